@@ -1,0 +1,87 @@
+"""Every error this package raises on purpose.
+
+    StreamDetectorError            base; the message is one sentence: what was wrong, what was wanted, what to do
+    ├── UsageError                 bad input or usage; the command line exits with 2
+    │   ├── ConfigError            a configuration file, key or value
+    │   ├── SourceError            a source that cannot be opened or is not a video
+    │   ├── BundleError            a model bundle that is malformed, or whose fingerprint does not match
+    │   ├── CheckpointError        a weights file that cannot be recognised or read safely
+    │   ├── EndpointError          an endpoint that cannot be bound, or must not be
+    │   ├── DataError              training or evaluation data of the wrong shape, name or content
+    │   └── MissingExtraError      an optional dependency that is not installed
+    └── RunError                   the run itself failed; the command line exits with 1
+        ├── EngineError            the inference engine failed (out of memory, lost device)
+        ├── StageError             a stage of the pipeline raised
+        ├── LedgerError            the event journal could not be used
+        └── ProtocolError          a peer sent what the protocol does not allow
+
+Errors of third-party libraries become one of these at the boundary where the library is called.
+"""
+
+from __future__ import annotations
+
+
+class StreamDetectorError(Exception):
+    """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(StreamDetectorError):
+    """Bad input or usage."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file, key or value is wrong."""
+
+
+class SourceError(UsageError):
+    """A source cannot be opened or is not a video."""
+
+
+class BundleError(UsageError):
+    """A model bundle is malformed or its fingerprint does not match."""
+
+
+class CheckpointError(UsageError):
+    """A weights file cannot be recognised or read safely."""
+
+
+class EndpointError(UsageError):
+    """An endpoint cannot be bound, or must not be."""
+
+
+class DataError(UsageError):
+    """Training or evaluation data has the wrong shape, name or content."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package!r}, which is not installed; "
+            f"run: pip install 'stream-detector[{extra}]'"
+        )
+
+
+class RunError(StreamDetectorError):
+    """The run itself failed."""
+
+
+class EngineError(RunError):
+    """The inference engine failed."""
+
+
+class StageError(RunError):
+    """A stage of the pipeline raised."""
+
+
+class LedgerError(RunError):
+    """The event journal could not be used."""
+
+
+class ProtocolError(RunError):
+    """A peer sent what the protocol does not allow."""

@@ -1,0 +1,303 @@
+"""The values that travel between the stages, and the protocols the stages speak.
+
+    Source ──Frame──▶ Windower ──Window──▶ Batcher ──Batch──▶ Engine ──Score──▶ Smoother ──▶ AlarmMachine ──AlarmEvent──▶ …
+
+Clocks, used throughout:
+    media time      seconds; a file's presentation time stamp, or for a live camera the monotonic time since its
+                    thread started. All decisions use media time, so a replay decides like the live run.
+    monotonic time  seconds of `time.monotonic()`; used for latency and time-outs only.
+    UTC             seconds since the epoch; used for display only, never for decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Array = NDArray[np.uint8]
+Float32Array = NDArray[np.float32]
+
+WINDOW_FRAMES = 16
+
+EventType = Literal["start", "update", "end"]
+EndReason = Literal["normal", "source_lost", "shutdown", "restart"]
+CameraState = Literal["connecting", "online", "stalled", "offline", "ended", "failed"]
+
+# Causes that mark a score as degraded (a discontinuity resets the window; the next windows carry the cause).
+DegradedCause = Literal[
+    "reconnect", "seek", "gap", "corrupt", "truncated", "dropped", "short", "black", "frozen", "unfamiliar"
+]
+
+
+class Clock(Protocol):
+    """Time as the stages see it; `testing.FakeClock` is the one tests use."""
+
+    def monotonic(self) -> float:
+        """Seconds, never stepping back."""
+        ...
+
+    def utc(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """Seconds, never stepping back."""
+        return time.monotonic()
+
+    def utc(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A small picture for people: evidence clips, snapshots, the live page.
+
+    media_s: media time.  image: uint8 (h, w, 3) BGR, long side at most `CaptureConfig.preview_size`.
+    """
+
+    media_s: float
+    image: UInt8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded frame, already resized for the network.
+
+    camera: name.  index: 0-based number of the frame in its source (counts every grabbed frame; goes on after a
+    reconnect).  media_s: media time.  captured_s: monotonic time right after the grab.  captured_utc: UTC of the same.
+    image: uint8 (H, W, 3) RGB, H×W as the bundle's recipe asks.  preview: see Preview; None on most frames.
+    discontinuity: causes why this frame does not follow on from the one before it; empty normally.
+    """
+
+    camera: str
+    index: int
+    media_s: float
+    captured_s: float
+    captured_utc: float
+    image: UInt8Array
+    preview: Preview | None = None
+    discontinuity: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRef:
+    """A window without its pixels: what decisions and events need of it.
+
+    camera, source: names (source is redacted).  index: 0-based number of the window of that camera.
+    start_frame, end_frame: first and last frame, inclusive.  start_s, end_s: media time of these two frames.
+    captured_s, captured_utc: monotonic time and UTC of the last frame's capture.
+    completed_s: monotonic time at which the window was complete.  degraded: causes, sorted; empty normally.
+    """
+
+    camera: str
+    source: str
+    index: int
+    start_frame: int
+    end_frame: int
+    start_s: float
+    end_s: float
+    captured_s: float
+    captured_utc: float
+    completed_s: float
+    degraded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """16 frames of one camera. frames: uint8 (16, H, W, 3) RGB.  previews: those seen since the window before."""
+
+    ref: WindowRef
+    frames: UInt8Array
+    previews: tuple[Preview, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows of one or more cameras. frames: uint8 (B, 16, H, W, 3) RGB; row i belongs to windows[i].
+
+    taken_s: monotonic time at which the batch was closed.
+    """
+
+    windows: tuple[Window, ...]
+    frames: UInt8Array
+    taken_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutput:
+    """What an engine returns for a batch of B windows.
+
+    features: float32 (B, D).  scores: float32 (B,) in [0, 1].  preprocess_s, forward_s: seconds for the whole batch.
+    """
+
+    features: Float32Array
+    scores: Float32Array
+    preprocess_s: float
+    forward_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds spent by one window in each stage, in the order of the way through.
+
+    window: last frame captured → window complete.  queue: complete → batch closed.  preprocess, forward: of the
+    batch.  decide: scores known → decision taken.  publish: decision → handed to the socket.
+    """
+
+    window: float
+    queue: float
+    preprocess: float
+    forward: float
+    decide: float = 0.0
+    publish: float = 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """The contract's keys, milliseconds rounded to a microsecond."""
+        pairs = {
+            "captured→window": self.window,
+            "queue": self.queue,
+            "preprocess": self.preprocess,
+            "forward": self.forward,
+            "decide": self.decide,
+            "publish": self.publish,
+        }
+        return {name: round(value, 3) for name, value in pairs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known."""
+
+    ref: WindowRef
+    raw: float
+    scored_s: float
+    timing: Timing
+    previews: tuple[Preview, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A score after causal smoothing, with the alarm state it led to. smoothed: in [0, 1]."""
+
+    score: Score
+    smoothed: float
+    alarmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventWindow:
+    """One window that drove an event."""
+
+    start_frame: int
+    end_frame: int
+    raw: float
+    smoothed: float
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmEvent:
+    """A change of an alarm: start, update or end (schema `stream-detector.alarm/1`).
+
+    start_s, end_s: media time; end_s is None until the end.  score: smoothed score of the newest window.
+    windows: the windows since the event before, newest last.  clip, snapshot: paths, or None without evidence.
+    epoch and seq are given by the ledger when the event is journalled, hence not here.
+    """
+
+    id: str
+    camera: str
+    type: EventType
+    reason: EndReason | None
+    start_s: float
+    end_s: float | None
+    start_utc: float
+    peak_score: float
+    score: float
+    threshold: float
+    bundle: str
+    windows: tuple[EventWindow, ...] = ()
+    degraded: tuple[str, ...] = ()
+    clip: str | None = None
+    snapshot: str | None = None
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CameraStatus:
+    """A change in the state of a camera, told by its capture thread or by the watchdog."""
+
+    camera: str
+    source: str
+    state: CameraState
+    detail: str = ""
+    media_s: float | None = None
+    at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CameraCounters:
+    """What a capture thread counted so far. dropped: windows or frames by cause. reconnects: successful ones."""
+
+    frames: int = 0
+    windows: int = 0
+    reconnects: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only."""
+
+    name: str
+    device: str
+    precision: str
+    reason: str
+    max_batch: int
+
+    def infer(self, frames: UInt8Array) -> EngineOutput:
+        """frames: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= max_batch. Raises EngineError; never returns zeros instead."""
+        ...
+
+    def close(self) -> None:
+        """Release the device. Safe to call twice."""
+        ...
+
+
+class EventSink(Protocol):
+    """What the decision thread hands events to; `publish.Publisher` is the one that journals and sends them."""
+
+    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
+        """Journal, then send; returns the full event (with epoch and seq) as in the JSON contract."""
+        ...
+
+    def score(self, decision: Decision) -> None:
+        """Send one score on `v1/score/<camera>/`."""
+        ...
+
+    def status(self, status: CameraStatus) -> None:
+        """Journal, then send a status on `v1/status/<camera>/`."""
+        ...
+
+    def service(self) -> None:
+        """Answer recovery requests, greet new subscribers, send the heartbeat when due. Never blocks."""
+        ...
+
+    def close(self) -> None:
+        """Flush within the configured linger and close every socket and file."""
+        ...
+
+
+def event_windows(decisions: Sequence[Decision]) -> tuple[EventWindow, ...]:
+    """The windows of `decisions` as an event carries them."""
+    return tuple(
+        EventWindow(d.score.ref.start_frame, d.score.ref.end_frame, round(d.score.raw, 6), round(d.smoothed, 6))
+        for d in decisions
+    )
