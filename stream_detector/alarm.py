@@ -1,0 +1,155 @@
+"""The alarm state machine of one camera: hysteresis, minimum length, cooldown. Media time only.
+
+                 smoothed ≥ threshold                    smoothed < threshold × off_ratio
+                 and not cooling down                    and the alarm is min_length_s old
+        idle ───────────── start ─────────────▶ active ────────────── end (normal) ──────────────▶ idle, cooling down
+                                                │    ▲
+                                                └────┘ update, every update_interval_s
+
+Every alarm that starts also ends: `finish` ends it with a reason when the source is lost or the run is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stream_detector.types import AlarmEvent, Decision, EndReason, EventType, Score, event_windows
+
+MAX_EVENT_WINDOWS = 64  # windows named in one event; the newest are kept
+
+
+@dataclass(slots=True)
+class _Open:
+    """An alarm that has started and not ended."""
+
+    id: str
+    start_s: float
+    start_utc: float
+    peak: float
+    pending: list[Decision] = field(default_factory=list)  # not yet named in an event
+    causes: set[str] = field(default_factory=set)
+    last_update_s: float = 0.0
+    last_above_s: float = 0.0
+
+
+class AlarmMachine:
+    """Turns the smoothed scores of one camera into start, update and end events.
+
+    make_id(first window's index) names an alarm; bundle is the fingerprint of the model that scored.
+    """
+
+    def __init__(
+        self,
+        camera: str,
+        bundle: str,
+        make_id: Callable[[int], str],
+        *,
+        threshold: float,
+        off_ratio: float,
+        min_length_s: float,
+        cooldown_s: float,
+        update_interval_s: float,
+    ) -> None:
+        self.camera = camera
+        self.threshold = threshold
+        self._bundle = bundle
+        self._make_id = make_id
+        self._off = threshold * off_ratio
+        self._min_length_s = min_length_s
+        self._cooldown_s = cooldown_s
+        self._update_interval_s = update_interval_s
+        self._rising: list[Decision] = []  # the run of windows whose raw score is above, up to now: the onset
+        self._open: _Open | None = None
+        self._cool_until_s = float("-inf")
+        self._last_end_s = 0.0
+        self._last_smoothed = 0.0
+
+    @property
+    def open_id(self) -> str | None:
+        """The id of the alarm in progress."""
+        return self._open.id if self._open else None
+
+    def step(self, score: Score, smoothed: float) -> tuple[Decision, AlarmEvent | None]:
+        """Take the next window; returns the decision and the event that it causes, if any."""
+        self._last_end_s = score.ref.end_s
+        self._last_smoothed = smoothed
+        decision = Decision(score, smoothed, alarmed=False)
+        self._rising = [*self._rising, decision][-MAX_EVENT_WINDOWS:] if score.raw >= self.threshold else []
+        event: AlarmEvent | None = None
+        if self._open is not None:
+            event = self._go_on(self._open, decision)
+        elif smoothed >= self.threshold and score.ref.end_s >= self._cool_until_s:
+            event = self._start(decision)
+        return Decision(score, smoothed, alarmed=self._open is not None), event
+
+    def finish(self, reason: EndReason) -> AlarmEvent | None:
+        """End the alarm in progress, if there is one, at the end of the newest window."""
+        if self._open is None:
+            return None
+        return self._end(self._open, reason, self._last_end_s)
+
+    def _start(self, decision: Decision) -> AlarmEvent:
+        # The onset is where the raw score rose, not where smoothing let it through.
+        run = self._rising or [decision]
+        first = run[0].score.ref
+        length_s = decision.score.ref.end_s - first.start_s
+        self._open = _Open(
+            id=self._make_id(first.index),
+            start_s=first.start_s,
+            start_utc=decision.score.ref.captured_utc - length_s,
+            peak=decision.smoothed,
+            pending=list(run),
+            last_update_s=decision.score.ref.end_s,
+            last_above_s=decision.score.ref.end_s,
+        )
+        for entry in run:
+            self._open.causes.update(entry.score.ref.degraded)
+        return self._event(self._open, "start", decision.smoothed)
+
+    def _go_on(self, alarm: _Open, decision: Decision) -> AlarmEvent | None:
+        ref = decision.score.ref
+        alarm.pending = [*alarm.pending, decision][-MAX_EVENT_WINDOWS:]
+        alarm.causes.update(ref.degraded)
+        alarm.peak = max(alarm.peak, decision.smoothed)
+        if decision.smoothed >= self._off:
+            alarm.last_above_s = ref.end_s
+        elif ref.end_s - alarm.start_s >= self._min_length_s:
+            return self._end(alarm, "normal", max(alarm.last_above_s, alarm.start_s + self._min_length_s))
+        if ref.end_s - alarm.last_update_s >= self._update_interval_s:
+            alarm.last_update_s = ref.end_s
+            return self._event(alarm, "update", decision.smoothed)
+        return None
+
+    def _end(self, alarm: _Open, reason: EndReason, end_s: float) -> AlarmEvent:
+        event = self._event(alarm, "end", self._last_smoothed, reason, end_s)
+        self._open = None
+        self._rising = []
+        self._cool_until_s = self._last_end_s + self._cooldown_s
+        return event
+
+    def _event(
+        self,
+        alarm: _Open,
+        kind: EventType,
+        score: float,
+        reason: EndReason | None = None,
+        end_s: float | None = None,
+    ) -> AlarmEvent:
+        windows = event_windows(alarm.pending)
+        alarm.pending = []
+        return AlarmEvent(
+            id=alarm.id,
+            camera=self.camera,
+            type=kind,
+            reason=reason,
+            start_s=alarm.start_s,
+            end_s=end_s,
+            start_utc=alarm.start_utc,
+            peak_score=alarm.peak,
+            score=score,
+            threshold=self.threshold,
+            bundle=self._bundle,
+            windows=windows,
+            degraded=tuple(sorted(alarm.causes)),
+        )

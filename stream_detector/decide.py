@@ -1,0 +1,215 @@
+"""Scores → decisions → events: what the one decision thread does, without the thread.
+
+For every score, in order: evidence sees its previews, the camera's smoother and alarm machine take it, an event (if it
+causes one) is journalled and sent, the score is sent and written down. Wiring code: it may import stages.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from stream_detector.alarm import AlarmMachine
+from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.errors import UsageError
+from stream_detector.smooth import make_smoother
+from stream_detector.telemetry import Telemetry
+from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision, EndReason, EventSink, Preview, Score
+from stream_detector.wire import alarm_id
+
+SCORE_COLUMNS = (
+    "source",
+    "camera",
+    "window",
+    "start_frame",
+    "end_frame",
+    "start_s",
+    "end_s",
+    "raw",
+    "smoothed",
+    "degraded",
+)
+LOST_STATES = ("offline", "stalled", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class CameraPlan:
+    """One camera with everything resolved: what the run says, what the camera overrides, what the bundle gives.
+
+    source: redacted.  live: False for files and the demo.
+    """
+
+    name: str
+    source: str
+    live: bool
+    stride_frames: int
+    smooth: SmoothConfig
+    alarm: AlarmConfig
+    threshold: float
+    evidence: bool
+
+
+class Evidence(Protocol):
+    """What the decider asks of `evidence.EvidenceWriter`; None of it blocks."""
+
+    def paths(self, camera: str, alarm_id: str) -> tuple[str, str]: ...
+
+    def observe(self, camera: str, previews: tuple[Preview, ...]) -> None: ...
+
+    def start(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None: ...
+
+    def peak(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None: ...
+
+    def end(self, camera: str, alarm_id: str, end_media_s: float) -> None: ...
+
+    def flush_camera(self, camera: str) -> None: ...
+
+
+class ScoresFile:
+    """scores.csv: one row a window, columns SCORE_COLUMNS. Written by the decision thread only."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = path.open("w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path") from None
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(SCORE_COLUMNS)
+
+    def write(self, decision: Decision) -> None:
+        """Add the row of one window."""
+        ref = decision.score.ref
+        self._writer.writerow(
+            (
+                ref.source,
+                ref.camera,
+                ref.index,
+                ref.start_frame,
+                ref.end_frame,
+                f"{ref.start_s:.3f}",
+                f"{ref.end_s:.3f}",
+                f"{decision.score.raw:.7f}",
+                f"{decision.smoothed:.7f}",
+                "+".join(ref.degraded),
+            )
+        )
+
+    def flush(self) -> None:
+        """Bring what is buffered to the file."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Decider:
+    """All cameras' filters and alarm machines, and the order in which a score's consequences happen."""
+
+    def __init__(
+        self,
+        plans: tuple[CameraPlan, ...],
+        fingerprint: str,
+        *,
+        sink: EventSink,
+        telemetry: Telemetry,
+        clock: Clock,
+        evidence: Evidence | None = None,
+        scores: ScoresFile | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._sink = sink
+        self._telemetry = telemetry
+        self._clock = clock
+        self._evidence = evidence
+        self._scores = scores
+        self._on_event = on_event
+        self._plans = {plan.name: plan for plan in plans}
+        self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
+        self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
+
+    def score(self, score: Score) -> None:
+        """Take the next score of its camera."""
+        ref = score.ref
+        plan = self._plans[ref.camera]
+        recorder = self._evidence if plan.evidence else None
+        if recorder:
+            recorder.observe(ref.camera, score.previews)
+        smoothed = self._smoothers[ref.camera].update(ref.start_s, ref.end_s, score.raw)
+        decision, event = self._machines[ref.camera].step(score, smoothed)
+        if event is not None:
+            self._send(event, plan, score)
+        elif recorder and decision.alarmed:
+            recorder.peak(ref.camera, self._machines[ref.camera].open_id or "", ref.end_s, smoothed)
+        self._sink.score(decision)
+        self._telemetry.decision(decision, plan.threshold)
+        if self._scores:
+            self._scores.write(decision)
+
+    def status(self, status: CameraStatus) -> None:
+        """A camera changed state; an alarm of a live camera that is lost ends."""
+        plan = self._plans[status.camera]
+        if plan.live and status.state in LOST_STATES:
+            self._finish(plan, "source_lost")
+        self._sink.status(status)
+        self._telemetry.status(status)
+
+    def ended(self, camera: str, failed: bool) -> None:
+        """A camera gives no further windows: a file at its end (`normal`), or a source lost for good."""
+        plan = self._plans[camera]
+        self._finish(plan, "source_lost" if failed else "normal")
+        if self._evidence and plan.evidence:
+            self._evidence.flush_camera(camera)
+
+    def finish(self, reason: EndReason) -> None:
+        """The run is over: end every alarm in progress."""
+        for plan in self._plans.values():
+            self._finish(plan, reason)
+        if self._scores:
+            self._scores.flush()
+
+    def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmMachine:
+        return AlarmMachine(
+            plan.name,
+            fingerprint,
+            lambda first: alarm_id(plan.name, plan.source, fingerprint, first),
+            threshold=plan.threshold,
+            off_ratio=plan.alarm.off_ratio,
+            min_length_s=plan.alarm.min_length_s,
+            cooldown_s=plan.alarm.cooldown_s,
+            update_interval_s=plan.alarm.update_interval_s,
+        )
+
+    def _finish(self, plan: CameraPlan, reason: EndReason) -> None:
+        event = self._machines[plan.name].finish(reason)
+        if event is not None:
+            self._send(event, plan, None)
+
+    def _send(self, event: AlarmEvent, plan: CameraPlan, score: Score | None) -> None:
+        if self._evidence and plan.evidence:
+            clip, snapshot = self._evidence.paths(event.camera, event.id)
+            event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
+        if score is not None:
+            decide_ms = (self._clock.monotonic() - score.scored_s) * 1e3
+            event = dataclasses.replace(event, timing=dataclasses.replace(score.timing, decide=decide_ms))
+        body = self._sink.alarm(event)
+        self._telemetry.event(body)
+        if self._evidence and plan.evidence:
+            self._record(self._evidence, event, score)
+        if self._on_event:
+            self._on_event(body)
+
+    @staticmethod
+    def _record(evidence: Evidence, event: AlarmEvent, score: Score | None) -> None:
+        at_s = score.ref.end_s if score else event.end_s or event.start_s
+        if event.type == "start":
+            evidence.start(event.camera, event.id, at_s, event.score)
+        elif event.type == "update":
+            evidence.peak(event.camera, event.id, at_s, event.score)
+        else:
+            evidence.end(event.camera, event.id, event.end_s if event.end_s is not None else at_s)

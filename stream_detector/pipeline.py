@@ -1,0 +1,309 @@
+"""The map. This module alone wires the stages; its threads and queues are these:
+
+    Source ──Frame──▶ Windower ──Window──▶ WindowBuffer ──Batch──▶ Engine ──Score──▶ Decider ──Event──▶ Ledger ──▶ Publisher
+    └─ one capture thread a camera ─────┘  └────── worker thread ────────┘  └──────── decision thread, owns every socket ──┘
+                                           bounded per camera:              bounded inbox: a slow decision
+                                           files wait, live drops oldest    holds the worker back
+
+    beside it: the watchdog (frame age), the evidence writer, the dashboard, /metrics.
+
+Nothing flows back. A stage that raises sets the run's first error, releases every waiting thread and ends the run: no
+thread is ever joined while it can be blocked on a queue. A stop (SIGINT, SIGTERM) closes the buffer, lets the worker
+drain it, ends open alarms and closes the sockets within their linger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stream_detector.batch import WindowBuffer
+from stream_detector.capture import Capture, Watchdog
+from stream_detector.config import CameraConfig, Config
+from stream_detector.decide import CameraPlan, Decider
+from stream_detector.errors import SourceError, StageError, StreamDetectorError
+from stream_detector.telemetry import Telemetry
+from stream_detector.types import (
+    Batch,
+    CameraStatus,
+    Clock,
+    Engine,
+    EventSink,
+    Frame,
+    Score,
+    SystemClock,
+    Timing,
+    UInt8Array,
+)
+from stream_detector.window import Windower
+
+INBOX_ITEMS = 256
+POLL_S = 0.02  # how long the decision thread may be late for its sockets
+DRAIN_S = 1.0  # a stop scores what is buffered for at most so long
+GIVE_UP_S = 2.5  # a stop never takes longer, whatever hangs
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended. failed: sentence by camera, for sources that could not be played."""
+
+    windows: int
+    alarms: int
+    stopped: bool
+    failed: dict[str, str]
+    error: BaseException | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 ran and failed, 2 bad input."""
+        if self.error is not None:
+            return self.error.exit_code if isinstance(self.error, StreamDetectorError) else 1
+        return 2 if self.failed else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    cameras: tuple[str, ...]
+
+
+class _Finish:
+    """The worker has nothing more to say."""
+
+
+@dataclass(slots=True)
+class _Camera:
+    """What the pipeline holds of one camera."""
+
+    plan: CameraPlan
+    capture: Capture
+    windower: Windower
+    ended: bool = False
+    failure: str = ""
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """One run, from sources to events. Build it with `assemble.build`, then `run()`; `stop()` from any thread."""
+
+    config: Config
+    cameras: tuple[tuple[CameraConfig, CameraPlan], ...]
+    engine: Engine
+    resize: Callable[[UInt8Array], UInt8Array]
+    frame_fps: float
+    decider: Decider
+    sink: EventSink
+    telemetry: Telemetry
+    open_limit: int = 0  # files open at once; 0: all
+    clock: Clock = field(default_factory=SystemClock)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _stopped_by_user: bool = field(default=False, init=False)
+    _decided: threading.Event = field(default_factory=threading.Event, init=False)
+    _aborted: threading.Event = field(default_factory=threading.Event, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _error: BaseException | None = field(default=None, init=False)
+    _inbox: queue.Queue[_Scored | _Ended | CameraStatus | _Finish] = field(init=False)
+    _buffer: WindowBuffer = field(init=False)
+    _all: dict[str, _Camera] = field(default_factory=dict, init=False)
+    _waiting: list[_Camera] = field(default_factory=list, init=False)
+    _stop_at_s: float = field(default=0.0, init=False)
+    _windows: int = field(default=0, init=False)
+
+    def run(self) -> RunResult:
+        """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once."""
+        self._inbox = queue.Queue(INBOX_ITEMS)
+        self._buffer = WindowBuffer(self.config.batch.buffer_windows, self.clock, self.telemetry.dropped)
+        for camera, plan in self.cameras:
+            self._all[camera.name] = self._camera(camera, plan)
+        self._waiting = list(self._all.values())
+        threads = [
+            threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
+            threading.Thread(target=self._guard, args=(self._decide,), name="decide", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        watchdog = Watchdog(
+            [camera.capture for camera in self._all.values()],
+            self.config.capture,
+            clock=self.clock,
+            on_status=self._tell,
+            stop=self._stop,
+        )
+        watchdog.start()
+        self._start_more()
+        while not self._decided.wait(0.1):
+            if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > GIVE_UP_S:
+                break  # something hangs; its thread is a daemon and ends with the process
+        self._stop.set()
+        self._buffer.abort()
+        for camera in self._all.values():
+            camera.capture.close()
+        with contextlib.suppress(StreamDetectorError):
+            self.engine.close()
+        failed = {name: camera.failure for name, camera in self._all.items() if camera.failure}
+        alarms = self.telemetry.snapshot().alarms_total
+        return RunResult(self._windows, alarms, self._stopped_by_user, failed, self._error)
+
+    def stop(self) -> None:
+        """End the run in order: open alarms end with reason `shutdown`. Safe from any thread and from signal handlers."""
+        self._stopped_by_user = True
+        self._begin_stop()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run because a stage raised; the first error is the one reported."""
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        self._begin_stop()
+        self._buffer.abort()
+
+    def _begin_stop(self) -> None:
+        if not self._stop.is_set():
+            self._stop_at_s = self.clock.monotonic()
+            self._stop.set()
+        threading.Thread(target=self._buffer.close, name="close-buffer", daemon=True).start()
+
+    # capture threads ------------------------------------------------------------------------------------------------
+
+    def _camera(self, camera: CameraConfig, plan: CameraPlan) -> _Camera:
+        windower = Windower(plan.name, plan.source, plan.stride_frames, self.config.window.max_gap_s, self.clock)
+        capture = Capture(
+            camera,
+            self.config.capture,
+            resize=self.resize,
+            frame_fps=self.frame_fps,
+            pace=self.config.pace,
+            on_frame=lambda frame: self._frame(windower, frame),
+            on_status=self._tell,
+            on_end=self._capture_ended,
+            on_error=self.fail,
+            previews=plan.evidence,
+            clock=self.clock,
+            stop=self._stop,
+        )
+        return _Camera(plan, capture, windower)
+
+    def _start_more(self) -> None:
+        with self._lock:
+            running = sum(1 for c in self._all.values() if not c.plan.live and not c.ended and c not in self._waiting)
+            for camera in list(self._waiting):
+                if camera.plan.live or not self.open_limit or running < self.open_limit:
+                    running += 0 if camera.plan.live else 1
+                    self._waiting.remove(camera)
+                    self._buffer.add(camera.plan.name, camera.plan.live)
+                    camera.capture.start()
+
+    def _frame(self, windower: Windower, frame: Frame) -> None:
+        self.telemetry.frame(frame.camera)
+        window = windower.push(frame)
+        if window is not None and self._buffer.put(window):
+            self.telemetry.window(frame.camera)
+
+    def _capture_ended(self, name: str, reason: str) -> None:
+        """reason: empty at a regular end, else `failed: <sentence>`."""
+        camera = self._all[name]
+        if reason.startswith("failed"):
+            camera.failure = reason.removeprefix("failed").removeprefix(":").strip()
+            if camera.plan.live and self.config.capture.exit_on_error:
+                self.fail(SourceError(camera.failure))
+        last = camera.windower.finish()
+        if last is not None and not self._stop.is_set() and self._buffer.put(last):
+            self.telemetry.window(name)
+        camera.ended = True
+        self._buffer.end(name)
+        self._start_more()
+        with self._lock:
+            over = all(c.ended for c in self._all.values())
+        if over:
+            self._buffer.close()
+
+    # worker thread --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        max_size = min(self.config.batch.max_size, self.engine.max_batch)
+        max_wait_s = self.config.batch.max_wait_ms / 1e3
+        while True:
+            taken = self._buffer.take(max_size, max_wait_s)
+            if taken is None:
+                break
+            if taken.batch is not None:
+                self.telemetry.batch(len(taken.batch.windows))
+                self._put(_Scored(self._infer(taken.batch)))
+            if taken.ended:
+                self._put(_Ended(taken.ended))
+            if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > DRAIN_S:
+                break
+        self._put(_Finish())
+
+    def _infer(self, batch: Batch) -> tuple[Score, ...]:
+        output = self.engine.infer(batch.frames)
+        now_s = self.clock.monotonic()
+        return tuple(
+            Score(
+                ref=window.ref,
+                raw=float(output.scores[row]),
+                scored_s=now_s,
+                timing=Timing(
+                    window=(window.ref.completed_s - window.ref.captured_s) * 1e3,
+                    queue=(batch.taken_s - window.ref.completed_s) * 1e3,
+                    preprocess=output.preprocess_s * 1e3,
+                    forward=output.forward_s * 1e3,
+                ),
+                previews=window.previews,
+            )
+            for row, window in enumerate(batch.windows)
+        )
+
+    # decision thread ------------------------------------------------------------------------------------------------
+
+    def _tell(self, status: CameraStatus) -> None:
+        self._put(status)
+
+    def _put(self, item: _Scored | _Ended | CameraStatus | _Finish) -> None:
+        while not self._decided.is_set():
+            with contextlib.suppress(queue.Full):
+                self._inbox.put(item, timeout=0.1)
+                return
+
+    def _decide(self) -> None:
+        try:
+            while self._error is None:
+                try:
+                    item = self._inbox.get(timeout=POLL_S)
+                except queue.Empty:
+                    item = None
+                if isinstance(item, _Finish):
+                    break
+                if isinstance(item, _Scored):
+                    for score in item.scores:
+                        self.decider.score(score)
+                        self._windows += 1
+                elif isinstance(item, _Ended):
+                    for name in item.cameras:
+                        self.decider.ended(name, failed=bool(self._all[name].failure))
+                elif item is not None:
+                    self.decider.status(item)
+                self.sink.service()
+        finally:
+            try:
+                self.decider.finish("shutdown")
+                self.sink.close()
+            finally:
+                self._decided.set()
+
+    def _guard(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        except StreamDetectorError as error:
+            self.fail(error)
+        except Exception as error:
+            wrapped = StageError(f"stage {threading.current_thread().name!r} failed: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            self.fail(wrapped)

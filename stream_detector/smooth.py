@@ -1,0 +1,67 @@
+"""Causal smoothing of raw scores, one filter per camera. Nothing here looks ahead, and time is media time only."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from typing import Literal, Protocol
+
+
+class Smoother(Protocol):
+    """A causal filter."""
+
+    def update(self, start_s: float, end_s: float, raw: float) -> float:
+        """Take the raw score of the window [start_s, end_s] (media time), return the smoothed one, both in [0, 1]."""
+        ...
+
+
+class Ema:
+    """Exponential moving average with a time constant, so that stride and frame rate do not change its delay.
+
+    The filter starts from 0 ("nothing abnormal"), and a window counts for at most the longer of its own length and the
+    time constant: neither the first window nor the first one after a long gap can raise an alarm on its own.
+    """
+
+    def __init__(self, time_constant_s: float) -> None:
+        self.time_constant_s = time_constant_s
+        self._value = 0.0
+        self._last_end_s: float | None = None
+
+    def update(self, start_s: float, end_s: float, raw: float) -> float:
+        """value += (1 - exp(-dt / time constant)) * (raw - value)."""
+        if self.time_constant_s <= 0:
+            return raw
+        longest_s = max(self.time_constant_s, end_s - start_s)
+        step_s = longest_s if self._last_end_s is None else end_s - self._last_end_s
+        self._last_end_s = end_s
+        weight = 1.0 - math.exp(-min(max(step_s, 0.0), longest_s) / self.time_constant_s)
+        self._value += weight * (raw - self._value)
+        return self._value
+
+
+class Median:
+    """Median of the last `span` raw scores; missing ones count as 0 at the start."""
+
+    def __init__(self, span: int) -> None:
+        self._scores = deque([0.0] * span, maxlen=span)
+
+    def update(self, start_s: float, end_s: float, raw: float) -> float:
+        """The median after `raw` has entered."""
+        self._scores.append(raw)
+        return statistics.median(self._scores)
+
+
+class Identity:
+    """No smoothing."""
+
+    def update(self, start_s: float, end_s: float, raw: float) -> float:
+        """raw itself."""
+        return raw
+
+
+def make_smoother(kind: Literal["ema", "median", "none"], time_constant_s: float, span: int) -> Smoother:
+    """The filter that a SmoothConfig describes."""
+    if kind == "ema":
+        return Ema(time_constant_s)
+    return Median(span) if kind == "median" else Identity()

@@ -1,0 +1,98 @@
+"""Frames → 16-frame Windows, one `Windower` per camera, run inside its capture thread.
+
+A discontinuity (reconnect, seek, corrupt frame, a hole in media time) resets the window: no window ever holds frames
+from both sides of it. The first window after it carries the causes as `degraded`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from stream_detector.types import WINDOW_FRAMES, Clock, Frame, Preview, Window, WindowRef
+
+
+class Windower:
+    """Collects the frames of one camera into windows of 16, a new one every `stride_frames` frames.
+
+    source: redacted name of the source.  max_gap_s: a hole in media time longer than this is a discontinuity.
+    """
+
+    def __init__(self, camera: str, source: str, stride_frames: int, max_gap_s: float, clock: Clock) -> None:
+        if stride_frames < 1:
+            raise ValueError(f"stride_frames must be at least 1, got {stride_frames}")
+        self.camera = camera
+        self.source = source
+        self.stride_frames = stride_frames
+        self.max_gap_s = max_gap_s
+        self._clock = clock
+        self._frames: deque[Frame] = deque(maxlen=WINDOW_FRAMES)
+        self._previews: list[Preview] = []
+        self._causes: set[str] = set()
+        self._skip = 0  # frames still to pass over before the next window may begin (stride > 16)
+        self._last_media_s: float | None = None
+        self._index = 0
+        self.discarded_frames = 0  # frames of windows that a discontinuity or the end left incomplete
+
+    def push(self, frame: Frame) -> Window | None:
+        """Take one frame; returns the window that it completes, if it completes one."""
+        causes = set(frame.discontinuity)
+        if self._last_media_s is not None:
+            step_s = frame.media_s - self._last_media_s
+            if step_s > self.max_gap_s or step_s < 0:
+                causes.add("gap" if step_s > 0 else "seek")
+        self._last_media_s = frame.media_s
+        if causes:
+            self._reset()
+            self._causes |= causes
+        if frame.preview is not None:
+            self._previews.append(frame.preview)
+        if self._skip:
+            self._skip -= 1
+            return None
+        self._frames.append(frame)
+        if len(self._frames) < WINDOW_FRAMES:
+            return None
+        window = self._window(list(self._frames))
+        for _ in range(min(self.stride_frames, WINDOW_FRAMES)):
+            self._frames.popleft()
+        self._skip = max(0, self.stride_frames - WINDOW_FRAMES)
+        return window
+
+    def finish(self) -> Window | None:
+        """The source ended. A source too short for one window gives one all the same: its last frame is repeated and
+        the window is marked `short`; otherwise the incomplete rest is discarded."""
+        frames = list(self._frames)
+        self._frames.clear()
+        if not frames or self._index > 0:
+            self.discarded_frames += len(frames) if self.stride_frames >= WINDOW_FRAMES else 0
+            return None
+        self._causes.add("short")
+        return self._window(frames + [frames[-1]] * (WINDOW_FRAMES - len(frames)))
+
+    def _reset(self) -> None:
+        self.discarded_frames += len(self._frames)
+        self._frames.clear()
+        self._skip = 0
+
+    def _window(self, frames: list[Frame]) -> Window:
+        first, last = frames[0], frames[-1]
+        ref = WindowRef(
+            camera=self.camera,
+            source=self.source,
+            index=self._index,
+            start_frame=first.index,
+            end_frame=last.index,
+            start_s=first.media_s,
+            end_s=last.media_s,
+            captured_s=last.captured_s,
+            captured_utc=last.captured_utc,
+            completed_s=self._clock.monotonic(),
+            degraded=tuple(sorted(self._causes)),
+        )
+        previews = tuple(self._previews)
+        self._index += 1
+        self._causes.clear()
+        self._previews.clear()
+        return Window(ref, np.stack([frame.image for frame in frames]), previews)
