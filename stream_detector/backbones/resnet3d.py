@@ -3,8 +3,8 @@
     input (B, 3, T, H, W) → conv1 7×7×7 /(1,2,2) → max pool /2 → layer1 … layer4 (/2 each but the first) → mean → (B, D)
 
 The parameters have the names of the published checkpoints (`conv1`, `bn1`, `layer1.0.conv1` …, `fc`), so these load
-without renaming. Two shortcuts exist where the shape changes: "A" has no parameters (subsampling, zero channels), "B" is
-a 1×1×1 convolution with batch normalisation. The mean over all positions lets any clip length and size through.
+without renaming. Two shortcuts exist where the shape changes: "A" has no parameters (subsampling, zero channels), "B"
+is a 1×1×1 convolution with batch normalisation. The mean over all positions lets any clip length and size through.
 `width` scales all channel counts (Zagoruyko and Komodakis 2016, "wide" factor; below 1 here, for small machines).
 """
 
