@@ -216,7 +216,9 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
     except FileNotFoundError:
         raise ConfigError(f"configuration file {str(path)!r} does not exist; give an existing TOML file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {str(path)!r} cannot be read ({error}); give a UTF-8 TOML file") from None
+        raise ConfigError(
+            f"configuration file {str(path)!r} cannot be read ({error}); give a UTF-8 TOML file"
+        ) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML ({error}); mend that line") from None
     cameras = values.get("cameras", {})

@@ -77,7 +77,9 @@ class ScoresFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = path.open("w", newline="", encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path") from None
+            raise UsageError(
+                f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path"
+            ) from None
         self._writer = csv.writer(self._file)
         self._writer.writerow(SCORE_COLUMNS)
 

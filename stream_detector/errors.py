@@ -62,8 +62,7 @@ class MissingExtraError(UsageError):
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(
-            f"{what} needs the package {package!r}, which is not installed; "
-            f"run: pip install 'stream-detector[{extra}]'"
+            f"{what} needs the package {package!r}, which is not installed; run: pip install 'stream-detector[{extra}]'"
         )
 
 

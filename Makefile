@@ -1,0 +1,40 @@
+# make demo                       set everything up, then watch the rendered demo raise its alarm
+# make demo SOURCES="gate=rtsp://… clip.mp4"    the same on your own sources
+# make test                       set everything up, then run the tests
+# make check                      lint and types
+
+PYTHON ?= python3
+VENV   ?= .venv
+SOURCES ?=
+RUN    ?= runs/demo
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check setup setup-dev clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python run_stream.py $(SOURCES) --run-dir $(RUN)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.ready
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/.ready: pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	PYTHON=$(BIN)/python sh .ci/install-torch.sh
+	$(BIN)/python -m pip install --quiet --editable '.[openvino]'
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[openvino,dev,train]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info runs

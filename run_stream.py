@@ -1,0 +1,8 @@
+"""Run the detector from a checkout: `python run_stream.py [SOURCE | NAME=SOURCE …]` is `stream-detector run …`."""
+
+import sys
+
+from stream_detector.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

@@ -1,0 +1,20 @@
+"""Shared fixtures. Nothing here needs the network, a display or a GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """The folder of real clips (`index.csv` and one folder per set); skips where there is none."""
+    root = os.environ.get("STREAM_DETECTOR_DATA")
+    candidates = [Path(root)] if root else []
+    candidates.append(Path(__file__).parents[2] / "shared" / "data")
+    for candidate in candidates:
+        if (candidate / "clips" / "index.csv").is_file():
+            return candidate / "clips"
+    pytest.skip("real clips are not here: set STREAM_DETECTOR_DATA to the folder that holds clips/index.csv")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from stream_detector.batch import Taken, WindowBuffer
+from stream_detector.types import SystemClock, Window, WindowRef
+
+DEADLINE_S = 10.0
+
+
+class Hands:
+    """A clock whose hands the test moves."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def utc(self) -> float:
+        return self.now
+
+
+def window(camera: str, index: int, completed_s: float = 0.0) -> Window:
+    ref = WindowRef(camera, camera, index, index * 16, index * 16 + 15, 0.0, 0.6, 0.0, 0.0, completed_s)
+    return Window(ref, np.full((16, 2, 2, 3), index, np.uint8))
+
+
+def names(taken: Taken | None) -> list[tuple[str, int]]:
+    assert taken is not None and taken.batch is not None
+    return [(w.ref.camera, w.ref.index) for w in taken.batch.windows]
+
+
+def buffer(capacity: int = 4, **live: bool) -> WindowBuffer:
+    made = WindowBuffer(capacity, Hands())
+    for camera, is_live in live.items():
+        made.add(camera, is_live)
+    return made
+
+
+def test_cameras_take_turns() -> None:
+    shared = buffer(a=True, b=True, c=True)
+    for index in range(4):
+        shared.put(window("a", index))
+    shared.put(window("b", 0))
+    shared.put(window("c", 0))
+    assert names(shared.take(4, 0.0)) == [("a", 0), ("b", 0), ("c", 0), ("a", 1)]
+    assert names(shared.take(4, 0.0)) == [("a", 2), ("a", 3)]
+
+
+def test_a_batch_row_is_its_windows_pixels() -> None:
+    shared = buffer(a=True, b=True)
+    shared.put(window("a", 7))
+    shared.put(window("b", 9))
+    taken = shared.take(8, 0.0)
+    assert taken is not None and taken.batch is not None
+    assert taken.batch.frames.shape == (2, 16, 2, 2, 3)
+    assert taken.batch.frames[:, 0, 0, 0, 0].tolist() == [7, 9]
+
+
+def test_live_drops_its_oldest_counts_it_and_marks_what_follows() -> None:
+    dropped: list[tuple[str, str]] = []
+    shared = WindowBuffer(2, Hands(), lambda camera, cause: dropped.append((camera, cause)))
+    shared.add("a", True)
+    for index in range(5):
+        assert shared.put(window("a", index))
+    taken = shared.take(8, 0.0)
+    assert names(taken) == [("a", 3), ("a", 4)]
+    assert dropped == [("a", "overload")] * 3
+    assert taken is not None and taken.batch is not None
+    assert [w.ref.degraded for w in taken.batch.windows] == [("dropped",), ()]
+
+
+def test_a_file_waits_and_loses_nothing() -> None:
+    shared = WindowBuffer(2, SystemClock())
+    shared.add("a", False)
+
+    def produce() -> None:
+        for index in range(20):
+            assert shared.put(window("a", index))
+        shared.end("a")
+        shared.close()
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    seen: list[int] = []
+    while (taken := shared.take(3, 60.0)) is not None:  # a long wait: a full buffer must close the batch by itself
+        if taken.batch:
+            seen += [w.ref.index for w in taken.batch.windows]
+    producer.join(DEADLINE_S)
+    assert seen == list(range(20)) and not producer.is_alive()
+
+
+def test_a_batch_waits_for_company_until_its_oldest_window_is_due() -> None:
+    hands = Hands()
+    shared = WindowBuffer(4, hands)
+    shared.add("a", True)
+    shared.add("b", True)
+    shared.put(window("a", 0, completed_s=1.0))
+    hands.now = 1.5
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(shared.take, 2, 60.0)
+        shared.put(window("b", 0, completed_s=1.5))
+        assert names(waiting.result(DEADLINE_S)) == [("a", 0), ("b", 0)]
+    shared.put(window("a", 1, completed_s=1.0))
+    hands.now = 61.0
+    assert names(shared.take(2, 60.0)) == [("a", 1)]
+
+
+def test_the_end_of_a_camera_comes_after_its_last_window() -> None:
+    shared = buffer(a=False, b=False)
+    shared.put(window("a", 0))
+    shared.end("a")
+    shared.end("b")
+    taken = shared.take(8, 0.0)
+    assert names(taken) == [("a", 0)] and taken is not None and sorted(taken.ended) == ["a", "b"]
+    shared.close()
+    assert shared.take(8, 0.0) is None
+
+
+@pytest.mark.parametrize("how", ["abort", "close", "end"])
+def test_no_thread_stays_blocked_on_a_full_buffer(how: str) -> None:
+    shared = WindowBuffer(1, SystemClock())
+    shared.add("a", False)
+    shared.put(window("a", 0))
+    with ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(shared.put, window("a", 1))
+        getattr(shared, how)(*(["a"] if how == "end" else []))
+        assert blocked.result(DEADLINE_S) is False
+
+
+def test_closing_drains_and_aborting_does_not() -> None:
+    shared = buffer(a=True)
+    shared.put(window("a", 0))
+    shared.close()
+    assert names(shared.take(8, 60.0)) == [("a", 0)]
+    assert shared.take(8, 60.0) is None
+    other = buffer(a=True)
+    other.put(window("a", 0))
+    other.abort()
+    assert other.take(8, 60.0) is None
