@@ -1,6 +1,6 @@
 """The head: features of a backbone → probability that a window is abnormal.
 
-    features (B, D) → standardise → layers with ReLU (dropout while training) → logit → sigmoid(logit / temperature + bias)
+    features (B, D) → standardise → layers with ReLU (and dropout) → logit → sigmoid(logit/temperature + bias)
 
 After Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018): a small fully connected
 network with 60 % dropout. `temperature` and `bias` are the two numbers of Platt scaling (Platt 1999); they are fitted

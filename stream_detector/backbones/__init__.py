@@ -87,7 +87,7 @@ def _builder(arch: str) -> Callable[[int | None], nn.Module]:
     if arch == "i3d":
         from stream_detector.backbones.i3d import I3D
 
-        return lambda classes: I3D(num_classes=classes)
+        return lambda classes: I3D(classes)
     from stream_detector.backbones.videoresnet import VideoResNet
 
     return lambda classes: VideoResNet(arch, classes)
