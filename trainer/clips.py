@@ -1,0 +1,237 @@
+"""Clips on disk → a packed file of small uint8 frames that training reads at memory speed.
+
+    index.csv ──read_index──▶ [Clip] ──pack──▶ frames.u8 + frames.json ──▶ PackedFrames.frames(i): (n, S, S, 3) RGB
+
+`index.csv` has one row a clip (`path,set,label,category,group,split,fps,frames,…`, see docs/models/embedded.md). Splits
+are by group: clips of one group come from one source, so a group that stands in both splits is refused. The whole
+picture is stretched to S×S, as the recipe `stream-112` does; S is larger than the network's input so that training can crop.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from stream_detector.errors import DataError
+from stream_detector.types import WINDOW_FRAMES, UInt8Array
+
+PACK_SIZE = 128
+SPLITS = ("train", "val")
+_COLUMNS = ("path", "set", "label", "split", "group", "category", "fps")
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One labelled clip. path: relative to the folder of the index.  abnormal: the clip-level (weak) label.
+
+    set, category, group: names.  split: train or val.  fps: frames a second.  licence: as its source states it.
+    """
+
+    path: str
+    set: str
+    abnormal: bool
+    category: str
+    group: str
+    split: str
+    fps: float
+    licence: str = ""
+
+
+def read_index(root: Path) -> tuple[Clip, ...]:
+    """All clips of `root`/index.csv, in its order. Raises DataError naming the row that is wrong."""
+    path = Path(root) / "index.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise DataError(f"{str(path)!r} does not exist; give the folder that holds the clips and index.csv") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{str(path)!r} cannot be read ({error}); give a UTF-8 CSV file") from None
+    clips = []
+    for number, row in enumerate(rows, start=2):
+        missing = [name for name in _COLUMNS if row.get(name) is None]
+        if missing:
+            raise DataError(f"{path}, line {number}: column {missing[0]!r} is missing; see docs/models/embedded.md")
+        if row["label"] not in ("normal", "abnormal") or row["split"] not in SPLITS:
+            raise DataError(
+                f"{path}, line {number}: label {row['label']!r} and split {row['split']!r} must be normal or abnormal, "
+                f"and train or val; correct the row"
+            )
+        try:
+            fps = float(row["fps"])
+        except ValueError:
+            raise DataError(f"{path}, line {number}: fps {row['fps']!r} is no number; correct the row") from None
+        clips.append(
+            Clip(
+                row["path"],
+                row["set"],
+                row["label"] == "abnormal",
+                row["category"],
+                row["group"],
+                row["split"],
+                fps,
+                row.get("licence") or "",
+            )
+        )
+    if not clips:
+        raise DataError(f"{str(path)!r} lists no clip; give an index with at least one row")
+    check_groups(clips)
+    return tuple(clips)
+
+
+def check_groups(clips: Iterable[Clip]) -> None:
+    """Raise DataError if a named group stands in two splits: neighbours of one source would leak. '' is no group."""
+    seen: dict[tuple[str, str], str] = {}
+    for clip in clips:
+        if clip.group and seen.setdefault((clip.set, clip.group), clip.split) != clip.split:
+            raise DataError(
+                f"group {clip.group!r} of set {clip.set!r} stands in both splits; put all its clips into one of them"
+            )
+
+
+def split_by_group(clips: Sequence[Clip], share: float, seed: int) -> tuple[Clip, ...]:
+    """The same clips with new splits: about `share` of each set goes to val, whole groups at a time, by a fixed seed.
+
+    A clip without a group is a group of its own.
+    """
+
+    def is_val(clip: Clip) -> bool:
+        key = f"{seed}/{clip.set}/{clip.group or clip.path}".encode()
+        return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64 < share
+
+    return tuple(replace(clip, split="val" if is_val(clip) else "train") for clip in clips)
+
+
+def read_frames(path: Path, size: int, *, limit: int | None = None, step: int = 1) -> UInt8Array:
+    """Every `step`-th frame of a video, at most `limit` of them: uint8 (n, size, size, 3) RGB, stretched.
+
+    Raises DataError if the file cannot be opened or holds no frame.
+    """
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    frames: list[UInt8Array] = []
+    try:
+        index = 0
+        while (limit is None or len(frames) < limit) and capture.grab():
+            if index % step == 0:
+                good, image = capture.retrieve()
+                if good:
+                    frames.append(_small(image, size))
+            index += 1
+    finally:
+        capture.release()
+    if not frames:
+        raise DataError(f"{str(path)!r} gives no frame; check that it exists and is a video")
+    return np.stack(frames)
+
+
+def _small(image: Any, size: int) -> UInt8Array:
+    shrinks = min(image.shape[:2]) >= size
+    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    result: UInt8Array = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
+    return result
+
+
+def window_at(frames: UInt8Array, start: int, step: int = 1, length: int = WINDOW_FRAMES) -> UInt8Array:
+    """`length` frames from `start` on, `step` apart; past the end the last frame is repeated. A copy."""
+    index = np.minimum(start + step * np.arange(length), len(frames) - 1)
+    result: UInt8Array = frames[index]
+    return result
+
+
+def window_starts(frames: int, stride: int = WINDOW_FRAMES, length: int = WINDOW_FRAMES) -> list[int]:
+    """Starts of the full windows of a clip, as the running detector cuts them; a short clip gives one start, 0."""
+    return list(range(0, max(1, frames - length + 1), stride))
+
+
+class PackWriter:
+    """Writes a packed file, item after item; it appears under its name only once it is whole (`close`)."""
+
+    def __init__(self, path: Path, size: int = PACK_SIZE) -> None:
+        self.path, self.size = Path(path), size
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = self.path.with_suffix(".partial")
+        self._file = self._partial.open("wb")
+        self._items: list[dict[str, Any]] = []
+        self._offset = 0
+
+    def add(self, frames: UInt8Array, meta: dict[str, Any]) -> None:
+        """frames: uint8 (n, size, size, 3) RGB.  meta: plain values, given back by `PackedFrames.meta`."""
+        if frames.dtype != np.uint8 or frames.shape[1:] != (self.size, self.size, 3) or len(frames) == 0:
+            raise DataError(f"packed frames must be uint8 (n, {self.size}, {self.size}, 3), got {frames.shape}")
+        np.ascontiguousarray(frames).tofile(self._file)
+        self._items.append({"offset": self._offset, "frames": len(frames), **meta})
+        self._offset += len(frames)
+
+    def close(self, key: str = "") -> None:
+        """Finish the file. key: what it was made from, checked by `PackedFrames.open`."""
+        self._file.close()
+        os.replace(self._partial, self.path)
+        text = json.dumps({"schema": "stream-detector.pack/1", "size": self.size, "key": key, "items": self._items})
+        temporary = self.path.with_suffix(".json.partial")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path.with_suffix(".json"))
+
+
+class PackedFrames:
+    """A packed file, memory-mapped. `frames(i)`: uint8 (n, size, size, 3) RGB, read only."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            index = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+            self.size, self.key = int(index["size"]), str(index["key"])
+            self.meta: list[dict[str, Any]] = index["items"]
+            total = sum(int(item["frames"]) for item in self.meta)
+            shape = (total, self.size, self.size, 3)
+            self._map = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{str(path)!r} is not a packed frame file ({error}); delete it, and it is made again"
+            ) from None
+
+    def __len__(self) -> int:
+        return len(self.meta)
+
+    def frames(self, index: int) -> UInt8Array:
+        """All frames of one item."""
+        item = self.meta[index]
+        result: UInt8Array = self._map[item["offset"] : item["offset"] + item["frames"]]
+        return result
+
+
+def clips_key(clips: Sequence[Clip], size: int, limit: int) -> str:
+    """Names the content of a pack: it changes with the list of clips and with how they are packed."""
+    text = json.dumps([size, limit, [asdict(clip) for clip in clips]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pack_clips(
+    clips: Sequence[Clip], root: Path, cache: Path, *, size: int = PACK_SIZE, limit: int = 150
+) -> Iterator[tuple[int, int]]:
+    """Decode every clip once into `cache`/clips.u8; yields (done, all). Nothing to do if it is there.
+
+    limit: at most so many frames of a clip.  Raises DataError for a clip that cannot be read.
+    """
+    path, key = Path(cache) / "clips.u8", clips_key(clips, size, limit)
+    if path.with_suffix(".json").exists() and PackedFrames(path).key == key:
+        return
+    writer = PackWriter(path, size)
+    for number, clip in enumerate(clips, start=1):
+        writer.add(read_frames(Path(root) / clip.path, size, limit=limit), asdict(clip))
+        yield number, len(clips)
+    writer.close(key)
+
+
+def load_clips(cache: Path) -> tuple[PackedFrames, tuple[Clip, ...]]:
+    """The packed clips of a cache folder and their descriptions, in the same order."""
+    packed = PackedFrames(Path(cache) / "clips.u8")
+    names = Clip.__slots__
+    return packed, tuple(Clip(**{name: item[name] for name in names}) for item in packed.meta)

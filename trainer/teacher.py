@@ -1,0 +1,132 @@
+"""The teacher's answers, computed once and kept on disk: I3D features and class logits of chosen windows.
+
+    [Clip] ──plan──▶ [Job(item, start)] ──answer──▶ targets-*.npy (memory-mapped, filled in place, resumable)
+
+One row a job: features float32 (1024,), logits float32 (400,), done uint8. A run that is stopped goes on where it was.
+The order of the jobs is fixed by the seed: train first, so that a student can start before the teacher is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM, I3D
+from stream_detector.errors import DataError
+from stream_detector.types import WINDOW_FRAMES, UInt8Array
+from trainer.clips import Clip, window_at
+
+FrameSource = Callable[[int], UInt8Array]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Job:
+    """One window for the teacher. item: index of the clip.  start: first frame."""
+
+    item: int
+    start: int
+
+
+def plan(
+    clips: Sequence[Clip], frames: Sequence[int], *, per_clip: int = 2, per_set: int = 250, seed: int = 0
+) -> list[Job]:
+    """Which windows to ask about: evenly placed, at most `per_set` of a set, every clip once before any twice.
+
+    frames: number of frames of each clip.
+    """
+    order = random.Random(seed)
+    ranked: list[tuple[int, bool, float, Job]] = []
+    for item, (clip, count) in enumerate(zip(clips, frames, strict=True)):
+        room = max(0, count - WINDOW_FRAMES)
+        starts = [round(room * (2 * k + 1) / (2 * per_clip)) for k in range(per_clip)]
+        order.shuffle(starts)
+        for rank, start in enumerate(dict.fromkeys(starts)):
+            ranked.append((rank, clip.split == "val", order.random(), Job(item, start)))
+    jobs: list[Job] = []
+    used: dict[str, int] = {}
+    for *_, job in sorted(ranked):
+        name = clips[job.item].set
+        if used.get(name, 0) < per_set:
+            used[name] = used.get(name, 0) + 1
+            jobs.append(job)
+    return jobs
+
+
+class Targets:
+    """The teacher's answers on disk. features (n, 1024), logits (n, 400): float32; done (n,): bool; jobs: the rows."""
+
+    def __init__(self, path: Path, jobs: Sequence[Job], key: str) -> None:
+        self.path, self.jobs = Path(path), list(jobs)
+        text = json.dumps([key, [(job.item, job.start) for job in jobs]])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.path.mkdir(parents=True, exist_ok=True)
+        stamp = self.path / "key.txt"
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != digest:
+            for name, width in (("features", FEATURE_DIM), ("logits", CLASSES), ("done", 1)):
+                kind = np.uint8 if name == "done" else np.float32
+                np.lib.format.open_memmap(
+                    self.path / f"{name}.npy", mode="w+", dtype=kind, shape=(len(jobs), width)
+                ).flush()
+            (self.path / "jobs.json").write_text(text, encoding="utf-8")
+            stamp.write_text(digest, encoding="utf-8")
+        self.features = self._map("features")
+        self.logits = self._map("logits")
+        self._done = self._map("done")
+
+    @classmethod
+    def open(cls, path: Path) -> Targets:
+        """Answers made earlier. Raises DataError if there are none."""
+        try:
+            key, rows = json.loads((Path(path) / "jobs.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{str(path)!r} holds no teacher targets ({error}); run the teacher first") from None
+        return cls(path, [Job(*row) for row in rows], key)
+
+    def _map(self, name: str) -> NDArray[np.float32]:
+        loaded: NDArray[np.float32] = np.load(self.path / f"{name}.npy", mmap_mode="r+")
+        return loaded
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Which rows are filled."""
+        filled: NDArray[np.bool_] = np.asarray(self._done[:, 0] != 0)
+        return filled
+
+    def put(self, rows: Sequence[int], features: Tensor, logits: Tensor) -> None:
+        """Fill rows; the mark is set last, so that a run killed in between repeats them."""
+        index = list(rows)
+        self.features[index] = features.float().cpu().numpy()
+        self.logits[index] = logits.float().cpu().numpy()
+        self._done[index] = 1
+
+
+@torch.no_grad()
+def answer(
+    model: I3D, targets: Targets, source: FrameSource, *, batch: int = 4, device: str = "cpu"
+) -> Iterator[tuple[int, int]]:
+    """Ask the teacher about every window not yet answered; yields (done, all) for a progress bar.
+
+    source: item → uint8 (n, S, S, 3) RGB at the teacher's size.  On CUDA the forward pass runs in bfloat16.
+    """
+    model = model.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    open_rows = np.flatnonzero(~targets.done)
+    for first in range(0, len(open_rows), batch):
+        rows = open_rows[first : first + batch].tolist()
+        windows = np.stack([window_at(source(targets.jobs[r].item), targets.jobs[r].start) for r in rows])
+        clip = torch.from_numpy(windows).to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+        clip = clip.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
+            features, logits = model.both(clip)
+        if not (torch.isfinite(features).all() and torch.isfinite(logits).all()):
+            raise DataError("the teacher gave a value that is not finite; check its weights file")
+        targets.put(rows, features, logits)
+        yield len(targets.jobs) - len(open_rows) + min(first + batch, len(open_rows)), len(targets.jobs)
