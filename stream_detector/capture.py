@@ -1,0 +1,396 @@
+"""Sources → Frames: one thread a camera that always drains, and one watchdog thread for all of them.
+
+    connecting ──first frame──▶ online ──no frame for stall_after_s──▶ stalled ──a frame──▶ online
+        │                         │                                      │
+        └──cannot be opened──▶ offline ◀──────────connection lost────────┘      files: online ──▶ ended | failed
+                                  └──back-off, open again, for ever──▶ online
+
+A stall is found by the age of the last frame, from the watchdog's thread, because a blocked `read()` says nothing and a
+stalled server's socket goes on delivering old frames for a while. A reader that is stuck beyond `abandon_after_s` is
+left to itself: its thread's generation number is outdated, so whatever it still brings is thrown away; it closes its
+own connection when it wakes up; and a new thread takes the camera over.
+
+Live frames are stamped with the monotonic time after the grab, relative to `start()`; file frames with their PTS.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.errors import SourceError
+from stream_detector.pictures import blank, is_flat, shrink
+from stream_detector.readers import GrabResult, Reader, make_reader
+from stream_detector.sources import is_live, redact
+from stream_detector.tally import Tally
+from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame, Preview, UInt8Array
+from stream_detector.watchdog import Watchdog
+
+__all__ = ["Capture", "Watchdog"]
+
+T = TypeVar("T")
+
+_SPACING = 0.66  # of a frame period of the recipe: what comes closer to the last accepted frame is surplus
+_CLEAN_WAIT_S = 2.0  # after a reconnect: flat pictures are skipped for so long, then taken for what the camera sees
+_MAX_ABANDONED = 3  # threads of one camera left stuck at a time; beyond that the stuck reader is waited for
+
+
+class _Outdated(Exception):
+    """Raised in a thread whose camera was taken over by another one."""
+
+
+class Capture:
+    """One camera being read.
+
+    resize: uint8 (h, w, 3) BGR → uint8 (H, W, 3) RGB, called once a frame, in this thread.
+    frame_fps: frames a second that the recipe wants; frames much closer to each other are grabbed but not decoded.
+    pace: files only; "realtime" waits for each frame's time, "max" does not.
+    on_frame: called in the capture thread; for files it may block (that is the back-pressure), for live sources it must
+    not.  on_status: called in the capture or the watchdog thread, one call at a time.
+    on_end: called once with (camera, reason), reason being "ended", "stopped", "truncated: …", "damaged: …" or "failed:
+    …"; a live source ends only by `stop`, or with `exit_on_error` when its first opening fails.
+    on_error: called instead of on_end when a callback, `resize` or the reader raised what it should not have.
+    previews: whether frames carry pictures for people.  wait: stands in for `stop.wait`.  jitter: in [0, 1).
+
+    The mask polygon is painted over before anything else sees the picture, so evidence does not show it either.
+    """
+
+    def __init__(
+        self,
+        camera: CameraConfig,
+        config: CaptureConfig,
+        *,
+        resize: Callable[[UInt8Array], UInt8Array],
+        frame_fps: float,
+        pace: Literal["realtime", "max"],
+        on_frame: Callable[[Frame], None],
+        on_status: Callable[[CameraStatus], None],
+        on_end: Callable[[str, str], None],
+        on_error: Callable[[Exception], None],
+        clock: Clock,
+        stop: threading.Event,
+        previews: bool = True,
+        open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
+        wait: Callable[[float], bool] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = camera.name
+        self.source = redact(camera.source)
+        self.live = is_live(camera.source)
+        self.state: CameraState = "connecting"
+        self._camera = camera
+        self._config = config
+        self._resize = resize
+        self._spacing_s = _SPACING / frame_fps - 1e-6
+        self._paced = pace == "realtime" and not self.live
+        self._on_frame = on_frame
+        self._on_status = on_status
+        self._on_end = on_end
+        self._on_error = on_error
+        self._clock = clock
+        self._stop = stop
+        self._previews = previews and config.preview_fps > 0
+        self._open_reader = open_reader
+        self._wait = wait or stop.wait
+        self._jitter = jitter
+
+        self._tally = Tally(clock)
+        self._lock = threading.Lock()  # the fields down to _left; never held while calling out
+        self._generation = 0
+        self._busy_since_s: float | None = None  # the reader has been in a call since then
+        self._finished = False
+        self._thread: threading.Thread | None = None
+        self._left: list[threading.Thread] = []
+        self._status_lock = threading.RLock()  # orders state changes and their telling
+
+        self._zero_s = 0.0  # media time 0 of a live source, monotonic
+        self._index = -1  # of the last frame grabbed
+        self._was_online = False
+        self._accepted_s: float | None = None  # media time of the last frame handed on
+        self._preview_due_s = 0.0  # media time
+        self._pending: set[str] = set()  # causes for the next frame handed on
+        self._clean_by_s: float | None = None  # media time until which flat pictures are skipped
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; returns at once, whether or not the source can be opened."""
+        self._zero_s = self._clock.monotonic()
+        self._set_state("connecting")
+        with self._lock:
+            self._spawn()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end; False when it is still stuck in its reader (it is a daemon: leave it)."""
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
+    def counters(self) -> CameraCounters:
+        """What was counted so far. Causes of drops: "corrupt" (no picture to be had), "unclean" (after a connect)."""
+        return self._tally.counters()
+
+    def last_frame_age(self) -> float | None:
+        """Seconds since the last frame was grabbed; None before the first."""
+        last_s = self._tally.last_s()
+        return None if last_s is None else max(0.0, self._clock.monotonic() - last_s)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second lately grabbed; 0 when none came for longer than `stall_after_s`."""
+        return self._tally.rate(self._config.stall_after_s)
+
+    @property
+    def abandoned(self) -> int:
+        """Threads that were given up and still have not come back from their reader."""
+        with self._lock:
+            self._left = [thread for thread in self._left if thread.is_alive()]
+            return len(self._left)
+
+    def close(self) -> None:
+        """Let go of the thread without waiting: nothing is called back any more, not even `on_end`. Safe to repeat."""
+        with self._lock:
+            self._finished = True
+            self._generation += 1
+
+    def check(self) -> None:
+        """Look for a stall; called by the watchdog, any number of times a second."""
+        try:
+            self._check()
+        except Exception as error:  # a callback's
+            self._on_error(error)
+
+    def _check(self) -> None:
+        now_s = self._clock.monotonic()
+        with self._lock:
+            busy_s, finished = self._busy_since_s, self._finished
+        # A file's frames may be old because it is paced or held back; its reader must not be slow.
+        since_s = self._tally.last_s() if self.live else busy_s
+        if finished or self._stop.is_set():
+            return
+        if since_s is not None and now_s - since_s > self._config.stall_after_s:
+            self._set_state("stalled", f"no frame for {now_s - since_s:.1f} s", only_from="online")
+        stuck = busy_s is not None and now_s - busy_s > self._config.abandon_after_s
+        if self.live and stuck and self.abandoned < _MAX_ABANDONED:
+            self._replace(busy_s)
+
+    def _replace(self, busy_s: float | None) -> None:
+        with self._lock:
+            if self._busy_since_s != busy_s or self._thread is None or self._finished:
+                return  # it came back in this very moment
+            self._left.append(self._thread)
+            self._busy_since_s = None
+            self._spawn()
+        self._set_state("offline", f"the reader is stuck for {self._config.abandon_after_s:.0f} s and more; replaced")
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _spawn(self) -> None:
+        self._generation += 1
+        self._thread = threading.Thread(
+            target=self._run, args=(self._generation,), name=f"capture-{self.name}", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, generation: int) -> None:
+        try:
+            reason = self._play_live(generation) if self.live else self._play_file(generation)
+            with self._lock:
+                if generation != self._generation:
+                    return
+                self._finished = True
+            failed = reason.startswith("failed: ")
+            self._set_state(
+                "failed" if failed else "ended", "" if reason == "ended" else reason.removeprefix("failed: ")
+            )
+            self._on_end(self.name, reason)
+        except _Outdated:
+            return  # its late frame is thrown away
+        except Exception as error:
+            with self._lock:
+                if generation != self._generation:
+                    return
+                self._finished = True
+            self.state = "failed"
+            self._on_error(error)
+
+    def _play_file(self, generation: int) -> str:
+        reader: Reader | None = None
+        try:
+            reader = self._open_reader(self._camera, self._config)
+            self._call(generation, reader.open)
+            zero_s: float | None = None
+            while not self._stop.is_set():
+                grabbed = self._call(generation, reader.grab)
+                if grabbed.status in ("end", "lost"):
+                    return reader.detail or "ended"
+                if not self._count(grabbed):
+                    continue
+                media_s = grabbed.media_s or 0.0
+                if not self._wanted(media_s):
+                    continue
+                if self._paced:
+                    now_s = self._clock.monotonic()
+                    zero_s = now_s - media_s if zero_s is None else zero_s
+                    if zero_s + media_s > now_s and self._wait(zero_s + media_s - now_s):
+                        break
+                self._hand_on(generation, reader, media_s, self._clock.monotonic())
+            return "stopped"
+        except SourceError as error:
+            return f"failed: {error}"
+        finally:
+            self._close(generation, reader)
+
+    def _play_live(self, generation: int) -> str:
+        attempt = 0
+        while not self._stop.is_set():
+            opened_s = self._clock.monotonic()
+            frames = 0
+            reader: Reader | None = None
+            try:
+                reader = self._open_reader(self._camera, self._config)
+                self._call(generation, reader.open)
+                frames = self._drain(generation, reader)
+                detail = "the connection was lost"
+            except SourceError as error:
+                if self._config.exit_on_error and not self._was_online:
+                    return f"failed: {error}"
+                detail = str(error)
+            finally:
+                self._close(generation, reader)
+            if self._stop.is_set():
+                break
+            self._set_state("offline", detail)
+            if frames and self._clock.monotonic() - opened_s > 2 * self._delay_s(attempt):
+                attempt = 0
+            delay_s = self._delay_s(attempt) * (0.5 + 0.5 * self._jitter())  # jitter: cameras of one switch spread out
+            attempt += 1
+            if self._wait(delay_s):
+                break
+        return "stopped"
+
+    def _delay_s(self, attempt: int) -> float:
+        return float(min(self._config.backoff_max_s, self._config.backoff_min_s * 2.0 ** min(attempt, 32)))
+
+    def _drain(self, generation: int, reader: Reader) -> int:
+        """Read an opened live source until it is lost or the run stops; returns the number of frames grabbed."""
+        frames = 0
+        while not self._stop.is_set():
+            grabbed = self._call(generation, reader.grab)
+            if grabbed.status in ("lost", "end"):
+                break
+            if not self._count(grabbed):
+                continue
+            now_s = self._clock.monotonic()
+            media_s = now_s - self._zero_s
+            if frames == 0:
+                self._clean_by_s = media_s + _CLEAN_WAIT_S
+                if self._was_online:
+                    self._pending.add("reconnect")
+                    self._tally.reconnect()
+            frames += 1
+            if self._wanted(media_s):
+                self._hand_on(generation, reader, media_s, now_s)
+        return frames
+
+    def _call(self, generation: int, call: Callable[[], T]) -> T:
+        """Call into the reader under the watchdog's eyes. Raises _Outdated when this thread was replaced meanwhile."""
+        with self._lock:
+            if generation != self._generation:
+                raise _Outdated
+            self._busy_since_s = self._clock.monotonic()
+        try:
+            return call()
+        finally:
+            with self._lock:
+                if generation != self._generation:
+                    raise _Outdated
+                self._busy_since_s = None
+
+    def _close(self, generation: int, reader: Reader | None) -> None:
+        """Close under the watchdog's eyes (hanging up can block, too); an outdated thread closes just the same."""
+        if reader is None:
+            return
+        with self._lock:
+            outdated = generation != self._generation
+        if outdated:
+            reader.close()
+        else:
+            self._call(generation, reader.close)
+
+    # -- one frame ------------------------------------------------------------------------------------------------
+
+    def _count(self, grabbed: GrabResult) -> bool:
+        """Enter a grab into the books; whether there is a frame."""
+        if grabbed.status != "frame":
+            self._drop("corrupt")
+            return False
+        self._index = self._tally.frame()
+        if grabbed.cause is not None:
+            self._pending.add(grabbed.cause)
+        return True
+
+    def _drop(self, cause: str) -> None:
+        self._tally.drop(cause)
+        if cause == "corrupt":
+            self._pending.add(cause)
+
+    def _wanted(self, media_s: float) -> bool:
+        return self._accepted_s is None or media_s - self._accepted_s >= self._spacing_s
+
+    def _hand_on(self, generation: int, reader: Reader, media_s: float, captured_s: float) -> None:
+        picture = self._call(generation, reader.retrieve)
+        if picture is None:
+            self._drop("corrupt")
+            return
+        if self._clean_by_s is not None:
+            if media_s < self._clean_by_s and is_flat(picture):
+                self._drop("unclean")
+                return
+            self._clean_by_s = None
+        if self._camera.mask:
+            picture = blank(picture, self._camera.mask)
+        causes = tuple(sorted(self._pending))
+        self._pending.clear()
+        self._accepted_s = media_s
+        self._was_online = True
+        if self.state != "online":
+            self._set_state("online", media_s=media_s)
+        frame = Frame(
+            self.name,
+            self._index,
+            media_s,
+            captured_s,
+            self._clock.utc(),
+            self._resize(picture),
+            self._preview(picture, media_s),
+            causes,
+        )
+        self._on_frame(frame)
+
+    def _preview(self, picture: UInt8Array, media_s: float) -> Preview | None:
+        if not self._previews or media_s < self._preview_due_s:
+            return None
+        period_s = 1.0 / self._config.preview_fps
+        self._preview_due_s += period_s
+        if self._preview_due_s <= media_s:  # the first one, or after a hole
+            self._preview_due_s = media_s + period_s
+        return Preview(media_s, shrink(picture, self._config.preview_size))
+
+    def _set_state(
+        self, state: CameraState, detail: str = "", *, media_s: float | None = None, only_from: str | None = None
+    ) -> None:
+        with self._status_lock:
+            if only_from is not None and self.state != only_from:
+                return
+            if self.state == state and state != "connecting":
+                return
+            self.state = state
+            self._on_status(
+                CameraStatus(self.name, self.source, state, redact(detail), media_s, self._clock.monotonic())
+            )

@@ -1,0 +1,45 @@
+"""A clock that moves only when it is told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class FakeClock:
+    """Implements `types.Clock`; thread-safe. Both clocks start where told and move together by `advance`.
+
+    start_s: first monotonic time, seconds.  utc_s: first UTC, seconds since the epoch.
+    """
+
+    def __init__(self, start_s: float = 1000.0, utc_s: float = 1_700_000_000.0) -> None:
+        self._lock = threading.Lock()
+        self._now_s = start_s
+        self._offset_s = utc_s - start_s
+
+    def monotonic(self) -> float:
+        """Seconds, never stepping back."""
+        with self._lock:
+            return self._now_s
+
+    def utc(self) -> float:
+        """Seconds since the epoch."""
+        with self._lock:
+            return self._now_s + self._offset_s
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` (not negative) go by."""
+        if seconds < 0:
+            raise ValueError(f"a clock cannot go back by {-seconds} s")
+        with self._lock:
+            self._now_s += seconds
+
+    def waiter(self, stop: threading.Event) -> Callable[[float], bool]:
+        """A stand-in for `stop.wait`: lets the time go by at once and returns whether `stop` is set."""
+
+        def wait(seconds: float) -> bool:
+            if not stop.is_set():
+                self.advance(max(0.0, seconds))
+            return stop.is_set()
+
+        return wait
