@@ -121,6 +121,7 @@ class Decider:
         sink: EventSink,
         telemetry: Telemetry,
         clock: Clock,
+        epoch: str = "",
         evidence: Evidence | None = None,
         scores: ScoresFile | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
@@ -131,6 +132,7 @@ class Decider:
         self._evidence = evidence
         self._scores = scores
         self._on_event = on_event
+        self._epoch = epoch
         self._plans = {plan.name: plan for plan in plans}
         self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
         self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
@@ -176,10 +178,12 @@ class Decider:
             self._scores.flush()
 
     def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmMachine:
+        # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.
+        run = self._epoch if plan.live else ""
         return AlarmMachine(
             plan.name,
             fingerprint,
-            lambda first: alarm_id(plan.name, plan.source, fingerprint, first),
+            lambda first: alarm_id(plan.name, plan.source, fingerprint, first, run),
             threshold=plan.threshold,
             off_ratio=plan.alarm.off_ratio,
             min_length_s=plan.alarm.min_length_s,

@@ -1,7 +1,7 @@
 """The map. This module alone wires the stages; its threads and queues are these:
 
-    Source ──Frame──▶ Windower ──Window──▶ WindowBuffer ──Batch──▶ Engine ──Score──▶ Decider ──Event──▶ Ledger ──▶ Publisher
-    └─ one capture thread a camera ─────┘  └────── worker thread ────────┘  └──────── decision thread, owns every socket ──┘
+    Source ──Frame──▶ Windower ──Window──▶ WindowBuffer ──Batch──▶ Engine ──Score──▶ Decider ──▶ Ledger ──▶ Publisher
+    └─ one capture thread a camera ────┘   └────── worker thread ───────┘   └── decision thread, owns every socket ──┘
                                            bounded per camera:              bounded inbox: a slow decision
                                            files wait, live drops oldest    holds the worker back
 
@@ -22,12 +22,14 @@ from dataclasses import dataclass, field
 
 from stream_detector.batch import WindowBuffer
 from stream_detector.capture import Capture, Watchdog
-from stream_detector.config import CameraConfig, Config
+from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.decide import CameraPlan, Decider
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
+from stream_detector.readers import Reader, make_reader
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import (
     Batch,
+    CameraCounters,
     CameraStatus,
     Clock,
     Engine,
@@ -43,7 +45,8 @@ from stream_detector.window import Windower
 INBOX_ITEMS = 256
 POLL_S = 0.02  # how long the decision thread may be late for its sockets
 DRAIN_S = 1.0  # a stop scores what is buffered for at most so long
-GIVE_UP_S = 2.5  # a stop never takes longer, whatever hangs
+LEAVE_S = 0.3  # capture threads get so long to hang up; what is stuck in a reader is left behind
+GIVE_UP_S = 2.2  # a stop never takes longer, whatever hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class _Camera:
     windower: Windower
     ended: bool = False
     failure: str = ""
+    counted: CameraCounters = field(default_factory=CameraCounters)
 
 
 @dataclass(slots=True)
@@ -102,6 +106,7 @@ class Pipeline:
     sink: EventSink
     telemetry: Telemetry
     open_limit: int = 0  # files open at once; 0: all
+    open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
     clock: Clock = field(default_factory=SystemClock)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _stopped_by_user: bool = field(default=False, init=False)
@@ -132,27 +137,30 @@ class Pipeline:
         watchdog = Watchdog(
             [camera.capture for camera in self._all.values()],
             self.config.capture,
-            clock=self.clock,
-            on_status=self._tell,
-            stop=self._stop,
+            self.clock,
+            self._tell,
+            self._stop,
         )
         watchdog.start()
         self._start_more()
         while not self._decided.wait(0.1):
+            self._count()
             if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > GIVE_UP_S:
                 break  # something hangs; its thread is a daemon and ends with the process
         self._stop.set()
         self._buffer.abort()
-        for camera in self._all.values():
-            camera.capture.close()
+        self._count()
+        leave_at_s = self.clock.monotonic() + LEAVE_S
+        for held in self._all.values():
+            held.capture.join(max(0.0, leave_at_s - self.clock.monotonic()))
         with contextlib.suppress(StreamDetectorError):
             self.engine.close()
-        failed = {name: camera.failure for name, camera in self._all.items() if camera.failure}
-        alarms = self.telemetry.snapshot().alarms_total
+        failed = {name: held.failure for name, held in self._all.items() if held.failure}
+        alarms = sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
         return RunResult(self._windows, alarms, self._stopped_by_user, failed, self._error)
 
     def stop(self) -> None:
-        """End the run in order: open alarms end with reason `shutdown`. Safe from any thread and from signal handlers."""
+        """End the run in order: open alarms end with reason `shutdown`. For any thread and for signal handlers."""
         self._stopped_by_user = True
         self._begin_stop()
 
@@ -168,6 +176,7 @@ class Pipeline:
         if not self._stop.is_set():
             self._stop_at_s = self.clock.monotonic()
             self._stop.set()
+        # A signal handler may interrupt a thread that holds the buffer's lock: take it in a thread of its own.
         threading.Thread(target=self._buffer.close, name="close-buffer", daemon=True).start()
 
     # capture threads ------------------------------------------------------------------------------------------------
@@ -187,6 +196,7 @@ class Pipeline:
             previews=plan.evidence,
             clock=self.clock,
             stop=self._stop,
+            open_reader=self.open_reader,
         )
         return _Camera(plan, capture, windower)
 
@@ -200,6 +210,18 @@ class Pipeline:
                     self._buffer.add(camera.plan.name, camera.plan.live)
                     camera.capture.start()
 
+    def _count(self) -> None:
+        """Bring what the capture threads counted to the telemetry."""
+        for name, camera in self._all.items():
+            counted = camera.capture.counters()
+            for cause, number in counted.dropped.items():
+                new = number - camera.counted.dropped.get(cause, 0)
+                if new:
+                    self.telemetry.dropped(name, cause, new)
+            for _ in range(counted.reconnects - camera.counted.reconnects):
+                self.telemetry.reconnected(name)
+            camera.counted = counted
+
     def _frame(self, windower: Windower, frame: Frame) -> None:
         self.telemetry.frame(frame.camera)
         window = windower.push(frame)
@@ -207,10 +229,10 @@ class Pipeline:
             self.telemetry.window(frame.camera)
 
     def _capture_ended(self, name: str, reason: str) -> None:
-        """reason: empty at a regular end, else `failed: <sentence>`."""
+        """reason: see `Capture`. A truncated file was played as far as it goes, and is bad input all the same."""
         camera = self._all[name]
-        if reason.startswith("failed"):
-            camera.failure = reason.removeprefix("failed").removeprefix(":").strip()
+        if reason.startswith(("failed: ", "truncated: ")):
+            camera.failure = reason.removeprefix("failed: ")
             if camera.plan.live and self.config.capture.exit_on_error:
                 self.fail(SourceError(camera.failure))
         last = camera.windower.finish()

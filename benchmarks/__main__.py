@@ -1,0 +1,36 @@
+"""`python -m benchmarks NAME …`: each benchmark is a module here with `main(argv) -> int`; it says what it measures."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+NOT_BENCHMARKS = {"__init__", "__main__", "results"}
+
+
+def names() -> dict[str, str]:
+    """Every benchmark and the first line of its docstring."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.stem not in NOT_BENCHMARKS and any(
+            isinstance(n, ast.FunctionDef) and n.name == "main" for n in tree.body
+        ):
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Run one benchmark; exit code 2 for an unknown one."""
+    known = names()
+    if not argv or argv[0] in ("-h", "--help") or argv[0].replace("-", "_") not in known:
+        print("python -m benchmarks NAME [options]", *(f"  {n:14} {text}" for n, text in known.items()), sep="\n")
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    module = importlib.import_module(f"benchmarks.{argv[0].replace('-', '_')}")
+    return int(module.main(argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""Where benchmark figures go: one JSON file per benchmark, with what is needed to judge it.
+
+    benchmarks/results/<name>.json    {"name", "date", "commit", "machine", "versions", "settings", "results"}
+
+The tables of README.md are generated from these files by `python -m benchmarks readme`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "openvino", "numpy", "opencv-python-headless", "pyzmq", "tensorflow", "keras", "scikit-learn")
+
+
+def write_results(name: str, results: Any, settings: dict[str, Any] | None = None) -> Path:
+    """Write `benchmarks/results/<name>.json` and return its path. results: anything JSON takes."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    record = {
+        "name": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+        "settings": settings or {},
+        "results": results,
+    }
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """The record of one benchmark. Raises FileNotFoundError where it was never run."""
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return record
+
+
+def commit() -> str:
+    """Short hash of the checked-out commit, with `+` when the working tree differs from it; empty outside git."""
+    try:
+        run = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and system; never the host's name."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        lines = [line.partition(":") for line in file]
+    facts = {key.strip(): value.strip() for key, _, value in lines}
+    flags = set(facts.get("flags", "").split())
+    return {
+        "processor": facts.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "vector": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the figures, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

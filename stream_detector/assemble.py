@@ -1,0 +1,135 @@
+"""A Config becomes a running set of stages: model, engine, ledger, publisher, evidence, telemetry, pipeline.
+
+Wiring code, like `pipeline`. Everything that can be refused (bundle, endpoint, paths) is refused here, before any
+camera is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stream_detector.bundle import Bundle
+from stream_detector.config import CameraConfig, Config
+from stream_detector.decide import CameraPlan, Decider, ScoresFile
+from stream_detector.engines import load_engine
+from stream_detector.errors import SourceError
+from stream_detector.evidence import EvidenceWriter
+from stream_detector.ledger import Ledger
+from stream_detector.metrics import serve_metrics
+from stream_detector.pipeline import Pipeline
+from stream_detector.preprocess import resize_frame
+from stream_detector.publish import Publisher
+from stream_detector.sources import is_live, redact
+from stream_detector.telemetry import Telemetry
+from stream_detector.types import Clock, Engine, SystemClock
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Everything of one run that its caller may want to look at."""
+
+    config: Config
+    bundle: Bundle
+    engine: Engine
+    plans: tuple[CameraPlan, ...]
+    telemetry: Telemetry
+    publisher: Publisher
+    pipeline: Pipeline
+
+
+def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
+    """Resolve one camera: its own settings win over the run's, the run's over the bundle's."""
+    smooth = camera.smoothing or config.smooth or bundle.smoothing
+    own = camera.threshold if camera.threshold is not None else config.alarm.threshold
+    return CameraPlan(
+        name=camera.name,
+        source=redact(camera.source),
+        live=is_live(camera.source),
+        stride_frames=camera.stride or config.window.stride,
+        smooth=smooth,
+        alarm=config.alarm,
+        threshold=bundle.threshold if own is None else own,
+        evidence=config.evidence.enabled and (camera.evidence is None or camera.evidence),
+    )
+
+
+@contextlib.contextmanager
+def assembled(
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    engine: Engine | None = None,
+    open_limit: int = 0,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> Iterator[Assembly]:
+    """Build a run; closes on exit what the pipeline does not close itself. Raises the errors of every stage's set-up.
+
+    engine: used instead of the one that the configuration asks for (tests, benchmarks).
+    """
+    if not config.cameras:
+        raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")
+    clock = clock or SystemClock()
+    with contextlib.ExitStack() as stack:
+        bundle = Bundle.load(config.bundle)
+        plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
+        telemetry = Telemetry([plan.name for plan in plans], clock)
+        publish = config.publish
+        ledger = Ledger(
+            publish.ledger,
+            clock=clock,
+            keep_days=publish.keep_days,
+            max_bytes=publish.ledger_max_bytes,
+            on_trouble=log.warning,
+        )
+        stack.callback(ledger.close)
+        publisher = Publisher(
+            publish,
+            ledger,
+            clock=clock,
+            events_path=config.events,
+            camera_names=[plan.name for plan in plans],
+            health=lambda: telemetry.snapshot().health(),
+        )
+        stack.callback(publisher.close)
+        if config.telemetry.metrics_port:
+            stack.callback(serve_metrics(telemetry, config.telemetry.metrics_port).close)
+        scores = ScoresFile(config.scores) if config.scores else None
+        if scores:
+            stack.callback(scores.close)
+        evidence = None
+        if any(plan.evidence for plan in plans):
+            evidence = EvidenceWriter(config.evidence, clock=clock, on_error=log.warning)
+            stack.callback(evidence.close, 1.0 if any(plan.live for plan in plans) else 20.0)
+        engine = engine or load_engine(bundle, config.engine)
+        log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)
+        decider = Decider(
+            plans,
+            bundle.fingerprint,
+            sink=publisher,
+            telemetry=telemetry,
+            clock=clock,
+            epoch=ledger.epoch,
+            evidence=evidence,
+            scores=scores,
+            on_event=on_event,
+        )
+        recipe = bundle.recipe
+        pipeline = Pipeline(
+            config=config,
+            cameras=tuple(zip(config.cameras, plans, strict=True)),
+            engine=engine,
+            resize=lambda picture: resize_frame(picture, recipe),
+            frame_fps=recipe.fps,
+            decider=decider,
+            sink=publisher,
+            telemetry=telemetry,
+            open_limit=open_limit,
+            clock=clock,
+        )
+        yield Assembly(config, bundle, engine, plans, telemetry, publisher, pipeline)

@@ -1,0 +1,185 @@
+"""`stream-detector run`: watch cameras and recordings, publish alarms."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import threading
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stream_detector.assemble import Assembly, assembled
+from stream_detector.commands.outcome import print_outcome
+from stream_detector.config import Config, build_config, load_config, merge
+from stream_detector.dashboard import Dashboard, HeaderInfo
+from stream_detector.errors import UsageError
+from stream_detector.logs import set_up_logging
+from stream_detector.pipeline import RunResult
+from stream_detector.sources import expand_cameras, kind, parse_sources, redact
+
+log = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options; each maps onto one key of the configuration (see `_MAP`)."""
+    parser = subparsers.add_parser("run", help="watch cameras and recordings, publish alarms")
+    parser.add_argument(
+        "sources", nargs="*", metavar="[NAME=]SOURCE", help="file, folder, glob, URL, USB index, demo"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings")
+    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
+    parser.add_argument("--bind", metavar="ENDPOINT", help="ZeroMQ endpoint, or 'none' (default tcp://127.0.0.1:5555)")
+    parser.add_argument(
+        "--insecure", action="store_true", default=None, help="allow a public bind without CURVE"
+    )
+    parser.add_argument("--curve-secret", type=Path, metavar="FILE", help="server key; see 'stream-detector keys'")
+    parser.add_argument("--curve-clients", type=Path, metavar="DIR", help="public keys of the clients let in")
+    parser.add_argument("--pace", choices=("realtime", "max"), help="files: at their own speed, or as fast as it goes")
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"))
+    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"))
+    parser.add_argument("--stride", type=int, metavar="FRAMES", help="frames between the starts of two windows")
+    parser.add_argument("--threshold", type=float, help="smoothed score at which an alarm starts")
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl")
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv")
+    parser.add_argument("--evidence", type=Path, metavar="DIR", help="where clips and snapshots go")
+    parser.add_argument("--no-evidence", action="store_true", help="no clips, no snapshots")
+    parser.add_argument("--ledger", metavar="FILE", help="event journal, or 'none' to keep it in memory")
+    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus /metrics and /healthz")
+    parser.add_argument("--no-dashboard", action="store_true", default=None)
+    parser.add_argument("--log-format", choices=("text", "json"))
+    parser.add_argument(
+        "--exit-on-error", action="store_true", default=None, help="end when a source is unreachable"
+    )
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="events, scores, evidence and a plot, all in here")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any other setting")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+_MAP: dict[str, tuple[str, ...]] = {
+    "bundle": ("bundle",),
+    "pace": ("pace",),
+    "events": ("events",),
+    "scores": ("scores",),
+    "bind": ("publish", "bind"),
+    "insecure": ("publish", "insecure"),
+    "curve_secret": ("publish", "curve_secret"),
+    "curve_clients": ("publish", "curve_clients"),
+    "engine": ("engine", "engine"),
+    "device": ("engine", "device"),
+    "precision": ("engine", "precision"),
+    "stride": ("window", "stride"),
+    "threshold": ("alarm", "threshold"),
+    "evidence": ("evidence", "directory"),
+    "metrics_port": ("telemetry", "metrics_port"),
+    "log_format": ("telemetry", "log_format"),
+    "exit_on_error": ("capture", "exit_on_error"),
+}
+
+
+def make_config(args: argparse.Namespace) -> Config:
+    """The Config that the options describe. Raises ConfigError and SourceError."""
+    values: dict[str, Any] = {}
+    if args.run_dir:
+        folder: Path = args.run_dir
+        values = {
+            "events": folder / "events.jsonl",
+            "scores": folder / "scores.csv",
+            "evidence": {"directory": folder / "evidence"},
+            "publish": {"ledger": folder / "ledger.sqlite3"},
+        }
+    for name, path in _MAP.items():
+        value = getattr(args, name)
+        if value is not None:
+            values = merge(values, _nested(path, value))
+    if args.no_dashboard:
+        values = merge(values, {"telemetry": {"dashboard": False}})
+    if args.no_evidence:
+        values = merge(values, {"evidence": {"enabled": False}})
+    if args.ledger:
+        values = merge(values, {"publish": {"ledger": None if args.ledger == "none" else args.ledger}})
+    for setting in args.set:
+        values = merge(values, _setting(setting))
+    config = load_config(args.config, values) if args.config else build_config(values)
+    given = parse_sources(args.sources)
+    cameras = (*expand_cameras(config.cameras), *given)
+    if not cameras:
+        cameras = parse_sources(["demo"])
+    fields = {name: getattr(config, name) for name in Config.model_fields}
+    return build_config(fields | {"cameras": cameras})
+
+
+def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)
+
+
+def _setting(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text!r} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return _nested(tuple(key.strip().split(".")), parsed)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run until the sources end or a signal comes."""
+    config = make_config(args)
+    live_view = config.telemetry.dashboard and not args.json
+    set_up_logging(config.telemetry.log_format, redact, level=logging.WARNING if live_view else logging.INFO)
+    with assembled(config) as assembly:
+        result = _watch(assembly, live_view)
+    print_outcome(assembly, result, args)
+    return result.exit_code
+
+
+def _watch(assembly: Assembly, live_view: bool) -> RunResult:
+    restore = stop_on_signals(assembly.pipeline.stop)
+    over = threading.Event()
+    viewer = None
+    if live_view:
+        rendered = any(kind(camera.source) == "demo" for camera in assembly.config.cameras)
+        engine = assembly.engine
+        info = HeaderInfo(
+            engine=f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
+            bundle=f"{assembly.bundle.name} {assembly.bundle.fingerprint}",
+            endpoint=assembly.publisher.endpoint or "no socket",
+            rendered=rendered,
+        )
+        dashboard = Dashboard(assembly.telemetry, info)
+        viewer = threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True)
+        viewer.start()
+    try:
+        return assembly.pipeline.run()
+    finally:
+        over.set()
+        if viewer:
+            viewer.join(1.0)
+        restore()
+
+
+def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:
+    """SIGINT and SIGTERM call `stop`; a second one kills at once. Returns a function that restores the old handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def handle(number: int, _frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in signals:
+        signal.signal(number, handle)
+    return restore

@@ -1,0 +1,158 @@
+"""`stream-detector score`: score recordings into a table, by the same pipeline as `run`, as fast as it goes."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from stream_detector.assemble import Assembly, assembled
+from stream_detector.commands.run import stop_on_signals
+from stream_detector.config import CameraConfig, build_config
+from stream_detector.errors import SourceError, UsageError
+from stream_detector.logs import set_up_logging
+from stream_detector.pipeline import RunResult
+from stream_detector.sources import is_live, parse_sources, redact
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options."""
+    parser = subparsers.add_parser("score", help="score recordings into a table, as fast as it goes")
+    parser.add_argument(
+        "videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (searched to the bottom), globs"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="scores.csv")
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarms there would have been")
+    parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR")
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto")
+    parser.add_argument("--stride", type=int, default=16, metavar="FRAMES")
+    parser.add_argument("--threshold", type=float)
+    parser.add_argument("--at-once", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="files open")
+    parser.add_argument("--json", action="store_true", help="print a summary per file as JSON")
+
+
+@dataclass(slots=True)
+class FileSummary:
+    """What one file scored."""
+
+    windows: int = 0
+    peak: float = 0.0
+    peak_at_s: float = 0.0
+
+
+def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
+    """Files as given; a directory is searched to the bottom. Raises SourceError where there is no video."""
+    expanded: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            folders = sorted({file.parent for file in path.rglob("*") if file.is_file()})
+            found: list[str] = []
+            for folder in folders:
+                try:
+                    found += [camera.source for camera in parse_sources([str(folder)])]
+                except SourceError:
+                    continue  # a folder without videos, among others
+            if not found:
+                raise SourceError(f"directory {argument!r} holds no video; give a folder with video files in it")
+            expanded += found
+        else:
+            expanded.append(argument)
+    cameras = parse_sources(expanded)
+    for camera in cameras:
+        if is_live(camera.source):
+            raise UsageError(f"{redact(camera.source)!r} is a live source; 'score' takes recordings, use 'run' for it")
+    return cameras
+
+
+def main(args: argparse.Namespace) -> int:
+    """Score every file; a file that cannot be played is named at the end and the exit code is 2."""
+    set_up_logging("text", redact, level=30)
+    values: dict[str, Any] = {
+        "cameras": find_videos(args.videos),
+        "bundle": args.bundle,
+        "pace": "max",
+        "scores": args.out,
+        "events": args.events,
+        "window": {"stride": args.stride},
+        "alarm": {"threshold": args.threshold},
+        "engine": {"engine": args.engine, "device": args.device, "precision": args.precision},
+        "evidence": {"enabled": False},
+        "publish": {"bind": "none", "ledger": None},
+        "telemetry": {"dashboard": False},
+    }
+    with assembled(build_config(values), open_limit=max(1, args.at_once)) as assembly:
+        result = _play(assembly)
+    summaries = summarise(args.out)
+    _report(args, summaries, result)
+    return result.exit_code
+
+
+def _play(assembly: Assembly) -> RunResult:
+    restore = stop_on_signals(assembly.pipeline.stop)
+    over = threading.Event()
+    columns = (
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files · {task.fields[windows]} windows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(assembly.plans), windows=0)
+
+        def follow() -> None:
+            while not over.wait(0.2):
+                cameras = assembly.telemetry.snapshot().cameras
+                done = sum(camera.state in ("ended", "failed") for camera in cameras)
+                progress.update(task, completed=done, windows=sum(camera.scored for camera in cameras))
+
+        viewer = threading.Thread(target=follow, name="progress", daemon=True)
+        viewer.start()
+        try:
+            result = assembly.pipeline.run()
+        finally:
+            over.set()
+            viewer.join(1.0)
+            restore()
+        progress.update(task, completed=len(assembly.plans), windows=result.windows)
+    return result
+
+
+def summarise(scores: Path) -> dict[str, FileSummary]:
+    """Windows, highest raw score and its time, by source."""
+    found: dict[str, FileSummary] = {}
+    with scores.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            summary = found.setdefault(row["source"], FileSummary())
+            summary.windows += 1
+            if float(row["raw"]) >= summary.peak:
+                summary.peak, summary.peak_at_s = float(row["raw"]), float(row["start_s"])
+    return found
+
+
+def _report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
+    failed = {name: redact(reason) for name, reason in result.failed.items()}
+    if args.json:
+        files = {
+            source: {"windows": s.windows, "peak": s.peak, "peak_at_s": s.peak_at_s} for source, s in summaries.items()
+        }
+        print(json.dumps({"out": str(args.out), "windows": result.windows, "files": files, "failed": failed}, indent=2))
+    else:
+        print(f"{result.windows} windows of {len(summaries)} files → {args.out}")
+    for name, reason in failed.items():
+        print(f"stream-detector: {name}: {reason}", file=sys.stderr)
+    if result.error is not None:
+        print(f"stream-detector: {redact(str(result.error))}", file=sys.stderr)

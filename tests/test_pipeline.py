@@ -1,0 +1,291 @@
+"""The whole way through with fake sources and a fake engine: order, ends, shutdown, faults."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_detector.config import AlarmConfig, BatchConfig, CameraConfig, CaptureConfig, Config, SmoothConfig
+from stream_detector.decide import CameraPlan, Decider
+from stream_detector.errors import EngineError, SourceError, StageError
+from stream_detector.pipeline import Pipeline, RunResult
+from stream_detector.telemetry import Telemetry
+from stream_detector.testing import ConstantEngine, FakeSource
+from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, SystemClock, UInt8Array
+from stream_detector.wire import alarm_to_dict
+
+DEADLINE_S = 10.0
+NO_WAIT = BatchConfig(max_wait_ms=0)
+ALARM = AlarmConfig(threshold=0.5, off_ratio=0.8, min_length_s=0.5, cooldown_s=0.5, update_interval_s=60)
+
+
+class MemorySink:
+    """Keeps what it is given; `raise_on` makes it fail as a broken publisher would."""
+
+    def __init__(self, raise_on: str = "") -> None:
+        self.events: list[dict[str, Any]] = []
+        self.scores: list[Decision] = []
+        self.states: list[tuple[str, str]] = []
+        self.closed = False
+        self.started = threading.Event()
+        self.ended = threading.Event()
+        self._raise_on = raise_on
+
+    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
+        if self._raise_on == event.type:
+            raise ValueError("the sink is broken")
+        body = alarm_to_dict(event, "epoch", len(self.events) + 1, 0.0)
+        self.events.append(body)
+        (self.ended if event.type == "end" else self.started).set()
+        return body
+
+    def score(self, decision: Decision) -> None:
+        if self._raise_on == "score":
+            raise ValueError("the sink is broken")
+        self.scores.append(decision)
+
+    def status(self, status: CameraStatus) -> None:
+        self.states.append((status.camera, status.state))
+
+    def service(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def bright_between(first: int, last: int) -> Callable[[UInt8Array], float]:
+    """Scores a window by the number that its first frame carries (see `numbered_image`)."""
+    return lambda frames: 1.0 if first <= int(frames[0, 0, 0, 0]) <= last else 0.0
+
+
+def make(
+    sources: dict[str, FakeSource],
+    *,
+    engine: Engine | None = None,
+    sink: MemorySink | None = None,
+    live: bool = False,
+    config: Config | None = None,
+    open_limit: int = 0,
+) -> tuple[Pipeline, MemorySink]:
+    sink = sink or MemorySink()
+    scheme = "rtsp://fake/" if live else ""
+    cameras = tuple(CameraConfig(name=name, source=f"{scheme}{name}") for name in sources)
+    config = config or Config(pace="max", batch=BatchConfig(max_wait_ms=1))
+    plans = tuple(
+        CameraPlan(c.name, c.source, live, 16, SmoothConfig(kind="none"), ALARM, 0.5, evidence=False) for c in cameras
+    )
+    telemetry = Telemetry(list(sources), SystemClock())
+    pipeline = Pipeline(
+        config=config,
+        cameras=tuple(zip(cameras, plans, strict=True)),
+        engine=engine or ConstantEngine(score_of=bright_between(64, 127)),
+        resize=lambda picture: np.ascontiguousarray(picture[..., ::-1]),
+        frame_fps=25.0,
+        decider=Decider(plans, "f00d", sink=sink, telemetry=telemetry, clock=SystemClock()),
+        sink=sink,
+        telemetry=telemetry,
+        open_limit=open_limit,
+        open_reader=lambda camera, _config: sources[camera.name],
+    )
+    return pipeline, sink
+
+
+class Running:
+    """A pipeline in a thread of its own."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.result: RunResult | None = None
+        self.took_s = 0.0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.result = self.pipeline.run()
+
+    def end(self) -> RunResult:
+        begun_s = time.monotonic()
+        self._thread.join(DEADLINE_S)
+        self.took_s = time.monotonic() - begun_s
+        assert self.result is not None, "the pipeline hangs"
+        return self.result
+
+
+def test_files_end_by_themselves_with_a_score_for_every_window() -> None:
+    sources = {f"cam{i}": FakeSource(["frame"] * (200 + 16 * i)) for i in range(5)}
+    pipeline, sink = make(sources)
+    result = pipeline.run()
+    assert result.exit_code == 0 and result.error is None and sink.closed
+    for i in range(5):
+        indices = [d.score.ref.index for d in sink.scores if d.score.ref.camera == f"cam{i}"]
+        assert indices == list(range((200 + 16 * i) // 16)), "every window once, in order"
+    starts = {e["camera"]: e for e in sink.events if e["type"] == "start"}
+    ends = {e["camera"]: e for e in sink.events if e["type"] == "end"}
+    assert set(starts) == set(ends) == set(sources)
+    assert all(e["start_s"] == 64 / 25 for e in starts.values())
+    assert all(e["reason"] == "normal" for e in ends.values())
+    assert result.alarms == 5 and result.windows == len(sink.scores)
+
+
+def test_a_file_that_ends_in_alarm_ends_its_alarm() -> None:
+    pipeline, sink = make({"cam": FakeSource(["frame"] * 96)})
+    pipeline.run()
+    assert [e["type"] for e in sink.events] == ["start", "end"]
+    assert sink.events[-1]["reason"] == "normal" and sink.events[-1]["end_s"] == 95 / 25
+
+
+def test_two_runs_give_the_same_events() -> None:
+    runs = []
+    for _ in range(2):
+        pipeline, sink = make({name: FakeSource(["frame"] * 250) for name in ("a", "b")})
+        pipeline.run()
+        volatile = ("epoch", "seq", "timing", "start_utc", "emitted_utc")
+        events = [{k: v for k, v in e.items() if k not in volatile} for e in sink.events]
+        runs.append(sorted(events, key=lambda e: (e["camera"], e["start_s"], e["type"])))
+    assert runs[0] == runs[1] and len(runs[0]) == 4
+
+
+def test_many_files_are_opened_a_few_at_a_time() -> None:
+    sources = {f"cam{i}": FakeSource(["frame"] * 64) for i in range(12)}
+    most = 0
+
+    class Watching(ConstantEngine):
+        def infer(self, frames: UInt8Array) -> Any:
+            nonlocal most
+            most = max(most, sum(s.opens - s.closes for s in sources.values()))
+            return super().infer(frames)
+
+    pipeline, _ = make(sources, engine=Watching(0.1), open_limit=3)
+    result = pipeline.run()
+    assert result.exit_code == 0 and result.windows == 12 * 4 and 1 <= most <= 3
+    assert all(source.opens == 1 and source.closes == 1 for source in sources.values())
+
+
+def test_one_bad_file_fails_alone() -> None:
+    bad = FakeSource([], refuse=1)
+    pipeline, sink = make({"bad": bad, "good": FakeSource(["frame"] * 64)})
+    result = pipeline.run()
+    assert result.exit_code == 2 and list(result.failed) == ["bad"] and "refuse" in result.failed["bad"]
+    assert sum(d.score.ref.camera == "good" for d in sink.scores) == 4
+    assert ("bad", "failed") in sink.states
+
+
+def live_source(frames: int) -> FakeSource:
+    return FakeSource(["frame"] * frames, live=True)
+
+
+def test_a_stop_in_the_middle_of_an_alarm_ends_it_in_time() -> None:
+    source = FakeSource(["frame"] * 16 + ["stall"], live=True)
+    config = Config(batch=NO_WAIT)
+    pipeline, sink = make({"cam": source}, engine=ConstantEngine(0.9), live=True, config=config)
+    no_spacing(pipeline)
+    running = Running(pipeline)
+    assert sink.started.wait(DEADLINE_S)
+    pipeline.stop()
+    result = running.end()
+    source.release()
+    assert running.took_s < 3.0
+    assert result.exit_code == 0 and result.stopped and sink.closed
+    assert [(e["type"], e["reason"]) for e in sink.events] == [("start", None), ("end", "shutdown")]
+
+
+def no_spacing(pipeline: Pipeline) -> None:
+    """Fake live frames come faster than any camera's; take them all."""
+    pipeline.frame_fps = 1e9
+
+
+def test_losing_a_live_source_ends_its_alarm() -> None:
+    source = FakeSource(["frame"] * 16 + ["stall", "lost"], live=True)
+    capture = CaptureConfig(backoff_min_s=30, backoff_max_s=30)
+    pipeline, sink = make(
+        {"cam": source}, engine=ConstantEngine(0.9), live=True, config=Config(capture=capture, batch=NO_WAIT)
+    )
+    no_spacing(pipeline)
+    running = Running(pipeline)
+    assert sink.started.wait(DEADLINE_S)
+    source.release()  # and now the line goes dead
+    assert sink.ended.wait(DEADLINE_S)
+    assert [(e["type"], e["reason"]) for e in sink.events] == [("start", None), ("end", "source_lost")]
+    pipeline.stop()
+    assert running.end().exit_code == 0
+    assert ("cam", "offline") in sink.states
+
+
+class Broken(ConstantEngine):
+    """Fails at its second batch in a way nobody foresaw."""
+
+    def infer(self, frames: UInt8Array) -> Any:
+        if self.batches:
+            raise RuntimeError("kaboom")
+        return super().infer(frames)
+
+
+@pytest.mark.parametrize(
+    ("engine", "sink", "kind", "words"),
+    [
+        (ConstantEngine(0.9, fail_after=1), MemorySink(), EngineError, "told to fail"),
+        (Broken(0.9), MemorySink(), StageError, "stage 'worker' failed: RuntimeError: kaboom"),
+        (ConstantEngine(0.9), MemorySink("start"), StageError, "stage 'decide' failed: ValueError: the sink is broken"),
+        (ConstantEngine(0.1), MemorySink("score"), StageError, "the sink is broken"),
+    ],
+)
+def test_a_stage_that_raises_ends_the_run_with_its_message(
+    engine: ConstantEngine, sink: MemorySink, kind: type[Exception], words: str
+) -> None:
+    sources = {f"cam{i}": FakeSource(["frame"] * 5000) for i in range(3)}  # every capture thread blocks on its buffer
+    pipeline, _ = make(sources, engine=engine, sink=sink, config=Config(pace="max", batch=BatchConfig(max_size=1)))
+    running = Running(pipeline)
+    result = running.end()
+    assert running.took_s < 2.0
+    assert isinstance(result.error, kind) and words in str(result.error) and result.exit_code == 1
+    assert sink.closed
+    assert not [t for t in threading.enumerate() if t.name.startswith(("worker", "decide"))]
+
+
+def test_a_reader_that_raises_ends_the_run() -> None:
+    pipeline, _ = make({"cam": FakeSource(["frame"] * 20 + ["raise"]), "other": FakeSource(["frame"] * 5000)})
+    result = Running(pipeline).end()
+    assert result.exit_code == 1 and "told to raise" in str(result.error)
+
+
+def test_an_unreachable_live_source_ends_the_run_when_asked_to() -> None:
+    source = FakeSource([], live=True, refuse=99)
+    config = Config(capture=CaptureConfig(exit_on_error=True))
+    pipeline, _ = make({"cam": source}, live=True, config=config)
+    result = Running(pipeline).end()
+    assert result.exit_code == 2 and isinstance(result.error, SourceError)
+
+
+def test_an_absent_live_source_does_not_delay_the_others() -> None:
+    absent, present = FakeSource([], live=True, refuse=10_000), live_source(64)
+    capture = CaptureConfig(backoff_min_s=30, backoff_max_s=30)
+    pipeline, sink = make({"absent": absent, "present": present}, live=True, config=Config(capture=capture))
+    no_spacing(pipeline)
+    running = Running(pipeline)
+    assert present.stalled.wait(DEADLINE_S), "the present camera was read to its last frame"
+    pipeline.stop()
+    running.end()
+    present.release()
+    assert ("absent", "offline") in sink.states and ("present", "online") in sink.states
+
+
+def test_no_thread_outlives_a_run() -> None:
+    before = set(threading.enumerate())
+    pipeline, _ = make({f"cam{i}": FakeSource(["frame"] * 100) for i in range(4)})
+    pipeline.run()
+    deadline_s = time.monotonic() + DEADLINE_S
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline_s:
+        next(iter(left)).join(0.1)
+    assert not left
+
+
+def test_plans_are_values() -> None:
+    plan = CameraPlan("a", "a", False, 16, SmoothConfig(), ALARM, 0.5, True)
+    assert replace(plan, live=True) != plan
