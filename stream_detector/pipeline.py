@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -81,19 +82,18 @@ class _Finish:
     """The worker has nothing more to say."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Camera:
     """What the pipeline holds of one camera."""
 
     plan: CameraPlan
     capture: Capture
     windower: Windower
-    ended: bool = False
     failure: str = ""
     counted: CameraCounters = field(default_factory=CameraCounters)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pipeline:
     """One run, from sources to events. Build it with `assemble.build`, then `run()`; `stop()` from any thread."""
 
@@ -117,7 +117,9 @@ class Pipeline:
     _inbox: queue.Queue[_Scored | _Ended | CameraStatus | _Finish] = field(init=False)
     _buffer: WindowBuffer = field(init=False)
     _all: dict[str, _Camera] = field(default_factory=dict, init=False)
-    _waiting: list[_Camera] = field(default_factory=list, init=False)
+    _waiting: deque[_Camera] = field(default_factory=deque, init=False)
+    _open_files: int = field(default=0, init=False)
+    _ended: int = field(default=0, init=False)
     _stop_at_s: float = field(default=0.0, init=False)
     _windows: int = field(default=0, init=False)
 
@@ -127,7 +129,7 @@ class Pipeline:
         self._buffer = WindowBuffer(self.config.batch.buffer_windows, self.clock, self.telemetry.dropped)
         for camera, plan in self.cameras:
             self._all[camera.name] = self._camera(camera, plan)
-        self._waiting = list(self._all.values())
+        self._waiting = deque(self._all.values())
         threads = [
             threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
             threading.Thread(target=self._guard, args=(self._decide,), name="decide", daemon=True),
@@ -153,6 +155,8 @@ class Pipeline:
         leave_at_s = self.clock.monotonic() + LEAVE_S
         for held in self._all.values():
             held.capture.join(max(0.0, leave_at_s - self.clock.monotonic()))
+        for thread in (*threads, watchdog):
+            thread.join(max(0.0, leave_at_s - self.clock.monotonic()))
         with contextlib.suppress(StreamDetectorError):
             self.engine.close()
         failed = {name: held.failure for name, held in self._all.items() if held.failure}
@@ -201,14 +205,18 @@ class Pipeline:
         return _Camera(plan, capture, windower)
 
     def _start_more(self) -> None:
+        """Start every live camera, and files up to the limit."""
         with self._lock:
-            running = sum(1 for c in self._all.values() if not c.plan.live and not c.ended and c not in self._waiting)
-            for camera in list(self._waiting):
-                if camera.plan.live or not self.open_limit or running < self.open_limit:
-                    running += 0 if camera.plan.live else 1
-                    self._waiting.remove(camera)
-                    self._buffer.add(camera.plan.name, camera.plan.live)
-                    camera.capture.start()
+            for camera in [c for c in self._waiting if c.plan.live]:
+                self._start(camera)
+            while self._waiting and (not self.open_limit or self._open_files < self.open_limit):
+                self._open_files += 1
+                self._start(self._waiting[0])
+
+    def _start(self, camera: _Camera) -> None:
+        self._waiting.remove(camera)
+        self._buffer.add(camera.plan.name, camera.plan.live)
+        camera.capture.start()
 
     def _count(self) -> None:
         """Bring what the capture threads counted to the telemetry."""
@@ -238,11 +246,12 @@ class Pipeline:
         last = camera.windower.finish()
         if last is not None and not self._stop.is_set() and self._buffer.put(last):
             self.telemetry.window(name)
-        camera.ended = True
         self._buffer.end(name)
-        self._start_more()
         with self._lock:
-            over = all(c.ended for c in self._all.values())
+            self._ended += 1
+            self._open_files -= 0 if camera.plan.live else 1
+            over = self._ended == len(self._all)
+        self._start_more()
         if over:
             self._buffer.close()
 
