@@ -122,6 +122,8 @@ class Telemetry:
         self._lock = threading.Lock()
         self._start_s = clock.monotonic()
         self._cameras = {name: _Camera(name, self._start_s) for name in camera_names}
+        # Reports about others (a former run's alarm that ends now, the detector itself) are noted, not counted.
+        self._nobody = _Camera("", self._start_s)
         self._stages = {name: _Distribution() for name in STAGES}
         self._total = _Distribution()
         self._alarms: OrderedDict[str, AlarmView] = OrderedDict()
@@ -259,9 +261,7 @@ class Telemetry:
             )
 
     def _camera(self, name: str) -> _Camera:
-        if name not in self._cameras:
-            self._cameras[name] = _Camera(name, self._clock.monotonic())
-        return self._cameras[name]
+        return self._cameras.get(name, self._nobody)
 
     def _note(self, camera: str, kind: str, text: str) -> None:
         self._note_seq += 1

@@ -191,6 +191,14 @@ def test_notes_tell_changes_of_state_once() -> None:
     assert [(note.seq, note.text) for note in telemetry.snapshot().notes] == [(1, "online"), (2, "stalled: no frame")]
 
 
+def test_an_alarm_of_a_camera_of_a_former_run_is_noted_and_counts_for_nobody() -> None:
+    telemetry = Telemetry(["gate"], Clock())
+    telemetry.event(event("end", camera="yard", reason="restart", end_s=None))
+    snapshot = telemetry.snapshot()
+    assert [camera.name for camera in snapshot.cameras] == ["gate"]
+    assert [(note.camera, note.kind) for note in snapshot.notes] == [("yard", "end")]
+
+
 @pytest.mark.parametrize("odd", [{}, {"evidence": None, "timing": None}, {"peak_score": None, "start_s": None}])
 def test_an_odd_event_is_no_error(odd: dict[str, object]) -> None:
     Telemetry(["gate"], Clock()).event(odd)
