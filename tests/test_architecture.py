@@ -15,7 +15,7 @@ FOUNDATION = {"types", "errors", "config"}
 MODEL = {"preprocess", "backbones", "head", "bundle", "weights"}
 ALLOWED: dict[str, set[str]] = {
     "bundle": MODEL,
-    "weights": MODEL,
+    "weights": MODEL | {"download"},
     "engines": MODEL | {"engines"},
     "backbones": MODEL | {"backbones"},
     "head": {"preprocess"},

