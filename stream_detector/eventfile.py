@@ -1,0 +1,77 @@
+"""The event file: JSON Lines, alarm events only, each line exactly the body that subscribers got."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from stream_detector.errors import UsageError
+
+_WAITING = 10_000  # lines kept while the disk refuses them
+
+
+class EventFile:
+    """Appends to `path`, one write a line, so that a killed process leaves no torn line.
+
+    While the disk is full, lines wait in memory (the newest 10,000) and are written when it takes them again; `tell`
+    gets one sentence at the beginning and one at the end of such a time. Raises UsageError if the file cannot be
+    opened, or holds something else.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+        self._path, self._tell, self._failed = path, tell, False
+        self._waiting: deque[bytes] = deque(maxlen=_WAITING)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UsageError(f"event file {str(path)!r} cannot be written ({error.strerror}); give another") from None
+        status = os.fstat(self._descriptor)
+        self._regular = stat.S_ISREG(status.st_mode)
+        if self._regular and status.st_size:
+            if os.pread(self._descriptor, 1, 0) != b"{":
+                os.close(self._descriptor)
+                raise UsageError(f"file {str(path)!r} is not an event file; give another name for the events")
+            if os.pread(self._descriptor, 1, status.st_size - 1) != b"\n":
+                self._waiting.append(b"")  # a line was torn, by hand or by a crash of the machine: begin a new one
+
+    def last_line(self) -> bytes:
+        """The newest whole line of the file, b"" if there is none."""
+        if not self._regular:
+            return b""
+        size = os.fstat(self._descriptor).st_size
+        tail = os.pread(self._descriptor, 1 << 20, max(0, size - (1 << 20)))
+        lines = tail.split(b"\n")
+        return lines[-2] if len(lines) >= 2 else b""
+
+    def write(self, body: bytes) -> None:
+        """Add one line."""
+        self._waiting.append(body)
+        data = b"".join(line + b"\n" for line in self._waiting)
+        size = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, data)
+            if written < len(data):
+                raise OSError(28, "no space left on device")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                if self._regular:
+                    os.ftruncate(self._descriptor, size)
+            if not self._failed:
+                self._failed = True
+                self._tell(f"the event file {self._path} cannot be written ({error.strerror}); free or mend the disk")
+            return
+        self._waiting.clear()
+        if self._failed:
+            self._failed = False
+            self._tell(f"the event file {self._path} is written again")
+
+    def close(self) -> None:
+        """Close the file. Safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
