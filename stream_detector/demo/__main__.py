@@ -12,13 +12,12 @@ from stream_detector.demo import DemoScene
 from stream_detector.errors import StreamDetectorError, UsageError
 
 _CODECS = {".webm": "VP80", ".mp4": "mp4v", ".avi": "MJPG", ".mkv": "VP80"}
+_PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def write_video(scene: DemoScene, path: Path) -> None:
-    """All frames of scene into a video file. Raises UsageError for an unknown suffix or a path that cannot be written."""
-    codec = _CODECS.get(path.suffix.lower())
-    if codec is None:
-        raise UsageError(f"{str(path)!r} has no known video suffix; use one of {', '.join(_CODECS)}")
+    """All frames of scene into a video file. suffix: one of _CODECS. Raises UsageError if it cannot be written."""
+    codec = _CODECS[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), scene.fps, scene.size)
     if not writer.isOpened():
@@ -31,21 +30,16 @@ def write_video(scene: DemoScene, path: Path) -> None:
 
 
 def write_still(scene: DemoScene, at_s: float, path: Path, limit_bytes: int = 120_000) -> None:
-    """The frame at at_s as JPEG (in the best quality below limit_bytes) or PNG. Raises UsageError."""
-    index = round(at_s * scene.fps)
-    if not 0 <= index < scene.frame_count:
-        raise UsageError(f"--at {at_s} lies outside the scene; give 0 to {(scene.frame_count - 1) / scene.fps:g} s")
-    picture = scene.frame(index)
+    """The frame at at_s as JPEG (in the best quality below limit_bytes) or PNG."""
+    picture = scene.frame(round(at_s * scene.fps))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":
         data = cv2.imencode(".png", picture)[1]
-    elif path.suffix.lower() in (".jpg", ".jpeg"):
+    else:
         for quality in range(92, 20, -6):
             data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
             if len(data) <= limit_bytes:
                 break
-    else:
-        raise UsageError(f"{str(path)!r} has no known picture suffix; use .jpg or .png")
     path.write_bytes(data.tobytes())
 
 
@@ -68,6 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
             width, height = (int(n) for n in options.size.lower().split("x"))
         except ValueError:
             raise UsageError(f"--size {options.size!r} is not a size; give it as 640x360") from None
+        for path, known in ((options.out, _CODECS), (options.still, _PICTURES)):
+            if path is not None and path.suffix.lower() not in known:
+                raise UsageError(f"{str(path)!r} has no known suffix; use one of {', '.join(known)}")
+        if options.still is not None and not 0 <= round(options.at * options.fps) < round(
+            options.duration * options.fps
+        ):
+            raise UsageError(f"--at {options.at:g} lies outside the scene; give 0 to less than {options.duration:g} s")
         scene = DemoScene(options.seed, options.duration, options.fps, (width, height), not options.no_incident)
         if scene.incident_start_s is not None and scene.incident_end_s is not None:
             print(f"incident ({scene.course}): {scene.incident_start_s:.2f} s to {scene.incident_end_s:.2f} s")

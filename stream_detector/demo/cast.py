@@ -76,11 +76,7 @@ class Actor:
         return (a[0] + b[0] + c[0]) / 3, (a[1] + b[1] + c[1]) / 3
 
     def _course(self, t: float) -> float:
-        """Heading of the travel at t, or of the last travel before it."""
-        x0, z0 = self.place(t - 0.2)
-        x1, z1 = self.place(t + 0.2)
-        if math.hypot(x1 - x0, z1 - z0) > 0.04:
-            return math.atan2(x1 - x0, z1 - z0)
+        """Heading of the last leg of travel before t (or the first after it)."""
         n = min(max(bisect_right(self._times, t) - 1, 0), len(self.knots) - 2)
         for m in [*range(n, -1, -1), *range(n + 1, len(self.knots) - 1)]:
             dx, dz = self.knots[m + 1][1] - self.knots[m][1], self.knots[m + 1][2] - self.knots[m][2]
@@ -93,8 +89,9 @@ class Actor:
         if not self._times[0] <= t <= self._times[-1]:
             return None
         place = self.place(t)
-        before, after = self.place(t - 0.1), self.place(t + 0.1)
-        speed = math.hypot(after[0] - before[0], after[1] - before[1]) / 0.2
+        before, after = self.place(t - 0.12), self.place(t + 0.12)
+        dx, dz = after[0] - before[0], after[1] - before[1]
+        speed = math.hypot(dx, dz) / 0.24
         moving = ease((speed - 0.12) / 0.4)
         pose = moves.stand(t, self.phase)
         if moving > 0:
@@ -104,7 +101,7 @@ class Actor:
             if begin < t < end:
                 weight = ease((t - begin) / ramp) * ease((end - t) / ramp)
                 pose = blend(pose, move(t), weight)
-        course = self._course(t)
+        course = math.atan2(dx, dz) if speed > 0.15 else self._course(t)
         sin_h, cos_h = math.sin(course), math.cos(course)
         for begin, end, target in self.faces:
             if begin < t < end:
@@ -157,7 +154,7 @@ def any_look(rng: np.random.Generator, height_m: float | None = None) -> Look:
 def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[Actor]:
     """Streams of passers-by, near and on the far pavement; some in pairs."""
     cast: list[Actor] = []
-    lanes = [7.1, 8.0, 8.9, 9.9, 10.9, 20.2, 21.2]
+    lanes = [7.2, 8.4, 9.6, 10.9, 20.2, 21.2]
     for lane in lanes:
         way = int(rng.choice([-1, 1]))
         t = -float(rng.uniform(1, 14))
@@ -176,7 +173,7 @@ def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[A
                 if rng.random() < 0.15:
                     person.acts.append((t + 0.3 * took, t + 0.6 * took, _walk_phone(person), 0.5))
                 cast.append(person.settle())
-            t += took + float(rng.uniform(1, 9))
+            t += took + float(rng.uniform(3, 12))
             way = way if rng.random() < 0.5 else -way
     return cast
 

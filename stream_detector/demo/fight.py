@@ -1,20 +1,27 @@
 """The scripted incident: who attacks whom, and how it goes, as pure functions of time.
 
 Times are shares of the incident's length: rush in, blows standing, one goes down, kicks and blows on the ground,
-the attackers run. Courses: "beating" (several on one), "brawl" (two sides, blows traded for long), "wrestle" (grappling,
-then pounding on the ground).
+the attackers run. Courses: "beating" (several on one), "brawl" (two sides, blows traded for long), "wrestle"
+(grappling, then pounding on the ground).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from stream_detector.demo import moves
 from stream_detector.demo.cast import Actor, Place, Stage, any_look
+from stream_detector.demo.paint import Look
 
 COURSES = ("beating", "brawl", "wrestle")
+
+
+def fighter_look(rng: np.random.Generator) -> Look:
+    """A random adult with free hands."""
+    return replace(any_look(rng), bag=None)
 
 
 def fight(rng: np.random.Generator, stage: Stage, spot: Place, start_s: float, end_s: float) -> tuple[str, list[Actor]]:
@@ -71,7 +78,7 @@ def _victim(
     fallen = min(down_s, end_s + 0.4)
     knots += _jostle(rng, spot, contact_s + 0.1, fallen, 0.24)
     phase = float(rng.uniform(0, 6))
-    person = Actor(any_look(rng), knots, phase, smooth_s=0.08)
+    person = Actor(fighter_look(rng), knots, phase, smooth_s=0.08)
     person.acts.append((start_s - wait, start_s + 0.3, moves.phone(phase), 0.4))
     person.acts.append((start_s + 0.1, contact_s + 0.3, moves.startle(phase), 0.2))
     standing = moves.grapple(phase) if course == "wrestle" else moves.reel(phase)
@@ -103,7 +110,7 @@ def _attacker(
     course: str, number: int,
 ) -> Actor:  # fmt: skip
     start_s, contact_s, down_s, end_s = times
-    reach = 0.48 if course == "wrestle" and number == 0 else 0.66
+    reach = 0.48 if course == "wrestle" and number == 0 else 0.74
     side = 1 if math.sin(angle) >= 0 else -1
 
     def beside(t: float, distance: float, turn: float = 0.0) -> tuple[float, float, float]:
@@ -122,7 +129,7 @@ def _attacker(
         t += float(rng.uniform(0.2, 0.34))
     kneels = course == "wrestle" and number == 0
     while t < end_s:
-        distance = 0.12 if kneels else 0.62 + 0.12 * math.sin(8 * t + number)
+        distance = 0.12 if kneels else 0.7 + 0.12 * math.sin(8 * t + number)
         turn = 0.0 if kneels else 0.35 * math.sin(0.8 * t + 2 * number)
         knots.append(beside(t, distance, turn))
         t += float(rng.uniform(0.25, 0.4))
@@ -132,7 +139,7 @@ def _attacker(
     gone = end_s + abs(out - x) / float(rng.uniform(4.0, 5.0))
     knots.append((gone, out, out_z))
     phase = float(rng.uniform(0, 6))
-    person = Actor(any_look(rng), knots, phase, smooth_s=0.08)
+    person = Actor(fighter_look(rng), knots, phase, smooth_s=0.08)
     person.faces.append((start_s - 0.2, end_s + 0.2, victim.place))
     blows = moves.punch(phase, float(rng.uniform(1.5, 2.0)))
     up = {

@@ -206,7 +206,8 @@ def pound(phase: float, rate_hz: float = 1.8) -> Move:
         left, right = ease(1.6 * s), ease(-1.6 * s)
         return pose(
             lean=0.55 + 0.25 * abs(s), nod=0.3, twist=0.5 * (right - left),
-            l_arm=(2.5 - 1.5 * left, 0.25, 1.2 - 1.0 * left, 0.2), r_arm=(2.5 - 1.5 * right, 0.25, 1.2 - 1.0 * right, 0.2),
+            l_arm=(2.5 - 1.5 * left, 0.25, 1.2 - 1.0 * left, 0.2),
+            r_arm=(2.5 - 1.5 * right, 0.25, 1.2 - 1.0 * right, 0.2),
             l_leg=(1.25, 0.3, 2.0), r_leg=(0.3, 0.35, 1.75),
         )  # fmt: skip
 
@@ -220,7 +221,8 @@ def grapple(phase: float) -> Move:
         heave, jerk = math.sin(8.2 * t + phase), math.sin(13 * t + 2 * phase)
         return pose(
             lean=0.5 + 0.22 * heave, side=0.3 * jerk, twist=0.4 * heave, nod=0.2,
-            l_arm=(1.25 + 0.3 * jerk, 0.35, 0.5 - 0.3 * heave, 0.6), r_arm=(1.1 - 0.3 * heave, 0.35, 0.6 + 0.3 * jerk, 0.6),
+            l_arm=(1.25 + 0.3 * jerk, 0.35, 0.5 - 0.3 * heave, 0.6),
+            r_arm=(1.1 - 0.3 * heave, 0.35, 0.6 + 0.3 * jerk, 0.6),
             l_leg=(0.55 + 0.2 * jerk, 0.2, 0.6), r_leg=(-0.4 + 0.25 * heave, 0.2, 0.4),
         )  # fmt: skip
 
@@ -234,7 +236,8 @@ def shove(phase: float) -> Move:
         out = ease(1.6 * math.sin(8.5 * t + phase))
         return pose(
             lean=0.1 + 0.35 * out, nod=0.1, l_arm=(0.7 + 0.8 * out, 0.15, 1.9 - 1.7 * out, 0.1),
-            r_arm=(0.7 + 0.8 * out, 0.15, 1.9 - 1.7 * out, 0.1), l_leg=(0.5, 0.1, 0.5), r_leg=(-0.3 - 0.2 * out, 0.1, 0.3),
+            r_arm=(0.7 + 0.8 * out, 0.15, 1.9 - 1.7 * out, 0.1),
+            l_leg=(0.5, 0.1, 0.5), r_leg=(-0.3 - 0.2 * out, 0.1, 0.3),
         )  # fmt: skip
 
     return move
@@ -275,7 +278,8 @@ def on_back(phase: float) -> Move:
     def move(t: float) -> Pose:
         a, b = math.sin(9 * t + phase), math.sin(6.3 * t + phase)
         return pose(
-            tilt=1.5, nod=0.4, l_arm=(1.4 + 0.5 * a, 0.3, 0.8 + 0.5 * b, 0.2), r_arm=(1.3 - 0.5 * b, 0.3, 0.9 + 0.5 * a, 0.2),
+            tilt=1.5, nod=0.4, l_arm=(1.4 + 0.5 * a, 0.3, 0.8 + 0.5 * b, 0.2),
+            r_arm=(1.3 - 0.5 * b, 0.3, 0.9 + 0.5 * a, 0.2),
             l_leg=(0.7 + 0.5 * a, 0.15, 1.1), r_leg=(0.6 - 0.5 * a, 0.15, 1.0),
         )  # fmt: skip
 

@@ -62,7 +62,7 @@ class Light:
         """Factors (…, 3) that a colour at ground points X, Z is multiplied with."""
         result = np.broadcast_to(np.array(self.ambient), (*np.shape(x), 3)).copy()
         for lamp_x, lamp_z in self.lamps:
-            near = np.exp(-((x - lamp_x) ** 2 + (z - lamp_z) ** 2) / 22.0)
+            near = np.exp(-((x - lamp_x) ** 2 + (z - lamp_z) ** 2) / 34.0)
             result += near[..., None] * np.array(self.lamp_gain)
         return result
 
@@ -92,6 +92,7 @@ _RA = np.array([p[2] for p in _PARTS])
 _RB = np.array([p[3] for p in _PARTS])
 _KEYS = [p[4] for p in _PARTS]
 _TORSO = len(_PARTS)
+_ROUNDED = frozenset((0, 3, 6, 9))  # parts that get a lighter strip
 _SKIRT = _TORSO + 1
 _BAG = _TORSO + 2
 _SHADOW_PARTS = np.array([0, 1, 3, 4, 6, 7, 9, 10, 13])
@@ -242,12 +243,12 @@ def draw_figure(image: UInt8Array, crowd: Crowd, ready: Prepared, n: int, matrix
     look = figure.look
     if figure.on_bike:
         _draw_bike(image, figure, matrix, ready.colours[n][_TORSO])
-    colours, bright, detailed = ready.colours[n], ready.bright[n], ready.scale[n] > 60
+    colours, bright, detailed = ready.colours[n], ready.bright[n], ready.scale[n] > 66
     outlines, strips, fill = ready.outlines[n], ready.strips[n], cv2.fillConvexPoly
     for part in ready.order[n]:
         if part < _TORSO - 1:
             fill(image, outlines[part], colours[part], cv2.LINE_AA, SHIFT)
-            if detailed and part not in (2, 5, 8, 11, 12):
+            if detailed and part in _ROUNDED:
                 fill(image, strips[part], bright[part], cv2.LINE_AA, SHIFT)
         elif part == _TORSO - 1:
             if look.pack is not None:
@@ -301,18 +302,18 @@ class Car:
 
 def draw_car(image: UInt8Array, car: Car, matrix: Floats, light: Light) -> None:
     """Paint a car as hulls of its boxes, then its side, windows and wheels."""
-    gain = light.at(np.array(car.x), np.array(car.z))
+    gain = light.at(np.array(car.x), np.array(car.z)).tolist()
     near, far = car.z - 0.88, car.z + 0.88
     long, roof = 2.15, 1.95 if car.van else 1.42
 
     def colour(base: Colour, factor: float = 1.0) -> Colour:
-        b, g, r = np.minimum(np.array(base) * gain * factor, 255.0).tolist()
+        b, g, r = (min(255.0, value * part * factor) for value, part in zip(base, gain, strict=True))
         return (b, g, r)
 
+    hulls: list[tuple[Sequence[tuple[float, float, float]], Colour]] = []
+
     def fill(outline: Sequence[tuple[float, float, float]], base: Colour, factor: float = 1.0) -> None:
-        points = np.array([[car.x + car.way * u, y, z] for u, y, z in outline])
-        hull = cv2.convexHull(fixed(project(matrix, points)[0]))
-        cv2.fillConvexPoly(image, hull, colour(base, factor), cv2.LINE_AA, SHIFT)
+        hulls.append((outline, colour(base, factor)))
 
     def prism(profile: Sequence[tuple[float, float]]) -> list[tuple[float, float, float]]:
         return [(u, y, z) for u, y in profile for z in (near, far)]
@@ -347,6 +348,14 @@ def draw_car(image: UInt8Array, car: Car, matrix: Floats, light: Light) -> None:
             fill([(u + radius * p, 0.33 + radius * q, z) for p, q in _WHEEL.tolist()], base)
     fill([(long, 0.55, near), (long - 0.25, 0.55, near), (long - 0.25, 0.7, near), (long, 0.68, near)], (200, 225, 235))
     fill([(-long, 0.6, near), (0.18 - long, 0.6, near), (0.18 - long, 0.8, near), (-long, 0.8, near)], (40, 40, 190))
+    points = np.array([point for outline, _ in hulls for point in outline])
+    points[:, 0] = car.x + car.way * points[:, 0]
+    pixels = fixed(project(matrix, points)[0])
+    first = 0
+    for outline, shade in hulls:
+        hull = cv2.convexHull(pixels[first : first + len(outline)])
+        cv2.fillConvexPoly(image, hull, shade, cv2.LINE_AA, SHIFT)
+        first += len(outline)
     if car.lights:
         head = np.array([[car.x + car.way * (long + 0.05), 0.62, near]])
         ((x, y),) = project(matrix, head)[0]

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 
 from stream_detector.demo import cast as people
+from stream_detector.demo.camera import Floats
 from stream_detector.demo.fight import fight
 from stream_detector.demo.paint import (
     Car,
+    Crowd,
     draw_car,
     draw_contact,
     draw_figure,
@@ -24,8 +26,9 @@ from stream_detector.demo.street import build_street
 from stream_detector.errors import UsageError
 from stream_detector.types import UInt8Array
 
-_NOISE = {"day": 3.5, "overcast": 4.5, "dusk": 7.0, "night": 9.0}
+_NOISE = {"day": 3.5, "overcast": 4.5, "dusk": 7.0, "night": 7.5}
 _HOUR = {"day": 13, "overcast": 10, "dusk": 20, "night": 23}
+_KEEP_BYTES = 48_000_000
 _MARGIN = 64  # the noise plate is this much larger than the picture, so that every frame gets another cut of it
 
 
@@ -97,7 +100,7 @@ class DemoScene:
         stage = self._stage
         start = float(rng.uniform(0.45, 0.6)) * self.duration_s
         end = start + min(float(rng.uniform(7.5, 9.5)), self.duration_s - start - 0.5)
-        z = float(rng.uniform(7.3, 8.0))
+        z = float(rng.uniform(6.95, 7.5))
         spot = (stage.middle(z) + float(rng.uniform(-1.3, 1.3)), z)
         self.course, fighters = fight(rng, stage, spot, start, end)
         for actor in self._actors:
@@ -124,7 +127,7 @@ class DemoScene:
         noise = 0.6 * noise + 0.8 * noise.mean(axis=2, keepdims=True)
         noise = 0.7 * noise + 0.5 * cv2.GaussianBlur(noise, (3, 3), 0.8)
         self._noise = np.clip(noise + 128, 0, 255).astype(np.uint8)
-        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]  # type: ignore[misc]
+        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
         fall = 255 * (1 - 0.26 * np.clip((x * x + y * y) / 2, 0, 1) ** 1.5)
         self._vignette = np.repeat(fall.astype(np.uint8)[..., None], 3, axis=2)
         self._sway = rng.uniform(0, 6, 4)
@@ -132,6 +135,7 @@ class DemoScene:
         self._clock = datetime(2026, 1, 3, _HOUR[self.street.kind]) + timedelta(
             days=day, seconds=int(rng.integers(3000))
         )
+        self._backdrops: dict[tuple[float, float], UInt8Array] = {}  # by sway; a cache, no state
         self._texts: dict[int, tuple[str, UInt8Array, UInt8Array]] = {}  # by row; a cache, no state
         self._matrix = self.street.camera.matrix()
 
@@ -152,12 +156,12 @@ class DemoScene:
         unit = width / 640
         dx = unit * (0.35 * math.sin(2.1 * t + s[0]) + 0.2 * math.sin(7.7 * t + s[1]))
         dy = unit * (0.25 * math.sin(1.7 * t + s[2]) + 0.15 * math.sin(9.1 * t + s[3]))
-        shift = np.array([[1.0, 0, dx], [0, 1.0, dy], [0, 0, 1.0]])
-        backdrop = cv2.warpAffine(street.backdrop, shift[:2], self.size, borderMode=cv2.BORDER_REPLICATE)
+        shift = np.array([[1.0, 0, round(4 * dx) / 4], [0, 1.0, round(4 * dy) / 4], [0, 0, 1.0]])
+        backdrop = self._swayed(shift)
         image = backdrop.copy()
         matrix = shift @ self._matrix
 
-        figures = [f for f in (actor.figure(t) for actor in self._actors) if f is not None]
+        figures = [f for f in (actor.figure(t) for actor in self._actors if self._in_view(actor, t)) if f is not None]
         things: list[tuple[float, int, int | Car]] = []
         if figures:
             crowd = pose_crowd(figures, matrix)
@@ -183,7 +187,27 @@ class DemoScene:
                     cv2.copyTo(backdrop[o.y : y1, o.x : x1], o.mask, image[o.y : y1, o.x : x1])
         return self._finish(image, i, t)
 
-    def _shade(self, image: UInt8Array, crowd, matrix) -> None:  # type: ignore[no-untyped-def]
+    def _in_view(self, actor: people.Actor, t: float) -> bool:
+        """Whether any of the actor can be in the picture (with 1.2 m to spare for limbs and shadows)."""
+        x, z = actor.place(t)
+        m = self._matrix
+        depth = m[2, 0] * x + m[2, 1] + m[2, 2] * z + m[2, 3]
+        u = (m[0, 0] * x + m[0, 1] + m[0, 2] * z + m[0, 3]) / max(depth, 0.3)
+        spare = 1.2 * self.street.camera.focal * self.size[0] / max(depth, 0.3)
+        return bool(-spare < u < self.size[0] + spare)
+
+    def _swayed(self, shift: Floats) -> UInt8Array:
+        """The backdrop moved by the camera's sway (quarters of a pixel, so that few are needed: they are kept)."""
+        key = (float(shift[0, 2]), float(shift[1, 2]))
+        found = self._backdrops.get(key)
+        if found is None:
+            moved = cv2.warpAffine(self.street.backdrop, shift[:2], self.size, borderMode=cv2.BORDER_REPLICATE)
+            found = np.asarray(moved, np.uint8)
+            if found.nbytes * (len(self._backdrops) + 1) <= _KEEP_BYTES:
+                self._backdrops[key] = found
+        return found
+
+    def _shade(self, image: UInt8Array, crowd: Crowd, matrix: Floats) -> None:
         light = self.street.light
         mask = np.zeros(image.shape[:2], np.uint8)
         if light.strength > 0.1:
@@ -201,12 +225,12 @@ class DemoScene:
         width, height = self.size
         mixed = (self.seed * 7919 + i * 104729 + (i * i) % 8191) & 0x7FFFFFFF
         ox, oy = mixed % _MARGIN, (mixed // _MARGIN) % _MARGIN
-        image = cv2.multiply(image, self._vignette, scale=1 / 255)
-        image = cv2.addWeighted(image, 1.0, self._noise[oy : oy + height, ox : ox + width], 1.0, -128.0)
+        cv2.multiply(image, self._vignette, image, scale=1 / 255)
+        cv2.addWeighted(image, 1.0, self._noise[oy : oy + height, ox : ox + width], 1.0, -128.0, image)
         now = self._clock + timedelta(seconds=t)
         self._write(image, f"CAM 1  {now:%Y-%m-%d %H:%M:%S}", 16)
         self._write(image, "RENDERED", 350)
-        return np.asarray(image, np.uint8)
+        return image
 
     def _write(self, image: UInt8Array, text: str, baseline: int) -> None:
         """White text with a dark rim. baseline: row in a picture 360 high."""
@@ -216,14 +240,13 @@ class DemoScene:
             ink = np.zeros((round(22 * unit), min(self.size[0], round(330 * unit))), np.uint8)
             where = (round(8 * unit), round(16 * unit))
             cv2.putText(ink, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, 255, max(1, round(unit)), cv2.LINE_AA)
-            rim = cv2.dilate(ink, np.ones((3, 3), np.uint8))
-            cached = (text, cv2.cvtColor(rim, cv2.COLOR_GRAY2BGR), cv2.cvtColor(ink, cv2.COLOR_GRAY2BGR))
-            self._texts[baseline] = cached
-        _, rim, ink = cached
+            rim = np.asarray(cv2.dilate(ink, np.ones((3, 3), np.uint8)), np.uint8)
+            cached = self._texts[baseline] = (text, np.repeat(rim[..., None], 3, 2), np.repeat(ink[..., None], 3, 2))
+        dark, bright = cached[1:]
         top = max(0, round((baseline - 16) * unit))
-        area = image[top : top + ink.shape[0], : ink.shape[1]]
-        cv2.subtract(area, rim[: len(area)], area)
-        cv2.add(area, ink[: len(area)], area)
+        area = image[top : top + dark.shape[0], : dark.shape[1]]
+        cv2.subtract(area, dark[: len(area)], area)
+        cv2.add(area, bright[: len(area)], area)
 
 
 def _crosses(actor: people.Actor, spot: people.Place, begin_s: float, end_s: float) -> bool:

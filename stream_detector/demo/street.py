@@ -10,11 +10,11 @@ import numpy as np
 
 from stream_detector.demo.camera import Camera, Floats, project
 from stream_detector.demo.paint import SHIFT, Car, Colour, Light, draw_car, fixed
-from stream_detector.types import UInt8Array
+from stream_detector.types import Float32Array, UInt8Array
 
 KERB_Z, ROAD_Z, FAR_Z, WALL_Z = 12.6, 12.8, 19.4, 22.6  # metres: kerb, road from … to, facades
 KINDS = ("day", "dusk", "overcast", "night")
-_LEFT, _RIGHT, _NEAR = -30.0, 30.0, 1.0
+_LEFT, _RIGHT, _NEAR = -20.0, 20.0, 3.0
 _GROUND_PPM, _WALL_PPM = 42, 64  # texture pixels per metre
 _WALL_TOP = 9.0
 
@@ -53,7 +53,7 @@ def build_street(rng: np.random.Generator, size: tuple[int, int], number: int) -
         "day": Light((1.0, 1.0, 1.0), sun, 0.5),
         "overcast": Light((0.88, 0.85, 0.82), (0.25 * sun[0], 0.1), 0.0),
         "dusk": Light((0.62, 0.52, 0.5), (sun[0], 0.2), 0.0, lamps, (0.1, 0.2, 0.28)),
-        "night": Light((0.3, 0.25, 0.23), (0.3, 0.2), 0.0, lamps, (0.3, 0.52, 0.62)),
+        "night": Light((0.38, 0.33, 0.3), (0.3, 0.2), 0.0, lamps, (0.3, 0.52, 0.62)),
     }[kind]
     lit_windows = kind in ("dusk", "night")
 
@@ -96,7 +96,7 @@ def build_street(rng: np.random.Generator, size: tuple[int, int], number: int) -
             x0, x1, y0, y1 = int(columns.min()), int(columns.max()) + 1, int(rows.min()), int(rows.max()) + 1
             occluders.append(Occluder(depth, x0, y0, np.where(small[y0:y1, x0:x1] > 100, 255, 0).astype(np.uint8)))
     backdrop = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return Street(kind, camera, light, backdrop, tuple(sorted(occluders, key=lambda o: -o.depth)))
+    return Street(kind, camera, light, np.asarray(backdrop, np.uint8), tuple(sorted(occluders, key=lambda o: -o.depth)))
 
 
 def _pick(rng: np.random.Generator, colours: list[Colour]) -> Colour:
@@ -124,17 +124,17 @@ def _warp_onto(image: UInt8Array, texture: UInt8Array, to_pixels: Floats) -> Non
     image[hit] = seen[hit]
 
 
-def _grain(rng: np.random.Generator, shape: tuple[int, int], coarse: int) -> Floats:
+def _grain(rng: np.random.Generator, shape: tuple[int, int], coarse: int) -> Float32Array:
     """Noise (rows, columns, 1), mean 0, deviation about 1, of blobs `coarse` pixels wide."""
-    small = rng.standard_normal((shape[0] // coarse + 2, shape[1] // coarse + 2)).astype(np.float32)
+    small = rng.standard_normal((shape[0] // coarse + 2, shape[1] // coarse + 2), np.float32)
     grown = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(grown, np.float64)[..., None]
+    return np.asarray(grown, np.float32)[..., None]
 
 
 def _ground_texture(rng: np.random.Generator, light: Light) -> UInt8Array:
     ppm = _GROUND_PPM
     rows, columns = round((WALL_Z - _NEAR) * ppm), round((_RIGHT - _LEFT) * ppm)
-    texture = np.zeros((rows, columns, 3))
+    texture = np.zeros((rows, columns, 3), np.float32)
 
     def row(z: float) -> int:
         return round((z - _NEAR) * ppm)
@@ -184,31 +184,27 @@ def _ground_texture(rng: np.random.Generator, light: Light) -> UInt8Array:
     for _ in range(40):
         centre = (column(rng.uniform(-16, 16)), row(rng.uniform(5, 12)))
         cv2.ellipse(
-            stain,
-            centre,
-            (int(rng.integers(3, 16)), int(rng.integers(3, 12))),
-            0,
-            0,
-            360,
-            int(rng.integers(40, 160)),
-            -1,
-        )
-    texture *= 1 - 0.12 * (cv2.GaussianBlur(stain, (0, 0), 3) / 255.0)[..., None]
+            stain, centre, (int(rng.integers(3, 16)), int(rng.integers(3, 12))), 0, 0, 360,
+            int(rng.integers(40, 160)), -1,
+        )  # fmt: skip
+    texture *= np.asarray(1 - 0.12 / 255 * cv2.GaussianBlur(stain, (0, 0), 3), np.float32)[..., None]
     if light.strength > 0.3:  # the sun stands behind: the facades shade their own pavement a little
         texture[row(WALL_Z - 1.0) :] *= 0.78
     z, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
-    texture *= light.at(x[::8, ::8] / ppm + _LEFT, z[::8, ::8] / ppm + _NEAR).repeat(8, 0).repeat(8, 1)[:rows, :columns]
+    factor = light.at(x[::8, ::8] / ppm + _LEFT, z[::8, ::8] / ppm + _NEAR).astype(np.float32)
+    texture *= factor.repeat(8, 0).repeat(8, 1)[:rows, :columns]
     return np.clip(texture, 0, 255).astype(np.uint8)
 
 
 def _wall_texture(rng: np.random.Generator, light: Light, lit: bool) -> UInt8Array:
     ppm = _WALL_PPM
     rows, columns = round(_WALL_TOP * ppm), round((_RIGHT - _LEFT + 10) * ppm)  # 10 m over, cut off below
-    texture = np.zeros((rows, columns, 3))
-    glow = np.zeros((rows, columns, 3))
+    texture = np.zeros((rows, columns, 3), np.float32)
+    glow = np.zeros((rows, columns, 3), np.float32)
     letters = np.zeros((rows, columns), np.uint8)
     plasters: list[Colour] = [
-        (120, 142, 168), (96, 108, 150), (172, 180, 186), (140, 150, 150), (150, 168, 190), (88, 96, 122), (168, 160, 150),
+        (120, 142, 168), (96, 108, 150), (172, 180, 186), (140, 150, 150), (150, 168, 190), (88, 96, 122),
+        (168, 160, 150),
     ]  # fmt: skip
     signs = ["CAFE", "BOOKS", "MARKET", "BAKERY", "PHARMACY", "FLOWERS", "OPTIK", "BAR", "SHOES", "KIOSK"]
     x = 0
@@ -290,7 +286,7 @@ def _wall_texture(rng: np.random.Generator, light: Light, lit: bool) -> UInt8Arr
         x += round(width * ppm)
     factor = light.at(np.linspace(_LEFT, _RIGHT + 10, columns), np.full(columns, WALL_Z - 2.5))[None]
     climb = np.linspace(0.75 if lit else 1.0, 1.0, rows)[:, None, None]
-    texture = texture * factor * climb
+    texture *= (factor * climb).astype(np.float32)
     halo = cv2.GaussianBlur(cv2.resize(glow, None, fx=0.25, fy=0.25), (0, 0), 7)
     texture += 0.35 * cv2.resize(halo, (columns, rows)) + 0.8 * glow * (0.6 + texture / 400)
     return np.clip(texture[:, : -10 * ppm], 0, 255).astype(np.uint8)
@@ -382,6 +378,6 @@ def _thing(
         ((u, v),) = project(matrix, np.array([[x, 4.5, z]]))[0]
         halo = np.zeros(image.shape[:2], np.float32)
         cv2.circle(halo, (round(u), round(v)), 26, 1.0, -1)
-        halo = cv2.GaussianBlur(halo, (0, 0), 20)[..., None]
-        image[:] = np.clip(image + halo * np.array([110, 170, 200.0]), 0, 255).astype(np.uint8)
+        soft_halo = cv2.GaussianBlur(halo, (0, 0), 20)[..., None]
+        image[:] = np.clip(image + soft_halo * np.array([110, 170, 200.0]), 0, 255).astype(np.uint8)
         cv2.circle(image, (round(u), round(v)), 9, (215, 240, 250), -1, cv2.LINE_AA)
