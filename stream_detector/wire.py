@@ -42,6 +42,7 @@ MAX_REPLY_BYTES = 8 << 20
 MAX_REQUEST_TOPICS = 256
 MAX_SEQ = 2**53  # what every JSON reader holds exactly
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 _TOPIC = re.compile(r"v1/(?:(alarm|score|status)/([a-z0-9_-]{1,64})/|heartbeat/)")
 _CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
@@ -222,7 +223,7 @@ def trouble_to_dict(detail: str, epoch: str, seq: int, emitted_utc: float) -> di
 def encode(body: dict[str, Any]) -> bytes:
     """Compact UTF-8 JSON on one line. Raises ProtocolError for NaN, infinity and lone surrogates."""
     try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(body).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"an event cannot be written as JSON ({error}); give finite numbers and text") from None
 
