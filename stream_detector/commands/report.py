@@ -1,0 +1,52 @@
+"""`stream-detector report`: one HTML page from scores and events."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from stream_detector.errors import UsageError
+from stream_detector.records import gather_alarms, read_events, read_scores
+from stream_detector.report import make_report
+from stream_detector.reportpage import page
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options."""
+    parser = subparsers.add_parser("report", help="one HTML page from scores and events")
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="what 'run --scores' or 'score' wrote")
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="what 'run --events' wrote")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
+    parser.add_argument("--threshold", type=float, help="shown for cameras without an alarm")
+    parser.add_argument("--title", default="Detection report")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON; --out is then optional")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the page, print where it lies or the figures. Raises UsageError and DataError."""
+    if args.scores is None and args.events is None:
+        raise UsageError("there is nothing to report on; give --scores FILE.csv, --events FILE.jsonl or both")
+    if args.out is None and not args.json:
+        raise UsageError("the page has no place to go; give --out FILE.html, or --json for the figures alone")
+    if args.threshold is not None and not 0.0 <= args.threshold <= 1.0:
+        raise UsageError(f"--threshold {args.threshold} is not a score; give a number from 0 to 1")
+    rows = read_scores(args.scores) if args.scores else []
+    alarms = gather_alarms(read_events(args.events)) if args.events else []
+    report = make_report(rows, alarms, threshold=args.threshold)
+    if args.out is not None:
+        base = (args.events or args.scores).parent
+        text = page(report, title=args.title, base=base, out=args.out)
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"report {str(args.out)!r} cannot be written ({error.strerror or error}); give another path"
+            ) from None
+    if args.json:
+        print(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False, indent=2))
+    else:
+        print(args.out)
+    return 0
