@@ -25,7 +25,7 @@ from stream_detector.errors import SourceError
 from stream_detector.pictures import blank, is_flat, shrink
 from stream_detector.readers import GrabResult, Reader, make_reader
 from stream_detector.sources import is_live, redact
-from stream_detector.tally import Tally
+from stream_detector.tally import Spacing, Tally
 from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame, Preview, UInt8Array
 from stream_detector.watchdog import Watchdog
 
@@ -33,7 +33,6 @@ __all__ = ["Capture", "Watchdog"]
 
 T = TypeVar("T")
 
-_SPACING = 0.66  # of a frame period of the recipe: what comes closer to the last accepted frame is surplus
 _CLEAN_WAIT_S = 2.0  # after a reconnect: flat pictures are skipped for so long, then taken for what the camera sees
 _MAX_ABANDONED = 3  # threads of one camera left stuck at a time; beyond that the stuck reader is waited for
 
@@ -84,7 +83,7 @@ class Capture:
         self._camera = camera
         self._config = config
         self._resize = resize
-        self._spacing_s = _SPACING / frame_fps - 1e-6
+        self._spacing = Spacing(frame_fps)
         self._paced = pace == "realtime" and not self.live
         self._on_frame = on_frame
         self._on_status = on_status
@@ -109,7 +108,6 @@ class Capture:
         self._zero_s = 0.0  # media time 0 of a live source, monotonic
         self._index = -1  # of the last frame grabbed
         self._was_online = False
-        self._accepted_s: float | None = None  # media time of the last frame handed on
         self._preview_due_s = 0.0  # media time
         self._pending: set[str] = set()  # causes for the next frame handed on
         self._clean_by_s: float | None = None  # media time until which flat pictures are skipped
@@ -232,7 +230,7 @@ class Capture:
                 if not self._count(grabbed):
                     continue
                 media_s = grabbed.media_s or 0.0
-                if not self._wanted(media_s):
+                if not self._spacing.wanted(media_s):
                     continue
                 if self._paced:
                     now_s = self._clock.monotonic()
@@ -294,7 +292,7 @@ class Capture:
                     self._pending.add("reconnect")
                     self._tally.reconnect()
             frames += 1
-            if self._wanted(media_s):
+            if self._spacing.wanted(media_s, self.fps):
                 self._hand_on(generation, reader, media_s, now_s)
         return frames
 
@@ -330,6 +328,8 @@ class Capture:
         if grabbed.status != "frame":
             self._drop("corrupt")
             return False
+        for _ in range(grabbed.missed):
+            self._tally.drop("corrupt")
         self._index = self._tally.frame()
         if grabbed.cause is not None:
             self._pending.add(grabbed.cause)
@@ -339,9 +339,6 @@ class Capture:
         self._tally.drop(cause)
         if cause == "corrupt":
             self._pending.add(cause)
-
-    def _wanted(self, media_s: float) -> bool:
-        return self._accepted_s is None or media_s - self._accepted_s >= self._spacing_s
 
     def _hand_on(self, generation: int, reader: Reader, media_s: float, captured_s: float) -> None:
         picture = self._call(generation, reader.retrieve)
@@ -357,7 +354,7 @@ class Capture:
             picture = blank(picture, self._camera.mask)
         causes = tuple(sorted(self._pending))
         self._pending.clear()
-        self._accepted_s = media_s
+        self._spacing.taken(media_s)
         self._was_online = True
         if self.state != "online":
             self._set_state("online", media_s=media_s)

@@ -35,6 +35,7 @@ DEFAULT_FPS = 25.0
 _MISSES_AT_END = 8  # False in a row that end a file whose frames have all been seen
 _MISSES_ALWAYS = 100  # False in a row that end any file
 _LOST_AFTER = 3  # False in a row after which a live source is lost (one alone may be a damaged packet)
+_BACKLOG_S = 2.0  # at most so much is skipped when a live source was opened
 _SEEK_BACK_S = 1.0  # a step back of the time stamps by more than this is a cut, less is disorder
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _options_lock = threading.Lock()
@@ -49,12 +50,13 @@ class GrabResult:
 
     status: "frame" (retrieve may be called), "bad" (no frame this time, go on), "lost" (live source gone: reopen),
     "end" (nothing more will come).  media_s: seconds of media time; None for a live source.
-    cause: why this frame does not follow on from the one before it, or None.
+    cause: why this frame does not follow on from the one before it, or None.  missed: reads that failed before it.
     """
 
     status: GrabStatus
     media_s: float | None = None
     cause: DegradedCause | None = None
+    missed: int = 0
 
 
 class Reader(Protocol):
@@ -113,7 +115,6 @@ class FileReader:
         self._cap: cv2.VideoCapture | None = None
         self._ahead = False  # open() grabbed the first frame already
         self._grabbed = 0
-        self._misses = 0
         self._missed = 0
         self._media_s = -1.0
         self._shift_s = 0.0
@@ -135,30 +136,29 @@ class FileReader:
         self.fps = _sane_fps(cap.get(cv2.CAP_PROP_FPS))
         count = cap.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frame_count = int(count) if 0 < count < 1e9 else 0
-        while not _grab(cap):
-            self._misses += 1
-            if self._misses >= _MISSES_ALWAYS:
-                self.close()
-                raise SourceError(f"{str(self._path)!r} holds no frame that can be decoded; give a video with frames")
+        if not any(_grab(cap) for _ in range(_MISSES_ALWAYS)):
+            self.close()
+            raise SourceError(f"{str(self._path)!r} holds no frame that can be decoded; give a video with frames")
         self._ahead = True
 
     def grab(self) -> GrabResult:
-        """The next frame with its media time; "bad" for one that failed, "end" after the last."""
+        """The next frame with its media time; "end" after the last. Reads that fail on the way are in `missed`."""
         cap = self._cap
         if cap is None:
             return GrabResult("end")
+        missed = 0
         got, self._ahead = self._ahead or _grab(cap), False
-        if not got:
-            self._misses += 1
+        while not got:
+            missed += 1
             all_seen = self._grabbed >= self.frame_count > 0
-            if self._misses >= (_MISSES_AT_END if all_seen else _MISSES_ALWAYS):
+            if missed >= (_MISSES_AT_END if all_seen else _MISSES_ALWAYS):
                 self._finish()
                 return GrabResult("end")
-            return GrabResult("bad")
+            got = _grab(cap)
         self._grabbed += 1
-        damaged, self._missed, self._misses = self._misses > 0, self._missed + self._misses, 0
+        self._missed += missed
         media_s, cut = self._time(cap.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
-        return GrabResult("frame", media_s, "corrupt" if damaged else "seek" if cut else None)
+        return GrabResult("frame", media_s, "corrupt" if missed else "seek" if cut else None, missed)
 
     def _time(self, pts_s: float) -> tuple[float, bool]:
         """Media time that always rises; where stamps stand still or go back, it goes on by one frame from there."""
@@ -204,7 +204,7 @@ class StreamReader:
         self._source = source
         self._config = config
         self._cap: cv2.VideoCapture | None = None
-        self._misses = 0
+        self._ahead = False  # open() grabbed the first fresh frame already
 
     def open(self) -> None:
         """Connect. Raises SourceError without the credentials."""
@@ -226,20 +226,30 @@ class StreamReader:
                 f"source {redact(self._source)!r} cannot be opened; check that the camera is on, reachable and that "
                 "the address, user and password are right"
             )
-        self._misses = 0
         self.fps = _sane_fps(self._cap.get(cv2.CAP_PROP_FPS))
+        self._skip_backlog(self._cap)
+
+    def _skip_backlog(self, cap: cv2.VideoCapture) -> None:
+        """Throw away what FFmpeg kept while it probed the stream (a second of RTSP): it is old, and comes at once."""
+        began_s = now_s = time.monotonic()
+        for _ in range(round(_BACKLOG_S * self.fps)):
+            self._ahead = _grab(cap)
+            before_s, now_s = now_s, time.monotonic()
+            if not self._ahead or now_s - before_s > 0.2 / self.fps or now_s - began_s > _BACKLOG_S:
+                break
 
     def grab(self) -> GrabResult:
         """The next frame, however old; "lost" when the connection is gone."""
-        if self._cap is None:
-            return GrabResult("lost")
-        began_s = time.monotonic()
-        if _grab(self._cap):
-            self._misses = 0
-            return GrabResult("frame")
-        self._misses += 1
-        timed_out = time.monotonic() - began_s > 0.5 * self._config.read_timeout_s  # asking again would wait as long
-        return GrabResult("lost" if timed_out or self._misses >= _LOST_AFTER else "bad")
+        for missed in range(_LOST_AFTER):
+            began_s = time.monotonic()
+            if self._cap is None:
+                break
+            got, self._ahead = self._ahead or _grab(self._cap), False
+            if got:
+                return GrabResult("frame", None, "corrupt" if missed else None, missed)
+            if time.monotonic() - began_s > 0.5 * self._config.read_timeout_s:
+                break  # a time-out: asking again would wait as long
+        return GrabResult("lost")
 
     def retrieve(self) -> UInt8Array | None:
         """uint8 (h, w, 3) BGR; None when it cannot be decoded."""

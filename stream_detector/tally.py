@@ -1,4 +1,4 @@
-"""What one camera's capture counted: frames, rate, reconnects, drops by cause. Any thread may ask at any time."""
+"""What one camera's capture counts (frames, rate, reconnects, drops by cause), and which frames are surplus."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections import deque
 from stream_detector.types import CameraCounters, Clock
 
 _RATE_FRAMES = 50
+_SPACING = 0.66  # of a frame period of the recipe
+_SLACK = 2.0  # frame periods by which a live frame may be late without the next one being surplus
 
 
 class Tally:
@@ -60,3 +62,31 @@ class Tally:
         if len(times) < 2 or now_s - times[-1] > fresh_s or times[-1] <= times[0]:
             return 0.0
         return (len(times) - 1) / (times[-1] - times[0])
+
+
+class Spacing:
+    """Which frames are needed by a recipe of `frame_fps` frames a second. For one thread.
+
+    A frame closer than 0.66 periods to the last one taken is surplus: of 50 or 60 frames a second every other one is
+    taken, of 30 all. Live frames come late and then two at once; where the source is no faster than the recipe, that
+    is no surplus, so a late frame leaves the room that it did not use to the next ones. After a stall, only two.
+    """
+
+    def __init__(self, frame_fps: float) -> None:
+        self._gap_s = _SPACING / frame_fps - 1e-6
+        self._slack_s = _SLACK / frame_fps
+        self._taken_s: float | None = None
+        self._due_s = 0.0
+
+    def wanted(self, media_s: float, rate_fps: float | None = None) -> bool:
+        """Whether this frame is needed. rate_fps: lately measured rate of a live source; None for a file."""
+        if self._taken_s is None:
+            return True
+        if rate_fps is not None and rate_fps * self._gap_s <= 1.0:
+            return media_s >= self._due_s
+        return media_s - self._taken_s >= self._gap_s
+
+    def taken(self, media_s: float) -> None:
+        """This frame was handed on."""
+        self._taken_s = media_s
+        self._due_s = max(self._due_s, media_s - self._slack_s) + self._gap_s

@@ -1,0 +1,83 @@
+"""A real RTSP server that is stopped, let go on, killed and started again; `benchmarks/rtsp_faults.py` at length."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.rtsp_faults import RtspServer, measure, met, missing_server
+from stream_detector.config import CaptureConfig
+from stream_detector.errors import SourceError
+from stream_detector.readers import StreamReader
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server_is_there() -> None:
+    why = missing_server()
+    if why:
+        pytest.skip(f"no RTSP server on this machine ({why}); .ci/install-rtsp.sh installs one")
+
+
+@pytest.fixture(scope="module")
+def cycle() -> dict[str, Any]:
+    return measure(cycles=1, stall_s=4.5, baseline_s=4.0)
+
+
+def test_frames_come_over_tcp() -> None:
+    with RtspServer(fps=20) as server:
+        reader = StreamReader(server.url, CaptureConfig())
+        reader.open()
+        assert [reader.grab().status for _ in range(10)] == ["frame"] * 10
+        picture = reader.retrieve()
+        assert picture is not None and picture.shape == (240, 320, 3) and picture.std() > 5
+        assert reader.fps == pytest.approx(20.0)
+        server.kill()
+        results = [reader.grab().status for _ in range(200)]
+        assert results[-1] == "lost"
+        reader.close()
+        with pytest.raises(SourceError, match="cannot be opened"):
+            reader.open()
+
+
+def test_a_stopped_server_is_reported_as_a_stall_within_5_s(cycle: dict[str, Any]) -> None:
+    assert cycle["stall_reported_s"]["worst"] is not None and cycle["stall_reported_s"]["worst"] <= 5.0
+
+
+def test_frames_come_again_after_the_stop_and_after_a_restart(cycle: dict[str, Any]) -> None:
+    assert cycle["frames_after_resume_s"]["worst"] < 15.0
+    assert cycle["frames_after_restart_s"]["worst"] < 15.0
+    assert cycle["reconnects"] >= 1
+
+
+def test_the_second_camera_keeps_its_rate(cycle: dict[str, Any]) -> None:
+    assert cycle["steady_ratio"]["lowest"] >= 0.95 and cycle["steady_ratio"]["highest"] <= 1.05
+
+
+def test_no_thread_and_no_descriptor_is_left_behind(cycle: dict[str, Any]) -> None:
+    assert cycle["abandoned"] == 0 and not cycle["errors"]
+    assert cycle["after"]["threads"] <= cycle["before"]["threads"]
+    assert cycle["after"]["descriptors"] <= cycle["before"]["descriptors"]
+
+
+def test_a_missed_target_is_not_called_met() -> None:
+    figures = {"median": 1.0, "worst": 1.0, "missing": 0}
+    good: dict[str, Any] = {
+        "stall_reported_s": figures,
+        "frames_after_resume_s": figures,
+        "frames_after_restart_s": figures,
+        "steady_ratio": {"lowest": 1.0, "highest": 1.0},
+        "before": {"threads": 5, "descriptors": 9},
+        "after": {"threads": 5, "descriptors": 9},
+        "errors": [],
+    }
+    assert met(good)
+    for key, value in (
+        ("stall_reported_s", {**figures, "worst": 5.1}),
+        ("frames_after_restart_s", {"median": None, "worst": None, "missing": 1}),
+        ("steady_ratio", {"lowest": 0.9, "highest": 1.0}),
+        ("after", {"threads": 6, "descriptors": 9}),
+    ):
+        assert not met({**good, key: value})

@@ -1,0 +1,191 @@
+"""Source strings → cameras; and no credential gets out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_detector.config import CAMERA_NAME, CameraConfig
+from stream_detector.errors import ConfigError, SourceError
+from stream_detector.sources import demo_options, expand_cameras, is_live, kind, parse_sources, redact, usb_index
+
+
+def touch(folder: Path, *names: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+
+
+def pairs(*args: str) -> list[tuple[str, str]]:
+    return [(camera.name, camera.source) for camera in parse_sources(args)]
+
+
+@pytest.mark.parametrize(
+    ("source", "which", "live"),
+    [
+        ("clip.mp4", "file", False),
+        ("/tmp/a b.avi", "file", False),
+        ("file:///tmp/a.avi", "file", False),
+        ("rtsp://host/live", "rtsp", True),
+        ("RTSPS://host/live", "rtsp", True),
+        ("http://host:8080/video", "http", True),
+        ("https://host/x.m3u8", "http", True),
+        ("0", "usb", True),
+        ("usb:12", "usb", True),
+        ("demo", "demo", False),
+        ("demo:seed=3", "demo", False),
+    ],
+)
+def test_kind_and_liveness(source: str, which: str, live: bool) -> None:
+    assert (kind(source), is_live(source)) == (which, live)
+
+
+def test_other_schemes_are_refused_without_their_password() -> None:
+    with pytest.raises(SourceError, match="'ftp'") as error:
+        parse_sources(["ftp://me:hunter2@host/clip.mp4"])
+    assert "hunter2" not in str(error.value)
+
+
+def test_names_come_from_the_source_and_are_unique(tmp_path: Path) -> None:
+    touch(tmp_path, "Front Door.mp4", "clip.mp4")
+    touch(tmp_path / "b", "clip.avi")
+    found = pairs(
+        f"{tmp_path}/Front Door.mp4",
+        f"{tmp_path}/clip.mp4",
+        f"{tmp_path}/b/clip.avi",
+        "rtsp://u:p@10.0.0.7:8554/live",
+        "rtsp://u:p@10.0.0.7:8554/other",
+        "usb:0",
+        "1",
+        "demo",
+        "demo:seed=1",
+    )
+    assert [name for name, _ in found] == [
+        *("front-door", "clip", "clip-2", "10-0-0-7", "10-0-0-7-2", "usb-0", "usb-1", "demo", "demo-2"),
+    ]
+
+
+def test_a_given_name_is_kept_even_when_an_earlier_default_would_take_it(tmp_path: Path) -> None:
+    touch(tmp_path, "gate.mp4")
+    assert [name for name, _ in pairs(f"{tmp_path}/gate.mp4", "gate=rtsp://host/1")] == ["gate-2", "gate"]
+
+
+def test_a_directory_gives_its_videos_by_name_and_not_those_below(tmp_path: Path) -> None:
+    touch(tmp_path / "d", "b.MP4", "a.avi", "notes.txt")
+    touch(tmp_path / "d" / "below", "c.mp4")
+    assert pairs(str(tmp_path / "d")) == [("a", str(tmp_path / "d" / "a.avi")), ("b", str(tmp_path / "d" / "b.MP4"))]
+    assert [name for name, _ in pairs(f"yard={tmp_path / 'd'}")] == ["yard-a", "yard-b"]
+
+
+def test_a_glob_gives_the_videos_that_match(tmp_path: Path) -> None:
+    touch(tmp_path, "n2.mp4", "n1.mp4", "n3.txt", "day.mp4")
+    assert [name for name, _ in pairs(f"{tmp_path}/n*")] == ["n1", "n2"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_or_an_assignment_is_that_file(tmp_path: Path) -> None:
+    touch(tmp_path, "take[1].mp4", "a=b.mp4")
+    assert pairs(f"{tmp_path}/take[1].mp4") == [("take-1", f"{tmp_path}/take[1].mp4")]
+    assert pairs(f"{tmp_path}/a=b.mp4")[0][0] == "a-b"
+    assert pairs(f"cam={tmp_path}/a=b.mp4")[0] == ("cam", f"{tmp_path}/a=b.mp4")
+
+
+def test_an_equals_sign_in_a_url_is_no_name() -> None:
+    assert pairs("http://host/cgi?channel=1") == [("host", "http://host/cgi?channel=1")]
+
+
+@pytest.mark.parametrize(
+    ("make", "arg", "says"),
+    [
+        ([], "none.mp4", "does not exist"),
+        (["text.txt"], "", "holds no video"),
+        ([], "*.mp4", "matches no video"),
+        ([], "gate=none.mp4", "does not exist"),
+    ],
+)
+def test_nothing_to_play_is_said_in_one_sentence(tmp_path: Path, make: list[str], arg: str, says: str) -> None:
+    touch(tmp_path, *make)
+    name, _, rest = arg.rpartition("=")
+    with pytest.raises(SourceError, match=says) as error:
+        parse_sources([f"{name}={tmp_path / rest}" if name else str(tmp_path / rest)])
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("arg", ["", "  ", "rtsp:///live", "http://"])
+def test_empty_sources_and_urls_without_a_host_are_refused(arg: str) -> None:
+    with pytest.raises(SourceError):
+        parse_sources([arg])
+
+
+def test_bad_camera_names_are_refused_with_a_proposal() -> None:
+    with pytest.raises(ConfigError, match="'gate-1'") as error:
+        parse_sources(["Gate 1=rtsp://me:hunter2@host/1"])
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(ConfigError, match="used twice"):
+        parse_sources(["a=0", "a=1"])
+
+
+def test_usb_index() -> None:
+    assert usb_index("usb:7") == 7
+    with pytest.raises(SourceError):
+        usb_index("rtsp://host/1")
+
+
+def test_demo_options() -> None:
+    assert demo_options("demo") == {}
+    options = demo_options("demo:seed=3,duration=60,incident=0")
+    assert options == {"seed": 3, "duration": 60.0, "incident": False}
+    for wrong in ("demo:sed=3", "demo:seed=x", "demo:seed", "demo:duration=0", "demo:seed=-1", "demo:duration=nan"):
+        with pytest.raises(SourceError, match="demo option"):
+            parse_sources([wrong])
+
+
+def test_cameras_of_a_file_expand_and_keep_their_settings(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    cameras = expand_cameras(
+        [CameraConfig(name="gate", source="rtsp://host/1"), CameraConfig(name="yard", source=str(tmp_path), stride=8)]
+    )
+    assert [(c.name, c.stride) for c in cameras] == [("gate", None), ("yard-a", 8), ("yard-b", 8)]
+    with pytest.raises(ConfigError, match="used twice"):
+        expand_cameras([CameraConfig(name="yard-a", source="0"), CameraConfig(name="yard", source=str(tmp_path))])
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("rtsp://admin:pw@10.0.0.7:554/live", "rtsp://10.0.0.7:554/live"),
+        ("rtsp://admin@host/live", "rtsp://host/live"),
+        ("rtsp://admin:p@ss:w@host/live", "rtsp://host/live"),
+        ("rtsp://admin:pa/ss@host/live", "rtsp://host/live"),
+        ("http://host:8080/cam@2x", "http://host:8080/cam@2x"),
+        ("http://[::1]:80/live", "http://[::1]:80/live"),
+        ("http://host/v?user=a&password=b&fps=5", "http://host/v?user=a&password=***&fps=5"),
+        ("http://host/v?TOKEN=abc", "http://host/v?TOKEN=***"),
+        ("http://host/v?access_token=abc#key=1", "http://host/v?access_token=***#key=***"),
+        ("'rtsp://a:b@h/1' and \"http://c:d@i/2\", done", "'rtsp://h/1' and \"http://i/2\", done"),
+        ("no url, a@b.c and token=5", "no url, a@b.c and token=5"),
+    ],
+)
+def test_redact(text: str, clean: str) -> None:
+    assert redact(text) == clean
+    assert redact(clean) == clean
+
+
+WORD = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789:@!$%&*()-_=+[]{}|;,.~^", min_size=6, max_size=20)
+
+
+@given(password=WORD, path=st.sampled_from(["", "/", "/live?x=1", "/a/b#c"]), scheme=st.sampled_from(["rtsp", "http"]))
+def test_no_password_survives(password: str, path: str, scheme: str) -> None:
+    secret = f"Q{password}Z9"
+    assert secret not in redact(f"cannot open '{scheme}://user:{secret}@camera.local:554{path}': no route")
+
+
+@given(st.text(min_size=1, max_size=80))
+def test_every_default_name_is_a_topic(stem: str) -> None:
+    host = "".join(c for c in stem if c.isalnum() and c.isascii()) or "h"
+    cameras = parse_sources([f"rtsp://{host}/1", f"rtsp://{host}/2"])
+    assert all(CAMERA_NAME.fullmatch(camera.name) for camera in cameras)
+    assert cameras[0].name != cameras[1].name
