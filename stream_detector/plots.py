@@ -30,7 +30,7 @@ SMALL_COLUMNS = 4
 MAX_PANELS = 64
 MAX_POINTS = 4000  # per line; more would only draw over themselves
 
-Incidents = Mapping[str, Sequence[tuple[float, float]]]
+Incidents = Mapping[str, Sequence[tuple[float, float]] | tuple[float, float]]
 
 
 def plot_scores(
@@ -45,8 +45,9 @@ def plot_scores(
     """Draw a run into the PNG `out` (folders are made) and return it.
 
     scores: rows, or a scores.csv.  events: alarm events (dicts as published), an events.jsonl, or None.
-    incidents: by camera, media seconds (start, end) of what is known to have happened.  threshold: for cameras of which
-    no event tells it.  Raises DataError when a file is malformed, there is nothing to draw, or `out` cannot be written.
+    incidents: by camera, media seconds (start, end), one or several, of what is known to have happened.
+    threshold: for cameras of which no event tells it.  Raises DataError when a file is malformed, there is nothing
+    to draw, or `out` cannot be written.
     """
     rows = read_scores(scores) if isinstance(scores, Path) else list(scores)
     alarms = gather_alarms(read_events(events) if isinstance(events, Path) else list(events or ()))
@@ -77,7 +78,7 @@ def plot_scores(
     panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
     for panel, name in zip(panels, names, strict=False):
         own = [alarm for alarm in alarms if alarm.camera == name]
-        known = list((incidents or {}).get(name, ()))
+        known = _spans((incidents or {}).get(name, ()))
         _draw(panel, name, cameras[name], own, known, threshold, small)
     for panel in panels[len(names) :]:
         panel.set_visible(False)
@@ -102,6 +103,12 @@ def plot_scores(
     except OSError as error:
         raise DataError(f"plot {str(out)!r} cannot be written ({error.strerror or error}); give another path") from None
     return out
+
+
+def _spans(told: Any) -> list[tuple[float, float]]:
+    """One pair or several as a list of pairs."""
+    single = len(told) == 2 and not isinstance(told[0], tuple | list)
+    return [(float(first), float(last)) for first, last in ([told] if single else told)]
 
 
 def _draw(

@@ -187,7 +187,7 @@ def share_of(image: np.ndarray, rgb: str) -> float:
 
 def test_the_picture_shows_every_mark(tmp_path: Path) -> None:
     rows = rows_of(degraded=(40, 41))
-    full = plot_scores(rows, [event("start"), event("end")], tmp_path / "a" / "p.png", {"gate": [(12.8, 19.0)]})
+    full = plot_scores(rows, [event("start"), event("end")], tmp_path / "a" / "p.png", {"gate": (12.8, 19.0)})
     bare = plot_scores([row for row in rows if not row.degraded], None, tmp_path / "q.png")
     marked, plain = pixels(full), pixels(bare)
     assert marked.shape[1] >= 1000

@@ -1,0 +1,362 @@
+"""`stream-detector doctor`: what is installed, what will be used and why, and whether the detector can run here.
+
+Nothing is taken on trust: the engine scores a window, the encoders write a clip that is read back, ports are bound and
+files are written. Every check is independent; one that fails says what to do. Exit code 0 when none failed, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stream_detector.config import Config, build_config, load_config
+from stream_detector.errors import StreamDetectorError
+
+State = Literal["ok", "warn", "fail"]
+SCHEMA = "stream-detector.doctor/1"
+REQUIRED = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "pyzmq",
+    "rich",
+    "pydantic",
+    "safetensors",
+    "prometheus-client",
+    "matplotlib",
+    "platformdirs",
+)
+OPTIONAL = {"openvino": "the fast engine on CPUs", "nncf": "int8", "scikit-learn": "training", "tensorflow": "training"}
+CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
+LOW_DISK_BYTES, NO_DISK_BYTES = 2_000_000_000, 100_000_000
+LOW_FILES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding. advice: what to do about it; empty when nothing is to be done."""
+
+    name: str
+    state: State
+    detail: str
+    advice: str = ""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options."""
+    parser = subparsers.add_parser("doctor", help="what is installed, and what will be used and why")
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="check for this configuration")
+    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="check this bundle (default: the embedded one)")
+    parser.add_argument("--bind", metavar="ENDPOINT", help="check this endpoint (default tcp://127.0.0.1:5555)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run every check, print the findings; 0 when the detector can run, else 1. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    if args.bundle:
+        values["bundle"] = args.bundle
+    if args.bind:
+        values["publish"] = {"bind": args.bind}
+    config = load_config(args.config, values) if args.config else build_config(values)
+    checks = examine(config)
+    able = all(check.state != "fail" for check in checks)
+    if args.json:
+        print(json.dumps({"schema": SCHEMA, "can_run": able, "checks": [asdict(c) for c in checks]}, indent=2))
+    else:
+        _print(checks, able)
+    return 0 if able else 1
+
+
+def examine(config: Config) -> list[Check]:
+    """All findings for a run as `config` asks for it; never raises."""
+    checks: list[Check] = []
+    examinations: tuple[tuple[str, Callable[[], list[Check]]], ...] = (
+        ("packages", packages),
+        ("machine", machine),
+        ("gpu", gpu),
+        ("bundle and engine", lambda: model(config)),
+        ("video", video),
+        ("ports", lambda: ports(config)),
+        ("folders", lambda: folders(config)),
+    )
+    for name, examination in examinations:
+        try:
+            checks += examination()
+        except StreamDetectorError as error:
+            checks.append(Check(name, "fail", str(error)))
+        except Exception as error:  # a broken installation breaks in any way; that is what this command is for
+            checks.append(Check(name, "fail", f"{type(error).__name__}: {error}", "reinstall: pip install -e ."))
+    return checks
+
+
+def packages() -> list[Check]:
+    """Python and the packages with their versions."""
+    wanted = sys.version_info >= (3, 11)
+    advice = "" if wanted else "use Python 3.11 or newer"
+    checks = [
+        Check("python", "ok" if wanted else "fail", f"{platform.python_version()} on {platform.system()}", advice)
+    ]
+    found = {name: _version(name) for name in REQUIRED}
+    if found["opencv-python-headless"] is None:
+        found["opencv-python-headless"] = _version("opencv-python")
+    missing = [name for name, version in found.items() if version is None]
+    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    checks.append(Check("packages", "ok", told))
+    if missing:
+        checks.append(Check("missing packages", "fail", ", ".join(missing), "run: pip install -e ."))
+    extras = ", ".join(f"{name} {_version(name) or 'not installed'} ({use})" for name, use in OPTIONAL.items())
+    advice = "" if _version("openvino") else "on an Intel or AMD CPU: pip install 'stream-detector[openvino]'"
+    return [*checks, Check("extras", "ok", extras, advice)]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def machine() -> list[Check]:
+    """CPU, memory, open files."""
+    info = _read("/proc/cpuinfo")
+    lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    features = [name for name in CPU_FEATURES if name in flags]
+    named = fields.get("model name") or platform.processor() or platform.machine()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    checks = [
+        Check("cpu", "ok", f"{named}, {usable} cores usable; {', '.join(features) or 'no known vector features'}")
+    ]
+    memory = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    if "MemAvailable" in memory:
+        free_gb = int(memory["MemAvailable"].split()[0]) / 1e6
+        low = free_gb < 1.5
+        advice = "free some: 16 cameras need about 1.5 GB" if low else ""
+        checks.append(Check("memory", "warn" if low else "ok", f"{free_gb:.1f} GB available", advice))
+    with contextlib.suppress(ImportError):
+        import resource
+
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        low = soft != resource.RLIM_INFINITY and soft < LOW_FILES
+        advice = f"many cameras need more: ulimit -n {LOW_FILES}" if low else ""
+        checks.append(Check("open files", "warn" if low else "ok", f"limit {soft}", advice))
+    return checks
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def gpu() -> list[Check]:
+    """CUDA devices as torch sees them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        detail = f"none usable (torch {torch.__version__}, built {'for CUDA ' + built if built else 'without CUDA'})"
+        return [Check("gpu", "ok", detail)]
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    told = (f"{d.name}, {d.total_memory / 1e9:.0f} GB, compute {d.major}.{d.minor}" for d in devices)
+    return [Check("gpu", "ok", "; ".join(told))]
+
+
+def model(config: Config) -> list[Check]:
+    """The bundle is verified, and the engine that a run would use scores one window."""
+    import numpy as np
+
+    from stream_detector.bundle import Bundle
+    from stream_detector.engines import load_engine
+    from stream_detector.types import WINDOW_FRAMES
+
+    bundle = Bundle.load(config.bundle)
+    told = f"{bundle.name}, fingerprint {bundle.fingerprint}, threshold {bundle.threshold:g}, verified"
+    checks = [Check("bundle", "ok", told)]
+    begun_s = time.perf_counter()
+    engine = load_engine(bundle, config.engine)
+    loaded_s = time.perf_counter() - begun_s
+    try:
+        frames = np.zeros((1, WINDOW_FRAMES, *bundle.recipe.size, 3), np.uint8)
+        engine.infer(frames)
+        begun_s = time.perf_counter()
+        score = float(engine.infer(frames).scores[0])
+        took_ms = (time.perf_counter() - begun_s) * 1e3
+    finally:
+        engine.close()
+    detail = f"{engine.name} on {engine.device} in {engine.precision}: {engine.reason}"
+    checks.append(Check("engine", "ok", detail))
+    sane = 0.0 <= score <= 1.0
+    measured = f"loaded in {loaded_s:.1f} s; one window in {took_ms:.0f} ms, score {score:.3f} for a black picture"
+    advice = "" if sane else "a score must lie in 0 to 1: try --engine torch, and report this"
+    return [*checks, Check("first window", "ok" if sane else "fail", measured, advice)]
+
+
+def video() -> list[Check]:
+    """OpenCV's FFmpeg, and the encoders that really write a clip which can be read back."""
+    import cv2
+
+    build = cv2.getBuildInformation()
+    line = next((text for text in build.splitlines() if text.strip().startswith("FFMPEG:")), "")
+    decodes = "YES" in line
+    advice = "" if decodes else "install opencv-python-headless from PyPI: its build has FFmpeg"
+    detail = f"OpenCV {cv2.__version__} {'with' if decodes else 'without'} FFmpeg"
+    checks = [Check("decoder", "ok" if decodes else "fail", detail, advice)]
+    with tempfile.TemporaryDirectory() as folder, _quiet_stderr():
+        works = {
+            name: _writes(Path(folder) / f"clip.{suffix}", code)
+            for name, suffix, code in (("VP8", "webm", "VP80"), ("VP9", "webm", "VP90"), ("H.264", "mp4", "avc1"))
+        }
+    writable = [name for name, can in works.items() if can]
+    advice = (
+        "" if works["VP8"] else "evidence clips need VP8: install opencv-python-headless from PyPI, or --no-evidence"
+    )
+    told = f"written and read back: {', '.join(writable) or 'none'}"
+    return [*checks, Check("encoders", "ok" if works["VP8"] else "warn", told, advice)]
+
+
+def _writes(path: Path, code: str) -> bool:
+    """Whether ten frames written with `code` can be read back."""
+    import cv2
+    import numpy as np
+
+    count, size = 10, (160, 120)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10.0, size)
+    try:
+        if not writer.isOpened():
+            return False
+        for index in range(count):
+            writer.write(np.full((size[1], size[0], 3), 20 * index, np.uint8))
+    finally:
+        writer.release()
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        return sum(1 for _ in range(count) if reader.read()[0]) == count
+    finally:
+        reader.release()
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """FFmpeg writes its complaints about missing encoders straight to descriptor 2; they are expected here."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def ports(config: Config) -> list[Check]:
+    """Whether the sockets of a run can be bound."""
+    bind = config.publish.bind
+    wanted: list[tuple[str, str, int]] = []
+    if bind.startswith("tcp://"):
+        host, _, port = bind.removeprefix("tcp://").rpartition(":")
+        if port.isdecimal():
+            numbers = (("events", int(port)), ("recovery", int(port) + 1))
+            wanted += [(name, host.strip("[]"), number) for name, number in numbers]
+    if config.telemetry.metrics_port:
+        wanted.append(("metrics", "127.0.0.1", config.telemetry.metrics_port))
+    checks = []
+    for name, host, number in wanted:
+        trouble = _bind_trouble("0.0.0.0" if host == "*" else host, number)
+        advice = (
+            "choose another with --metrics-port" if name == "metrics" else "choose another with --bind, or --bind none"
+        )
+        told = f"{host}:{number} {trouble or 'free'}"
+        checks.append(Check(f"{name} port", "fail" if trouble else "ok", told, advice if trouble else ""))
+    return checks or [Check("ports", "ok", f"none needed (events: {bind})")]
+
+
+def _bind_trouble(host: str, port: int) -> str:
+    if not 0 < port < 65536:
+        return "is no port"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ binds
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        return f"cannot be bound ({getattr(error, 'strerror', None) or error})"
+    return ""
+
+
+def folders(config: Config) -> list[Check]:
+    """Whether files can be written where a run writes them, and how much room there is."""
+    from stream_detector.weights import cache_directory
+
+    wanted: dict[str, tuple[Path, State]] = {}
+    if config.evidence.enabled:
+        wanted["evidence"] = (config.evidence.directory, "fail")
+    if config.publish.ledger is not None:
+        wanted["ledger"] = (config.publish.ledger.parent, "fail")
+    for name, path in (("events", config.events), ("scores", config.scores)):
+        if path is not None:
+            wanted[name] = (path.parent, "fail")
+    wanted["cache"] = (cache_directory(), "warn")
+    checks = []
+    for name, (folder, trouble) in wanted.items():
+        standing = next((p for p in (folder.absolute(), *folder.absolute().parents) if p.exists()), Path("/"))
+        try:
+            with tempfile.TemporaryFile(dir=standing) as probe:
+                probe.write(b"x")
+        except OSError as error:
+            detail = f"{folder} cannot be written ({error.strerror or error})"
+            checks.append(Check(f"{name} folder", trouble, detail, f"make it writable: {standing}"))
+            continue
+        free = shutil.disk_usage(standing).free
+        state: State = (
+            "fail" if free < NO_DISK_BYTES and trouble == "fail" else "warn" if free < LOW_DISK_BYTES else "ok"
+        )
+        detail = f"{folder} can be written, {free / 1e9:.1f} GB free"
+        checks.append(Check(f"{name} folder", state, detail, "" if state == "ok" else "free some disk space"))
+    return checks
+
+
+def _print(checks: list[Check], able: bool) -> None:
+    console = Console()
+    signs: dict[State, Text] = {
+        "ok": Text("ok", "green"),
+        "warn": Text("look", "yellow"),
+        "fail": Text("FAIL", "bold red"),
+    }
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        detail = Text(check.detail)
+        if check.advice:
+            detail.append(f"\n→ {check.advice}", style="yellow" if check.state != "ok" else "bright_black")
+        table.add_row(signs[check.state], Text(check.name, "bold"), detail)
+    console.print(table)
+    verdict = (
+        "The detector can run here." if able else "The detector cannot run here as asked; see the lines marked FAIL."
+    )
+    console.print(Text(verdict, "green" if able else "bold red"))
