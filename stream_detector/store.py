@@ -7,6 +7,7 @@ business. Each row carries a CRC-32 over all that matters in it: SQLite does not
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import zlib
 from collections.abc import Iterable, Sequence
@@ -219,8 +220,13 @@ def retain(db: sqlite3.Connection, oldest_utc: float, max_bytes: int, step: int)
     pages, free, size = (
         db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
-    full = max_bytes and (pages - free) * size > max_bytes
-    doomed = rows if full else list(takewhile(lambda row: row[1] < oldest_utc, rows))
+    used = (pages - free) * size
+    if max_bytes and used > max_bytes:  # down to nine tenths, as far as one step goes
+        newest = db.execute("SELECT max(n) FROM events").fetchone()[0] or 0
+        events = newest - rows[0][0] + 1 if rows else 0
+        doomed = rows[: math.ceil(events * (1 - 0.9 * max_bytes / used))]
+    else:
+        doomed = list(takewhile(lambda row: row[1] < oldest_utc, rows))
     if doomed:
         with db:
             db.execute("DELETE FROM events WHERE n <= ?", (doomed[-1][0],))

@@ -18,11 +18,8 @@ subscribe --output` does. Without `recover` it is a plain subscriber that counts
 from __future__ import annotations
 
 import logging
-import math
-import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -33,28 +30,18 @@ from stream_detector.config import CAMERA_NAME
 from stream_detector.cursor import Cursor, load_cursor
 from stream_detector.curve import KeyPair
 from stream_detector.endpoint import recovery_endpoint
-from stream_detector.errors import EndpointError, ProtocolError, UsageError
+from stream_detector.errors import ProtocolError, UsageError
+from stream_detector.recoveryclient import REQUEST_S, ClientKeys, RecoveryClient, connect, milliseconds
 from stream_detector.types import Clock, SystemClock
 from stream_detector.wire import Message
 
 log = logging.getLogger(__name__)
 
 KINDS = ("alarm", "score", "status")
-_REQUEST_S = 1.0  # one try of one request
 _PATIENCE_S = 10.0  # live messages come, but no answer for so long: go on, and count what is missing as lost
 _RESUME_S = 30.0  # then try recovery again
 _QUIET_S = 0.1
 _READ_AT_ONCE = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A request under way. topics: those asked for; empty for a snapshot."""
-
-    name: str
-    data: bytes
-    topics: tuple[str, ...]
-    sent_s: float
 
 
 class Subscriber:
@@ -85,10 +72,8 @@ class Subscriber:
         if (keys is None) != (server_key is None):
             raise UsageError("CURVE needs your own key pair and the server's public key; give both, or neither")
         self._prefixes = _prefixes(cameras, kinds)
-        self._recovery_endpoint = recovery_endpoint(endpoint) if recover else ""
         self._recover, self._timeout_s = recover, timeout_s
         self._cursor_path = cursor
-        self._keys, self._server_key = keys, server_key
         self._clock = clock or SystemClock()
         self.lost = self.duplicates = self.recovered = self.malformed = 0
         self.heartbeat: Message | None = None
@@ -106,18 +91,21 @@ class Subscriber:
         self._epoch = ""  # of the publisher, as far as known
         self._ask_snapshot = recover
         self._behind: dict[str, None] = {}  # topics with a hole, as an ordered set
-        self._pending: _Pending | None = None
         self._retry_s = float("-inf")
         self._resume_s: float | None = None  # when to try recovery again after it was given up
         self._tries = 0
         self._alive_since_s: float | None = None  # no answers, but live messages, since then
+        client_keys = ClientKeys(keys, server_key) if keys and server_key else None
+        beside = recovery_endpoint(endpoint)
         self._context = zmq.Context()
-        self._dealer: zmq.Socket[bytes] | None = None
         try:
-            self._socket = self._connect(zmq.SUB, endpoint)
+            self._socket = connect(self._context, zmq.SUB, endpoint, client_keys)
         except BaseException:
             self._context.destroy(0)
             raise
+        for prefix in (*self._prefixes, wire.HEARTBEAT_TOPIC):
+            self._socket.subscribe(prefix)
+        self._client = RecoveryClient(self._context, beside, client_keys, self._clock) if recover else None
 
     def __enter__(self) -> Subscriber:
         return self
@@ -137,8 +125,8 @@ class Subscriber:
             self.commit()
         until_s = None if timeout_s is None else self._clock.monotonic() + timeout_s
         while not self._ready:
-            left_s = _REQUEST_S if until_s is None else until_s - self._clock.monotonic()
-            self._step(max(0.0, min(left_s, _REQUEST_S)))
+            left_s = REQUEST_S if until_s is None else until_s - self._clock.monotonic()
+            self._step(max(0.0, min(left_s, REQUEST_S)))
             if left_s <= 0 and not self._ready:
                 return None
         self._given = self._ready.popleft()
@@ -175,10 +163,10 @@ class Subscriber:
 
     def _step(self, wait_s: float) -> None:
         wants = self._recover and bool(self._ask_snapshot or self._behind)
-        if wants and self._clock.monotonic() >= self._retry_s:
-            self._ask(wait_s)
+        if wants and self._client and self._clock.monotonic() >= self._retry_s:
+            self._ask(self._client, wait_s)
             return
-        if not self._socket.poll(_milliseconds(min(wait_s, _QUIET_S) if wants else wait_s)):
+        if not self._socket.poll(milliseconds(min(wait_s, _QUIET_S) if wants else wait_s)):
             return
         for _ in range(_READ_AT_ONCE):
             message = self._read()
@@ -253,60 +241,36 @@ class Subscriber:
 
     # -- recovery -----------------------------------------------------------------------------------------------
 
-    def _ask(self, wait_s: float) -> None:
+    def _ask(self, client: RecoveryClient, wait_s: float) -> None:
         """Send the next request, or go on waiting for the answer to the one sent, up to `wait_s`."""
-        if self._pending is None:
-            self._pending = self._next_request()
-            if self._dealer is None:
-                self._dealer = self._connect(zmq.DEALER, self._recovery_endpoint)
-            try:
-                self._dealer.send(self._pending.data, zmq.NOBLOCK)
-            except zmq.ZMQError as error:
-                log.warning("the recovery socket took no request: %s", error)
-        pending = self._pending
         try:
-            reply = self._await(pending, wait_s)
+            if not client.waiting:
+                client.send(*self._question())
+            answer = client.receive(wait_s)
         except ProtocolError as error:
-            self.malformed += 1
-            log.warning("the recovery socket gave no usable answer: %s", error)
-            self._failed()
+            log.info("%s", error)
+            self._failed(client)
             return
-        if reply is None:
-            if self._clock.monotonic() - pending.sent_s >= _REQUEST_S:
-                self._failed()
+        if answer is None:
             return
-        self._pending, self._tries, self._alive_since_s = None, 0, None
+        reply, topics = answer
+        self._tries, self._alive_since_s = 0, None
         if reply.error:
             log.warning("the detector refused a recovery request: %s", reply.error)
             self._retry_s = self._clock.monotonic() + max(0.1, reply.retry_after_s)
-        elif pending.topics:
-            self._fill(reply, pending.topics)
+        elif topics:
+            self._fill(reply, topics)
         else:
             self._join(reply)
 
-    def _next_request(self) -> _Pending:
-        name = secrets.token_hex(8)
-        body: dict[str, object] = {"request": name}
-        topics: tuple[str, ...] = ()
+    def _question(self) -> tuple[dict[str, object], tuple[str, ...]]:
+        """The next request, and the topics it is about (none: a snapshot)."""
         if self._ask_snapshot:
-            body["snapshot"] = list(self._prefixes)
-        else:
-            epoch = self._seen.place(next(iter(self._behind)))[0]
-            same = [topic for topic in self._behind if self._seen.place(topic)[0] == epoch]
-            topics = tuple(same[: wire.MAX_REQUEST_TOPICS])
-            body["from"] = {topic: self._seen.place(topic)[1] for topic in topics}
-            body["epoch"] = epoch
-        return _Pending(name, wire.encode(body), topics, self._clock.monotonic())
-
-    def _await(self, pending: _Pending, wait_s: float) -> wire.Reply | None:
-        until_s = self._clock.monotonic() + wait_s
-        while self._dealer is not None:
-            if not self._dealer.poll(_milliseconds(until_s - self._clock.monotonic())):
-                return None
-            reply = wire.decode_reply(self._dealer.recv_multipart(zmq.NOBLOCK)[-1])
-            if reply.request in (pending.name, ""):  # a refusal names no request
-                return reply
-        return None
+            return {"snapshot": list(self._prefixes)}, ()
+        epoch = self._seen.place(next(iter(self._behind)))[0]
+        same = [topic for topic in self._behind if self._seen.place(topic)[0] == epoch]
+        topics = tuple(same[: wire.MAX_REQUEST_TOPICS])
+        return {"from": {topic: self._seen.place(topic)[1] for topic in topics}, "epoch": epoch}, topics
 
     def _join(self, reply: wire.Reply) -> None:
         self._epoch, self._ask_snapshot = reply.epoch, False
@@ -347,11 +311,9 @@ class Subscriber:
             for topic in group:
                 self._behind.pop(topic, None)
 
-    def _failed(self) -> None:
+    def _failed(self, client: RecoveryClient) -> None:
         """No answer. Normal while the detector is away; if it is heard all the same, give the hole up after a while."""
-        if self._dealer is not None:
-            self._dealer.close(0)  # a request that was lost must not be answered late
-        self._dealer = self._pending = None
+        client.reset()
         now_s = self._clock.monotonic()
         heard = self._drain()
         self._tries += 1
@@ -360,7 +322,7 @@ class Subscriber:
         elif self._alive_since_s is None:
             self._alive_since_s = now_s
         elif now_s - self._alive_since_s >= _PATIENCE_S:
-            log.error("no answer from %s; going on without recovery, losses are counted", self._recovery_endpoint)
+            log.error("no answer from %s; going on without recovery, losses are counted", client.endpoint)
             self._recover, self._resume_s = False, now_s + _RESUME_S
             self._behind.clear()
 
@@ -375,31 +337,6 @@ class Subscriber:
             if message.kind == "heartbeat":
                 self.heartbeat = message
         return heard
-
-    def _connect(self, kind: int, endpoint: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.linger = 0
-        socket.maxmsgsize = wire.MAX_REPLY_BYTES
-        socket.reconnect_ivl = 50
-        socket.reconnect_ivl_max = 1000
-        socket.heartbeat_ivl = 5000
-        socket.heartbeat_timeout = 15000
-        socket.ipv6 = "[" in endpoint
-        if self._keys and self._server_key:
-            socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
-            socket.curve_serverkey = self._server_key
-        if kind == zmq.SUB:
-            for prefix in (*self._prefixes, wire.HEARTBEAT_TOPIC):
-                socket.subscribe(prefix)
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise EndpointError(f"endpoint {endpoint!r} cannot be used ({error.strerror}); check it") from None
-        return socket
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(0, math.ceil(seconds * 1000))
 
 
 def _prefixes(cameras: Sequence[str], kinds: Sequence[str]) -> tuple[str, ...]:
