@@ -1,0 +1,184 @@
+"""Engines: uint8 windows in, features and scores out, behind one protocol (`types.Engine`).
+
+    --engine auto     CUDA device → torch (graphs, fp16);  CPU → openvino if installed, else torch
+    --precision auto  CUDA → fp16;  CPU → bf16 where it has the instructions, else fp32
+
+`choose` decides and says why, in words that the run shows. int8 is used only when asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stream_detector.bundle import Bundle
+from stream_detector.config import EngineConfig
+from stream_detector.errors import ConfigError, EngineError, MissingExtraError
+from stream_detector.types import Engine, EngineOutput, UInt8Array
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Choice", "FallbackEngine", "Machine", "choose", "load_engine", "this_machine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What engines depend on. cuda: names of the devices.  bf16: the CPU has AVX512-BF16 or AMX (or ARM's BF16)."""
+
+    cuda: tuple[str, ...]
+    openvino: bool
+    bf16: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """engine: "torch" or "openvino".  device: "cpu" or "cuda:N".  reason: one clause, for people."""
+
+    engine: str
+    device: str
+    precision: str
+    reason: str
+
+
+def this_machine() -> Machine:
+    """Looks at the machine; imports nothing large."""
+    names: tuple[str, ...] = ()
+    if torch.cuda.is_available():
+        names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return Machine(names, importlib.util.find_spec("openvino") is not None, _cpu_has_bf16())
+
+
+def choose(config: EngineConfig, machine: Machine) -> Choice:
+    """What to run on, and why. Raises ConfigError for what this machine, or the engine asked for, cannot do."""
+    wants_cuda = config.device.startswith("cuda")
+    index = int(config.device.partition(":")[2] or 0) if wants_cuda else 0
+    if wants_cuda and index >= len(machine.cuda):
+        found = ", ".join(machine.cuda) or "none"
+        raise ConfigError(f"device {config.device!r} was asked for, CUDA devices here: {found}; use --device cpu")
+    if wants_cuda and config.engine == "openvino":
+        raise ConfigError("the OpenVINO engine runs on the CPU here; use --device cpu, or --engine torch")
+    on_cuda = wants_cuda or (config.device == "auto" and bool(machine.cuda) and config.engine != "openvino")
+    on_cuda = on_cuda and (wants_cuda or config.precision != "int8")
+    if on_cuda:
+        if config.precision == "int8":
+            raise ConfigError("int8 is for OpenVINO on the CPU; use --device cpu, or --precision fp16")
+        wanted = "fp16" if config.precision == "auto" else config.precision
+        return Choice("torch", f"cuda:{index}", wanted, f"CUDA device {machine.cuda[index]}")
+    if config.engine == "openvino" and not machine.openvino:
+        raise MissingExtraError("the OpenVINO engine", "openvino", "openvino")
+    if config.precision == "int8" and (config.engine == "torch" or not machine.openvino):
+        raise ConfigError("int8 needs the OpenVINO engine; install stream-detector[openvino] and use --engine openvino")
+    if config.precision == "fp16":
+        raise ConfigError("fp16 is for CUDA devices; on the CPU use --precision fp32 or bf16")
+    if config.precision == "bf16" and not machine.bf16:
+        raise ConfigError("this CPU has no bf16 instructions (AVX512-BF16, AMX); use --precision fp32 or auto")
+    engine = config.engine
+    if engine == "auto":
+        engine = "openvino" if machine.openvino else "torch"
+        why = "no CUDA device, and openvino is installed" if machine.openvino else "no CUDA device, and no openvino"
+        if config.device == "cpu":
+            why = why.replace("no CUDA device, and", "the CPU was asked for, and")
+    else:
+        why = f"{engine} was asked for"
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if machine.bf16 else "fp32"
+        why += "; the CPU has bf16 instructions" if machine.bf16 else "; the CPU has no bf16 instructions"
+    return Choice(engine, "cpu", precision, why)
+
+
+def load_engine(bundle: Bundle, config: EngineConfig | None = None, machine: Machine | None = None) -> Engine:
+    """The engine for a bundle, warm. Raises ConfigError, MissingExtraError or EngineError.
+
+    With `on_failure = "fallback"`, an engine that fails, now or later, is replaced by torch on the CPU, and says so.
+    """
+    config = config or EngineConfig()
+    choice = choose(config, machine or this_machine())
+
+    def plain() -> Engine:
+        from stream_detector.engines.torch_engine import TorchEngine
+
+        return TorchEngine(bundle, "fp32", "the first engine failed", config.threads)
+
+    if config.on_failure == "stop":
+        return _load(bundle, choice, config.threads)
+    try:
+        first = _load(bundle, choice, config.threads)
+    except EngineError as error:
+        log.warning("engine %s on %s failed: %s; going on with torch on the CPU", choice.engine, choice.device, error)
+        return plain()
+    return FallbackEngine(first, plain)
+
+
+class FallbackEngine:
+    """An engine that is replaced when it fails; the batch that failed is scored again by the replacement."""
+
+    def __init__(self, first: Engine, replacement: Callable[[], Engine]) -> None:
+        self._engine = first
+        self._replacement: Callable[[], Engine] | None = replacement
+        self._adopt(first, first.reason)
+        self.max_batch = first.max_batch
+
+    def infer(self, frames: UInt8Array) -> EngineOutput:
+        """As the engine in use. Raises EngineError when the replacement fails as well."""
+        limit = self._engine.max_batch
+        if len(frames) > limit:  # the replacement takes fewer at once than the first engine promised
+            return _joined([self._engine.infer(frames[i : i + limit]) for i in range(0, len(frames), limit)])
+        try:
+            return self._engine.infer(frames)
+        except EngineError as error:
+            if self._replacement is None:
+                raise
+            log.warning("engine %s on %s failed: %s; going on with torch on the CPU", self.name, self.device, error)
+            replacement, self._replacement = self._replacement(), None
+            self._engine.close()
+            self._adopt(replacement, f"{self.name} on {self.device} failed: {error}")
+            return self.infer(frames)
+
+    def close(self) -> None:
+        """Close the engine in use."""
+        self._engine.close()
+
+    def _adopt(self, engine: Engine, reason: str) -> None:
+        self._engine = engine
+        self.name, self.device, self.precision, self.reason = engine.name, engine.device, engine.precision, reason
+
+
+def _joined(parts: list[EngineOutput]) -> EngineOutput:
+    import numpy as np
+
+    return EngineOutput(
+        np.concatenate([p.features for p in parts]),
+        np.concatenate([p.scores for p in parts]),
+        sum(p.preprocess_s for p in parts),
+        sum(p.forward_s for p in parts),
+    )
+
+
+def _load(bundle: Bundle, choice: Choice, threads: int) -> Engine:
+    if choice.engine == "openvino":
+        from stream_detector.engines.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(bundle, choice.precision, choice.reason, threads)
+    if choice.device != "cpu":
+        from stream_detector.engines.cuda_engine import CudaEngine
+
+        return CudaEngine(bundle, choice.device, choice.precision, choice.reason)
+    from stream_detector.engines.torch_engine import TorchEngine
+
+    return TorchEngine(bundle, choice.precision, choice.reason, threads)
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux: no portable way to ask; fp32 is always right
+        return False
+    flags = set(text.split())
+    return bool(flags & {"avx512_bf16", "amx_bf16"}) or (platform.machine() == "aarch64" and "bf16" in flags)

@@ -1,0 +1,85 @@
+"""Everything between uint8 windows and scores as one module, so that every engine runs the same computation.
+
+uint8 (B, 16, H, W, 3) RGB → normalise → backbone → features (B, D) → head → scores (B,)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from stream_detector.bundle import Bundle
+from stream_detector.errors import EngineError
+from stream_detector.preprocess import Normalise, Recipe
+from stream_detector.types import EngineOutput, Float32Array, UInt8Array
+
+
+class Network(nn.Module):
+    """A bundle's whole way. In eval mode, without gradients."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        backbone, head, recipe = bundle.build()
+        self.normalise = Normalise(recipe)
+        self.backbone: Any = backbone
+        self.head = head
+        self.dtype = torch.float32
+        self.eval().requires_grad_(False)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (B, 16, H, W, 3) RGB → features (B, D), scores (B,)."""
+        features: Tensor = self.backbone.features(self.normalise(frames).to(self.dtype))
+        # The head is small, and its standardisation and sigmoid deserve full precision.
+        features = features.float()
+        return features, self.head(features)
+
+    def to_compute(self, device: torch.device, dtype: torch.dtype) -> Network:
+        """Ready for PyTorch's fast kernels, in place: fused, channels last, the backbone (only) in `dtype`."""
+        fuse_batchnorm(self.backbone)
+        self.to(device)
+        self.backbone.to(dtype=dtype, memory_format=torch.channels_last_3d)
+        self.dtype = dtype
+        return self
+
+
+def fuse_batchnorm(module: nn.Module) -> None:
+    """Fold every batch normalisation into the convolution before it, in place (eval mode; exact up to rounding).
+
+    Pairs are found by name (`conv1`, `bn1`) and by neighbourhood in an `nn.Sequential`.
+    """
+    children = dict(module.named_children())
+    names = list(children)
+    for index, name in enumerate(names):
+        after = names[index + 1] if isinstance(module, nn.Sequential) and index + 1 < len(names) else ""
+        partner = after or name.replace("conv", "bn")
+        first, second = children[name], children.get(partner)
+        if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
+            setattr(module, name, fuse_conv_bn_eval(first, second))
+            setattr(module, partner, nn.Identity())
+        else:
+            fuse_batchnorm(first)
+
+
+def check_windows(frames: UInt8Array, recipe: Recipe, max_batch: int) -> None:
+    """Raises EngineError unless frames are uint8 (1..max_batch, 16, H, W, 3) of the recipe's size."""
+    wanted = (recipe.frames, *recipe.size, 3)
+    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != wanted or not 1 <= len(frames) <= max_batch:
+        raise EngineError(
+            f"a batch must be uint8 (1..{max_batch}, {', '.join(map(str, wanted))}), got {frames.dtype} {frames.shape}"
+        )
+
+
+def checked_output(features: Float32Array, scores: Float32Array, preprocess_s: float, forward_s: float) -> EngineOutput:
+    """An EngineOutput, unless something in it is not a number: that is a broken engine, not a calm scene."""
+    if not (np.isfinite(features).all() and np.isfinite(scores).all()):
+        raise EngineError("the network returned NaN or infinity; use --precision fp32, or check the bundle")
+    return EngineOutput(features, scores, preprocess_s, forward_s)
+
+
+def blank(recipe: Recipe, batch: int = 1) -> Tensor:
+    """Grey windows, to warm an engine up: uint8 (batch, 16, H, W, 3)."""
+    return torch.full((batch, recipe.frames, *recipe.size, 3), 128, dtype=torch.uint8)

@@ -1,0 +1,71 @@
+"""PyTorch on the CPU: the reference that the other engines are compared with.
+
+fp32 runs up to 8 windows at once; a window's score does not depend on its company beyond the last digits of float32.
+bf16 (only where the CPU has the instructions) runs windows one by one, for there the company would show: PyTorch picks
+its kernels by the shape of the batch.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from stream_detector.bundle import Bundle
+from stream_detector.engines.network import Network, blank, check_windows, checked_output
+from stream_detector.errors import EngineError
+from stream_detector.types import EngineOutput, UInt8Array
+
+CHUNK = {"fp32": 8, "bf16": 1}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TorchEngine:
+    """Implements `types.Engine` on the CPU. precision: "fp32" or "bf16".  threads: 0 leaves PyTorch's choice."""
+
+    name = "torch"
+    device = "cpu"
+    max_batch = 64
+
+    def __init__(self, bundle: Bundle, precision: str = "fp32", reason: str = "asked for", threads: int = 0) -> None:
+        self.precision = precision
+        self.reason = reason
+        self._recipe = bundle.recipe
+        self._chunk = CHUNK[precision]
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            self._network: Network | None = Network(bundle).to_compute(torch.device("cpu"), DTYPES[precision])
+            self._forward(blank(self._recipe))
+        except (RuntimeError, MemoryError) as error:
+            raise _failed(error) from error
+
+    def infer(self, frames: UInt8Array) -> EngineOutput:
+        """frames: uint8 (B, 16, H, W, 3) RGB. Normalisation is part of the forward pass. Raises EngineError."""
+        check_windows(frames, self._recipe, self.max_batch)
+        started = time.perf_counter()
+        windows = torch.from_numpy(np.ascontiguousarray(frames))
+        try:
+            parts = [self._forward(windows[i : i + self._chunk]) for i in range(0, len(windows), self._chunk)]
+        except (RuntimeError, MemoryError) as error:
+            raise _failed(error) from error
+        features = torch.cat([part[0] for part in parts]).numpy()
+        scores = torch.cat([part[1] for part in parts]).numpy()
+        return checked_output(features, scores, 0.0, time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Release the network."""
+        self._network = None
+
+    def _forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._network is None:
+            raise EngineError("the engine was closed already; load it again")
+        with torch.inference_mode():
+            features, scores = self._network(windows)
+        return features, scores
+
+
+def _failed(error: BaseException) -> EngineError:
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return EngineError(f"torch failed on the CPU ({text[0][:200]}); free memory, or use a smaller batch.max_size")
