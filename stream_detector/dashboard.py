@@ -46,7 +46,7 @@ class SnapshotSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RunInfo:
+class HeaderInfo:
     """What does not change during a run. rendered: the footage is drawn by the demo, and the view must say so."""
 
     engine: str
@@ -59,7 +59,7 @@ class Dashboard:
     """Shows a run until it is told to stop."""
 
     def __init__(
-        self, telemetry: SnapshotSource, header: RunInfo, *, console: Console | None = None, plain: bool = False
+        self, telemetry: SnapshotSource, header: HeaderInfo, *, console: Console | None = None, plain: bool = False
     ) -> None:
         """console: standard output unless given. plain: lines even in a terminal."""
         self._telemetry, self._header = telemetry, header
@@ -122,7 +122,7 @@ class Dashboard:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def render(snapshot: TelemetrySnapshot, header: RunInfo, width: int, height: int) -> RenderableType:
+def render(snapshot: TelemetrySnapshot, header: HeaderInfo, width: int, height: int) -> RenderableType:
     """The whole view for a terminal of `width` columns and `height` rows."""
     parts: list[RenderableType] = [_header(snapshot, header, width)]
     progress = _progress(snapshot, width)
@@ -164,7 +164,7 @@ def page_of(
     return pinned + others[page * size : (page + 1) * size], page + 1, pages
 
 
-def _header(snapshot: TelemetrySnapshot, header: RunInfo, width: int) -> RenderableType:
+def _header(snapshot: TelemetrySnapshot, header: HeaderInfo, width: int) -> RenderableType:
     title = Text(no_wrap=True, overflow="ellipsis")
     title.append("stream-detector", style="bold")
     title.append(f"  {clock_text(snapshot.elapsed_s)}", style="cyan")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from stream_detector.dashboard import (
     Dashboard,
-    RunInfo,
+    HeaderInfo,
     clean,
     eta_s,
     middle_cut,
@@ -23,7 +23,7 @@ from stream_detector.dashboard import (
 )
 from stream_detector.views import STAGES, AlarmView, CameraView, Histogram, Note, TelemetrySnapshot
 
-HEADER = RunInfo("openvino on cpu, int8", "embedded 3fa9c1d2", "tcp://127.0.0.1:5555")
+HEADER = HeaderInfo("openvino on cpu, int8", "embedded 3fa9c1d2", "tcp://127.0.0.1:5555")
 DEADLINE_S = 10.0
 
 
@@ -58,7 +58,7 @@ def alarm(number: int, type_: str = "end") -> AlarmView:
     return AlarmView(f"a{number}", "gate", type_, "normal", 3.0, end_s, "2026-01-01T10:00:03.000Z", 0.9, 0.6)
 
 
-def text_of(state: TelemetrySnapshot, width: int, height: int, header: RunInfo = HEADER) -> str:
+def text_of(state: TelemetrySnapshot, width: int, height: int, header: HeaderInfo = HEADER) -> str:
     console = Console(width=width, height=height, record=True, file=io.StringIO(), force_terminal=True)
     console.print(render(state, header, width, height))
     return console.export_text()
