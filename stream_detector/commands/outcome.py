@@ -24,11 +24,11 @@ def incidents(assembly: Assembly) -> dict[str, tuple[float, float]]:
     found = {}
     for camera in assembly.config.cameras:
         if kind(camera.source) == "demo":
-            options = demo_options(camera.source)
+            given = demo_options(camera.source)
             scene = DemoScene(
-                seed=int(options.get("seed", 0)),
-                duration_s=float(options.get("duration", DemoScene.DEFAULT_DURATION_S)),
-                incident=bool(options.get("incident", True)),
+                seed=int(given.get("seed", 0)),
+                incident=bool(given.get("incident", True)),
+                duration_s=float(given.get("duration", 40.0)),
             )
             if scene.incident_start_s is not None and scene.incident_end_s is not None:
                 found[camera.name] = (scene.incident_start_s, scene.incident_end_s)
