@@ -5,7 +5,7 @@
     PAIRs   socket monitors: refused handshakes are logged
 
 One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). Nothing here blocks: a
-subscriber that does not read loses messages beyond the high-water mark (counted in `dropped`), and fetches them again.
+subscriber that does not read loses messages beyond the high-water mark (see `overflows`), and fetches them again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Publisher:
     ) -> None:
         self.endpoint = "none"
         self.recovery_endpoint = "none"
-        self.dropped = 0  # messages that at least one slow subscriber did not get at once
+        self.overflows = 0  # times that a subscriber's queue was found full; it then loses until it reads again
         self.refused_handshakes = 0
         self._config, self._ledger, self._clock, self._health = config, ledger, clock, health
         self._scores = ScoreRing(ledger.epoch)
@@ -172,7 +172,7 @@ class Publisher:
         try:
             self._events.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:  # a subscriber's queue is full: count it, and send to the others
-            self.dropped += 1
+            self.overflows += 1
             self._events.setsockopt(zmq.XPUB_NODROP, 0)
             try:
                 self._events.send_multipart(frames, zmq.NOBLOCK)
@@ -199,7 +199,7 @@ class Publisher:
             "scored_age_s": {
                 camera: None if at_s is None else round(now_s - at_s, 3) for camera, at_s in self._scored_s.items()
             },
-            "dropped": self.dropped,
+            "overflows": self.overflows,
             "trouble": self._trouble or None,
             "health": self._health() if self._health else {},
         }

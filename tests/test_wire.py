@@ -10,41 +10,21 @@ from typing import Any
 
 import jsonschema
 import pytest
+from event_bench import EPOCH, an_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector import wire
 from stream_detector.cursor import parse_cursor
 from stream_detector.errors import ProtocolError, StreamDetectorError
-from stream_detector.types import AlarmEvent, CameraStatus, EventWindow, Timing
+from stream_detector.types import CameraStatus
 
-EPOCH = "0123456789abcdef"
 # fmt: off
 KEYS = [
     "schema", "id", "camera", "type", "reason", "epoch", "seq", "start_s", "end_s", "start_utc", "emitted_utc",
     "peak_score", "score", "threshold", "windows", "degraded", "bundle", "evidence", "timing",
 ]
 # fmt: on
-
-
-def an_event(**changes: Any) -> AlarmEvent:
-    values: dict[str, Any] = {
-        "id": "a" * 32,
-        "camera": "gate",
-        "type": "start",
-        "reason": None,
-        "start_s": 1.28,
-        "end_s": None,
-        "start_utc": 1_700_000_000.1234,
-        "peak_score": 0.91,
-        "score": 0.9,
-        "threshold": 0.6,
-        "bundle": "f" * 64,
-        "windows": (EventWindow(16, 31, 0.9, 0.8),),
-        "degraded": ("gap",),
-        "timing": Timing(1.0, 2.0, 3.0, 4.0, 0.5, 0.1),
-    }
-    return AlarmEvent(**{**values, **changes})
 
 
 def schema() -> dict[str, Any]:
@@ -141,8 +121,7 @@ def test_requests() -> None:
     assert (request.positions, request.epoch, request.limit) == ({"v1/alarm/gate/": 3}, EPOCH, 5)
     assert wire.decode_request(b'{"snapshot": ["v1/alarm/"]}').snapshot == ("v1/alarm/",)
     many = {f"v1/alarm/c{i}/": 0 for i in range(wire.MAX_REQUEST_TOPICS + 1)}
-    bad: dict[str, object]
-    for bad in (
+    bads: tuple[dict[str, Any], ...] = (
         {},
         {"from": {}, "snapshot": ["v1/"]},
         {"from": many},
@@ -155,7 +134,8 @@ def test_requests() -> None:
         {"from": {}, "epoch": "zzz"},
         {"from": {}, "limit": 0},
         {"from": {}, "request": "x" * 65},
-    ):
+    )
+    for bad in bads:
         with pytest.raises(ProtocolError):
             wire.decode_request(json.dumps(bad).encode())
 
