@@ -63,16 +63,21 @@ class Actor:
             self._made.append(self._made[-1] + math.hypot(x1 - x0, z1 - z0))
         return self
 
-    def _at(self, t: float) -> tuple[float, float, float]:
+    def at(self, t: float) -> tuple[float, float, float]:
         """X, Z and way made at t, along the straight legs."""
-        n = min(max(bisect_right(self._times, t) - 1, 0), len(self.knots) - 2)
-        (t0, x0, z0), (t1, x1, z1) = self.knots[n], self.knots[n + 1]
-        s = min(max((t - t0) / max(t1 - t0, 1e-6), 0.0), 1.0)
-        return x0 + s * (x1 - x0), z0 + s * (z1 - z0), self._made[n] + s * (self._made[n + 1] - self._made[n])
+        times = self._times
+        if t <= times[0]:
+            return self.knots[0][1], self.knots[0][2], 0.0
+        if t >= times[-1]:
+            return self.knots[-1][1], self.knots[-1][2], self._made[-1]
+        n = bisect_right(times, t) - 1
+        (t0, x0, z0), (t1, x1, z1), made = self.knots[n], self.knots[n + 1], self._made[n]
+        s = (t - t0) / (t1 - t0)
+        return x0 + s * (x1 - x0), z0 + s * (z1 - z0), made + s * (self._made[n + 1] - made)
 
     def place(self, t: float) -> Place:
         """X, Z at t, corners rounded."""
-        a, b, c = self._at(t - self.smooth_s), self._at(t), self._at(t + self.smooth_s)
+        a, b, c = self.at(t - self.smooth_s), self.at(t), self.at(t + self.smooth_s)
         return (a[0] + b[0] + c[0]) / 3, (a[1] + b[1] + c[1]) / 3
 
     def _course(self, t: float) -> float:
@@ -88,14 +93,15 @@ class Actor:
         """The person at t, or None when not on stage."""
         if not self._times[0] <= t <= self._times[-1]:
             return None
-        place = self.place(t)
+        now = [self.at(t + d) for d in (-self.smooth_s, 0.0, self.smooth_s)]
+        place = (now[0][0] + now[1][0] + now[2][0]) / 3, (now[0][1] + now[1][1] + now[2][1]) / 3
         before, after = self.place(t - 0.12), self.place(t + 0.12)
         dx, dz = after[0] - before[0], after[1] - before[1]
         speed = math.hypot(dx, dz) / 0.24
         moving = ease((speed - 0.12) / 0.4)
         pose = moves.stand(t, self.phase)
         if moving > 0:
-            made = sum(self._at(t + d)[2] for d in (-self.smooth_s, 0.0, self.smooth_s)) / 3
+            made = (now[0][2] + now[1][2] + now[2][2]) / 3
             pose = blend(pose, moves.gait(made, speed, 0.49 * self.look.height_m, self.phase), moving)
         for begin, end, move, ramp in self.acts:
             if begin < t < end:
@@ -184,7 +190,7 @@ def _walk_phone(person: Actor) -> Move:
 
     def move(t: float) -> list[float]:
         speed = 1.3
-        pose = moves.gait(person._at(t)[2], speed, leg, person.phase)
+        pose = moves.gait(person.at(t)[2], speed, leg, person.phase)
         pose[9:13] = [1.1, 0.35, 1.75, 0.35]
         return pose
 

@@ -92,7 +92,8 @@ _RA = np.array([p[2] for p in _PARTS])
 _RB = np.array([p[3] for p in _PARTS])
 _KEYS = [p[4] for p in _PARTS]
 _TORSO = len(_PARTS)
-_ROUNDED = frozenset((0, 3, 6, 9))  # parts that get a lighter strip
+_ROUNDED = {0: 0, 3: 1, 6: 2, 9: 3}  # parts that get a lighter strip, and which
+_LIT = np.array(list(_ROUNDED))
 _SKIRT = _TORSO + 1
 _BAG = _TORSO + 2
 _SHADOW_PARTS = np.array([0, 1, 3, 4, 6, 7, 9, 10, 13])
@@ -106,7 +107,7 @@ _WHEEL = np.stack([np.cos(np.arange(18) * np.pi / 9), np.sin(np.arange(18) * np.
 
 def fixed(points: Floats) -> Ints:
     """Pixels → OpenCV's fixed point."""
-    return np.rint(np.clip(points, -4000, 4000) * _ONE).astype(np.int32)
+    return (np.minimum(np.maximum(points, -4000), 4000) * _ONE + 0.5).astype(np.int32)
 
 
 def _capsules(a: Floats, b: Floats, ra: Floats, rb: Floats) -> Floats:
@@ -210,9 +211,14 @@ def prepare(crowd: Crowd, matrix: Floats, light: Light) -> Prepared:
     a, b = pixels[:, _A], pixels[:, _B]
     ra, rb = wide * _RA, wide * _RB
     lit = -1.0 if light.shadow[0] > 0 else 1.0
-    aside = np.stack([lit * 0.4 * ra, -0.12 * ra], axis=-1)
-    outlines = fixed(_capsules(a, b, ra, rb))
-    strips = fixed(_capsules(a + aside, b + aside, ra * 0.5, rb * 0.5))
+    aside = np.stack([lit * 0.4 * ra, -0.12 * ra], axis=-1)[:, _LIT]
+    both = fixed(
+        _capsules(
+            np.concatenate([a, a[:, _LIT] + aside], axis=1), np.concatenate([b, b[:, _LIT] + aside], axis=1),
+            np.concatenate([ra, 0.5 * ra[:, _LIT]], axis=1), np.concatenate([rb, 0.5 * rb[:, _LIT]], axis=1),
+        )
+    )  # fmt: skip
+    outlines, strips = both[:, : len(_PARTS)], both[:, len(_PARTS) :]
     hull = pixels[:, _HULL]
     rings = fixed(hull[:, :, None] + (wide * _HULL_R)[:, :, None, None] * _RING)
     centre = hull.mean(axis=1, keepdims=True)
@@ -249,7 +255,7 @@ def draw_figure(image: UInt8Array, crowd: Crowd, ready: Prepared, n: int, matrix
         if part < _TORSO - 1:
             fill(image, outlines[part], colours[part], cv2.LINE_AA, SHIFT)
             if detailed and part in _ROUNDED:
-                fill(image, strips[part], bright[part], cv2.LINE_AA, SHIFT)
+                fill(image, strips[_ROUNDED[part]], bright[part], cv2.LINE_AA, SHIFT)
         elif part == _TORSO - 1:
             if look.pack is not None:
                 fill(image, outlines[part], colours[part], cv2.LINE_AA, SHIFT)

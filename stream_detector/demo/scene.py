@@ -189,7 +189,9 @@ class DemoScene:
 
     def _in_view(self, actor: people.Actor, t: float) -> bool:
         """Whether any of the actor can be in the picture (with 1.2 m to spare for limbs and shadows)."""
-        x, z = actor.place(t)
+        if not actor.knots[0][0] <= t <= actor.knots[-1][0]:
+            return False
+        x, z, _ = actor.at(t)
         m = self._matrix
         depth = m[2, 0] * x + m[2, 1] + m[2, 2] * z + m[2, 3]
         u = (m[0, 0] * x + m[0, 1] + m[0, 2] * z + m[0, 3]) / max(depth, 0.3)
