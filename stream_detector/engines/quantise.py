@@ -1,0 +1,98 @@
+"""int8 graphs for OpenVINO: post-training quantisation by NNCF, calibrated with real windows.
+
+Weights and activations become 8-bit integers with scales found on calibration windows (Jacob et al. 2018). The result
+is kept in the cache beside the float graph, under the bundle's fingerprint. The head stays in float: it is a thousandth
+of the work, and its sigmoid is what people set thresholds on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from stream_detector.bundle import Bundle
+from stream_detector.engines.openvino_engine import graph_path, load_graph, save_graph
+from stream_detector.errors import DataError, EngineError, MissingExtraError, SourceError
+from stream_detector.preprocess import Recipe, resize_frame
+from stream_detector.types import UInt8Array
+
+MIN_WINDOWS = 8
+
+
+def windows_of(videos: Sequence[Path], recipe: Recipe, limit: int) -> UInt8Array:
+    """Windows spread evenly over videos: uint8 (n, 16, H, W, 3) RGB, n <= limit. Raises SourceError, DataError."""
+    found: list[UInt8Array] = []
+    share = -(-limit // len(videos))
+    for path in videos:
+        found += _windows_of_one(path, recipe, share)
+    if len(found) < MIN_WINDOWS:
+        raise DataError(
+            f"calibration needs at least {MIN_WINDOWS} windows of 16 frames, got {len(found)}; give more video"
+        )
+    return np.stack(found[:limit])
+
+
+def quantise(bundle: Bundle, windows: UInt8Array) -> Path:
+    """Make the int8 graph of a bundle and keep it in the cache; returns its path.
+
+    windows: uint8 (n, 16, H, W, 3) RGB of footage like that to be watched.  Raises MissingExtraError, EngineError.
+    """
+    try:
+        import nncf
+    except ImportError:
+        raise MissingExtraError("int8 quantisation", "nncf", "int8") from None
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    graph = load_graph(bundle)
+    data = nncf.Dataset([window[None] for window in windows])
+    ignored = nncf.IgnoredScope(names=_head_nodes(graph), validate=False)
+    try:
+        small = nncf.quantize(graph, data, subset_size=len(windows), ignored_scope=ignored)
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(
+            f"quantisation failed ({' '.join(str(error).split())[:200]}); use --precision fp32"
+        ) from error
+    path = graph_path(bundle, "int8")
+    save_graph(small, path)
+    if not path.is_file():
+        raise EngineError(f"the int8 graph cannot be written to {str(path)!r}; set STREAM_DETECTOR_CACHE")
+    return path
+
+
+def _head_nodes(graph: Any) -> list[str]:
+    """Names of the operations behind the features: all that only lead to the scores."""
+    features = graph.outputs[0].get_node().input_value(0).get_node().get_friendly_name()
+    names: list[str] = []
+    waiting = [graph.outputs[1].get_node()]
+    while waiting:
+        node = waiting.pop()
+        name = node.get_friendly_name()
+        if name != features and name not in names:
+            names.append(name)
+            waiting += [node.input_value(i).get_node() for i in range(node.get_input_size())]
+    return [name for name in names if name]
+
+
+def _windows_of_one(path: Path, recipe: Recipe, share: int) -> list[UInt8Array]:
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        if not path.is_file() or not reader.isOpened():
+            raise SourceError(f"{str(path)!r} cannot be opened as a video; give an existing video file")
+        found: list[UInt8Array] = []
+        frames: list[UInt8Array] = []
+        while True:
+            ok, picture = reader.read()
+            if not ok:
+                break
+            frames.append(resize_frame(np.asarray(picture, dtype=np.uint8), recipe))
+            if len(frames) == recipe.frames:
+                found.append(np.stack(frames))
+                frames = []
+    finally:
+        reader.release()
+    count = min(share, len(found))
+    return [found[round(index * (len(found) - 1) / max(1, count - 1))] for index in range(count)]
