@@ -2,7 +2,8 @@
 
 import sys
 
-from stream_detector.cli import main
+from stream_detector.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
+    sys.argv.insert(1, "run")
+    entry()

@@ -1,7 +1,5 @@
 """`python -m stream_detector …` is `stream-detector …`."""
 
-import sys
+from stream_detector.cli import entry
 
-from stream_detector.cli import main
-
-sys.exit(main())
+entry()

@@ -104,7 +104,9 @@ def assembled(
             stack.callback(scores.close)
         evidence = None
         if any(plan.evidence for plan in plans):
-            evidence = EvidenceWriter(config.evidence, clock=clock, on_error=log.warning)
+            evidence = EvidenceWriter(
+                config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
+            )
             stack.callback(evidence.close, 1.0 if any(plan.live for plan in plans) else 20.0)
         engine = engine or load_engine(bundle, config.engine)
         log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)

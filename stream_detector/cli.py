@@ -7,6 +7,7 @@ when it is called for, so that `subscribe` starts without loading a network.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -41,7 +42,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code (usage errors of argparse leave by SystemExit(2))."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     debug = "--debug" in arguments
@@ -64,6 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def entry() -> None:
+    """`main` as a process: leaves at once, because unloading the inference libraries takes seconds, and because a
+    capture thread that is stuck in a dead camera's read must not hold the exit up. Everything is closed by then."""
+    try:
+        code = main()
+    except SystemExit as leaving:  # argparse: --help, usage errors
+        code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def _safe(text: str) -> str:
     from stream_detector.sources import redact
 
@@ -71,4 +85,4 @@ def _safe(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

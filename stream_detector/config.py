@@ -50,7 +50,9 @@ class CaptureConfig(Section):
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     decoder_threads: Annotated[int, Field(ge=1, le=64)] = 1  # each further one costs a frame of latency
     preview_fps: Annotated[float, Field(ge=0, le=60)] = 8.0
-    preview_size: Annotated[int, Field(ge=64, le=1920)] = 480  # long side, pixels
+    preview_size: Annotated[int, Field(ge=64, le=1920)] = (
+        384  # long side, pixels; VP8 encodes that in some 20 ms of one core
+    )
 
 
 class WindowConfig(Section):

@@ -90,6 +90,7 @@ class _Camera:
     capture: Capture
     windower: Windower
     failure: str = ""
+    stopped: bool = False
     counted: CameraCounters = field(default_factory=CameraCounters)
 
 
@@ -239,6 +240,7 @@ class Pipeline:
     def _capture_ended(self, name: str, reason: str) -> None:
         """reason: see `Capture`. A truncated file was played as far as it goes, and is bad input all the same."""
         camera = self._all[name]
+        camera.stopped = reason == "stopped"
         if reason.startswith(("failed: ", "truncated: ")):
             camera.failure = reason.removeprefix("failed: ")
             if camera.plan.live and self.config.capture.exit_on_error:
@@ -318,7 +320,8 @@ class Pipeline:
                         self._windows += 1
                 elif isinstance(item, _Ended):
                     for name in item.cameras:
-                        self.decider.ended(name, failed=bool(self._all[name].failure))
+                        if not self._all[name].stopped:  # else it ends with the run, by `finish`
+                            self.decider.ended(name, failed=bool(self._all[name].failure))
                 elif item is not None:
                     self.decider.status(item)
                 self.sink.service()

@@ -34,9 +34,12 @@ ALLOWED: dict[str, set[str]] = {
     "views": set(),
     "metrics": {"telemetry", "views"},
     "dashboard": {"telemetry", "views"},
-    "report": {"plots"},
+    "plots": {"records"},
+    "report": {"records", "plots"},
+    "reportpage": {"records", "plots", "report"},
+    "evidence": {"clipfile"},
 }
-WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "__init__", "scoring"}
+WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "__init__", "__main__"}
 
 
 def modules(package: Path) -> list[Path]:
