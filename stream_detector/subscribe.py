@@ -216,8 +216,9 @@ class Subscriber:
 
     def _take_plain(self, message: Message) -> None:
         """Without recovery: in order, no doubles, losses counted; a snapshot's events are welcome."""
+        joined = bool(self._client and self._seen.base)  # recovery was given up: then the place is known all the same
+        epoch, seq = self._seen.place(message.topic) if joined else self._seen.places.get(message.topic, ("", 0))
         self._seen.base = self._seen.base or message.epoch
-        epoch, seq = self._seen.places.get(message.topic, ("", 0))
         if message.epoch == epoch and message.seq <= seq:
             self.duplicates += 1
             return
