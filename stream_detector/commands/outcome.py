@@ -85,7 +85,7 @@ def print_outcome(assembly: Assembly, result: RunResult, args: argparse.Namespac
         _print_table(Console(), assembly, values)
     for name, reason in values["failed"].items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
-    if result.error is not None:
+    if result.error is not None and str(result.error) not in result.failed.values():
         print(f"stream-detector: {redact(str(result.error))}", file=sys.stderr)
 
 
