@@ -64,8 +64,8 @@ def check_dims(dims: Sequence[int]) -> tuple[int, ...]:
     whole = all(isinstance(d, int) and not isinstance(d, bool) and 1 <= d <= MAX_WIDTH for d in widths)
     if not whole or not 2 <= len(widths) <= 8 or widths[-1] != 1:
         raise BundleError(
-            f"head dims must be 2 to 8 whole numbers of 1 to {MAX_WIDTH}, the last one 1, got {str(list(widths))[:60]}; "
-            "write for instance [256, 128, 32, 1]"
+            f"head dims must be 2 to 8 whole numbers of 1 to {MAX_WIDTH}, the last one 1, "
+            f"got {str(list(widths))[:60]}; write for instance [256, 128, 32, 1]"
         )
     return widths
 
