@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stream_detector.errors import UsageError
+from stream_detector.wire import ALARM_SCHEMA, MAX_EVENT_BYTES
 
 _WAITING = 10_000  # lines kept while the disk refuses them
+_TAIL_BYTES = 2 * MAX_EVENT_BYTES
+_BEGINNING = f'{{"schema":"{ALARM_SCHEMA}"'.encode()
 
 
 class EventFile:
@@ -33,18 +36,24 @@ class EventFile:
         status = os.fstat(self._descriptor)
         self._regular = stat.S_ISREG(status.st_mode)
         if self._regular and status.st_size:
-            if os.pread(self._descriptor, 1, 0) != b"{":
+            if os.pread(self._descriptor, len(_BEGINNING), 0) != _BEGINNING[: status.st_size]:
                 os.close(self._descriptor)
                 raise UsageError(f"file {str(path)!r} is not an event file; give another name for the events")
-            if os.pread(self._descriptor, 1, status.st_size - 1) != b"\n":
-                self._waiting.append(b"")  # a line was torn, by hand or by a crash of the machine: begin a new one
+            self._cut_torn_line(status.st_size)
+
+    def _cut_torn_line(self, size: int) -> None:
+        """A crash of the machine can leave half a line; its event is in the journal, and comes again from there."""
+        tail = os.pread(self._descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        torn = len(tail) - (tail.rfind(b"\n") + 1)
+        if torn:
+            os.ftruncate(self._descriptor, size - torn)
 
     def last_line(self) -> bytes:
         """The newest whole line of the file, b"" if there is none."""
         if not self._regular:
             return b""
         size = os.fstat(self._descriptor).st_size
-        tail = os.pread(self._descriptor, 1 << 20, max(0, size - (1 << 20)))
+        tail = os.pread(self._descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
         lines = tail.split(b"\n")
         return lines[-2] if len(lines) >= 2 else b""
 

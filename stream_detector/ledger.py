@@ -153,6 +153,12 @@ class Ledger:
         self._guard(read, again=True)
         return found
 
+    def rest(self, topic: str, epoch: str, seq: int, prefix: str) -> list[str]:
+        """Bodies of the same epoch, journalled after this event, of topics that begin with `prefix`."""
+        found: list[str] = []
+        self._guard(lambda: found.extend(store.read_rest(self._db, topic, epoch, seq, prefix, _TAIL)), again=True)
+        return found
+
     def last_seqs(self) -> dict[str, int]:
         """topic → last seq, of this epoch."""
         return dict(self._seqs)

@@ -22,7 +22,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from stream_detector import curve, endpoint, wire
 from stream_detector.config import PublishConfig
-from stream_detector.errors import EndpointError
+from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.eventfile import EventFile
 from stream_detector.lockfile import LockFile
 from stream_detector.recovery import Answerer, Journal, RateLimit, ScoreRing
@@ -86,6 +86,7 @@ class Publisher:
             if config.bind != "none":
                 self._open()
             self._file = EventFile(events_path, self._tell) if events_path else None
+            self._complete_file()
         except BaseException:
             self.close()
             raise
@@ -178,6 +179,16 @@ class Publisher:
                 self._events.send_multipart(frames, zmq.NOBLOCK)
             finally:
                 self._events.setsockopt(zmq.XPUB_NODROP, 1)
+
+    def _complete_file(self) -> None:
+        """A process killed between journal and file left its last events out of the file: bring them in."""
+        if self._file is None:
+            return
+        with contextlib.suppress(ProtocolError, TypeError):  # what is no event of ours is no reason to stop
+            body = wire.decode_object(self._file.last_line(), wire.MAX_EVENT_BYTES, "line")
+            last = wire.check_message(wire.topic_of("alarm", body.get("camera", "")), body)
+            for text in self._ledger.rest(last.topic, last.epoch, last.seq, "v1/alarm/"):
+                self._file.write(text.encode())
 
     def _tell(self, text: str) -> None:
         """Something is wrong with the detector itself: a loud status, and a line in every heartbeat from now on."""

@@ -151,6 +151,24 @@ def read_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int, limit: 
     return texts, not known and epoch != FIRST_EPOCH
 
 
+def read_rest(db: sqlite3.Connection, topic: str, epoch: str, seq: int, prefix: str, limit: int) -> list[str]:
+    """Bodies of one epoch, journalled after the given event, of topics that begin with `prefix`; in their order."""
+    rows = db.execute(
+        "SELECT later.topic, epoch, later.seq, later.utc, later.body, later.crc FROM events AS this"
+        " JOIN epochs USING (ordinal) JOIN events AS later ON later.n > this.n AND later.ordinal = this.ordinal"
+        " WHERE this.topic = ? AND epoch = ? AND this.seq = ? AND substr(later.topic, 1, ?) = ?"
+        " ORDER BY later.n LIMIT ?",
+        (topic, epoch, seq, len(prefix), prefix, limit),
+    )
+    texts = []
+    for *place, crc in rows:
+        row = Row(*place)
+        if row.crc() != crc:
+            raise Corrupt(f"event {row.seq} of {row.topic} does not match its checksum")
+        texts.append(row.text)
+    return texts
+
+
 def read_positions(db: sqlite3.Connection) -> dict[str, tuple[str, int]]:
     """topic → (epoch, seq) of its newest event."""
     found = {}

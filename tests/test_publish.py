@@ -184,6 +184,21 @@ def test_a_restart_ends_what_the_last_run_left_open(make_bench: MakeBench, tmp_p
     assert bench.ledger.open_alarms() == []
 
 
+def test_the_event_file_is_completed_after_a_kill(make_bench: MakeBench, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(events_path=path)
+    for number in range(3):
+        bench.publisher.alarm(an_event(id=f"n{number}", camera=f"c{number}"))
+        bench.publisher.status(online())
+    bench.stop()
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(whole[0] + whole[1][:20])  # torn in the second line
+    bench.start(events_path=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert lines[:3] == whole
+    assert [json.loads(line)["reason"] for line in lines[3:]] == ["restart"] * 3
+
+
 def test_a_slow_subscriber_is_counted_and_does_not_slow_or_rob_others(make_bench: MakeBench, tmp_path: Path) -> None:
     bench = make_bench(high_water_mark=100)
     slow = bench.joined("v1/status/", rcvhwm=1, rcvbuf=4096)
@@ -249,7 +264,8 @@ def test_recovery_endpoints() -> None:
 
 def test_the_event_file_is_refused_if_it_is_something_else(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / "movie.mp4").write_bytes(b"\0\0\0 ftyp")
-    for bad in (tmp_path / "movie.mp4", tmp_path):
+    (tmp_path / "x.json").write_text('{"mine": 1}')
+    for bad in (tmp_path / "movie.mp4", tmp_path / "x.json", tmp_path):
         with pytest.raises(UsageError):
             Publisher(PublishConfig(bind="none"), bench.ledger, clock=bench.clock, events_path=bad)
     assert (tmp_path / "movie.mp4").read_bytes() == b"\0\0\0 ftyp"
