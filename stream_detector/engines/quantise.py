@@ -7,7 +7,9 @@ of the work, and its sigmoid is what people set thresholds on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,9 @@ def windows_of(videos: Sequence[Path], recipe: Recipe, limit: int) -> UInt8Array
     found: list[UInt8Array] = []
     share = -(-limit // len(videos))
     for path in videos:
-        found += _windows_of_one(path, recipe, share)
+        windows = read_windows(path, recipe)
+        count = min(share, len(windows))
+        found += [windows[round(index * (len(windows) - 1) / max(1, count - 1))] for index in range(count)]
     if len(found) < MIN_WINDOWS:
         raise DataError(
             f"calibration needs at least {MIN_WINDOWS} windows of 16 frames, got {len(found)}; give more video"
@@ -51,7 +55,8 @@ def quantise(bundle: Bundle, windows: UInt8Array) -> Path:
     data = nncf.Dataset([window[None] for window in windows])
     ignored = nncf.IgnoredScope(names=_head_nodes(graph), validate=False)
     try:
-        small = nncf.quantize(graph, data, subset_size=len(windows), ignored_scope=ignored)
+        with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+            small = nncf.quantize(graph, data, subset_size=len(windows), ignored_scope=ignored)
     except (RuntimeError, ValueError) as error:
         raise EngineError(
             f"quantisation failed ({' '.join(str(error).split())[:200]}); use --precision fp32"
@@ -77,14 +82,15 @@ def _head_nodes(graph: Any) -> list[str]:
     return [name for name in names if name]
 
 
-def _windows_of_one(path: Path, recipe: Recipe, share: int) -> list[UInt8Array]:
+def read_windows(path: Path, recipe: Recipe, limit: int | None = None) -> list[UInt8Array]:
+    """The windows of a video one after the other, at most `limit`: uint8 (16, H, W, 3) RGB each. Raises SourceError."""
     reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    found: list[UInt8Array] = []
+    frames: list[UInt8Array] = []
     try:
         if not path.is_file() or not reader.isOpened():
             raise SourceError(f"{str(path)!r} cannot be opened as a video; give an existing video file")
-        found: list[UInt8Array] = []
-        frames: list[UInt8Array] = []
-        while True:
+        while limit is None or len(found) < limit:
             ok, picture = reader.read()
             if not ok:
                 break
@@ -94,5 +100,4 @@ def _windows_of_one(path: Path, recipe: Recipe, share: int) -> list[UInt8Array]:
                 frames = []
     finally:
         reader.release()
-    count = min(share, len(found))
-    return [found[round(index * (len(found) - 1) / max(1, count - 1))] for index in range(count)]
+    return found

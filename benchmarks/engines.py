@@ -1,0 +1,124 @@
+"""Whether the fast engines say the same as PyTorch in float32, on real clips.
+
+    python -m benchmarks engines CLIPS [--bundle embedded] [--limit 400]
+
+CLIPS is a folder with `index.csv` (columns path, label, split) and the clips. The first window of every clip of the
+`val` split is scored by each engine; int8 is calibrated with windows of the `train` split. Against torch fp32: relative
+error of the features, change of the scores, change of the clip AUC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import os
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.results import write_results
+from stream_detector.bundle import Bundle
+from stream_detector.config import EngineConfig
+from stream_detector.engines import load_engine, this_machine
+from stream_detector.errors import DataError, SourceError
+from stream_detector.preprocess import Recipe
+from stream_detector.types import EngineOutput, Float32Array, UInt8Array
+
+
+def main(argv: list[str]) -> int:
+    """Run, print a table, write `results/engines.json`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks engines", description=__doc__.splitlines()[0])
+    parser.add_argument("clips", type=Path, help="folder with index.csv")
+    parser.add_argument("--bundle", default="embedded")
+    parser.add_argument("--limit", type=int, default=400, help="val clips, drawn with a fixed seed (default 400)")
+    parser.add_argument("--calibration", type=int, default=128, help="train windows for int8 (default 128)")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    args = parser.parse_args(argv)
+    bundle = Bundle.load(args.bundle)
+    frames, labels = first_windows(args.clips, "val", args.limit, bundle.recipe)
+    machine = this_machine()
+    precisions = [("torch", "fp32"), *([("torch", "bf16")] if machine.bf16 else [])]
+    if machine.openvino:
+        precisions += [("openvino", "fp32"), *([("openvino", "bf16")] if machine.bf16 else [])]
+        precisions += [("openvino", "int8")] if importlib.util.find_spec("nncf") else []
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["STREAM_DETECTOR_CACHE"] = folder
+        reference: EngineOutput | None = None
+        for engine, precision in precisions:
+            if precision == "int8":
+                from stream_detector.engines.quantise import quantise
+
+                quantise(bundle, first_windows(args.clips, "train", args.calibration, bundle.recipe)[0])
+            output = score(bundle, engine, precision, frames)
+            reference = reference or output
+            rows.append({"engine": engine, "precision": precision, **compare(output, reference, labels)})
+            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()))
+    if not args.no_save:
+        settings = {"bundle": bundle.name, "fingerprint": bundle.fingerprint, "clips": len(frames)}
+        print(write_results("engines", rows, settings))
+    return 0
+
+
+def score(bundle: Bundle, engine: str, precision: str, frames: UInt8Array) -> EngineOutput:
+    """All windows through one engine."""
+    config = EngineConfig.model_validate({"engine": engine, "precision": precision, "device": "cpu"})
+    made = load_engine(bundle, config)
+    parts = [made.infer(frames[i : i + made.max_batch]) for i in range(0, len(frames), made.max_batch)]
+    made.close()
+    features, scores = np.concatenate([p.features for p in parts]), np.concatenate([p.scores for p in parts])
+    return EngineOutput(features, scores, 0.0, sum(p.forward_s for p in parts))
+
+
+def compare(output: EngineOutput, reference: EngineOutput, labels: Float32Array) -> dict[str, Any]:
+    """What changed against the reference."""
+    norm = np.linalg.norm(output.features - reference.features, axis=1) / np.linalg.norm(reference.features, axis=1)
+    change = np.abs(output.scores - reference.scores)
+    auc = rank_auc(output.scores, labels)
+    return {
+        "relative_feature_error_mean": float(f"{norm.mean():.3g}"),
+        "relative_feature_error_max": float(f"{norm.max():.3g}"),
+        "score_change_mean": float(f"{change.mean():.3g}"),
+        "score_change_max": float(f"{change.max():.3g}"),
+        "clip_auc": round(auc, 5),
+        "clip_auc_change": round(auc - rank_auc(reference.scores, labels), 5),
+        "ms_a_window": round(output.forward_s / len(labels) * 1e3, 2),
+    }
+
+
+def rank_auc(scores: Float32Array, labels: Float32Array) -> float:
+    """Area under the ROC curve, ties counted half (Mann and Whitney 1947)."""
+    positive, negative = np.sort(scores[labels > 0]), np.sort(scores[labels == 0])
+    below = np.searchsorted(negative, positive, "left")
+    equal = np.searchsorted(negative, positive, "right") - below
+    return float((below + 0.5 * equal).sum() / (len(positive) * len(negative)))
+
+
+def first_windows(folder: Path, split: str, limit: int, recipe: Recipe) -> tuple[UInt8Array, Float32Array]:
+    """The first window of clips of a split, drawn with a fixed seed: frames (n, 16, H, W, 3) and labels (n,)."""
+    from stream_detector.engines.quantise import read_windows
+
+    try:
+        with (folder / "index.csv").open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    except (OSError, KeyError) as error:
+        raise DataError(f"{str(folder / 'index.csv')!r} cannot be used ({error}); give the folder of clips") from None
+    random.Random(0).shuffle(rows)
+    frames: list[UInt8Array] = []
+    labels: list[float] = []
+    for row in rows:
+        if len(frames) == limit:
+            break
+        try:
+            found = read_windows(folder / row["path"], recipe, 1)
+        except SourceError:
+            continue
+        frames += found
+        labels += [float(row["label"] == "abnormal")] * len(found)
+    if len(set(labels)) < 2:
+        raise DataError(f"split {split!r} of {str(folder)!r} needs clips of both labels; give the folder of clips")
+    return np.stack(frames), np.array(labels, np.float32)

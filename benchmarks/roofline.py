@@ -1,0 +1,200 @@
+"""How fast each engine runs a network, as a share of what the processor can multiply (roofline).
+
+    python -m benchmarks roofline [--models embedded resnet3d-34-a] [--seconds 6]
+
+Per model: the plain way (PyTorch fp32, one clip at a time, contiguous, nothing fused), the torch engine, and OpenVINO
+in every precision that the machine has. The ceiling is the rate of a large matrix product, measured between the rows of
+the same run, since a shared machine changes from minute to minute. Networks without a bundle get random weights, which
+are as fast as trained ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.results import write_results
+from stream_detector.backbones import backbone_spec, build_backbone
+from stream_detector.bundle import Bundle, find_bundle, write_bundle
+from stream_detector.engines import this_machine
+from stream_detector.engines.network import Network
+from stream_detector.engines.torch_engine import TorchEngine
+from stream_detector.errors import BundleError, StreamDetectorError
+from stream_detector.head import Head
+from stream_detector.preprocess import normalise, recipe_named
+from stream_detector.types import Engine, UInt8Array
+
+CALIBRATION_WINDOWS = 32
+BATCH = 8
+
+
+def main(argv: list[str]) -> int:
+    """Run, print a table, write `results/roofline.json`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks roofline", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["resnet3d-34-a", "embedded"], metavar="BUNDLE_OR_ARCH")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for each row (default 6)")
+    parser.add_argument("--no-save", action="store_true", help="print only")
+    args = parser.parse_args(argv)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["STREAM_DETECTOR_CACHE"] = folder  # nothing of the user's, and nothing left behind
+        for name in args.models:
+            bundle = bundle_for(name, Path(folder))
+            rows += measure(name, bundle, args.seconds)
+    for row in rows:
+        print(
+            f"{row['model']:22} {row['way']:22} {row['windows_per_s']:8.2f} windows/s {row['p50_ms']:8.1f} ms  "
+            f"{row['gmac_per_s']:7.1f} GMAC/s  {row['share_of_fp32_product']:6.1%} of the fp32 product"
+            + (f"  {row['share_of_bf16_product']:6.1%} of the bf16 product" if row["share_of_bf16_product"] else "")
+        )
+    if not args.no_save:
+        settings = {"seconds": args.seconds, "threads": torch.get_num_threads(), "load_average": os.getloadavg()}
+        if not this_machine().bf16:
+            settings["left_out"] = "bf16 rows: this processor has no bf16 instructions"
+        print(write_results("roofline", rows, settings))
+    return 0
+
+
+def bundle_for(name: str, folder: Path) -> Bundle:
+    """A bundle by name, or random weights for an architecture."""
+    try:
+        find_bundle(name)
+        return Bundle.load(name)
+    except BundleError:
+        spec = backbone_spec(name)
+    head = Head((spec.feature_dim, 32, 1))
+    parts = {"name": "random", "backbone": {"arch": name}, "head": {"dims": list(head.dims)}}
+    parts["preprocess"] = recipe_named(spec.recipe)  # type: ignore[assignment]
+    return write_bundle(folder / f"random-{name}", parts, build_backbone(name).state_dict(), head.state_dict())
+
+
+def measure(name: str, bundle: Bundle, seconds: float) -> list[dict[str, Any]]:
+    """One row for each way to run the bundle."""
+    recipe = bundle.recipe
+    frames = np.random.default_rng(0).integers(0, 256, (BATCH, recipe.frames, *recipe.size, 3), dtype=np.uint8)
+    gmac = count_gmac(bundle)
+    machine = this_machine()
+    ways: list[tuple[str, Callable[[], Callable[[UInt8Array], object]], int]] = [
+        ("plain torch fp32 ×1", lambda: plain(bundle), 1),
+        ("torch fp32 ×1", lambda: TorchEngine(bundle, "fp32").infer, 1),
+        (f"torch fp32 ×{BATCH}", lambda: TorchEngine(bundle, "fp32").infer, BATCH),
+    ]
+    if machine.bf16:
+        ways.append((f"torch bf16 ×{BATCH}", lambda: TorchEngine(bundle, "bf16").infer, BATCH))
+    if machine.openvino:
+        precisions = ["fp32", *(["bf16"] if machine.bf16 else [])]
+        precisions += ["int8"] if importlib.util.find_spec("nncf") else []
+        for precision in precisions:
+            for size in (1, BATCH):
+                ways.append((f"openvino {precision} ×{size}", partial(_openvino_run, bundle, precision), size))
+    rows = []
+    for label, make, size in ways:
+        try:
+            run = make()
+        except StreamDetectorError as error:
+            print(f"{name} {label}: {error}", file=sys.stderr)
+            continue
+        before = product_rate(torch.float32), product_rate(torch.bfloat16) if machine.bf16 else 0.0
+        times = timed(partial(run, frames[:size]), seconds)
+        after = product_rate(torch.float32), product_rate(torch.bfloat16) if machine.bf16 else 0.0
+        rate = size / float(np.median(times))
+        fp32, bf16 = (max(b, a) for b, a in zip(before, after, strict=True))
+        rows.append(
+            {
+                "model": name,
+                "arch": bundle.manifest.backbone.arch,
+                "way": label,
+                "gmac": round(gmac, 2),
+                "windows_per_s": round(rate, 3),
+                "p50_ms": round(float(np.median(times)) * 1e3, 2),
+                "p90_ms": round(float(np.quantile(times, 0.9)) * 1e3, 2),
+                "best_windows_per_s": round(size / min(times), 3),
+                "gmac_per_s": round(rate * gmac, 2),
+                "fp32_product_gmac_per_s": round(fp32, 1),
+                "bf16_product_gmac_per_s": round(bf16, 1) or None,
+                "share_of_fp32_product": round(rate * gmac / fp32, 4),
+                "share_of_bf16_product": round(rate * gmac / bf16, 4) if bf16 else None,
+                "runs": len(times),
+            }
+        )
+    return rows
+
+
+def plain(bundle: Bundle) -> Callable[[UInt8Array], object]:
+    """PyTorch as a script would use it: fp32, contiguous, nothing fused, one clip at a time."""
+    network = Network(bundle)
+
+    def run(frames: UInt8Array) -> object:
+        with torch.inference_mode():
+            clip = normalise(torch.from_numpy(frames), bundle.recipe).contiguous()
+            return network.head(network.backbone.features(clip))
+
+    return run
+
+
+def openvino(bundle: Bundle, precision: str) -> Engine:
+    """The OpenVINO engine; an int8 graph is calibrated with noise here, which is as fast as with footage."""
+    from stream_detector.engines.openvino_engine import OpenVinoEngine, graph_path
+
+    if precision == "int8" and not graph_path(bundle, "int8").is_file():
+        from stream_detector.engines.quantise import quantise
+
+        shape = (CALIBRATION_WINDOWS, bundle.recipe.frames, *bundle.recipe.size, 3)
+        quantise(bundle, np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+    return OpenVinoEngine(bundle, precision)
+
+
+def _openvino_run(bundle: Bundle, precision: str) -> Callable[[UInt8Array], object]:
+    return openvino(bundle, precision).infer
+
+
+def timed(run: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call, after one to warm up; at least five calls."""
+    run()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < 1000):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def product_rate(dtype: torch.dtype, size: int = 1536, repeats: int = 5) -> float:
+    """Multiply-adds of a square matrix product, in 10⁹ a second: the best of some."""
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return size**3 / best / 1e9
+
+
+def count_gmac(bundle: Bundle) -> float:
+    """Multiply-adds of all convolutions for one window, in 10⁹."""
+    network = Network(bundle)
+    total = [0]
+
+    def hook(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        if isinstance(module, nn.Conv3d):
+            total[0] += output[0].numel() * module.weight[0].numel()
+
+    for module in network.modules():
+        module.register_forward_hook(hook)
+    recipe = bundle.recipe
+    with torch.inference_mode():
+        network(torch.zeros((1, recipe.frames, *recipe.size, 3), dtype=torch.uint8))
+    return total[0] / 1e9
