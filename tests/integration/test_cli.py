@@ -26,6 +26,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0
+SIZE = (160, 120)
 VOLATILE = ("epoch", "timing", "start_utc", "emitted_utc")
 
 
