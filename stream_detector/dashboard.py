@@ -7,6 +7,7 @@ that comes from outside (names, sources, details) is shown literally, without ma
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Sequence
@@ -252,14 +253,13 @@ def score_bar(camera: CameraView, width: int) -> Text:
     colour = "red" if score >= threshold else "yellow" if score >= 0.7 * threshold else "green"
     mark = min(width - 1, int(threshold * width))
     eighths = round(score * width * 8)
-    for cell in range(width):
-        filled = min(8, max(0, eighths - 8 * cell))
-        if cell == mark:
-            text.append("┃", style=f"bold white on {colour}" if filled >= 4 else "bold")
-        elif filled:
-            text.append(BLOCKS[filled], style=colour)
-        else:
-            text.append("·", style="bright_black")
+    filled = [min(8, max(0, eighths - 8 * cell)) for cell in range(width)]
+    for first, last in ((0, mark), (mark + 1, width)):
+        part = [cell for cell in filled[first:last] if cell]
+        text.append("".join(BLOCKS[cell] for cell in part), style=colour)
+        text.append("·" * (last - first - len(part)), style="bright_black")
+        if last == mark:
+            text.append("┃", style=f"bold white on {colour}" if filled[mark] >= 4 else "bold")
     return text.append(f" {camera.smoothed:.2f}", style=colour)
 
 
@@ -268,9 +268,9 @@ def sparkline(history: Sequence[float], threshold: float | None, width: int) -> 
     recent = [value if math.isfinite(value) else 0.0 for value in history[-width:]]
     top = max([1e-6, threshold or 0.0, *recent])
     text = Text(" " * (width - len(recent)))
-    for value in recent:
-        level = min(len(SPARKS) - 1, int(max(0.0, value) / top * len(SPARKS)))
-        text.append(SPARKS[level], style="red" if threshold is not None and value >= threshold else "blue")
+    for reached, run in itertools.groupby(recent, lambda value: threshold is not None and value >= threshold):
+        levels = (min(len(SPARKS) - 1, int(max(0.0, value) / top * len(SPARKS))) for value in run)
+        text.append("".join(SPARKS[level] for level in levels), style="red" if reached else "blue")
     return text
 
 

@@ -185,8 +185,8 @@ def test_the_bar_is_as_long_as_the_score(smoothed: float, full: int) -> None:
 def test_the_sparkline_marks_what_reaches_the_threshold() -> None:
     line = sparkline((0.1, 0.5, 0.6, float("nan")), 0.5, 8)
     assert len(line.plain) == 8
-    styles = [str(span.style) for span in line.spans]
-    assert styles == ["blue", "red", "red", "blue"]
+    styles = [(line.plain[span.start : span.end], str(span.style)) for span in line.spans]
+    assert [(len(part), style) for part, style in styles] == [(1, "blue"), (2, "red"), (1, "blue")]
 
 
 def test_eta_of_files_side_by_side_is_that_of_the_longest() -> None:
