@@ -53,12 +53,6 @@ def main(argv: list[str]) -> int:
         for name in args.models:
             bundle = bundle_for(name, Path(folder))
             rows += measure(name, bundle, args.seconds)
-    for row in rows:
-        print(
-            f"{row['model']:22} {row['way']:22} {row['windows_per_s']:8.2f} windows/s {row['p50_ms']:8.1f} ms  "
-            f"{row['gmac_per_s']:7.1f} GMAC/s  {row['share_of_fp32_product']:6.1%} of the fp32 product"
-            + (f"  {row['share_of_bf16_product']:6.1%} of the bf16 product" if row["share_of_bf16_product"] else "")
-        )
     if not args.no_save:
         settings = {"seconds": args.seconds, "threads": torch.get_num_threads(), "load_average": os.getloadavg()}
         if not this_machine().bf16:
@@ -107,7 +101,7 @@ def measure(name: str, bundle: Bundle, seconds: float) -> list[dict[str, Any]]:
             print(f"{name} {label}: {error}", file=sys.stderr)
             continue
         before = product_rate(torch.float32), product_rate(torch.bfloat16) if machine.bf16 else 0.0
-        times = timed(partial(run, frames[:size]), seconds)
+        times, cpu_s = timed(partial(run, frames[:size]), seconds)
         after = product_rate(torch.float32), product_rate(torch.bfloat16) if machine.bf16 else 0.0
         rate = size / float(np.median(times))
         fp32, bf16 = (max(b, a) for b, a in zip(before, after, strict=True))
@@ -126,9 +120,11 @@ def measure(name: str, bundle: Bundle, seconds: float) -> list[dict[str, Any]]:
                 "bf16_product_gmac_per_s": round(bf16, 1) or None,
                 "share_of_fp32_product": round(rate * gmac / fp32, 4),
                 "share_of_bf16_product": round(rate * gmac / bf16, 4) if bf16 else None,
+                "cpu_ms_a_window": round(cpu_s / size / len(times) * 1e3, 2),
                 "runs": len(times),
             }
         )
+        show(rows[-1])
     return rows
 
 
@@ -160,16 +156,31 @@ def _openvino_run(bundle: Bundle, precision: str) -> Callable[[UInt8Array], obje
     return openvino(bundle, precision).infer
 
 
-def timed(run: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each call, after one to warm up; at least five calls."""
+def show(row: dict[str, Any]) -> None:
+    """One line for people."""
+    shares = [(row[f"share_of_{kind}_product"], kind) for kind in ("fp32", "bf16")]
+    print(
+        f"{row['model']:16} {row['way']:20} {row['windows_per_s']:8.2f} windows/s {row['p50_ms']:8.1f} ms "
+        f"({row['cpu_ms_a_window']:.1f} ms of CPU a window) {row['gmac_per_s']:7.1f} GMAC/s  "
+        + "  ".join(f"{share:.1%} of the {kind} product" for share, kind in shares if share),
+        flush=True,
+    )
+
+
+def timed(run: Callable[[], object], seconds: float) -> tuple[list[float], float]:
+    """Seconds of each call, and CPU seconds of all; one call to warm up, then at least three.
+
+    CPU time counts all threads of this process, so it says something even where other programs hold the cores.
+    """
     run()
     times: list[float] = []
+    cpu = time.process_time()
     end = time.perf_counter() + seconds
-    while len(times) < 5 or (time.perf_counter() < end and len(times) < 1000):
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < 1000):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return times
+    return times, time.process_time() - cpu
 
 
 def product_rate(dtype: torch.dtype, size: int = 1536, repeats: int = 5) -> float:
