@@ -2,9 +2,9 @@
 
     index.csv ──read_index──▶ [Clip] ──pack──▶ frames.u8 + frames.json ──▶ PackedFrames.frames(i): (n, S, S, 3) RGB
 
-`index.csv` has one row a clip (`path,set,label,category,group,split,fps,frames,…`, see docs/models/embedded.md). Splits
-are by group: clips of one group come from one source, so a group that stands in both splits is refused. The whole
-picture is stretched to S×S, as the recipe `stream-112` does; S is larger than the network's input so that training can crop.
+`index.csv` has one row a clip (`path,set,label,category,group,split,fps,…`). Splits are by group: clips of one group
+come from one source, so a group that stands in both splits is refused. The whole picture is stretched to S×S, as
+the recipe `stream-112` does; S is larger than the network's input so that training can crop.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def read_frames(path: Path, size: int, *, limit: int | None = None, step: int = 
             if index % step == 0:
                 good, image = capture.retrieve()
                 if good:
-                    frames.append(_small(image, size))
+                    frames.append(small_rgb(image, size))
             index += 1
     finally:
         capture.release()
@@ -133,7 +133,8 @@ def read_frames(path: Path, size: int, *, limit: int | None = None, step: int = 
     return np.stack(frames)
 
 
-def _small(image: Any, size: int) -> UInt8Array:
+def small_rgb(image: Any, size: int) -> UInt8Array:
+    """A decoded BGR frame, stretched to uint8 (size, size, 3) RGB."""
     shrinks = min(image.shape[:2]) >= size
     small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     result: UInt8Array = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
@@ -159,7 +160,7 @@ class PackWriter:
         self.path, self.size = Path(path), size
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._partial = self.path.with_suffix(".partial")
-        self._file = self._partial.open("wb")
+        self._partial.write_bytes(b"")
         self._items: list[dict[str, Any]] = []
         self._offset = 0
 
@@ -167,13 +168,13 @@ class PackWriter:
         """frames: uint8 (n, size, size, 3) RGB.  meta: plain values, given back by `PackedFrames.meta`."""
         if frames.dtype != np.uint8 or frames.shape[1:] != (self.size, self.size, 3) or len(frames) == 0:
             raise DataError(f"packed frames must be uint8 (n, {self.size}, {self.size}, 3), got {frames.shape}")
-        np.ascontiguousarray(frames).tofile(self._file)
+        with self._partial.open("ab") as file:
+            np.ascontiguousarray(frames).tofile(file)
         self._items.append({"offset": self._offset, "frames": len(frames), **meta})
         self._offset += len(frames)
 
     def close(self, key: str = "") -> None:
         """Finish the file. key: what it was made from, checked by `PackedFrames.open`."""
-        self._file.close()
         os.replace(self._partial, self.path)
         text = json.dumps({"schema": "stream-detector.pack/1", "size": self.size, "key": key, "items": self._items})
         temporary = self.path.with_suffix(".json.partial")
@@ -194,7 +195,7 @@ class PackedFrames:
             self._map = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{str(path)!r} is not a packed frame file ({error}); delete it, and it is made again"
+                f"{str(path)!r} is no packed frame file ({error}); delete it to have it made again"
             ) from None
 
     def __len__(self) -> int:
@@ -214,13 +215,13 @@ def clips_key(clips: Sequence[Clip], size: int, limit: int) -> str:
 
 
 def pack_clips(
-    clips: Sequence[Clip], root: Path, cache: Path, *, size: int = PACK_SIZE, limit: int = 150
+    clips: Sequence[Clip], root: Path, cache: Path, *, size: int = PACK_SIZE, limit: int = 150, name: str = "clips"
 ) -> Iterator[tuple[int, int]]:
-    """Decode every clip once into `cache`/clips.u8; yields (done, all). Nothing to do if it is there.
+    """Decode every clip once into `cache`/`name`.u8; yields (done, all). Nothing to do if it is there.
 
     limit: at most so many frames of a clip.  Raises DataError for a clip that cannot be read.
     """
-    path, key = Path(cache) / "clips.u8", clips_key(clips, size, limit)
+    path, key = Path(cache) / f"{name}.u8", clips_key(clips, size, limit)
     if path.with_suffix(".json").exists() and PackedFrames(path).key == key:
         return
     writer = PackWriter(path, size)
@@ -230,8 +231,8 @@ def pack_clips(
     writer.close(key)
 
 
-def load_clips(cache: Path) -> tuple[PackedFrames, tuple[Clip, ...]]:
-    """The packed clips of a cache folder and their descriptions, in the same order."""
-    packed = PackedFrames(Path(cache) / "clips.u8")
+def load_clips(cache: Path, name: str = "clips") -> tuple[PackedFrames, tuple[Clip, ...]]:
+    """A packed file of a cache folder and the descriptions of its items, in the same order."""
+    packed = PackedFrames(Path(cache) / f"{name}.u8")
     names = Clip.__slots__
     return packed, tuple(Clip(**{name: item[name] for name in names}) for item in packed.meta)

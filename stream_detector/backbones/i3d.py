@@ -178,7 +178,9 @@ def read_i3d_checkpoint(path: Path) -> dict[str, Tensor]:
         content = _ArraysOnly(io.BytesIO(raw)).load()
         params, statistics = content["params"], content["batch_stats"]
         state: dict[str, Tensor] = {}
-        for name in I3D().stages.state_dict():
+        with torch.device("meta"):
+            names = list(I3D().stages.state_dict())
+        for name in names:
             stage, *rest, leaf = name.split(".")
             state[f"stages.{name}"] = _array(params, statistics, [stage, *_branch(rest)], leaf)
         logits = params["Logits/Conv3d_0c_1x1"]["Conv_0"]

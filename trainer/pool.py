@@ -1,0 +1,161 @@
+"""What a training step draws: windows of clips in fixed shares, with the teacher's answers where known.
+
+    packs (clips, rendered, long_normal) ──▶ Pool ──batch(step)──▶ Drawn: windows, labels, teacher features and logits
+
+A set's share of the batch does not depend on its size, so that 800 hockey clips do not drown 74 crashes; inside a set
+the two labels come up equally often. A batch is a function of (seed, step) alone, so a resumed run sees the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stream_detector.errors import DataError
+from stream_detector.types import WINDOW_FRAMES
+from trainer.augment import Augmentation, augment
+from trainer.clips import Clip, PackedFrames
+from trainer.teacher import Targets
+
+SHARES: Mapping[str, float] = {
+    "cctv_fights": 0.27,
+    "cctv_crashes": 0.16,
+    "hockey_fights": 0.15,
+    "ucf101": 0.13,
+    "arid_dark": 0.07,
+    "rendered": 0.15,
+    "long_normal": 0.04,
+    "intel_samples": 0.03,
+}
+DEFAULT_SHARE = 0.1  # of a set that is not named above
+ANSWERED_SHARE = 0.6  # draws among the clips that the teacher has answered about; the rest are draws among all
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """One packed file. clips: what its items are.  targets: the teacher's answers about it, if any."""
+
+    frames: PackedFrames
+    clips: tuple[Clip, ...]
+    targets: Targets | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One batch of B windows, on the CPU.
+
+    windows: uint8 (B, 16, s, s, 3) RGB.  labels: float32 (B,), 1 abnormal.  known: bool (B,), the teacher answered.
+    features (B, 1024), logits (B, 400): float32, zeros where not known.
+    """
+
+    windows: Tensor
+    labels: Tensor
+    known: Tensor
+    features: Tensor
+    logits: Tensor
+
+    def part(self, number: int, parts: int) -> Drawn:
+        """Every `parts`-th window, from `number` on."""
+        return Drawn(*(getattr(self, name)[number::parts] for name in Drawn.__slots__))
+
+    def to(self, device: str) -> Drawn:
+        """The same on a device."""
+        return Drawn(*(getattr(self, name).to(device) for name in Drawn.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    pack: int
+    item: int
+    rows: tuple[int, ...] = field(default=())
+
+
+class Pool:
+    """Draws batches from the train split of several packs. Raises DataError if there is nothing to draw from."""
+
+    def __init__(
+        self,
+        packs: Sequence[Pack],
+        *,
+        seed: int,
+        shares: Mapping[str, float] = SHARES,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.packs, self.seed = list(packs), seed
+        self.augmentation = augmentation or Augmentation()
+        self._cells: dict[tuple[str, bool], list[_Place]] = {}
+        for number, pack in enumerate(packs):
+            rows = _rows_by_item(pack.targets)
+            for item, clip in enumerate(pack.clips):
+                if clip.split == "train":
+                    place = _Place(number, item, tuple(rows.get(item, ())))
+                    self._cells.setdefault((clip.set, clip.abnormal), []).append(place)
+        if not self._cells:
+            raise DataError("no clip of the train split was found; check the column 'split' of index.csv")
+        self._answered = {cell: [p for p in places if p.rows] for cell, places in self._cells.items()}
+        self._sets = sorted({name for name, _ in self._cells})
+        weights = np.array([shares.get(name, DEFAULT_SHARE) for name in self._sets])
+        self._weights = weights / weights.sum()
+
+    def counts(self) -> dict[str, int]:
+        """How many clips each set and label has, for the log and the model card."""
+        return {f"{s}/{'abnormal' if a else 'normal'}": len(places) for (s, a), places in sorted(self._cells.items())}
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (1024,) of the teacher's features over the train split. Raises DataError if none."""
+        rows = [
+            np.asarray(pack.targets.features[sorted({r for p in places for r in p.rows if p.pack == number})])
+            for number, pack in enumerate(self.packs)
+            if pack.targets is not None
+            for places in [[p for cell in self._cells.values() for p in cell]]
+        ]
+        found = [block for block in rows if len(block)]
+        if not found:
+            raise DataError("the teacher has answered nothing about the train split; run the teacher first")
+        values = np.concatenate(found)
+        return torch.from_numpy(values.mean(axis=0)), torch.from_numpy(values.std(axis=0) + 1e-3)
+
+    def batch(self, step: int, count: int, size: int) -> Drawn:
+        """`count` windows of `size` pixels for one step."""
+        rng = np.random.default_rng([self.seed, step])
+        windows = np.empty((count, WINDOW_FRAMES, size, size, 3), dtype=np.uint8)
+        labels = torch.zeros(count)
+        known = torch.zeros(count, dtype=torch.bool)
+        features, logits = torch.zeros(count, 1024), torch.zeros(count, 400)
+        for k in range(count):
+            place, abnormal = self._draw(rng)
+            pack = self.packs[place.pack]
+            frames = pack.frames.frames(place.item)
+            start = int(rng.integers(0, max(1, len(frames) - WINDOW_FRAMES + 1)))
+            if place.rows and pack.targets is not None:
+                row = place.rows[int(rng.integers(len(place.rows)))]
+                start, known[k] = pack.targets.jobs[row].start, True
+                features[k] = torch.from_numpy(np.array(pack.targets.features[row]))
+                logits[k] = torch.from_numpy(np.array(pack.targets.logits[row]))
+            windows[k] = augment(frames, start, size, rng, self.augmentation)
+            labels[k] = float(abnormal)
+        return Drawn(torch.from_numpy(windows), labels, known, features, logits)
+
+    def _draw(self, rng: np.random.Generator) -> tuple[_Place, bool]:
+        name = self._sets[int(rng.choice(len(self._sets), p=self._weights))]
+        labels = [abnormal for abnormal in (False, True) if (name, abnormal) in self._cells]
+        abnormal = labels[int(rng.integers(len(labels)))]
+        places = self._cells[(name, abnormal)]
+        answered = self._answered[(name, abnormal)]
+        if answered and rng.random() < ANSWERED_SHARE:
+            places = answered
+        return places[int(rng.integers(len(places)))], abnormal
+
+
+def _rows_by_item(targets: Targets | None) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    if targets is not None:
+        done = targets.done
+        for row, job in enumerate(targets.jobs):
+            if done[row]:
+                rows.setdefault(job.item, []).append(row)
+    return rows
