@@ -52,20 +52,20 @@ class Calibration:
     def sentence(self) -> str:
         """What the figures mean, for people."""
         sure = f"{self.confidence:.0%}"
-        seen = f"{self.alarms} alarm{'' if self.alarms == 1 else 's'} in {self.hours:.2f} h"
+        seen = f"{self.alarms} alarm{'' if self.alarms == 1 else 's'} in {hours_text(self.hours)}"
         if self.shown:
             return (
-                f"threshold {self.threshold:.{DIGITS}f}: {seen}; with {sure} confidence fewer than {self.upper:.2g} an "
+                f"threshold {self.threshold:.{DIGITS}f}: {seen}; with {sure} confidence fewer than {rate_text(self.upper)} an "
                 f"hour, as asked ({self.asked:g})"
             )
         if self.hours < self.hours_needed:
             return (
-                f"threshold {self.threshold:.{DIGITS}f}: {seen}, which only bounds the rate below {self.upper:.2g} an "
+                f"threshold {self.threshold:.{DIGITS}f}: {seen}, which only bounds the rate below {rate_text(self.upper)} an "
                 f"hour; the footage is too short to show {self.asked:g}: give at least {self.hours_needed:.1f} h"
             )
         return (
             f"threshold {self.threshold:.{DIGITS}f}: {seen}, and no higher one has fewer; the rate asked "
-            f"({self.asked:g}) cannot be reached with this model on this footage, only {self.upper:.2g}"
+            f"({self.asked:g}) cannot be reached with this model on this footage, only {rate_text(self.upper)}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +83,16 @@ class Calibration:
             "shown": self.shown,
             "sentence": self.sentence(),
         }
+
+
+def hours_text(hours: float) -> str:
+    """'14.0 h', or '31 s' and '25 min' for little."""
+    return f"{hours:.1f} h" if hours >= 2 else f"{hours * 60:.0f} min" if hours >= 1 / 30 else f"{hours * 3600:.0f} s"
+
+
+def rate_text(per_hour: float) -> str:
+    """A rate with two digits that matter: '0.21', '3.5', '349'."""
+    return f"{per_hour:.0f}" if per_hour >= 10 else f"{per_hour:.2g}"
 
 
 def poisson_at_most(count: int, mean: float) -> float:

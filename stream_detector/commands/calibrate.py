@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.alarm import AlarmMachine
-from stream_detector.calibration import Calibration, calibrate, candidates_of, poisson_lower, poisson_upper
+from stream_detector.calibration import (
+    Calibration,
+    calibrate,
+    candidates_of,
+    hours_text,
+    poisson_lower,
+    poisson_upper,
+    rate_text,
+)
 from stream_detector.config import AlarmConfig, CameraConfig, Config, build_config, load_config, slug
 from stream_detector.errors import ConfigError, RunError, UsageError
 from stream_detector.records import ScoreRow, read_scores
@@ -274,8 +282,8 @@ def _tell(args: argparse.Namespace, found: dict[str, Calibration], checked: dict
             if seen["contradicts"]:
                 verdict += ", by more than chance: that footage is not like this"
             print(
-                f"{prefix}on the footage of --check: {seen['alarms']} alarms in {seen['hours']:.2f} h, "
-                f"{seen['rate_per_hour']:.2g} an hour, {verdict}"
+                f"{prefix}on the footage of --check: {seen['alarms']} alarms in {hours_text(seen['hours'])}, "
+                f"{rate_text(seen['rate_per_hour'])} an hour, {verdict}"
             )
     if args.write:
         print(f"written to [cameras.{args.camera}] of {args.config}")
