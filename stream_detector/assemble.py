@@ -25,7 +25,7 @@ from stream_detector.preprocess import resize_frame
 from stream_detector.publish import Publisher
 from stream_detector.sources import is_live, redact
 from stream_detector.telemetry import Telemetry
-from stream_detector.types import Clock, Engine, SystemClock
+from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Assembly:
     telemetry: Telemetry
     publisher: Publisher
     pipeline: Pipeline
+    ledger: Ledger
 
 
 def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
@@ -67,10 +68,13 @@ def assembled(
     engine: Engine | None = None,
     open_limit: int = 0,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    on_decision: Callable[[Decision], None] | None = None,
+    on_preview: Callable[[str, Preview], None] | None = None,
 ) -> Iterator[Assembly]:
     """Build a run; closes on exit what the pipeline does not close itself. Raises the errors of every stage's set-up.
 
-    engine: used instead of the one that the configuration asks for (tests, benchmarks).
+    engine: used instead of the one that the configuration asks for (tests, benchmarks).  on_event, on_decision: called
+    by the decision thread.  on_preview: called by the capture threads.
     """
     if not config.cameras:
         raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")
@@ -120,6 +124,7 @@ def assembled(
             evidence=evidence,
             scores=scores,
             on_event=on_event,
+            on_decision=on_decision,
         )
         recipe = bundle.recipe
         pipeline = Pipeline(
@@ -132,6 +137,7 @@ def assembled(
             sink=publisher,
             telemetry=telemetry,
             open_limit=open_limit,
+            on_preview=on_preview,
             clock=clock,
         )
-        yield Assembly(config, bundle, engine, plans, telemetry, publisher, pipeline)
+        yield Assembly(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)

@@ -140,6 +140,15 @@ class TelemetryConfig(Section):
     dashboard: bool = True
 
 
+class WebConfig(Section):
+    """The page to watch (extra `web`). bind "none": off. Beyond loopback it needs the token and both TLS files."""
+
+    bind: str = "none"  # HOST:PORT
+    token_file: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
 class CameraConfig(Section):
     """One camera; None means: as the run says."""
 
@@ -186,6 +195,7 @@ class Config(Section):
     evidence: EvidenceConfig = EvidenceConfig()
     publish: PublishConfig = PublishConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    web: WebConfig = WebConfig()
 
     @field_validator("cameras")
     @classmethod

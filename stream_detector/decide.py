@@ -125,6 +125,7 @@ class Decider:
         evidence: Evidence | None = None,
         scores: ScoresFile | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
         self._sink = sink
         self._telemetry = telemetry
@@ -132,6 +133,7 @@ class Decider:
         self._evidence = evidence
         self._scores = scores
         self._on_event = on_event
+        self._on_decision = on_decision
         self._epoch = epoch
         self._plans = {plan.name: plan for plan in plans}
         self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
@@ -154,6 +156,8 @@ class Decider:
         self._telemetry.decision(decision, plan.threshold)
         if self._scores:
             self._scores.write(decision)
+        if self._on_decision:
+            self._on_decision(decision)
 
     def status(self, status: CameraStatus) -> None:
         """A camera changed state; an alarm of a live camera that is lost ends."""

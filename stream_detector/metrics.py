@@ -98,12 +98,24 @@ def _cumulative(stage: Histogram) -> list[tuple[str, float]]:
     return [*buckets, ("+Inf", float(stage.count))]
 
 
+def make_registry(telemetry: SnapshotSource) -> CollectorRegistry:
+    """The metrics of a run, for `prometheus_client.exposition`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(telemetry))
+    return registry
+
+
+def is_healthy(snapshot: TelemetrySnapshot, max_age_s: float) -> bool:
+    """Whether a window was scored in the last `max_age_s` seconds, or every file has ended."""
+    done = bool(snapshot.cameras) and all(camera.state == "ended" for camera in snapshot.cameras)
+    return done or (snapshot.scored_age_s is not None and snapshot.scored_age_s <= max_age_s)
+
+
 class MetricsServer:
     """The HTTP endpoint; runs in its own thread until `close`."""
 
     def __init__(self, telemetry: SnapshotSource, port: int, host: str, max_age_s: float) -> None:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(telemetry))
+        registry = make_registry(telemetry)
 
         class Handler(BaseHTTPRequestHandler):
             timeout = 5.0  # a client that sends nothing does not hold its thread
@@ -115,9 +127,7 @@ class MetricsServer:
                     self._answer(200, kind, encode(registry))
                 elif path == "/healthz":
                     snapshot = telemetry.snapshot()
-                    age_s = snapshot.scored_age_s
-                    done = bool(snapshot.cameras) and all(camera.state == "ended" for camera in snapshot.cameras)
-                    healthy = done or (age_s is not None and age_s <= max_age_s)
+                    healthy = is_healthy(snapshot, max_age_s)
                     body = json.dumps({"healthy": healthy, "max_age_s": max_age_s, **snapshot.health()})
                     self._answer(200 if healthy else 503, "application/json", body.encode())
                 else:

@@ -25,6 +25,7 @@ from stream_detector.batch import WindowBuffer
 from stream_detector.capture import Capture, Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.decide import CameraPlan, Decider
+from stream_detector.errands import Errands
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.readers import Reader, make_reader
 from stream_detector.telemetry import Telemetry
@@ -36,6 +37,7 @@ from stream_detector.types import (
     Engine,
     EventSink,
     Frame,
+    Preview,
     Score,
     SystemClock,
     Timing,
@@ -108,6 +110,8 @@ class Pipeline:
     telemetry: Telemetry
     open_limit: int = 0  # files open at once; 0: all
     open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
+    on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
+    errands: Errands = field(default_factory=Errands)  # for the decision thread, from any other
     clock: Clock = field(default_factory=SystemClock)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _stopped_by_user: bool = field(default=False, init=False)
@@ -198,7 +202,7 @@ class Pipeline:
             on_status=self._tell,
             on_end=self._capture_ended,
             on_error=self.fail,
-            previews=plan.evidence,
+            previews=plan.evidence or self.on_preview is not None,
             clock=self.clock,
             stop=self._stop,
             open_reader=self.open_reader,
@@ -233,6 +237,8 @@ class Pipeline:
 
     def _frame(self, windower: Windower, frame: Frame) -> None:
         self.telemetry.frame(frame.camera)
+        if self.on_preview and frame.preview is not None:
+            self.on_preview(frame.camera, frame.preview)
         window = windower.push(frame)
         if window is not None and self._buffer.put(window):
             self.telemetry.window(frame.camera)
@@ -324,11 +330,13 @@ class Pipeline:
                             self.decider.ended(name, failed=bool(self._all[name].failure))
                 elif item is not None:
                     self.decider.status(item)
+                self.errands.run()
                 self.sink.service()
         finally:
             try:
                 self.decider.finish("shutdown")
                 self.sink.close()
+                self.errands.close()
             finally:
                 self._decided.set()
 

@@ -115,6 +115,11 @@ class Publisher:
         body = wire.status_to_dict(status, self._ledger.epoch, 0, self._clock.utc())
         self._journal_and_send(wire.topic_of("status", status.camera), body)
 
+    def acknowledge(self, camera: str, alarm: str, note: str, by: str) -> dict[str, Any]:
+        """Journal, then send on `v1/ack/<camera>/`, that somebody has seen an alarm; returns the body as sent."""
+        body = wire.ack_to_dict(camera, alarm, note, by, self._ledger.epoch, 0, self._clock.utc())
+        return self._journal_and_send(wire.topic_of("ack", camera), body)
+
     def service(self) -> None:
         """Answer requests and handshakes, greet new subscribers, send the heartbeat when due. Never blocks."""
         for text in self._ledger.take_troubles():

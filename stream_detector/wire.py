@@ -1,6 +1,6 @@
 """The wire: how events look as JSON, how topics are named, and strict parsers for whatever a peer sends.
 
-    topic    v1/alarm/<camera>/   v1/score/<camera>/   v1/status/<camera>/   v1/heartbeat/
+    topic    v1/alarm/<camera>/   v1/score/<camera>/   v1/status/<camera>/   v1/ack/<camera>/   v1/heartbeat/
     body     one JSON object, UTF-8; `schema` names its kind, `epoch` and `seq` its place in the topic
 
 The trailing slash matters: ZeroMQ matches topics by prefix, and `v1/alarm/cam1` would also match cam10.
@@ -23,11 +23,12 @@ from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ProtocolError
 from stream_detector.types import AlarmEvent, CameraStatus, Decision
 
-Kind = Literal["alarm", "score", "status", "heartbeat"]
+Kind = Literal["alarm", "score", "status", "ack", "heartbeat"]
 
 ALARM_SCHEMA = "stream-detector.alarm/1"
 SCORE_SCHEMA = "stream-detector.score/1"
 STATUS_SCHEMA = "stream-detector.status/1"
+ACK_SCHEMA = "stream-detector.ack/1"
 HEARTBEAT_SCHEMA = "stream-detector.heartbeat/1"
 RECOVERY_SCHEMA = "stream-detector.recovery/1"
 
@@ -44,7 +45,7 @@ MAX_SEQ = 2**53  # what every JSON reader holds exactly
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _EPOCH = re.compile(r"[0-9a-f]{16}")
-_TOPIC = re.compile(r"v1/(?:(alarm|score|status)/([a-z0-9_-]{1,64})/|heartbeat/)")
+_TOPIC = re.compile(r"v1/(?:(alarm|score|status|ack)/([a-z0-9_-]{1,64})/|heartbeat/)")
 _CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
 
 
@@ -86,7 +87,7 @@ class Reply:
     retry_after_s: float
 
 
-def topic_of(kind: Literal["alarm", "score", "status"], camera: str) -> str:
+def topic_of(kind: Literal["alarm", "score", "status", "ack"], camera: str) -> str:
     """The topic of a camera. Raises ProtocolError for a name that is no topic."""
     if not CAMERA_NAME.fullmatch(camera):
         raise ProtocolError(f"camera name {camera[:80]!r} cannot be a topic; use 1 to 64 of a-z, 0-9, '_' and '-'")
@@ -201,6 +202,22 @@ def status_to_dict(status: CameraStatus, epoch: str, seq: int, emitted_utc: floa
         "epoch": epoch,
         "seq": seq,
         "media_s": None if status.media_s is None else round(status.media_s, 6),
+        "emitted_utc": rfc3339(emitted_utc),
+    }
+
+
+def ack_to_dict(
+    camera: str, alarm: str, note: str, by: str, epoch: str, seq: int, emitted_utc: float
+) -> dict[str, Any]:
+    """Somebody has seen an alarm (schema `stream-detector.ack/1`). alarm: its id. note, by: free text, maybe empty."""
+    return {
+        "schema": ACK_SCHEMA,
+        "id": alarm,
+        "camera": camera,
+        "note": note,
+        "by": by,
+        "epoch": epoch,
+        "seq": seq,
         "emitted_utc": rfc3339(emitted_utc),
     }
 

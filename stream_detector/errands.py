@@ -1,0 +1,55 @@
+"""Work that other threads want done by the decision thread, which alone owns the journal and the sockets."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from stream_detector.errors import StageError
+
+MAX_WAITING = 64
+
+
+class Errands:
+    """`post` from any thread; the decision thread calls `run` often, and `close` when it ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._closed = False
+
+    def post(self, work: Callable[[], Any]) -> Future[Any]:
+        """Have `work` done between two windows; what it returns or raises is the future's. Never blocks.
+
+        Raises StageError when MAX_WAITING are waiting. After `close`, `work` is done at once by the caller's thread.
+        """
+        errand: tuple[Callable[[], Any], Future[Any]] = (work, Future())
+        with self._lock:
+            if self._closed:
+                _do(*errand)
+            elif len(self._waiting) >= MAX_WAITING:
+                raise StageError(f"{MAX_WAITING} errands wait for the decision thread already; try again later")
+            else:
+                self._waiting.append(errand)
+        return errand[1]
+
+    def run(self) -> None:
+        """Do what waits. What an errand raises goes to its asker alone."""
+        while self._waiting:
+            _do(*self._waiting.popleft())
+
+    def close(self) -> None:
+        """Do what waits; from now on every caller does its own."""
+        with self._lock:
+            self._closed = True
+            self.run()
+
+
+def _do(work: Callable[[], Any], done: Future[Any]) -> None:
+    try:
+        done.set_result(work())
+    except Exception as error:
+        done.set_exception(error)
