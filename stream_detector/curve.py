@@ -22,12 +22,14 @@ import zmq
 import zmq.utils.z85
 
 from stream_detector.errors import ConfigError
+from stream_detector.types import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
 ZAP_DOMAIN = b"stream-detector"
 _MAX_KEY_FILE = 16 << 10
 _MAX_CLIENTS = 10_000
+_LOG_INTERVAL_S = 10.0
 _KEY_LINE = re.compile(r'^\s*(public-key|secret-key)\s*=\s*"([^"]{40})"\s*$', re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -127,7 +129,11 @@ class Gatekeeper:
     Make it before the server sockets bind; call `service` often, from the thread that owns the sockets.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, folder: Path) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, folder: Path, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._tell_s = float("-inf")
         self._pair = pair
         self._folder = folder
         self._stamp: tuple[int, ...] = ()
@@ -168,8 +174,11 @@ class Gatekeeper:
             name = self._allowed.get(zmq.utils.z85.encode(frames[6]))
         if name is None:
             self.refused += 1
-            shown = address.decode("ascii", "replace")[:64]
-            log.warning("refused a client at %s: its key is not among those in %s", shown, self._folder)
+            if self._clock.monotonic() >= self._tell_s:  # a flood of strangers must not flood the log as well
+                self._tell_s = self._clock.monotonic() + _LOG_INTERVAL_S
+                shown = ascii(address.decode("ascii", "replace")[:64])
+                text = "refused a client at %s: its key is not among those in %s (%d refused so far)"
+                log.warning(text, shown, self._folder, self.refused)
             return [b"1.0", request, b"400", b"key not allowed", b"", b""]
         return [b"1.0", request, b"200", b"OK", name.encode(), b""]
 

@@ -68,6 +68,7 @@ class Ledger:
         on_trouble: Callable[[str], None] | None = None,
     ) -> None:
         self.epoch = secrets.token_hex(8)
+        self.last_text = ""  # of the event appended last, as JSON: what is sent is what was journalled
         self.degraded = False  # True while a file was asked for, but events are kept in memory only
         self._path = path
         self._clock = clock
@@ -101,7 +102,7 @@ class Ledger:
             raise LedgerError("an event came after the journal was closed; close the journal last")
         body["epoch"], body["seq"] = self.epoch, self._seqs.get(topic, 0) + 1
         row = Row(topic, self.epoch, body["seq"], self._clock.utc(), encode(body).decode())
-        self._seqs[topic] = row.seq
+        self._seqs[topic], self.last_text = row.seq, row.text
         self._tail.append(row)
         name = body["id"] if body.get("schema") == ALARM_SCHEMA else None
         if name is not None:

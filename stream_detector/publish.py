@@ -165,7 +165,7 @@ class Publisher:
 
     def _journal_and_send(self, topic: str, body: dict[str, Any]) -> dict[str, Any]:
         self._ledger.append(topic, body)
-        data = wire.encode(body)
+        data = self._ledger.last_text.encode()
         if self._file and topic.startswith("v1/alarm/"):
             self._file.write(data)
         self._send(topic, data)
@@ -279,7 +279,7 @@ class Publisher:
         self._events = context.socket(zmq.XPUB)
         self._recovery = context.socket(zmq.ROUTER)
         if pair and config.curve_clients:
-            self._gatekeeper = curve.Gatekeeper(context, pair, config.curve_clients)
+            self._gatekeeper = curve.Gatekeeper(context, pair, config.curve_clients, self._clock)
         for socket in (self._events, self._recovery):
             socket.linger = config.linger_ms
             socket.maxmsgsize = _PEER_BYTES

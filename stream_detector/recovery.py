@@ -32,6 +32,7 @@ class Journal(Protocol):
     """What publishing asks of `ledger.Ledger`."""
 
     epoch: str
+    last_text: str
 
     def append(self, topic: str, body: dict[str, Any]) -> int: ...
     def since(self, topic: str, epoch: str | None, seq: int, limit: int) -> tuple[list[str], bool]: ...

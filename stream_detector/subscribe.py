@@ -132,8 +132,11 @@ class Subscriber:
         self._given = self._ready.popleft()
         return self._given
 
-    def commit(self) -> None:
-        """Count the event given last as handled, and save the place if there is a cursor file. Raises LedgerError."""
+    def commit(self, save: bool = True) -> None:
+        """Count the event given last as handled, and save the place if there is a cursor file. Raises LedgerError.
+
+        save: False leaves the file as it is until a later commit; after a kill the events since then come again.
+        """
         message, self._given = self._given, None
         if message is not None and self._joining:
             self._joining -= 1
@@ -142,7 +145,7 @@ class Subscriber:
         elif message is not None:
             self._done.base = self._done.base or message.epoch
             self._done.places[message.topic] = (message.epoch, message.seq)
-        if self._cursor_path:
+        if self._cursor_path and save:
             self._done.output_bytes = self.output_bytes
             self._done.save(self._cursor_path)
 
@@ -182,7 +185,8 @@ class Subscriber:
             return None
         except ProtocolError as error:
             self.malformed += 1
-            log.warning("dropped a message: %s", error)
+            if self.malformed % 1000 == 1:  # a flood of them must not flood the log as well
+                log.warning("dropped a message (the %dth): %s", self.malformed, error)
             return None
         self._heard_s = self._clock.monotonic()
         return message

@@ -15,6 +15,7 @@ from stream_detector.errors import LedgerError, RunError, UsageError
 from stream_detector.subscribe import KINDS, Subscriber
 from stream_detector.wire import Message, encode
 
+_SAVE_EVERY = 64
 _SILENT_S = 5.0  # no heartbeat for so long: say so, once
 
 
@@ -55,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
         server_key=load_public(args.server_key) if args.server_key else None,
     )
     with subscriber, _output(args.output, subscriber) as output:
-        left = args.count
+        left, handled = args.count, 0
         waited_s, silent = 0.0, False
         while left is None or left > 0:
             step_s = min(_SILENT_S, args.timeout - waited_s) if args.timeout is not None else _SILENT_S
@@ -71,8 +72,10 @@ def main(args: argparse.Namespace) -> int:
             waited_s, silent = 0.0, False
             _show(message, output, args.json)
             subscriber.output_bytes = output.tell() if output else None
-            subscriber.commit()
             left = None if left is None else left - 1
+            handled += 1
+            # Not at every event of a flood: after a kill the output is cut back to the last place saved.
+            subscriber.commit(save=not subscriber.waiting or handled % _SAVE_EVERY == 0 or left == 0)
         if subscriber.lost:
             print(f"stream-detector: {subscriber.lost} events were lost and could not be fetched", file=sys.stderr)
     if left:

@@ -1,0 +1,150 @@
+"""Every parser of events, requests, keys and cursors against random and mutated bytes (hypothesis): only our errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import zmq
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from stream_detector import curve, wire
+from stream_detector.config import load_config
+from stream_detector.cursor import SCHEMA, load_cursor
+from stream_detector.errors import StreamDetectorError
+from stream_detector.eventfile import EventFile
+from stream_detector.ledger import Ledger
+from stream_detector.recovery import Answerer, ScoreRing
+from stream_detector.types import AlarmEvent, SystemClock
+
+_EPOCH = "0123456789abcdef"
+_TOPIC = "v1/alarm/gate/"
+_EVENT = wire.encode(
+    wire.alarm_to_dict(
+        AlarmEvent("a" * 32, "gate", "start", None, 1.0, None, 1e9, 0.9, 0.9, 0.5, "f00d", degraded=("gap",)),
+        _EPOCH, 7, 1e9,
+    )
+)  # fmt: skip
+
+
+def parsers(folder: Path) -> dict[str, tuple[Callable[[bytes], object], bytes]]:
+    """Name → (parser, a valid input). All that read from a socket or a file in the events' half of the detector."""
+    clock = SystemClock()
+    ledger = Ledger(None, clock=clock)
+    ledger.append(_TOPIC, json.loads(_EVENT))
+    answerer = Answerer(ledger, ScoreRing(ledger.epoch), 1000)
+    file = folder / "input"
+    public, secret = zmq.curve_keypair()
+    (folder / "allowed").mkdir()
+    curve.new_pair(folder / "allowed", "alice")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    gate = curve.Gatekeeper(context, curve.KeyPair(public, secret), folder / "allowed")
+
+    def through_file(read: Callable[[], object]) -> Callable[[bytes], object]:
+        def parse(data: bytes) -> object:
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as sink:
+                sink.write(data)
+            return read()
+
+        return parse
+
+    def event_file() -> bytes:
+        opened = EventFile(file, lambda text: None)
+        try:
+            return opened.last_line()
+        finally:
+            opened.close()
+
+    reply = {"schema": wire.RECOVERY_SCHEMA, "epoch": _EPOCH, "more": True, "last": {_TOPIC: [_EPOCH, 9]}}
+    cursor = {"schema": SCHEMA, "base": _EPOCH, "places": {_TOPIC: [_EPOCH, 3]}, "output_bytes": 9}
+    key_file = f'metadata\ncurve\n    public-key = "{public.decode()}"\n    secret-key = "{secret.decode()}"\n'
+    request = json.dumps({"from": {_TOPIC: 0}, "epoch": "first", "request": "x", "limit": 3}).encode()
+    return {
+        "event body": (lambda data: wire.decode_message([_TOPIC.encode(), data]), _EVENT),
+        "event topic": (lambda data: wire.decode_message([data, _EVENT]), _TOPIC.encode()),
+        "request": (answerer.answer, request),
+        "reply": (wire.decode_reply, json.dumps({**reply, "events": [[_TOPIC, json.loads(_EVENT)]]}).encode()),
+        "handshake": (lambda data: gate._judge([data[i : i + 9] for i in range(0, len(data), 9)]), b"1.0" * 21),
+        "cursor file": (through_file(lambda: load_cursor(file)), json.dumps(cursor).encode()),
+        "key file": (through_file(lambda: curve.load_pair(file)), key_file.encode()),
+        "event file": (through_file(event_file), _EVENT + b"\n" + _EVENT),
+        "configuration": (through_file(lambda: load_config(file)), b'[cameras.gate]\nsource = "a.mp4"\nstride = 8\n'),
+    }
+
+
+def mutated(valid: bytes) -> st.SearchStrategy[bytes]:
+    """`valid` with one to four edits: bytes replaced, cut out, put in."""
+
+    def mutate(edits: list[tuple[int, int, bytes]]) -> bytes:
+        data = bytearray(valid)
+        for place, length, new in edits:
+            at = place % (len(data) + 1)
+            data[at : at + length] = new
+        return bytes(data)
+
+    return st.lists(
+        st.tuples(st.integers(0, 4095), st.integers(0, 8), st.binary(max_size=6)), min_size=1, max_size=4
+    ).map(mutate)
+
+
+def fuzz(random_inputs: int, mutations: int, number: int) -> dict[str, Any]:
+    """`random_inputs` byte sequences, each given to every parser, and `mutations` of a valid input for each parser."""
+    strangers: dict[str, str] = {}
+    counts = {"random": 0, "mutated": 0, "accepted": 0, "refused": 0}
+
+    def feed(name: str, parse: Callable[[bytes], object], data: bytes) -> None:
+        try:
+            parse(data)
+            counts["accepted"] += 1
+        except StreamDetectorError as error:
+            counts["refused"] += 1
+            if "\n" in str(error):
+                strangers.setdefault(name, f"more than one line: {error!r}")
+        except Exception as error:  # whatever else comes is a finding
+            strangers.setdefault(name, f"{type(error).__name__}: {error} for {data[:200]!r}")
+
+    rules: dict[str, Any] = {
+        "deadline": None,
+        "database": None,
+        "phases": [Phase.generate],
+        "suppress_health_check": list(HealthCheck),
+    }
+    begun_s = time.monotonic()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        table = parsers(Path(folder))
+
+        @seed(number)
+        @settings(max_examples=random_inputs, **rules)
+        @given(st.binary(max_size=400))
+        def at_random(data: bytes) -> None:
+            counts["random"] += 1
+            for name, (parse, _) in table.items():
+                feed(name, parse, data)
+
+        def mutate_all(name: str, parse: Callable[[bytes], object], valid: bytes) -> None:
+            @seed(number)
+            @settings(max_examples=mutations, **rules)
+            @given(mutated(valid))
+            def by_mutation(data: bytes) -> None:
+                counts["mutated"] += 1
+                feed(name, parse, data)
+
+            by_mutation()
+
+        at_random()
+        for name, (parse, valid) in table.items():
+            mutate_all(name, parse, valid)
+    enough = counts["random"] >= random_inputs * 0.99 and counts["mutated"] >= mutations * 0.5 * len(table)
+    return {
+        **counts,
+        "parsers": list(table),
+        "foreign_exceptions": strangers,
+        "seconds": round(time.monotonic() - begun_s, 1),
+        "passed": not strangers and enough,
+    }

@@ -1,0 +1,116 @@
+"""faults: a hundred ways to break the event path; what was lost, doubled, or left open in each (0 is the aim).
+
+    python -m benchmarks faults [--json] [--seed N] [--only PART …] [--scale X]
+
+Loopback only. Every fault comes at a random time of a seeded generator, every wait is bounded. The parts, at scale 1:
+
+    detector     200 × kill -9 of the detector (the whole pipeline behind a scripted camera), each during an alarm
+    subscriber   200 × kill -9 of `stream-detector subscribe --output --cursor`
+    stalls       50 × SIGSTOP of a subscriber for 1–10 s under 2,000 events/s; delays seen by another one
+    disks        full disk, read-only disk (both need the right to mount a tmpfs), 50 flipped bits, stepped clock
+    hostile      500 messages of ten kinds and 100 wrong keys, with CURVE
+    fuzz         100,000 random inputs to every parser, 10,000 mutated valid ones to each
+
+Parts that are run singly are merged into what `benchmarks/results/faults.json` holds of the same commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.faultlib.disks import disks
+from benchmarks.faultlib.fuzz import fuzz
+from benchmarks.faultlib.hostile import hostile
+from benchmarks.faultlib.judge import FAULTS
+from benchmarks.faultlib.kills import kill_detector, kill_subscriber
+from benchmarks.faultlib.stalls import stop_subscriber
+from benchmarks.results import commit, read_results, write_results
+
+
+def parts(scale: float, seed: int, events_per_s: int) -> dict[str, Callable[[Path], dict[str, Any]]]:
+    """Name → what runs it in an empty folder."""
+
+    def times(count: int) -> int:
+        return max(1, round(count * scale))
+
+    return {
+        "detector": lambda folder: kill_detector(folder, times(200), seed),
+        "subscriber": lambda folder: kill_subscriber(folder, times(200), seed),
+        "stalls": lambda folder: stop_subscriber(folder, times(50), seed, events_per_s),
+        "disks": lambda folder: disks(folder, times(50), seed),
+        "hostile": lambda folder: hostile(folder, times(50) * 10, times(100), seed),
+        "fuzz": lambda folder: fuzz(times(100_000), times(10_000), seed),
+    }
+
+
+def rows(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(fault, times, events, what came of it) for the table."""
+    table = []
+    for name, result in results.items():
+        singles = (
+            {f"disks: {k}": v for k, v in result.items() if isinstance(v, dict)} if name == "disks" else {name: result}
+        )
+        for label, single in singles.items():
+            number = next((str(single[k]) for k in ("kills", "stops", "flips", "steps", "random") if k in single), "1")
+            if name == "hostile":
+                number = str(sum(single["sent"].values()))
+            bad = {key: single[key] for key in (*FAULTS, "crashes", "altered", "delivered_to_them") if single.get(key)}
+            verdict = {True: "passed", False: "FAILED", None: "not done"}[single["passed"]]
+            table.append((label, number, str(single.get("events", "")), f"{verdict} {bad or ''}".strip()))
+    return table
+
+
+def main(argv: list[str]) -> int:
+    """Run the campaign, or parts of it; 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks faults", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of faults")
+    parser.add_argument("--events-per-s", type=int, default=2000, help="of the part `stalls`")
+    known = parts(1.0, 0, 0)
+    parser.add_argument("--only", nargs="+", choices=sorted(known), default=list(known), metavar="PART")
+    parser.add_argument("--no-save", action="store_true", help="leave benchmarks/results alone")
+    args = parser.parse_args(argv)
+    done: dict[str, Any] = {}
+    logging.getLogger("stream_detector").setLevel(logging.CRITICAL)  # what is provoked here is no news
+    for name in args.only:
+        begun_s = time.monotonic()
+        with tempfile.TemporaryDirectory(
+            prefix="faults-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+        ) as folder:
+            result = parts(args.scale, args.seed, args.events_per_s)[name](Path(folder))
+        result["took_s"] = round(time.monotonic() - begun_s, 1)
+        result["commit"], result["date"] = commit(), datetime.now(UTC).isoformat(timespec="seconds")
+        done[name] = result
+        if not args.no_save:
+            _save(name, result, args)
+    if args.json:
+        print(json.dumps(done, indent=2, ensure_ascii=False))
+    else:
+        table = Table("fault", "times", "events", "result")
+        for row in rows(done):
+            table.add_row(*row)
+        Console().print(table)
+    return 0 if all(result["passed"] is not False for result in done.values()) else 1
+
+
+def _save(name: str, result: dict[str, Any], args: argparse.Namespace) -> None:
+    try:
+        earlier = read_results("faults")["results"]
+    except (FileNotFoundError, ValueError, KeyError):
+        earlier = {}
+    order = list(parts(1.0, 0, 0))
+    merged = {key: value for key, value in {**earlier, name: result}.items() if key in order}
+    ordered = dict(sorted(merged.items(), key=lambda item: order.index(item[0])))
+    write_results("faults", ordered, {"seed": args.seed, "scale": args.scale})
