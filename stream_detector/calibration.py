@@ -51,21 +51,19 @@ class Calibration:
 
     def sentence(self) -> str:
         """What the figures mean, for people."""
-        sure = f"{self.confidence:.0%}"
         seen = f"{self.alarms} alarm{'' if self.alarms == 1 else 's'} in {hours_text(self.hours)}"
+        chosen = f"threshold {self.threshold:.{DIGITS}f}: {seen}"
+        bound, asked = rate_text(self.upper), f"{self.asked:g}"
         if self.shown:
-            return (
-                f"threshold {self.threshold:.{DIGITS}f}: {seen}; with {sure} confidence fewer than {rate_text(self.upper)} an "
-                f"hour, as asked ({self.asked:g})"
-            )
+            return f"{chosen}; with {self.confidence:.0%} confidence fewer than {bound} an hour, as asked ({asked})"
         if self.hours < self.hours_needed:
             return (
-                f"threshold {self.threshold:.{DIGITS}f}: {seen}, which only bounds the rate below {rate_text(self.upper)} an "
-                f"hour; the footage is too short to show {self.asked:g}: give at least {self.hours_needed:.1f} h"
+                f"{chosen}, which only bounds the rate below {bound} an hour; the footage is too short to show {asked}: "
+                f"give at least {self.hours_needed:.1f} h"
             )
         return (
-            f"threshold {self.threshold:.{DIGITS}f}: {seen}, and no higher one has fewer; the rate asked "
-            f"({self.asked:g}) cannot be reached with this model on this footage, only {rate_text(self.upper)}"
+            f"{chosen}, and no higher one has fewer; the rate asked ({asked}) cannot be reached with this model on this "
+            f"footage, only {bound}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -99,24 +99,24 @@ def test_the_lowest_threshold_that_is_shown_to_do_is_chosen() -> None:
 
 
 def test_the_bound_holds_on_footage_not_seen() -> None:
-    """Of many cameras calibrated on 53 min, at most 5 % (and noise) exceed the asked rate in truth (10 h)."""
+    """Of many cameras calibrated on 32 min, at most 5 % (and noise) exceed the asked rate in truth (5 h)."""
     exceed = 0
-    truth = [rows_of(noise(60_000, 999))]
+    truth = [rows_of(noise(30_000, 999))]
     count_truth = counter(truth)
     truth_hours = command.hours_of(truth)
     cache: dict[float, int] = {}
     for seed in range(20):
-        series = [rows_of(noise(5_000, seed))]
+        series = [rows_of(noise(3_000, seed))]
         hours = command.hours_of(series)
         candidates = candidates_of([[row.smoothed for row in part] for part in series])
-        chosen = calibrate(counter(series), candidates, hours=hours, asked=12.0)
+        chosen = calibrate(counter(series), candidates, hours=hours, asked=20.0)
         assert chosen.shown
         threshold = round(chosen.threshold, 2)  # a few truths serve all
         if threshold < chosen.threshold:
             threshold = round(threshold + 0.01, 2)
         if threshold not in cache:
             cache[threshold] = count_truth(threshold)
-        exceed += cache[threshold] / truth_hours > 12.0
+        exceed += cache[threshold] / truth_hours > 20.0
     assert exceed <= 4
 
 
