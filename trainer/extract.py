@@ -1,0 +1,260 @@
+"""Videos → features per window, with a manifest that says exactly how. Killed at any moment, it goes on where it was.
+
+    python -m trainer extract --list videos.csv --out features/           or   --ucf-crime DIR
+                              --bundle embedded | --backbone ARCH --weights NAME
+
+A video becomes `<name>.npz` (features float32 (T, D); starts, ends: frames of the file, half-open; start_s, end_s),
+put in place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around it nor
+on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stream_detector.backbones import backbone_spec
+from stream_detector.bundle import Bundle
+from stream_detector.config import EngineConfig
+from stream_detector.engines import load_engine
+from stream_detector.errors import DataError
+from stream_detector.types import Engine, Window
+from trainer.decode import DecodeState, Decoding, decode_all
+from trainer.features import MANIFEST, MANIFEST_SCHEMA
+from trainer.videos import LabelledVideo, read_list, read_ucf_crime
+
+BATCH = 8  # windows a call of the network; part of the key: another batch may round differently
+
+
+@dataclass
+class Tally:
+    """What a run did. skipped: name → why."""
+
+    done: int = 0
+    resumed: int = 0
+    windows: int = 0
+    video_s: float = 0.0
+    skipped: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+def extraction_facts(bundle: Bundle, engine: Engine, stride: int) -> dict[str, Any]:
+    """Everything that a feature depends on."""
+    manifest = bundle.manifest
+    return {
+        "schema": MANIFEST_SCHEMA,
+        "arch": manifest.backbone.arch,
+        "weights_sha256": manifest.backbone.weights_sha256,
+        "reference": manifest.backbone.reference,
+        "dim": manifest.backbone.feature_dim,
+        "preprocess": manifest.preprocess.model_dump(mode="json"),
+        "stride_frames": stride,
+        "batch": BATCH,
+        "engine": engine.name,
+        "precision": engine.precision,
+    }
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    """Short digest of the facts; features of another key are never mixed in."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays of one video; at most BATCH windows of pixels are held. Raises DataError when there was no window."""
+    batch, rows, refs = list[Window](), list[np.ndarray[Any, Any]](), list[tuple[int, int, float, float]]()
+
+    def flush() -> None:
+        if batch:
+            rows.append(engine.infer(np.stack([w.frames for w in batch])).features)
+            batch.clear()
+
+    for window in decoding:
+        batch.append(window)
+        ref = window.ref
+        refs.append((ref.start_frame, ref.end_frame + 1, ref.start_s, ref.end_s))
+        if len(batch) == min(BATCH, engine.max_batch):
+            flush()
+    flush()
+    if decoding.state.error:
+        raise DataError(decoding.state.error)
+    if not rows:
+        raise DataError("the video has no frame that can be decoded; give a complete file")
+    columns = list(zip(*refs, strict=True))
+    return {
+        "features": np.concatenate(rows).astype(np.float32),
+        "starts": np.array(columns[0], np.int64),
+        "ends": np.array(columns[1], np.int64),
+        "start_s": np.array(columns[2], np.float64),
+        "end_s": np.array(columns[3], np.float64),
+    }
+
+
+def save_video(path: Path, arrays: dict[str, np.ndarray[Any, Any]], state: DecodeState, key: str) -> None:
+    """Write `path` whole or not at all; the same arrays give the same bytes (zip time stamps are constant)."""
+    facts = {"frames": np.array(state.frames), "fps": np.array(state.fps), "key": np.array(key)}
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, **facts)
+    part.replace(path)
+
+
+def finished(path: Path, key: str) -> dict[str, Any] | None:
+    """Frames, fps and windows of an extracted video; None when it is not there. Raises DataError for another key."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            found = str(data["key"])
+            facts = {"frames": int(data["frames"]), "fps": float(data["fps"]), "windows": len(data["starts"])}
+    except (OSError, ValueError, KeyError):
+        path.unlink()  # not ours, or of a disk that lost its tail: make it again
+        return None
+    if found != key:
+        raise DataError(
+            f"{path.parent} holds features made with another backbone, recipe or stride; give an empty folder"
+        )
+    return facts
+
+
+def extract(
+    videos: Sequence[LabelledVideo], bundle: Bundle, engine: Engine, out: Path, stride: int, at_once: int = 2
+) -> Iterator[tuple[LabelledVideo, Tally]]:
+    """Extract all, yielding after each video. Writes the manifest at the end. Raises DataError, EngineError."""
+    if stride < 1 or at_once < 1:
+        raise DataError(f"stride and decoders must be at least 1, got {stride} and {at_once}")
+    out.mkdir(parents=True, exist_ok=True)
+    facts, tally = extraction_facts(bundle, engine, stride), Tally()
+    key, entries = key_of(facts), dict[str, dict[str, Any]]()
+    todo = []
+    for video in videos:
+        known = finished(out / f"{video.name}.npz", key)
+        if known is None:
+            todo.append(video)
+            continue
+        entries[video.name] = known
+        tally.resumed += 1
+    for video, decoding in zip(todo, decode_all([v.path for v in todo], bundle.recipe, stride, at_once), strict=True):
+        try:
+            arrays = features_of(decoding, engine)
+            state = decoding.state
+            save_video(out / f"{video.name}.npz", arrays, state, key)
+            entries[video.name] = {"frames": state.frames, "fps": state.fps, "windows": len(arrays["starts"])}
+            tally.done += 1
+            tally.windows += len(arrays["starts"])
+            tally.video_s += state.frames / state.fps if state.fps else 0.0
+            if state.detail:
+                tally.damaged[video.name] = state.detail
+        except DataError as error:
+            tally.skipped[video.name] = str(error)
+        yield video, tally
+    write_manifest(out, facts, key, videos, entries, tally)
+    if not todo:
+        yield videos[-1], tally
+
+
+def write_manifest(
+    out: Path,
+    facts: dict[str, Any],
+    key: str,
+    videos: Sequence[LabelledVideo],
+    entries: dict[str, dict[str, Any]],
+    tally: Tally,
+) -> None:
+    """`manifest.json`: how the features were made, every video in the list's order, and what was left out and why."""
+    listed = [
+        {"name": v.name, "category": v.category, "split": v.split, "file": f"{v.name}.npz", **entries[v.name]}
+        for v in videos
+        if v.name in entries
+    ]
+    content = {**facts, "key": key, "skipped": tally.skipped, "damaged": tally.damaged, "videos": listed}
+    part = out / (MANIFEST + ".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(out / MANIFEST)
+
+
+@contextmanager
+def bundle_for(args: argparse.Namespace) -> Iterator[Bundle]:
+    """The bundle named, or one made up around a backbone with stored weights (its head is never used)."""
+    if not args.backbone:
+        yield Bundle.load(args.bundle)
+        return
+    import tempfile
+
+    import torch
+
+    from stream_detector.bundle import write_bundle
+    from stream_detector.head import Head
+    from stream_detector.preprocess import recipe_named
+
+    if not args.weights:
+        raise DataError(f"backbone {args.backbone} needs --weights NAME; see `stream-detector models list`")
+    spec = backbone_spec(args.backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {
+            "name": "extraction",
+            "backbone": {"arch": spec.arch, "reference": args.weights},
+            "preprocess": recipe_named(spec.recipe),
+            "head": {"dims": (spec.feature_dim, 1)},
+        }
+        torch.manual_seed(0)
+        yield write_bundle(Path(folder) / "bundle", parts, None, Head((spec.feature_dim, 1)).state_dict())
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`trainer extract`."""
+    parser = subparsers.add_parser("extract", help="videos to features, resumable")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--list", type=Path, help="CSV with the columns path, label[, category, split]")
+    source.add_argument("--ucf-crime", type=Path, metavar="DIR", help="folder that UCF-Crime was unpacked into")
+    parser.add_argument("--root", type=Path, help="what the paths of --list are relative to (default: its folder)")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="COLUMN=A,B", help="take these rows of --list only"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--bundle", default="embedded", help="name or folder of a bundle whose backbone to use")
+    parser.add_argument("--backbone", help="instead of --bundle: an architecture, with --weights")
+    parser.add_argument("--weights", help="name of stored weights (`stream-detector models list`)")
+    parser.add_argument("--stride", type=int, default=16, help="frames between the starts of two windows")
+    parser.add_argument("--decoders", type=int, default=2, help="videos decoded at once")
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
+    parser.add_argument("--device", default="auto")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Extract with a progress bar; print one JSON line of totals. Exit code 0 also when some videos were skipped."""
+    from trainer.progress import step_progress
+
+    where = {k: set(v.split(",")) for k, _, v in (w.partition("=") for w in args.where)}
+    videos = read_list(args.list, args.root, where) if args.list else read_ucf_crime(args.ucf_crime)
+    with bundle_for(args) as bundle, step_progress("extracting") as progress:
+        engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device))
+        began, tally = time.monotonic(), Tally()
+        try:
+            for video, tally in extract(videos, bundle, engine, args.out, args.stride, args.decoders):
+                progress(tally.done + tally.resumed + len(tally.skipped), len(videos), video.name)
+        finally:
+            engine.close()
+    seconds = time.monotonic() - began
+    for name, why in tally.skipped.items():
+        print(f"skipped {name}: {why}", file=sys.stderr)
+    for name, why in tally.damaged.items():
+        print(f"damaged {name}: {why}", file=sys.stderr)
+    print(json.dumps({"extracted": tally.done, "resumed": tally.resumed, "skipped": len(tally.skipped),
+                      "windows": tally.windows, "video_hours": round(tally.video_s / 3600, 4),
+                      "seconds": round(seconds, 2),
+                      "times_real_time": round(tally.video_s / seconds, 2) if seconds else 0.0}))  # fmt: skip
+    if tally.done + tally.resumed == 0:
+        raise DataError(f"none of the {len(videos)} videos could be read; the reasons are above")
+    return 0
