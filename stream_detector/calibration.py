@@ -58,12 +58,12 @@ class Calibration:
             return f"{chosen}; with {self.confidence:.0%} confidence fewer than {bound} an hour, as asked ({asked})"
         if self.hours < self.hours_needed:
             return (
-                f"{chosen}, which only bounds the rate below {bound} an hour; the footage is too short to show {asked}: "
-                f"give at least {self.hours_needed:.1f} h"
+                f"{chosen}, which only bounds the rate below {bound} an hour; the footage is too short to show "
+                f"{asked}: give at least {self.hours_needed:.1f} h"
             )
         return (
-            f"{chosen}, and no higher one has fewer; the rate asked ({asked}) cannot be reached with this model on this "
-            f"footage, only {bound}"
+            f"{chosen}, and no higher one has fewer; the rate asked ({asked}) cannot be reached with this model on "
+            f"this footage, only {bound}"
         )
 
     def to_dict(self) -> dict[str, Any]:
