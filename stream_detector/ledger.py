@@ -9,7 +9,8 @@ What goes wrong, and what happens then:
     disk full, read-only, not writable    kept in memory (bounded), told once, the disk is tried again every 30 s
     held by another process               kept in memory: the open alarms in the file are the other's
     corrupt (also a wrong row checksum)   renamed to *.corrupt-N, told, a new file begun; what this process still
-                                          remembers (newest events, open alarms) goes on into it
+                                          remembers goes on into it, and what of the old file can be read and
+                                          matches its checksum (newest events, open alarms)
 No call raises because of the disk. A Ledger is used by one thread at a time.
 """
 
@@ -221,9 +222,11 @@ class Ledger:
     def _load_open(self) -> None:
         self._open = store.read_open(self._db)
 
-    def _open_file(self, path: Path) -> sqlite3.Connection:
+    def _open_file(self, path: Path, salvage: Path | None = None) -> sqlite3.Connection:
         db = store.open_file(path)
         try:
+            if salvage is not None:
+                store.copy_newest(salvage, db, _TAIL)
             self._ordinal = store.begin_epoch(db, self.epoch, self._tail, self._open if self._loaded else None)
         except BaseException:
             db.close()
@@ -260,10 +263,13 @@ class Ledger:
             return self._to_memory(f"the event journal {path} cannot be written ({error})")
         try:
             aside = store.set_aside(path)
-            db = self._open_file(path)
+            db = self._open_file(path, salvage=aside)
         except (sqlite3.Error, Corrupt, OSError) as second:
             return self._to_memory(f"the event journal {path} is corrupt and cannot be replaced ({second})", copy=False)
-        self._tell(f"the event journal was corrupt ({error}); it was set aside as {aside} and a new one begun")
+        self._tell(
+            f"the event journal was corrupt ({error}); it was set aside as {aside} and a new one begun, "
+            f"with what of the old one could be read"
+        )
         return db
 
     def _to_memory(self, why: str, copy: bool = True) -> sqlite3.Connection:

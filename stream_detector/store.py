@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from stream_detector.errors import ProtocolError
-from stream_detector.wire import FIRST_EPOCH, MAX_EVENT_BYTES, decode_object
+from stream_detector.wire import FIRST_EPOCH, MAX_EVENT_BYTES, MAX_SEQ, decode_object, parse_topic
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ CREATE TABLE IF NOT EXISTS open_alarms(id TEXT PRIMARY KEY, topic TEXT NOT NULL,
     last TEXT NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS topics(topic TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, seq INTEGER NOT NULL);
 """
+_EPOCH = re.compile(r"[0-9a-f]{16}")
 _APPLICATION_ID = 0x53444C31  # "SDL1"
 _BROKEN = {1, 11, 26}  # SQLITE_ERROR (a table is gone), SQLITE_CORRUPT, SQLITE_NOTADB; all else is the disk's fault
 _CHECK_BYTES = 64 << 20  # a larger file is not checked through at the start; errors are found when rows are read
@@ -173,8 +176,12 @@ def read_positions(db: sqlite3.Connection) -> dict[str, tuple[str, int]]:
     """topic → (epoch, seq) of its newest event."""
     found = {}
     for topic, epoch, seq in db.execute("SELECT topic, epoch, seq FROM topics JOIN epochs USING (ordinal)"):
-        if not isinstance(topic, str) or not isinstance(seq, int):
-            raise Corrupt("the table of topics holds something else")
+        try:  # a subscriber would refuse the whole answer for one such place
+            parse_topic(str(topic))
+        except ProtocolError as error:
+            raise Corrupt(str(error)) from None
+        if not _EPOCH.fullmatch(str(epoch)) or not isinstance(seq, int) or not 0 <= seq <= MAX_SEQ:
+            raise Corrupt("the table of topics holds a place that is none")
         found[topic] = (epoch, seq)
     return found
 
@@ -196,24 +203,52 @@ def read_open(db: sqlite3.Connection) -> dict[str, OpenRow]:
 
 
 def copy_newest(path: Path, db: sqlite3.Connection, count: int) -> None:
-    """Copy epochs, the newest `count` events and the open alarms of a full or read-only file into an empty journal."""
+    """Copy what can be read of a full, read-only or corrupt file into an empty journal, if its checksum holds.
+
+    Epochs, the newest `count` events, open alarms. Nothing that the old file holds makes this fail.
+    """
+    epochs: list[tuple[int, str]] = []
+    rows: list[tuple[int, int, Row]] = []
+    opened: list[tuple[str, OpenRow]] = []
     for mode in ("mode=ro", "immutable=1"):  # the second where not even the -shm file can be made
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=1.0)) as file:
-                epochs = file.execute("SELECT ordinal, epoch FROM epochs").fetchall()
-                rows = file.execute("SELECT * FROM events ORDER BY n DESC LIMIT ?", (count,)).fetchall()
-                opened = file.execute("SELECT * FROM open_alarms ORDER BY rowid").fetchall()
-                topics = file.execute("SELECT * FROM topics").fetchall()
+                epochs = [e for e in _readable(file, "SELECT ordinal, epoch FROM epochs ORDER BY ordinal") if e[1]]
+                names = dict(epochs)
+                newest = f"SELECT n, ordinal, topic, seq, utc, body, crc FROM events ORDER BY n DESC LIMIT {count:d}"
+                for n, ordinal, topic, seq, utc, body, crc in _readable(file, newest):
+                    row = Row(topic, names.get(ordinal, ""), seq, utc, body)
+                    if row.crc() == crc:
+                        rows.append((n, ordinal, row))
+                for name, topic, first, last, crc in _readable(file, "SELECT * FROM open_alarms ORDER BY rowid"):
+                    if (alarm := OpenRow(topic, first, last)).crc(name) == crc:
+                        opened.append((name, alarm))
             break
         except sqlite3.Error as error:
             log.warning("the event journal %s cannot be read (%s): %s", path, mode, error)
-    else:
-        return
     with db:
-        db.executemany("INSERT INTO epochs VALUES (?,?)", epochs)
-        db.executemany("INSERT INTO events VALUES (?,?,?,?,?,?,?)", reversed(rows))
-        db.executemany("INSERT INTO open_alarms VALUES (?,?,?,?,?)", opened)
-        db.executemany("INSERT INTO topics VALUES (?,?,?)", topics)
+        db.executemany("INSERT OR IGNORE INTO epochs VALUES (?,?)", epochs)
+        for _, ordinal, row in sorted(rows, key=lambda item: item[0]):
+            insert(db, row, ordinal)
+        for name, alarm in opened:
+            insert_open(db, name, alarm)
+
+
+def _readable(file: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
+    """The rows of `query` up to the first that cannot be read. Raises sqlite3.Error if the file cannot be opened."""
+    cursor = file.execute(query) if _has_tables(file) else iter(())
+    while True:
+        try:
+            yield next(cursor)
+        except StopIteration:
+            return
+        except sqlite3.Error as error:
+            log.warning("the event journal can be read in part only (%s)", error)
+            return
+
+
+def _has_tables(file: sqlite3.Connection) -> bool:
+    return bool(file.execute("SELECT count(*) FROM sqlite_master WHERE name = 'events'").fetchone()[0])
 
 
 def set_aside(path: Path) -> Path:

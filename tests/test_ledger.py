@@ -209,6 +209,57 @@ def test_a_corrupt_file_is_set_aside(tmp_path: Path, content: bytes) -> None:
     assert make(path).last_positions() == {GATE: (ledger.epoch, 1)}
 
 
+def test_a_corrupt_file_still_gives_its_open_alarms_and_newest_events(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite3"
+    first = make(path)
+    for number in range(200):
+        first.append(GATE, alarm(f"n{number}", "start" if number == 150 else "update") | {"pad": "x" * 300})
+    first.append(GATE, alarm("n150", "update"))
+    first.close()
+    data = bytearray(path.read_bytes())
+    place = data.find(b'"id":"n60"')
+    data[place + 7] ^= 1
+    path.write_bytes(data)
+    other = sqlite3.connect(path)
+    with other:
+        other.execute("UPDATE open_alarms SET last = 'x' WHERE id = 'n7'")
+    other.close()
+    second = make(path)
+    assert "set aside" in second.take_troubles()[0]
+    names = {o.last["id"] for o in second.open_alarms()}
+    assert "n150" in names and "n7" not in names and len(names) == 199
+    found = [seq for _, seq in seqs(second, GATE, first.epoch, 0, 500)]
+    assert found == [n for n in range(1, 202) if n != 61]
+    second.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE epochs SET epoch = 'nonsense'",
+        "UPDATE topics SET topic = 'nonsense'",
+        "UPDATE topics SET seq = -5",
+        "UPDATE events SET seq = seq + 100",
+        "UPDATE events SET body = x'ff00ff'",
+        "DROP TABLE topics",
+        "DROP TABLE events",
+    ],
+)
+def test_nonsense_in_a_table_is_noticed(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "l.sqlite3"
+    ledger = make(path)
+    written = [(ledger.epoch, ledger.append(GATE, {})) for _ in range(3)]
+    other = sqlite3.connect(path)
+    with other:
+        other.execute(damage)
+    other.close()
+    assert ledger.last_positions() == {GATE: written[-1]}
+    assert seqs(ledger, GATE, None, 0) == written
+    assert "set aside" in ledger.take_troubles()[0]
+    assert ledger.append(GATE, {}) == 4
+    ledger.close()
+
+
 def test_a_flipped_bit_in_a_body_is_noticed_and_what_is_remembered_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite3"
     ledger = make(path)

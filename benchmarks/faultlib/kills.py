@@ -96,12 +96,19 @@ def kill_subscriber(folder: Path, times: int, seed: int) -> dict[str, Any]:
     command = [plan.endpoint, "--from-start", "--output", str(output), "--cursor", str(folder / "cursor.json")]
     detector = start(run_pipeline, plan)
     idle = 0
+
+    def size() -> int:
+        return output.stat().st_size if output.exists() else 0
+
     for _ in track(range(times), description="kill -9 of the subscriber", transient=True):
-        before = output.stat().st_size if output.exists() else 0
+        before, until_s = size(), time.monotonic() + _DEADLINE_S
         process = start(subscribe, command)
-        process.join(dice.uniform(0.02, 0.6))
+        if dice.random() < 0.8:  # the others are killed while they begin
+            while size() == before and time.monotonic() < until_s:
+                process.join(0.001)
+        process.join(dice.uniform(0.0, 0.3))
         kill(process)
-        idle += output.exists() and output.stat().st_size == before
+        idle += size() == before
     kill(detector, signal.SIGTERM)
     written = journalled(plan.ledger)
     server = start(run_server, plan)
