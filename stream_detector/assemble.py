@@ -123,6 +123,7 @@ def assembled(
             epoch=ledger.epoch,
             evidence=evidence,
             scores=scores,
+            trouble=config.trouble if config.trouble.enabled else None,
             on_event=on_event,
             on_decision=on_decision,
         )
@@ -138,6 +139,7 @@ def assembled(
             telemetry=telemetry,
             open_limit=open_limit,
             on_preview=on_preview,
+            examine=config.trouble.enabled,
             clock=clock,
         )
         yield Assembly(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)

@@ -70,6 +70,22 @@ class BatchConfig(Section):
     buffer_windows: Annotated[int, Field(ge=1, le=1024)] = 4  # per camera; live: the oldest is dropped, files wait
 
 
+class TroubleConfig(Section):
+    """Black, covered, blurred and frozen pictures, and too few scored windows: told as `degraded` and as status."""
+
+    enabled: bool = True
+    hold_s: Seconds = 2.0  # trouble is told when it has lasted for so long
+    black_below: Annotated[float, Field(ge=0, le=255)] = 12.0  # grey level of the brightest hundredth
+    even_below: Annotated[float, Field(ge=0, le=255)] = 3.0  # standard deviation of grey levels
+    covered_ratio: Unit = 0.3  # contrast, as a share of what is usual for the camera; together with blurred_ratio
+    blurred_ratio: Unit = 0.2  # variance of the Laplacian, as a share of what is usual for the camera
+    frozen_after_s: Seconds = 10.0
+    learn_s: Seconds = 30.0
+    relearn_s: Seconds = 1800.0
+    coverage_below: Unit = 0.8  # share of the last coverage_span_s whose windows were scored; live sources only
+    coverage_span_s: Annotated[float, Field(ge=5, le=3600)] = 60.0
+
+
 class EngineConfig(Section):
     """Which engine scores the windows."""
 
@@ -188,6 +204,7 @@ class Config(Section):
     scores: Path | None = None
     capture: CaptureConfig = CaptureConfig()
     window: WindowConfig = WindowConfig()
+    trouble: TroubleConfig = TroubleConfig()
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
     smooth: SmoothConfig | None = None  # None: what the bundle says

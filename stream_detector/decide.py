@@ -14,11 +14,23 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from stream_detector.alarm import AlarmMachine
-from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
 from stream_detector.errors import UsageError
 from stream_detector.smooth import make_smoother
 from stream_detector.telemetry import Telemetry
-from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision, EndReason, EventSink, Preview, Score
+from stream_detector.trouble import CameraTrouble
+from stream_detector.types import (
+    AlarmEvent,
+    CameraState,
+    CameraStatus,
+    Clock,
+    Decision,
+    EndReason,
+    EventSink,
+    Preview,
+    Score,
+    Timing,
+)
 from stream_detector.wire import alarm_id
 
 SCORE_COLUMNS = (
@@ -33,6 +45,7 @@ SCORE_COLUMNS = (
     "smoothed",
     "degraded",
 )
+TICK_S = 1.0
 LOST_STATES = ("offline", "stalled", "failed")
 
 
@@ -124,6 +137,7 @@ class Decider:
         epoch: str = "",
         evidence: Evidence | None = None,
         scores: ScoresFile | None = None,
+        trouble: TroubleConfig | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
@@ -138,6 +152,10 @@ class Decider:
         self._plans = {plan.name: plan for plan in plans}
         self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
         self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
+        self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
+        now_s = self._tick_s = clock.monotonic()
+        watched = plans if trouble else ()
+        self._troubles = {p.name: CameraTrouble(trouble, p.live, p.stride_frames, now_s) for p in watched if trouble}
 
     def score(self, score: Score) -> None:
         """Take the next score of its camera."""
@@ -148,12 +166,21 @@ class Decider:
             recorder.observe(ref.camera, score.previews)
         smoothed = self._smoothers[ref.camera].update(ref.start_s, ref.end_s, score.raw)
         decision, event = self._machines[ref.camera].step(score, smoothed)
+        decided_s = self._clock.monotonic()
+        score = dataclasses.replace(
+            score, timing=dataclasses.replace(score.timing, decide=(decided_s - score.scored_s) * 1e3)
+        )
         if event is not None:
-            self._send(event, plan, score)
+            self._send(event, plan, score, decided_s)
         elif recorder and decision.alarmed:
             recorder.peak(ref.camera, self._machines[ref.camera].open_id or "", ref.end_s, smoothed)
+        decision = dataclasses.replace(
+            decision, score=dataclasses.replace(score, timing=self._timing(score.timing, decided_s))
+        )
         self._sink.score(decision)
         self._telemetry.decision(decision, plan.threshold)
+        if self._troubles:
+            self._tell(plan, self._troubles[plan.name].scored(ref, decided_s), ref.end_s)
         if self._scores:
             self._scores.write(decision)
         if self._on_decision:
@@ -164,8 +191,20 @@ class Decider:
         plan = self._plans[status.camera]
         if plan.live and status.state in LOST_STATES:
             self._finish(plan, "source_lost")
+        self._states[plan.name] = status.state
+        if plan.name in self._troubles:
+            self._troubles[plan.name].reset()
         self._sink.status(status)
         self._telemetry.status(status)
+
+    def tick(self) -> None:
+        """Time passes; call it often. Tells of live cameras of which too little was scored lately."""
+        now_s = self._clock.monotonic()
+        if now_s - self._tick_s < TICK_S:
+            return
+        self._tick_s = now_s
+        for name, trouble in self._troubles.items():
+            self._tell(self._plans[name], trouble.tick(now_s), None)
 
     def ended(self, camera: str, failed: bool) -> None:
         """A camera gives no further windows: a file at its end (`normal`), or a source lost for good."""
@@ -195,19 +234,30 @@ class Decider:
             update_interval_s=plan.alarm.update_interval_s,
         )
 
+    def _tell(self, plan: CameraPlan, detail: str | None, media_s: float | None) -> None:
+        """Camera trouble begins, changes or is over: a status that changes nothing but the detail."""
+        if detail is not None:
+            state = self._states[plan.name]
+            status = CameraStatus(plan.name, plan.source, state, detail, media_s, self._clock.monotonic())
+            self._sink.status(status)
+            self._telemetry.status(status)
+
+    def _timing(self, timing: Timing, decided_s: float) -> Timing:
+        return dataclasses.replace(timing, publish=(self._clock.monotonic() - decided_s) * 1e3)
+
     def _finish(self, plan: CameraPlan, reason: EndReason) -> None:
         event = self._machines[plan.name].finish(reason)
         if event is not None:
-            self._send(event, plan, None)
+            self._send(event, plan, None, self._clock.monotonic())
 
-    def _send(self, event: AlarmEvent, plan: CameraPlan, score: Score | None) -> None:
+    def _send(self, event: AlarmEvent, plan: CameraPlan, score: Score | None, decided_s: float) -> None:
         if self._evidence and plan.evidence:
             clip, snapshot = self._evidence.paths(event.camera, event.id)
             event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
         if score is not None:
-            decide_ms = (self._clock.monotonic() - score.scored_s) * 1e3
-            event = dataclasses.replace(event, timing=dataclasses.replace(score.timing, decide=decide_ms))
+            event = dataclasses.replace(event, timing=self._timing(score.timing, decided_s))
         body = self._sink.alarm(event)
+        self._telemetry.stage("publish", (self._clock.monotonic() - decided_s) * 1e3)  # with the journalling
         self._telemetry.event(body)
         if self._evidence and plan.evidence:
             self._record(self._evidence, event, score)

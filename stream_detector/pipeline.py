@@ -29,6 +29,7 @@ from stream_detector.errands import Errands
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.readers import Reader, make_reader
 from stream_detector.telemetry import Telemetry
+from stream_detector.trouble import PictureWatch, marked
 from stream_detector.types import (
     Batch,
     CameraCounters,
@@ -42,6 +43,7 @@ from stream_detector.types import (
     SystemClock,
     Timing,
     UInt8Array,
+    Window,
 )
 from stream_detector.window import Windower
 
@@ -91,6 +93,7 @@ class _Camera:
     plan: CameraPlan
     capture: Capture
     windower: Windower
+    watch: PictureWatch | None
     failure: str = ""
     stopped: bool = False
     counted: CameraCounters = field(default_factory=CameraCounters)
@@ -112,6 +115,7 @@ class Pipeline:
     open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
     on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
     errands: Errands = field(default_factory=Errands)  # for the decision thread, from any other
+    examine: bool = False  # look for black, covered, blurred and frozen pictures
     clock: Clock = field(default_factory=SystemClock)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _stopped_by_user: bool = field(default=False, init=False)
@@ -192,13 +196,14 @@ class Pipeline:
 
     def _camera(self, camera: CameraConfig, plan: CameraPlan) -> _Camera:
         windower = Windower(plan.name, plan.source, plan.stride_frames, self.config.window.max_gap_s, self.clock)
+        watch = PictureWatch(self.config.trouble) if self.examine else None
         capture = Capture(
             camera,
             self.config.capture,
             resize=self.resize,
             frame_fps=self.frame_fps,
             pace=self.config.pace,
-            on_frame=lambda frame: self._frame(windower, frame),
+            on_frame=lambda frame: self._frame(windower, watch, frame),
             on_status=self._tell,
             on_end=self._capture_ended,
             on_error=self.fail,
@@ -207,7 +212,7 @@ class Pipeline:
             stop=self._stop,
             open_reader=self.open_reader,
         )
-        return _Camera(plan, capture, windower)
+        return _Camera(plan, capture, windower, watch)
 
     def _start_more(self) -> None:
         """Start every live camera, and files up to the limit."""
@@ -235,13 +240,19 @@ class Pipeline:
                 self.telemetry.reconnected(name)
             camera.counted = counted
 
-    def _frame(self, windower: Windower, frame: Frame) -> None:
+    def _frame(self, windower: Windower, watch: PictureWatch | None, frame: Frame) -> None:
         self.telemetry.frame(frame.camera)
         if self.on_preview and frame.preview is not None:
             self.on_preview(frame.camera, frame.preview)
         window = windower.push(frame)
-        if window is not None and self._buffer.put(window):
-            self.telemetry.window(frame.camera)
+        if window is not None:
+            self._window(window, watch)
+
+    def _window(self, window: Window, watch: PictureWatch | None) -> None:
+        if watch is not None:
+            window = marked(window, watch.check(window))
+        if self._buffer.put(window):
+            self.telemetry.window(window.ref.camera)
 
     def _capture_ended(self, name: str, reason: str) -> None:
         """reason: see `Capture`. A truncated file was played as far as it goes, and is bad input all the same."""
@@ -252,8 +263,8 @@ class Pipeline:
             if camera.plan.live and self.config.capture.exit_on_error:
                 self.fail(SourceError(camera.failure))
         last = camera.windower.finish()
-        if last is not None and not self._stop.is_set() and self._buffer.put(last):
-            self.telemetry.window(name)
+        if last is not None and not self._stop.is_set():
+            self._window(last, camera.watch)
         self._buffer.end(name)
         with self._lock:
             self._ended += 1
@@ -330,6 +341,7 @@ class Pipeline:
                             self.decider.ended(name, failed=bool(self._all[name].failure))
                 elif item is not None:
                     self.decider.status(item)
+                self.decider.tick()
                 self.errands.run()
                 self.sink.service()
         finally:

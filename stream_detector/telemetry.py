@@ -223,7 +223,6 @@ class Telemetry:
             clip=evidence.get("clip"),
             snapshot=evidence.get("snapshot"),
         )
-        publish_ms = (event.get("timing") or {}).get("publish")
         with self._lock:
             camera = self._camera(alarm.camera)
             if alarm.type == "start":
@@ -233,8 +232,6 @@ class Telemetry:
             self._alarms.move_to_end(alarm.id)
             while len(self._alarms) > RECENT_ALARMS:
                 self._alarms.popitem(last=False)
-            if publish_ms:
-                self._stages["publish"].add(float(publish_ms))
             if alarm.type == "start":
                 text = f"ALARM at {alarm.start_s:.1f} s, score {alarm.peak_score:.2f} (threshold {alarm.threshold:.2f})"
                 self._note(alarm.camera, "start", text)

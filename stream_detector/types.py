@@ -30,7 +30,18 @@ CameraState = Literal["connecting", "online", "stalled", "offline", "ended", "fa
 
 # Causes that mark a score as degraded (a discontinuity resets the window; the next windows carry the cause).
 DegradedCause = Literal[
-    "reconnect", "seek", "gap", "corrupt", "truncated", "dropped", "short", "black", "frozen", "unfamiliar"
+    "reconnect",
+    "seek",
+    "gap",
+    "corrupt",
+    "truncated",
+    "dropped",
+    "short",
+    "black",
+    "covered",
+    "blurred",
+    "frozen",
+    "unfamiliar",
 ]
 
 
@@ -151,7 +162,10 @@ class Timing:
     """Milliseconds spent by one window in each stage, in the order of the way through.
 
     window: last frame captured → window complete.  queue: complete → batch closed.  preprocess, forward: of the
-    batch.  decide: scores known → decision taken.  publish: decision → handed to the socket.
+    batch.  decide: scores known → decision taken.  publish: decision → handed to the publisher; for a score this holds
+    the journalling of an event that the same window caused. An event's own journalling and sending come after its body
+    is closed, so they are not in it: /metrics has them (stage "publish"), and a subscriber sees them as delivery.
+    So the parts add up to `emitted_utc` minus the capture of the last frame.
     """
 
     window: float
