@@ -159,7 +159,7 @@ class PackWriter:
     def __init__(self, path: Path, size: int = PACK_SIZE) -> None:
         self.path, self.size = Path(path), size
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = self.path.with_suffix(".partial")
+        self._partial = self.path.with_suffix(f".{os.getpid()}.partial")
         self._partial.write_bytes(b"")
         self._items: list[dict[str, Any]] = []
         self._offset = 0
@@ -177,7 +177,7 @@ class PackWriter:
         """Finish the file. key: what it was made from, checked by `PackedFrames.open`."""
         os.replace(self._partial, self.path)
         text = json.dumps({"schema": "stream-detector.pack/1", "size": self.size, "key": key, "items": self._items})
-        temporary = self.path.with_suffix(".json.partial")
+        temporary = self.path.with_suffix(f".json.{os.getpid()}.partial")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.path.with_suffix(".json"))
 

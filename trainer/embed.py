@@ -13,7 +13,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from trainer.teacher import Targets
 
 HEADS = tuple(HeadConfig(hidden, decay) for hidden in ((), (32,)) for decay in (0.003, 0.03, 0.3))
 SMOOTHING_S = 1.0
+SCENES = ("scenes-calibrate", "scenes-check")
 TRAIN_LIMITS = {"hockey_fights": 120, "ucf101": 120, "arid_dark": 90}  # clips of a label; the head needs no more
 MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fights": 0.2}  # for choosing on val
 
@@ -55,17 +57,25 @@ def features_of(
     device: str = "cpu",
     limit: int = 10**9,
     batch: int = 8,
+    workers: int = 1,
 ) -> list[Float32Array]:
     """Features (n, D) of the n windows (16 frames, every 16) of each item, as the running detector would see them."""
     size = recipe.size[0]
     places = [(k, start) for k, item in enumerate(items) for start in _some(frames, item, limit)]
     found: list[list[Float32Array]] = [[] for _ in items]
-    for first in range(0, len(places), batch):
-        part = places[first : first + batch]
+    parts = [places[first : first + batch] for first in range(0, len(places), batch)]
+
+    @torch.no_grad()
+    def run(part: list[tuple[int, int]]) -> Float32Array:
         windows = np.stack([plain(frames.frames(items[k]), start, size) for k, start in part])
         clip = normalise(torch.from_numpy(windows).to(device), recipe)
-        for (k, _), row in zip(part, backbone.features(clip).float().cpu().numpy(), strict=True):  # type: ignore[operator]
-            found[k].append(row)
+        result: Float32Array = backbone.features(clip).float().cpu().numpy()  # type: ignore[operator]
+        return result
+
+    with ThreadPoolExecutor(workers) as threads:  # single-threaded networks side by side: no waiting for each other
+        for part, rows in zip(parts, threads.map(run, parts), strict=True):
+            for (k, _), row in zip(part, rows, strict=True):
+                found[k].append(row)
     return [np.stack(rows) for rows in found]
 
 
@@ -137,13 +147,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     backbone = student.backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     cache, root = Path(args.cache), Path(args.clips)
     index = [clip for clip in read_index(root) if clip.split == "val"]
-    for work in (
-        pack_clips(index, root, cache, size=recipe.size[0], name="val"),
-        extras.pack_scenes(cache, "scenes-calibrate", 1500, args.scenes, args.scenes, duration_s=args.scene_s),
-        extras.pack_scenes(cache, "scenes-check", 2000, args.check_scenes, args.check_scenes, duration_s=args.scene_s),
-    ):
-        for done, total in work:
-            console.print(f"packed {done} of {total}") if done == total else None
+    _work(console, "val clips", pack_clips(index, root, cache, size=recipe.size[0], name="val"))
     began = time.monotonic()
 
     def bags(
@@ -157,7 +161,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
             used[cell] = used.get(cell, 0) + 1
             if clip.split == split and used[cell] <= (limits or {}).get(clip.set, 10**9):
                 items.append(item)
-        found = features_of(backbone, recipe, frames, items, args.device, 4 if split == "train" else 10**9)
+        limit = 4 if split == "train" else 10**9
+        found = features_of(backbone, recipe, frames, items, args.device, limit, workers=args.workers)
         return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
 
     train, _, clips = bags("clips", "train", TRAIN_LIMITS)
@@ -182,8 +187,12 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         found, items, _ = bags(name, split)
         return _streams(PackedFrames(cache / f"{name}.u8"), [raw_scores(head, b.features) for b in found], items)
 
+    counts = (args.scenes, args.scenes), (args.check_scenes, args.check_scenes)
+    for name, first, (loud, still) in zip(SCENES, (1500, 2000), counts, strict=True):
+        packing = extras.pack_scenes(cache, name, first, loud, still, duration_s=args.scene_s)
+        _work(console, name, packing)
     quiet_camera = streams("long_normal") if (cache / "long_normal.json").exists() else []
-    scenes = streams("scenes-calibrate")
+    scenes = streams(SCENES[0])
     val_streams = _streams(PackedFrames(cache / "val.u8"), [raw_scores(head, b.features) for b in val], val_items)
     normal = [s for s, i in zip(val_streams, val_items, strict=True) if not val_clips[i].abnormal]
     before = [Stream(s.name, s.raw[: _first(s)], s.fps) for s in scenes if _first(s) > 0]
@@ -191,7 +200,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     threshold, how = find_threshold([*quiet_camera, *before], incidents, normal)
     results["rendered_scenes"] = {
         "calibrate": judge_scenes(scenes, threshold, SMOOTHING_S),
-        "check": judge_scenes(streams("scenes-check"), threshold, SMOOTHING_S),
+        "check": judge_scenes(streams(SCENES[1]), threshold, SMOOTHING_S),
     }
     results["normal_val_clips_above_threshold"] = round(
         float(np.mean([s.smoothed(SMOOTHING_S).max() >= threshold for s in normal])), 4
@@ -226,6 +235,14 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     }
     plain_state = {name: value.contiguous() for name, value in backbone.cpu().state_dict().items()}
     return write_bundle(Path(args.out), parts, plain_state, head.state_dict())
+
+
+def _work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
+    done = total = 0
+    for done, total in steps:
+        if done % 50 == 0:
+            console.print(f"{name}: {done} of {total}")
+    console.print(f"{name}: ready" + (f", {total} made" if done else ""))
 
 
 def _first(stream: Stream) -> int:
@@ -284,7 +301,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--scene-s", type=float, default=16.0, help="length of these scenes")
     parser.add_argument("--teacher-size", type=int, default=160)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
+    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
     parser.set_defaults(main=main)
 
 
