@@ -80,6 +80,7 @@ class Capture:
         self.source = redact(camera.source)
         self.live = is_live(camera.source)
         self.state: CameraState = "connecting"
+        self.duration_s: float | None = None  # of a file, as its container says
         self._camera = camera
         self._config = config
         self._resize = resize
@@ -222,6 +223,7 @@ class Capture:
         try:
             reader = self._open_reader(self._camera, self._config)
             self._call(generation, reader.open)
+            self.duration_s = getattr(reader, "frame_count", 0) / reader.fps or None
             zero_s: float | None = None
             while not self._stop.is_set():
                 grabbed = self._call(generation, reader.grab)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ SCORE_COLUMNS = (
     "degraded",
 )
 TICK_S = 1.0
+FLUSH_S = 1.0  # what a killed run may lose of its scores
 LOST_STATES = ("offline", "stalled", "failed")
 
 
@@ -93,6 +95,7 @@ class ScoresFile:
             raise UsageError(
                 f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path"
             ) from None
+        self._flushed_s = time.monotonic()
         self._writer = csv.writer(self._file)
         self._writer.writerow(SCORE_COLUMNS)
 
@@ -113,6 +116,9 @@ class ScoresFile:
                 "+".join(ref.degraded),
             )
         )
+        if time.monotonic() - self._flushed_s > FLUSH_S:
+            self._file.flush()
+            self._flushed_s = time.monotonic()
 
     def flush(self) -> None:
         """Bring what is buffered to the file."""

@@ -96,6 +96,7 @@ class _Camera:
     watch: PictureWatch | None
     failure: str = ""
     stopped: bool = False
+    timed: bool = False
     counted: CameraCounters = field(default_factory=CameraCounters)
 
 
@@ -239,6 +240,9 @@ class Pipeline:
             for _ in range(counted.reconnects - camera.counted.reconnects):
                 self.telemetry.reconnected(name)
             camera.counted = counted
+            if camera.capture.duration_s is not None and not camera.timed:
+                camera.timed = True
+                self.telemetry.duration(name, camera.capture.duration_s)
 
     def _frame(self, windower: Windower, watch: PictureWatch | None, frame: Frame) -> None:
         self.telemetry.frame(frame.camera)

@@ -273,6 +273,7 @@ class DemoReader:
 
     def __init__(self, source: str, scene: Callable[[], _Scene] | None = None) -> None:
         self.fps = DEFAULT_FPS
+        self.frame_count = 0
         self.detail = ""
         self._options = demo_options(source)
         self._make = scene
@@ -283,7 +284,13 @@ class DemoReader:
         """Set the scene."""
         self._scene = self._make() if self._make else self._demo_scene()
         self.fps = float(self._scene.fps)
+        self.frame_count = self._scene.frame_count
         self._index = -1
+
+    @property
+    def scene(self) -> _Scene | None:
+        """The scene once it is set."""
+        return self._scene
 
     def _demo_scene(self) -> _Scene:
         from stream_detector.demo import DemoScene
