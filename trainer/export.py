@@ -27,8 +27,8 @@ def head_state(checkpoint: Checkpoint) -> tuple[tuple[int, ...], dict[str, torch
     spec = checkpoint.spec
     if spec.kind != "mlp" or spec.views != ("rows",) or spec.members != 1:
         raise DataError(
-            f"a bundle's head scores each window by itself, this one is {spec.kind!r} with views "
-            f"{', '.join(spec.views)} and {spec.members} member(s); train with --preset topk, paper or sultani to export"
+            f"a bundle's head scores each window alone, this one is {spec.kind!r} with views "
+            f"{', '.join(spec.views)} and {spec.members} member(s); train with --preset topk or paper to export"
         )
     weights, axes = checkpoint.networks[0], checkpoint.scaling.axes
     names = [*(f"dense_{i}" for i in range(len(spec.widths))), "logit"]

@@ -3,9 +3,9 @@
     python -m trainer extract --list videos.csv --out features/           or   --ucf-crime DIR
                               --bundle embedded | --backbone ARCH --weights NAME
 
-A video becomes `<name>.npz` (features float32 (T, D); starts, ends: frames of the file, half-open; start_s, end_s),
-put in place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around it nor
-on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
+A video becomes `<name>.npz` (features float32 (T, D); starts, ends: half-open, in frames of the file; start_s, end_s),
+put in place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around it
+nor on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import hashlib
 import json
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,10 +115,10 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             found = str(data["key"])
             facts = {"frames": int(data["frames"]), "fps": float(data["fps"]), "windows": len(data["starts"])}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         path.unlink()  # not ours, or of a disk that lost its tail: make it again
         return None
     if found != key:

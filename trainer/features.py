@@ -149,7 +149,7 @@ def load_features(path: Path) -> FeatureSet:
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of an npz, never unpickling. Raises DataError."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(

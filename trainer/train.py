@@ -4,8 +4,8 @@
 
 The test split is never looked at: a share of the *training* videos is held out by video, the figure of these decides
 when to stop and which weights to keep. There are no frame labels in training, so that figure is the mean of two AUCs
-between windows: the top three of each held-out abnormal video against all windows of normal ones (are peaks high?), and all
-windows of abnormal videos against them (is the video found?).
+between windows: the top three of each held-out abnormal video against all windows of normal ones (are peaks high?), and
+all windows of abnormal videos against them (is the video found?).
 """
 
 from __future__ import annotations

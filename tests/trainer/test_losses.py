@@ -1,4 +1,4 @@
-"""The losses: their specification against finite differences and known values, both backends against the specification."""
+"""The losses: the specification against finite differences and known values, both backends against it."""
 
 from __future__ import annotations
 
