@@ -54,6 +54,20 @@ def check(endpoint: str, encrypted: bool, insecure: bool) -> None:
         )
 
 
+def keep_alive(socket: zmq.Socket[bytes]) -> None:
+    """Have dead connections noticed after a minute, by TCP and not by ZMTP heartbeats.
+
+    libzmq 4.3.5 aborts the process ("Assertion failed: !_io_error") when a ZMTP heartbeat falls due on a connection
+    that was closed while its incoming queue was full (libzmq issue 4841): a client that floods and leaves would end
+    the detector, and a detector that dies would end a slow subscriber.
+    """
+    socket.heartbeat_ivl = 0
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = 30
+    socket.tcp_keepalive_intvl = 10
+    socket.tcp_keepalive_cnt = 3
+
+
 def bind_pair(
     events: zmq.Socket[bytes], recovery: zmq.Socket[bytes], endpoint: str
 ) -> tuple[str, str, LockFile | None]:

@@ -284,9 +284,7 @@ class Publisher:
             socket.linger = config.linger_ms
             socket.maxmsgsize = _PEER_BYTES
             socket.handshake_ivl = 5000  # half-open connections end
-            socket.heartbeat_ivl = 5000  # and dead ones are noticed
-            socket.heartbeat_timeout = 15000
-            socket.tcp_keepalive = 1
+            endpoint.keep_alive(socket)
             socket.sndhwm = config.high_water_mark
             socket.ipv6 = config.bind.startswith("tcp://[")
             if self._gatekeeper:

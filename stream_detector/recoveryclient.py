@@ -10,6 +10,7 @@ import zmq
 
 from stream_detector import wire
 from stream_detector.curve import KeyPair
+from stream_detector.endpoint import keep_alive
 from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.types import Clock
 
@@ -40,8 +41,7 @@ def connect(
     socket.maxmsgsize = wire.MAX_REPLY_BYTES
     socket.reconnect_ivl = 50
     socket.reconnect_ivl_max = 1000
-    socket.heartbeat_ivl = 5000
-    socket.heartbeat_timeout = 15000
+    keep_alive(socket)
     socket.ipv6 = "[" in endpoint
     if keys:
         socket.curve_publickey, socket.curve_secretkey = keys.pair.public, keys.pair.secret

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "subscribe": {"wire", "curve", "cursor", "endpoint", "recoveryclient"},
     "ledger": {"wire", "store", "lockfile"},
     "recovery": {"wire"},
-    "recoveryclient": {"wire", "curve"},
+    "recoveryclient": {"wire", "curve", "endpoint"},
     "store": {"wire"},
     "cursor": {"wire"},
     "eventfile": {"wire"},
