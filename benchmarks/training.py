@@ -3,8 +3,8 @@
     python -m benchmarks training [--steps 1000] [--seed-steps 5]
 
 Both train the paper's 512-128-32-1 with MILR's loss on 30 + 30 bags of 32 rows of 512 numbers. The seed's step,
-written anew after its description: eager TensorFlow, Python loops over videos and segments, ranks taken one by one, and the whole
-test set (124 + 126 videos) scored and its loss taken at every step. Features are random: only time is measured.
+written anew after its description: eager TensorFlow, Python loops over videos and segments, ranks taken one by one, and
+the whole test set (124 + 126 videos) scored and its loss taken at every step. Features are random: time is measured.
 """
 
 from __future__ import annotations

