@@ -103,7 +103,12 @@ def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any,
 
 def save_video(path: Path, arrays: dict[str, np.ndarray[Any, Any]], state: DecodeState, key: str) -> None:
     """Write `path` whole or not at all; the same arrays give the same bytes (zip time stamps are constant)."""
-    facts = {"frames": np.array(state.frames), "fps": np.array(state.fps), "key": np.array(key)}
+    facts = {
+        "frames": np.array(state.frames),
+        "fps": np.array(state.fps),
+        "key": np.array(key),
+        "detail": np.array(state.detail),
+    }
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays, **facts)
@@ -117,7 +122,12 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             found = str(data["key"])
-            facts = {"frames": int(data["frames"]), "fps": float(data["fps"]), "windows": len(data["starts"])}
+            facts = {
+                "frames": int(data["frames"]),
+                "fps": float(data["fps"]),
+                "windows": len(data["starts"]),
+                "detail": str(data["detail"]),
+            }
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         path.unlink()  # not ours, or of a disk that lost its tail: make it again
         return None
@@ -150,7 +160,8 @@ def extract(
             arrays = features_of(decoding, engine)
             state = decoding.state
             save_video(out / f"{video.name}.npz", arrays, state, key)
-            entries[video.name] = {"frames": state.frames, "fps": state.fps, "windows": len(arrays["starts"])}
+            entries[video.name] = {"frames": state.frames, "fps": state.fps, "windows": len(arrays["starts"]),
+                                   "detail": state.detail}  # fmt: skip
             tally.done += 1
             tally.windows += len(arrays["starts"])
             tally.video_s += state.frames / state.fps if state.fps else 0.0
@@ -178,7 +189,7 @@ def write_manifest(
         for v in videos
         if v.name in entries
     ]
-    content = {**facts, "key": key, "skipped": tally.skipped, "damaged": tally.damaged, "videos": listed}
+    content = {**facts, "key": key, "skipped": tally.skipped, "videos": listed}
     part = out / (MANIFEST + ".part")
     part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     part.replace(out / MANIFEST)

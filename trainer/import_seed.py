@@ -6,8 +6,8 @@
 The checkpoint is read variable by variable, so its legacy optimiser slots (which stop TensorFlow >= 2.11 from restoring
 it) do not matter. The seed L2-normalises every row before its head; the features written here are normalised already.
 
-Both come with a warning: those features were made by untrained networks, a different one for each run over a part of the
-class folders, and the checkpoint was trained on them. It tells folders apart, not events (`trainer audit` shows it).
+Both come with a warning: those features were made by untrained networks, another one for each run over a part of the
+class folders, and the checkpoint was trained on them. It tells folders apart, not events (see `trainer audit`).
 """
 
 from __future__ import annotations
