@@ -34,6 +34,8 @@ SNAPSHOT_INTERVAL_S = 0.25  # a topic is replayed at most so often, however many
 _SUBSCRIPTIONS_A_CALL = 256
 _REQUESTS_A_CALL = 8
 _SERVICE_BUDGET_S = 0.02  # beyond this, requests wait for the next call
+_RECOVERY_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
+_CHEAP_S = 0.0002
 _PEER_BYTES = wire.MAX_REQUEST_BYTES  # largest message a peer may send; ZeroMQ cuts off whoever sends more
 _LOG_INTERVAL_S = 10.0  # refused handshakes are counted, and told at most so often
 _MONITORED = (
@@ -76,6 +78,7 @@ class Publisher:
         self._snapshots: dict[bytes, None] = {}  # subscribed prefixes still to be greeted, as an ordered set
         self._snapshot_at_s = float("-inf")
         self._tell_refused_s = float("-inf")
+        self._answer_again_s = float("-inf")
         self._closed = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._gatekeeper: curve.Gatekeeper | None = None
@@ -242,7 +245,14 @@ class Publisher:
         self._snapshots.clear()
 
     def _answer_requests(self) -> None:
-        until = time.monotonic() + _SERVICE_BUDGET_S  # real time: this guards the thread, it decides nothing
+        begun_s = time.monotonic()  # real time: this guards the thread, it decides nothing
+        if begun_s < self._answer_again_s:
+            return
+        self._answer_some(begun_s + _SERVICE_BUDGET_S)
+        spent_s = time.monotonic() - begun_s
+        self._answer_again_s = begun_s + spent_s / _RECOVERY_SHARE if spent_s > _CHEAP_S else begun_s
+
+    def _answer_some(self, until_s: float) -> None:
         for frames in _waiting(self._recovery, _REQUESTS_A_CALL):
             if len(frames) not in (2, 3) or (len(frames) == 3 and frames[1]):
                 continue  # neither DEALER nor REQ
@@ -252,7 +262,7 @@ class Publisher:
                 reply = self._answerer.refusal("too many requests; wait a little", retry_after_s=1.0)
             with contextlib.suppress(zmq.Again):  # the peer does not read its replies
                 self._recovery.send_multipart([*frames[:-1], reply], zmq.NOBLOCK)
-            if time.monotonic() >= until:
+            if time.monotonic() >= until_s:
                 return
 
     def _read_monitors(self) -> None:
@@ -292,7 +302,7 @@ class Publisher:
             self._monitors.append(socket.get_monitor_socket(_MONITORED))
         self._events.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._events.setsockopt(zmq.XPUB_NODROP, 1)
-        self._recovery.sndhwm = 16  # replies are large; who does not read them loses them
+        self._recovery.sndhwm = 2  # replies are large; who does not read them loses them
         self._recovery.rcvhwm = 64
         self.endpoint, self.recovery_endpoint, self._lock = _bind(self._events, self._recovery, config.bind)
         log.info("events at %s, recovery at %s", self.endpoint, self.recovery_endpoint)

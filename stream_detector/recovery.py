@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from stream_detector.errors import ProtocolError
 from stream_detector.wire import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_request, encode
 
-_REPLY_BYTES = 4 << 20  # a reply stops growing here; half of what a subscriber takes
+_REPLY_BYTES = 1 << 20  # a reply stops growing here; what follows is asked for again
 _RING_EVENTS = 2000
 
 
@@ -79,7 +79,7 @@ class ScoreRing:
 class RateLimit:
     """A token bucket a peer: `rate` requests a second, bursts of `burst`. Remembers at most `peers` of them."""
 
-    def __init__(self, rate: float = 50.0, burst: float = 100.0, peers: int = 1000) -> None:
+    def __init__(self, rate: float = 50.0, burst: float = 20.0, peers: int = 1000) -> None:
         self._rate, self._burst, self._peers = rate, burst, peers
         self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
 

@@ -18,7 +18,7 @@ from stream_detector.testing import FakeClock
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, EventWindow, Score, Timing, WindowRef
 
 EPOCH = "0123456789abcdef"
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 def an_event(**changes: Any) -> AlarmEvent:

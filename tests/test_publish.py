@@ -155,7 +155,7 @@ def test_a_flood_of_requests_is_refused_for_that_peer_only(bench: Bench) -> None
             replies.append(json.loads(flooder.recv()))
     refused = [reply for reply in replies if "error" in reply]
     assert refused and refused[0]["retry_after_s"] > 0
-    assert len(replies) - len(refused) <= 100  # the clock stands still: no more than the burst is served
+    assert len(replies) - len(refused) <= 20  # the clock stands still: no more than the burst is served
     assert len(bench.ask(other, {"from": {"v1/alarm/gate/": 0}})["events"]) == 1
 
 

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _EVENT = wire.encode(
 )  # fmt: skip
 
 
-def parsers(folder: Path) -> dict[str, tuple[Callable[[bytes], object], bytes]]:
+def parsers(folder: Path, stack: ExitStack) -> dict[str, tuple[Callable[[bytes], object], bytes]]:
     """Name → (parser, a valid input). All that read from a socket or a file in the events' half of the detector."""
     clock = SystemClock()
     ledger = Ledger(None, clock=clock)
@@ -44,7 +45,10 @@ def parsers(folder: Path) -> dict[str, tuple[Callable[[bytes], object], bytes]]:
     (folder / "allowed").mkdir()
     curve.new_pair(folder / "allowed", "alice")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    stack.callback(context.term)
+    stack.callback(ledger.close)
     gate = curve.Gatekeeper(context, curve.KeyPair(public, secret), folder / "allowed")
+    stack.callback(gate.close)
 
     def through_file(read: Callable[[], object]) -> Callable[[bytes], object]:
         def parse(data: bytes) -> object:
@@ -116,8 +120,9 @@ def fuzz(random_inputs: int, mutations: int, number: int) -> dict[str, Any]:
         "suppress_health_check": list(HealthCheck),
     }
     begun_s = time.monotonic()
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        table = parsers(Path(folder))
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder, ExitStack() as stack:
+        table = parsers(Path(folder), stack)
 
         @seed(number)
         @settings(max_examples=random_inputs, **rules)

@@ -1,0 +1,56 @@
+"""Telling systemd that the service is ready, alive, or stopping: `sd_notify(3)` over a plain datagram socket.
+
+Does nothing where NOTIFY_SOCKET is not set, so it may always be called. Watchdog: systemd restarts the service when no
+`alive` came for WatchdogSec; call it from the thread whose hanging matters, as often as `watchdog_s` says.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+
+class Notifier:
+    """One connection to the service manager. environ: where NOTIFY_SOCKET and WATCHDOG_* are looked up.
+
+    watchdog_s: how often to call `alive`, seconds (a third of what systemd allows); 0.0 if no watchdog is asked for.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        self.watchdog_s = 0.0
+        microseconds = environ.get("WATCHDOG_USEC", "")
+        ours = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        if self._address and ours and microseconds.isdecimal():
+            self.watchdog_s = int(microseconds) / 3e6
+
+    @property
+    def active(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._address)
+
+    def ready(self, status: str = "") -> None:
+        """The service has started: sockets are bound, cameras are being opened."""
+        self._send("READY=1", status)
+
+    def alive(self, status: str = "") -> None:
+        """The watchdog's sign of life."""
+        self._send("WATCHDOG=1", status)
+
+    def stopping(self) -> None:
+        """The service has begun to end."""
+        self._send("STOPPING=1", "")
+
+    def _send(self, state: str, status: str) -> None:
+        if not self._address:
+            return
+        line = " ".join(status.split())[:200]  # a line break would begin another assignment
+        text = f"{state}\nSTATUS={line}" if line else state
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.sendto(text.encode("utf-8", "replace"), address)
+        except OSError:  # the service manager is busy or gone; watching goes on
+            return
