@@ -1,0 +1,10 @@
+"""A page to watch: live cameras, alarms, replay and tuning in the browser (extra `web`).
+
+    capture threads ──previews──▶ Board ◀──decisions, events── decision thread
+                                    │
+                     server thread, own event loop: History (journal, read-only) · Hub ──SSE──▶ viewers
+                                    └── acknowledgements ──Errands──▶ decision thread
+
+The detector hands over references and goes on; whatever viewers cost is paid by the server's thread. `server` is the
+entrance; nothing here is imported unless `--web` is given, for starlette and uvicorn are optional.
+"""

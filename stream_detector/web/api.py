@@ -1,0 +1,392 @@
+"""The routes: small JSON, pictures, clips, exports. Everything a viewer sends is checked here."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import math
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from stream_detector.assemble import Assembly
+from stream_detector.config import CAMERA_NAME
+from stream_detector.errors import ConfigError, DataError, EndpointError, StreamDetectorError
+from stream_detector.metrics import is_healthy
+from stream_detector.sources import kind
+from stream_detector.web.auth import COOKIE, SESSION_S, Gate
+from stream_detector.web.board import Board
+from stream_detector.web.guard import answer, read_json
+from stream_detector.web.history import Alarm, Filter, History, make_filter
+from stream_detector.web.inputs import cell, settings_of, text_of, whole_number
+from stream_detector.web.pages import Pages
+from stream_detector.web.replay import Recordings
+from stream_detector.web.streams import Hub, encode_picture
+from stream_detector.web.tune import thin, tune, write_camera
+
+ALARM_ID = re.compile(r"[0-9a-f]{32}")
+MAX_NOTE, MAX_BY = 500, 64
+ACK_S = 5.0
+HEALTHY_S = 10.0
+PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
+EXPORT = 20_000
+COLUMNS: tuple[str, ...] = (
+    "id",
+    "camera",
+    "state",
+    "reason",
+    "start_utc",
+    "told_utc",
+    "ended_utc",
+    "start_s",
+    "end_s",
+    "peak_score",
+)
+COLUMNS += ("threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note")
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What the routes work on."""
+
+    assembly: Assembly
+    board: Board
+    history: History
+    hub: Hub
+    gate: Gate
+    pages: Pages
+    recordings: Recordings
+    registry: CollectorRegistry
+    config_path: Path | None
+    tls: bool
+    tuning: asyncio.Lock
+
+
+class Api:
+    """Answers every route; see `routes`."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._r = rooms
+        self._plans = {plan.name: plan for plan in rooms.assembly.plans}
+
+    def app(self) -> Starlette:
+        """The application without its guard."""
+        routes: list[BaseRoute] = [
+            Route("/login", self._login_page, methods=["GET"]),
+            Route("/login", self._login, methods=["POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/static/{path:path}", self._static),
+            Route("/healthz", self._healthz),
+            Route("/metrics", self._metrics),
+            Route("/api/run", self._run),
+            Route("/api/stream", _Stream(self._r)),
+            Route("/api/picture/{name}.jpg", self._picture),
+            Route("/api/alarms", self._alarms),
+            Route("/api/alarms.json", self._export_json),
+            Route("/api/alarms.csv", self._export_csv),
+            Route("/api/alarms/{id}", self._alarm),
+            Route("/api/alarms/{id}/clip.webm", self._clip),
+            Route("/api/alarms/{id}/snapshot.jpg", self._snapshot),
+            Route("/api/alarms/{id}/ack", self._ack, methods=["POST"]),
+            Route("/api/replay/{name}", self._replay),
+            Route("/api/replay/{name}/frame.jpg", self._frame),
+            Route("/api/tune/{name}", self._tune, methods=["POST"]),
+            Route("/api/tune/{name}/write", self._write, methods=["POST"]),
+            *(Route(path, self._page) for path in PAGES),
+        ]
+        handlers = {StreamDetectorError: _refused}
+        return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+
+    # -- pages and sign-in ------------------------------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        return self._r.pages.answer(request, "index.html")
+
+    async def _static(self, request: Request) -> Response:
+        return self._r.pages.answer(request, request.path_params["path"])
+
+    async def _login_page(self, request: Request) -> Response:
+        return self._r.pages.answer(request, "login.html")
+
+    async def _login(self, request: Request) -> Response:
+        token = (await read_json(request.receive, request.scope)).get("token")
+        now_s = time.monotonic()
+        gate, state = self._r.gate, request.scope["state"]
+        if not isinstance(token, str) or (gate.closed and not gate.token_is_right(token)):
+            if not state["logins"].take(state["address"], now_s):
+                return JSONResponse({"error": "too many wrong tokens; wait a minute"}, 429)
+            return JSONResponse({"error": "this is not the token"}, 401)
+        response = JSONResponse({"ok": True})
+        response.set_cookie(
+            COOKIE,
+            gate.open_session(now_s),
+            max_age=int(SESSION_S),
+            httponly=True,
+            samesite="strict",
+            secure=self._r.tls,
+        )
+        return response
+
+    async def _logout(self, request: Request) -> Response:
+        self._r.gate.close_session(request.scope["state"]["cookie"])
+        response = JSONResponse({"ok": True})
+        response.delete_cookie(COOKIE)
+        return response
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    async def _healthz(self, request: Request) -> Response:
+        snapshot = self._r.assembly.telemetry.snapshot()
+        healthy = is_healthy(snapshot, HEALTHY_S)
+        body: dict[str, Any] = {"healthy": healthy, "max_age_s": HEALTHY_S}
+        if request.scope["state"]["admitted"]:
+            body |= snapshot.health()
+        return JSONResponse(body, 200 if healthy else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        encode, content = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(self._r.registry), headers={"content-type": content})
+
+    async def _run(self, _request: Request) -> Response:
+        assembly = self._r.assembly
+        engine = assembly.engine
+        recorded = set(self._r.recordings.names)
+        return JSONResponse(
+            {
+                "engine": f"{engine.name} · {engine.device} · {engine.precision}",
+                "bundle": assembly.bundle.name,
+                "fingerprint": assembly.bundle.fingerprint,
+                "rendered": any(kind(camera.source) == "demo" for camera in assembly.config.cameras),
+                "closed": self._r.gate.closed,
+                "unseen": self._r.history.unseen(),
+                "config": self._r.config_path.name if self._r.config_path else None,
+                "alarm": assembly.config.alarm.model_dump(exclude={"threshold"}),
+                "cameras": [
+                    {
+                        "name": plan.name,
+                        "source": plan.source,
+                        "live": plan.live,
+                        "recorded": plan.name in recorded,
+                        "threshold": plan.threshold,
+                        "smoothing": plan.smooth.model_dump(),
+                    }
+                    for plan in assembly.plans
+                ],
+            }
+        )
+
+    async def _picture(self, request: Request) -> Response:
+        newest = self._r.board.picture(self._camera(request))
+        if newest is None:
+            return _no("no picture yet")
+        jpeg = await asyncio.to_thread(encode_picture, newest[1].image)
+        return Response(jpeg, media_type="image/jpeg")
+
+    # -- alarms -----------------------------------------------------------------------------------------------------
+
+    async def _alarms(self, request: Request) -> Response:
+        values = dict(request.query_params)
+        before = whole_number(values.get("before", ""), "before", 1, 2**53)
+        limit = whole_number(values.get("limit", ""), "limit", 1, 200) or 50
+        alarms, more = self._r.history.page(make_filter(values), before, limit)
+        body = {"alarms": [a.summary() for a in alarms], "more": more, "unseen": self._r.history.unseen()}
+        return JSONResponse(body)
+
+    async def _alarm(self, request: Request) -> Response:
+        alarm = self._known(request)
+        if alarm is None:
+            return _no("no such alarm")
+        bodies = self._r.history.bodies(alarm) or await asyncio.to_thread(self._r.history.read_bodies, alarm)
+        windows = [w for body in bodies for w in body.get("windows") or ()]
+        timing = next((body["timing"] for body in bodies if body.get("timing")), None)
+        return JSONResponse(
+            {
+                **alarm.summary(),
+                "windows": windows[-1000:],
+                "timing": timing,
+                "events": [{k: b.get(k) for k in ("type", "reason", "emitted_utc", "score", "seq")} for b in bodies],
+                "clip": self._evidence(alarm, "webm") is not None,
+                "snapshot": self._evidence(alarm, "jpg") is not None,
+            }
+        )
+
+    async def _clip(self, request: Request) -> Response:
+        return self._file(request, "webm", "video/webm")
+
+    async def _snapshot(self, request: Request) -> Response:
+        return self._file(request, "jpg", "image/jpeg")
+
+    def _file(self, request: Request, suffix: str, content: str) -> Response:
+        alarm = self._known(request)
+        path = self._evidence(alarm, suffix) if alarm else None
+        if alarm is None or path is None:
+            return _no("there is no such file (yet, or any more)")
+        return FileResponse(path, media_type=content, headers={"cache-control": "no-cache"})
+
+    def _evidence(self, alarm: Alarm, suffix: str) -> Path | None:
+        """Its file, by names that were checked, below the evidence folder; a link that leads out of it is none."""
+        if not CAMERA_NAME.fullmatch(alarm.camera) or not ALARM_ID.fullmatch(alarm.id):
+            return None
+        try:
+            folder = self._r.assembly.config.evidence.directory.resolve()
+            path = (folder / alarm.camera / f"{alarm.id}.{suffix}").resolve()
+            return path if path.is_relative_to(folder) and path.is_file() else None
+        except OSError:
+            return None
+
+    async def _ack(self, request: Request) -> Response:
+        alarm = self._known(request)
+        if alarm is None:
+            return _no("no such alarm")
+        body = await read_json(request.receive, request.scope)
+        note, by = text_of(body, "note", MAX_NOTE), text_of(body, "by", MAX_BY)
+        publisher = self._r.assembly.publisher
+        camera, name = alarm.camera, alarm.id
+        done = self._r.assembly.pipeline.errands.post(lambda: publisher.acknowledge(camera, name, note, by))
+        try:
+            told = await asyncio.wait_for(asyncio.wrap_future(done), ACK_S)
+        except TimeoutError:
+            return JSONResponse({"error": "the detector is too busy to note it; try again"}, 503)
+        changed = self._r.history.apply(told) or alarm
+        self._r.hub.tell(changed.summary())
+        return JSONResponse(changed.summary())
+
+    def _export(self, request: Request) -> Iterable[Alarm]:
+        wanted: Filter = make_filter(dict(request.query_params))
+        return self._r.history.page(wanted, None, EXPORT)[0]
+
+    async def _export_json(self, request: Request) -> Response:
+        alarms = [alarm.summary() for alarm in self._export(request)]
+        text = json.dumps({"alarms": alarms}, ensure_ascii=False, indent=1)
+        return Response(text, media_type="application/json", headers=_download("alarms.json"))
+
+    async def _export_csv(self, request: Request) -> Response:
+        out = io.StringIO()
+        writer = csv.writer(out)
+        columns: tuple[str, ...] = (
+            "id",
+            "camera",
+            "state",
+            "reason",
+            "start_utc",
+            "told_utc",
+            "ended_utc",
+            "start_s",
+            "end_s",
+        )
+        columns += ("peak_score", "threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note")
+        writer.writerow(columns)
+        for alarm in self._export(request):
+            row = alarm.summary()
+            ack = row["ack"] or {}
+            row |= {"degraded": "+".join(row["degraded"]), "ack_utc": ack.get("utc")}
+            row |= {"ack_by": ack.get("by"), "ack_note": ack.get("note")}
+            writer.writerow([cell(row[name]) for name in COLUMNS])
+        return Response(out.getvalue(), media_type="text/csv; charset=utf-8", headers=_download("alarms.csv"))
+
+    # -- replay and tuning ------------------------------------------------------------------------------------------
+
+    async def _replay(self, request: Request) -> Response:
+        name = self._camera(request)
+        rows = self._r.board.rows(name)
+        alarms, _ = self._r.history.page(Filter(camera=name), None, 200)
+        body = {
+            "camera": name,
+            "recorded": name in self._r.recordings.names,
+            "threshold": self._plans[name].threshold,
+            "rows": [[round(v, 4) for v in (r.start_s, r.end_s, r.raw, r.smoothed)] for r in rows[-20_000:]],
+            "degraded": [[r.start_s, r.end_s, list(r.degraded)] for r in rows if r.degraded][-2000:],
+            "alarms": [alarm.summary() for alarm in alarms],
+        }
+        return JSONResponse(body)
+
+    async def _frame(self, request: Request) -> Response:
+        try:
+            media_s = float(request.query_params.get("t", ""))
+        except ValueError:
+            media_s = math.nan
+        if not 0.0 <= media_s < 1e7:
+            raise DataError("t must be a time in seconds")
+        jpeg = await self._r.recordings.frame(self._camera(request), media_s)
+        return _no("no picture at that time") if jpeg is None else Response(jpeg, media_type="image/jpeg")
+
+    async def _tune(self, request: Request) -> Response:
+        name = self._camera(request)
+        threshold, smooth = settings_of(await read_json(request.receive, request.scope))
+        alarm = self._r.assembly.config.alarm
+        async with self._r.tuning:  # one at a time: it is the detector's processor
+            rows = self._r.board.rows(name)
+            tuned = await asyncio.to_thread(tune, rows, smooth, threshold, alarm)
+        return JSONResponse(
+            {
+                "windows": len(rows),
+                "alarms": [[a.start_s, a.told_s, a.end_s, round(a.peak_score, 4)] for a in tuned.alarms],
+                "points": [[round(t, 3), round(raw, 4), round(s, 4), int(on)] for t, raw, s, on in thin(tuned.points)],
+            }
+        )
+
+    async def _write(self, request: Request) -> Response:
+        name = self._camera(request)
+        threshold, smooth = settings_of(await read_json(request.receive, request.scope))
+        path = self._r.config_path
+        if path is None:
+            raise ConfigError("this run has no configuration file; start it with --config FILE.toml")
+        await asyncio.to_thread(write_camera, path, name, threshold, smooth)
+        return JSONResponse({"written": path.name})
+
+    def _camera(self, request: Request) -> str:
+        name = str(request.path_params["name"])
+        if name not in self._plans:
+            raise DataError("no such camera")
+        return name
+
+    def _known(self, request: Request) -> Alarm | None:
+        name = str(request.path_params["id"])
+        return self._r.history.get(name) if ALARM_ID.fullmatch(name) else None
+
+
+class _Stream:
+    """The route of live data; an ASGI application of its own, for it never ends by itself."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._r = rooms
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        try:
+            rate = float(request.query_params.get("rate", "0"))
+        except ValueError:
+            raise DataError("rate must be a number from 0 to 5") from None
+        names = request.query_params.get("cameras", "").split(",")
+        try:
+            viewer = self._r.hub.viewer(names, rate if math.isfinite(rate) else 0.0)
+        except EndpointError as error:
+            await answer(send, 503, str(error))
+            return
+        await self._r.hub.serve(viewer, scope, receive, send)
+
+
+async def _refused(_request: Request, error: StreamDetectorError) -> Response:
+    status = 503 if error.exit_code == 1 else 400
+    return JSONResponse({"error": str(error)}, status)
+
+
+def _no(why: str) -> Response:
+    return JSONResponse({"error": why}, 404)
+
+
+def _download(name: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{name}"'}

@@ -1,0 +1,147 @@
+"""Who may come in, how often, and under which name: token, sessions, host names, rates. No sockets here."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import re
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+from stream_detector.config import WebConfig
+from stream_detector.errors import ConfigError, EndpointError
+
+log = logging.getLogger(__name__)
+
+COOKIE = "stream-detector"
+SESSION_S = 12 * 3600.0
+MAX_SESSIONS = 1000
+MIN_TOKEN = 16
+_BIND = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]@]+):(?P<port>\d{1,5})")
+_LOCAL_NAMES = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to listen. host: without brackets. local: only this machine can reach it. tls: both files are given."""
+
+    host: str
+    port: int
+    local: bool
+    tls: bool
+
+    def url(self, port: int) -> str:
+        """What to open in a browser."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{port}/"
+
+
+def place_of(config: WebConfig) -> Place:
+    """Where `config` says. Raises EndpointError if that is malformed, or open to others without token and TLS."""
+    match = _BIND.fullmatch(config.bind)
+    if match is None or int(match["port"]) > 65535:
+        raise EndpointError(f"--web {config.bind!r} is not understood; give HOST:PORT, for instance 127.0.0.1:8080")
+    host = match["host"].strip("[]")
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if (config.cert is None) != (config.key is None):
+        raise EndpointError("--web-cert and --web-key belong together; give both files, or neither")
+    if not local and (config.token_file is None or config.cert is None):
+        raise EndpointError(
+            f"--web {config.bind!r} can be reached from other machines; bind to 127.0.0.1, or give --web-token-file, "
+            "--web-cert and --web-key"
+        )
+    for path in (config.cert, config.key):
+        if path is not None and not path.is_file():
+            raise EndpointError(f"TLS file {str(path)!r} does not exist; give a PEM file")
+    return Place(host, int(match["port"]), local, config.cert is not None)
+
+
+def read_token(path: Path) -> str:
+    """The token in a file: its one line. Raises ConfigError if it is missing, too short or open to others."""
+    try:
+        mode = path.stat().st_mode
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ConfigError(f"token file {str(path)!r} cannot be read ({reason}); give a file with one line") from None
+    if len(token) < MIN_TOKEN or not token.isprintable() or not token.isascii():
+        raise ConfigError(
+            f"the token in {str(path)!r} must be one line of at least {MIN_TOKEN} ASCII characters; "
+            "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError(
+            f"token file {str(path)!r} can be read by others (mode {mode & 0o777:04o}); run: chmod 600 {path}"
+        )
+    return token
+
+
+class Buckets:
+    """A token bucket a name: `rate` a second, bursts of `burst`. Remembers the newest 2,000 names."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, name: str, now_s: float) -> bool:
+        """Whether `name` may do it once more at monotonic time `now_s`."""
+        left, then_s = self._buckets.pop(name, (self._burst, now_s))
+        left = min(self._burst, left + (now_s - then_s) * self._rate)
+        allowed = left >= 1.0
+        self._buckets[name] = (left - 1.0 if allowed else left, now_s)
+        if len(self._buckets) > 2000:
+            self._buckets.popitem(last=False)
+        return allowed
+
+
+class Gate:
+    """Tells who is let in. token: "" lets in everybody (loopback only). The token itself is never kept or compared."""
+
+    def __init__(self, token: str, *, local: bool) -> None:
+        self._key = secrets.token_bytes(32)
+        self._token = self._digest(token) if token else b""
+        self._local = local
+        self._sessions: OrderedDict[bytes, float] = OrderedDict()
+
+    @property
+    def closed(self) -> bool:
+        """Whether a token is needed."""
+        return bool(self._token)
+
+    def host_allowed(self, host: str) -> bool:
+        """On loopback only local names: a foreign name that points here is another site's attempt (DNS rebinding)."""
+        return not self._local or bool(_LOCAL_NAMES.fullmatch(host))
+
+    def token_is_right(self, token: str) -> bool:
+        """Compares in constant time."""
+        return hmac.compare_digest(self._digest(token), self._token)
+
+    def open_session(self, now_s: float) -> str:
+        """A new session's cookie."""
+        cookie = secrets.token_urlsafe(32)
+        self._sessions[self._digest(cookie)] = now_s + SESSION_S
+        while len(self._sessions) > MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        return cookie
+
+    def close_session(self, cookie: str) -> None:
+        """Forget a session."""
+        self._sessions.pop(self._digest(cookie), None)
+
+    def admits(self, cookie: str, bearer: str, now_s: float) -> bool:
+        """Whether a session cookie or a bearer token lets in."""
+        if not self._token:
+            return True
+        until_s = self._sessions.get(self._digest(cookie)) if cookie else None
+        return (until_s is not None and now_s < until_s) or (bool(bearer) and self.token_is_right(bearer))
+
+    def _digest(self, text: str) -> bytes:
+        return hmac.new(self._key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()

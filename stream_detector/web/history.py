@@ -1,0 +1,248 @@
+"""All alarms that can be told: those of the journal on disk, read-only, and those that happen now.
+
+An `History` is used by the server's thread alone. The journal is read once at the start; what comes later is told by
+`apply`. Details (windows, timings) of older alarms are read from the file when somebody asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sqlite3
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stream_detector.errors import DataError
+from stream_detector.wire import ACK_SCHEMA, ALARM_SCHEMA, rfc3339
+
+log = logging.getLogger(__name__)
+
+MAX_ALARMS = 20_000
+FIRST_EVENTS = 30_000  # of the journal, read at the start
+DETAILED = 200  # newest alarms of this process whose events are kept whole
+EVENTS_AN_ALARM = 200
+QUERY_S = 1.0  # a query of the journal takes no longer
+STATES = ("open", "ended", "new", "seen")
+
+Body = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Alarm:
+    """One alarm as its events told it so far; times as in the event contract. ack: the newest, or None."""
+
+    id: str
+    camera: str
+    number: int
+    start_s: float
+    start_utc: str
+    threshold: float
+    bundle: str
+    told_utc: str
+    end_s: float | None = None
+    ended_utc: str | None = None
+    reason: str | None = None
+    peak_score: float = 0.0
+    degraded: tuple[str, ...] = ()
+    evidence: bool = False
+    events: int = 0
+    ack: Body | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its end was told."""
+        return self.ended_utc is not None
+
+    def summary(self) -> Body:
+        """What a list shows of it."""
+        return {
+            "id": self.id,
+            "camera": self.camera,
+            "number": self.number,
+            "state": "ended" if self.ended else "open",
+            "reason": self.reason,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "start_utc": self.start_utc,
+            "told_utc": self.told_utc,
+            "ended_utc": self.ended_utc,
+            "peak_score": self.peak_score,
+            "threshold": self.threshold,
+            "degraded": list(self.degraded),
+            "bundle": self.bundle,
+            "evidence": self.evidence,
+            "ack": self.ack,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which alarms: empty text means all. state: one of STATES. since, until: RFC 3339 as in the events."""
+
+    camera: str = ""
+    state: str = ""
+    since: str = ""
+    until: str = ""
+
+    def takes(self, alarm: Alarm) -> bool:
+        """Whether `alarm` is one of them."""
+        if self.camera and alarm.camera != self.camera:
+            return False
+        wanted = {"open": not alarm.ended, "ended": alarm.ended, "new": alarm.ack is None, "seen": bool(alarm.ack)}
+        if not wanted.get(self.state, True):
+            return False
+        return not (self.since and alarm.start_utc < self.since) and not (self.until and alarm.start_utc > self.until)
+
+
+def make_filter(values: dict[str, str]) -> Filter:
+    """A Filter from what a viewer sent. Raises DataError."""
+    state = values.get("state", "")
+    if state and state not in STATES:
+        raise DataError(f"state must be one of {', '.join(STATES)}")
+    return Filter(values.get("camera", "")[:64], state, _moment(values, "since"), _moment(values, "until"))
+
+
+def _moment(values: dict[str, str], name: str) -> str:
+    text = values.get(name, "")
+    if not text:
+        return ""
+    try:
+        moment = datetime.fromisoformat(text[:40])
+        return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise DataError(f"{name} must be a time like 2026-01-31T12:00:00Z") from None
+
+
+def _place(body: Body) -> tuple[str, ...]:
+    return str(body.get("schema")), str(body.get("camera")), str(body.get("epoch")), str(body.get("seq"))
+
+
+class History:
+    """The index of alarms, newest last. path: the journal's file, or None when it is kept in memory only."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._alarms: OrderedDict[str, Alarm] = OrderedDict()
+        self._bodies: OrderedDict[str, deque[Body]] = OrderedDict()
+        self._number = 0
+        self._seen: set[tuple[str, ...]] = set()  # events of the newest epoch that `load` read
+
+    def load(self) -> None:
+        """Read what the journal holds. A journal that cannot be read is logged; then only what happens now is shown."""
+        if self._path is None or not self._path.exists():
+            return
+        query = (
+            "SELECT body FROM (SELECT n, body FROM events WHERE topic >= 'v1/ack/' AND topic < 'v1/alarm0'"
+            " ORDER BY n DESC LIMIT ?) ORDER BY n"
+        )
+        try:
+            for body in self._read(query, (FIRST_EVENTS,), 20.0):
+                self._seen.add(_place(body))
+                self._enter(body)
+            self._seen = {place for place in self._seen if place[2] == str(body.get("epoch"))} if self._seen else set()
+        except sqlite3.Error as error:
+            log.warning("the event journal cannot be read for the page (%s)", error)
+
+    def apply(self, body: Body) -> Alarm | None:
+        """Take an event of now; returns the alarm that it changed."""
+        if body.get("schema") == ALARM_SCHEMA:
+            bodies = self._bodies.setdefault(body["id"], deque(maxlen=EVENTS_AN_ALARM))
+            if body["type"] == "start":
+                bodies.clear()
+            bodies.append(body)
+            while len(self._bodies) > DETAILED:
+                self._bodies.popitem(last=False)
+        return None if _place(body) in self._seen else self._enter(body)
+
+    def _enter(self, body: Body) -> Alarm | None:
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # a row that is not as it should be is passed over
+            if body["schema"] == ACK_SCHEMA:
+                alarm = self._alarms.get(body["id"])
+                if alarm is not None:
+                    alarm.ack = {"note": str(body["note"]), "by": str(body["by"]), "utc": str(body["emitted_utc"])}
+                return alarm
+            return self._alarm(body)
+        return None
+
+    def _alarm(self, body: Body) -> Alarm:
+        name, kind = str(body["id"]), body["type"]
+        known = self._alarms.get(name)
+        if known is None or (kind == "start" and known.start_utc != str(body["start_utc"])):
+            self._number += 1
+            ack = known.ack if known else None
+            known = self._alarms[name] = Alarm(
+                id=name,
+                camera=str(body["camera"]),
+                number=self._number,
+                start_s=float(body["start_s"]),
+                start_utc=str(body["start_utc"]),
+                threshold=float(body["threshold"]),
+                bundle=str(body.get("bundle") or ""),
+                told_utc=str(body["emitted_utc"]),
+                ack=ack,
+            )
+            self._alarms.move_to_end(name)
+            while len(self._alarms) > MAX_ALARMS:
+                self._alarms.popitem(last=False)
+        known.events += 1
+        known.peak_score = max(known.peak_score, float(body["peak_score"]))
+        known.degraded = tuple(sorted({*known.degraded, *map(str, body.get("degraded") or ())}))
+        known.evidence = known.evidence or bool(body.get("evidence"))
+        if kind == "end":
+            known.reason, known.ended_utc = str(body["reason"]), str(body["emitted_utc"])
+            known.end_s = None if body.get("end_s") is None else float(body["end_s"])
+        return known
+
+    def get(self, name: str) -> Alarm | None:
+        """The alarm of this id."""
+        return self._alarms.get(name)
+
+    def page(self, wanted: Filter, before: int | None, limit: int) -> tuple[list[Alarm], bool]:
+        """(at most `limit` alarms numbered below `before`, newest first; whether there are more)."""
+        found: list[Alarm] = []
+        for alarm in reversed(self._alarms.values()):
+            if (before is None or alarm.number < before) and wanted.takes(alarm):
+                if len(found) == limit:
+                    return found, True
+                found.append(alarm)
+        return found, False
+
+    def unseen(self) -> int:
+        """Alarms that nobody has acknowledged."""
+        return sum(alarm.ack is None for alarm in self._alarms.values())
+
+    def bodies(self, alarm: Alarm) -> list[Body]:
+        """Its events of this process, whole, oldest first; empty when they are only on disk."""
+        kept = self._bodies.get(alarm.id)
+        return list(kept) if kept else []
+
+    def read_bodies(self, alarm: Alarm) -> list[Body]:
+        """Its events from the journal. Blocks; for a worker thread."""
+        query = "SELECT body FROM events WHERE topic = ? AND instr(body, ?) ORDER BY ordinal DESC, seq DESC LIMIT ?"
+        try:
+            found = list(self._read(query, (f"v1/alarm/{alarm.camera}/", alarm.id, EVENTS_AN_ALARM), QUERY_S))
+        except sqlite3.Error as error:
+            log.warning("the event journal cannot be read for the page (%s)", error)
+            return []
+        mine = [body for body in reversed(found) if body.get("id") == alarm.id]
+        starts = [place for place, body in enumerate(mine) if body.get("type") == "start"]
+        return mine[starts[-1] :] if starts else mine
+
+    def _read(self, query: str, values: tuple[Any, ...], limit_s: float) -> Iterator[Body]:
+        if self._path is None:
+            return
+        with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+            until_s = time.monotonic() + limit_s
+            db.set_progress_handler(lambda: time.monotonic() > until_s, 10_000)
+            for (text,) in db.execute(query, values):
+                with contextlib.suppress(ValueError):
+                    body = json.loads(text)
+                    if isinstance(body, dict):
+                        yield body

@@ -1,0 +1,145 @@
+"""Frames of recordings for scrubbing: any file that the detector can read, and the rendered demo, as JPEG.
+
+Only sources of this run are opened, by camera name; no path comes from a viewer. One worker thread decodes, one frame
+at a time, so that scrubbing never takes more than a core from the detection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+
+from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.errors import DataError, SourceError
+from stream_detector.pictures import blank, shrink, to_bgr
+from stream_detector.readers import DemoReader
+from stream_detector.sources import kind
+from stream_detector.types import UInt8Array
+from stream_detector.web.streams import encode_picture
+
+LONG_SIDE = 960
+MAX_WAITING = 8
+KEEP_OPEN = 2
+STEP_ON_S = 1.0  # a frame so little ahead is reached by reading on
+
+
+class Film(Protocol):
+    """A recording that can be asked for the picture at a time."""
+
+    def frame_at(self, media_s: float) -> UInt8Array | None: ...
+
+    def close(self) -> None: ...
+
+
+class VideoFilm:
+    """A video file. Raises SourceError if it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._cap = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        if not self._cap.isOpened():
+            raise SourceError("the recording cannot be opened any more")
+        self._at_s = -1.0
+        self._first_s: float | None = None
+
+    def frame_at(self, media_s: float) -> UInt8Array | None:
+        """The picture shown at this media time, or None beyond the end."""
+        if not 0.0 <= media_s - self._at_s <= STEP_ON_S or self._at_s < 0:
+            self._cap.set(cv2.CAP_PROP_POS_MSEC, media_s * 1e3)
+        for _ in range(400):
+            if not self._cap.grab():
+                self._at_s = -1.0
+                return None
+            self._at_s = self._cap.get(cv2.CAP_PROP_POS_MSEC) / 1e3
+            if self._at_s >= media_s - 1e-3:
+                break
+        done, picture = self._cap.retrieve()
+        return to_bgr(picture) if done else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._cap.release()
+
+
+class DemoFilm:
+    """The rendered scene, drawn at any time of it."""
+
+    def __init__(self, source: str) -> None:
+        reader = DemoReader(source)
+        reader.open()
+        self._scene = reader.scene
+        self._fps = reader.fps
+
+    def frame_at(self, media_s: float) -> UInt8Array | None:
+        """The picture shown at this media time, or None beyond the end."""
+        index = round(media_s * self._fps)
+        return None if self._scene is None or not 0 <= index < self._scene.frame_count else self._scene.frame(index)
+
+    def close(self) -> None:
+        """Forget the scene."""
+        self._scene = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    camera: CameraConfig
+    rendered: bool
+
+
+class Recordings:
+    """The sources of this run that can be scrubbed. `frame` is for the event loop."""
+
+    def __init__(self, cameras: Sequence[CameraConfig], config: CaptureConfig) -> None:
+        self._config = config
+        self._all = {
+            c.name: _Recording(c, kind(c.source) == "demo") for c in cameras if kind(c.source) in ("file", "demo")
+        }
+        self._open: OrderedDict[str, Film] = OrderedDict()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-replay")
+        self._waiting = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Cameras with a recording."""
+        return tuple(self._all)
+
+    async def frame(self, camera: str, media_s: float) -> bytes | None:
+        """A JPEG of at most LONG_SIDE pixels, or None if there is none. Raises DataError when too many wait."""
+        if camera not in self._all:
+            return None
+        if self._waiting >= MAX_WAITING:
+            raise DataError("too many pictures are asked for at once; scrub more slowly")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._frame, camera, media_s)
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _frame(self, name: str, media_s: float) -> bytes | None:
+        recording = self._all[name]
+        film = self._open.get(name)
+        try:
+            if film is None:
+                source = recording.camera.source
+                film = DemoFilm(source) if recording.rendered else VideoFilm(Path(source.removeprefix("file://")))
+                self._open[name] = film
+                while len(self._open) > KEEP_OPEN:
+                    self._open.popitem(last=False)[1].close()
+            picture = film.frame_at(media_s)
+        except SourceError:
+            return None
+        if picture is None:
+            return None
+        if recording.camera.mask:  # what is blanked out for the detector is nobody's to see
+            picture = blank(picture, recording.camera.mask)
+        return encode_picture(shrink(picture, LONG_SIDE))

@@ -1,0 +1,214 @@
+"""The page's server: one thread with its own event loop beside the detector.
+
+board = Board(len(config.cameras))
+with assembled(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as assembly:
+    with serve_web(config.web, assembly, board) as server:
+        print(server.url)
+        assembly.pipeline.run()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from stream_detector.assemble import Assembly
+from stream_detector.config import WebConfig
+from stream_detector.errors import EndpointError
+from stream_detector.metrics import make_registry
+from stream_detector.web.api import Api, Rooms
+from stream_detector.web.auth import Gate, place_of, read_token
+from stream_detector.web.board import Board
+from stream_detector.web.guard import BURST, RATE, Guard, SlowGuard
+from stream_detector.web.history import History
+from stream_detector.web.pages import Pages
+from stream_detector.web.replay import Recordings
+from stream_detector.web.streams import Hub
+
+log = logging.getLogger(__name__)
+
+START_S = 20.0
+CLOSE_S = 2.0
+SEND_BUFFER = 256 << 10  # what the kernel holds for a viewer on a slow link; more would only be older pictures
+NICENESS = 5  # the server's thread gives way to the detector's
+
+
+class WebServer:
+    """Serves until `close`; use it as a context. url: what to open."""
+
+    def __init__(
+        self,
+        config: WebConfig,
+        assembly: Assembly,
+        board: Board,
+        *,
+        config_path: Path | None = None,
+        rate: float = RATE,
+        burst: float = BURST,
+    ) -> None:
+        """rate, burst: requests of one address. Raises EndpointError or ConfigError here, before anything is served."""
+        place = place_of(config)
+        token = read_token(config.token_file) if config.token_file else ""
+        _check_tls(config)
+        self._assembly, self._board, self._config_path = assembly, board, config_path
+        self._rate, self._burst, self._tls = rate, burst, place.tls
+        self._gate = Gate(token, local=place.local)
+        self._socket = _bind(place.host, place.port)
+        self.port: int = self._socket.getsockname()[1]
+        self.url = place.url(self.port)
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hub: Hub | None = None
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._app,
+                interface="asgi3",
+                http=SlowGuard,
+                ws="none",
+                loop="asyncio",
+                lifespan="off",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=512,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=1,
+                h11_max_incomplete_event_size=16 << 10,
+                ssl_certfile=config.cert,
+                ssl_keyfile=config.key,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(START_S) or self._failure is not None:
+            self.close()
+            raise EndpointError(f"the page cannot be served ({self._failure or 'it does not start'}); see --web")
+
+    def __enter__(self) -> WebServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def viewers(self) -> int:
+        """Streams open now."""
+        return self._hub.viewers if self._hub else 0
+
+    def close(self) -> None:
+        """Let the viewers go and free the port. Safe to call twice."""
+        self._board.listen(None)
+        loop, hub = self._loop, self._hub
+        self._server.should_exit = True
+        if loop is not None and hub is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                loop.call_soon_threadsafe(hub.close)
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            self._server.force_exit = True
+            self._thread.join(CLOSE_S)
+        self._socket.close()
+
+    # -- the server's thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+            if self._ready.is_set():
+                log.error("the page's server ended (%s: %s)", type(error).__name__, error)
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        assembly = self._assembly
+        loop = self._loop = asyncio.get_running_loop()
+        publish = assembly.config.publish
+        history = History(None if assembly.ledger.degraded else publish.ledger)
+        names = tuple(plan.name for plan in assembly.plans)
+        hub = self._hub = Hub(self._board, assembly.telemetry.snapshot, names)
+        history.load()
+        recordings = Recordings(assembly.config.cameras, assembly.config.capture)
+        rooms = Rooms(
+            assembly=assembly,
+            board=self._board,
+            history=history,
+            hub=hub,
+            gate=self._gate,
+            pages=Pages(),
+            recordings=recordings,
+            registry=make_registry(assembly.telemetry),
+            config_path=self._config_path,
+            tls=self._tls,
+            tuning=asyncio.Lock(),
+        )
+        self._guard = Guard(Api(rooms).app(), self._gate, tls=self._tls, rate=self._rate, burst=self._burst)
+
+        def take(body: dict[str, Any]) -> None:
+            alarm = history.apply(body)
+            if alarm is not None:
+                hub.tell(alarm.summary())
+
+        def listener(body: dict[str, Any]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody looks any more
+                loop.call_soon_threadsafe(take, body)
+
+        self._board.listen(listener)
+        ticking = asyncio.create_task(hub.run())
+        self._ready.set()
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            self._board.listen(None)
+            hub.close()
+            recordings.close()
+            await asyncio.wait({ticking}, timeout=1.0)
+
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._guard(scope, receive, send)
+
+
+def serve_web(config: WebConfig, assembly: Assembly, board: Board, *, config_path: Path | None = None) -> WebServer:
+    """Start the page's server; close it, or use it as a context. Raises EndpointError and ConfigError."""
+    return WebServer(config, assembly, board, config_path=config_path)
+
+
+def _check_tls(config: WebConfig) -> None:
+    if config.cert is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.cert, config.key)
+    except (OSError, ssl.SSLError) as error:
+        raise EndpointError(
+            f"the TLS files {str(config.cert)!r} and {str(config.key)!r} cannot be used ({error}); give a PEM "
+            "certificate and its key"
+        ) from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise EndpointError(f"--web {host}:{port} cannot be bound ({error.strerror}); choose another port") from None
+    return listener

@@ -1,0 +1,78 @@
+// One alarm: clip, snapshot, what raised it, how long each stage took, and who has seen it.
+import { get, h, post, store } from "./dom.js";
+import { brief, long, media, span } from "./time.js";
+import { chip } from "./alarms.js";
+import { Chart } from "./chart.js";
+
+export async function open(main, context, id) {
+  let detail = await get(`/api/alarms/${id}`), timer = 0, closed = false, tries = 0;
+  const face = h("div", { class: "stack" }), head = h("div", { class: "row bar" }), pairs = h("dl", { class: "pairs" }), bars = h("div", { class: "bars" });
+  const canvas = h("canvas", { class: "chart tall", role: "img", "aria-label": "Scores of the windows that raised this alarm" });
+  const chart = new Chart(canvas), table = h("div", { class: "table" }), seen = h("div", { class: "stack" });
+  const note = h("textarea", { maxlength: 500, placeholder: "what it was, what was done" });
+  const by = h("input", { maxlength: 64, autocomplete: "name", value: store.get("by", "") });
+  const why = h("p", { role: "alert", class: "error" });
+  const form = h("form", { class: "stack", onsubmit: acknowledge }, h("label", {}, "Note", note), h("label", {}, "Your name", by), h("button", { class: "main", type: "submit" }, "Acknowledge"), why);
+  main.replaceChildren(head, h("div", { class: "detail" },
+    h("div", { class: "stack" }, face, h("section", { class: "panel stack" }, h("h2", {}, "Windows that raised it"), canvas, legend(), table)),
+    h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "What is known"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
+
+  async function acknowledge(event) {
+    event.preventDefault();
+    why.textContent = "";
+    try {
+      store.set("by", by.value);
+      Object.assign(detail, await post(`/api/alarms/${id}/ack`, { note: note.value, by: by.value }));
+      note.value = "";
+      show();
+    } catch (error) { why.textContent = error.message; }
+  }
+
+  function show() {
+    head.replaceChildren(h("h1", {}, `Alarm on ${detail.camera}`), chip(detail), h("span", { class: "soft" }, brief(detail.start_utc)),
+      h("span", { class: "end row" }, h("a", { class: "button", href: `/alarms?camera=${detail.camera}`, "data-link": "" }, "All of this camera"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
+    const pair = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
+    pairs.replaceChildren(...pair("camera", detail.camera), ...pair("began", long(detail.start_utc)), ...pair("media time", `${media(detail.start_s)} – ${media(detail.end_s)}`), ...pair("length", span(detail)),
+      ...pair("told", long(detail.told_utc)), ...pair("ended", detail.ended_utc ? `${long(detail.ended_utc)} (${detail.reason})` : "still open"), ...pair("peak", detail.peak_score.toFixed(3)), ...pair("threshold", detail.threshold.toFixed(3)),
+      ...pair("degraded", detail.degraded.join(", ") || "no"), ...pair("model", detail.bundle), ...pair("id", detail.id));
+    const timing = Object.entries(detail.timing || {}), most = Math.max(1, ...timing.map(([, ms]) => ms));
+    bars.replaceChildren(...timing.map(([name, ms]) => h("div", {}, h("span", {}, name), h("meter", { min: 0, max: most, value: ms, "aria-label": `${name}: ${ms.toFixed(1)} milliseconds` }), h("span", {}, `${ms.toFixed(1)} ms`))),
+      timing.length ? "" : h("p", { class: "soft" }, "not told"));
+    seen.replaceChildren(detail.ack ? h("p", {}, `Seen ${long(detail.ack.utc)}${detail.ack.by ? ` by ${detail.ack.by}` : ""}`) : h("p", { class: "soft" }, "Nobody has acknowledged it."), detail.ack && detail.ack.note ? h("blockquote", { class: "soft" }, detail.ack.note) : "");
+    const rows = detail.windows.map((w) => [w.end_frame, w.raw, w.smoothed, 0]);
+    chart.set({ rows, threshold: detail.threshold });
+    canvas.setAttribute("aria-label", `Scores of ${rows.length} windows, peak ${detail.peak_score.toFixed(2)}`);
+    table.replaceChildren(h("table", {}, h("thead", {}, h("tr", {}, ["frames", "raw", "smoothed"].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, detail.windows.slice(0, 12).map((w) => h("tr", {}, h("td", {}, `${w.start_frame}–${w.end_frame}`), h("td", {}, w.raw.toFixed(3)), h("td", {}, w.smoothed.toFixed(3)))))),
+      detail.windows.length > 12 ? h("p", { class: "soft" }, `and ${detail.windows.length - 12} more`) : "");
+  }
+
+  let has = "";
+  function media_() {
+    const now = `${detail.clip} ${detail.snapshot}`;
+    if (now === has) return;
+    has = now;
+    const still = detail.snapshot ? h("img", { class: "still", alt: `${detail.camera} at the peak of the alarm`, src: `/api/alarms/${id}/snapshot.jpg` }) : null;
+    const clip = detail.clip ? h("video", { controls: true, muted: true, playsinline: true, preload: "metadata", "aria-label": `Clip of the alarm on ${detail.camera}`, src: `/api/alarms/${id}/clip.webm` }) : null;
+    face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip comes some seconds after the alarm's end." : "No clip was kept for this alarm.")), still || "");
+  }
+
+  async function again() {
+    if (closed) return;
+    try { detail = { ...await get(`/api/alarms/${id}`) }; show(); media_(); } catch { /* the next try will tell */ }
+    wait();
+  }
+  function wait() {
+    clearTimeout(timer);
+    if (!closed && detail.evidence && !(detail.clip && detail.snapshot && detail.state === "ended") && (detail.state === "open" || tries++ < 30)) timer = setTimeout(again, 2000);
+  }
+  const offs = [context.on("alarm", (alarm) => { if (alarm.id === id) { tries = 0; again(); } }), context.on("link", (state) => { if (state === "live") again(); })];
+  show();
+  media_();
+  wait();
+  return () => { closed = true; clearTimeout(timer); offs.forEach((off) => off()); chart.close(); };
+}
+
+export function legend(alarms) {
+  return h("p", { class: "legend" }, h("span", {}, h("i"), "smoothed"), h("span", {}, h("i", { class: "raw" }), "raw"), h("span", {}, h("i", { class: "threshold" }), "threshold"), alarms ? h("span", {}, h("i", { class: "box" }), "alarm") : null);
+}

@@ -1,0 +1,104 @@
+// The list of alarms: newest first, filtered, live.
+import { get, h, setText } from "./dom.js";
+import { brief, media, span, toUtc } from "./time.js";
+
+export function chip(alarm) {
+  const [text, kind] = alarm.ack ? ["seen", "good"] : alarm.state === "open" ? ["open", "alarm"] : ["new", "warn"];
+  return h("span", { class: `chip ${kind}` }, text);
+}
+
+function facts(alarm) {
+  return [
+    h("div", { class: "row" }, h("h2", {}, alarm.camera), chip(alarm), alarm.reason && alarm.reason !== "normal" ? h("span", { class: "chip" }, alarm.reason) : null),
+    h("div", {}, brief(alarm.start_utc)),
+    h("div", { class: "soft" }, `at ${media(alarm.start_s)}, ${span(alarm)} · peak ${alarm.peak_score.toFixed(2)} (threshold ${alarm.threshold.toFixed(2)})`),
+    alarm.degraded.length ? h("div", { class: "soft" }, `degraded: ${alarm.degraded.join(", ")}`) : null,
+    alarm.ack && alarm.ack.note ? h("div", {}, `“${alarm.ack.note}”${alarm.ack.by ? ` – ${alarm.ack.by}` : ""}`) : null,
+  ].filter(Boolean);
+}
+
+class Item {
+  constructor(alarm) {
+    this.thumb = h("div", { class: "thumb" }, "no snapshot");
+    this.text = h("div", { class: "text" });
+    this.link = h("a", { class: "item panel", href: `/alarms/${alarm.id}`, "data-link": "" }, this.thumb, this.text);
+    this.node = h("li", {}, this.link);
+    this.set(alarm);
+  }
+
+  set(alarm) {
+    this.alarm = alarm;
+    this.text.replaceChildren(...facts(alarm));
+    this.link.classList.toggle("open", alarm.state === "open" && !alarm.ack);
+    if (alarm.evidence && !this.img) this.picture(0);
+  }
+
+  picture(tries) {
+    const img = this.img = h("img", { alt: "", loading: "lazy", src: `/api/alarms/${this.alarm.id}/snapshot.jpg?${tries}` });
+    img.addEventListener("load", () => this.thumb.replaceChildren(img));
+    img.addEventListener("error", () => { if (tries < 4 && this.node.isConnected && this.alarm.state === "open") setTimeout(() => this.picture(tries + 1), 1000); });
+    img.loading = "eager";
+    if (tries === 0) { img.loading = "lazy"; this.thumb.replaceChildren(img, h("span", {}, "")); }
+  }
+}
+
+export async function open(main, context, _id, query) {
+  const value = (name) => query.get(name) || "";
+  const items = new Map();
+  const list = h("ol", { class: "list", "aria-label": "Alarms, newest first" });
+  const told = h("p", { class: "quiet", role: "status" });
+  const more = h("button", { type: "button", hidden: true, onclick: () => load(false) }, "Older alarms");
+  const params = () => new URLSearchParams([["camera", camera.value], ["state", state.value], ["since", toUtc(since.value)], ["until", toUtc(until.value)]].filter(([, v]) => v));
+  const changed = () => {
+    const shown = new URLSearchParams([["camera", camera.value], ["state", state.value], ["since", since.value], ["until", until.value]].filter(([, v]) => v));
+    history.replaceState(null, "", `/alarms${shown.size ? `?${shown}` : ""}`);
+    load(true);
+  };
+  const select = (options, now) => h("select", { onchange: changed }, options.map(([key, text]) => h("option", { value: key, selected: key === now }, text)));
+  const camera = select([["", "all"], ...context.run.cameras.map((c) => [c.name, c.name])], value("camera"));
+  const state = select([["", "all"], ["open", "open"], ["ended", "ended"], ["new", "not acknowledged"], ["seen", "acknowledged"]], value("state"));
+  const since = h("input", { type: "datetime-local", value: value("since"), onchange: changed });
+  const until = h("input", { type: "datetime-local", value: value("until"), onchange: changed });
+  const save = (kind) => h("button", { type: "button", onclick: () => location.assign(`/api/alarms.${kind}?${params()}`) }, `Export ${kind.toUpperCase()}`);
+  main.replaceChildren(h("h1", { class: "bar" }, "Alarms"),
+    h("div", { class: "filters" }, h("label", {}, "Camera", camera), h("label", {}, "State", state), h("label", {}, "From", since), h("label", {}, "To", until), h("span", { class: "end" }, save("csv"), save("json"))),
+    told, list, h("div", { class: "pager" }, more));
+
+  let oldest = null, asked = 0;
+  async function load(anew) {
+    const own = ++asked, wanted = params();
+    if (!anew && oldest !== null) wanted.set("before", oldest);
+    const body = await get(`/api/alarms?${wanted}`).catch((error) => { told.textContent = error.message; return null; });
+    if (!body || own !== asked) return;
+    if (anew) { items.clear(); list.replaceChildren(); }
+    for (const alarm of body.alarms) {
+      if (items.has(alarm.id)) { items.get(alarm.id).set(alarm); continue; }
+      const item = new Item(alarm);
+      items.set(alarm.id, item);
+      list.append(item.node);
+      oldest = alarm.number;
+    }
+    more.hidden = !body.more;
+    context.unseen(body.unseen);
+    tell();
+  }
+  const tell = () => setText(told, items.size ? "" : "No alarm matches. That is a statement only for what was watched: see coverage on the live page.");
+  const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value) && (!since.value || alarm.start_utc >= toUtc(since.value))
+    && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack) }[state.value] ?? true);
+  const offs = [
+    context.on("alarm", (alarm) => {
+      const item = items.get(alarm.id);
+      if (item && item.alarm.number === alarm.number) item.set(alarm);
+      else if (matches(alarm)) {
+        if (item) item.node.remove();
+        const added = new Item(alarm);
+        items.set(alarm.id, added);
+        list.prepend(added.node);
+      }
+      tell();
+    }),
+    context.on("link", (state) => { if (state === "live") load(true); }),
+  ];
+  await load(true);
+  return () => offs.forEach((off) => off());
+}

@@ -1,0 +1,142 @@
+// The frame around the rooms: addresses, theme, sound, link, news of alarms.
+import { $, get, h, post, setText, store } from "./dom.js";
+import { on, watch } from "./stream.js";
+import { recolour } from "./chart.js";
+import { now } from "./time.js";
+import * as live from "./live.js";
+import * as alarms from "./alarms.js";
+import * as alarm from "./alarm.js";
+import * as replay from "./replay.js";
+import * as tune from "./tune.js";
+
+const rooms = [
+  [/^\/$/, "live", "Live", live.open],
+  [/^\/camera\/([a-z0-9_-]+)$/, "live", "Camera", live.openOne],
+  [/^\/alarms$/, "alarms", "Alarms", alarms.open],
+  [/^\/alarms\/([0-9a-f]{32})$/, "alarms", "Alarm", alarm.open],
+  [/^\/replay$/, "replay", "Replay", replay.open],
+  [/^\/tune$/, "tune", "Tune", tune.open],
+];
+const context = { run: null, go, watch, on, unseen };
+let leave = null, title = "stream-detector", fresh = 0, generation = 0;
+
+async function enter(focus) {
+  const own = ++generation;
+  if (leave) leave();
+  leave = null;
+  const found = rooms.map(([pattern, room, name, open]) => ({ room, name, open, match: location.pathname.match(pattern) })).find((r) => r.match);
+  const main = $("main");
+  document.querySelectorAll("nav a").forEach((link) => {
+    if (found && link.dataset.room === found.room) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  });
+  title = `${found ? found.match[1] && found.room === "live" ? found.match[1] : found.name : "Not found"} · stream-detector`;
+  showTitle();
+  if (!found) return main.replaceChildren(h("p", {}, "There is no such page."));
+  try {
+    const left = await found.open(main, context, found.match[1], new URLSearchParams(location.search));
+    if (own === generation) leave = left;
+    else if (left) left();
+  } catch (error) {
+    main.replaceChildren(h("p", { class: "error", role: "alert" }, error.message));
+  }
+  if (focus) main.focus({ preventScroll: true });
+}
+
+function go(path, replace) {
+  history[replace ? "replaceState" : "pushState"](null, "", path);
+  scrollTo(0, 0);
+  enter(true);
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-link]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  go(link.getAttribute("href"));
+});
+addEventListener("popstate", () => enter(true));
+
+function showTitle() {
+  document.title = fresh ? `(${fresh}) ALARM · ${title}` : title;
+}
+const seen = () => { if (!document.hidden && fresh) { fresh = 0; showTitle(); } };
+document.addEventListener("visibilitychange", () => setTimeout(seen, 1500));
+document.addEventListener("pointerdown", seen);
+document.addEventListener("keydown", seen);
+
+function unseen(number) {
+  setText($("unseen"), String(number));
+  $("unseen").hidden = !number;
+  $("unseen").setAttribute("aria-label", `${number} not acknowledged`);
+}
+
+// sound: only when the viewer has asked for it, for browsers allow it only then
+let audio = null;
+function beep() {
+  if (store.get("sound", "off") !== "on") return;
+  audio ||= new AudioContext();
+  [0, 0.28].forEach((after) => {
+    const tone = audio.createOscillator(), gain = audio.createGain(), at = audio.currentTime + after;
+    tone.frequency.value = 880;
+    gain.gain.setValueAtTime(0.0001, at);
+    gain.gain.exponentialRampToValueAtTime(0.2, at + 0.02);
+    gain.gain.exponentialRampToValueAtTime(0.0001, at + 0.22);
+    tone.connect(gain).connect(audio.destination);
+    tone.start(at);
+    tone.stop(at + 0.25);
+  });
+}
+function showSound() {
+  const is = store.get("sound", "off") === "on";
+  setText($("sound"), is ? "Sound on" : "Sound off");
+  $("sound").setAttribute("aria-pressed", is);
+}
+$("sound").addEventListener("click", () => { store.set("sound", store.get("sound", "off") === "on" ? "off" : "on"); showSound(); beep(); });
+
+function showTheme() {
+  const theme = store.get("theme", "auto");
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  setText($("theme"), `Theme: ${theme}`);
+  recolour();
+}
+$("theme").addEventListener("click", () => { store.set("theme", { auto: "light", light: "dark", dark: "auto" }[store.get("theme", "auto")]); showTheme(); });
+$("leave").addEventListener("click", async () => { await post("/logout", {}); location.assign("/login"); });
+
+on("link", (state) => {
+  const words = { live: "connected", lost: "connection lost", "no news": "no news" };
+  setText($("link"), words[state]);
+  $("link").className = `link ${state === "live" ? "on" : "off"}`;
+  if (state === "live") get("/api/alarms?limit=1").then((body) => unseen(body.unseen)).catch(() => {});
+});
+
+const known = new Set();
+let hide = 0;
+on("alarm", (event) => {
+  get("/api/alarms?limit=1").then((body) => unseen(body.unseen)).catch(() => {});
+  if (event.state !== "open" || event.ack || known.has(event.id + event.start_utc)) return;
+  known.add(event.id + event.start_utc);
+  if (document.hidden) fresh += 1;
+  showTitle();
+  beep();
+  $("toast").replaceChildren("Alarm: ", h("a", { href: `/alarms/${event.id}`, "data-link": "" }, `${event.camera}, score ${event.peak_score.toFixed(2)}`));
+  $("toast").hidden = false;
+  clearTimeout(hide);
+  hide = setTimeout(() => { $("toast").hidden = true; }, 8000);
+});
+
+async function begin() {
+  showTheme();
+  showSound();
+  const clock = () => setText($("clock"), now());
+  clock();
+  setInterval(clock, 1000);
+  const run = context.run = await get("/api/run");
+  unseen(run.unseen);
+  $("leave").hidden = !run.closed;
+  setText($("runinfo"), `${run.engine} · model ${run.bundle}${run.rendered ? " · rendered demo, not a camera" : ""}`);
+  watch([], 0);
+  await enter(false);
+}
+begin().catch((error) => $("main").replaceChildren(h("p", { class: "error", role: "alert" }, error.message)));

@@ -1,0 +1,271 @@
+"""Server-sent events: one hub works once for all viewers, and only while there are any.
+
+    event: state    every half second: cameras that changed, each with its new windows
+    event: picture  a camera's newest picture (JPEG in base64), at the rate that the viewer asked for
+    event: alarm    an alarm as `history.Alarm.summary` has it, at once
+    event: bye      the server goes down
+
+A viewer that reads slowly gets the newest of everything when it is ready again, never a backlog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+from starlette.types import Receive, Scope, Send
+
+from stream_detector.errors import EndpointError
+from stream_detector.types import Preview, UInt8Array
+from stream_detector.views import CameraView, TelemetrySnapshot
+from stream_detector.web.board import Board
+from stream_detector.web.guard import answer
+
+TICK_S = 0.2
+STATE_TICKS = 3
+MAX_VIEWERS = 200
+MAX_CAMERAS = 64  # of one viewer: a page of the grid
+HISTORY = 120
+QUALITY = 62
+STUCK_S = 30.0  # a viewer that takes nothing for so long is let go
+WAITING_ALARMS = 200
+SILENT_S = 6.0  # an online camera without a scored window for so long is in trouble
+
+
+@dataclass(eq=False)
+class Viewer:
+    """One open stream. ticks: of the hub, from picture to picture; 0: none."""
+
+    cameras: tuple[str, ...]
+    ticks: int
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    alarms: deque[str] = field(default_factory=lambda: deque(maxlen=WAITING_ALARMS))
+    states: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    pictures: dict[str, int] = field(default_factory=dict)
+    head: str = ""
+    picture_tick: int = -1000
+
+
+def encode_picture(image: UInt8Array) -> bytes:
+    """A BGR picture as JPEG."""
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return data.tobytes() if done else b""
+
+
+def coverage_of(camera: CameraView) -> float | None:
+    """Windows scored of those completed or dropped, 0 to 1; what is still on its way counts as scored."""
+    lost = sum(number for cause, number in camera.dropped.items() if "frame" not in cause)
+    whole = max(camera.windows, camera.scored) + lost
+    return None if not whole else 1.0 - lost / whole
+
+
+def trouble_of(camera: CameraView) -> str:
+    """What is wrong with a camera in a few words; empty when nothing is."""
+    if camera.state in ("offline", "stalled", "failed"):
+        return f"{camera.state}: {camera.detail}" if camera.detail else camera.state
+    if camera.state == "online" and camera.window_age_s is not None and camera.window_age_s > SILENT_S:
+        return "no window was scored lately"
+    if camera.state == "online" and camera.detail:
+        return camera.detail
+    return f"degraded: {', '.join(camera.degraded)}" if camera.degraded else ""
+
+
+def state_of(camera: CameraView) -> dict[str, Any]:
+    """What the grid shows of a camera."""
+    coverage = coverage_of(camera)
+    return {
+        "name": camera.name,
+        "source": camera.source,
+        "state": camera.state,
+        "trouble": trouble_of(camera)[:300],
+        "fps": round(camera.fps, 1),
+        "coverage": None if coverage is None else round(coverage, 4),
+        "drops": camera.drops,
+        "dropped": camera.dropped,
+        "lag_ms": None if camera.lag_ms is None else round(camera.lag_ms, 1),
+        "threshold": camera.threshold,
+        "alarmed": camera.alarmed,
+        "alarms": camera.alarms,
+        "reconnects": camera.reconnects,
+        "scored": camera.scored,
+    }
+
+
+class Hub:
+    """What all viewers share. snapshot: of the telemetry.  names: cameras in their order."""
+
+    def __init__(self, board: Board, snapshot: Callable[[], TelemetrySnapshot], names: tuple[str, ...]) -> None:
+        self.names = names
+        self.tick = 0
+        self._board, self._snapshot = board, snapshot
+        self._viewers: set[Viewer] = set()
+        self._states: dict[str, str] = {}
+        self._head = "{}"
+        self._jpegs: dict[str, tuple[int, str]] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures")
+        self._someone = asyncio.Event()
+        self._closing = False
+
+    @property
+    def viewers(self) -> int:
+        """Streams open now."""
+        return len(self._viewers)
+
+    def viewer(self, names: list[str], rate: float) -> Viewer:
+        """A viewer of some cameras, with `rate` pictures a second (0 to 5). Raises EndpointError when full."""
+        if len(self._viewers) >= MAX_VIEWERS:
+            raise EndpointError(f"{MAX_VIEWERS} viewers look on already; try again later")
+        known = set(self.names)
+        cameras = tuple(dict.fromkeys(n for n in names if n in known))[:MAX_CAMERAS]
+        ticks = 0 if rate <= 0 else max(1, round(1 / (min(rate, 5.0) * TICK_S)))
+        return Viewer(cameras, ticks)
+
+    def tell(self, summary: dict[str, Any]) -> None:
+        """An alarm changed: everybody hears of it at once."""
+        text = json.dumps(summary, ensure_ascii=False)
+        for viewer in self._viewers:
+            viewer.alarms.append(text)
+            viewer.wake.set()
+
+    def close(self) -> None:
+        """Let every viewer go."""
+        self._closing = True
+        self._someone.set()
+        for viewer in self._viewers:
+            viewer.wake.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self) -> None:
+        """Tick while somebody looks; sleep while nobody does."""
+        loop = asyncio.get_running_loop()
+        while not self._closing:
+            if not self._viewers:
+                self._someone.clear()
+                await self._someone.wait()
+                continue
+            began_s = loop.time()
+            self.tick += 1
+            if self.tick % STATE_TICKS == 0:
+                self._take()
+            for viewer in self._viewers:
+                if self.tick % STATE_TICKS == 0 or self._picture_due(viewer):
+                    viewer.wake.set()
+            await asyncio.sleep(max(0.05, TICK_S - (loop.time() - began_s)))
+
+    def _picture_due(self, viewer: Viewer) -> bool:
+        return bool(viewer.ticks) and self.tick - viewer.picture_tick >= viewer.ticks
+
+    def _take(self) -> None:
+        snapshot = self._snapshot()
+        wanted = {name for viewer in self._viewers for name in viewer.cameras}
+        by_name = {camera.name: camera for camera in snapshot.cameras}
+        for name in wanted & by_name.keys():
+            self._states[name] = json.dumps(state_of(by_name[name]), ensure_ascii=False)
+        self._head = json.dumps(self._overall(snapshot), ensure_ascii=False)
+
+    def _overall(self, snapshot: TelemetrySnapshot) -> dict[str, Any]:
+        p50, p95 = snapshot.total.quantile(0.5), snapshot.total.quantile(0.95)
+        return {
+            "cameras": len(self.names),
+            "alarmed": [c.name for c in snapshot.cameras if c.alarmed][:MAX_CAMERAS],
+            "trouble": [c.name for c in snapshot.cameras if trouble_of(c)][:MAX_CAMERAS],
+            "scored": snapshot.scored,
+            "p50_ms": None if p50 is None else round(p50, 1),
+            "p95_ms": None if p95 is None else round(p95, 1),
+            "ended": bool(snapshot.cameras) and all(c.state in ("ended", "failed") for c in snapshot.cameras),
+        }
+
+    async def serve(self, viewer: Viewer, scope: Scope, receive: Receive, send: Send) -> None:
+        """The response: runs until the viewer goes, is stuck, or the server closes."""
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+        if self._closing:
+            await answer(send, 503, "the detector is going down")
+            return
+        self._viewers.add(viewer)
+        self._someone.set()
+        gone = asyncio.ensure_future(_gone(receive, viewer))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            self._take()
+            text = "retry: 1000\n\n" + await self._next(viewer)
+            while not gone.done() and not self._closing:
+                if text:
+                    async with asyncio.timeout(STUCK_S):
+                        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                await viewer.wake.wait()
+                viewer.wake.clear()
+                text = await self._next(viewer)
+            await send({"type": "http.response.body", "body": b"event: bye\ndata: {}\n\n", "more_body": False})
+        finally:
+            gone.cancel()
+            self._viewers.discard(viewer)
+
+    async def _next(self, viewer: Viewer) -> str:
+        parts = []
+        while viewer.alarms:
+            parts.append(f"event: alarm\ndata: {viewer.alarms.popleft()}\n\n")
+        parts.append(self._state(viewer))
+        if viewer.ticks and (self._picture_due(viewer) or not viewer.pictures):
+            viewer.picture_tick = self.tick
+            parts.extend(await self._pictures(viewer))
+        return "".join(parts)
+
+    def _state(self, viewer: Viewer) -> str:
+        changed = []
+        for name in viewer.cameras:
+            count = self._board.count(name)
+            state = self._states.get(name)
+            if state is None or (viewer.states.get(name) == state and viewer.counts.get(name) == count):
+                continue
+            rows = [
+                [round(row.end_s, 3), round(row.raw, 4), round(row.smoothed, 4), int(alarmed)]
+                for row, alarmed in self._board.newest(name, viewer.counts.get(name, 0), HISTORY)
+            ]
+            viewer.states[name], viewer.counts[name] = state, count
+            changed.append(f'{{"state":{state},"rows":{json.dumps(rows, separators=(",", ":"))}}}')
+        if not changed and viewer.head == self._head:
+            return ""
+        viewer.head = self._head
+        return f'event: state\ndata: {{"run":{self._head},"cameras":[{",".join(changed)}]}}\n\n'
+
+    async def _pictures(self, viewer: Viewer) -> list[str]:
+        fresh: list[tuple[str, int, Preview]] = []
+        wanted: list[str] = []
+        for name in viewer.cameras:
+            newest = self._board.picture(name)
+            if newest is None or viewer.pictures.get(name) == newest[0]:
+                continue
+            wanted.append(name)
+            if self._jpegs.get(name, (0, ""))[0] != newest[0]:
+                fresh.append((name, *newest))
+        if fresh:
+            loop = asyncio.get_running_loop()
+            self._jpegs.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
+        told = []
+        for name in wanted:
+            serial, text = self._jpegs.get(name, (0, ""))
+            if text:
+                viewer.pictures[name] = serial
+                told.append(f'event: picture\ndata: {{"camera":"{name}","jpeg":"{text}"}}\n\n')
+        return told
+
+
+def _encode_all(fresh: list[tuple[str, int, Preview]]) -> dict[str, tuple[int, str]]:
+    return {
+        name: (serial, base64.b64encode(encode_picture(preview.image)).decode("ascii"))
+        for name, serial, preview in fresh
+    }
+
+
+async def _gone(receive: Receive, viewer: Viewer) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    viewer.wake.set()

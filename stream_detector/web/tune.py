@@ -1,0 +1,144 @@
+"""What alarms there would have been: the real smoother and the real alarm machine over recorded scores.
+
+tuned = tune(rows, SmoothConfig(kind="median", span=5), 0.6, AlarmConfig())
+write_camera(Path("cameras.toml"), "gate", 0.6, SmoothConfig(kind="median", span=5))
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stream_detector.alarm import AlarmMachine
+from stream_detector.config import AlarmConfig, SmoothConfig, load_config
+from stream_detector.errors import ConfigError
+from stream_detector.records import ScoreRow
+from stream_detector.smooth import make_smoother
+from stream_detector.types import AlarmEvent, Score, Timing, WindowRef
+from stream_detector.web.tomledit import set_camera
+
+MAX_POINTS = 1500
+_NO_TIMING = Timing(0.0, 0.0, 0.0, 0.0)
+
+Point = tuple[float, float, float, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class TunedAlarm:
+    """One alarm that there would have been. Times are media seconds."""
+
+    start_s: float
+    told_s: float
+    end_s: float
+    peak_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """points: (end_s, raw, smoothed, alarmed) of every window."""
+
+    alarms: tuple[TunedAlarm, ...]
+    points: tuple[Point, ...]
+
+
+def tune(rows: Sequence[ScoreRow], smooth: SmoothConfig, threshold: float, alarm: AlarmConfig) -> Tuned:
+    """Run the windows of one camera, in order, through smoothing and the alarm machine."""
+    smoother = make_smoother(smooth.kind, smooth.time_constant_s, smooth.span)
+    machine = AlarmMachine(
+        rows[0].camera if rows else "",
+        "",
+        str,
+        threshold=threshold,
+        off_ratio=alarm.off_ratio,
+        min_length_s=alarm.min_length_s,
+        cooldown_s=alarm.cooldown_s,
+        update_interval_s=math.inf,
+    )
+    alarms: list[TunedAlarm] = []
+    points: list[Point] = []
+    told_s = 0.0
+    for row in rows:
+        smoothed = smoother.update(row.start_s, row.end_s, row.raw)
+        decision, event = machine.step(Score(_ref(row), row.raw, 0.0, _NO_TIMING), smoothed)
+        points.append((row.end_s, row.raw, smoothed, decision.alarmed))
+        if event is not None and event.type == "start":
+            told_s = row.end_s
+        elif event is not None and event.type == "end":
+            alarms.append(_alarm(event, told_s))
+    last = machine.finish("normal")
+    if last is not None:
+        alarms.append(_alarm(last, told_s))
+    return Tuned(tuple(alarms), tuple(points))
+
+
+def _ref(row: ScoreRow) -> WindowRef:
+    return WindowRef(
+        row.camera,
+        row.source,
+        row.window,
+        row.start_frame,
+        row.end_frame,
+        row.start_s,
+        row.end_s,
+        captured_s=0.0,
+        captured_utc=0.0,
+        completed_s=0.0,
+        degraded=row.degraded,
+    )
+
+
+def _alarm(event: AlarmEvent, told_s: float) -> TunedAlarm:
+    return TunedAlarm(event.start_s, told_s, event.start_s if event.end_s is None else event.end_s, event.peak_score)
+
+
+def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
+    """At most about `most` points: of each group of neighbours the first and the highest smoothed and raw ones."""
+    if len(points) <= most:
+        return list(points)
+    size = math.ceil(3 * len(points) / most)
+    kept: list[Point] = []
+    for first in range(0, len(points), size):
+        group = range(first, min(first + size, len(points)))
+        chosen = {first, max(group, key=lambda i: points[i][1]), max(group, key=lambda i: points[i][2])}
+        kept += [points[i] for i in sorted(chosen)]
+    return kept
+
+
+def write_camera(path: Path, camera: str, threshold: float, smooth: SmoothConfig) -> None:
+    """Set a camera's threshold and smoothing in a configuration file; all else in it stays, comments too.
+
+    The new text is read back and checked before it takes the old one's place, at once. Raises ConfigError.
+    """
+    try:
+        old = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path.name!r} cannot be read ({error}); mend it by hand") from None
+    smoothing: dict[str, Any] = {"kind": smooth.kind}
+    if smooth.kind == "ema":
+        smoothing["time_constant_s"] = float(smooth.time_constant_s)
+    elif smooth.kind == "median":
+        smoothing["span"] = smooth.span
+    new = set_camera(old, camera, {"threshold": float(threshold), "smoothing": smoothing})
+    part = ""
+    try:
+        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".toml", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        load_config(Path(part))
+        os.chmod(part, path.stat().st_mode & 0o777)
+        os.replace(part, path)
+        part = ""
+    except OSError as error:
+        raise ConfigError(
+            f"configuration file {path.name!r} cannot be written ({error.strerror}); change it by hand"
+        ) from None
+    finally:
+        if part:
+            Path(part).unlink(missing_ok=True)
