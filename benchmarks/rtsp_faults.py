@@ -161,24 +161,27 @@ def counts() -> dict[str, int]:
 
 
 def one_cycle(
-    server: RtspServer, recorder: Recorder, faulty: str, steady: str, stall_s: float
+    server: RtspServer, recorder: Recorder, faulty: str, steady: str, stall_s: float, few: int = 5, many: int = 25
 ) -> dict[str, float | None]:
-    """Stall, recovery, loss, recovery. Seconds; None for what did not come within a minute."""
+    """Stall, recovery, loss, recovery. Seconds; None for what did not come within a minute.
+
+    few: frames (or windows) that count as a recovery.  many: as many more are awaited before the next fault.
+    """
     began_s = time.monotonic()
     server.stall()
     stalled_s = recorder.state_after(faulty, ("stalled",), began_s, stall_s)
     threading.Event().wait(max(0.0, began_s + stall_s - time.monotonic()))
     server.resume()
     resumed_s = time.monotonic()
-    again_s = recorder.frames_after(faulty, resumed_s, 60.0, count=5)
-    recorder.frames_after(faulty, time.monotonic(), 60.0, count=25)
+    again_s = recorder.frames_after(faulty, resumed_s, 60.0, count=few)
+    recorder.frames_after(faulty, time.monotonic(), 60.0, count=many)
     killed_s = time.monotonic()
     server.kill()
     lost_s = recorder.state_after(faulty, ("offline", "stalled"), killed_s, 60.0)
     server.start()
     back_s = time.monotonic()
-    recovered_s = recorder.frames_after(faulty, back_s, 60.0, count=5)
-    recorder.frames_after(faulty, time.monotonic(), 60.0, count=25)
+    recovered_s = recorder.frames_after(faulty, back_s, 60.0, count=few)
+    recorder.frames_after(faulty, time.monotonic(), 60.0, count=many)
 
     def since(then_s: float, when_s: float | None) -> float | None:
         return None if when_s is None else round(when_s - then_s, 3)

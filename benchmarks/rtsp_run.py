@@ -31,7 +31,7 @@ from benchmarks.rtsp_faults import Recorder, RtspServer, met, missing_server, on
 from stream_detector.types import CameraStatus
 
 ROOT = Path(__file__).parents[1]
-STRIDE = 4  # frames: 6.25 windows a second, so that a change of rate shows within one cycle
+STRIDE = 8  # frames: 3.1 windows a second and camera, so that a change of rate shows within one cycle
 
 
 def listen(endpoint: str, recorder: Recorder, over: threading.Event) -> None:
@@ -77,7 +77,7 @@ def measure(cycles: int, stall_s: float, baseline_s: float, port: int) -> dict[s
             baseline = recorder.rate("steady", since_s, time.monotonic())
             before = counts()
             for number in range(cycles):
-                done.append(one_cycle(faulty, recorder, "faulty", "steady", stall_s))
+                done.append(one_cycle(faulty, recorder, "faulty", "steady", stall_s, few=2, many=8))
                 print(f"cycle {number + 1} of {cycles}: {json.dumps(done[-1])}", file=sys.stderr, flush=True)
             result = summary(done, baseline)
             result |= {"before": before, "after": counts(), "seconds": round(time.monotonic() - since_s, 1)}
