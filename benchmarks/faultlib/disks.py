@@ -58,6 +58,7 @@ def full_disk(folder: Path) -> dict[str, Any]:
         events: list[Event] = []
         process = start(run_pipeline, plan)
         with Subscriber(plan.endpoint, from_start=True) as subscriber:
+            _until_alarm(subscriber, events)
             _listen(subscriber, events, 2.0)
             filler = disk / "filler"
             with filler.open("wb", buffering=0) as file:
@@ -79,6 +80,15 @@ def full_disk(folder: Path) -> dict[str, Any]:
             counts = judge(events, written)
     good = passed(counts) and told and back and alive and went_on > 0 and code == 0 and subscriber.lost == 0
     return {**counts, "told": told, "events_while_full": went_on, "came_back": back, "exit_code": code, "passed": good}
+
+
+def _until_alarm(subscriber: Subscriber, events: list[Event]) -> None:
+    """Take events until one is the start of an alarm. Raises TimeoutError."""
+    end_s = time.monotonic() + 60.0
+    while not any(event.type == "start" for event in events):
+        if time.monotonic() > end_s:
+            raise TimeoutError("no alarm came from a new detector")
+        _listen(subscriber, events, 0.2)
 
 
 def _takes(write: Any, data: bytes) -> bool:
@@ -104,8 +114,7 @@ def read_only_disk(folder: Path) -> dict[str, Any]:
     events: list[Event] = []
     process = start(run_pipeline, first)
     with Subscriber(first.endpoint, from_start=True) as subscriber:
-        while not any(event.type == "start" for event in events):
-            _listen(subscriber, events, 0.2)
+        _until_alarm(subscriber, events)
         kill(process)
         _listen(subscriber, events, 0.5)
         with small_disk(folder / "disk", "8m") as disk:
@@ -203,6 +212,7 @@ def stepped_clock(folder: Path, seconds: float) -> dict[str, Any]:
     events: list[Event] = []
     process = start(run_pipeline, plan)
     with Subscriber(plan.endpoint, from_start=True) as subscriber:
+        _until_alarm(subscriber, events)
         _listen(subscriber, events, seconds)
         alive = process.exitcode is None
         code = kill(process, signal.SIGTERM)
