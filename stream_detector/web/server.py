@@ -208,6 +208,7 @@ def _bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind((host, port))
+        listener.listen(512)  # from now on nobody is refused, though answers come when the server runs
     except OSError as error:
         listener.close()
         raise EndpointError(f"--web {host}:{port} cannot be bound ({error.strerror}); choose another port") from None

@@ -34,11 +34,12 @@ class Item {
   }
 
   picture(tries) {
-    const img = this.img = h("img", { alt: "", loading: "lazy", src: `/api/alarms/${this.alarm.id}/snapshot.jpg?${tries}` });
-    img.addEventListener("load", () => this.thumb.replaceChildren(img));
-    img.addEventListener("error", () => { if (tries < 4 && this.node.isConnected && this.alarm.state === "open") setTimeout(() => this.picture(tries + 1), 1000); });
-    img.loading = "eager";
-    if (tries === 0) { img.loading = "lazy"; this.thumb.replaceChildren(img, h("span", {}, "")); }
+    const img = this.img = h("img", { alt: "", decoding: "async", src: `/api/alarms/${this.alarm.id}/snapshot.jpg?${tries}` });
+    img.addEventListener("error", () => {
+      this.thumb.replaceChildren("no snapshot");
+      if (tries < 5 && this.node.isConnected && this.alarm.state === "open") setTimeout(() => this.picture(tries + 1), 1000);
+    });
+    this.thumb.replaceChildren(img);
   }
 }
 

@@ -86,8 +86,8 @@ export function open(main, context, _name, query) {
   const rate = store.get("rate", shown.length > 9 ? "1" : "2");
   const pick = (label, options, value, change) => h("label", {}, label, h("select", { onchange: (event) => change(event.target.value) },
     options.map(([key, text]) => h("option", { value: key, selected: key === value }, text))));
-  const grid = h("div", { class: "grid" }, [...cards.values()].map((card) => card.node));
-  grid.style.setProperty("--cell", shown.length <= 4 ? "420px" : shown.length <= 16 ? "300px" : "220px");
+  const grid = h("div", { class: shown.length === 1 ? "grid one" : "grid" }, [...cards.values()].map((card) => card.node));
+  grid.style.setProperty("--cell", shown.length === 1 ? "min(100%, 900px)" : shown.length <= 4 ? "420px" : shown.length <= 16 ? "300px" : "220px");
   const turn = (to, text) => h("a", { class: "button", href: `/?page=${to + 1}`, "data-link": "" }, text);
   main.replaceChildren(
     h("div", { class: "row bar" }, h("h1", {}, "Live"), told, h("span", { class: "end row" },
