@@ -33,7 +33,7 @@ $(VENV)/.ready: pyproject.toml Makefile
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --editable '.[openvino,dev,train]'
+	$(BIN)/python -m pip install --quiet --editable '.[openvino,dev,train,web]'
 	touch $@
 
 clean:
