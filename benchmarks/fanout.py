@@ -24,7 +24,7 @@ import zmq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import write_results
+from benchmarks.results import load_before, write_results
 from stream_detector.config import PublishConfig
 from stream_detector.ledger import Ledger
 from stream_detector.publish import Publisher
@@ -206,6 +206,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
+    load = load_before()
     steps = [row for count in args.subscribers for row in measure(count, args.seconds, tuple(args.rates))]
     best = []
     for count in args.subscribers:
@@ -216,7 +217,7 @@ def main(argv: list[str]) -> int:
             )
     results = {"best": best, "steps": steps}
     if not args.no_save:
-        path = write_results("fanout", results, {"seconds": args.seconds})
+        path = write_results("fanout", results, {"seconds": args.seconds, "load_before": load})
     if args.json:
         print(path.read_text(encoding="utf-8") if not args.no_save else json.dumps(results))
         return 0

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.footage import SYSTEM_PYTHON, find_clips, make_h264, make_raw, missing_encoder
-from benchmarks.results import write_results
+from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
 from benchmarks.rtsp_faults import missing_server
 from stream_detector.alarm import AlarmMachine
@@ -185,13 +185,21 @@ def main(argv: list[str]) -> int:
     if missing:
         parser.error(f"{missing}; run .ci/install-rtsp.sh")
     rows: list[dict[str, Any]] = []
+    load = load_before()
     with tempfile.TemporaryDirectory() as name:
         clips = find_clips(args.clips)
         for source in args.sources:
             for cameras in args.cameras:
                 print(f"{source}, {cameras} cameras …", flush=True) if not args.json else None
                 rows.append(measure(source, cameras, clips, Path(name), args))
-    settings = {"fps": FPS, "size": list(SIZE), "stride": args.stride, "seconds": args.seconds, "in_step": args.in_step}
+    settings = {
+        "load_before": load,
+        "fps": FPS,
+        "size": list(SIZE),
+        "stride": args.stride,
+        "seconds": args.seconds,
+        "in_step": args.in_step,
+    }
     results = {"unavoidable": unavoidable(args.stride), "goals_ms": GOALS, "runs": rows}
     if not args.no_save:
         path = write_results("latency", results, settings)

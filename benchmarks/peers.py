@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.footage import find_clips, make_h264, missing_encoder
-from benchmarks.results import write_results
+from benchmarks.results import load_before, write_results
 
 ROOT = Path(__file__).parents[1]
 GOALS = {"plain": 10.0, "seed": 30.0, "memory": 1 / 3}
@@ -207,6 +207,7 @@ def main(argv: list[str]) -> int:
     if missing:
         parser.error(f"{missing}; run .ci/install-rtsp.sh")
     console = Console(quiet=args.json)
+    load = load_before()
     with tempfile.TemporaryDirectory() as name:
         folder, clips = Path(name), find_clips(args.clips, 400)
         videos = []
@@ -215,7 +216,14 @@ def main(argv: list[str]) -> int:
             video = make_h264(turned, folder / f"footage{index}.mp4", args.minutes * 60, (320, 240))
             videos.append(str(video))
         results = measure(videos, args.ways, args.rounds, folder, console)
-    settings = {"files": args.files, "minutes": args.minutes, "size": [320, 240], "fps": 25, "rounds": args.rounds}
+    settings = {
+        "load_before": load,
+        "files": args.files,
+        "minutes": args.minutes,
+        "size": [320, 240],
+        "fps": 25,
+        "rounds": args.rounds,
+    }
     results["goals"] = GOALS
     if not args.no_save:
         path = write_results("peers", results, settings)

@@ -47,9 +47,11 @@ def source_line(record: Record) -> str:
     """Where the figures come from."""
     machine, vector = record["machine"], ", ".join(record["machine"].get("vector", [])) or "no vector extension"
     commit = f", commit {record['commit']}" if record["commit"] else ""
+    load = record.get("settings", {}).get("load_before", 0.0)
+    busy = f", **busy with other work before: load average {load:g}**" if load > 0.75 * machine["cores"] else ""
     return (
         f"*{record['date'][:10]}{commit}; {machine['processor']}, {machine['cores']} cores ({vector}), "
-        f"{machine['memory_gib']} GiB; `python -m benchmarks {record['name']}`*"
+        f"{machine['memory_gib']} GiB{busy}; `python -m benchmarks {record['name']}`*"
     )
 
 

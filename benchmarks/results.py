@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
+
+
+def load_before() -> float:
+    """Load average of the last minute, to be noted before a measurement: figures from a busy machine are no figures."""
+    load = os.getloadavg()[0]
+    if load > 0.75 * (os.cpu_count() or 1):
+        print(f"the machine is busy (load average {load:.1f}); these figures will be too bad", file=sys.stderr)
+    return round(load, 2)
 
 
 def versions() -> dict[str, str]:

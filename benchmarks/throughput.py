@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.footage import find_clips, make_h264, missing_encoder
 from benchmarks.latency import account
-from benchmarks.results import write_results
+from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
 from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
@@ -165,6 +165,7 @@ def main(argv: list[str]) -> int:
     bundle = Bundle.load("embedded")
     clips = find_clips(args.clips)
     sizes, pictures = [], {}
+    load = load_before()
     with tempfile.TemporaryDirectory() as name:
         for text in args.sizes:
             width, _, height = text.partition("x")
@@ -180,7 +181,13 @@ def main(argv: list[str]) -> int:
         "cpu_ms_per_picture": pictures,
         "sizes": sizes,
     }
-    settings = {"fps": FPS, "stride": args.stride, "seconds": args.seconds, "precision": args.precision}
+    settings = {
+        "load_before": load,
+        "fps": FPS,
+        "stride": args.stride,
+        "seconds": args.seconds,
+        "precision": args.precision,
+    }
     if not args.no_save:
         path = write_results("throughput", results, settings)
     if args.json:
