@@ -231,7 +231,8 @@ def weights_of(model: Any) -> dict[str, NDArray[np.float32]]:
         for variable in layer.weights:
             if "seed_generator" not in variable.path:
                 part = variable.path.rsplit("/", 1)[-1]
-                named[f"{layer.name}/{part}"] = np.asarray(keras.ops.convert_to_numpy(variable), np.float32)
+                # A copy: on PyTorch the array is the parameter's own memory, and training goes on in place.
+                named[f"{layer.name}/{part}"] = np.array(keras.ops.convert_to_numpy(variable), np.float32)
     return named
 
 

@@ -27,7 +27,9 @@ from trainer.features import FeatureSet, load_features
 from trainer.train import PRESETS, head_spec, parse_setting, train
 
 FRAMES, SEGMENTS, DIM = 320, 8, 12
-QUICK = replace(PRESETS["topk"], segments=SEGMENTS, steps=60, check_every=20, widths=(16,), val_share=0.25, k=2)
+QUICK = replace(
+    PRESETS["topk"], segments=SEGMENTS, steps=60, check_every=20, widths=(16,), val_share=0.25, k=2, learning_rate=0.02
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +62,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_the_way(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     features, out = str(data / "features.npz"), tmp_path / "head"
-    settings = ["segments=8", "steps=60", "check_every=20", "widths=16", "val_share=0.25", "k=2"]
+    settings = ["segments=8", "steps=60", "check_every=20", "widths=16", "val_share=0.25", "k=2", "learning_rate=0.02"]
     assert main(["train", features, "--out", str(out), "--preset", "topk", *(f"--set={s}" for s in settings)]) == 0
     assert (out / "curves.png").stat().st_size > 1000
     told = json.loads(capsys.readouterr().out)
@@ -92,6 +94,17 @@ def test_a_checkpoint_survives_the_disk(data: Path, tmp_path: Path) -> None:
     assert again.spec == head_spec(hyper, DIM) and again.curves == checkpoint.curves
     with pytest.raises(DataError, match="a bundle's head"):
         head_state(again)
+
+
+def test_a_snapshot_of_weights_does_not_move_with_training() -> None:
+    from trainer.heads import build_head, weights_of
+
+    model = build_head(head_spec(QUICK, DIM), "rows")
+    kept = weights_of(model)
+    before = {k: v.copy() for k, v in kept.items()}
+    for variable in model.trainable_variables:
+        variable.assign(variable + 1.0)
+    assert all(np.array_equal(kept[k], before[k]) for k in kept)
 
 
 def test_equal_seeds_give_equal_heads(data: Path) -> None:
