@@ -15,6 +15,7 @@ import logging
 import os
 import re
 import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def _parse(text: str, path: Path) -> dict[str, bytes]:
     for name, value in _KEY_LINE.findall(text):
         try:
             raw = zmq.utils.z85.decode(value.encode("ascii"))
-        except (ValueError, KeyError, OverflowError, UnicodeEncodeError, zmq.ZMQError):
+        except (ValueError, KeyError, struct.error, zmq.ZMQError):
             raise ConfigError(f"key file {str(path)!r} holds a malformed {name}; make a new pair") from None
         if len(raw) != 32:
             raise ConfigError(f"key file {str(path)!r} holds a malformed {name}; make a new pair")

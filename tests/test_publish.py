@@ -333,6 +333,10 @@ def test_secret_keys_are_made_and_kept_private(keys: Path) -> None:
     (keys / "bad.key").write_text('public-key = "' + '"' * 40 + '"\npublic-key = "' + "\x7f" * 40 + '"')
     with pytest.raises(ConfigError):
         curve.load_public(keys / "bad.key")
+    # five digits of Z85 can mean more than 32 bits
+    (keys / "bad.key").write_text('public-key = "' + "#" * 40 + '"\n')
+    with pytest.raises(ConfigError, match="malformed"):
+        curve.load_public(keys / "bad.key")
 
 
 def test_only_listed_keys_get_anything(
