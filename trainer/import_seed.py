@@ -54,7 +54,7 @@ def head_of(layers: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> 
     """The layers as a head of ours. The seed's labels are inverted (abnormal = 0) but its scores are not."""
     dim, widths = layers[0][0].shape[0], tuple(kernel.shape[1] for kernel, _ in layers[:-1])
     names = [*(f"dense_{i}" for i in range(len(widths))), "logit"]
-    network = {}
+    network: dict[str, np.ndarray[Any, Any]] = {}
     for name, (kernel, bias) in zip(names, layers, strict=True):
         network |= {f"{name}/kernel": kernel.astype(np.float32), f"{name}/bias": bias.astype(np.float32)}
     spec = HeadSpec(dim, "mlp", widths)
