@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from stream_detector import __version__
 from stream_detector.errors import StreamDetectorError
+from stream_detector.memory import keep_flat
 
 COMMANDS = {
     "run": "watch cameras and recordings, publish alarms",
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """`main` as a process: leaves at once, because unloading the inference libraries takes seconds, and because a
     capture thread that is stuck in a dead camera's read must not hold the exit up. Everything is closed by then."""
+    keep_flat()
     try:
         code = main()
     except SystemExit as leaving:  # argparse: --help, usage errors
