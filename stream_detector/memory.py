@@ -1,7 +1,7 @@
 """Keep resident memory flat: tell the C allocator what this program is like.
 
-A run makes and frees arrays of half a megabyte all day, from dozens of threads. glibc answers with an arena for every few
-threads and by keeping such blocks in their heaps, so that memory grows for hours without any leak. Two arenas, and
+A run makes and frees arrays of half a megabyte all day, from dozens of threads. glibc answers with an arena for a few
+threads each and by keeping such blocks in their heaps, so that memory grows for hours without any leak. Two arenas, and
 blocks of 256 KiB and more given back to the system when freed, cost next to nothing here and end that.
 """
 
