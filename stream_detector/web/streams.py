@@ -141,7 +141,7 @@ class Hub:
         self._someone.set()
         for viewer in self._viewers:
             viewer.wake.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)
 
     async def run(self) -> None:
         """Tick while somebody looks; sleep while nobody does."""
@@ -246,6 +246,8 @@ class Hub:
             wanted.append(name)
             if self._jpegs.get(name, (0, ""))[0] != newest[0]:
                 fresh.append((name, *newest))
+        if self._closing:
+            return []
         if fresh:
             loop = asyncio.get_running_loop()
             self._jpegs.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
