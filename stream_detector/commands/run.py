@@ -15,7 +15,7 @@ from stream_detector.assemble import Assembly, assembled
 from stream_detector.commands.outcome import print_outcome
 from stream_detector.config import Config, build_config, load_config, merge
 from stream_detector.dashboard import Dashboard, HeaderInfo
-from stream_detector.errors import UsageError
+from stream_detector.errors import MissingExtraError, UsageError
 from stream_detector.logs import set_up_logging
 from stream_detector.pipeline import RunResult
 from stream_detector.sources import expand_cameras, kind, parse_sources, redact
@@ -49,6 +49,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--no-evidence", action="store_true", help="no clips, no snapshots")
     parser.add_argument("--ledger", metavar="FILE", help="event journal, or 'none' to keep it in memory")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus /metrics and /healthz")
+    parser.add_argument("--web", metavar="HOST:PORT", help="a page to watch, for instance 127.0.0.1:8080")
+    parser.add_argument("--web-token-file", type=Path, metavar="FILE", help="one line; asked for at the page's door")
+    parser.add_argument("--web-cert", type=Path, metavar="FILE.pem", help="TLS certificate of the page")
+    parser.add_argument("--web-key", type=Path, metavar="FILE.pem", help="its key")
+    parser.add_argument("--web-stay", action="store_true", help="serve the page after the sources have ended")
     parser.add_argument("--no-dashboard", action="store_true", default=None)
     parser.add_argument("--log-format", choices=("text", "json"))
     parser.add_argument(
@@ -75,6 +80,10 @@ _MAP: dict[str, tuple[str, ...]] = {
     "threshold": ("alarm", "threshold"),
     "evidence": ("evidence", "directory"),
     "metrics_port": ("telemetry", "metrics_port"),
+    "web": ("web", "bind"),
+    "web_token_file": ("web", "token_file"),
+    "web_cert": ("web", "cert"),
+    "web_key": ("web", "key"),
     "log_format": ("telemetry", "log_format"),
     "exit_on_error": ("capture", "exit_on_error"),
 }
@@ -134,10 +143,40 @@ def main(args: argparse.Namespace) -> int:
     config = make_config(args)
     live_view = config.telemetry.dashboard and not args.json
     set_up_logging(config.telemetry.log_format, redact, level=logging.WARNING if live_view else logging.INFO)
-    with assembled(config) as assembly:
-        result = _watch(assembly, live_view)
+    if config.web.bind == "none":
+        with assembled(config) as assembly:
+            result = _watch(assembly, live_view)
+    else:
+        assembly, result = _watch_with_page(config, args, live_view)
     print_outcome(assembly, result, args)
     return result.exit_code
+
+
+def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Assembly, RunResult]:
+    try:
+        from stream_detector.web.auth import place_of
+        from stream_detector.web.board import Board
+        from stream_detector.web.server import serve_web
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("--web", error.name or "starlette", "web") from None
+    place_of(config.web)  # refused before a model is loaded
+    board = Board(len(config.cameras))
+    with (
+        assembled(
+            config, on_event=board.event, on_decision=board.decision, on_preview=board.preview
+        ) as assembly,
+        serve_web(config.web, assembly, board, config_path=args.config) as server,
+    ):
+        log.warning("the page is at %s", server.url)
+        result = _watch(assembly, live_view)
+        if args.web_stay and not result.stopped and result.error is None:
+            log.warning("the sources have ended; the page stays at %s until you press Ctrl-C", server.url)
+            over = threading.Event()
+            restore = stop_on_signals(over.set)
+            while not over.wait(0.5):
+                pass  # a wait without end would not let a signal through on every system
+            restore()
+    return assembly, result
 
 
 def _watch(assembly: Assembly, live_view: bool) -> RunResult:
@@ -166,10 +205,10 @@ def _watch(assembly: Assembly, live_view: bool) -> RunResult:
 
 
 def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:
-    """SIGINT and SIGTERM call `stop`; a second one kills at once. Returns a function that restores the old handlers."""
+    """SIGINT, SIGTERM and SIGHUP call `stop`; a second one kills at once. Returns what restores the old handlers."""
     if threading.current_thread() is not threading.main_thread():
         return lambda: None
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in signals}
 
     def handle(number: int, _frame: Any) -> None:
