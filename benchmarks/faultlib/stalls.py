@@ -19,9 +19,11 @@ from rich.progress import track
 from benchmarks.faultlib.detector import Plan, free_endpoint, kill, run_decider, run_server, start
 from benchmarks.faultlib.judge import journalled, judge, passed, read_lines
 from benchmarks.faultlib.kills import subscribe
+from stream_detector.cursor import load_cursor
 
 CAMERAS = 4
-SETTLE_S = 2.0  # after SIGCONT, while the victim catches up; judged apart
+SETTLE_S = 2.0  # at the beginning
+CATCH_UP_S = 30.0  # at most so long after SIGCONT; this time is judged apart
 
 
 @dataclass(slots=True)
@@ -58,6 +60,17 @@ class Witness:
         context.term()
 
 
+def _catch_up(cursor: Path, witness: Witness) -> float:
+    """Wait until the stopped subscriber is where the other one is, or CATCH_UP_S; returns the seconds."""
+    begun_s = time.monotonic()
+    while time.monotonic() - begun_s < CATCH_UP_S:
+        time.sleep(0.1)
+        had = load_cursor(cursor)
+        if had and all(had.place(topic)[1] >= seq - 100 for topic, seq in dict(witness.seqs).items()):
+            break
+    return time.monotonic() - begun_s
+
+
 def stop_subscriber(folder: Path, times: int, seed: int, events_per_s: int, longest_s: float = 10.0) -> dict[str, Any]:
     """`times` stops of 1 to `longest_s` seconds, each followed by as long a time of normal running.
 
@@ -82,7 +95,7 @@ def stop_subscriber(folder: Path, times: int, seed: int, events_per_s: int, long
         witness.phase = "settling"
         rates[phase].append((len(witness.delays_ms[phase]) - before) / (time.monotonic() - begun_s))
 
-    stopped_s = 0.0
+    stopped_s, catching_up_s = 0.0, list[float]()
     try:
         while not witness.delays_ms["settling"]:
             time.sleep(0.05)
@@ -93,7 +106,7 @@ def stop_subscriber(folder: Path, times: int, seed: int, events_per_s: int, long
             os.kill(victim.pid, signal.SIGSTOP)
             spend("stopped", length_s)
             os.kill(victim.pid, signal.SIGCONT)
-            time.sleep(SETTLE_S)
+            catching_up_s.append(_catch_up(folder / "cursor.json", witness))
             spend("running", length_s)
     finally:
         witness.stop.set()
@@ -115,6 +128,7 @@ def stop_subscriber(folder: Path, times: int, seed: int, events_per_s: int, long
         "stopped_s": round(stopped_s, 1),
         "events_per_s_wanted": events_per_s,
         "windows_per_s": {phase: round(value, 1) for phase, value in rate.items()},
+        "caught_up_after_s": round(float(np.median(catching_up_s)), 2),
         "window_rate_change": round(rate_change, 4),
         "other_subscriber_p50_ms": {p: round(float(np.median(v)), 2) for p, v in witness.delays_ms.items() if v},
         "other_subscriber_p99_ms": {phase: round(value, 2) for phase, value in p99.items()},
