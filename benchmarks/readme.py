@@ -166,6 +166,43 @@ def soak(record: Record) -> str:
     return table([f"{settings['cameras']} cameras, {settings['minutes']:g} minutes", ""], rows)
 
 
+def rtsp_run(record: Record) -> str:
+    """Seconds, median and worst; the second camera's rate against its own before."""
+    found, settings = record["results"], record["settings"]
+    keys = {
+        "stall_reported_s": "server stopped → stall reported, s",
+        "frames_after_resume_s": "server goes on → windows again, s",
+        "loss_reported_s": "server killed → loss reported, s",
+        "frames_after_restart_s": "new server → windows again, s",
+    }
+    rows: list[list[Any]] = [[text, found[key]["median"], found[key]["worst"]] for key, text in keys.items()]
+    ratio, before, after = found["steady_ratio"], found["before"], found["after"]
+    rows.append(["second camera's window rate against before: lowest, highest", ratio["lowest"], ratio["highest"]])
+    rows += [[f"{name} before, after", before[name], after[name]] for name in ("threads", "descriptors")]
+    return table([f"{settings['cycles']} cycles of stop, go on, kill, restart", "median", "worst"], rows)
+
+
+def faults(record: Record) -> str:
+    """One row a fault of the campaign; the disks' faults one by one."""
+    found = dict(record["results"])
+    cases = {**{k: v for k, v in found.items() if k != "disks"}, **{f"disk: {k}": v for k, v in found["disks"].items()
+             if isinstance(v, dict)}}  # fmt: skip
+    head = ["fault", "times", "events", "missing", "twice", "alarms without end", "passed"]
+    rows = []
+    for name, case in cases.items():
+        sent = case.get("sent")
+        times = (
+            sum(sent.values())
+            if sent
+            else next((case[k] for k in ("kills", "stalls", "flips", "steps") if k in case), None)
+        )
+        if name == "fuzz":
+            times = case["random"] + case["mutated"]
+        rows.append([name.replace("_", " "), times, *(case.get(k) for k in ("events", "missing", "twice", "unended")),
+                     case["passed"]])  # fmt: skip
+    return table(head, rows)
+
+
 def plain(record: Record) -> str:
     """Any flat results: an object, an object of objects, or a list of objects. Nested values are left out."""
     found = record["results"]
@@ -186,6 +223,8 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "fanout": ("fanout", fanout),
     "peers": ("peers", peers),
     "soak": ("soak", soak),
+    "rtsp_run": ("rtsp_run", rtsp_run),
+    "faults": ("faults", faults),
 }
 
 
