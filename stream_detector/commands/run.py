@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import threading
@@ -15,8 +16,9 @@ from stream_detector.assemble import Assembly, assembled
 from stream_detector.commands.outcome import print_outcome
 from stream_detector.config import Config, build_config, load_config, merge
 from stream_detector.dashboard import Dashboard, HeaderInfo
-from stream_detector.errors import MissingExtraError, UsageError
+from stream_detector.errors import MissingExtraError, StageError, UsageError
 from stream_detector.logs import set_up_logging
+from stream_detector.notify import Notifier
 from stream_detector.pipeline import RunResult
 from stream_detector.sources import expand_cameras, kind, parse_sources, redact
 
@@ -26,15 +28,11 @@ log = logging.getLogger(__name__)
 def add_parser(subparsers: Any) -> None:
     """Declare the options; each maps onto one key of the configuration (see `_MAP`)."""
     parser = subparsers.add_parser("run", help="watch cameras and recordings, publish alarms")
-    parser.add_argument(
-        "sources", nargs="*", metavar="[NAME=]SOURCE", help="file, folder, glob, URL, USB index, demo"
-    )
+    parser.add_argument("sources", nargs="*", metavar="[NAME=]SOURCE", help="file, folder, glob, URL, USB index, demo")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings")
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
     parser.add_argument("--bind", metavar="ENDPOINT", help="ZeroMQ endpoint, or 'none' (default tcp://127.0.0.1:5555)")
-    parser.add_argument(
-        "--insecure", action="store_true", default=None, help="allow a public bind without CURVE"
-    )
+    parser.add_argument("--insecure", action="store_true", default=None, help="allow a public bind without CURVE")
     parser.add_argument("--curve-secret", type=Path, metavar="FILE", help="server key; see 'stream-detector keys'")
     parser.add_argument("--curve-clients", type=Path, metavar="DIR", help="public keys of the clients let in")
     parser.add_argument("--pace", choices=("realtime", "max"), help="files: at their own speed, or as fast as it goes")
@@ -56,9 +54,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--web-stay", action="store_true", help="serve the page after the sources have ended")
     parser.add_argument("--no-dashboard", action="store_true", default=None)
     parser.add_argument("--log-format", choices=("text", "json"))
-    parser.add_argument(
-        "--exit-on-error", action="store_true", default=None, help="end when a source is unreachable"
-    )
+    parser.add_argument("--exit-on-error", action="store_true", default=None, help="end when a source is unreachable")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="events, scores, evidence and a plot, all in here")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any other setting")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -162,9 +158,7 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
     place_of(config.web)  # refused before a model is loaded
     board = Board(len(config.cameras))
     with (
-        assembled(
-            config, on_event=board.event, on_decision=board.decision, on_preview=board.preview
-        ) as assembly,
+        assembled(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as assembly,
         serve_web(config.web, assembly, board, config_path=args.config) as server,
     ):
         log.warning("the page is at %s", server.url)
@@ -195,13 +189,25 @@ def _watch(assembly: Assembly, live_view: bool) -> RunResult:
         dashboard = Dashboard(assembly.telemetry, info)
         viewer = threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True)
         viewer.start()
+    notifier = Notifier()
+    if notifier.active:
+        threading.Thread(target=_tell_systemd, args=(notifier, assembly, over), name="notify", daemon=True).start()
     try:
         return assembly.pipeline.run()
     finally:
+        notifier.stopping()
         over.set()
         if viewer:
             viewer.join(1.0)
         restore()
+
+
+def _tell_systemd(notifier: Notifier, assembly: Assembly, over: threading.Event) -> None:
+    """Ready, then signs of life. They are sent by the decision thread: the one whose hanging matters."""
+    notifier.ready(f"{len(assembly.plans)} cameras, events at {assembly.publisher.endpoint}")
+    while notifier.watchdog_s and not over.wait(notifier.watchdog_s):
+        with contextlib.suppress(StageError):  # it hangs: no sign of life is the sign
+            assembly.pipeline.errands.post(notifier.alive)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:

@@ -27,9 +27,7 @@ from stream_detector.sources import is_live, parse_sources, redact
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
     parser = subparsers.add_parser("score", help="score recordings into a table, as fast as it goes")
-    parser.add_argument(
-        "videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (searched to the bottom), globs"
-    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (searched to the bottom), globs")
     parser.add_argument("--out", type=Path, required=True, metavar="scores.csv")
     parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarms there would have been")
     parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR")
