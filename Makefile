@@ -29,11 +29,11 @@ $(VENV)/.ready: pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	PYTHON=$(BIN)/python sh .ci/install-torch.sh
-	$(BIN)/python -m pip install --quiet --editable '.[openvino]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[openvino]'
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --editable '.[openvino,dev,train,web]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[openvino,dev,train,web]'
 	touch $@
 
 clean:
