@@ -14,6 +14,7 @@ from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM, I3D
 from stream_detector.backbones.resnet3d import ResNet3D
 from stream_detector.errors import DataError
 from stream_detector.preprocess import normalise, recipe_named
+from trainer.average import mean_state, measure_statistics
 from trainer.clips import Clip, PackedFrames, PackWriter
 from trainer.distill import Run, TrainConfig, parse_sizes
 from trainer.pool import Drawn, Pack, Pool
@@ -192,6 +193,26 @@ def test_a_checkpoint_of_another_network_is_refused(pack: Pack, tmp_path: Path) 
     other = TrainConfig(arch="resnet3d-18-b-w0.125", steps=2, batch=2, sizes=((SIZE, 1.0),))
     with pytest.raises(DataError, match="another --run folder"):
         Run(other, Pool([pack], seed=0), tmp_path, "cpu", None).resume()
+
+
+def test_the_mean_of_two_checkpoints_has_statistics_of_its_own(pack: Pack, tmp_path: Path) -> None:
+    pool = Pool([pack], seed=0)
+    torch.manual_seed(0)
+    first, second = Student(TINY.arch), Student(TINY.arch)
+    mean = mean_state(first.state_dict(), second.state_dict())
+    name = "backbone.layer1.0.conv1.weight"
+    assert torch.allclose(mean[name], (first.state_dict()[name] + second.state_dict()[name]) / 2)
+    student = Student(TINY.arch)
+    student.load_state_dict(mean)
+    seen: list[torch.Tensor] = []
+    norm = student.backbone.get_submodule("layer1.0.bn1")
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    measure_statistics(student, pool, "stream-112", batches=2, size=SIZE)
+    wanted = torch.stack([x.mean(dim=(0, 2, 3, 4)) for x in seen]).mean(dim=0)
+    assert torch.allclose(norm.get_buffer("running_mean"), wanted, atol=1e-5)
+    assert not norm.training and float(student.backbone.bn1.running_mean.abs().sum()) == 0.0  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="same network"):
+        mean_state(first.state_dict(), Student("resnet3d-10-b-w0.25").state_dict())
 
 
 def test_the_schedule() -> None:

@@ -11,10 +11,10 @@ import torch
 from stream_detector.errors import DataError
 from stream_detector.smooth import Ema
 from trainer.clips import Clip
-from trainer.embed import find_threshold
 from trainer.fit import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
 from trainer.measure import Stream, alarms, auc, clip_aucs, judge_scenes, teacher_probe
 from trainer.teacher import Job, Targets
+from trainer.threshold import choose_smoothing, find_threshold
 
 
 def _bags(count: int, seed: int, gap: float = 2.0) -> list[Bag]:
@@ -120,9 +120,22 @@ def test_the_threshold_lies_above_quiet_footage_and_below_incidents() -> None:
     quiet = [Stream("q", np.full(30, level, np.float32), 25.0) for level in (0.1, 0.3)]
     loud = [Stream("i", np.full(30, 0.9, np.float32), 25.0, (1.0, 9.0))] * 5
     value, how = find_threshold(quiet, loud, quiet)
-    assert 0.45 < value < 0.55 and "0.300" in how
+    assert 0.55 < value < 0.65 and "0.300" in how
     value, _ = find_threshold([*quiet, Stream("q", np.full(30, 0.95, np.float32), 25.0)], loud, quiet)
     assert value > 0.95  # quiet footage that looks worse than any incident: no false alarm, at the price of a miss
+
+
+def test_the_smoothing_that_sees_in_time_is_chosen() -> None:
+    raw = np.full(60, 0.05, np.float32)
+    raw[30:44] = 0.9  # the incident starts at window 30, as loud as it gets
+    scenes = [Stream("i", raw, 25.0, (30 * 16 / 25, 44 * 16 / 25)), Stream("q", np.full(60, 0.05, np.float32), 25.0)]
+    time_constant_s, threshold, _ = choose_smoothing(scenes[1:], scenes, scenes[1:])
+    assert time_constant_s < 1.0 and 0.2 < threshold < 0.9  # all see it, the longest a window later
+    spiky = np.full(60, 0.05, np.float32)
+    spiky[::9] = 0.99  # lone windows, louder than this incident: a short filter would have to miss it
+    faint = Stream("f", np.where(raw > 0.5, 0.68, 0.05).astype(np.float32), 25.0, scenes[0].incident_s)
+    time_constant_s, threshold, _ = choose_smoothing([Stream("s", spiky, 25.0)], [faint, scenes[1]], scenes[1:])
+    assert time_constant_s == 1.0 and 0.5 < threshold < 0.68
 
 
 def test_the_probe_uses_answered_clips_only(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@
     evaluate     head → figures with intervals and oracle lines, plots, report
     export       head → bundle
     distill      train the small backbone from a large one
+    average      the mean of two points of that training
+    embed        trained backbone → head, threshold, bundle, model card
     import-seed  the seed project's checkpoint → head, with a warning about what it is
 
 Exit codes: 0 done, 1 failed or condemned, 2 usage or bad input; errors are one sentence on stderr.
@@ -27,6 +29,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "distill": "distill",
+    "average": "average",
     "embed": "embed",
     "import-seed": "import_seed",
 }

