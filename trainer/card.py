@@ -53,7 +53,8 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"Distillation from {training['teacher']}, seen at {training['teacher_size']} pixels: "
         f"{training.get('teacher_windows', 0)} windows of the train split (features by smooth L1 and cosine, class "
         f"probabilities by Kullback-Leibler divergence), mixed in every step with binary cross entropy on the "
-        f"clips' labels and with surveillance-like augmentation. {training['steps_done']} steps of {training['batch']} windows at "
+        f"clips' labels and with surveillance-like augmentation. "
+        f"{training['steps_done']} steps of {training['batch']} windows at "
         + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
         + f"; {_averaged(training)}{training['steps_skipped_not_finite']} steps skipped (gradient not finite); "
         f"{training['training_seconds'] / 60:.0f} minutes of training ({training['machine']}). "
