@@ -29,6 +29,9 @@ from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
 
 log = logging.getLogger(__name__)
 
+CLOSE_S = 0.5  # a stop leaves the clips as far as they are
+FINISH_S = 20.0  # at the end of the footage they are finished
+
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
@@ -111,7 +114,6 @@ def assembled(
             evidence = EvidenceWriter(
                 config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
             )
-            stack.callback(evidence.close, 1.0 if any(plan.live for plan in plans) else 20.0)
         engine = engine or load_engine(bundle, config.engine)
         log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)
         decider = Decider(
@@ -142,4 +144,6 @@ def assembled(
             examine=config.trouble.enabled,
             clock=clock,
         )
+        if evidence:
+            stack.callback(lambda: evidence.close(CLOSE_S if pipeline.stopped else FINISH_S))
         yield Assembly(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)

@@ -173,6 +173,11 @@ class Pipeline:
         alarms = sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
         return RunResult(self._windows, alarms, self._stopped_by_user, failed, self._error)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called or a stage failed, rather than that the sources ended."""
+        return self._stopped_by_user or self._error is not None
+
     def stop(self) -> None:
         """End the run in order: open alarms end with reason `shutdown`. For any thread and for signal handlers."""
         self._stopped_by_user = True

@@ -18,3 +18,9 @@ def clips() -> Path:
         if (candidate / "clips" / "index.csv").is_file():
             return candidate / "clips"
     pytest.skip("real clips are not here: set STREAM_DETECTOR_DATA to the folder that holds clips/index.csv")
+
+
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that draw for a terminal mean an ordinary one, wherever they run."""
+    monkeypatch.setenv("TERM", "xterm-256color")
