@@ -16,7 +16,7 @@ before = process.memory_info().rss
 def churn():
     held = []
     for index in range(300):
-        held.append(np.ones(602_112 + 997 * (index % 50), np.uint8)  # a window and a bit)
+        held.append(np.ones(602_112 + 997 * (index % 50), np.uint8))
         if len(held) > 20:
             del held[index % 20]
 threads = [threading.Thread(target=churn) for _ in range(24)]
