@@ -332,15 +332,15 @@ class Subscriber:
             self._behind.clear()
 
     def _drain(self) -> bool:
-        """Leave aside what came meanwhile (it is fetched later); whether there was anything."""
+        """Take what came meanwhile; whether there was anything. A hole in one topic must not hold up the others: the
+        detector may have sent their last events and gone."""
         heard = False
         for _ in range(10 * _READ_AT_ONCE):
             message = self._read()
             if message is None:
                 break
             heard = True
-            if message.kind == "heartbeat":
-                self.heartbeat = message
+            self._take(message)
         return heard
 
 
