@@ -25,7 +25,8 @@ from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.eventfile import EventFile
 from stream_detector.lockfile import LockFile
-from stream_detector.recovery import Answerer, Journal, RateLimit, ScoreRing
+from stream_detector.ratelimit import RateLimit
+from stream_detector.recovery import Answerer, Journal, ScoreRing
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "capture": {"pictures", "readers", "sources", "tally", "watchdog"},
     "readers": {"demo", "pictures", "sources"},
     "sources": {"demo"},
-    "publish": {"wire", "curve", "endpoint", "eventfile", "lockfile", "recovery"},
+    "publish": {"wire", "curve", "endpoint", "eventfile", "lockfile", "ratelimit", "recovery"},
     "subscribe": {"wire", "curve", "cursor", "endpoint", "recoveryclient"},
     "ledger": {"wire", "store", "lockfile"},
     "recovery": {"wire"},

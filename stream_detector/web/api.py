@@ -126,7 +126,7 @@ class Api:
         now_s = time.monotonic()
         gate, state = self._r.gate, request.scope["state"]
         if not isinstance(token, str) or (gate.closed and not gate.token_is_right(token)):
-            if not state["logins"].take(state["address"], now_s):
+            if not state["logins"].allow(state["address"], now_s):
                 return JSONResponse({"error": "too many wrong tokens; wait a minute"}, 429)
             return JSONResponse({"error": "this is not the token"}, 401)
         response = JSONResponse({"ok": True})
