@@ -276,19 +276,7 @@ class Api:
     async def _export_csv(self, request: Request) -> Response:
         out = io.StringIO()
         writer = csv.writer(out)
-        columns: tuple[str, ...] = (
-            "id",
-            "camera",
-            "state",
-            "reason",
-            "start_utc",
-            "told_utc",
-            "ended_utc",
-            "start_s",
-            "end_s",
-        )
-        columns += ("peak_score", "threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note")
-        writer.writerow(columns)
+        writer.writerow(COLUMNS)
         for alarm in self._export(request):
             row = alarm.summary()
             ack = row["ack"] or {}
