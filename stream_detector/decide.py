@@ -229,15 +229,12 @@ class Decider:
     def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmMachine:
         # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.
         run = self._epoch if plan.live else ""
-        return AlarmMachine(
+        return AlarmMachine.configured(
             plan.name,
             fingerprint,
             lambda first: alarm_id(plan.name, plan.source, fingerprint, first, run),
-            threshold=plan.threshold,
-            off_ratio=plan.alarm.off_ratio,
-            min_length_s=plan.alarm.min_length_s,
-            cooldown_s=plan.alarm.cooldown_s,
-            update_interval_s=plan.alarm.update_interval_s,
+            plan.threshold,
+            plan.alarm,
         )
 
     def _tell(self, plan: CameraPlan, detail: str | None, media_s: float | None) -> None:

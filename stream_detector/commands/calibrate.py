@@ -31,7 +31,6 @@ from stream_detector.config import AlarmConfig, CameraConfig, Config, build_conf
 from stream_detector.errors import ConfigError, RunError, UsageError
 from stream_detector.records import ScoreRow, read_scores
 from stream_detector.report import make_report
-from stream_detector.types import Score, Timing, WindowRef
 
 SCHEMA = "stream-detector.calibration/1"
 Series = list[list[ScoreRow]]
@@ -168,46 +167,18 @@ def hours_of(series: Series) -> float:
 
 def counter(series: Series, alarm: AlarmConfig) -> Callable[[float], int]:
     """Counts how many alarms start in all series at a threshold, by the machine that runs use."""
-    parts = [[(_score(row), row.smoothed) for row in part] for part in series if part]
+    parts = [[(row.score(), row.smoothed) for row in part] for part in series if part]
 
     def count_alarms(threshold: float) -> int:
         started = 0
         for part in parts:
-            machine = AlarmMachine(
-                part[0][0].ref.camera,
-                "",
-                str,
-                threshold=threshold,
-                off_ratio=alarm.off_ratio,
-                min_length_s=alarm.min_length_s,
-                cooldown_s=alarm.cooldown_s,
-                update_interval_s=alarm.update_interval_s,
-            )
+            machine = AlarmMachine.configured(part[0][0].ref.camera, "", str, threshold, alarm)
             for score, smoothed in part:
                 _, event = machine.step(score, smoothed)
                 started += event is not None and event.type == "start"
         return started
 
     return count_alarms
-
-
-_NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
-
-
-def _score(row: ScoreRow) -> Score:
-    ref = WindowRef(
-        camera=row.camera,
-        source=row.source,
-        index=row.window,
-        start_frame=row.start_frame,
-        end_frame=row.end_frame,
-        start_s=row.start_s,
-        end_s=row.end_s,
-        captured_s=row.end_s,
-        captured_utc=row.end_s,
-        completed_s=row.end_s,
-    )
-    return Score(ref, row.raw, row.end_s, _NO_TIME)
 
 
 def check(calibration: Calibration, series: Series, alarm: AlarmConfig) -> dict[str, Any]:
