@@ -240,6 +240,17 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
+def use_threads(threads: int = 0) -> None:
+    """Settle how this process computes: memory is kept, OpenCV decodes on the calling thread, PyTorch on `threads`.
+
+    threads: 0 leaves PyTorch its own choice.
+    """
+    keep_freed_memory()
+    cv2.setNumThreads(1)
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def make_pool(args: argparse.Namespace, console: Console) -> Pool:
     """Pack, ask the teacher, render: whatever of it is not in the cache yet."""
     root, cache = Path(args.clips), Path(args.cache)
@@ -312,10 +323,7 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run `distill`; returns the exit code."""
     console = Console(stderr=True)
-    keep_freed_memory()
-    cv2.setNumThreads(1)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     pool = make_pool(args, console)
     config = TrainConfig(steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed, sizes=args.sizes)
     run = Run(config, pool, args.run, args.device, args.teacher, args.replicas)

@@ -19,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -34,7 +33,7 @@ from trainer import extras
 from trainer.augment import plain
 from trainer.card import write_card
 from trainer.clips import Clip, PackedFrames, load_clips, pack_clips, read_index, window_starts
-from trainer.distill import keep_freed_memory
+from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
 from trainer.measure import Stream, clip_aucs, judge_scenes, teacher_probe
 from trainer.pool import SHARES
@@ -319,10 +318,7 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run `embed`; returns the exit code."""
     console = Console(stderr=True)
-    keep_freed_memory()
-    cv2.setNumThreads(1)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     bundle = build(args, console)
     if args.card:
         write_card(bundle, args.card)
