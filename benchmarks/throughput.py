@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.footage import find_clips, make_h264, missing_encoder
+from benchmarks.footage import find_clips, make_h264, need_encoder
 from benchmarks.latency import account
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
@@ -158,9 +158,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
-    missing = missing_encoder()
-    if missing:
-        parser.error(f"{missing}; run .ci/install-rtsp.sh")
+    need_encoder(parser)
     console = Console(quiet=args.json)
     bundle = Bundle.load("embedded")
     clips = find_clips(args.clips)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zmq
-from event_bench import EPOCH, Bench, a_decision, an_event, online
+from event_bench import EPOCH, Bench, MakeBench, a_decision, an_event, online
 
 from stream_detector import wire
 from stream_detector.cli import main
@@ -22,25 +22,7 @@ from stream_detector.subscribe import Subscriber
 from stream_detector.wire import Message
 
 GATE = "v1/alarm/gate/"
-MakeBench = Callable[..., Bench]
 Subscribe = Callable[..., Subscriber]
-
-
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
-    with contextlib.ExitStack() as stack:
-
-        def make(**options: Any) -> Bench:
-            made = Bench(tmp_path, **options)
-            stack.callback(made.close)
-            return made
-
-        yield make
-
-
-@pytest.fixture
-def bench(make_bench: MakeBench) -> Bench:
-    return make_bench()
 
 
 @pytest.fixture
