@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stream_detector.backbones.network import Network
+from stream_detector.backbones.network import FeatureNetwork
 from stream_detector.errors import CheckpointError
 
 FEATURE_DIM = 1024
@@ -102,7 +102,7 @@ class _Mixed(nn.Module):
         return torch.cat([self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)], dim=1)
 
 
-class I3D(Network):
+class I3D(FeatureNetwork):
     """Kinetics-400 I3D. num_classes: None leaves the classifier out, and `forward` returns features.
 
     Input: float32 (B, 3, T, H, W), RGB in [-1, 1].  Features: float32 (B, 1024).  Logits: float32 (B, num_classes).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-class Network(nn.Module):
+class FeatureNetwork(nn.Module):
     """Base of the backbones. fc: the classifier, or None.  A subclass sets `fc` and defines `features`."""
 
     fc: nn.Linear | None

@@ -15,7 +15,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stream_detector.backbones.network import Network
+from stream_detector.backbones.network import FeatureNetwork
 
 Shortcut = Literal["A", "B"]
 PLANES = (64, 128, 256, 512)
@@ -85,7 +85,7 @@ class Bottleneck(nn.Module):
         return result
 
 
-class ResNet3D(Network):
+class ResNet3D(FeatureNetwork):
     """depth: 10, 18, 34 or 50.  shortcut: "A" or "B".  width: factor on all channels.
 
     num_classes: None leaves the classifier `fc` out, and `forward` returns features.  Weights start random (He et al.

@@ -14,7 +14,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stream_detector.backbones.network import Network
+from stream_detector.backbones.network import FeatureNetwork
 
 Kind = Literal["full", "flat", "split"]
 KINDS: dict[str, tuple[Kind, Kind, Kind, Kind]] = {
@@ -62,7 +62,7 @@ class VideoBlock(nn.Module):
         return result
 
 
-class VideoResNet(Network):
+class VideoResNet(FeatureNetwork):
     """arch: "r3d_18", "mc3_18" or "r2plus1d_18".  num_classes: None leaves the classifier `fc` out."""
 
     feature_dim = 512
