@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from stream_detector.errors import ConfigError
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1/status/_detector/); no camera has it
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
@@ -184,6 +185,8 @@ class CameraConfig(Section):
                 f"camera name {name!r} is not allowed: use 1 to 64 of a-z, 0-9, '_' and '-', for instance "
                 f"{slug(name)!r}"
             )
+        if name == DETECTOR:
+            raise ValueError(f"camera name {name!r} is not allowed: the detector reports its own trouble under it")
         return name
 
     @field_validator("mask")

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from benchmarks.faultlib.fuzz import mutated
 from stream_detector import wire
+from stream_detector.config import build_config
 from stream_detector.cursor import parse_cursor
-from stream_detector.errors import ProtocolError, StreamDetectorError
+from stream_detector.errors import ConfigError, ProtocolError, StreamDetectorError
 from stream_detector.types import CameraStatus
 
 # fmt: off
@@ -50,6 +51,11 @@ def test_an_event_has_exactly_the_keys_of_the_contract_and_fits_the_schema() -> 
     validator.validate(with_evidence)
     for spoiled in ({"seq": 0}, {"reason": "normal"}, {"epoch": "x"}, {"camera": "Gate 1"}):
         assert not validator.is_valid({**body, **spoiled})
+
+
+def test_no_camera_has_the_name_under_which_the_detector_speaks() -> None:
+    with pytest.raises(ConfigError, match="reports its own trouble"):
+        build_config({"cameras": [{"name": wire.DETECTOR, "source": "a.mp4"}]})
 
 
 def test_ids_are_stable_and_tell_everything_apart() -> None:
