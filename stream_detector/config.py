@@ -259,7 +259,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
             {"name": name, **(entry if isinstance(entry, dict) else {"source": str(entry)})}
             for name, entry in cameras.items()
         ]
-    if "threshold" in values:  # a convenience: the one key people set
+    if "threshold" in values and isinstance(values.get("alarm", {}), dict):  # a convenience: the one key people set
         values.setdefault("alarm", {}).setdefault("threshold", values.pop("threshold"))
     return build_config(merge(values, overrides or {}), str(path))
 
@@ -296,4 +296,11 @@ def _sentence(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
         return f"unknown key {key!r}; {hint}"
     message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    if first["type"] == "model_type":
+        return f"{key}: this is a section; write [{key}] and its keys below it"
+    if message.startswith("Input should") and isinstance(
+        given, bool | int | float
+    ):  # never a text: it may hold a password
+        return f"{key} is {given}; it {message.removeprefix('Input ')}"
     return f"{key}: {message}" if key else message

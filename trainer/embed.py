@@ -303,7 +303,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
     parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
     parser.add_argument("--name", default="embedded")
-    parser.add_argument("--normal-licence", default="as its owner says", help="of the recordings of --normal-videos")
+    parser.add_argument(
+        "--normal-licence", default="as its owner says", help="of the recordings that `distill --normal-videos` read"
+    )
     parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
     parser.add_argument("--scenes", type=int, default=6, help="rendered scenes of each kind for calibration")
     parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")

@@ -90,7 +90,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """`trainer export`."""
     parser = subparsers.add_parser("export", help="head and backbone to a bundle")
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--bundle", default="embedded", help="bundle whose backbone made the features")
+    parser.add_argument(
+        "--bundle", default="embedded", help="bundle whose backbone made the features (default: embedded)"
+    )
     parser.add_argument("--results", type=Path, help="results.json of `trainer evaluate`, for the model card")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--name", help="name of the new bundle (default: the folder's)")

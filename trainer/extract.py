@@ -234,7 +234,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--where", action="append", default=[], metavar="COLUMN=A,B", help="take these rows of --list only"
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bundle", default="embedded", help="name or folder of a bundle whose backbone to use")
+    parser.add_argument("--bundle", default="embedded", help="whose backbone to use (default: the embedded one)")
     parser.add_argument("--backbone", help="instead of --bundle: an architecture, with --weights")
     parser.add_argument("--weights", help="name of stored weights (`stream-detector models list`)")
     parser.add_argument("--stride", type=int, default=16, help="frames between the starts of two windows")

@@ -46,8 +46,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="[GROUP=]NORMAL",
         help="videos, folders or scores.csv files in which nothing happens; groups such as day=… night=… with --apart",
     )
-    parser.add_argument("--false-alarms-per-hour", type=float, required=True, metavar="X", help="of one camera")
-    parser.add_argument("--confidence", type=float, default=0.95)
+    parser.add_argument(
+        "--false-alarms-per-hour", type=float, required=True, metavar="X", help="at most so many, of one camera"
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, metavar="P", help="that the true rate is not higher (default 0.95)"
+    )
     parser.add_argument("--apart", action="store_true", help="a threshold for every GROUP, for instance day and night")
     parser.add_argument(
         "--check", nargs="+", default=[], metavar="NORMAL", help="other footage: what rate is seen there?"
@@ -55,10 +59,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of smoothing, alarms and stride")
     parser.add_argument("--camera", metavar="NAME", help="a camera of the configuration: its own settings")
     parser.add_argument("--write", action="store_true", help="write the threshold to that camera in that configuration")
-    parser.add_argument("--bundle", metavar="NAME_OR_DIR")
-    parser.add_argument("--stride", type=int, metavar="FRAMES")
-    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="files open")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
+    parser.add_argument("--stride", type=int, metavar="FRAMES", help="from one window to the next (default 16)")
+    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="files read side by side")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
