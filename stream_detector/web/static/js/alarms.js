@@ -84,12 +84,15 @@ export async function open(main, context, _id, query) {
     tell();
   }
   const tell = () => setText(told, items.size ? "" : "No alarm matches. That is a statement only for what was watched: see coverage on the live page.");
-  const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value) && (!since.value || alarm.start_utc >= toUtc(since.value))
+  const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value || alarm.start_utc <= toUtc(until.value)) && (!since.value || alarm.start_utc >= toUtc(since.value))
     && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack) }[state.value] ?? true);
   const offs = [
     context.on("alarm", (alarm) => {
       const item = items.get(alarm.id);
-      if (item && item.alarm.number === alarm.number) item.set(alarm);
+      if (item && !matches(alarm)) {
+        items.delete(alarm.id);
+        item.node.remove();
+      } else if (item && item.alarm.number === alarm.number) item.set(alarm);
       else if (matches(alarm)) {
         if (item) item.node.remove();
         const added = new Item(alarm);
