@@ -23,7 +23,7 @@ from stream_detector.preprocess import recipe_named
 from trainer.clips import Clip, load_clips
 from trainer.embed import MEASURED_SHARES, licences, raw_scores
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
-from trainer.measure import Stream, clip_aucs
+from trainer.measure import Stream, clip_aucs, leave_one_set_out
 from trainer.pool import SHARES
 from trainer.teacher import Targets
 from trainer.threshold import find_threshold
@@ -80,7 +80,11 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "smoothing": {"kind": "ema", "time_constant_s": TIME_CONSTANT_S},
         "threshold": {"value": threshold, "calibrated": f"{how}; no quiet hours were seen: calibrate it on yours"},
         "training": {"head": asdict(chosen), "windows": int(targets.done.sum()), "teacher_size": args.teacher_size},
-        "results": {"val_clip_auc": table, "heads_tried": tried},
+        "results": {
+            "val_clip_auc": table,
+            "heads_tried": tried,
+            "leave_one_set_out": leave_one_set_out([*train, *val], chosen, SHARES),
+        },
         "licences": licences(clips),
     }
     return write_bundle(args.out, parts, None, head.state_dict())
