@@ -39,7 +39,8 @@ from stream_detector.types import WINDOW_FRAMES
 SCHEMA: Literal["stream-detector.bundle/1"] = "stream-detector.bundle/1"
 MAX_MANIFEST_BYTES = 1_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-EMBEDDED = Path(__file__).parent / "bundles" / "embedded"
+SHIPPED = Path(__file__).parent / "bundles"  # found by their folder's name, before any other place
+EMBEDDED = SHIPPED / "embedded"
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -210,8 +211,8 @@ class Bundle:
 def find_bundle(name_or_dir: str | Path) -> Path:
     """The folder of a bundle. Raises BundleError when there is none."""
     text = str(name_or_dir)
-    if text == "embedded":
-        candidates = [EMBEDDED]
+    if NAME.fullmatch(text) and (SHIPPED / text / "bundle.json").is_file():
+        candidates = [SHIPPED / text]
     else:
         candidates = [Path(text)]
         if NAME.fullmatch(text):

@@ -35,7 +35,7 @@ from trainer.card import write_card
 from trainer.clips import Clip, PackedFrames, load_clips, pack_clips, read_index, window_starts
 from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
-from trainer.measure import Stream, clip_aucs, judge_scenes, teacher_probe
+from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.student import Student
 from trainer.teacher import Targets
@@ -158,6 +158,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     results: dict[str, Any] = {
         "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
         "heads_tried": tried,
+        "leave_one_set_out_head_only": leave_one_set_out([*train, *val], chosen, SHARES),
         "mean_score": _mean_scores(scores, val),
     }
     targets_dir = cache / f"teacher-{args.teacher_size}"
