@@ -107,7 +107,7 @@ class Api:
             Route("/api/tune/{name}/write", self._write, methods=["POST"]),
             *(Route(path, self._page) for path in PAGES),
         ]
-        handlers = {StreamDetectorError: _refused}
+        handlers = {StreamDetectorError: _refused, TimeoutError: _too_slow}
         return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
 
     # -- pages and sign-in ------------------------------------------------------------------------------------------
@@ -370,6 +370,10 @@ class _Stream:
 async def _refused(_request: Request, error: StreamDetectorError) -> Response:
     status = 503 if error.exit_code == 1 else 400
     return JSONResponse({"error": str(error)}, status)
+
+
+async def _too_slow(_request: Request, _error: TimeoutError) -> Response:
+    return JSONResponse({"error": "the request came too slowly"}, 408, headers={"connection": "close"})
 
 
 def _no(why: str) -> Response:
