@@ -12,6 +12,8 @@ from stream_detector.commands.findings import Check
 from stream_detector.config import Config
 from stream_detector.errors import StreamDetectorError
 
+HELD = "cannot be bound: something holds it that is no detector, or one that wants a key"
+
 
 def ports(config: Config) -> list[Check]:
     """Whether the sockets of a run can be bound."""
@@ -30,11 +32,11 @@ def ports(config: Config) -> list[Check]:
         trouble = _bind_trouble("0.0.0.0" if host == "*" else host, number)
         option = "--metrics-port" if name == "metrics" else "--bind, or --bind none"
         advice = f"choose another with {option}" if trouble else ""
-        if trouble and name == "events":
+        if trouble == HELD and name == "events":
             ours = _heartbeat_comes(f"tcp://127.0.0.1:{number}" if host in ("*", "0.0.0.0") else bind, config)
-        elif trouble and name == "metrics":
+        elif trouble == HELD and name == "metrics":
             ours = _is_healthz(number)
-        if trouble and ours:
+        if trouble == HELD and ours:
             told = f"a running stream-detector holds {host}:{number}"
             checks.append(Check(f"{name} port", "warn", told, f"a second one beside it needs another: {option}"))
             continue
@@ -82,6 +84,6 @@ def _bind_trouble(host: str, port: int) -> str:
             probe.listen(1)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return "cannot be bound: something holds it that is no detector, or one that wants a key"
+            return HELD
         return f"cannot be bound ({getattr(error, 'strerror', None) or error})"
     return ""
