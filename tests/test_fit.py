@@ -155,9 +155,7 @@ def test_a_set_left_out_is_judged_by_what_the_others_taught() -> None:
     bags = _bags(160, 3)
     same = leave_one_set_out(bags, HeadConfig(decay=0.003), {})
     assert same.keys() == {"a", "b"} and all(row["value"] > 0.9 for row in same.values())
-    turned = [
-        Bag(b.features * -1.0, b.set, b.abnormal) if b.set == "b" else b for b in bags
-    ]
+    turned = [Bag(b.features * -1.0, b.set, b.abnormal) if b.set == "b" else b for b in bags]
     other = leave_one_set_out(turned, HeadConfig(decay=0.003), {})
     assert other["b"]["value"] < 0.5
     assert leave_one_set_out([b for b in bags if b.set == "a"], HeadConfig(), {}) == {}  # nothing to learn from
