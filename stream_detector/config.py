@@ -64,10 +64,10 @@ class WindowConfig(Section):
 
 
 class BatchConfig(Section):
-    """Windows → Batches."""
+    """Windows → Batches. max_size and max_wait_ms: what suits the engine, unless given."""
 
-    max_size: Annotated[int, Field(ge=1, le=1024)] = 16
-    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] = 10.0
+    max_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] | None = None
     buffer_windows: Annotated[int, Field(ge=1, le=1024)] = 4  # per camera; live: the oldest is dropped, files wait
 
 

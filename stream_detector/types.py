@@ -268,13 +268,19 @@ class CameraCounters:
 
 
 class Engine(Protocol):
-    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only."""
+    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only.
+
+    max_batch: what `infer` takes.  good_batch, good_wait_s: how many windows at once are worth while, and how long to
+    wait for them: a larger batch than that only makes its first windows late.
+    """
 
     name: str
     device: str
     precision: str
     reason: str
     max_batch: int
+    good_batch: int
+    good_wait_s: float
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """frames: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= max_batch. Raises EngineError; never returns zeros instead."""

@@ -38,6 +38,8 @@ class OneScoreEngine:
     precision: str = "fp32"
     reason: str = "nothing faster is installed"
     max_batch: int = 4
+    good_batch: int = 4
+    good_wait_s: float = 0.0
     shape: tuple[int, ...] = ()
     closed: bool = False
 

@@ -95,6 +95,7 @@ class OpenVinoEngine:
     name = "openvino"
     device = "cpu"
     max_batch = 64
+    good_wait_s = 0.0  # windows run one by one: there is nothing to wait for
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", reason: str = "asked for", threads: int = 0) -> None:
         openvino = import_openvino()
@@ -104,6 +105,7 @@ class OpenVinoEngine:
         self._dim = bundle.manifest.backbone.feature_dim
         self._tensor = openvino.Tensor
         count = threads or available_cores()
+        self.good_batch = count
         try:
             core = openvino.Core()
             if precision == "int8":
