@@ -17,7 +17,7 @@ import pytest
 from event_bench import MakeBench
 
 from stream_detector.commands import doctor
-from stream_detector.config import Config, build_config
+from stream_detector.config import Config, WebConfig, build_config
 from stream_detector.errors import BundleError, ConfigError
 from stream_detector.types import EngineOutput
 
@@ -170,6 +170,18 @@ def test_a_running_detector_is_named_and_no_failure(make_bench: MakeBench, tmp_p
     assert [check.state for check in checks] == ["warn", "warn"]
     assert checks[0].detail == f"a running stream-detector holds {where}"
     assert "--bind" in checks[0].advice
+
+
+def test_the_port_of_the_page_is_looked_at(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        config = config_in(tmp_path).model_copy(update={"web": WebConfig(bind=f"127.0.0.1:{port}")})
+        (page,) = doctor.ports(config)
+    (free,) = doctor.ports(config)
+    assert free.state == "ok"
+    assert (free.name, page.name, page.state) == ("page port", "page port", "fail")
+    assert "--web" in page.advice
 
 
 def test_an_odd_port_fails_without_a_traceback(tmp_path: Path) -> None:

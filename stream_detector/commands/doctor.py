@@ -39,7 +39,13 @@ REQUIRED = (
     "matplotlib",
     "platformdirs",
 )
-OPTIONAL = {"openvino": "the fast engine on CPUs", "nncf": "int8", "scikit-learn": "training", "tensorflow": "training"}
+OPTIONAL = {
+    "openvino": "the fast engine on CPUs",
+    "nncf": "int8",
+    "uvicorn": "the page to watch",
+    "scikit-learn": "training",
+    "tensorflow": "training",
+}
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
 LOW_DISK_BYTES, NO_DISK_BYTES = 2_000_000_000, 100_000_000
 LOW_FILES = 1024

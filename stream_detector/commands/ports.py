@@ -26,16 +26,19 @@ def ports(config: Config) -> list[Check]:
             wanted += [(name, host.strip("[]"), number) for name, number in numbers]
     if config.telemetry.metrics_port:
         wanted.append(("metrics", "127.0.0.1", config.telemetry.metrics_port))
+    host, _, port = config.web.bind.rpartition(":")
+    if port.isdecimal():
+        wanted.append(("page", host.strip("[]"), int(port)))
     checks = []
-    ours = False  # the holder of the events port is a detector: then the port after it is that one's as well
+    ours = False  # a detector holds the port before; the recovery port and the page are then its as well
     for name, host, number in wanted:
         trouble = _bind_trouble("0.0.0.0" if host == "*" else host, number)
-        option = "--metrics-port" if name == "metrics" else "--bind, or --bind none"
+        option = {"metrics": "--metrics-port", "page": "--web"}.get(name, "--bind, or --bind none")
         advice = f"choose another with {option}" if trouble else ""
         if trouble == HELD and name == "events":
             ours = _heartbeat_comes(f"tcp://127.0.0.1:{number}" if host in ("*", "0.0.0.0") else bind, config)
-        elif trouble == HELD and name == "metrics":
-            ours = _is_healthz(number)
+        elif trouble == HELD and name != "recovery":
+            ours = _is_healthz(number) or (ours and name == "page")
         if trouble == HELD and ours:
             told = f"a running stream-detector holds {host}:{number}"
             checks.append(Check(f"{name} port", "warn", told, f"a second one beside it needs another: {option}"))
