@@ -190,13 +190,17 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known."""
+    """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known.
+
+    features: float32 (D,), from the engine to the decision thread only, for heads that carry a state; None after.
+    """
 
     ref: WindowRef
     raw: float
     scored_s: float
     timing: Timing
     previews: tuple[Preview, ...] = ()
+    features: Float32Array | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +272,11 @@ class CameraCounters:
 
 
 class Engine(Protocol):
-    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only."""
+    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only.
+
+    A head that carries a state runs in the decision thread, from the features; the scores are then those of windows
+    without a past.
+    """
 
     name: str
     device: str

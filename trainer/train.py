@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
+from stream_detector.temporal import Scaling
 from stream_detector.types import Float32Array
 from trainer.backend import BACKENDS, seed_everything, use_backend
 from trainer.bags import Sampler, bags_of, validation_split
 from trainer.checkpoint import Checkpoint, Curve, versions
 from trainer.features import FeatureSet, load_features, require_both_classes, require_finite
-from trainer.heads import HeadSpec, Scaling, build_head, fit_scaling, kernels_of, see, weights_of
+from trainer.heads import HeadSpec, build_head, fit_scaling, kernels_of, see, weights_of
 from trainer.metrics import roc_auc
 
 Progress = Callable[[int, int, str], None]
@@ -98,7 +99,7 @@ def head_spec(hyper: Hyper, dim: int) -> HeadSpec:
     kind: Any = hyper.head
     projection = min(hyper.projection, dim)
     return HeadSpec(
-        dim, kind, hyper.widths, hyper.dropout, hyper.kernel, hyper.dilations, projection, hyper.views, hyper.members
+        dim, kind, hyper.widths, hyper.kernel, hyper.dilations, projection, hyper.views, hyper.members, hyper.dropout
     )
 
 
