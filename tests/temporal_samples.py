@@ -24,19 +24,16 @@ SPECS = {
 }
 
 
-def small_checkpoint(arch: str, features: dict[str, Any] | None = None, gain: float = 1.0) -> Checkpoint:
+def small_checkpoint(arch: str, features: dict[str, Any] | None = None) -> Checkpoint:
     """features: the manifest of the features that it was (not) trained on."""
     spec, rng = SPECS[arch], np.random.default_rng(3)
     networks = []
     for view in spec.views:
         for _ in range(spec.members):
-            shapes = spec.shapes(view)
-            networks.append(
-                {
-                    n: (rng.normal(size=s) * gain / np.sqrt(np.prod(s[:-1]))).astype(np.float32)
-                    for n, s in shapes.items()
-                }
-            )
+            weights = {}
+            for name, shape in spec.shapes(view).items():  # scaled by fan-in: logits stay within a few units
+                weights[name] = (rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
+            networks.append(weights)
     axes = np.linalg.qr(rng.normal(size=(DIM, spec.projection)))[0].astype(np.float32) if spec.projection else None
     scaling = Scaling(np.full(DIM, 0.3, np.float32), np.full(DIM, 0.8, np.float32), axes)
     return Checkpoint(

@@ -271,9 +271,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def training_videos(features: FeatureSet) -> FeatureSet:
-    """All but the test videos; every video when the source knows no splits."""
+    """Those of split "train", so that "val" and "test" stay unseen; every video when the source knows no splits."""
     splits = {v.split for v in features.videos}
-    return features.of_split("train", "val") if splits - {""} else features
+    return features.of_split("train") if splits - {""} else features
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
