@@ -106,6 +106,7 @@ def cross_validated(features: FeatureSet, hyper: Hyper, scaling: Scaling, seed: 
         rows.append(judged([head.score_rows(v.rows) for v in judge.videos], judge.labels()))
     told: dict[str, Any] = {key: round(float(np.mean([r[key] for r in rows])), 4) for key in rows[0]}
     told["figure_se"] = round(float(np.std([r["figure"] for r in rows], ddof=1) / np.sqrt(len(rows))), 4)
+    told["figure_by_fold"] = [round(r["figure"], 4) for r in rows]  # the same folds for all: compare them in pairs
     return told | {"seconds": round(time.monotonic() - began, 1)}
 
 
