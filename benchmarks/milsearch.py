@@ -31,10 +31,12 @@ from stream_detector.temporal import Scaling
 from trainer.features import FeatureSet, load_features
 from trainer.heads import HeadSpec
 from trainer.metrics import roc_auc
-from trainer.train import PRESETS, Hyper, train, training_scaling
+from trainer.train import Hyper, train, training_scaling
 
 FOLDS = 4
-BASE = replace(PRESETS["causal"], members=1)
+THREE = ("rows", "mean:32", "change:8")
+BASE = Hyper(head="causal", widths=(128,), dilations=(1,), views=("rows", "change:8"), loss="topk", mu3=0.0,
+             optimizer="adamw", weight_decay=0.01, projection=512, target_norm=8.0, steps=200, patience=8)  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
     "norm 4": {"target_norm": 4.0},
@@ -57,7 +59,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "mean:8 and change:8": {"views": ("mean:8", "change:8")},
     "mean:32 and change:8": {"views": ("mean:32", "change:8")},
     "rows and change:32": {"views": ("rows", "change:32")},
-    "rows, mean:32, change:8": {"views": ("rows", "mean:32", "change:8")},
+    "rows, mean:32, change:8": {"views": THREE},
+    "three views, norm 4": {"views": THREE, "target_norm": 4.0},
+    "three views, k 8": {"views": THREE, "k": 8},
+    "three views, no convolution": {"views": THREE, "dilations": ()},
+    "three views, 2 members": {"views": THREE, "members": 2},
     "decay 0.1": {"weight_decay": 0.1},
     "rate 3e-4": {"learning_rate": 3e-4, "steps": 500},
     "projection 128": {"projection": 128},
