@@ -1,7 +1,8 @@
 """Scores → decisions → events: what the one decision thread does, without the thread.
 
-For every score, in order: evidence sees its previews, the camera's smoother and alarm machine take it, an event (if it
-causes one) is journalled and sent, the score is sent and written down. Wiring code: it may import stages.
+For every score, in order: evidence sees its previews, a head that carries a state makes the raw score of the features,
+the camera's smoother and alarm machine take it, an event (if it causes one) is journalled and sent, the score is sent
+and written down. Wiring code: it may import stages.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
 from stream_detector.errors import UsageError
 from stream_detector.smooth import make_smoother
 from stream_detector.telemetry import Telemetry
+from stream_detector.temporal import CUTS, StreamingHead
 from stream_detector.trouble import CameraTrouble
 from stream_detector.types import (
     AlarmEvent,
@@ -146,7 +148,9 @@ class Decider:
         trouble: TroubleConfig | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
+        make_head: Callable[[], StreamingHead] | None = None,
     ) -> None:
+        """make_head: a fresh scorer for one camera, for bundles whose head carries a state."""
         self._sink = sink
         self._telemetry = telemetry
         self._clock = clock
@@ -157,6 +161,7 @@ class Decider:
         self._epoch = epoch
         self._plans = {plan.name: plan for plan in plans}
         self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
+        self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
         self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
         self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
         now_s = self._tick_s = clock.monotonic()
@@ -170,6 +175,7 @@ class Decider:
         recorder = self._evidence if plan.evidence else None
         if recorder:
             recorder.observe(ref.camera, score.previews)
+        score = dataclasses.replace(score, raw=self._raw(score), features=None)
         smoothed = self._smoothers[ref.camera].update(ref.start_s, ref.end_s, score.raw)
         decision, event = self._machines[ref.camera].step(score, smoothed)
         decided_s = self._clock.monotonic()
@@ -225,6 +231,15 @@ class Decider:
             self._finish(plan, reason)
         if self._scores:
             self._scores.flush()
+
+    def _raw(self, score: Score) -> float:
+        """The engine's score, or that of the camera's own head, whose memory ends at a discontinuity."""
+        head = self._heads.get(score.ref.camera)
+        if head is None or score.features is None:
+            return score.raw
+        if CUTS.intersection(score.ref.degraded):
+            head.reset()
+        return head.step(score.features)
 
     def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmMachine:
         # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.

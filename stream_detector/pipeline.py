@@ -317,6 +317,7 @@ class Pipeline:
                     forward=output.forward_s * 1e3,
                 ),
                 previews=window.previews,
+                features=output.features[row],
             )
             for row, window in enumerate(batch.windows)
         )

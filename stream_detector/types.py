@@ -190,13 +190,17 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known."""
+    """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known.
+
+    features: float32 (D,), from the engine to the decision thread only, for heads that carry a state; None after.
+    """
 
     ref: WindowRef
     raw: float
     scored_s: float
     timing: Timing
     previews: tuple[Preview, ...] = ()
+    features: Float32Array | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,9 @@ class CameraCounters:
 
 class Engine(Protocol):
     """uint8 windows in, features and scores out; the head runs inside. Used by one thread only.
+
+    A head that carries a state runs in the decision thread, from the features; the scores are then those of windows
+    without a past.
 
     max_batch: what `infer` takes.  good_batch, good_wait_s: how many windows at once are worth while, and how long to
     wait for them: a larger batch than that only makes its first windows late.

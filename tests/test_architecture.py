@@ -12,13 +12,13 @@ PACKAGE = ROOT / "stream_detector"
 
 FOUNDATION = {"types", "errors", "config"}
 # What a module may import of the package beside the foundation. A stage that is not named here may import nothing else.
-MODEL = {"preprocess", "backbones", "head", "bundle", "weights"}
+MODEL = {"preprocess", "backbones", "head", "temporal", "bundle", "weights"}
 ALLOWED: dict[str, set[str]] = {
     "bundle": MODEL,
     "weights": MODEL | {"download"},
     "engines": MODEL | {"engines"},
     "backbones": MODEL | {"backbones"},
-    "head": {"preprocess"},
+    "head": {"preprocess", "temporal"},
     "capture": {"pictures", "readers", "sources", "tally", "watchdog"},
     "readers": {"demo", "pictures", "sources"},
     "sources": {"demo"},

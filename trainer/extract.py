@@ -3,9 +3,10 @@
     python -m trainer extract --list videos.csv --out features/           or   --ucf-crime DIR
                               --bundle embedded | --backbone ARCH --weights NAME
 
-A video becomes `<name>.npz` (features float32 (T, D); starts, ends: half-open, in frames of the file; start_s, end_s),
-put in place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around
-it nor on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
+A video becomes `<name>.npz` (features float32 (T, D); starts, ends: half-open, in frames of the file; start_s, end_s;
+cut: True where a window does not follow on from the one before, so that a head that remembers forgets there), put in
+place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around it nor
+on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
+from stream_detector.temporal import CUTS
 from stream_detector.types import Engine, Window
 from trainer.decode import DecodeState, Decoding, decode_all
 from trainer.features import MANIFEST, MANIFEST_SCHEMA
@@ -73,7 +75,7 @@ def key_of(facts: dict[str, Any]) -> str:
 
 def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any, Any]]:
     """Arrays of one video; at most BATCH windows of pixels are held. Raises DataError when there was no window."""
-    batch, rows, refs = list[Window](), list[np.ndarray[Any, Any]](), list[tuple[int, int, float, float]]()
+    batch, rows, refs = list[Window](), list[np.ndarray[Any, Any]](), list[tuple[int, int, float, float, bool]]()
 
     def flush() -> None:
         if batch:
@@ -83,7 +85,7 @@ def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any,
     for window in decoding:
         batch.append(window)
         ref = window.ref
-        refs.append((ref.start_frame, ref.end_frame + 1, ref.start_s, ref.end_s))
+        refs.append((ref.start_frame, ref.end_frame + 1, ref.start_s, ref.end_s, not CUTS.isdisjoint(ref.degraded)))
         if len(batch) == min(BATCH, engine.max_batch):
             flush()
     flush()
@@ -98,6 +100,7 @@ def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any,
         "ends": np.array(columns[1], np.int64),
         "start_s": np.array(columns[2], np.float64),
         "end_s": np.array(columns[3], np.float64),
+        "cut": np.array(columns[4], bool),
     }
 
 
@@ -241,6 +244,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--decoders", type=int, default=2, help="videos decoded at once")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.set_defaults(run=main)
 
 
@@ -251,7 +255,7 @@ def main(args: argparse.Namespace) -> int:
     where = {k: set(v.split(",")) for k, _, v in (w.partition("=") for w in args.where)}
     videos = read_list(args.list, args.root, where) if args.list else read_ucf_crime(args.ucf_crime)
     with bundle_for(args) as bundle, step_progress("extracting") as progress:
-        engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device))
+        engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device, precision=args.precision))
         began, tally = time.monotonic(), Tally()
         try:
             for video, tally in extract(videos, bundle, engine, args.out, args.stride, args.decoders):
