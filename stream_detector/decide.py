@@ -186,9 +186,8 @@ class Decider:
             self._send(event, plan, score, decided_s)
         elif recorder and decision.alarmed:
             recorder.peak(ref.camera, self._machines[ref.camera].open_id or "", ref.end_s, smoothed)
-        decision = dataclasses.replace(
-            decision, score=dataclasses.replace(score, timing=self._timing(score.timing, decided_s))
-        )
+        timing, utc = self._closed(score.timing, decided_s)
+        decision = dataclasses.replace(decision, score=dataclasses.replace(score, timing=timing), emitted_utc=utc)
         self._sink.score(decision)
         self._telemetry.decision(decision, plan.threshold)
         if self._troubles:
@@ -260,8 +259,9 @@ class Decider:
             self._sink.status(status)
             self._telemetry.status(status)
 
-    def _timing(self, timing: Timing, decided_s: float) -> Timing:
-        return dataclasses.replace(timing, publish=(self._clock.monotonic() - decided_s) * 1e3)
+    def _closed(self, timing: Timing, decided_s: float) -> tuple[Timing, float]:
+        now_s, utc = self._clock.monotonic(), self._clock.utc()  # together: the parts shall add up to the whole
+        return dataclasses.replace(timing, publish=(now_s - decided_s) * 1e3), utc
 
     def _finish(self, plan: CameraPlan, reason: EndReason) -> None:
         event = self._machines[plan.name].finish(reason)
@@ -273,7 +273,8 @@ class Decider:
             clip, snapshot = self._evidence.paths(event.camera, event.id)
             event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
         if score is not None:
-            event = dataclasses.replace(event, timing=self._timing(score.timing, decided_s))
+            timing, utc = self._closed(score.timing, decided_s)
+            event = dataclasses.replace(event, timing=timing, emitted_utc=utc)
         body = self._sink.alarm(event)
         self._telemetry.stage("publish", (self._clock.monotonic() - decided_s) * 1e3)  # with the journalling
         self._telemetry.event(body)

@@ -205,11 +205,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A score after causal smoothing, with the alarm state it led to. smoothed: in [0, 1]."""
+    """A score after causal smoothing, with the alarm state it led to. smoothed: in [0, 1].
+
+    emitted_utc: UTC at which its last timing ended; None where nobody timed it.
+    """
 
     score: Score
     smoothed: float
     alarmed: bool
+    emitted_utc: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,8 @@ class AlarmEvent:
 
     start_s, end_s: media time; end_s is None until the end.  score: smoothed score of the newest window.
     windows: the windows since the event before, newest last.  clip, snapshot: paths, or None without evidence.
-    epoch and seq are given by the ledger when the event is journalled, hence not here.
+    emitted_utc: UTC at which the last timing ended, or None.  epoch and seq are given by the ledger when the event is
+    journalled, hence not here.
     """
 
     id: str
@@ -247,6 +252,7 @@ class AlarmEvent:
     clip: str | None = None
     snapshot: str | None = None
     timing: Timing | None = None
+    emitted_utc: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
