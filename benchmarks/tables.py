@@ -160,19 +160,20 @@ def faults(record: Record) -> str:
     found = dict(record["results"])
     cases = {**{k: v for k, v in found.items() if k != "disks"}, **{f"disk: {k}": v for k, v in found["disks"].items()
              if isinstance(v, dict)}}  # fmt: skip
-    head = ["fault", "times", "events", "missing", "twice", "alarms without end", "passed"]
+    head = ["fault", "times", "events", "missing", "twice", "alarms without end", "passed", "commit"]
     rows = []
     for name, case in cases.items():
         sent = case.get("sent")
         times = (
             sum(sent.values())
             if sent
-            else next((case[k] for k in ("kills", "stalls", "flips", "steps") if k in case), None)
+            else next((case[k] for k in ("kills", "stops", "flips", "steps") if k in case), None)
         )
         if name == "fuzz":
             times = case["random"] + case["mutated"]
-        rows.append([name.replace("_", " "), times, *(case.get(k) for k in ("events", "missing", "twice", "unended")),
-                     case["passed"]])  # fmt: skip
+        whole = found["disks"] if name.startswith("disk") else case
+        counts = (case.get(k) for k in ("events", "missing", "twice", "unended"))
+        rows.append([name.replace("_", " "), times, *counts, case["passed"], whole.get("commit")])
     return table(head, rows)
 
 
