@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"records"},
     "report": {"records", "plots"},
     "reportpage": {"records", "plots", "report"},
-    "evidence": {"clipfile"},
+    "evidence": {"clipfile", "memory"},
 }
 WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "web", "__init__", "__main__"}
 
