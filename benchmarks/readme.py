@@ -27,9 +27,10 @@ def source_line(record: Record) -> str:
     commit = f", commit {record['commit']}" if record["commit"] else ""
     load = record.get("settings", {}).get("load_before", 0.0)
     busy = f", **busy with other work before: load average {load:g}**" if load > 0.75 * machine["cores"] else ""
+    command = record["name"].removeprefix("trainer_").replace("_int8", " --precision int8")
     return (
         f"*{record['date'][:10]}{commit}; {machine['processor']}, {machine['cores']} cores ({vector}), "
-        f"{machine['memory_gib']} GiB{busy}; `python -m benchmarks {record['name'].removeprefix('trainer_')}`*"
+        f"{machine['memory_gib']} GiB{busy}; `python -m benchmarks {command}`*"
     )
 
 

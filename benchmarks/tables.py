@@ -263,6 +263,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "latency": ("latency", latency),
     "latency-stages": ("latency", latency_stages),
     "throughput": ("throughput", throughput),
+    "throughput-int8": ("throughput_int8", throughput),
     "throughput-pictures": ("throughput", throughput_pictures),
     "fanout": ("fanout", fanout),
     "peers": ("peers", peers),
