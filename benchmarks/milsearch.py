@@ -10,7 +10,9 @@ list, so the figures are those that weak labels allow, between windows of abnorm
     all     every window of an abnormal video: is the video found, early and throughout?
     video   the highest score of a video: AUC between videos
 
-`figure` is the mean of peaks and all, the very figure that stops training. A killed run goes on from --keep.
+`figure` is the mean of peaks and all, the very figure that stops training. The preset `causal` is the simplest
+candidate within one standard error of the best one, with two members; what weak labels cannot judge is where inside an
+abnormal video the event lies. A killed run goes on from --keep.
 """
 
 from __future__ import annotations
