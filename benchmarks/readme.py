@@ -14,10 +14,13 @@ import difflib
 import re
 from pathlib import Path
 
+from benchmarks import trainertables
 from benchmarks.results import read_results
-from benchmarks.tables import TABLES, Record, plain
+from benchmarks.tables import TABLES as DETECTOR
+from benchmarks.tables import Record, plain
 
 ROOT = Path(__file__).parents[1]
+TABLES = DETECTOR | trainertables.TABLES
 MARKED = re.compile(r"(<!-- benchmark:([a-z0-9_-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
