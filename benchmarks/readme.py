@@ -24,13 +24,18 @@ TABLES = DETECTOR | trainertables.TABLES
 MARKED = re.compile(r"(<!-- benchmark:([a-z0-9_-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
+def command_of(name: str) -> str:
+    """The benchmark, and its options, behind a results file."""
+    return name.removeprefix("trainer_").replace("_int8", " --precision int8")
+
+
 def source_line(record: Record) -> str:
     """Where the figures come from."""
     machine, vector = record["machine"], ", ".join(record["machine"].get("vector", [])) or "no vector extension"
     commit = f", commit {record['commit']}" if record["commit"] else ""
     load = record.get("settings", {}).get("load_before", 0.0)
     busy = f", **busy with other work before: load average {load:g}**" if load > 0.75 * machine["cores"] else ""
-    command = record["name"].removeprefix("trainer_").replace("_int8", " --precision int8")
+    command = command_of(record["name"])
     return (
         f"*{record['date'][:10]}{commit}; {machine['processor']}, {machine['cores']} cores ({vector}), "
         f"{machine['memory_gib']} GiB{busy}; `python -m benchmarks {command}`*"
@@ -43,7 +48,7 @@ def rendered(name: str) -> str:
     try:
         record = read_results(file)
     except FileNotFoundError:
-        return f"Not measured yet: `python -m benchmarks {file}`.\n"
+        return f"Not measured yet: `python -m benchmarks {command_of(file)}`.\n"
     return f"{render(record)}\n\n{source_line(record)}\n"
 
 
