@@ -2,8 +2,8 @@
 
     python -m benchmarks mil --data DIR        DIR holds c3d_fc6_segments.npz and test_annotations.csv
 
-Training sees the training list only; stopping and every choice use held-out training videos (see trainer/train.py; how
-the causal head was chosen: benchmarks/milsearch.py). The test list is scored once per trained head. Each (method,
+Training sees the training list only, and every choice was made inside it (how the causal head was chosen:
+benchmarks/milsearch.py). The test list is scored once per trained head. Each (method,
 backend) runs in a process of its own, because Keras keeps one backend per process. Reported: median and range over the
 seeds, the video bootstrap interval of the median seed, and oracle lines, one of which is told the test videos' own
 labels (benchmarks/milbound.py).
@@ -35,12 +35,15 @@ from trainer.timeline import all_pieces
 from trainer.train import PRESETS, Hyper, train, training_scaling
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far_at_half")
-# Ranking losses: the paper's 512-128-32-1 on the 512 leading principal axes of the 4096-d features, 1,000 steps.
+# Ranking losses: the paper's 512-128-32-1 on the 512 leading principal axes of the 4096-d features. All methods train on
+# the whole training list for a fixed number of steps: with 153 abnormal videos, stopping by a held-out seventh of them
+# was worse in cross-validation (milsearch).
+WHOLE = {"val_share": 0.0, "projection": 512}
 METHODS: dict[str, Hyper] = {
-    "sultani": replace(PRESETS["sultani"], projection=512, steps=1000, patience=10, check_every=100),
-    "milr": replace(PRESETS["paper"], projection=512, steps=1000, patience=10, check_every=100),
-    "topk-mlp": replace(PRESETS["topk"], projection=512),
-    "causal": PRESETS["causal"],
+    "sultani": replace(PRESETS["sultani"], steps=1000, **WHOLE),  # type: ignore[arg-type]
+    "milr": replace(PRESETS["paper"], steps=1000, **WHOLE),  # type: ignore[arg-type]
+    "topk-mlp": replace(PRESETS["topk"], steps=150, **WHOLE),  # type: ignore[arg-type]
+    "causal": replace(PRESETS["causal"], steps=150, **WHOLE),  # type: ignore[arg-type]
 }
 RUNS = (("causal", "torch"), ("topk-mlp", "torch"), ("milr", "torch"), ("sultani", "torch"), ("milr", "tensorflow"))
 

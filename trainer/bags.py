@@ -81,12 +81,15 @@ def _endless(items: Sequence[np.int64] | NDArray[np.int64], rng: np.random.Gener
 
 
 def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the training and of the validation videos: `share` of each category, at least one of each class.
+    """Indices of the training and of the validation videos: `share` of each category, at least one of each class; with
+    a share of 0 all are training videos.
 
     Raises DataError when a class has fewer than two videos.
     """
-    if not 0 < share < 1:
+    if not 0 <= share < 1:
         raise DataError(f"the validation share must lie between 0 and 1, got {share}")
+    if share == 0:
+        return np.arange(len(features.videos)), np.arange(0)
     rng, held = np.random.default_rng(seed), list[int]()
     labels = features.labels()
     for category in sorted({v.category for v in features.videos}):

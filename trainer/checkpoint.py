@@ -41,7 +41,9 @@ class Curve:
 
     @property
     def best_step(self) -> int:
-        """Step with the best validation figure, the first of equals; 0 before the first look."""
+        """Step with the best validation figure, the first of equals; the last without any; 0 before the first look."""
+        if self.step and np.isnan(self.validation).all():
+            return self.step[-1]
         return self.step[self.validation.index(max(self.validation))] if self.step else 0
 
 

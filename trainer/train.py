@@ -3,8 +3,9 @@
     python -m trainer train FEATURES --out runs/head --preset causal --backend torch --seed 0 --set steps=300
 
 The test split is never looked at: a share of the *training* videos is held out by video, the figure of these decides
-when to stop and which weights to keep. There are no frame labels in training, so that figure is the mean of two AUCs
-between windows: the top three of each held-out abnormal video against all windows of normal ones (are peaks high?), and
+when to stop and which weights to keep (with a few dozen abnormal videos that figure is noisy: `val_share=0` trains on
+all of them for a fixed number of steps). There are no frame labels in training, so it is the mean of two AUCs between
+windows: the top three of each held-out abnormal video against all windows of normal ones (are peaks high?), and
 all windows of abnormal videos against them (is the video found?).
 """
 
@@ -64,7 +65,7 @@ class Hyper:
     pairs: int = 30  # abnormal and normal videos a batch, each; paper
     steps: int = 25_000  # at most; paper
     # stopping
-    val_share: float = 0.15  # of the training videos, by video
+    val_share: float = 0.15  # of the training videos, by video; 0: all are trained on, for exactly `steps`
     check_every: int = 25  # steps between two looks at the validation videos
     patience: int = 20  # looks without a better figure before stopping
     seed: int = 0
@@ -146,7 +147,9 @@ def make_optimizer(hyper: Hyper) -> Any:
 
 
 def validation_figure(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
-    """Mean of the two AUCs of the module's docstring. logits (V, T), labels (V,) with both classes."""
+    """Mean of the two AUCs of the module's docstring. logits (V, T), labels (V,) with both classes; NaN of no videos."""
+    if not len(labels):
+        return float("nan")
     normal = logits[labels == 0].ravel().astype(np.float64)
     found = []
     for mine in (np.sort(logits[labels == 1], axis=1)[:, -3:], logits[labels == 1]):
@@ -187,15 +190,15 @@ def train_network(
             )
         if number % hyper.check_every and number != hyper.steps:
             continue
-        logits = predict(model, rows[val])
+        logits = predict(model, rows[val]) if len(val) else np.zeros((0, rows.shape[1]), np.float32)
         figure = validation_figure(logits, labels[val])
         curve.add(number, float(np.mean(recent)), figure)
         recent = []
-        if figure > best:
+        if figure > best or not len(val):
             best, kept, kept_logits = figure, weights_of(model), logits
         if progress:
             progress(number, hyper.steps, f"loss {curve.loss[-1]:.3f}  validation {figure:.3f}  best {best:.3f}")
-        if number - curve.best_step >= hyper.patience * hyper.check_every:
+        if len(val) and number - curve.best_step >= hyper.patience * hyper.check_every:
             break
     assert kept_logits is not None  # the last step always looks
     return kept, kept_logits, curve

@@ -198,7 +198,7 @@ def test_settings_are_typed() -> None:
         ({"head": "transformer"}, "unknown head"),
         ({"views": ("future:3",)}, "unknown view"),
         ({"sparsity_on": "both", "loss": "milr"}, "sparsity_on"),
-        ({"val_share": 0.0}, "between 0 and 1"),
+        ({"val_share": -0.1}, "between 0 and 1"),
         ({"dropout": 1.0}, "dropout"),
         ({"segments": 2}, "at least 3"),
     ],
@@ -241,3 +241,14 @@ def test_help_needs_no_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "import-seed" in done.stdout and "does not exist" in done.stderr
+
+
+def test_without_held_out_videos_all_are_trained_on_for_the_steps_asked(data: Path) -> None:
+    features = load_features(data / "features.npz").of_split("train")
+    checkpoint = train(features, replace(QUICK, val_share=0.0), "torch")
+    assert checkpoint.validation_videos == () and np.isnan(checkpoint.validation)
+    assert [curve.best_step for curve in checkpoint.curves] == [QUICK.steps]
+    test = load_features(data / "features.npz").of_split("test")
+    scores = [checkpoint.head().score_rows(v.rows).max() for v in test.videos]
+    labels = test.labels()
+    assert np.median(np.array(scores)[labels == 1]) > np.median(np.array(scores)[labels == 0])
