@@ -147,7 +147,7 @@ def make_optimizer(hyper: Hyper) -> Any:
 
 
 def validation_figure(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
-    """Mean of the two AUCs of the module's docstring. logits (V, T), labels (V,) with both classes; NaN of no videos."""
+    """Mean of the two AUCs of the module's docstring; NaN without videos. logits (V, T), labels (V,), both classes."""
     if not len(labels):
         return float("nan")
     normal = logits[labels == 0].ravel().astype(np.float64)
