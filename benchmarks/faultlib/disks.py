@@ -53,7 +53,7 @@ def _listen(subscriber: Subscriber, events: list[Event], seconds: float, until: 
 
 def full_disk(folder: Path) -> dict[str, Any]:
     """The disk fills up while alarms come, and is freed again."""
-    with small_disk(folder / "disk", "3m") as disk:
+    with small_disk(folder / "disk", "24m") as disk:  # room for the journal of the whole test: it fills up once
         plan = Plan(free_endpoint(), disk / "ledger.sqlite3")
         events: list[Event] = []
         process = start(run_pipeline, plan)
