@@ -72,6 +72,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "2 members": {"members": 2},
     "all videos, 150 steps": {"val_share": 0.0, "steps": 150},
     "rows only, all videos, 150 steps": {"views": ("rows",), "val_share": 0.0, "steps": 150},
+    "rows only, all dimensions": {"views": ("rows",), "val_share": 0.0, "steps": 150, "projection": 0},
+    "three views, all dimensions": {"views": THREE, "val_share": 0.0, "steps": 150, "projection": 0},
     "three views, all videos, 100 steps": {"views": THREE, "val_share": 0.0, "steps": 100},
     "three views, all videos, 150 steps": {"views": THREE, "val_share": 0.0, "steps": 150},
     "three views, all videos, 300 steps": {"views": THREE, "val_share": 0.0, "steps": 300},
