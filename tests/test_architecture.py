@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "reportpage": {"records", "plots", "report"},
     "evidence": {"clipfile"},
 }
-WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "web", "__init__", "__main__"}
+WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "web", "cluster", "__init__", "__main__"}
 
 
 def modules(package: Path) -> list[Path]:

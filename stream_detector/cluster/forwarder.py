@@ -32,6 +32,7 @@ from stream_detector.wire import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_B
 log = logging.getLogger(__name__)
 
 POLL_MS = 20
+LAST_MS = 200  # at the end: the last events may still be on their way from a shard that has closed
 ANSWER_S = 0.8  # a shard that does not answer for so long is away; subscribers ask again after a second
 _MESSAGES_A_ROUND = 500
 _MAX_PENDING = 1000
@@ -137,7 +138,8 @@ class Forwarder:
             except Exception:  # one odd message must not silence all cameras
                 log.exception("the forwarder passed over an error")
         with contextlib.suppress(Exception):
-            self._forward()
+            while self._xsub.poll(LAST_MS):
+                self._forward()
         for socket in (self._xsub, *self._dealers):
             socket.close(0)
         for socket in (self._xpub, self._router):

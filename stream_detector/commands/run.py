@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options; each maps onto one key of the configuration (see `_MAP`)."""
-    parser = subparsers.add_parser("run", help="watch cameras and recordings, publish alarms")
+    add_options(subparsers.add_parser("run", help="watch cameras and recordings, publish alarms"))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a run can be told; `make_config` reads it."""
     parser.add_argument("sources", nargs="*", metavar="[NAME=]SOURCE", help="file, folder, glob, URL, USB index, demo")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings")
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
