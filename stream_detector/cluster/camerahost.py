@@ -147,7 +147,8 @@ class CameraHost:
         held.released = True
         held.stop.set()
         held.capture.close()
-        self._buffer.end(name)
+        with contextlib.suppress(KeyError):  # it had ended, and its lane is gone
+            self._buffer.end(name)
 
     def beat(self) -> dict[str, Any]:
         """A sign of life, with what was counted. Raises the error that ended this host."""
@@ -185,7 +186,7 @@ class CameraHost:
     # -- capture threads ------------------------------------------------------------------------------------------
 
     def _window(self, held: _Camera, window: Window | None) -> None:
-        if window is None:
+        if window is None or held.released:
             return
         if held.watch is not None:
             window = marked(window, held.watch.check(window))
@@ -200,7 +201,8 @@ class CameraHost:
         if reason.startswith(("failed: ", "truncated: ")):
             held.failure = reason.removeprefix("failed: ")
         self._window(held, held.lane.finish())
-        self._buffer.end(held.plan.name)
+        if not held.released:
+            self._buffer.end(held.plan.name)
 
     # -- the way out ----------------------------------------------------------------------------------------------
 

@@ -37,8 +37,8 @@ def place(
 ) -> dict[str, str]:
     """camera → node id. A camera that no living node may run is left out.
 
-    now: where cameras run at present.  near: camera → tag that its node must have.  slack: a node may carry so many
-    times its share (and one camera more) before cameras leave it.
+    now: where cameras run at present.  near: camera → tag that its node must have.  slack: as long as no node carries
+    more than so many times its share, nothing moves.
     """
     near = near or {}
     allowed = {c: [n for n in nodes if c not in near or near[c] in n.tags] for c in cameras}
@@ -55,13 +55,14 @@ def place(
             placed[camera] = best.id
             load[best.id] += 1
     share = len(placed) / sum(node.weight for node in nodes) if nodes else 0.0
+    if not any(load[node.id] > share * node.weight * slack for node in nodes):
+        return placed
     for camera in reversed(cameras):
         if camera not in placed or camera not in now:
             continue
         at = next(node for node in nodes if node.id == placed[camera])
         best = _lightest(allowed[camera], load)
-        too_much = load[at.id] > share * at.weight * slack and load[at.id] > share * at.weight + 0.5
-        if too_much and (load[best.id] + 1) / best.weight < load[at.id] / at.weight:
+        if load[at.id] > share * at.weight + 0.5 and (load[best.id] + 1) / best.weight < load[at.id] / at.weight:
             load[at.id] -= 1
             load[best.id] += 1
             placed[camera] = best.id
