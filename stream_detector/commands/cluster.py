@@ -13,11 +13,11 @@ from stream_detector.assemble import plan_camera
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.placement import parse_near
-from stream_detector.cluster.rayenv import connected, import_ray
 from stream_detector.commands.run import add_options, make_config, stop_on_signals
 from stream_detector.config import Config, build_config
 from stream_detector.errors import ConfigError
 from stream_detector.logs import set_up_logging
+from stream_detector.raypool import connected, import_ray
 from stream_detector.sources import file_path, kind, redact
 
 
