@@ -43,7 +43,7 @@ class _Kind:
 
 
 class Extractor:
-    """A worker. args: of `trainer extract`.  engine: fixed by the driver, so that all workers make the same features."""
+    """A worker. args: of `trainer extract`.  engine: fixed by the driver, so that all workers agree."""
 
     def __init__(self, args: argparse.Namespace, engine: EngineConfig) -> None:
         self._stride = int(args.stride)

@@ -114,7 +114,7 @@ class Scorer:
                 clock=clock,
             ).run()
             scores.close()
-            rows = table.read_text(encoding="utf-8").partition("\n")[2]
+            rows = table.read_bytes().decode().partition("\n")[2]
         if result.error is not None:
             raise result.error
         failure = result.failed.get(plan.name, "")
