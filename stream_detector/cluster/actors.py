@@ -1,15 +1,16 @@
 """The hosts as Ray actors: thin covers, so that everything worth testing is testable without Ray.
 
-Cameras and shards are asynchronous actors (one event loop, their work in threads of their own), an engine is a threaded
-one (a blocked call a thread). None restarts by itself: the supervisor knows what a successor must be told.
+Camera hosts and engines are threaded actors (a blocked call holds a thread), shards are asynchronous ones (calls begin
+in the order of their sender, all work is done by the shard's own thread). None restarts by itself: the supervisor knows
+what a successor must be told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stream_detector.cluster.camerahost import CameraHost, Gone
@@ -26,6 +27,7 @@ from stream_detector.types import CameraStatus, Decision, EndReason, UInt8Array
 ENGINE_S = 30.0  # an engine that does not answer for so long is passed over
 DELIVER_S = 5.0
 ENGINE_CALLS = 64
+HOST_CALLS = 8
 REMOTE = 1  # an engine on another node is asked when the own one has so many more batches waiting
 
 
@@ -95,30 +97,33 @@ class CameraActor:
         self._link = RayLink()
         self._drops = _counter("stream_detector_dropped_windows", "Windows dropped by cause", "cause")
         self._host = CameraHost(config, recipe, self._link, shards, on_drop=lambda _c, why: self._drops(why))
-        self._hands = ThreadPoolExecutor(1)
+        self._lock = threading.Lock()
+        self._wiring = -1
 
-    async def wire(self, engines: dict[str, tuple[Any, bool]], shards: dict[int, Any]) -> None:
-        """Engines by name (handle, whether it is on this node), and shards by number."""
-        self._link.engines, self._link.shards = engines, shards
+    def wire(self, number: int, engines: dict[str, tuple[Any, bool]], shards: dict[int, Any]) -> None:
+        """Engines by name (handle, whether it is on this node), and shards by number. number: the newest counts."""
+        with self._lock:
+            if number > self._wiring:
+                self._wiring, self._link.engines, self._link.shards = number, engines, shards
 
-    async def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, Resume]]) -> None:
+    def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, Resume]]) -> None:
         """Run these from where they were."""
-        loop = asyncio.get_running_loop()
-        for camera in cameras:
-            await loop.run_in_executor(self._hands, self._host.assign, *camera)
+        with self._lock:
+            for camera in cameras:
+                self._host.assign(*camera)
 
-    async def release(self, cameras: Sequence[str]) -> None:
+    def release(self, cameras: Sequence[str]) -> None:
         """Let go of these: they run elsewhere."""
         for name in cameras:
             self._host.release(name)
 
-    async def beat(self) -> dict[str, Any]:
+    def beat(self) -> dict[str, Any]:
         """See `CameraHost.beat`."""
         return self._host.beat()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop every camera and deliver what is scored."""
-        await asyncio.get_running_loop().run_in_executor(self._hands, self._host.close)
+        self._host.close()
 
 
 class EngineActor:

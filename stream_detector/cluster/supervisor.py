@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stream_detector.bundle import Bundle
-from stream_detector.cluster.actors import ENGINE_CALLS, CameraActor, EngineActor, ShardActor
+from stream_detector.cluster.actors import ENGINE_CALLS, HOST_CALLS, CameraActor, EngineActor, ShardActor
 from stream_detector.cluster.forwarder import Forwarder
 from stream_detector.cluster.messages import shard_of
 from stream_detector.cluster.placement import Node, place
@@ -93,6 +93,7 @@ class Supervisor:
     _homeless: set[str] = field(default_factory=set, init=False)
     _errands: list[tuple[Any, tuple[str, ...]]] = field(default_factory=list, init=False)
     _deaths: list[tuple[str, float]] = field(default_factory=list, init=False)
+    _wirings: int = field(default=0, init=False)
     _looked_s: float = field(default=float("-inf"), init=False)
     _began_s: float = field(default=0.0, init=False)
     _ready: bool = field(default=False, init=False)
@@ -280,7 +281,9 @@ class Supervisor:
             if f"engine-{node.id}-{gpu}" not in self._actors:
                 self._start_engine(node, gpu)
         if f"host-{node.id}" not in self._actors:
-            actor = self.ray.remote(CameraActor).options(**self._options(node.id, num_cpus=0))
+            actor = self.ray.remote(CameraActor).options(
+                **self._options(node.id, num_cpus=0, max_concurrency=HOST_CALLS)
+            )
             handle = actor.remote(self.config, self.bundle.recipe, self.shards)
             self._enter("host", f"host-{node.id}", node.id, handle)
 
@@ -316,12 +319,13 @@ class Supervisor:
 
     def _wire(self) -> None:
         """Tell every host which engines and shards there are."""
+        self._wirings += 1
         ready = [actor for actor in self._actors.values() if actor.told is not None]
         shards = {int(actor.key[6:]): actor.handle for actor in ready if actor.kind == "shard"}
         for host in ready:
             if host.kind == "host":
                 engines = {a.key: (a.handle, a.node == host.node) for a in ready if a.kind == "engine"}
-                host.handle.wire.remote(engines, shards)
+                host.handle.wire.remote(self._wirings, engines, shards)
 
     def _finish(self, reason: EndReason) -> tuple[int, int]:
         """Close hosts, then shards; returns the windows and alarms of the run."""
