@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import random
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stream_detector.subscribe import Subscriber
 CAMERAS = 4
 SETTLE_S = 3.0  # between a recovery and the next kill, at least
 GIVE_UP_S = 40.0
+LAST_KILL_S = 12.0  # before the end of the film
 SETTINGS: dict[str, Any] = {
     "alarm": {"threshold": 0.4, "cooldown_s": 1.0, "min_length_s": 1.0},
     "smooth": {"kind": "ema", "time_constant_s": 0.5},
@@ -31,14 +34,18 @@ class Watch:
         self._subscriber = subscriber
         self.events: list[Any] = []
         self.open: dict[str, str] = {}  # camera → alarm
-        self.scored_s: dict[str, float] = {}
+        self.media_s: dict[str, float] = {}
+        self.back_s: dict[str, float] = {}  # camera → arrival of its first score of a picture grabbed after `after_utc`
+        self.after_utc = float("inf")
         self.windows: Counter[tuple[str, int]] = Counter()
 
     def take(self, wait_s: float) -> None:
         message = self._subscriber.receive(wait_s)
         while message is not None:
             if message.kind == "score":
-                self.scored_s[message.camera] = time.monotonic()
+                self.media_s[message.camera] = message.body["end_s"]
+                if datetime.fromisoformat(message.body["captured_utc"]).timestamp() > self.after_utc:
+                    self.back_s.setdefault(message.camera, time.monotonic())
                 self.windows[message.camera, message.body["window"]] += 1
             else:
                 event = slim(message.body)
@@ -57,6 +64,7 @@ def kill_nodes(folder: Path, film: Path, kills: int, seed: int, target: str) -> 
     (folder / "single").mkdir()
     (folder / "cluster").mkdir()
     single(config_for(folder / "single", sources, **SETTINGS))
+    length_s = _length(folder)
     endpoint = free_endpoint()
     publish = {"bind": endpoint, "ledger": folder / "cluster" / "ledger.sqlite3", "heartbeat_s": 0.25}
     config = config_for(folder / "cluster", sources, **SETTINGS, pace="realtime", publish=publish)
@@ -70,7 +78,8 @@ def kill_nodes(folder: Path, film: Path, kills: int, seed: int, target: str) -> 
             watch.take(0.05)
             where = run.supervisor.where()
             here = _victims(held, where, set(watch.open)) if target == "node" else {0: sorted(where)}
-            if len(recovery_s) >= kills or time.monotonic() < calm_s or not watch.open or not here:
+            late = max(watch.media_s.values(), default=0.0) > length_s - LAST_KILL_S
+            if len(recovery_s) >= kills or time.monotonic() < calm_s or not watch.open or not here or late:
                 continue
             wait_s = time.monotonic() + dice.uniform(0.0, 0.5)
             while time.monotonic() < wait_s:
@@ -81,12 +90,13 @@ def kill_nodes(folder: Path, film: Path, kills: int, seed: int, target: str) -> 
                 held.kill(number)
             else:
                 held.ray.kill(run.supervisor._actors["shard-0"].handle)
-            cameras = here[number]
+            cameras, watch.after_utc = here[number], time.time()
+            watch.back_s.clear()
             while not run.over and time.monotonic() - killed_s < GIVE_UP_S:
                 watch.take(0.02)
-                if all(watch.scored_s.get(name, 0.0) > killed_s + 0.3 for name in cameras):
+                if all(name in watch.back_s for name in cameras):
                     break
-            recovery_s.append(round(max(watch.scored_s.get(name, 0.0) for name in cameras) - killed_s, 2))
+            recovery_s.append(round(max(watch.back_s.get(n, killed_s + GIVE_UP_S) for n in cameras) - killed_s, 2))
             print(f"kill {len(recovery_s)}: {len(cameras)} cameras, {recovery_s[-1]} s", flush=True)
             if target == "node":
                 held.add()
@@ -101,7 +111,7 @@ def kill_nodes(folder: Path, film: Path, kills: int, seed: int, target: str) -> 
     expected = set(scores_of(folder / "single" / "scores.csv"))
     return {
         "cameras": CAMERAS,
-        "footage_s": round(max(end for _, end in [(0, _length(folder))]), 1),
+        "footage_s": round(length_s, 1),
         "runs": [
             {
                 "kills": len(recovery_s),
@@ -133,7 +143,5 @@ def _victims(held: Any, where: dict[str, str], alarmed: set[str]) -> dict[int, l
 
 
 def _length(folder: Path) -> float:
-    import csv
-
     with (folder / "single" / "scores.csv").open(newline="", encoding="utf-8") as file:
         return max(float(row["end_s"]) for row in csv.DictReader(file))

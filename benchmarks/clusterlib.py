@@ -86,7 +86,7 @@ class Nodes:
         self.ray, self._cpus = ray, cpus
         store = 256 << 20
         self._settings = {"num_cpus": cpus, "object_store_memory": store}
-        self.cluster = Cluster(initialize_head=True, head_node_args=dict(self._settings))
+        self.cluster = Cluster(initialize_head=True, head_node_args={**self._settings, "include_dashboard": False})
         self.others = [self.cluster.add_node(**self._settings) for _ in range(count - 1)]
         ray.init(address=self.cluster.address, logging_level="error", log_to_driver=False)
 

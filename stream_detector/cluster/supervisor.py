@@ -159,8 +159,11 @@ class Supervisor:
     def _heard(self, actor: _Actor, ping: Any) -> None:
         first = actor.told is None
         try:
-            actor.told = self.ray.get(ping, timeout=ASK_S)
-            actor.ping = None
+            told = self.ray.get(ping, timeout=ASK_S)
+            if first and actor.kind == "shard":
+                at = self.ray.get(actor.handle.endpoint.remote(), timeout=ASK_S)
+                self._forwarder.connect(int(actor.key[6:]), at)
+            actor.told, actor.ping = told, None
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if actor.kind == "shard":
@@ -172,8 +175,6 @@ class Supervisor:
                 raise RunError(f"a {actor.kind} could not start: {_cause(error)}") from None
             self._died(actor, str(error).splitlines()[0])
             return
-        if first and actor.kind == "shard":
-            self._forwarder.connect(int(actor.key[6:]), self.ray.get(actor.handle.endpoint.remote(), timeout=ASK_S))
         if first:
             self._wire()
         if actor.kind == "shard" and actor.told is not None:
