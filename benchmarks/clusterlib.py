@@ -30,14 +30,12 @@ def choose_clips(folder: Path, count: int) -> list[Path]:
         for row in csv.DictReader(file):
             if int(row["frames"]) >= 32:
                 groups.setdefault((row["set"], row["label"]), []).append(folder / row["path"])
-    chosen: list[Path] = []
-    turn = 0
-    while len(chosen) < count:
-        for clips in groups.values():
-            if turn < len(clips) and len(chosen) < count:
-                chosen.append(clips[turn * len(clips) // max(count, 1) % len(clips) if turn else 0])
-        turn += 1
-    return sorted(set(chosen))
+    rounds = -(-count // len(groups))
+    picked = [
+        clips[turn * len(clips) // rounds] for turn in range(rounds) for clips in groups.values() if turn < len(clips)
+    ]
+    spare = [clip for clips in groups.values() for clip in clips]  # for sets that have too few
+    return sorted(list(dict.fromkeys([*picked, *spare]))[:count])
 
 
 def make_film(clips: list[Path], path: Path, seconds: float) -> Path:
