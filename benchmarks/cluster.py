@@ -2,6 +2,7 @@
 
     python -m benchmarks cluster same     --clips DIR    30 clips on the single machine and on 1, 2, 3 logical nodes
     python -m benchmarks cluster kills    --clips DIR    nodes killed at random while alarms are open; --add: once more
+    python -m benchmarks cluster driver   --clips DIR    the driver killed during an alarm, and started again
     python -m benchmarks cluster overhead --clips DIR    windows/s and latency against the single process, same cores
     python -m benchmarks cluster archive  --clips DIR    `score` against `score --ray` with 2 workers
 
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clustercost import archive, overhead
-from benchmarks.clusterkills import kill_nodes
+from benchmarks.clusterkills import kill_driver, kill_nodes
 from benchmarks.clusterlib import Run, choose_clips, compare, config_for, make_film, nodes, single
 from benchmarks.results import load_before, read_results, write_results
 
-PARTS = ("same", "kills", "overhead", "archive")
+PARTS = ("same", "kills", "driver", "overhead", "archive")
 TOLERANCE = 1e-4
 RECOVERY_S = 10.0
 
@@ -105,6 +106,8 @@ def main(argv: list[str]) -> int:
             found = same(args.clips, folder, args.count, args.precision)
         elif args.part == "kills":
             found = kills(args.clips, folder, args)
+        elif args.part == "driver":
+            found = kill_driver(folder, make_film(choose_clips(args.clips, 24), folder / "film.mp4", 30.0), args.seed)
         elif args.part == "overhead":
             found = overhead(args.clips, folder, args.seconds)
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from datetime import datetime
@@ -145,3 +147,47 @@ def _victims(held: Any, where: dict[str, str], alarmed: set[str]) -> dict[int, l
 def _length(folder: Path) -> float:
     with (folder / "single" / "scores.csv").open(newline="", encoding="utf-8") as file:
         return max(float(row["end_s"]) for row in csv.DictReader(file))
+
+
+def kill_driver(folder: Path, film: Path, seed: int) -> dict[str, Any]:
+    """`stream-detector cluster` killed with -9 while an alarm is open, and started again; the subscriber stays."""
+    dice = random.Random(seed)
+    sources = [(f"cam{number}", film) for number in range(2)]
+    for name in ("single", "cluster"):
+        (folder / name).mkdir()
+    single(config_for(folder / "single", sources, **SETTINGS))
+    place, endpoint = folder / "cluster", free_endpoint()
+    command = [sys.executable, "-m", "stream_detector", "cluster", *(f"{name}={path}" for name, path in sources)]
+    command += ["--pace", "realtime", "--bind", endpoint, "--ledger", str(place / "ledger.sqlite3"), "--cpus", "2"]
+    command += ["--scores", str(place / "scores.csv"), "--events", str(place / "events.jsonl")]
+    for key, value in (("alarm.threshold", "0.4"), ("alarm.cooldown_s", "1.0"), ("alarm.min_length_s", "1.0"),
+                       ("smooth.kind", "ema"), ("smooth.time_constant_s", "0.5"), ("trouble.enabled", "false"),
+                       ("engine.precision", "fp32")):  # fmt: skip
+        command += ["--set", f"{key}={value}"]
+    away_s = 0.0
+    with Subscriber(endpoint, kinds=("alarm", "status", "score"), from_start=True) as subscriber:
+        watch = Watch(subscriber)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (watch.open and max(watch.media_s.values(), default=0.0) > 5.0):
+            watch.take(0.05)
+        until_s = time.monotonic() + dice.uniform(0.0, 0.5)
+        while time.monotonic() < until_s:
+            watch.take(0.01)
+        process.kill()
+        process.wait()
+        killed_s, watch.after_utc = time.monotonic(), time.time()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and time.monotonic() - killed_s < 120.0:
+            watch.take(0.05)
+            if len(watch.back_s) == len(sources) and not away_s:
+                away_s = time.monotonic() - killed_s
+        if process.poll() is None:
+            process.terminate()
+        code = process.wait(20.0)
+        for _ in range(20):
+            watch.take(0.05)
+    counts = judge(watch.events, journalled(place / "ledger.sqlite3"))
+    told = compare(folder / "single", place)
+    wrong = counts["missing"] + counts["twice"] + counts["started_twice"] + counts["ended_twice"] + counts["unended"]
+    good = not wrong and not told["windows_missing_or_extra"] and not told["cameras_whose_events_differ"]
+    return {"exit_code": code, "away_s": round(away_s, 2), "counts": counts, **told, "passed": good and code == 0}
