@@ -126,10 +126,11 @@ class AlarmMachine:
         self._open = opened and _Open(
             opened["id"],
             *opened["start"],
-            opened["peak"],
-            [_unpacked(packed) for packed in opened["pending"]],
-            set(opened["causes"]),
-            *opened["last_s"],
+            peak=opened["peak"],
+            pending=[_unpacked(packed) for packed in opened["pending"]],
+            causes=set(opened["causes"]),
+            last_update_s=opened["last_s"][0],
+            last_above_s=opened["last_s"][1],
         )
 
     def _start(self, decision: Decision) -> AlarmEvent:
@@ -205,5 +206,5 @@ def _packed(decision: Decision) -> list[Any]:
 def _unpacked(packed: list[Any]) -> Decision:
     """As far as events need it: its timing is not kept."""
     *fields, degraded = packed[0]
-    ref = WindowRef(*fields, degraded=tuple(degraded))
+    ref = WindowRef(*fields, tuple(degraded))
     return Decision(Score(ref, packed[1], 0.0, Timing(0.0, 0.0, 0.0, 0.0)), packed[2], alarmed=False)

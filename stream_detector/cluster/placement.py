@@ -45,10 +45,10 @@ def place(
     load = {node.id: 0 for node in nodes}
     placed: dict[str, str] = {}
     for camera in cameras:
-        at = now.get(camera)
-        if at is not None and any(node.id == at for node in allowed[camera]):
-            placed[camera] = at
-            load[at] += 1
+        before = now.get(camera)
+        if before is not None and any(node.id == before for node in allowed[camera]):
+            placed[camera] = before
+            load[before] += 1
     for camera in cameras:
         if camera not in placed and allowed[camera]:
             best = _lightest(allowed[camera], load)

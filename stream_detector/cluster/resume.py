@@ -104,14 +104,7 @@ class _Skipping:
     def __init__(self, reader: Reader, first_frame: int) -> None:
         self._reader, self._first_frame = reader, first_frame
         self._index = -1
-
-    @property
-    def fps(self) -> float:
-        return self._reader.fps
-
-    @property
-    def detail(self) -> str:
-        return self._reader.detail
+        self.fps, self.detail = reader.fps, reader.detail
 
     @property
     def frame_count(self) -> int:
@@ -119,9 +112,11 @@ class _Skipping:
 
     def open(self) -> None:
         self._reader.open()
+        self.fps = self._reader.fps
 
     def grab(self) -> GrabResult:
         grabbed = self._reader.grab()
+        self.detail = self._reader.detail  # told at the end
         self._index += grabbed.status == "frame"
         return grabbed
 
