@@ -138,16 +138,7 @@ def unavoidable(stride: int) -> dict[str, Any]:
     bundle = Bundle.load("embedded")
     smooth, alarm = bundle.smoothing, AlarmConfig()
     smoother = make_smoother(smooth.kind, smooth.time_constant_s, smooth.span)
-    machine = AlarmMachine(
-        "cam",
-        "",
-        str,
-        threshold=bundle.threshold,
-        off_ratio=alarm.off_ratio,
-        min_length_s=alarm.min_length_s,
-        cooldown_s=alarm.cooldown_s,
-        update_interval_s=alarm.update_interval_s,
-    )
+    machine = AlarmMachine.configured("cam", "", str, bundle.threshold, alarm)
     step_s, quiet = stride / FPS, 20
     needed = None
     for index in range(quiet + 50):

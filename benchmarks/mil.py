@@ -2,9 +2,11 @@
 
     python -m benchmarks mil --data DIR        DIR holds c3d_fc6_segments.npz and test_annotations.csv
 
-Training sees the training list only; stopping and every choice use held-out training videos (see trainer/train.py). The
-test list is scored once per trained head. Each (method, backend) runs in a process of its own, because Keras keeps one
-backend per process. Reported: median and range over the seeds, and the video bootstrap interval of the median seed.
+Training sees the training list only; stopping and every choice use held-out training videos (see trainer/train.py; how
+the causal head was chosen: benchmarks/milsearch.py). The test list is scored once per trained head. Each (method,
+backend) runs in a process of its own, because Keras keeps one backend per process. Reported: median and range over the
+seeds, the video bootstrap interval of the median seed, and oracle lines, one of which is told the test videos' own
+labels (benchmarks/milbound.py).
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.milbound import bounds
 from benchmarks.results import write_results
-from trainer.annotations import read_annotations
-from trainer.evaluate import evaluate, jsonable, score_videos
+from trainer.annotations import annotation_of, read_annotations
+from trainer.evaluate import evaluate, jsonable, score_videos, timeline_of
 from trainer.features import load_features
+from trainer.metrics import frame_figures
 from trainer.oracles import oracle_lines
 from trainer.timeline import all_pieces
 from trainer.train import PRESETS, Hyper, train, training_scaling
@@ -41,14 +45,19 @@ METHODS: dict[str, Hyper] = {
 RUNS = (("causal", "torch"), ("topk-mlp", "torch"), ("milr", "torch"), ("sultani", "torch"), ("milr", "tensorflow"))
 
 
-def run_methods(methods: list[str], backend: str, data: Path, seeds: int, bootstrap: int, keep: Path) -> None:
-    """Train and score every seed of the methods; one JSON file a seed in `keep`, so a killed run goes on there."""
+def run_methods(
+    methods: list[str], backend: str, data: Path, seeds: int, bootstrap: int, keep: Path, steps: int
+) -> None:
+    """Train and score every seed of the methods; one JSON file a seed in `keep`, so a killed run goes on there.
+
+    steps: 0 for every method's own.
+    """
     features = load_features(data / "c3d_fc6_segments.npz")
     annotations = read_annotations(data / "test_annotations.csv")
     training, test = features.of_split("train"), features.of_split("test")
     scalings: dict[Any, Any] = {}
     for method in methods:
-        hyper = METHODS[method]
+        hyper = replace(METHODS[method], steps=steps) if steps else METHODS[method]
         key = (hyper.projection, hyper.target_norm)
         for seed in range(seeds):
             out = keep / f"{method}-{backend}-{seed}.json"
@@ -92,16 +101,14 @@ def summary(rows: list[dict[str, Any]], stamping: str = "content") -> dict[str, 
 
 
 def oracles(data: Path, bootstrap: int) -> dict[str, Any]:
-    """Oracle lines on this test list."""
-    from trainer.evaluate import timeline_of
-    from trainer.metrics import frame_figures
-
+    """Oracle lines on this test list, and what heads reach that are told the test videos' own labels."""
     annotations = read_annotations(data / "test_annotations.csv")
-    videos = load_features(data / "c3d_fc6_segments.npz").of_split("test").videos
-    truth = [timeline_of(v, np.zeros(len(v.rows)), annotations[v.name]) for v in videos]
-    labels = np.array([t.label for t in truth])
+    features = load_features(data / "c3d_fc6_segments.npz")
+    training, test = features.of_split("train"), features.of_split("test")
+    truth = [timeline_of(v, np.zeros(len(v.rows)), annotation_of(annotations, v.name)) for v in test.videos]
     lines = oracle_lines(truth)
-    return {n: jsonable(frame_figures(all_pieces(t, "content"), labels, bootstrap)) for n, t in lines.items()}
+    found = {n: frame_figures(all_pieces(t, "content"), test.labels(), bootstrap) for n, t in lines.items()}
+    return {name: jsonable(figures) for name, figures in (found | bounds(training, test, truth, bootstrap)).items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,12 +119,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bootstrap", type=int, default=500)
     parser.add_argument("--only", choices=sorted(METHODS), action="append", help="leave the other methods out")
     parser.add_argument("--keep", type=Path, help="folder for finished seeds; a second run goes on from there")
+    parser.add_argument("--steps", type=int, default=0, help="at most so many, only to see it run; writes no results")
     parser.add_argument("--worker", choices=("torch", "tensorflow"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     runs = [run for run in RUNS if not args.only or run[0] in args.only]
     if args.worker:
         mine = [method for method, backend in runs if backend == args.worker]
-        run_methods(mine, args.worker, args.data, args.seeds, args.bootstrap, args.keep)
+        run_methods(mine, args.worker, args.data, args.seeds, args.bootstrap, args.keep, args.steps)
         return 0
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -126,7 +134,8 @@ def main(argv: list[str] | None = None) -> int:
         for backend in dict.fromkeys(backend for _, backend in runs):
             only = [x for method in args.only or [] for x in ("--only", method)]
             command = [sys.executable, "-m", "benchmarks.mil", "--data", str(args.data), "--seeds", str(args.seeds),
-                       "--bootstrap", str(args.bootstrap), "--keep", str(keep), *only, "--worker", backend]  # fmt: skip
+                       "--bootstrap", str(args.bootstrap), "--keep", str(keep), "--steps", str(args.steps), *only,
+                       "--worker", backend]  # fmt: skip
             subprocess.run(command, check=True, env={"OMP_NUM_THREADS": "1", **os.environ})
         for method, backend in runs:
             rows = [json.loads((keep / f"{method}-{backend}-{s}.json").read_text()) for s in range(args.seeds)]
@@ -136,7 +145,9 @@ def main(argv: list[str] | None = None) -> int:
             show(name, found[name]["content"])
     lines = oracles(args.data, args.bootstrap)
     for name, figures in lines.items():
-        print(f"{name:<26}" + "".join(f"{_number(figures[k]['value']):>26}" for k in SHOWN))
+        print(f"{name:<38}" + "".join(f"{_number(figures[k]['value']):>26}" for k in SHOWN))
+    if args.steps:
+        return 0
     write_results(
         "trainer_mil", {"methods": found, "oracles": lines}, {"seeds": args.seeds, "bootstrap": args.bootstrap}
     )
@@ -150,7 +161,7 @@ def _number(value: float | None) -> str:
 def show(name: str, figures: dict[str, Any]) -> None:
     """One line of the table: median [range] of each figure."""
     cells = (f"{figures[k]['median']:.3f} [{figures[k]['range'][0]:.3f}, {figures[k]['range'][1]:.3f}]" for k in SHOWN)
-    print(f"{name:<26}" + "".join(f"{c:>26}" for c in cells), flush=True)
+    print(f"{name:<38}" + "".join(f"{c:>26}" for c in cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.footage import find_clips, make_h264, missing_encoder
+from benchmarks.footage import find_clips, make_h264, need_encoder
 from benchmarks.results import load_before, write_results
 
 ROOT = Path(__file__).parents[1]
@@ -203,9 +203,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
-    missing = missing_encoder()
-    if missing:
-        parser.error(f"{missing}; run .ci/install-rtsp.sh")
+    need_encoder(parser)
     console = Console(quiet=args.json)
     load = load_before()
     with tempfile.TemporaryDirectory() as name:

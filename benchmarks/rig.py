@@ -22,6 +22,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ from typing import Any
 import psutil
 
 from benchmarks.clock_server import BAND, BITS
-from stream_detector.assemble import assembled
-from stream_detector.config import CameraConfig, CaptureConfig, build_config
+from stream_detector.assemble import Assembly, assembled
+from stream_detector.config import CameraConfig, CaptureConfig, Config, build_config
 from stream_detector.readers import FileReader, GrabResult, StreamReader
 from stream_detector.types import UInt8Array
 
@@ -40,7 +42,10 @@ WINDOW_S = 16 / 25
 
 @dataclass(frozen=True)
 class Spec:
-    """What to run. source: a file or an RTSP URL.  probe: camera 0 alarms all the time, so that events come."""
+    """What to run. source: a file or an RTSP URL.  probe: camera 0 alarms all the time, so that events come.
+
+    web: with the page; its address is printed after the endpoint.
+    """
 
     cameras: int
     mode: str
@@ -52,6 +57,7 @@ class Spec:
     probe: bool = True
     evidence: bool = True
     in_step: bool = False
+    web: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -150,6 +156,24 @@ def read_band(picture: UInt8Array) -> int:
     return sum(int(row[bit * block + 2 : (bit + 1) * block - 2].mean() > 128) << bit for bit in range(BITS))
 
 
+@contextmanager
+def running(config: Config, web: bool) -> Iterator[tuple[Assembly, str]]:
+    """The detector, with its page or without; also the page's address."""
+    if not web:
+        with assembled(config) as assembly:
+            yield assembly, ""
+        return
+    from stream_detector.web.board import Board
+    from stream_detector.web.server import serve_web
+
+    board = Board(len(config.cameras))
+    with (
+        assembled(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as assembly,
+        serve_web(config.web, assembly, board) as server,
+    ):
+        yield assembly, server.url
+
+
 def child(spec: Spec, folder: Path) -> dict[str, Any]:
     """The measured process. Prints the endpoint once it is bound."""
     watches = [Stopwatch() for _ in range(spec.cameras)]
@@ -169,6 +193,7 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
         "publish": {"bind": "tcp://127.0.0.1:*", "ledger": folder / "ledger.sqlite3"},
         "events": folder / "events.jsonl",
         "scores": folder / "scores.csv",
+        "web": {"bind": "127.0.0.1:0" if spec.web else "none"},
         **spec.settings,
     }
 
@@ -179,7 +204,7 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
             return ClockStream(camera.source, config, watches[index])
         return LiveFile(Path(spec.source), config, watches[index], spec.fps, phase_s)
 
-    with assembled(build_config(values)) as assembly:
+    with running(build_config(values), spec.web) as (assembly, url):
         pipeline = assembly.pipeline
         pipeline.open_reader = reader
         resize, total = pipeline.resize, Stopwatch()
@@ -191,7 +216,7 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
             return image
 
         pipeline.resize = timed_resize
-        print(assembly.publisher.endpoint, flush=True)
+        print(assembly.publisher.endpoint, url, flush=True)
         result: dict[str, Any] = {}
         me = psutil.Process()
 
@@ -288,9 +313,12 @@ def figures(spec: Spec, first: dict[str, Any], last: dict[str, Any]) -> dict[str
     }
 
 
-def run(spec: Spec, timeout_s: float = 300.0) -> tuple[dict[str, Any], list[tuple[float, dict[str, Any]]]]:
+def run(
+    spec: Spec, timeout_s: float = 300.0, beside: Callable[[str], AbstractContextManager[Any]] | None = None
+) -> tuple[dict[str, Any], list[tuple[float, dict[str, Any]]]]:
     """Run the child; returns its figures and the scores and events that came, with the UTC of their arrival.
 
+    beside: called with the page's address; what it returns is open while the child runs.
     Raises RuntimeError when the child does not start or fails.
     """
     import zmq
@@ -305,25 +333,30 @@ def run(spec: Spec, timeout_s: float = 300.0) -> tuple[dict[str, Any], list[tupl
         sub.rcvhwm = 0
         for topic in (b"v1/score/", b"v1/alarm/"):
             sub.subscribe(topic)
-        endpoint = process.stdout.readline().strip()
+        endpoint, _, url = process.stdout.readline().strip().partition(" ")
         if endpoint:
             sub.connect(endpoint)
         until_s = time.monotonic() + timeout_s
-        try:
+        with ExitStack() as stack:
+            stack.callback(_end, process)
+            if beside is not None and url:
+                stack.enter_context(beside(url))
             while process.poll() is None and time.monotonic() < until_s:
                 if sub.poll(100):
                     _, body = sub.recv_multipart()
                     messages.append((time.time(), body))
-        finally:
-            if process.poll() is None:
-                process.kill()
-            _, err = process.communicate()
+        _, err = process.communicate()
         out = folder / "figures.json"
         if process.returncode or not out.is_file():
             raise RuntimeError(f"the measured run failed with {process.returncode}: {err[-800:]}")
         result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     parsed = [(at, json.loads(body)) for at, body in messages]
     return result, [(at, body) for at, body in parsed if result["from_utc"] <= at <= result["to_utc"]]
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.kill()
 
 
 if __name__ == "__main__":

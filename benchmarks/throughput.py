@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.footage import find_clips, make_h264, missing_encoder
+from benchmarks.footage import find_clips, make_h264, need_encoder
 from benchmarks.latency import account
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
@@ -153,14 +153,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--settle", type=float, default=4.0)
     parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", default="auto", help="int8 needs `stream-detector models quantise` first")
     parser.add_argument("--all", action="store_true", help="go on after the first number that is not kept up with")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
-    missing = missing_encoder()
-    if missing:
-        parser.error(f"{missing}; run .ci/install-rtsp.sh")
+    need_encoder(parser)
     console = Console(quiet=args.json)
     bundle = Bundle.load("embedded")
     clips = find_clips(args.clips)
@@ -189,7 +187,8 @@ def main(argv: list[str]) -> int:
         "precision": args.precision,
     }
     if not args.no_save:
-        path = write_results("throughput", results, settings)
+        name = "throughput" if args.precision == "auto" else f"throughput_{args.precision}"
+        path = write_results(name, results, settings)
     if args.json:
         print(path.read_text(encoding="utf-8") if not args.no_save else results)
     else:

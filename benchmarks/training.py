@@ -42,7 +42,7 @@ def ours(backend: str, steps: int) -> float:
 
     seed_everything(0)
     hyper = PRESETS["paper"]
-    model = build_head(HeadSpec(DIM, "mlp", hyper.widths, hyper.dropout), "rows", SEGMENTS)
+    model = build_head(HeadSpec(DIM, "mlp", hyper.widths, dropout=hyper.dropout), "rows", SEGMENTS)
     step = make_step(model, make_optimizer(hyper), make_objective(hyper, model))
     pool = bags(240)
     rng = np.random.default_rng(0)
@@ -90,7 +90,8 @@ def as_the_seed_did(steps: int) -> float:
 
     seed_everything(0)
     hyper = PRESETS["paper"]
-    model, optimizer = build_head(HeadSpec(DIM, "mlp", hyper.widths, hyper.dropout), "rows"), make_optimizer(hyper)
+    model = build_head(HeadSpec(DIM, "mlp", hyper.widths, dropout=hyper.dropout), "rows")
+    optimizer = make_optimizer(hyper)
     pool, test = bags(240), bags(2 * TEST_PAIRS, 1)
     rng = np.random.default_rng(0)
     began = time.perf_counter()

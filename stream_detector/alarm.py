@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
+from stream_detector.config import AlarmConfig
 from stream_detector.types import (
     AlarmEvent,
     Decision,
@@ -74,6 +75,22 @@ class AlarmMachine:
         self._cool_until_s = float("-inf")
         self._last_end_s = 0.0
         self._last_smoothed = 0.0
+
+    @classmethod
+    def configured(
+        cls, camera: str, bundle: str, make_id: Callable[[int], str], threshold: float, config: AlarmConfig
+    ) -> AlarmMachine:
+        """The machine that `config` asks for. threshold: of the camera; that of `config` is not looked at."""
+        return cls(
+            camera,
+            bundle,
+            make_id,
+            threshold=threshold,
+            off_ratio=config.off_ratio,
+            min_length_s=config.min_length_s,
+            cooldown_s=config.cooldown_s,
+            update_interval_s=config.update_interval_s,
+        )
 
     @property
     def open_id(self) -> str | None:

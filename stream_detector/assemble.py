@@ -18,6 +18,7 @@ from stream_detector.decide import CameraPlan, Decider, ScoresFile
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError
 from stream_detector.evidence import EvidenceWriter
+from stream_detector.head import TemporalHead
 from stream_detector.ledger import Ledger
 from stream_detector.metrics import serve_metrics
 from stream_detector.pipeline import Pipeline
@@ -128,6 +129,7 @@ def assembled(
             trouble=config.trouble if config.trouble.enabled else None,
             on_event=on_event,
             on_decision=on_decision,
+            make_head=head.stream if isinstance(head := bundle.build_head(), TemporalHead) else None,
         )
         recipe = bundle.recipe
         pipeline = Pipeline(

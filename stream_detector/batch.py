@@ -1,9 +1,9 @@
 """Windows of many cameras → Batches: a bounded buffer per camera, filled by capture threads, emptied by one worker.
 
 Policy, by kind of source: a file waits until there is room (nothing is ever dropped); a live camera drops its oldest
-window, counts it, and the window that follows carries the cause `dropped`. A batch is closed when it is full, or when
-its oldest window has waited `max_wait_s`, or when waiting cannot bring more (every camera has ended or waits for room).
-Batches are fair: cameras take turns, one window each per round.
+window, counts it, and the window that follows carries its causes and `dropped`. A batch is closed when it is full, or
+when its oldest window has waited `max_wait_s`, or when waiting cannot bring more (every camera has ended or waits for
+room). Batches are fair: cameras take turns, one window each per round.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Lane:
     def __init__(self, live: bool) -> None:
         self.live = live
         self.windows: deque[Window] = deque()
-        self.dropped_before_next = False
+        self.lost: set[str] = set()  # "dropped", and the causes that the dropped windows carried
         self.ended = False
         self.waiting = False
 
@@ -74,8 +74,7 @@ class WindowBuffer:
             if self._over(lane):
                 return False
             if len(lane.windows) >= self._capacity:
-                lane.windows.popleft()
-                lane.dropped_before_next = True
+                lane.lost |= {"dropped", *lane.windows.popleft().ref.degraded}
                 if self._on_drop:
                     self._on_drop(camera, "overload")
             lane.windows.append(window)
@@ -151,9 +150,9 @@ class WindowBuffer:
             if not lane.windows:
                 continue
             window = lane.windows.popleft()
-            if lane.dropped_before_next:
-                lane.dropped_before_next = False
-                causes = tuple(sorted({*window.ref.degraded, "dropped"}))
+            if lane.lost:
+                causes = tuple(sorted(lane.lost.union(window.ref.degraded)))
+                lane.lost.clear()
                 window = dataclasses.replace(window, ref=dataclasses.replace(window.ref, degraded=causes))
             taken += 1
             yield window

@@ -32,14 +32,15 @@ from stream_detector.backbones import backbone_spec, build_backbone
 from stream_detector.backbones.tensors import expected_bytes, load_strict, read_tensors, to_half, write_tensors
 from stream_detector.config import SmoothConfig
 from stream_detector.errors import BundleError, StreamDetectorError
-from stream_detector.head import Head, build_head
+from stream_detector.head import Head, TemporalHead, build_head, temporal_spec
 from stream_detector.preprocess import Recipe
 from stream_detector.types import WINDOW_FRAMES
 
 SCHEMA: Literal["stream-detector.bundle/1"] = "stream-detector.bundle/1"
 MAX_MANIFEST_BYTES = 1_000_000
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-EMBEDDED = Path(__file__).parent / "bundles" / "embedded"
+SHIPPED = Path(__file__).parent / "bundles"  # found by their folder's name, before any other place
+EMBEDDED = SHIPPED / "embedded"
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -89,11 +90,55 @@ class PreprocessPart(Part):
 
 
 class HeadPart(Part):
-    """dims: layer widths, from the feature dimension to 1.  sha256: of head.safetensors."""
+    """A head that scores each window alone. dims: layer widths, from the feature dimension to 1.  sha256: of
+    head.safetensors."""
 
     arch: Literal["mlp"] = "mlp"
     dims: tuple[int, ...]
     sha256: Sha256
+
+    @property
+    def dim(self) -> int:
+        """Features in; 0 for an empty list of widths, which fits no backbone."""
+        return self.dims[0] if self.dims else 0
+
+    @property
+    def shape(self) -> Any:
+        """What the fingerprint covers beside the weights."""
+        return list(self.dims)
+
+
+Width = Annotated[int, Field(ge=1, le=16_384)]
+
+
+class TemporalHeadPart(Part):
+    """A head that carries a state from window to window; the keys are those of `temporal.TemporalSpec`."""
+
+    arch: Literal["causal-conv", "causal-gru", "causal-mlp"]
+    dim: Width
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
+    kernel: Annotated[int, Field(ge=1, le=64)] = 3
+    dilations: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
+    projection: Annotated[int, Field(ge=0, le=16_384)] = 0
+    views: Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(min_length=1, max_length=8)] = ("rows",)
+    members: Annotated[int, Field(ge=1, le=64)] = 1
+    sha256: Sha256
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> TemporalHeadPart:
+        try:
+            temporal_spec(self.shape)
+        except StreamDetectorError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def shape(self) -> Any:
+        """What the fingerprint covers beside the weights."""
+        return self.model_dump(mode="json", exclude={"sha256"})
+
+
+AnyHeadPart = Annotated[HeadPart | TemporalHeadPart, Field(discriminator="arch")]
 
 
 class ThresholdPart(Part):
@@ -112,7 +157,7 @@ class Manifest(Part):
     created: str = ""
     backbone: BackbonePart
     preprocess: PreprocessPart
-    head: HeadPart
+    head: AnyHeadPart
     smoothing: SmoothConfig = SmoothConfig()
     threshold: ThresholdPart = ThresholdPart()
     training: dict[str, Any] = {}
@@ -124,15 +169,15 @@ class Manifest(Part):
         spec = backbone_spec(self.backbone.arch)
         if self.backbone.feature_dim != spec.feature_dim:
             raise ValueError(f"backbone {spec.arch} has {spec.feature_dim} features, not {self.backbone.feature_dim}")
-        if self.head.dims[:1] != (self.backbone.feature_dim,):
-            raise ValueError(f"head dims {list(self.head.dims)} must start with {self.backbone.feature_dim}")
+        if self.head.dim != self.backbone.feature_dim:
+            raise ValueError(f"the head takes {self.head.dim} features, the backbone has {self.backbone.feature_dim}")
         return self
 
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over the recipe, the backbone's and the head's weights."""
         preprocess = self.preprocess.model_dump(mode="json")
-        parts = [preprocess, self.backbone.arch, self.backbone.weights_sha256, list(self.head.dims), self.head.sha256]
+        parts = [preprocess, self.backbone.arch, self.backbone.weights_sha256, self.head.shape, self.head.sha256]
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -171,12 +216,17 @@ class Bundle:
         """The smoothing that the threshold was calibrated with."""
         return self.manifest.smoothing
 
-    def build(self) -> tuple[nn.Module, Head, Recipe]:
+    def build(self) -> tuple[nn.Module, Head | TemporalHead, Recipe]:
         """Backbone and head in float32, eval mode, gradients off; and the recipe."""
-        backbone, head = build_backbone(self.manifest.backbone.arch), _empty_head(self.manifest)
+        backbone = build_backbone(self.manifest.backbone.arch)
         load_strict(backbone, self.backbone_state, "backbone.safetensors", BundleError)
+        return backbone.eval().requires_grad_(False), self.build_head(), self.recipe
+
+    def build_head(self) -> Head | TemporalHead:
+        """The head in float32, eval mode, gradients off."""
+        head = _empty_head(self.manifest)
         load_strict(head, self.head_state, "head.safetensors", BundleError)
-        return backbone.eval().requires_grad_(False), head.eval().requires_grad_(False), self.recipe
+        return head.eval().requires_grad_(False)
 
     def save(self, directory: Path) -> Bundle:
         """A copy of this bundle in another folder; returns the copy, loaded."""
@@ -210,8 +260,8 @@ class Bundle:
 def find_bundle(name_or_dir: str | Path) -> Path:
     """The folder of a bundle. Raises BundleError when there is none."""
     text = str(name_or_dir)
-    if text == "embedded":
-        candidates = [EMBEDDED]
+    if NAME.fullmatch(text) and (SHIPPED / text / "bundle.json").is_file():
+        candidates = [SHIPPED / text]
     else:
         candidates = [Path(text)]
         if NAME.fullmatch(text):
@@ -248,8 +298,8 @@ def write_bundle(
     """Write a bundle, whole or not at all, over an older one at the same place; returns it, loaded and verified.
 
     parts: the manifest's keys; sizes and checksums of backbone and head are filled in here, so `backbone` needs only
-    `arch` (and `reference`), `head` only `dims`, and `preprocess` may be a `Recipe`.  backbone_state: None with a
-    reference.  Raises BundleError.
+    `arch` (and `reference`), `head` only `dims` (or a temporal head's keys), and `preprocess` may be a `Recipe`.
+    backbone_state: None with a reference.  Raises BundleError.
     """
     manifest = {key: value for key, value in parts.items() if value is not None}
     manifest.setdefault("schema", SCHEMA)
@@ -267,6 +317,7 @@ def write_bundle(
         elif backbone.get("reference"):
             backbone.setdefault("weights_sha256", weights.show(str(backbone["reference"])).tensors_sha256)
         backbone.setdefault("feature_dim", backbone_spec(str(backbone.get("arch"))).feature_dim)
+        head.setdefault("arch", "mlp")
         head["sha256"] = write_tensors(partial / "head.safetensors", head_state)
         checked = _validated({**manifest, "backbone": backbone, "head": head})
         text = json.dumps(checked.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False)
@@ -311,5 +362,5 @@ def _inside(directory: Path, name: str) -> Path:
     return path
 
 
-def _empty_head(manifest: Manifest) -> Head:
-    return build_head({"arch": manifest.head.arch, "dims": manifest.head.dims})
+def _empty_head(manifest: Manifest) -> Head | TemporalHead:
+    return build_head(manifest.head.model_dump(exclude={"sha256"}))

@@ -32,7 +32,12 @@ COMMANDS = {
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser; only the named command's own options are loaded, the others are listed by name."""
-    parser = argparse.ArgumentParser(prog="stream-detector", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="stream-detector",
+        description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
+        epilog="COMMAND --help tells more. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input. An error is one "
+        "sentence; --debug shows where it came from.",
+    )
     parser.add_argument("--version", action="version", version=f"stream-detector {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():

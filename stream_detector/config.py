@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from stream_detector.errors import ConfigError
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1/status/_detector/); no camera has it
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
@@ -63,10 +64,10 @@ class WindowConfig(Section):
 
 
 class BatchConfig(Section):
-    """Windows → Batches."""
+    """Windows → Batches. max_size and max_wait_ms: what suits the engine, unless given."""
 
-    max_size: Annotated[int, Field(ge=1, le=1024)] = 16
-    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] = 10.0
+    max_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] | None = None
     buffer_windows: Annotated[int, Field(ge=1, le=1024)] = 4  # per camera; live: the oldest is dropped, files wait
 
 
@@ -184,6 +185,8 @@ class CameraConfig(Section):
                 f"camera name {name!r} is not allowed: use 1 to 64 of a-z, 0-9, '_' and '-', for instance "
                 f"{slug(name)!r}"
             )
+        if name == DETECTOR:
+            raise ValueError(f"camera name {name!r} is not allowed: the detector reports its own trouble under it")
         return name
 
     @field_validator("mask")
@@ -256,7 +259,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
             {"name": name, **(entry if isinstance(entry, dict) else {"source": str(entry)})}
             for name, entry in cameras.items()
         ]
-    if "threshold" in values:  # a convenience: the one key people set
+    if "threshold" in values and isinstance(values.get("alarm", {}), dict):  # a convenience: the one key people set
         values.setdefault("alarm", {}).setdefault("threshold", values.pop("threshold"))
     return build_config(merge(values, overrides or {}), str(path))
 
@@ -293,4 +296,11 @@ def _sentence(error: ValidationError) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
         return f"unknown key {key!r}; {hint}"
     message = first["msg"].removeprefix("Value error, ")
+    given = first["input"]
+    if first["type"] == "model_type":
+        return f"{key}: this is a section; write [{key}] and its keys below it"
+    if message.startswith("Input should") and isinstance(
+        given, bool | int | float
+    ):  # never a text: it may hold a password
+        return f"{key} is {given}; it {message.removeprefix('Input ')}"
     return f"{key}: {message}" if key else message

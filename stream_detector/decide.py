@@ -1,7 +1,8 @@
 """Scores → decisions → events: what the one decision thread does, without the thread.
 
-For every score, in order: evidence sees its previews, the camera's smoother and alarm machine take it, an event (if it
-causes one) is journalled and sent, the score is sent and written down. Wiring code: it may import stages.
+For every score, in order: evidence sees its previews, a head that carries a state makes the raw score of the features,
+the camera's smoother and alarm machine take it, an event (if it causes one) is journalled and sent, the score is sent
+and written down. Wiring code: it may import stages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
 from stream_detector.errors import UsageError
 from stream_detector.smooth import make_smoother
 from stream_detector.telemetry import Telemetry
+from stream_detector.temporal import CUTS, StreamingHead
 from stream_detector.trouble import CameraTrouble
 from stream_detector.types import (
     AlarmEvent,
@@ -153,7 +155,9 @@ class Decider:
         trouble: TroubleConfig | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
+        make_head: Callable[[], StreamingHead] | None = None,
     ) -> None:
+        """make_head: a fresh scorer for one camera, for bundles whose head carries a state."""
         self._sink = sink
         self._telemetry = telemetry
         self._clock = clock
@@ -164,6 +168,7 @@ class Decider:
         self._epoch = epoch
         self._plans = {plan.name: plan for plan in plans}
         self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
+        self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
         self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
         self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
         now_s = self._tick_s = clock.monotonic()
@@ -177,6 +182,7 @@ class Decider:
         recorder = self._evidence if plan.evidence else None
         if recorder:
             recorder.observe(ref.camera, score.previews)
+        score = dataclasses.replace(score, raw=self._raw(score), features=None)
         smoothed = self._smoothers[ref.camera].update(ref.start_s, ref.end_s, score.raw)
         decision, event = self._machines[ref.camera].step(score, smoothed)
         decided_s = self._clock.monotonic()
@@ -187,9 +193,8 @@ class Decider:
             self._send(event, plan, score, decided_s)
         elif recorder and decision.alarmed:
             recorder.peak(ref.camera, self._machines[ref.camera].open_id or "", ref.end_s, smoothed)
-        decision = dataclasses.replace(
-            decision, score=dataclasses.replace(score, timing=self._timing(score.timing, decided_s))
-        )
+        timing, utc = self._closed(score.timing, decided_s)
+        decision = dataclasses.replace(decision, score=dataclasses.replace(score, timing=timing), emitted_utc=utc)
         self._sink.score(decision)
         self._telemetry.decision(decision, plan.threshold)
         if self._troubles:
@@ -246,18 +251,24 @@ class Decider:
         self._smoothers[camera].restore(state["smoother"])
         self._machines[camera].restore(state["machine"])
 
+    def _raw(self, score: Score) -> float:
+        """The engine's score, or that of the camera's own head, whose memory ends at a discontinuity."""
+        head = self._heads.get(score.ref.camera)
+        if head is None or score.features is None:
+            return score.raw
+        if CUTS.intersection(score.ref.degraded):
+            head.reset()
+        return head.step(score.features)
+
     def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmMachine:
         # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.
         run = self._epoch if plan.live else ""
-        return AlarmMachine(
+        return AlarmMachine.configured(
             plan.name,
             fingerprint,
             lambda first: alarm_id(plan.name, plan.source, fingerprint, first, run),
-            threshold=plan.threshold,
-            off_ratio=plan.alarm.off_ratio,
-            min_length_s=plan.alarm.min_length_s,
-            cooldown_s=plan.alarm.cooldown_s,
-            update_interval_s=plan.alarm.update_interval_s,
+            plan.threshold,
+            plan.alarm,
         )
 
     def _tell(self, plan: CameraPlan, detail: str | None, media_s: float | None) -> None:
@@ -268,8 +279,9 @@ class Decider:
             self._sink.status(status)
             self._telemetry.status(status)
 
-    def _timing(self, timing: Timing, decided_s: float) -> Timing:
-        return dataclasses.replace(timing, publish=(self._clock.monotonic() - decided_s) * 1e3)
+    def _closed(self, timing: Timing, decided_s: float) -> tuple[Timing, float]:
+        now_s, utc = self._clock.monotonic(), self._clock.utc()  # together: the parts shall add up to the whole
+        return dataclasses.replace(timing, publish=(now_s - decided_s) * 1e3), utc
 
     def _finish(self, plan: CameraPlan, reason: EndReason) -> None:
         event = self._machines[plan.name].finish(reason)
@@ -281,7 +293,8 @@ class Decider:
             clip, snapshot = self._evidence.paths(event.camera, event.id)
             event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
         if score is not None:
-            event = dataclasses.replace(event, timing=self._timing(score.timing, decided_s))
+            timing, utc = self._closed(score.timing, decided_s)
+            event = dataclasses.replace(event, timing=timing, emitted_utc=utc)
         body = self._sink.alarm(event)
         self._telemetry.stage("publish", (self._clock.monotonic() - decided_s) * 1e3)  # with the journalling
         self._telemetry.event(body)

@@ -286,8 +286,9 @@ class Pipeline:
     # worker thread --------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        max_size = min(self.config.batch.max_size, self.engine.max_batch)
-        max_wait_s = self.config.batch.max_wait_ms / 1e3
+        asked, engine = self.config.batch, self.engine
+        max_size = min(asked.max_size or engine.good_batch, engine.max_batch)
+        max_wait_s = engine.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
         while True:
             taken = self._buffer.take(max_size, max_wait_s)
             if taken is None:
@@ -316,6 +317,7 @@ class Pipeline:
                     forward=output.forward_s * 1e3,
                 ),
                 previews=window.previews,
+                features=output.features[row],
             )
             for row, window in enumerate(batch.windows)
         )

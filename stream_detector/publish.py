@@ -25,7 +25,8 @@ from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.eventfile import EventFile
 from stream_detector.lockfile import LockFile
-from stream_detector.recovery import Answerer, Journal, RateLimit, ScoreRing
+from stream_detector.ratelimit import RateLimit
+from stream_detector.recovery import Answerer, Journal, ScoreRing
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class Publisher:
 
     def alarm(self, event: AlarmEvent) -> dict[str, Any]:
         """Journal, write down, send; returns the body as sent. Raises ProtocolError for a body JSON cannot hold."""
-        body = wire.alarm_to_dict(event, self._ledger.epoch, 0, self._clock.utc())
+        emitted_utc = self._clock.utc() if event.emitted_utc is None else event.emitted_utc
+        body = wire.alarm_to_dict(event, self._ledger.epoch, 0, emitted_utc)
         return self._journal_and_send(wire.topic_of("alarm", event.camera), body)
 
     def score(self, decision: Decision) -> None:
@@ -115,7 +117,8 @@ class Publisher:
         topic = wire.topic_of("score", camera)
         self._scored_s[camera] = self._clock.monotonic()
         seq = self._scores.next_seq(topic)
-        data = wire.encode(wire.score_to_dict(decision, self._ledger.epoch, seq, self._clock.utc()))
+        emitted_utc = self._clock.utc() if decision.emitted_utc is None else decision.emitted_utc
+        data = wire.encode(wire.score_to_dict(decision, self._ledger.epoch, seq, emitted_utc))
         self._scores.append(topic, seq, data.decode())
         self._send(topic, data)
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import DataError
+from stream_detector.types import Score, Timing, WindowRef
 
 COLUMNS = ("source", "camera", "window", "start_frame", "end_frame", "start_s", "end_s", "raw", "smoothed", "degraded")
 ALARM_SCHEMA = "stream-detector.alarm/1"
 EVENT_TYPES = ("start", "update", "end")
 MAX_LINE = 1 << 20
+_NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,23 @@ class ScoreRow:
     raw: float
     smoothed: float
     degraded: tuple[str, ...] = ()
+
+    def score(self) -> Score:
+        """The score that this row was written from, for the alarm machine; every clock reads the end of the window."""
+        ref = WindowRef(
+            camera=self.camera,
+            source=self.source,
+            index=self.window,
+            start_frame=self.start_frame,
+            end_frame=self.end_frame,
+            start_s=self.start_s,
+            end_s=self.end_s,
+            captured_s=self.end_s,
+            captured_utc=self.end_s,
+            completed_s=self.end_s,
+            degraded=self.degraded,
+        )
+        return Score(ref, self.raw, self.end_s, _NO_TIME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """What the recovery socket answers: missed events after a position, and the snapshot for a late joiner.
 
 Bounded on every side: the request's size and number of topics (`wire.decode_request`), the reply's events and bytes,
-and the requests of one peer in a second (`RateLimit`). No sockets here; `publish` owns them.
+and the requests of one peer in a second (`ratelimit`). No sockets here; `publish` owns them.
 """
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -76,24 +76,6 @@ class ScoreRing:
     def last_seqs(self) -> dict[str, int]:
         """topic → last seq."""
         return dict(self._seqs)
-
-
-class RateLimit:
-    """A token bucket a peer: `rate` requests a second, bursts of `burst`. Remembers at most `peers` of them."""
-
-    def __init__(self, rate: float = 50.0, burst: float = 20.0, peers: int = 1000) -> None:
-        self._rate, self._burst, self._peers = rate, burst, peers
-        self._buckets: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-
-    def allow(self, peer: bytes, now_s: float) -> bool:
-        """Whether `peer` may ask once more at monotonic time `now_s`."""
-        tokens, then_s = self._buckets.pop(peer, (self._burst, now_s))
-        tokens = min(self._burst, tokens + (now_s - then_s) * self._rate)
-        allowed = tokens >= 1.0
-        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now_s)
-        if len(self._buckets) > self._peers:
-            self._buckets.popitem(last=False)
-        return allowed
 
 
 class Answerer:

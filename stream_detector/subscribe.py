@@ -37,7 +37,7 @@ from stream_detector.wire import Message
 
 log = logging.getLogger(__name__)
 
-KINDS = ("alarm", "score", "status")
+KINDS = ("alarm", "score", "status", "ack")
 _PATIENCE_S = 10.0  # live messages come, but no answer for so long: go on, and count what is missing as lost
 _RESUME_S = 30.0  # then try recovery again
 _QUIET_S = 0.1

@@ -190,22 +190,30 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known."""
+    """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known.
+
+    features: float32 (D,), from the engine to the decision thread only, for heads that carry a state; None after.
+    """
 
     ref: WindowRef
     raw: float
     scored_s: float
     timing: Timing
     previews: tuple[Preview, ...] = ()
+    features: Float32Array | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A score after causal smoothing, with the alarm state it led to. smoothed: in [0, 1]."""
+    """A score after causal smoothing, with the alarm state it led to. smoothed: in [0, 1].
+
+    emitted_utc: UTC at which its last timing ended; None where nobody timed it.
+    """
 
     score: Score
     smoothed: float
     alarmed: bool
+    emitted_utc: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,8 @@ class AlarmEvent:
 
     start_s, end_s: media time; end_s is None until the end.  score: smoothed score of the newest window.
     windows: the windows since the event before, newest last.  clip, snapshot: paths, or None without evidence.
-    epoch and seq are given by the ledger when the event is journalled, hence not here.
+    emitted_utc: UTC at which the last timing ended, or None.  epoch and seq are given by the ledger when the event is
+    journalled, hence not here.
     """
 
     id: str
@@ -243,6 +252,7 @@ class AlarmEvent:
     clip: str | None = None
     snapshot: str | None = None
     timing: Timing | None = None
+    emitted_utc: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +278,22 @@ class CameraCounters:
 
 
 class Engine(Protocol):
-    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only."""
+    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only.
+
+    A head that carries a state runs in the decision thread, from the features; the scores are then those of windows
+    without a past.
+
+    max_batch: what `infer` takes.  good_batch, good_wait_s: how many windows at once are worth while, and how long to
+    wait for them: a larger batch than that only makes its first windows late.
+    """
 
     name: str
     device: str
     precision: str
     reason: str
     max_batch: int
+    good_batch: int
+    good_wait_s: float
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """frames: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= max_batch. Raises EngineError; never returns zeros instead."""

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from stream_detector.config import CAMERA_NAME
+from stream_detector.config import DETECTOR as DETECTOR
 from stream_detector.errors import ProtocolError
 from stream_detector.types import AlarmEvent, CameraStatus, Decision
 
@@ -33,7 +34,6 @@ HEARTBEAT_SCHEMA = "stream-detector.heartbeat/1"
 RECOVERY_SCHEMA = "stream-detector.recovery/1"
 
 HEARTBEAT_TOPIC = "v1/heartbeat/"
-DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1/status/_detector/)
 FIRST_EPOCH = "first"  # in a request: from the oldest event that the journal still holds
 
 MAX_TOPIC_BYTES = 128

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from event_bench import Bench, MakeBench
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,22 @@ def clips() -> Path:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that draw for a terminal mean an ordinary one, wherever they run."""
     monkeypatch.setenv("TERM", "xterm-256color")
+
+
+@pytest.fixture
+def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
+    """Makes a publisher with its journal in this test's folder, from options of PublishConfig; closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**options: Any) -> Bench:
+            made = Bench(tmp_path, **options)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def bench(make_bench: MakeBench) -> Bench:
+    """One with the usual options."""
+    return make_bench()

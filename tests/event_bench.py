@@ -132,3 +132,6 @@ class Bench:
         self.until(lambda: socket.poll(1))
         loaded: dict[str, Any] = json.loads(socket.recv())
         return loaded
+
+
+MakeBench = Callable[..., Bench]

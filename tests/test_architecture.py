@@ -12,17 +12,17 @@ PACKAGE = ROOT / "stream_detector"
 
 FOUNDATION = {"types", "errors", "config"}
 # What a module may import of the package beside the foundation. A stage that is not named here may import nothing else.
-MODEL = {"preprocess", "backbones", "head", "bundle", "weights"}
+MODEL = {"preprocess", "backbones", "head", "temporal", "bundle", "weights"}
 ALLOWED: dict[str, set[str]] = {
     "bundle": MODEL,
     "weights": MODEL | {"download"},
     "engines": MODEL | {"engines"},
     "backbones": MODEL | {"backbones"},
-    "head": {"preprocess"},
+    "head": {"preprocess", "temporal"},
     "capture": {"pictures", "readers", "sources", "tally", "watchdog"},
     "readers": {"demo", "pictures", "sources"},
     "sources": {"demo"},
-    "publish": {"wire", "curve", "endpoint", "eventfile", "lockfile", "recovery"},
+    "publish": {"wire", "curve", "endpoint", "eventfile", "lockfile", "ratelimit", "recovery"},
     "subscribe": {"wire", "curve", "cursor", "endpoint", "recoveryclient"},
     "ledger": {"wire", "store", "lockfile"},
     "recovery": {"wire"},
@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"records"},
     "report": {"records", "plots"},
     "reportpage": {"records", "plots", "report"},
-    "evidence": {"clipfile"},
+    "evidence": {"clipfile", "memory"},
 }
 WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "web", "cluster", "__init__", "__main__"}
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from event_bench import MakeBench
 
 from stream_detector.commands import doctor
-from stream_detector.config import Config, build_config
+from stream_detector.config import Config, WebConfig, build_config
 from stream_detector.errors import BundleError, ConfigError
 from stream_detector.types import EngineOutput
 
@@ -36,6 +38,8 @@ class OneScoreEngine:
     precision: str = "fp32"
     reason: str = "nothing faster is installed"
     max_batch: int = 4
+    good_batch: int = 4
+    good_wait_s: float = 0.0
     shape: tuple[int, ...] = ()
     closed: bool = False
 
@@ -139,10 +143,45 @@ def test_a_taken_port_fails_and_a_free_one_does_not(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        events, _ = doctor.ports(config_in(tmp_path, bind=f"tcp://127.0.0.1:{port}"))
+        events, _ = doctor.ports(config_in(tmp_path, bind=f"tcp://127.0.0.1:{port}", heartbeat_s=0.1))
         assert (events.name, events.state) == ("events port", "fail")
+        assert "no detector" in events.detail
     events, _ = doctor.ports(config_in(tmp_path, bind=f"tcp://127.0.0.1:{port}"))
     assert (events.state, events.advice) == ("ok", "")
+
+
+def test_a_running_detector_is_named_and_no_failure(make_bench: MakeBench, tmp_path: Path) -> None:
+    bench = make_bench(heartbeat_s=0.1)
+    stop = threading.Event()
+
+    def serve() -> None:
+        while not stop.wait(0.01):
+            bench.clock.advance(0.1)
+            bench.publisher.service()
+
+    where = bench.publisher.endpoint.removeprefix("tcp://")
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        checks = doctor.ports(config_in(tmp_path, bind=f"tcp://{where}"))
+    finally:
+        stop.set()
+        thread.join()
+    assert [check.state for check in checks] == ["warn", "warn"]
+    assert checks[0].detail == f"a running stream-detector holds {where}"
+    assert "--bind" in checks[0].advice
+
+
+def test_the_port_of_the_page_is_looked_at(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        config = config_in(tmp_path).model_copy(update={"web": WebConfig(bind=f"127.0.0.1:{port}")})
+        (page,) = doctor.ports(config)
+    (free,) = doctor.ports(config)
+    assert free.state == "ok"
+    assert (free.name, page.name, page.state) == ("page port", "page port", "fail")
+    assert "--web" in page.advice
 
 
 def test_an_odd_port_fails_without_a_traceback(tmp_path: Path) -> None:

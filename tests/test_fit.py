@@ -12,7 +12,7 @@ from stream_detector.errors import DataError
 from stream_detector.smooth import Ema
 from trainer.clips import Clip
 from trainer.fit import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
-from trainer.measure import Stream, alarms, auc, clip_aucs, judge_scenes, teacher_probe
+from trainer.measure import Stream, alarms, auc, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.teacher import Job, Targets
 from trainer.threshold import choose_smoothing, find_threshold
 
@@ -149,3 +149,13 @@ def test_the_probe_uses_answered_clips_only(tmp_path: Path) -> None:
     table = teacher_probe(clips, targets, {})
     assert table["s"]["value"] > 0.9
     assert table["s"]["abnormal"] + table["s"]["normal"] == sum(c.split == "val" for c in clips[:80])
+
+
+def test_a_set_left_out_is_judged_by_what_the_others_taught() -> None:
+    bags = _bags(160, 3)
+    same = leave_one_set_out(bags, HeadConfig(decay=0.003), {})
+    assert same.keys() == {"a", "b"} and all(row["value"] > 0.9 for row in same.values())
+    turned = [Bag(b.features * -1.0, b.set, b.abnormal) if b.set == "b" else b for b in bags]
+    other = leave_one_set_out(turned, HeadConfig(decay=0.003), {})
+    assert other["b"]["value"] < 0.5
+    assert leave_one_set_out([b for b in bags if b.set == "a"], HeadConfig(), {}) == {}  # nothing to learn from

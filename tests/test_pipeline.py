@@ -249,6 +249,16 @@ def test_a_stage_that_raises_ends_the_run_with_its_message(
     assert not [t for t in threading.enumerate() if t.name.startswith(("worker", "decide"))]
 
 
+@pytest.mark.parametrize(("asked", "largest"), [(None, 2), (5, 5), (99, 6)])
+def test_batches_are_as_large_as_the_engine_likes_unless_told_otherwise(asked: int | None, largest: int) -> None:
+    engine = ConstantEngine(0.1, max_batch=6)
+    engine.good_batch, engine.good_wait_s = 2, 5.0
+    config = Config(pace="max", batch=BatchConfig(max_size=asked, buffer_windows=8))
+    pipeline, _ = make({f"cam{i}": FakeSource(["frame"] * 16 * 8) for i in range(3)}, engine=engine, config=config)
+    assert Running(pipeline).end().exit_code == 0
+    assert max(engine.batches) == largest and sum(engine.batches) == 24
+
+
 def test_a_reader_that_raises_ends_the_run() -> None:
     pipeline, _ = make({"cam": FakeSource(["frame"] * 20 + ["raise"]), "other": FakeSource(["frame"] * 5000)})
     result = Running(pipeline).end()

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
-from event_bench import Bench, a_decision, an_event, online
+from event_bench import Bench, MakeBench, a_decision, an_event, online
 
 from stream_detector import curve, endpoint, wire
 from stream_detector.config import PublishConfig
 from stream_detector.errors import ConfigError, EndpointError, UsageError
 from stream_detector.ledger import Ledger
 from stream_detector.publish import Publisher
-from stream_detector.recovery import RateLimit
+from stream_detector.ratelimit import RateLimit
 from stream_detector.types import CameraStatus
-
-MakeBench = Callable[..., Bench]
-
-
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    with contextlib.ExitStack() as stack:
-
-        def make(**options: Any) -> Bench:
-            made = Bench(tmp_path, **options)
-            stack.callback(made.close)
-            return made
-
-        yield make
-
-
-@pytest.fixture
-def bench(make_bench: MakeBench) -> Bench:
-    return make_bench()
 
 
 def test_a_plain_subscriber_gets_what_the_file_holds(make_bench: MakeBench, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import zmq
-from event_bench import EPOCH, Bench, a_decision, an_event, online
+from event_bench import EPOCH, Bench, MakeBench, a_decision, an_event, online
 
 from stream_detector import wire
 from stream_detector.cli import main
+from stream_detector.commands.subscribe import describe
 from stream_detector.cursor import Cursor, load_cursor
 from stream_detector.curve import load_pair, load_public, new_pair
 from stream_detector.errors import EndpointError, ProtocolError, UsageError
@@ -22,25 +23,7 @@ from stream_detector.subscribe import Subscriber
 from stream_detector.wire import Message
 
 GATE = "v1/alarm/gate/"
-MakeBench = Callable[..., Bench]
 Subscribe = Callable[..., Subscriber]
-
-
-@pytest.fixture
-def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
-    with contextlib.ExitStack() as stack:
-
-        def make(**options: Any) -> Bench:
-            made = Bench(tmp_path, **options)
-            stack.callback(made.close)
-            return made
-
-        yield make
-
-
-@pytest.fixture
-def bench(make_bench: MakeBench) -> Bench:
-    return make_bench()
 
 
 @pytest.fixture
@@ -345,6 +328,18 @@ def test_the_command_prints_events(served: Bench, capfdbinary: pytest.CaptureFix
     assert "gate" in (out := capfdbinary.readouterr().out.decode()) and "(as it stands)" in out
     assert main(["subscribe", where, "--recover", "--kind", "score", "--count", "1", "--timeout", "0.1"]) == 1
     assert "0 of 1 events" in capfdbinary.readouterr().err.decode()
+
+
+def test_acknowledgements_are_heard_recovered_and_shown(bench: Bench, subscribe: Subscribe) -> None:
+    bench.publisher.acknowledge("gate", "a" * 32, "missed", "")
+    subscriber = subscribe(kinds=["ack"], from_start=True)
+    (first,) = take(bench, subscriber, 1)
+    bench.publisher.acknowledge("gate", "a" * 32, "false alarm", "Kim")
+    bench.publisher.alarm(an_event())
+    (second,) = take(bench, subscriber, 1)
+    assert (first.body["note"], second.body["note"], second.topic) == ("missed", "false alarm", "v1/ack/gate/")
+    assert describe(second).endswith(f"alarm {'a' * 32}  seen by Kim  false alarm")
+    assert describe(first).endswith("seen by somebody  missed")
 
 
 def test_the_command_keeps_a_file_without_loss_or_double(served: Bench, tmp_path: Path) -> None:

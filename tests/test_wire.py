@@ -14,9 +14,11 @@ from event_bench import EPOCH, an_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.faultlib.fuzz import mutated
 from stream_detector import wire
+from stream_detector.config import build_config
 from stream_detector.cursor import parse_cursor
-from stream_detector.errors import ProtocolError, StreamDetectorError
+from stream_detector.errors import ConfigError, ProtocolError, StreamDetectorError
 from stream_detector.types import CameraStatus
 
 # fmt: off
@@ -49,6 +51,11 @@ def test_an_event_has_exactly_the_keys_of_the_contract_and_fits_the_schema() -> 
     validator.validate(with_evidence)
     for spoiled in ({"seq": 0}, {"reason": "normal"}, {"epoch": "x"}, {"camera": "Gate 1"}):
         assert not validator.is_valid({**body, **spoiled})
+
+
+def test_no_camera_has_the_name_under_which_the_detector_speaks() -> None:
+    with pytest.raises(ConfigError, match="reports its own trouble"):
+        build_config({"cameras": [{"name": wire.DETECTOR, "source": "a.mp4"}]})
 
 
 def test_ids_are_stable_and_tell_everything_apart() -> None:
@@ -162,18 +169,6 @@ def test_a_reply_survives_the_wire() -> None:
     assert parse_cursor(CURSOR).places == {"v1/alarm/a/": ("first", 0)}
 
 
-def mutations(valid: bytes) -> st.SearchStrategy[bytes]:
-    def mutate(edits: list[tuple[int, int, bytes]]) -> bytes:
-        data = bytearray(valid)
-        for place, length, new in edits:
-            at = place % (len(data) + 1)
-            data[at : at + length] = new
-        return bytes(data)
-
-    edit = st.tuples(st.integers(0, 10_000), st.integers(0, 8), st.binary(max_size=6))
-    return st.lists(edit, min_size=1, max_size=4).map(mutate)
-
-
 PARSERS = {
     "message": lambda data: wire.decode_message([b"v1/alarm/gate/", data]),
     "topic": lambda data: wire.decode_message([data, GOOD]),
@@ -188,6 +183,6 @@ VALID = {"message": GOOD, "topic": b"v1/alarm/gate/", "request": REQUEST, "reply
 @settings(max_examples=300, deadline=None, database=None)
 @given(data=st.data())
 def test_any_bytes_parse_or_raise_our_error(parser: str, data: st.DataObject) -> None:
-    raw = data.draw(st.one_of(st.binary(max_size=300), mutations(VALID[parser])))
+    raw = data.draw(st.one_of(st.binary(max_size=300), mutated(VALID[parser])))
     with contextlib.suppress(StreamDetectorError):
         PARSERS[parser](raw)

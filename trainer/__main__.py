@@ -8,6 +8,7 @@
     distill      train the small backbone from a large one
     average      the mean of two points of that training
     embed        trained backbone → head, threshold, bundle, model card
+    large        the teacher with a head of its own → a second bundle
     import-seed  the seed project's checkpoint → head, with a warning about what it is
 
 Exit codes: 0 done, 1 failed or condemned, 2 usage or bad input; errors are one sentence on stderr.
@@ -31,6 +32,7 @@ COMMANDS = {
     "distill": "distill",
     "average": "average",
     "embed": "embed",
+    "large": "large",
     "import-seed": "import_seed",
 }
 HELP = (__doc__ or "").strip()

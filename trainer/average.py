@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from rich.console import Console
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from stream_detector.errors import DataError
 from stream_detector.preprocess import normalise, recipe_named
 from trainer.clips import load_clips
-from trainer.distill import keep_freed_memory
+from trainer.distill import use_threads
 from trainer.pool import Pack, Pool
 from trainer.student import Student
 
@@ -68,8 +67,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run `average`; returns the exit code."""
-    keep_freed_memory()
-    cv2.setNumThreads(1)
+    use_threads()
     states: list[dict[str, Any]] = []
     for path in (args.first, args.second):
         if not Path(path).is_file():

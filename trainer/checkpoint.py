@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.errors import CheckpointError
-from trainer.heads import HeadSpec, Scaling
-from trainer.streaming import StreamingHead
+from stream_detector.temporal import Scaling, StreamingHead
+from trainer.heads import HeadSpec
 
 SCHEMA = "stream-detector.head/1"
 

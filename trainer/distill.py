@@ -31,10 +31,12 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from stream_detector.backbones.i3d import load_i3d
+from stream_detector.bundle import Bundle
 from stream_detector.errors import DataError
 from stream_detector.preprocess import normalise, recipe_named
 from trainer import extras
 from trainer.clips import clips_key, load_clips, pack_clips, read_frames, read_index
+from trainer.compiled import compiled_teacher
 from trainer.pool import Drawn, Pack, Pool
 from trainer.student import LossWeights, Student, inherit_stem, student_loss
 from trainer.teacher import Targets, answer, plan
@@ -46,7 +48,8 @@ CLIP_LIMIT = 150  # frames of a clip that are packed
 class TrainConfig:
     """How the student is trained. sizes: (pixels, share of the steps), small first: early steps need no detail.
 
-    memory: of the averaged weights, which are the ones that count, as a share of the steps.
+    memory: of the averaged weights, which are the ones that count, as a share of the steps.  start_from: a bundle whose
+    backbone is taken as the beginning; empty: random, but for the stem.
     """
 
     arch: str = "resnet3d-18-b-w0.5"
@@ -61,6 +64,7 @@ class TrainConfig:
     memory: float = 0.05
     train_stem: bool = False
     seed: int = 0
+    start_from: str = ""
 
     def size_at(self, step: int) -> int:
         """Pixels a side at a step."""
@@ -93,6 +97,11 @@ class Run:
             inherit_stem(self.student.backbone, load_i3d(teacher), self.recipe)
             if not config.train_stem:
                 self.student.freeze_stem()
+        if config.start_from:
+            started = Bundle.load(config.start_from)
+            if started.manifest.backbone.arch != config.arch:
+                raise DataError(f"{config.start_from!r} holds a {started.manifest.backbone.arch}, not a {config.arch}")
+            self.student.backbone.load_state_dict(started.build()[0].state_dict())
         self.student.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.student).requires_grad_(False).eval()
         decayed = [p for p in self.student.parameters() if p.requires_grad and p.ndim > 1]
@@ -240,6 +249,17 @@ def keep_freed_memory() -> None:
         mallopt(option, value)
 
 
+def use_threads(threads: int = 0) -> None:
+    """Settle how this process computes: memory is kept, OpenCV decodes on the calling thread, PyTorch on `threads`.
+
+    threads: 0 leaves PyTorch its own choice.
+    """
+    keep_freed_memory()
+    cv2.setNumThreads(1)
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def make_pool(args: argparse.Namespace, console: Console) -> Pool:
     """Pack, ask the teacher, render: whatever of it is not in the cache yet."""
     root, cache = Path(args.clips), Path(args.cache)
@@ -247,12 +267,15 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
     with Progress(console=console) as progress:
         _show(progress, "pack clips", pack_clips(clips, root, cache, limit=CLIP_LIMIT))
         frames, packed = load_clips(cache)
-        jobs = plan(packed, [int(m["frames"]) for m in frames.meta], per_set=args.teacher_windows, seed=args.seed)
+        lengths = [int(m["frames"]) for m in frames.meta]
+        jobs = plan(packed, lengths, per_clip=args.teacher_per_clip, per_set=args.teacher_windows, seed=args.seed)
         key = f"i3d/{args.teacher_size}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
         targets = Targets(cache / f"teacher-{args.teacher_size}", jobs, key)
         if not args.skip_teacher and not targets.done.all():
             source = lambda item: read_frames(root / packed[item].path, args.teacher_size, limit=CLIP_LIMIT)  # noqa: E731
-            _show(progress, "teacher", answer(load_i3d(args.teacher), targets, source, device=args.device))
+            network = load_i3d(args.teacher)
+            quick = None if args.device.startswith("cuda") else compiled_teacher(network, args.teacher_size)
+            _show(progress, "teacher", answer(quick or network, targets, source, device=args.device))
         packs = [Pack(frames, packed, targets)]
         if args.normal_videos:
             _show(progress, "quiet camera", extras.pack_normal(args.normal_videos, cache))
@@ -299,12 +322,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--rate", type=float, default=TrainConfig().rate)
     parser.add_argument("--sizes", type=parse_sizes, default=TrainConfig().sizes, help="pixels:share, 64:0.5,112:0.5")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start-from", metavar="BUNDLE", help="begin with the backbone of a bundle, not at random")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch a replica; 0: its own choice")
     parser.add_argument("--replicas", type=int, default=1, help="copies of the student that share a batch (busy CPUs)")
     parser.add_argument("--workers", type=int, default=1, help="threads that prepare batches")
     parser.add_argument("--teacher-size", type=int, default=160, help="pixels a side that the teacher sees")
     parser.add_argument("--teacher-windows", type=int, default=250, help="at most so many windows of each set")
+    parser.add_argument("--teacher-per-clip", type=int, default=2, help="and of each clip")
     parser.add_argument("--skip-teacher", action="store_true", help="train with the teacher's answers found so far")
     parser.set_defaults(main=main)
 
@@ -312,12 +337,16 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run `distill`; returns the exit code."""
     console = Console(stderr=True)
-    keep_freed_memory()
-    cv2.setNumThreads(1)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     pool = make_pool(args, console)
-    config = TrainConfig(steps=args.steps, batch=args.batch, rate=args.rate, seed=args.seed, sizes=args.sizes)
+    config = TrainConfig(
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        seed=args.seed,
+        sizes=args.sizes,
+        start_from=args.start_from or "",
+    )
     run = Run(config, pool, args.run, args.device, args.teacher, args.replicas)
     console.print(f"{'resumed at' if run.resume() else 'start at'} step {run.step} of {config.steps}; {pool.counts()}")
     recent: deque[dict[str, float]] = deque(maxlen=50)

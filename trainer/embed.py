@@ -19,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -34,9 +33,9 @@ from trainer import extras
 from trainer.augment import plain
 from trainer.card import write_card
 from trainer.clips import Clip, PackedFrames, load_clips, pack_clips, read_index, window_starts
-from trainer.distill import keep_freed_memory
+from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
-from trainer.measure import Stream, clip_aucs, judge_scenes, teacher_probe
+from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.student import Student
 from trainer.teacher import Targets
@@ -159,6 +158,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     results: dict[str, Any] = {
         "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
         "heads_tried": tried,
+        "leave_one_set_out_head_only": leave_one_set_out([*train, *val], chosen, SHARES),
         "mean_score": _mean_scores(scores, val),
     }
     targets_dir = cache / f"teacher-{args.teacher_size}"
@@ -304,7 +304,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
     parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
     parser.add_argument("--name", default="embedded")
-    parser.add_argument("--normal-licence", default="as its owner says", help="of the recordings of --normal-videos")
+    parser.add_argument(
+        "--normal-licence", default="as its owner says", help="of the recordings that `distill --normal-videos` read"
+    )
     parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
     parser.add_argument("--scenes", type=int, default=6, help="rendered scenes of each kind for calibration")
     parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
@@ -319,10 +321,7 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run `embed`; returns the exit code."""
     console = Console(stderr=True)
-    keep_freed_memory()
-    cv2.setNumThreads(1)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     bundle = build(args, console)
     if args.card:
         write_card(bundle, args.card)

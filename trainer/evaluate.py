@@ -74,10 +74,11 @@ def score_videos(
         )
     require_finite(features)
     head = checkpoint.head()
-    return [
-        timeline_of(v, head.score_rows(v.rows), None if annotations is None else annotation_of(annotations, v.name))
-        for v in features.videos
-    ]
+
+    def truth(name: str) -> Annotation | None:
+        return None if annotations is None else annotation_of(annotations, name)
+
+    return [timeline_of(v, head.score_rows(v.rows, v.cuts), truth(v.name)) for v in features.videos]
 
 
 def evaluate(
@@ -124,7 +125,7 @@ def write_scores(timelines: Sequence[Timeline], path: Path) -> None:
         out.writerow(["source", "window", "start_frame", "end_frame", "start_s", "end_s", "raw"])
         for t in timelines:
             for i, (a, b, s) in enumerate(zip(t.starts, t.ends, t.scores, strict=True)):
-                out.writerow([t.name, i, a, b - 1, f"{a / t.fps:.4f}", f"{(b - 1) / t.fps:.4f}", f"{s:.6f}"])
+                out.writerow([t.name, i, a, b - 1, f"{a / t.fps:.4f}", f"{(b - 1) / t.fps:.4f}", f"{s:.7f}"])
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

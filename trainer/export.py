@@ -2,9 +2,10 @@
 
     python -m trainer export --checkpoint runs/head --bundle embedded --out bundles/mine
 
-The stream scores every window by itself, so the head must be of kind "mlp" with the view "rows" and one member. The
-principal axes are folded into the first layer, the rescaling becomes the head's standardisation. The backbone must be
-the one that made the features: weights and recipe are compared with those that the checkpoint remembers.
+A head of kind "mlp" with the view "rows" and one member scores every window by itself and becomes arch "mlp", which
+runs inside the engine: the principal axes are folded into the first layer, the rescaling becomes the standardisation.
+Any other head carries a state; it becomes "causal-conv", "causal-gru" or "causal-mlp" and is stored as it is. The
+backbone must be the one that made the features: weights and recipe are compared with those that the checkpoint knows.
 """
 
 from __future__ import annotations
@@ -19,17 +20,15 @@ import torch
 
 from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.errors import DataError
+from stream_detector.head import TEMPORAL
 from trainer.checkpoint import Checkpoint, load_checkpoint
 
 
-def head_state(checkpoint: Checkpoint) -> tuple[tuple[int, ...], dict[str, torch.Tensor]]:
-    """Layer widths and state of `stream_detector.head.Head`. Raises DataError for heads that carry a state."""
+def head_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The manifest's `head` (without checksum) and the state of `stream_detector.head.build_head` of it."""
     spec = checkpoint.spec
     if spec.kind != "mlp" or spec.views != ("rows",) or spec.members != 1:
-        raise DataError(
-            f"a bundle's head scores each window alone, this one is {spec.kind!r} with views "
-            f"{', '.join(spec.views)} and {spec.members} member(s); train with --preset topk or paper to export"
-        )
+        return temporal_state(checkpoint)
     weights, axes = checkpoint.networks[0], checkpoint.scaling.axes
     names = [*(f"dense_{i}" for i in range(len(spec.widths))), "logit"]
     state: dict[str, torch.Tensor] = {
@@ -44,7 +43,23 @@ def head_state(checkpoint: Checkpoint) -> tuple[tuple[int, ...], dict[str, torch
             kernel = axes @ kernel
         state[f"layers.{i}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel.T, np.float32))
         state[f"layers.{i}.bias"] = torch.from_numpy(np.array(weights[f"{name}/bias"], np.float32))
-    return (spec.dim, *spec.widths, 1), state
+    return {"arch": "mlp", "dims": [spec.dim, *spec.widths, 1]}, state
+
+
+def temporal_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The same for a head that carries a state."""
+    spec, scaling = checkpoint.spec, checkpoint.scaling
+    head = {"arch": next(arch for arch, kind in TEMPORAL.items() if kind == spec.kind), "dim": spec.dim,
+            "widths": spec.hidden, "kernel": spec.kernel, "dilations": spec.dilations if spec.kind == "causal" else (),
+            "projection": spec.projection, "views": spec.views, "members": spec.members}  # fmt: skip
+    arrays: dict[str, Any] = {"feature_mean": scaling.mean, "feature_std": scaling.std, "bias": checkpoint.bias,
+                              "temperature": checkpoint.temperature}  # fmt: skip
+    if scaling.axes is not None:
+        arrays["axes"] = scaling.axes
+    for i, network in enumerate(checkpoint.networks):
+        arrays |= {f"network_{i}/{name}": array for name, array in network.items()}
+    state = {name: torch.from_numpy(np.array(value, np.float32, order="C")) for name, value in arrays.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in head.items()}, state
 
 
 def check_backbone(checkpoint: Checkpoint, bundle: Bundle) -> None:
@@ -68,14 +83,14 @@ def export(
 ) -> Bundle:
     """Write the bundle. threshold: on the smoothed score; `stream-detector calibrate` finds one for a camera."""
     check_backbone(checkpoint, bundle)
-    dims, state = head_state(checkpoint)
+    head, state = head_state(checkpoint)
     manifest = bundle.manifest
     parts = {
         "name": name,
         "backbone": {"arch": manifest.backbone.arch, "reference": manifest.backbone.reference,
                      "weights_sha256": manifest.backbone.weights_sha256},
         "preprocess": bundle.recipe,
-        "head": {"dims": dims},
+        "head": head,
         "smoothing": manifest.smoothing.model_dump(mode="json"),
         "threshold": {"value": threshold, "calibrated": "not calibrated; run `stream-detector calibrate`"},
         "training": {"hyper": checkpoint.hyper, "backend": checkpoint.backend, "versions": checkpoint.versions,
@@ -90,7 +105,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """`trainer export`."""
     parser = subparsers.add_parser("export", help="head and backbone to a bundle")
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--bundle", default="embedded", help="bundle whose backbone made the features")
+    parser.add_argument(
+        "--bundle", default="embedded", help="bundle whose backbone made the features (default: embedded)"
+    )
     parser.add_argument("--results", type=Path, help="results.json of `trainer evaluate`, for the model card")
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--name", help="name of the new bundle (default: the folder's)")

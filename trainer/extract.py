@@ -3,9 +3,10 @@
     python -m trainer extract --list videos.csv --out features/           or   --ucf-crime DIR
                               --bundle embedded | --backbone ARCH --weights NAME
 
-A video becomes `<name>.npz` (features float32 (T, D); starts, ends: half-open, in frames of the file; start_s, end_s),
-put in place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around
-it nor on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
+A video becomes `<name>.npz` (features float32 (T, D); starts, ends: half-open, in frames of the file; start_s, end_s;
+cut: True where a window does not follow on from the one before, so that a head that remembers forgets there), put in
+place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around it nor
+on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
+from stream_detector.temporal import CUTS
 from stream_detector.types import Engine, Window
 from trainer.decode import DecodeState, Decoding, decode_all
 from trainer.features import MANIFEST, MANIFEST_SCHEMA
@@ -82,7 +84,7 @@ def key_of(facts: dict[str, Any]) -> str:
 
 def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any, Any]]:
     """Arrays of one video; at most BATCH windows of pixels are held. Raises DataError when there was no window."""
-    batch, rows, refs = list[Window](), list[np.ndarray[Any, Any]](), list[tuple[int, int, float, float]]()
+    batch, rows, refs = list[Window](), list[np.ndarray[Any, Any]](), list[tuple[int, int, float, float, bool]]()
 
     def flush() -> None:
         if batch:
@@ -92,7 +94,7 @@ def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any,
     for window in decoding:
         batch.append(window)
         ref = window.ref
-        refs.append((ref.start_frame, ref.end_frame + 1, ref.start_s, ref.end_s))
+        refs.append((ref.start_frame, ref.end_frame + 1, ref.start_s, ref.end_s, not CUTS.isdisjoint(ref.degraded)))
         if len(batch) == min(BATCH, engine.max_batch):
             flush()
     flush()
@@ -107,6 +109,7 @@ def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any,
         "ends": np.array(columns[1], np.int64),
         "start_s": np.array(columns[2], np.float64),
         "end_s": np.array(columns[3], np.float64),
+        "cut": np.array(columns[4], bool),
     }
 
 
@@ -262,13 +265,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--where", action="append", default=[], metavar="COLUMN=A,B", help="take these rows of --list only"
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--bundle", default="embedded", help="name or folder of a bundle whose backbone to use")
+    parser.add_argument("--bundle", default="embedded", help="whose backbone to use (default: the embedded one)")
     parser.add_argument("--backbone", help="instead of --bundle: an architecture, with --weights")
     parser.add_argument("--weights", help="name of stored weights (`stream-detector models list`)")
     parser.add_argument("--stride", type=int, default=16, help="frames between the starts of two windows")
     parser.add_argument("--decoders", type=int, default=2, help="videos decoded at once")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--ray", action="store_true", help="by the workers of a Ray cluster")
     parser.add_argument("--address", metavar="ADDRESS", help="--ray: 'auto' or HOST:PORT of a cluster (default: start)")
     parser.add_argument("--workers", type=int, metavar="N", help="--ray: how many (default: the cluster's CPUs)")
@@ -283,7 +287,7 @@ def _extraction(
 
         yield from extract_ray(args, videos, bundle)
         return
-    engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device))
+    engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device, precision=args.precision))
     try:
         yield from extract(videos, bundle, engine, args.out, args.stride, args.decoders)
     finally:

@@ -66,7 +66,7 @@ def extract_ray(
     """As `extract.extract`; a video that kills its worker twice is skipped, with that as the reason."""
     if args.stride < 1 or (args.workers is not None and args.workers < 1):
         raise DataError(f"stride and workers must be at least 1, got {args.stride} and {args.workers}")
-    chosen = choose(EngineConfig(engine=args.engine, device=args.device), this_machine())
+    chosen = choose(EngineConfig(engine=args.engine, device=args.device, precision=args.precision), this_machine())
     device = "cuda" if chosen.device.startswith("cuda") else "cpu"
     engine = EngineConfig(engine=chosen.engine, device=device, precision=chosen.precision, threads=1)  # type: ignore[arg-type]
     out: Path = args.out

@@ -44,6 +44,7 @@ class VideoFeatures:
     split: "train", "val", "test" or "".  rows: float32 (T, D).
     starts, ends: int64 (T,) half-open windows in frames, or None when rows are equal parts of the video.
     frames, fps: of the video at the rate of extraction; 0 when unknown.
+    cuts: rows that do not follow on from the row before (a seek, a hole, damage).
     """
 
     name: str
@@ -54,6 +55,7 @@ class VideoFeatures:
     ends: Ints | None = None
     frames: int = 0
     fps: float = 0.0
+    cuts: tuple[int, ...] = ()
 
     @property
     def label(self) -> int:
@@ -236,6 +238,7 @@ def _from_manifest(folder: Path) -> FeatureSet:
                 data["ends"],
                 int(one["frames"]),
                 float(one["fps"]),
+                tuple(int(row) for row in np.flatnonzero(data.get("cut", ()))),
             )
         )
     return FeatureSet(tuple(videos), str(folder), {k: v for k, v in manifest.items() if k != "videos"})

@@ -7,72 +7,34 @@ kind "mlp"     dense layers, each window alone: the paper's 512-128-32-1 (MILR I
 kind "causal"  a dense layer, then residual causal dilated convolutions (and nothing from the future)
 kind "gru"     a dense layer, then a GRU
 
-`projection` are principal axes of the training rows, fixed. A view says what a network is shown of the way so far:
-
-    rows        x_t                          the window alone
-    mean:H      m_t, the running mean        what the place looks like: steady evidence
-    change:H    x_t - m_{t-1}, 0 at first    what is new here, whatever the place looks like
-
-    m_t = m_{t-1} + (x_t - m_{t-1}) / min(t, H): a plain mean for H windows, then an exponential one, so the state is
-    one row and a camera that never stops is served too
-
-Parts joined by "+" are seen by one network side by side ("rows+change:32"). Every entry of `views` is an expert trained
-by itself; their logits are added (a product of experts: suspicious place times sudden change). All is causal;
-`streaming.StreamingHead` computes it one window at a time.
+`projection` are principal axes of the training rows, fixed. What a view is, what is carried from window to window, and
+the same arithmetic without Keras: `stream_detector.temporal`. Every entry of `views` is an expert trained by itself;
+their logits are added (a product of experts: suspicious place times sudden change). All is causal.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
+from stream_detector.temporal import Scaling, TemporalSpec, view_parts
 from stream_detector.types import Float32Array
-
-Kind = Literal["mlp", "causal", "gru"]
-KINDS = ("mlp", "causal", "gru")
 
 
 @dataclass(frozen=True)
-class HeadSpec:
-    """Everything that fixes a head's shape.
+class HeadSpec(TemporalSpec):
+    """Everything that fixes a head's shape, and its training. dropout: after every hidden layer. Raises DataError."""
 
-    dim: features in.  widths: of the hidden dense layers ("causal", "gru": the first one only, also the channels).
-    kernel, dilations: of the causal convolutions; their reach is 1 + (kernel - 1) * sum(dilations) windows.
-    projection: principal axes kept, 0 for none.  views: see the module.  members: networks per view whose logits are
-    averaged; they differ in their seed.
-    """
-
-    dim: int
-    kind: Kind = "mlp"
-    widths: tuple[int, ...] = (128, 32)
     dropout: float = 0.6
-    kernel: int = 3
-    dilations: tuple[int, ...] = ()
-    projection: int = 0
-    views: tuple[str, ...] = ("rows",)
-    members: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise DataError(f"unknown head {self.kind!r}; use one of: {', '.join(KINDS)}")
-        counts = (self.dim, self.kernel, self.members, *self.widths, *self.dilations)
-        if min(counts) < 1 or not self.widths or not self.views or not 0 <= self.projection <= self.dim:
-            raise DataError(f"a head needs positive sizes and at most {self.dim} principal axes, got {asdict(self)}")
+        super().__post_init__()
         if not 0 <= self.dropout < 1:
             raise DataError(f"dropout must lie in [0, 1), got {self.dropout}")
-        for view in self.views:
-            view_parts(view)
-
-    @property
-    def reach(self) -> int:
-        """Windows that one score depends on directly; 0 for all of the past (running mean, GRU)."""
-        if self.kind == "gru" or any(horizon for view in self.views for _, horizon in view_parts(view)):
-            return 0
-        return 1 + (self.kernel - 1) * sum(self.dilations) if self.kind == "causal" else 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -88,20 +50,6 @@ class HeadSpec:
             raise DataError(
                 f"head has unknown or missing fields: {sorted(values)}; it comes from another version"
             ) from None
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """The fixed part of a head, from training rows only. mean, std: (D,).  axes: (D, projection) or None."""
-
-    mean: Float32Array
-    std: Float32Array
-    axes: Float32Array | None = None
-
-    def apply(self, rows: Float32Array) -> Float32Array:
-        """(..., D) → (..., D or projection)."""
-        x = ((rows - self.mean) / self.std).astype(np.float32, copy=False)
-        return x if self.axes is None else np.asarray(x @ self.axes, np.float32)
 
 
 def fit_scaling(rows: Float32Array, target_norm: float, standardise: bool, projection: int) -> Scaling:
@@ -158,18 +106,6 @@ def running_mean_matrix(length: int, horizon: int) -> Float32Array:
     return matrix.astype(np.float32)
 
 
-def view_parts(view: str) -> tuple[tuple[str, int], ...]:
-    """ "rows+change:32" → (("rows", 0), ("change", 32)). Raises DataError."""
-    parts = []
-    for part in view.split("+"):
-        name, _, horizon = part.partition(":")
-        if (name == "rows" and not horizon) or (name in {"mean", "change"} and horizon.isdigit() and int(horizon) > 0):
-            parts.append((name, int(horizon or 0)))
-        else:
-            raise DataError(f"unknown view {view!r}; join 'rows', 'mean:H' and 'change:H' by '+', H in windows")
-    return tuple(parts)
-
-
 def see(x: Float32Array, view: str) -> Float32Array:
     """Scaled rows (V, T, P) → what a network of this view is shown, (V, T, P * parts)."""
     shown = []
@@ -188,20 +124,14 @@ def see(x: Float32Array, view: str) -> Float32Array:
     return np.concatenate(shown, axis=-1).astype(np.float32, copy=False)
 
 
-def input_width(spec: HeadSpec, view: str) -> int:
-    """Width of the first trained layer's input."""
-    return (spec.projection or spec.dim) * len(view_parts(view))
-
-
 def build_head(spec: HeadSpec, view: str = "rows", length: int | None = None) -> Any:
     """The trained part of one network as a Keras model: what the view shows (B, T, P) → logits (B, T)."""
     import keras
     from keras import layers
 
-    inputs = keras.Input((length, input_width(spec, view)))
+    inputs = keras.Input((length, spec.input_width(view)))
     x = inputs
-    hidden = spec.widths if spec.kind == "mlp" else spec.widths[:1]
-    for i, width in enumerate(hidden):
+    for i, width in enumerate(spec.hidden):
         x = layers.Dense(width, activation="relu", name=f"dense_{i}")(x)
         x = layers.Dropout(spec.dropout)(x)
     if spec.kind == "causal":

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from stream_detector.errors import CheckpointError, DataError, MissingExtraError
+from stream_detector.temporal import Scaling
 from trainer.checkpoint import Checkpoint
 from trainer.features import FeatureSet, load_features
-from trainer.heads import HeadSpec, Scaling
+from trainer.heads import HeadSpec
 
 WARNING = (
     "warning: the seed's features come from untrained networks, one for each extraction run, so they tell class "

@@ -75,6 +75,23 @@ def teacher_probe(clips: Sequence[Clip], targets: Targets, shares: Mapping[str, 
     return clip_aucs(scores, [b.set for b in bags["val"]], [b.abnormal for b in bags["val"]])
 
 
+def leave_one_set_out(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float]) -> dict[str, Any]:
+    """For every set with both labels: AUC on all of it of a head that was fitted on all the other sets.
+
+    Only the head is left in the dark: if the features were trained with the set's labels, this flatters them.
+    """
+    labels: dict[str, set[bool]] = {}
+    for bag in bags:
+        labels.setdefault(bag.set, set()).add(bag.abnormal)
+    result: dict[str, Any] = {}
+    for name in sorted(name for name, both in labels.items() if len(both) == 2):
+        known, unknown = [b for b in bags if b.set != name], [b for b in bags if b.set == name]
+        if len({bag.abnormal for bag in known}) == 2:
+            scores = clip_scores(fit_head(known, config, shares), unknown)
+            result[name] = clip_aucs(scores, [name] * len(unknown), [b.abnormal for b in unknown])[name]
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """Scores along one piece of footage. raw: (n,), one a window.  fps: frames a second.

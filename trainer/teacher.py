@@ -24,6 +24,7 @@ from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM, I3D
 from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.clips import Clip, window_at
+from trainer.compiled import Teacher
 
 FrameSource = Callable[[int], UInt8Array]
 
@@ -111,22 +112,32 @@ class Targets:
 
 @torch.no_grad()
 def answer(
-    model: I3D, targets: Targets, source: FrameSource, *, batch: int = 4, device: str = "cpu"
+    model: I3D | Teacher, targets: Targets, source: FrameSource, *, batch: int = 4, device: str = "cpu"
 ) -> Iterator[tuple[int, int]]:
     """Ask the teacher about every window not yet answered; yields (done, all) for a progress bar.
 
-    source: item → uint8 (n, S, S, 3) RGB at the teacher's size.  On CUDA the forward pass runs in bfloat16.
+    model: the network, or what `compiled_teacher` made of it.  source: item → uint8 (n, S, S, 3) RGB at the teacher's
+    size.  On CUDA the forward pass runs in bfloat16.
     """
-    model = model.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    ask = _network(model, device) if isinstance(model, I3D) else model
     open_rows = np.flatnonzero(~targets.done)
     for first in range(0, len(open_rows), batch):
         rows = open_rows[first : first + batch].tolist()
         windows = np.stack([window_at(source(targets.jobs[r].item), targets.jobs[r].start) for r in rows])
-        clip = torch.from_numpy(windows).to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
-        clip = clip.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
-            features, logits = model.both(clip)
+        features, logits = ask(windows)
         if not (torch.isfinite(features).all() and torch.isfinite(logits).all()):
             raise DataError("the teacher gave a value that is not finite; check its weights file")
         targets.put(rows, features, logits)
         yield len(targets.jobs) - len(open_rows) + min(first + batch, len(open_rows)), len(targets.jobs)
+
+
+def _network(model: I3D, device: str) -> Teacher:
+    model = model.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def ask(windows: UInt8Array) -> tuple[Tensor, Tensor]:
+        clip = torch.from_numpy(windows).to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+        clip = clip.contiguous(memory_format=torch.channels_last_3d)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=device.startswith("cuda")):
+            return model.both(clip)
+
+    return ask

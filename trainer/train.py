@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
+from stream_detector.temporal import Scaling
 from stream_detector.types import Float32Array
 from trainer.backend import BACKENDS, seed_everything, use_backend
 from trainer.bags import Sampler, bags_of, validation_split
 from trainer.checkpoint import Checkpoint, Curve, versions
 from trainer.features import FeatureSet, load_features, require_both_classes, require_finite
-from trainer.heads import HeadSpec, Scaling, build_head, fit_scaling, kernels_of, see, weights_of
+from trainer.heads import HeadSpec, build_head, fit_scaling, kernels_of, see, weights_of
 from trainer.metrics import roc_auc
 
 Progress = Callable[[int, int, str], None]
@@ -98,7 +99,7 @@ def head_spec(hyper: Hyper, dim: int) -> HeadSpec:
     kind: Any = hyper.head
     projection = min(hyper.projection, dim)
     return HeadSpec(
-        dim, kind, hyper.widths, hyper.dropout, hyper.kernel, hyper.dilations, projection, hyper.views, hyper.members
+        dim, kind, hyper.widths, hyper.kernel, hyper.dilations, projection, hyper.views, hyper.members, hyper.dropout
     )
 
 
@@ -270,9 +271,9 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def training_videos(features: FeatureSet) -> FeatureSet:
-    """All but the test videos; every video when the source knows no splits."""
+    """Those of split "train", so that "val" and "test" stay unseen; every video when the source knows no splits."""
     splits = {v.split for v in features.videos}
-    return features.of_split("train", "val") if splits - {""} else features
+    return features.of_split("train") if splits - {""} else features
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

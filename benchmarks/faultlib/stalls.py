@@ -53,7 +53,7 @@ class Witness:
             if body["type"] != "update" or body.get("replayed"):
                 continue
             name = topic.decode()
-            self.gaps += name in self.seqs and not 0 < body["seq"] - self.seqs[name] <= 2  # start and end lie between
+            self.gaps += name in self.seqs and not 0 < body["seq"] - self.seqs[name] <= 3  # end, start
             self.seqs[name] = body["seq"]
             self.delays_ms[self.phase].append(now_ms - body["timing"]["captured→window"])
         socket.close(0)

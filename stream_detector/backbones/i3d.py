@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stream_detector.backbones.network import FeatureNetwork
 from stream_detector.errors import CheckpointError
 
 FEATURE_DIM = 1024
@@ -101,7 +102,7 @@ class _Mixed(nn.Module):
         return torch.cat([self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)], dim=1)
 
 
-class I3D(nn.Module):
+class I3D(FeatureNetwork):
     """Kinetics-400 I3D. num_classes: None leaves the classifier out, and `forward` returns features.
 
     Input: float32 (B, 3, T, H, W), RGB in [-1, 1].  Features: float32 (B, 1024).  Logits: float32 (B, num_classes).
@@ -135,14 +136,6 @@ class I3D(nn.Module):
         """float (B, 3, T, H, W) in [-1, 1] → (B, 1024)."""
         features: Tensor = self.stages(x).mean(dim=(2, 3, 4))
         return features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Class logits (B, num_classes), or features (B, 1024) without a classifier."""
-        features = self.features(x)
-        if self.fc is None:
-            return features
-        logits: Tensor = self.fc(features)
-        return logits
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, 1024) and class logits (B, num_classes) in one pass. Raises CheckpointError without classes."""

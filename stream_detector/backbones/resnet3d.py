@@ -15,6 +15,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stream_detector.backbones.network import FeatureNetwork
+
 Shortcut = Literal["A", "B"]
 PLANES = (64, 128, 256, 512)
 LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
@@ -83,7 +85,7 @@ class Bottleneck(nn.Module):
         return result
 
 
-class ResNet3D(nn.Module):
+class ResNet3D(FeatureNetwork):
     """depth: 10, 18, 34 or 50.  shortcut: "A" or "B".  width: factor on all channels.
 
     num_classes: None leaves the classifier `fc` out, and `forward` returns features.  Weights start random (He et al.
@@ -133,11 +135,3 @@ class ResNet3D(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(2, 3, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Class logits (B, num_classes), or features (B, D) without a classifier."""
-        features = self.features(x)
-        if self.fc is None:
-            return features
-        logits: Tensor = self.fc(features)
-        return logits

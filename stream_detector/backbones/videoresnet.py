@@ -14,6 +14,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from stream_detector.backbones.network import FeatureNetwork
+
 Kind = Literal["full", "flat", "split"]
 KINDS: dict[str, tuple[Kind, Kind, Kind, Kind]] = {
     "r3d_18": ("full", "full", "full", "full"),
@@ -60,7 +62,7 @@ class VideoBlock(nn.Module):
         return result
 
 
-class VideoResNet(nn.Module):
+class VideoResNet(FeatureNetwork):
     """arch: "r3d_18", "mc3_18" or "r2plus1d_18".  num_classes: None leaves the classifier `fc` out."""
 
     feature_dim = 512
@@ -86,14 +88,6 @@ class VideoResNet(nn.Module):
         """float (B, 3, T, H, W), normalised → (B, 512): the mean over all positions of the last layer."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         return x.mean(dim=(2, 3, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Class logits (B, num_classes), or features (B, 512) without a classifier."""
-        features = self.features(x)
-        if self.fc is None:
-            return features
-        logits: Tensor = self.fc(features)
-        return logits
 
 
 def _stem(kind: Kind) -> nn.Sequential:

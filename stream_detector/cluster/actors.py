@@ -37,6 +37,7 @@ class RayLink:
     def __init__(self) -> None:
         self.engines: dict[str, tuple[Any, bool]] = {}
         self.shards: dict[int, Any] = {}
+        self.good_batch, self.good_wait_s = 8, 0.01  # until an engine has told
         self._waiting: dict[str, int] = {}
 
     def submit(self, frames: UInt8Array) -> Any:
@@ -100,10 +101,16 @@ class CameraActor:
         self._lock = threading.Lock()
         self._wiring = -1
 
-    def wire(self, number: int, engines: dict[str, tuple[Any, bool]], shards: dict[int, Any]) -> None:
-        """Engines by name (handle, whether it is on this node), and shards by number. number: the newest counts."""
+    def wire(
+        self, number: int, engines: dict[str, tuple[Any, bool]], shards: dict[int, Any], good: tuple[int, float]
+    ) -> None:
+        """Engines by name (handle, whether it is on this node), shards by number, and what batch suits the engines.
+
+        number: the newest counts.
+        """
         with self._lock:
             if number > self._wiring:
+                self._link.good_batch, self._link.good_wait_s = good
                 self._wiring, self._link.engines, self._link.shards = number, engines, shards
 
     def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, Resume]]) -> None:
@@ -136,6 +143,7 @@ class EngineActor:
         set_up_logging("text", redact, level=logging.WARNING)
         engine = load_engine(Bundle.load(config.bundle), config.engine)
         self._name = f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})"
+        self._good = (min(engine.good_batch, engine.max_batch), engine.good_wait_s)
         self._host = EngineHost(engine, max_wait_s)
 
     def infer(self, frames: UInt8Array) -> Answer:
@@ -144,7 +152,7 @@ class EngineActor:
 
     def beat(self) -> dict[str, Any]:
         """A sign of life."""
-        return {"engine": self._name, "windows": self._host.windows, "batches": self._host.batches}
+        return {"engine": self._name, "good": self._good, "windows": self._host.windows, "batches": self._host.batches}
 
 
 class ShardActor:

@@ -22,6 +22,7 @@ from stream_detector.config import CameraConfig, Config
 from stream_detector.decide import Decider, ScoresFile
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
+from stream_detector.head import TemporalHead
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
 from stream_detector.sources import file_path
@@ -47,6 +48,7 @@ class _Kept:
         self._engine = engine
         self.name, self.device, self.precision = engine.name, engine.device, engine.precision
         self.reason, self.max_batch = engine.reason, engine.max_batch
+        self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         return self._engine.infer(frames)
@@ -99,7 +101,13 @@ class Scorer:
             table = Path(folder) / "scores.csv"
             scores = ScoresFile(table)
             decider = Decider(
-                (plan,), self._bundle.fingerprint, sink=sink, telemetry=telemetry, clock=clock, scores=scores
+                (plan,),
+                self._bundle.fingerprint,
+                sink=sink,
+                telemetry=telemetry,
+                clock=clock,
+                scores=scores,
+                make_head=head.stream if isinstance(head := self._bundle.build_head(), TemporalHead) else None,
             )
             result = Pipeline(
                 config=config,

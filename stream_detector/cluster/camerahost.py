@@ -40,7 +40,13 @@ class Gone(Exception):
 
 
 class Link(Protocol):
-    """How a host reaches the others. All may raise Gone; what else they raise ends the run."""
+    """How a host reaches the others. All may raise Gone; what else they raise ends the run.
+
+    good_batch, good_wait_s: see `types.Engine`; of the engines at present.
+    """
+
+    good_batch: int
+    good_wait_s: float
 
     def submit(self, frames: UInt8Array) -> Any:
         """Hand a batch to an engine; returns a ticket at once. frames: uint8 (B, 16, H, W, 3)."""
@@ -207,8 +213,7 @@ class CameraHost:
     # -- the way out ----------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        batch = self._config.batch
-        while (taken := self._buffer.take(batch.max_size, batch.max_wait_ms / 1e3)) is not None:
+        while (taken := self._buffer.take(*self._batching())) is not None:
             count = len(taken.batch.windows) if taken.batch else 0
             with self._changed:
                 while self._in_flight and self._in_flight + count > self._limit and not self._stop.is_set():
@@ -216,6 +221,12 @@ class CameraHost:
                 self._in_flight += count
             ticket = self._ask(taken.batch.frames) if taken.batch else None
             self._sent.put((taken.batch, ticket, taken.ended))
+
+    def _batching(self) -> tuple[int, float]:
+        """Windows at once, and how long to wait for them: as asked for, or what suits the engines."""
+        asked = self._config.batch
+        wait_s = self._link.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
+        return asked.max_size or self._link.good_batch, wait_s
 
     def _ask(self, frames: UInt8Array) -> Any:
         while not self._stop.is_set():

@@ -25,7 +25,7 @@ from stream_detector.cluster import merge
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.lockfile import LockFile
-from stream_detector.recovery import RateLimit
+from stream_detector.ratelimit import RateLimit
 from stream_detector.types import Clock, SystemClock
 from stream_detector.wire import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
 

@@ -296,7 +296,7 @@ class Supervisor:
         elif not config.engine.threads:
             engine = config.engine.model_copy(update={"threads": max(1, int(node.cpus))})
             config = config.model_copy(update={"engine": engine})
-        wait_s = config.batch.max_wait_ms / 1e3 if node.gpus and len(self._nodes) > 1 else 0.0
+        wait_s = (config.batch.max_wait_ms or 5.0) / 1e3 if node.gpus and len(self._nodes) > 1 else 0.0
         actor = self.ray.remote(EngineActor).options(**self._options(node.id, max_concurrency=ENGINE_CALLS, **share))
         self._enter("engine", f"engine-{node.id}-{gpu}", node.id, actor.remote(config, wait_s))
 
@@ -322,11 +322,13 @@ class Supervisor:
         """Tell every host which engines and shards there are."""
         self._wirings += 1
         ready = [actor for actor in self._actors.values() if actor.told is not None]
+        goods = [actor.told["good"] for actor in ready if actor.kind == "engine" and actor.told]
+        good = max(goods, default=(8, 0.01))
         shards = {int(actor.key[6:]): actor.handle for actor in ready if actor.kind == "shard"}
         for host in ready:
             if host.kind == "host":
                 engines = {a.key: (a.handle, a.node == host.node) for a in ready if a.kind == "engine"}
-                host.handle.wire.remote(self._wirings, engines, shards)
+                host.handle.wire.remote(self._wirings, engines, shards, good)
 
     def _finish(self, reason: EndReason) -> tuple[int, int]:
         """Close hosts, then shards; returns the windows and alarms of the run."""

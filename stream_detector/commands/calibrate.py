@@ -31,7 +31,6 @@ from stream_detector.config import AlarmConfig, CameraConfig, Config, build_conf
 from stream_detector.errors import ConfigError, RunError, UsageError
 from stream_detector.records import ScoreRow, read_scores
 from stream_detector.report import make_report
-from stream_detector.types import Score, Timing, WindowRef
 
 SCHEMA = "stream-detector.calibration/1"
 Series = list[list[ScoreRow]]
@@ -47,8 +46,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="[GROUP=]NORMAL",
         help="videos, folders or scores.csv files in which nothing happens; groups such as day=… night=… with --apart",
     )
-    parser.add_argument("--false-alarms-per-hour", type=float, required=True, metavar="X", help="of one camera")
-    parser.add_argument("--confidence", type=float, default=0.95)
+    parser.add_argument(
+        "--false-alarms-per-hour", type=float, required=True, metavar="X", help="at most so many, of one camera"
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, metavar="P", help="that the true rate is not higher (default 0.95)"
+    )
     parser.add_argument("--apart", action="store_true", help="a threshold for every GROUP, for instance day and night")
     parser.add_argument(
         "--check", nargs="+", default=[], metavar="NORMAL", help="other footage: what rate is seen there?"
@@ -56,10 +59,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of smoothing, alarms and stride")
     parser.add_argument("--camera", metavar="NAME", help="a camera of the configuration: its own settings")
     parser.add_argument("--write", action="store_true", help="write the threshold to that camera in that configuration")
-    parser.add_argument("--bundle", metavar="NAME_OR_DIR")
-    parser.add_argument("--stride", type=int, metavar="FRAMES")
-    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="files open")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
+    parser.add_argument("--stride", type=int, metavar="FRAMES", help="from one window to the next (default 16)")
+    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="files read side by side")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
@@ -168,46 +171,18 @@ def hours_of(series: Series) -> float:
 
 def counter(series: Series, alarm: AlarmConfig) -> Callable[[float], int]:
     """Counts how many alarms start in all series at a threshold, by the machine that runs use."""
-    parts = [[(_score(row), row.smoothed) for row in part] for part in series if part]
+    parts = [[(row.score(), row.smoothed) for row in part] for part in series if part]
 
     def count_alarms(threshold: float) -> int:
         started = 0
         for part in parts:
-            machine = AlarmMachine(
-                part[0][0].ref.camera,
-                "",
-                str,
-                threshold=threshold,
-                off_ratio=alarm.off_ratio,
-                min_length_s=alarm.min_length_s,
-                cooldown_s=alarm.cooldown_s,
-                update_interval_s=alarm.update_interval_s,
-            )
+            machine = AlarmMachine.configured(part[0][0].ref.camera, "", str, threshold, alarm)
             for score, smoothed in part:
                 _, event = machine.step(score, smoothed)
                 started += event is not None and event.type == "start"
         return started
 
     return count_alarms
-
-
-_NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
-
-
-def _score(row: ScoreRow) -> Score:
-    ref = WindowRef(
-        camera=row.camera,
-        source=row.source,
-        index=row.window,
-        start_frame=row.start_frame,
-        end_frame=row.end_frame,
-        start_s=row.start_s,
-        end_s=row.end_s,
-        captured_s=row.end_s,
-        captured_utc=row.end_s,
-        completed_s=row.end_s,
-    )
-    return Score(ref, row.raw, row.end_s, _NO_TIME)
 
 
 def check(calibration: Calibration, series: Series, alarm: AlarmConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from stream_detector.cluster.placement import parse_near
 from stream_detector.commands.run import add_options, make_config, stop_on_signals
 from stream_detector.config import Config, build_config
 from stream_detector.errors import ConfigError
+from stream_detector.head import TemporalHead
 from stream_detector.logs import set_up_logging
 from stream_detector.raypool import connected, import_ray
 from stream_detector.sources import file_path, kind, redact
@@ -40,6 +41,11 @@ def main(args: argparse.Namespace) -> int:
     config = cluster_config(make_config(args), args)
     set_up_logging(config.telemetry.log_format, redact, level=logging.WARNING)
     bundle = Bundle.load(config.bundle)
+    if isinstance(bundle.build_head(), TemporalHead):
+        raise ConfigError(
+            f"the head of bundle {bundle.name!r} carries a state from window to window, which a cluster cannot hand on "
+            "yet; use 'run', or another bundle"
+        )
     plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
     near = parse_near(args.near)
     with connected("the cluster", args.address, args.cpus) as ray:

@@ -13,23 +13,19 @@ import json
 import os
 import platform
 import shutil
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from stream_detector.commands.findings import Check, State, print_findings
+from stream_detector.commands.ports import ports
 from stream_detector.config import Config, build_config, load_config
 from stream_detector.errors import StreamDetectorError
 
-State = Literal["ok", "warn", "fail"]
 SCHEMA = "stream-detector.doctor/1"
 REQUIRED = (
     "torch",
@@ -43,20 +39,16 @@ REQUIRED = (
     "matplotlib",
     "platformdirs",
 )
-OPTIONAL = {"openvino": "the fast engine on CPUs", "nncf": "int8", "scikit-learn": "training", "tensorflow": "training"}
+OPTIONAL = {
+    "openvino": "the fast engine on CPUs",
+    "nncf": "int8",
+    "uvicorn": "the page to watch",
+    "scikit-learn": "training",
+    "tensorflow": "training",
+}
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
 LOW_DISK_BYTES, NO_DISK_BYTES = 2_000_000_000, 100_000_000
 LOW_FILES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One finding. advice: what to do about it; empty when nothing is to be done."""
-
-    name: str
-    state: State
-    detail: str
-    advice: str = ""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -81,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"schema": SCHEMA, "can_run": able, "checks": [asdict(c) for c in checks]}, indent=2))
     else:
-        _print(checks, able)
+        print_findings(checks, able)
     return 0 if able else 1
 
 
@@ -271,42 +263,6 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def ports(config: Config) -> list[Check]:
-    """Whether the sockets of a run can be bound."""
-    bind = config.publish.bind
-    wanted: list[tuple[str, str, int]] = []
-    if bind.startswith("tcp://"):
-        host, _, port = bind.removeprefix("tcp://").rpartition(":")
-        if port.isdecimal():
-            numbers = (("events", int(port)), ("recovery", int(port) + 1))
-            wanted += [(name, host.strip("[]"), number) for name, number in numbers]
-    if config.telemetry.metrics_port:
-        wanted.append(("metrics", "127.0.0.1", config.telemetry.metrics_port))
-    checks = []
-    for name, host, number in wanted:
-        trouble = _bind_trouble("0.0.0.0" if host == "*" else host, number)
-        advice = (
-            "choose another with --metrics-port" if name == "metrics" else "choose another with --bind, or --bind none"
-        )
-        told = f"{host}:{number} {trouble or 'free'}"
-        checks.append(Check(f"{name} port", "fail" if trouble else "ok", told, advice if trouble else ""))
-    return checks or [Check("ports", "ok", f"none needed (events: {bind})")]
-
-
-def _bind_trouble(host: str, port: int) -> str:
-    if not 0 < port < 65536:
-        return "is no port"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ binds
-            probe.bind(address)
-            probe.listen(1)
-    except OSError as error:
-        return f"cannot be bound ({getattr(error, 'strerror', None) or error})"
-    return ""
-
-
 def folders(config: Config) -> list[Check]:
     """Whether files can be written where a run writes them, and how much room there is."""
     from stream_detector.weights import cache_directory
@@ -337,26 +293,3 @@ def folders(config: Config) -> list[Check]:
         detail = f"{folder} can be written, {free / 1e9:.1f} GB free"
         checks.append(Check(f"{name} folder", state, detail, "" if state == "ok" else "free some disk space"))
     return checks
-
-
-def _print(checks: list[Check], able: bool) -> None:
-    console = Console()
-    signs: dict[State, Text] = {
-        "ok": Text("ok", "green"),
-        "warn": Text("look", "yellow"),
-        "fail": Text("FAIL", "bold red"),
-    }
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for check in checks:
-        detail = Text(check.detail)
-        if check.advice:
-            detail.append(f"\n→ {check.advice}", style="yellow" if check.state != "ok" else "bright_black")
-        table.add_row(signs[check.state], Text(check.name, "bold"), detail)
-    console.print(table)
-    verdict = (
-        "The detector can run here." if able else "The detector cannot run here as asked; see the lines marked FAIL."
-    )
-    console.print(Text(verdict, "green" if able else "bold red"))

@@ -11,10 +11,10 @@ from stream_detector.curve import new_pair
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
     parser = subparsers.add_parser("keys", help="make CURVE keys for encrypted subscribers", description=__doc__)
-    actions = parser.add_subparsers(dest="action", metavar="new", required=True)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     new = actions.add_parser("new", help="make DIR/NAME.key and DIR/NAME.key_secret")
-    new.add_argument("folder", type=Path, metavar="DIR")
-    new.add_argument("name", metavar="NAME")
+    new.add_argument("folder", type=Path, metavar="DIR", help="folder of the two files; made if it is missing")
+    new.add_argument("name", metavar="NAME", help="whose keys, for instance server or alice")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -73,8 +73,8 @@ def main(args: argparse.Namespace) -> int:
 
 def here() -> dict[str, Manifest | str]:
     """Bundles that are here: name → manifest, or what is wrong with it. Only manifests are read."""
-    folders = {"embedded": bundles.EMBEDDED} if (bundles.EMBEDDED / "bundle.json").is_file() else {}
-    folders |= {p.parent.name: p.parent for p in sorted((weights.cache_directory() / "bundles").glob("*/bundle.json"))}
+    places = (weights.cache_directory() / "bundles", bundles.SHIPPED)  # what ships stands before what is in the cache
+    folders = {p.parent.name: p.parent for place in places for p in sorted(place.glob("*/bundle.json"))}
     found: dict[str, Manifest | str] = {}
     for name, folder in folders.items():
         try:

@@ -27,40 +27,74 @@ log = logging.getLogger(__name__)
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options; each maps onto one key of the configuration (see `_MAP`)."""
-    add_options(subparsers.add_parser("run", help="watch cameras and recordings, publish alarms"))
+    add_options(
+        subparsers.add_parser(
+            "run",
+            help="watch cameras and recordings, publish alarms",
+            description="Watch cameras and recordings, publish alarms. Recordings end by themselves, cameras with Ctrl-C.",
+        )
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What a run can be told; `make_config` reads it."""
-    parser.add_argument("sources", nargs="*", metavar="[NAME=]SOURCE", help="file, folder, glob, URL, USB index, demo")
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings")
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="[NAME=]SOURCE",
+        help="file, folder, glob, rtsp:// or http:// URL, USB camera number, or 'demo'; none: the rendered demo",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings; options given here win")
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
     parser.add_argument("--bind", metavar="ENDPOINT", help="ZeroMQ endpoint, or 'none' (default tcp://127.0.0.1:5555)")
     parser.add_argument("--insecure", action="store_true", default=None, help="allow a public bind without CURVE")
     parser.add_argument("--curve-secret", type=Path, metavar="FILE", help="server key; see 'stream-detector keys'")
     parser.add_argument("--curve-clients", type=Path, metavar="DIR", help="public keys of the clients let in")
     parser.add_argument("--pace", choices=("realtime", "max"), help="files: at their own speed, or as fast as it goes")
-    parser.add_argument("--engine", choices=("auto", "torch", "openvino"))
-    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"))
-    parser.add_argument("--stride", type=int, metavar="FRAMES", help="frames between the starts of two windows")
-    parser.add_argument("--threshold", type=float, help="smoothed score at which an alarm starts")
-    parser.add_argument("--events", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--scores", type=Path, metavar="FILE.csv")
-    parser.add_argument("--evidence", type=Path, metavar="DIR", help="where clips and snapshots go")
+    parser.add_argument(
+        "--engine", choices=("auto", "torch", "openvino"), help="what computes (default: auto, the fastest)"
+    )
+    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]", help="where it computes (default: auto)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), help="(default: auto)")
+    parser.add_argument(
+        "--stride", type=int, metavar="FRAMES", help="from one 16-frame window to the next (default 16)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="smoothed score, 0 to 1, at which an alarm starts (default: the bundle's)",
+    )
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="append every alarm event, one a line")
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="write the score of every window")
+    parser.add_argument("--evidence", type=Path, metavar="DIR", help="clips and snapshots (default runs/evidence)")
     parser.add_argument("--no-evidence", action="store_true", help="no clips, no snapshots")
-    parser.add_argument("--ledger", metavar="FILE", help="event journal, or 'none' to keep it in memory")
-    parser.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus /metrics and /healthz")
+    parser.add_argument(
+        "--ledger", metavar="FILE", help="event journal, or 'none': in memory (default runs/ledger.sqlite3)"
+    )
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="serve /metrics (Prometheus) and /healthz on 127.0.0.1"
+    )
     parser.add_argument("--web", metavar="HOST:PORT", help="a page to watch, for instance 127.0.0.1:8080")
-    parser.add_argument("--web-token-file", type=Path, metavar="FILE", help="one line; asked for at the page's door")
+    parser.add_argument(
+        "--web-token-file", type=Path, metavar="FILE", help="one line of at least 16 characters that viewers enter"
+    )
     parser.add_argument("--web-cert", type=Path, metavar="FILE.pem", help="TLS certificate of the page")
     parser.add_argument("--web-key", type=Path, metavar="FILE.pem", help="its key")
     parser.add_argument("--web-stay", action="store_true", help="serve the page after the sources have ended")
-    parser.add_argument("--no-dashboard", action="store_true", default=None)
-    parser.add_argument("--log-format", choices=("text", "json"))
-    parser.add_argument("--exit-on-error", action="store_true", default=None, help="end when a source is unreachable")
+    parser.add_argument("--no-dashboard", action="store_true", default=None, help="log lines instead of the live view")
+    parser.add_argument("--log-format", choices=("text", "json"), help="of log lines (default text)")
+    parser.add_argument(
+        "--exit-on-error", action="store_true", default=None, help="end with 2 when a source cannot be opened"
+    )
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="events, scores, evidence and a plot, all in here")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="any other setting")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="any other setting, for instance alarm.cooldown_s=10; may be repeated",
+    )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 

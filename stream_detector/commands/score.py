@@ -28,15 +28,19 @@ def add_parser(subparsers: Any) -> None:
     """Declare the options."""
     parser = subparsers.add_parser("score", help="score recordings into a table, as fast as it goes")
     parser.add_argument("videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (searched to the bottom), globs")
-    parser.add_argument("--out", type=Path, required=True, metavar="scores.csv")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="a row for every window")
     parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarms there would have been")
-    parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR")
-    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="model bundle")
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what computes")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where it computes")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto")
-    parser.add_argument("--stride", type=int, default=16, metavar="FRAMES")
-    parser.add_argument("--threshold", type=float)
-    parser.add_argument("--at-once", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="files open")
+    parser.add_argument(
+        "--stride", type=int, default=16, metavar="FRAMES", help="from one window to the next (default 16)"
+    )
+    parser.add_argument("--threshold", type=float, metavar="X", help="of alarms, with --events (default: the bundle's)")
+    parser.add_argument(
+        "--at-once", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="files read side by side"
+    )
     parser.add_argument("--ray", action="store_true", help="on the workers of a Ray cluster; goes on where it stopped")
     parser.add_argument("--address", metavar="ADDRESS", help="--ray: 'auto' or HOST:PORT of a cluster (default: start)")
     parser.add_argument("--workers", type=int, metavar="N", help="--ray: how many (default: the cluster's CPUs)")

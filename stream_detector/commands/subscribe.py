@@ -132,6 +132,8 @@ def describe(message: Message) -> str:
         )
     elif message.kind == "status":
         text = f"{body.get('state')}  {body.get('detail') or ''}".rstrip()
+    elif message.kind == "ack":
+        text = f"alarm {body.get('id')}  seen by {body.get('by') or 'somebody'}  {body.get('note') or ''}".rstrip()
     else:
         text = f"window {body.get('window')}  raw {body.get('raw')}  smoothed {body.get('smoothed')}"
     shown = "".join(c if c.isprintable() else "?" for c in f"{head} {text}{again}")  # no terminal codes from the wire

@@ -148,6 +148,7 @@ class FallbackEngine:
     def _adopt(self, engine: Engine, reason: str) -> None:
         self._engine = engine
         self.name, self.device, self.precision, self.reason = engine.name, engine.device, engine.precision, reason
+        self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
 
 
 def _joined(parts: list[EngineOutput]) -> EngineOutput:

@@ -54,6 +54,8 @@ class CudaEngine:
 
     name = "torch"
     max_batch = 128
+    good_batch = 128
+    good_wait_s = 0.005
 
     def __init__(
         self, bundle: Bundle, device: str = "cuda", precision: str = "fp16", reason: str = "asked for"

@@ -53,13 +53,13 @@ def load_graph(bundle: Bundle) -> Any:
     if path.is_file():
         with contextlib.suppress(RuntimeError):  # damaged: convert again
             return openvino.Core().read_model(str(path))
-    graph = _convert(bundle)
+    graph = convert_module(Network(bundle), blank(bundle.recipe))
     save_graph(graph, path)
     return graph
 
 
-def _convert(bundle: Bundle) -> Any:
-    """PyTorch → OpenVINO, through the frontend itself.
+def convert_module(module: torch.nn.Module, window: torch.Tensor) -> Any:
+    """PyTorch → OpenVINO for uint8 windows of exactly this shape, through the frontend itself.
 
     `openvino.convert_model` would trace the network three times to compare, and reports each use to its makers.
     """
@@ -67,10 +67,9 @@ def _convert(bundle: Bundle) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    window = blank(bundle.recipe)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript calls itself deprecated
-        traced = TorchScriptPythonDecoder(Network(bundle), example_input=(window,), trace_kwargs={"check_trace": False})
+        traced = TorchScriptPythonDecoder(module, example_input=(window,), trace_kwargs={"check_trace": False})
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(traced))
     source = graph.inputs[0].get_node()
@@ -96,6 +95,7 @@ class OpenVinoEngine:
     name = "openvino"
     device = "cpu"
     max_batch = 64
+    good_wait_s = 0.0  # windows run one by one: there is nothing to wait for
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", reason: str = "asked for", threads: int = 0) -> None:
         openvino = import_openvino()
@@ -105,6 +105,7 @@ class OpenVinoEngine:
         self._dim = bundle.manifest.backbone.feature_dim
         self._tensor = openvino.Tensor
         count = threads or available_cores()
+        self.good_batch = count
         try:
             core = openvino.Core()
             if precision == "int8":

@@ -27,6 +27,8 @@ class TorchEngine:
     name = "torch"
     device = "cpu"
     max_batch = 64
+    good_batch = 8
+    good_wait_s = 0.01
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", reason: str = "asked for", threads: int = 0) -> None:
         self.precision = precision

@@ -21,6 +21,7 @@ class ConstantEngine:
     device = "cpu"
     precision = "fp32"
     reason = "a fake for tests"
+    good_wait_s = 0.01
 
     def __init__(
         self,
@@ -31,7 +32,7 @@ class ConstantEngine:
         max_batch: int = 16,
         fail_after: int | None = None,
     ) -> None:
-        self.max_batch = max_batch
+        self.max_batch = self.good_batch = max_batch
         self.batches: list[int] = []
         self.closed = False
         self._score = score

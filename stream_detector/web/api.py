@@ -107,7 +107,7 @@ class Api:
             Route("/api/tune/{name}/write", self._write, methods=["POST"]),
             *(Route(path, self._page) for path in PAGES),
         ]
-        handlers = {StreamDetectorError: _refused}
+        handlers = {StreamDetectorError: _refused, TimeoutError: _too_slow}
         return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
 
     # -- pages and sign-in ------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Api:
         now_s = time.monotonic()
         gate, state = self._r.gate, request.scope["state"]
         if not isinstance(token, str) or (gate.closed and not gate.token_is_right(token)):
-            if not state["logins"].take(state["address"], now_s):
+            if not state["logins"].allow(state["address"], now_s):
                 return JSONResponse({"error": "too many wrong tokens; wait a minute"}, 429)
             return JSONResponse({"error": "this is not the token"}, 401)
         response = JSONResponse({"ok": True})
@@ -276,19 +276,7 @@ class Api:
     async def _export_csv(self, request: Request) -> Response:
         out = io.StringIO()
         writer = csv.writer(out)
-        columns: tuple[str, ...] = (
-            "id",
-            "camera",
-            "state",
-            "reason",
-            "start_utc",
-            "told_utc",
-            "ended_utc",
-            "start_s",
-            "end_s",
-        )
-        columns += ("peak_score", "threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note")
-        writer.writerow(columns)
+        writer.writerow(COLUMNS)
         for alarm in self._export(request):
             row = alarm.summary()
             ack = row["ack"] or {}
@@ -382,6 +370,10 @@ class _Stream:
 async def _refused(_request: Request, error: StreamDetectorError) -> Response:
     status = 503 if error.exit_code == 1 else 400
     return JSONResponse({"error": str(error)}, status)
+
+
+async def _too_slow(_request: Request, _error: TimeoutError) -> Response:
+    return JSONResponse({"error": "the request came too slowly"}, 408, headers={"connection": "close"})
 
 
 def _no(why: str) -> Response:

@@ -84,24 +84,6 @@ def read_token(path: Path) -> str:
     return token
 
 
-class Buckets:
-    """A token bucket a name: `rate` a second, bursts of `burst`. Remembers the newest 2,000 names."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, name: str, now_s: float) -> bool:
-        """Whether `name` may do it once more at monotonic time `now_s`."""
-        left, then_s = self._buckets.pop(name, (self._burst, now_s))
-        left = min(self._burst, left + (now_s - then_s) * self._rate)
-        allowed = left >= 1.0
-        self._buckets[name] = (left - 1.0 if allowed else left, now_s)
-        if len(self._buckets) > 2000:
-            self._buckets.popitem(last=False)
-        return allowed
-
-
 class Gate:
     """Tells who is let in. token: "" lets in everybody (loopback only). The token itself is never kept or compared."""
 

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stream_detector.errors import DataError
-from stream_detector.web.auth import COOKIE, Buckets, Gate
+from stream_detector.ratelimit import RateLimit
+from stream_detector.web.auth import COOKIE, Gate
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ MAX_CONNECTIONS = 600
 MAX_BODY = 64 << 10
 RATE, BURST = 100.0, 800.0  # requests of one address
 LOGIN_RATE, LOGIN_BURST = 0.2, 10.0  # wrong tokens of one address
+PEERS = 2000  # addresses remembered
 OPEN_PATHS = frozenset({"/login", "/healthz"})  # and /static/
 METHODS = frozenset({"GET", "HEAD", "POST"})
 
@@ -90,8 +92,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, gate: Gate, *, tls: bool, rate: float = RATE, burst: float = BURST) -> None:
         self._app, self._gate, self._tls = app, gate, tls
-        self._requests = Buckets(rate, burst)
-        self._logins = Buckets(LOGIN_RATE, LOGIN_BURST)
+        self._requests = RateLimit(rate, burst, PEERS)
+        self._logins = RateLimit(LOGIN_RATE, LOGIN_BURST, PEERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -136,7 +138,7 @@ class Guard:
         address = scope["client"][0] if scope.get("client") else "?"
         path = scope["path"]
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._requests.take(address, now_s):
+        if not self._requests.allow(address, now_s):
             return 429, "too many requests; wait a little"
         if scope["method"] not in METHODS:
             return 405, "only GET, HEAD and POST are answered"
@@ -147,7 +149,7 @@ class Guard:
         scope["state"] = {"cookie": _cookie(headers.get(b"cookie", "")), "address": address, "logins": self._logins}
         bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
         admitted = self._gate.admits(scope["state"]["cookie"], bearer, now_s)
-        if bearer and self._gate.closed and not admitted and not self._logins.take(address, now_s):
+        if bearer and self._gate.closed and not admitted and not self._logins.allow(address, now_s):
             return 429, "too many wrong tokens; wait a minute"
         scope["state"]["admitted"] = admitted
         if admitted or path in OPEN_PATHS or path.startswith("/static/"):

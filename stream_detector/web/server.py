@@ -78,7 +78,7 @@ class WebServer:
                 loop="asyncio",
                 lifespan="off",
                 log_config=None,
-                log_level="warning",
+                log_level="error",  # a warning for every malformed request would let strangers fill the log
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

@@ -19,11 +19,10 @@ from stream_detector.config import AlarmConfig, SmoothConfig, load_config
 from stream_detector.errors import ConfigError
 from stream_detector.records import ScoreRow
 from stream_detector.smooth import make_smoother
-from stream_detector.types import AlarmEvent, Score, Timing, WindowRef
+from stream_detector.types import AlarmEvent
 from stream_detector.web.tomledit import set_camera
 
 MAX_POINTS = 1500
-_NO_TIMING = Timing(0.0, 0.0, 0.0, 0.0)
 
 Point = tuple[float, float, float, bool]
 
@@ -49,22 +48,13 @@ class Tuned:
 def tune(rows: Sequence[ScoreRow], smooth: SmoothConfig, threshold: float, alarm: AlarmConfig) -> Tuned:
     """Run the windows of one camera, in order, through smoothing and the alarm machine."""
     smoother = make_smoother(smooth.kind, smooth.time_constant_s, smooth.span)
-    machine = AlarmMachine(
-        rows[0].camera if rows else "",
-        "",
-        str,
-        threshold=threshold,
-        off_ratio=alarm.off_ratio,
-        min_length_s=alarm.min_length_s,
-        cooldown_s=alarm.cooldown_s,
-        update_interval_s=math.inf,
-    )
+    machine = AlarmMachine.configured(rows[0].camera if rows else "", "", str, threshold, alarm)
     alarms: list[TunedAlarm] = []
     points: list[Point] = []
     told_s = 0.0
     for row in rows:
         smoothed = smoother.update(row.start_s, row.end_s, row.raw)
-        decision, event = machine.step(Score(_ref(row), row.raw, 0.0, _NO_TIMING), smoothed)
+        decision, event = machine.step(row.score(), smoothed)
         points.append((row.end_s, row.raw, smoothed, decision.alarmed))
         if event is not None and event.type == "start":
             told_s = row.end_s
@@ -74,22 +64,6 @@ def tune(rows: Sequence[ScoreRow], smooth: SmoothConfig, threshold: float, alarm
     if last is not None:
         alarms.append(_alarm(last, told_s))
     return Tuned(tuple(alarms), tuple(points))
-
-
-def _ref(row: ScoreRow) -> WindowRef:
-    return WindowRef(
-        row.camera,
-        row.source,
-        row.window,
-        row.start_frame,
-        row.end_frame,
-        row.start_s,
-        row.end_s,
-        captured_s=0.0,
-        captured_utc=0.0,
-        completed_s=0.0,
-        degraded=row.degraded,
-    )
 
 
 def _alarm(event: AlarmEvent, told_s: float) -> TunedAlarm:

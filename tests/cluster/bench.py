@@ -61,6 +61,8 @@ class FakeLink:
 
     score_of: Callable[[UInt8Array], float] = lambda frames: float(frames[0, 0, 0, 0]) / 255
     delivered: list[Item] = field(default_factory=list)
+    good_batch: int = 4
+    good_wait_s: float = 0.001
     engine_deaths: int = 0
     shard_deaths: int = 0
     arrived: threading.Condition = field(default_factory=threading.Condition)

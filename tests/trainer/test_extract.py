@@ -25,6 +25,7 @@ class MeanEngine:
     """Features: mean red, green and blue of a window. Counts its calls."""
 
     name, device, precision, reason, max_batch = "mean", "cpu", "fp32", "a fake", 4
+    good_batch, good_wait_s = 4, 0.0
 
     def __init__(self) -> None:
         self.calls = 0

@@ -14,9 +14,9 @@ if importlib.util.find_spec("keras") is None:  # importing it here would fix its
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
 from stream_detector.errors import DataError
+from stream_detector.temporal import Scaling, StreamingHead, view_parts
 from trainer.backend import seed_everything, use_backend
-from trainer.heads import HeadSpec, Scaling, build_head, fit_scaling, principal_axes, see, view_parts, weights_of
-from trainer.streaming import StreamingHead
+from trainer.heads import HeadSpec, build_head, fit_scaling, principal_axes, see, weights_of
 
 SPECS = {
     "paper": HeadSpec(24, "mlp", (12, 5)),

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ if importlib.util.find_spec("keras") is None:  # importing it here would fix its
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
 from stream_detector.errors import CheckpointError, DataError
+from stream_detector.head import TemporalHead, build_head
 from trainer.__main__ import main
 from trainer.backend import use_backend
 from trainer.checkpoint import load_checkpoint
@@ -92,8 +94,15 @@ def test_a_checkpoint_survives_the_disk(data: Path, tmp_path: Path) -> None:
     rows = features.videos[1].rows
     assert np.array_equal(checkpoint.head().score_rows(rows), again.head().score_rows(rows))
     assert again.spec == head_spec(hyper, DIM) and again.curves == checkpoint.curves
-    with pytest.raises(DataError, match="a bundle's head"):
-        head_state(again)
+    rows, stream = features.videos[2].rows, build_bundle_head(*head_state(again)).stream()
+    assert np.abs(again.head().score_rows(rows) - [stream.step(row) for row in rows]).max() < 1e-5
+
+
+def build_bundle_head(part: dict[str, Any], state: dict[str, Any]) -> TemporalHead:
+    head = build_head(part)
+    assert isinstance(head, TemporalHead) and part["arch"] == "causal-conv"
+    head.load_state_dict(state, strict=True)
+    return head
 
 
 def test_a_snapshot_of_weights_does_not_move_with_training() -> None:
@@ -130,8 +139,8 @@ def test_an_exported_head_scores_the_same(data: Path) -> None:
 
     features = load_features(data / "features.npz").of_split("train")
     checkpoint = train(features, replace(QUICK, steps=20, projection=7, widths=(9, 4)), "torch")
-    dims, state = head_state(checkpoint)
-    head = Head(dims).eval()
+    part, state = head_state(checkpoint)
+    head = Head(part["dims"]).eval()
     head.load_state_dict(state, strict=True)
     rows = features.videos[0].rows
     with torch.no_grad():
@@ -142,7 +151,10 @@ def test_an_exported_head_scores_the_same(data: Path) -> None:
 def test_the_test_split_is_never_trained_on(data: Path) -> None:
     from trainer.train import training_videos
 
-    assert {v.split for v in training_videos(load_features(data / "features.npz")).videos} == {"train"}
+    features = load_features(data / "features.npz")
+    assert {v.split for v in training_videos(features).videos} == {"train"}
+    renamed = tuple(replace(v, split="val") if v.split == "test" else v for v in features.videos)
+    assert {v.split for v in training_videos(replace(features, videos=renamed)).videos} == {"train"}
 
 
 def test_a_video_without_annotation_is_an_error(data: Path) -> None:

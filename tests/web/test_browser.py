@@ -27,6 +27,8 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: .ci/install-web-test.sh")
 
+from stream_detector.records import COLUMNS  # noqa: E402
+
 from .conftest import running  # noqa: E402
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -242,3 +244,15 @@ def test_replay_and_tune(tab: Any, detector: Detector) -> None:
     tab.get_by_label("Threshold", exact=True).first.fill("0")
     tab.wait_for_selector("table tbody tr")
     shot(tab, "tune")
+
+
+def test_opened_files_of_several_cameras_can_all_be_seen(tab: Any, tmp_path: Path) -> None:
+    table = tmp_path / "scores.csv"
+    rows = [f"a.mp4,{name},{i},{i * 16},{i * 16 + 15},{i}.0,{i}.6,{score},{score}," for name, score in
+            (("gate", 0.25), ("yard", 0.75)) for i in range(4)]  # fmt: skip
+    table.write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    tab.goto("/replay")
+    tab.get_by_label("Or open files").set_input_files(str(table))
+    tab.wait_for_selector("text=score 0.25")
+    tab.get_by_label("Camera in the files").select_option("yard")
+    tab.wait_for_selector("text=score 0.75")

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
-import ssl
-import subprocess
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stream_detector.cli import main
-from stream_detector.config import WebConfig
-from stream_detector.errors import ConfigError, EndpointError
+from stream_detector import web
+from stream_detector.config import build_config
+from stream_detector.errors import ConfigError
 from stream_detector.web import guard
-from stream_detector.web.auth import Buckets, place_of, read_token
 from stream_detector.web.streams import MAX_CAMERAS
 
 from .conftest import Page, running, until
 
 REQUESTS = 5000
-TOKEN = "correct-horse-battery-staple"
 
 
 @pytest.fixture(scope="module")
@@ -53,47 +53,147 @@ def statuses(answer: bytes) -> list[int]:
     return [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:] if part[:3].isdigit()]
 
 
+GETS = (
+    "/",
+    "/alarms?camera=gate",
+    "/api/run",
+    "/api/alarms?limit=5&before=9&state=ended&camera=gate",
+    "/api/alarms.csv?since=2024-01-01T00:00:00Z",
+    "/api/alarms.json",
+    "/api/alarms/{id}",
+    "/api/alarms/{id}/clip.webm",
+    "/api/alarms/{id}/snapshot.jpg",
+    "/api/picture/gate.jpg",
+    "/api/replay/gate",
+    "/api/replay/gate/frame.jpg?t=1.5",
+    "/static/js/app.js",
+    "/metrics",
+    "/healthz",
+)
+POSTS = (
+    ("/api/alarms/{id}/ack", '{"note":"seen","by":"Ann"}'),
+    ("/api/tune/gate", '{"threshold":0.5,"smoothing":{"kind":"ema","time_constant_s":2.0}}'),
+    ("/api/tune/gate/write", '{"threshold":0.5,"smoothing":{"kind":"none"}}'),
+    ("/login", '{"token":"x"}'),
+    ("/logout", "{}"),
+)
+PIECES = (
+    "%2e%2e%2f",
+    "%00",
+    "../",
+    "%ff",
+    "<script>",
+    "%0d%0aX:1",
+    "&camera=",
+    "9" * 40,
+    "\\",
+    "%u0041",
+    "-1",
+    "=",
+    "[]",
+)
+
+
+def bent(text: str, chance: random.Random, pieces: tuple[str, ...] = PIECES) -> str:
+    """`text` with one or two pieces put in or in place of others; without spaces, so a request line stays one."""
+    for _ in range(chance.randint(1, 2)):
+        at = chance.randrange(1, len(text) + 1)
+        text = text[:at] + chance.choice(pieces) + text[at + chance.choice((0, 0, 1, 5)) :]
+    return text
+
+
+def whole_request(chance: random.Random, alarm: str) -> bytes:
+    """A request that HTTP can read, with its path, headers or body mutated: it reaches the routes."""
+    if chance.random() < 0.5:
+        path = bent(chance.choice(GETS).replace("{id}", alarm), chance)
+        header = f"{bent('Range', chance, ('a', '-', '1'))}: {bent('bytes=0-99', chance, ('-', ',', '9' * 30))}"
+        return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n".encode()
+    path, body = chance.choice(POSTS)
+    path = path.replace("{id}", alarm)
+    where = bent(path, chance) if chance.random() < 0.2 else path
+    sent = bent(
+        body, chance, ('"', "{", "[" * 300, "null", "1e999", "\\ud800", "\0", "NaN", ",", "true", '"a":')
+    ).encode()
+    head = f"POST {where} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return (head + f"Content-Length: {len(sent)}\r\n\r\n").encode() + sent
+
+
+def broken_request(chance: random.Random, alarm: str) -> bytes:
+    """A request with bytes replaced, put in and cut out anywhere; the server often ends the connection over it."""
+    mutated = bytearray(whole_request(chance, alarm))
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(len(mutated))
+        action = chance.random()
+        if action < 0.5:
+            mutated[at] = chance.randrange(256)
+        elif action < 0.75:
+            mutated[at:at] = bytes(chance.choices(b"%2e/\\.\x00\r\n?&=\xff;<>", k=chance.randint(1, 9)))
+        else:
+            del mutated[at : at + chance.randint(1, 12)]
+    return bytes(mutated)
+
+
 def test_mutated_requests_never_crash_it(target: Page) -> None:
-    page = target
-    alarm = page.alarm()
-    before = page.assembly.telemetry.snapshot().scored
+    alarm = target.alarm()
     chance = random.Random(7)
-    paths = ["/", "/api/run", "/api/alarms?limit=5", f"/api/alarms/{alarm['id']}", "/api/replay/gate", "/metrics"]
-    paths += [f"/api/alarms/{alarm['id']}/clip.webm", "/api/picture/gate.jpg", "/static/js/app.js", "/api/alarms.csv"]
-    posts = [f"/api/alarms/{alarm['id']}/ack", "/api/tune/gate", "/api/tune/gate/write", "/login", "/logout"]
-    bodies = ['{"note":"x"}', '{"threshold":0.5,"smoothing":{"kind":"ema"}}', '{"token":"x"}', "[]", '{"note":' * 400]
-    seen: dict[int, int] = {}
-    for _ in range(REQUESTS // 25):
-        wire = b""
-        for _ in range(25):
-            if chance.random() < 0.4:
-                body = chance.choice(bodies).encode()
-                head = f"POST {chance.choice(posts)} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                one = (head + f"Content-Length: {len(body)}\r\n\r\n").encode() + body
-            else:
-                one = f"GET {chance.choice(paths)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-            if chance.random() < 0.5:
-                mutated = bytearray(one)
-                for _ in range(chance.randint(1, 6)):
-                    at = chance.randrange(len(mutated))
-                    action = chance.random()
-                    if action < 0.5:
-                        mutated[at] = chance.randrange(256)
-                    elif action < 0.75:
-                        mutated[at:at] = bytes(chance.choices(b"%2e/\\.\x00\r\n?&=\xff;<>", k=chance.randint(1, 9)))
-                    else:
-                        del mutated[at : at + chance.randint(1, 12)]
-                    if not mutated:
-                        break
-                one = bytes(mutated)
-            wire += one
-        for status in statuses(raw(page, wire)):
-            seen[status] = seen.get(status, 0) + 1
-    assert sum(seen.values()) > REQUESTS / 20, seen  # a broken request ends its connection, so many go unanswered
+    seen: Counter[int] = Counter()
+    for _ in range(REQUESTS // 20):
+        wire = b"".join(whole_request(chance, alarm["id"]) for _ in range(19)) + broken_request(chance, alarm["id"])
+        answer = raw(target, wire)
+        seen.update(statuses(answer))
+        for secret in (b"TOPSECRET", b"Traceback", str(target.folder).encode(), b"root:"):
+            assert secret not in answer
+    assert seen.total() > REQUESTS * 0.75, seen  # the others stood behind one that ended the connection
     assert not [status for status in seen if status >= 500], seen
-    assert page.ask("/api/run").status == 200
-    assert page.assembly.telemetry.snapshot().scored >= before
-    assert page.ask(f"/api/alarms/{alarm['id']}").json()["start_s"] == alarm["start_s"]
+    assert {200, 400, 404} <= set(seen), seen
+    assert target.ask("/api/run").status == 200
+    assert target.ask(f"/api/alarms/{alarm['id']}").json()["start_s"] == alarm["start_s"]
+
+
+def outcome(folder: Path, attack: Callable[[Page], None] | None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Every window's scores and every alarm of a run that an attack begins before, and goes on during."""
+    over = threading.Event()
+    with running(folder, steps=("stall", *("frame",) * 700)) as page:
+        threads = []
+        if attack:
+            hits = [threading.Event() for _ in range(3)]
+
+            def go_on(hit: threading.Event) -> None:
+                while not over.is_set():
+                    attack(page)
+                    hit.set()
+
+            threads = [threading.Thread(target=go_on, args=(hit,)) for hit in hits]
+            for thread in threads:
+                thread.start()
+            assert all(hit.wait(20) for hit in hits)
+        try:
+            for source in page.sources.values():
+                source.release()
+            until(lambda: all(c.state == "ended" for c in page.assembly.telemetry.snapshot().cameras), "the end")
+            until(lambda: not page.ask("/api/alarms?state=open").json()["alarms"], "every alarm ended")
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join(20)
+        alarms = page.ask("/api/alarms?limit=200").json()["alarms"]
+        kept = ("id", "camera", "reason", "start_s", "end_s", "peak_score", "degraded")
+        alarms = [{key: alarm[key] for key in kept} for alarm in alarms]
+        return {name: page.board.rows(name) for name in page.sources}, sorted(alarms, key=lambda a: a["id"])
+
+
+def test_detection_under_attack_is_as_without(tmp_path: Path) -> None:
+    chance = random.Random(11)
+
+    def attack(page: Page) -> None:
+        slow = socket.create_connection(("127.0.0.1", page.server.port), timeout=10)
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        raw(page, b"".join(whole_request(chance, "0" * 32) for _ in range(10)) + broken_request(chance, "0" * 32))
+        slow.close()
+
+    rows, alarms = outcome(tmp_path / "quiet", None)
+    assert alarms and all(len(found) > 40 for found in rows.values())
+    assert outcome(tmp_path / "attacked", attack) == (rows, alarms)
 
 
 @pytest.mark.parametrize(
@@ -144,90 +244,54 @@ def test_200_slow_connections_are_let_go_and_others_served(target: Page, monkeyp
     try:
         for number in range(200):
             peer = socket.create_connection(("127.0.0.1", target.server.port), timeout=10)
-            if number % 2:
+            if number % 3 == 1:
                 peer.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+            elif number % 3 == 2:  # a body that never comes
+                peer.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+                peer.sendall(b"Content-Length: 20\r\n\r\n{")
             peers.append(peer)
         assert target.ask("/api/run").status == 200
         for peer in peers:
-            assert peer.recv(1000) == b""  # the server closed it; otherwise the timeout raises
+            while answer := peer.recv(1000):  # the server closes it in the end; otherwise the timeout raises
+                assert answer.startswith(b"HTTP/1.1 408") or b"too slowly" in answer, answer
     finally:
         for peer in peers:
             peer.close()
     assert target.ask("/api/run").status == 200
 
 
-def test_rates_are_limited(tmp_path: Path) -> None:
-    with running(tmp_path, rate=1.0, burst=20.0) as page:
-        found = [page.ask("/api/run").status for _ in range(40)]
-        assert found.count(200) >= 15 and 429 in found
-    bucket = Buckets(1.0, 2.0)
-    assert [bucket.take("a", 0.0) for _ in range(3)] == [True, True, False]
-    assert bucket.take("b", 0.0) and bucket.take("a", 1.0)
+def test_names_and_notes_cannot_become_markup(target: Page) -> None:
+    with pytest.raises(ConfigError, match="is not allowed"):
+        build_config({"cameras": [{"name": "<script>alert(1)</script>", "source": "demo"}]})
+    alarm = target.alarm()
+    script = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    assert target.ask(f"/api/alarms/{alarm['id']}/ack", {"note": script, "by": script}).status == 200
+    for path in (
+        "/api/alarms",
+        f"/api/alarms/{alarm['id']}",
+        "/api/alarms.json",
+        "/api/alarms.csv",
+        f"/alarms/{alarm['id']}",
+    ):
+        answer = target.ask(path)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "html" not in answer.headers["content-type"] or script.encode() not in answer.body
+    for name in (script, "gate%3Cscript%3E"):
+        found = target.ask(f"/api/replay/{name.replace(' ', '%20')}")
+        assert found.status in (400, 404) and b"<script>" not in found.body
+    for path in (Path(web.__file__).parent / "static" / "js").glob("*.js"):  # the page writes text, never markup
+        code = path.read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", code), path.name
 
 
-def test_a_token_is_needed_and_wrong_ones_are_slowed(tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text(TOKEN + "\n")
-    token.chmod(0o600)
-    with running(tmp_path, web=WebConfig(bind="127.0.0.1:0", token_file=token)) as page:
-        assert page.ask("/api/run").status == 401 and page.ask("/metrics").status == 401
-        assert page.ask("/").status == 303 and page.ask("/").headers["location"] == "/login"
-        assert page.ask("/login").status == 200 and page.ask("/static/js/login.js").status == 200
-        assert "cameras" not in page.ask("/healthz").json()
-        assert page.ask("/api/run", headers={"authorization": f"Bearer {TOKEN}"}).status == 200
-        assert page.ask("/login", {"token": "wrong"}).status == 401
-        entered = page.ask("/login", {"token": TOKEN})
-        cookie = entered.headers["set-cookie"]
-        assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower() and TOKEN not in cookie
-        session = {"cookie": cookie.split(";")[0]}
-        found = page.ask("/api/run", headers=session)
-        assert found.status == 200 and TOKEN.encode() not in found.body
-        page.ask("/logout", {}, headers=session)
-        assert page.ask("/api/run", headers=session).status == 401
-        tried = [page.ask("/api/run", headers={"authorization": f"Bearer wrong{i}"}).status for i in range(30)]
-        assert tried[0] == 401 and 429 in tried
-
-
-def test_beyond_loopback_a_token_and_tls_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    token = tmp_path / "token"
-    for bind in ("0.0.0.0:8080", "[::]:8080", "192.0.2.1:8080", "cameras.example:80"):
-        with pytest.raises(EndpointError, match="other machines"):
-            place_of(WebConfig(bind=bind))
-        with pytest.raises(EndpointError, match="other machines"):
-            place_of(WebConfig(bind=bind, token_file=token))
-    for bind in ("8080", "127.0.0.1", "127.0.0.1:99999", "http://127.0.0.1:80"):
-        with pytest.raises(EndpointError, match="HOST:PORT"):
-            place_of(WebConfig(bind=bind))
-    token.write_text(TOKEN)
-    token.chmod(0o644)
-    with pytest.raises(ConfigError, match="chmod 600"):
-        read_token(token)
-    token.write_text("short")
-    with pytest.raises(ConfigError, match="at least"):
-        read_token(token)
-    assert main(["run", "demo", "--web", "0.0.0.0:8080"]) == 2
-    assert "other machines" in capsys.readouterr().err
-
-
-def test_with_tls_the_page_is_served_encrypted(tmp_path: Path) -> None:
-    cert, key, token = tmp_path / "c.pem", tmp_path / "k.pem", tmp_path / "token"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    try:
-        subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not here to make a certificate")
-    token.write_text(TOKEN)
-    token.chmod(0o600)
-    with running(tmp_path, web=WebConfig(bind="127.0.0.1:0", token_file=token, cert=cert, key=key)) as page:
-        context = ssl.create_default_context(cafile=str(cert))
-        context.check_hostname = False
-        with (
-            socket.create_connection(("127.0.0.1", page.server.port), timeout=10) as plain,
-            context.wrap_socket(plain) as peer,
-        ):
-            peer.sendall(b"GET /login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            found = b""
-            while chunk := peer.recv(65536):
-                found += chunk
-        assert b"200 OK" in found and b"strict-transport-security" in found
-        assert page.server.url.startswith("https://")
+def test_no_answer_holds_a_camera_s_password(tmp_path: Path) -> None:
+    source = "rtsp://guard:hunter2@127.0.0.1:9/live?token=hunter2"
+    with running(tmp_path, ("gate",), cameras=[{"name": "gate", "source": source}]) as page:
+        until(page.sources["gate"].stalled.is_set, "the last frame")
+        assert b"rtsp://127.0.0.1:9/" in page.ask("/api/run").body
+        for path in ("/api/run", "/api/alarms", "/api/alarms.csv", "/api/replay/gate", "/metrics", "/healthz", "/"):
+            assert b"hunter2" not in page.ask(path).body, path
+        stream = page.stream("cameras=gate")
+        kind, state = next(stream)
+        assert kind == "state" and "hunter2" not in str(state) and "127.0.0.1:9" in str(state)
+        stream.close()

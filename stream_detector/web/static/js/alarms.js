@@ -1,6 +1,6 @@
 // The list of alarms: newest first, filtered, live.
 import { get, h, setText } from "./dom.js";
-import { brief, media, span, toUtc } from "./time.js";
+import { brief, media, span, toUtc, zone } from "./time.js";
 
 export function chip(alarm) {
   const [text, kind] = alarm.ack ? ["seen", "good"] : alarm.state === "open" ? ["open", "alarm"] : ["new", "warn"];
@@ -58,8 +58,8 @@ export async function open(main, context, _id, query) {
   const select = (options, now) => h("select", { onchange: changed }, options.map(([key, text]) => h("option", { value: key, selected: key === now }, text)));
   const camera = select([["", "all"], ...context.run.cameras.map((c) => [c.name, c.name])], value("camera"));
   const state = select([["", "all"], ["open", "open"], ["ended", "ended"], ["new", "not acknowledged"], ["seen", "acknowledged"]], value("state"));
-  const since = h("input", { type: "datetime-local", value: value("since"), onchange: changed });
-  const until = h("input", { type: "datetime-local", value: value("until"), onchange: changed });
+  const since = h("input", { type: "datetime-local", title: `Time zone: ${zone}`, value: value("since"), onchange: changed });
+  const until = h("input", { type: "datetime-local", title: `Time zone: ${zone}`, value: value("until"), onchange: changed });
   const save = (kind) => h("button", { type: "button", onclick: () => location.assign(`/api/alarms.${kind}?${params()}`) }, `Export ${kind.toUpperCase()}`);
   main.replaceChildren(h("h1", { class: "bar" }, "Alarms"),
     h("div", { class: "filters" }, h("label", {}, "Camera", camera), h("label", {}, "State", state), h("label", {}, "From", since), h("label", {}, "To", until), h("span", { class: "end" }, save("csv"), save("json"))),
@@ -84,12 +84,15 @@ export async function open(main, context, _id, query) {
     tell();
   }
   const tell = () => setText(told, items.size ? "" : "No alarm matches. That is a statement only for what was watched: see coverage on the live page.");
-  const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value) && (!since.value || alarm.start_utc >= toUtc(since.value))
+  const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value || alarm.start_utc <= toUtc(until.value)) && (!since.value || alarm.start_utc >= toUtc(since.value))
     && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack) }[state.value] ?? true);
   const offs = [
     context.on("alarm", (alarm) => {
       const item = items.get(alarm.id);
-      if (item && item.alarm.number === alarm.number) item.set(alarm);
+      if (item && !matches(alarm)) {
+        items.delete(alarm.id);
+        item.node.remove();
+      } else if (item && item.alarm.number === alarm.number) item.set(alarm);
       else if (matches(alarm)) {
         if (item) item.node.remove();
         const added = new Item(alarm);

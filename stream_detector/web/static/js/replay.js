@@ -12,12 +12,13 @@ export async function open(main, context, _name, query) {
   let rows = [], alarms = [], at = Number(query.get("t")) || 0, film = null, playing = false, closed = false;
   const pick = h("select", { onchange: () => choose(pick.value) }, cameras.map((c) => h("option", { value: c.name, selected: c.name === query.get("camera") }, c.name)));
   const file = h("input", { type: "file", multiple: true, accept: ".csv,.jsonl,video/*,.mkv", onchange: take });
+  const inside = h("select", { onchange: () => showOpened(inside.value) }), insideLabel = h("label", { hidden: true }, "Camera in the files", inside);
   const stage = h("div", { class: "film" });
   const canvas = h("canvas", { class: "chart tall", role: "img", "aria-label": "Scores over time" }), chart = new Chart(canvas);
   const slider = h("input", { type: "range", min: 0, max: 1, step: 0.04, value: 0, "aria-label": "Time", oninput: () => move(Number(slider.value)) });
   const clock = h("output", {}), score = h("span", { class: "soft" }), list = h("div", { class: "row" }), why = h("p", { class: "error", role: "alert" });
   const play = h("button", { type: "button", onclick: toggle }, "Play");
-  main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, "Replay"), h("span", { class: "end row" }, h("label", {}, "Camera of this run", pick), h("label", {}, "Or open files: scores.csv, events.jsonl, video", file))),
+  main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, "Replay"), h("span", { class: "end row" }, h("label", {}, "Camera of this run", pick), h("label", {}, "Or open files: scores.csv, events.jsonl, video", file), insideLabel)),
     why, h("div", { class: "detail" }, h("div", { class: "stack" }, stage, h("div", { class: "row" }, play, clock, score)), h("section", { class: "panel stack" }, h("h2", {}, "Timeline"), canvas, slider, legend(true), h("h2", {}, "Alarms"), list)));
 
   const drag = (event) => { if (event.buttons & 1) move(chart.timeAt(event)); };
@@ -85,10 +86,16 @@ export async function open(main, context, _name, query) {
     const body = await get(`/api/replay/${name}`);
     if (closed) return;
     setText(why, "");
+    insideLabel.hidden = true;
     if (film) film.stop();
     film = body.recorded ? frames(name) : null;
     if (!film) stage.replaceChildren(h("p", { class: "none" }, "This camera is live: its scores can be replayed, its pictures are kept in the clips of its alarms."));
     show({ rows: body.rows.map(([start, end, raw, smoothed]) => [end, raw, smoothed, 0, start]), alarms: body.alarms.slice().sort((a, b) => a.start_s - b.start_s) }, body.threshold);
+  }
+  function showOpened(name) {
+    const found = opened.events.get(name) || [];
+    at = 0;
+    show({ rows: opened.scores.get(name) || [], alarms: found }, found.length ? found[0].threshold : null);
   }
   async function take() {
     try {
@@ -97,12 +104,12 @@ export async function open(main, context, _name, query) {
         else if (/\.jsonl$/i.test(chosen.name)) opened.events = readEvents(await chosen.text());
         else opened.video = chosen;
       }
-      const name = [...opened.scores.keys(), ...opened.events.keys()][0];
+      const names = [...new Set([...opened.scores.keys(), ...opened.events.keys()])];
+      inside.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+      insideLabel.hidden = names.length < 2;
       if (opened.video) { if (film) film.stop(); film = local(opened.video); } else if (film) { film.stop(); film = null; stage.replaceChildren(h("p", { class: "none" }, "Open the video as well to see it.")); }
-      const found = opened.events.get(name) || [];
-      at = 0;
       setText(why, opened.scores.size || !opened.video ? "" : "A video alone has no scores: make them with “stream-detector score VIDEO --out scores.csv”, and open both.");
-      show({ rows: opened.scores.get(name) || [], alarms: found }, found.length ? found[0].threshold : null);
+      showOpened(names[0]);
     } catch (error) { setText(why, error.message); }
   }
   const keys = (event) => {

@@ -1,0 +1,224 @@
+"""composite: long streams of ordinary footage with real incidents at known times, through the whole detector.
+
+    python -m benchmarks composite --clips DIR --quiet DIR [--streams 20] [--minutes 10] [--incidents 5]
+
+Each stream is a stretch of a quiet recording (`--quiet`) into which clips of the `val` split are cut: incidents
+(abnormal clips), and as many normal clips as controls, for a cut by itself is a change too. Clips play once, at their
+own speed, with at least `GAP_S` between them; everything is drawn with a seed. The streams are files, played by
+`stream-detector run --pace max` as any recording would be.
+
+An incident is found if an alarm starts between its onset and its end plus `GRACE_S`. Any other alarm is false; those in
+controls are told apart. The delay is from the onset to the moment at which the alarm is known: the end of the window
+that raised it, plus the measured time from there to its publication.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.results import load_before, write_results
+from benchmarks.rig import ROOT
+from stream_detector.bundle import Bundle
+
+FPS = 25
+SIZE = (320, 240)
+GAP_S = 20.0  # between the ends and starts of what is cut in
+GRACE_S = 2.0  # windows and smoothing run behind
+GOALS = {"recall": 0.8, "false_alarms_per_hour": 1.0, "median_delay_s": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A clip inside a stream. start_s, end_s: its place, media time."""
+
+    clip: str
+    set: str
+    abnormal: bool
+    start_s: float
+    end_s: float
+
+
+def read_clip(path: Path) -> list[np.ndarray[Any, Any]]:
+    """Frames of a clip at SIZE and, by its own clock, at FPS."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    fps = capture.get(cv2.CAP_PROP_FPS) or FPS
+    frames = []
+    while True:
+        got, picture = capture.read()
+        if not got:
+            break
+        frames.append(cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA))
+    capture.release()
+    count = round(len(frames) / fps * FPS)
+    return [frames[min(len(frames) - 1, int(k / FPS * fps))] for k in range(count)]
+
+
+def make_stream(
+    out: Path, quiet: Path, chosen: list[dict[str, str]], clips: Path, seconds: float, rng: np.random.Generator
+) -> list[Cut]:
+    """Write one stream; returns what was cut in, in order."""
+    order = [chosen[k] for k in rng.permutation(len(chosen))]
+    footage = [read_clip(clips / row["path"]) for row in order]
+    free_s = seconds - sum(len(f) for f in footage) / FPS - GAP_S * (len(order) + 1)
+    if free_s < 0:
+        raise SystemExit(f"{seconds / 60:g} minutes are too short for {len(order)} clips {GAP_S:g} s apart")
+    waits_s = GAP_S + np.diff(np.sort(np.concatenate([[0.0], rng.uniform(0, free_s, len(order)), [free_s]])))
+    capture = cv2.VideoCapture(str(quiet), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    base_fps = capture.get(cv2.CAP_PROP_FPS) or FPS
+    room = int(capture.get(cv2.CAP_PROP_FRAME_COUNT) - seconds * base_fps)
+    capture.set(cv2.CAP_PROP_POS_FRAMES, int(rng.integers(0, max(1, room))))
+    writer = cv2.VideoWriter(str(out), cv2.VideoWriter.fourcc(*"mp4v"), FPS, SIZE)
+    written, base_index, picture = 0, -1, np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    cuts = []
+    for number in range(len(order) + 1):
+        for _ in range(round(waits_s[number] * FPS)):
+            if (index := int(written / FPS * base_fps)) > base_index:
+                got, fresh = capture.read()
+                picture = cv2.resize(fresh, SIZE) if got else picture
+                base_index = index
+            writer.write(picture)
+            written += 1
+        if number < len(order):
+            start_s = written / FPS
+            for frame in footage[number]:
+                writer.write(frame)
+            written += len(footage[number])
+            row = order[number]
+            cuts.append(Cut(row["path"], row["set"], row["label"] == "abnormal", start_s, written / FPS))
+            base_index = int((written - 1) / FPS * base_fps)  # the quiet scene does not go on meanwhile
+    writer.release()
+    capture.release()
+    return cuts
+
+
+def play(videos: list[Path], folder: Path, options: list[str]) -> list[dict[str, Any]]:
+    """The events of all streams, one camera each, named s00, s01, …"""
+    events = folder / "events.jsonl"
+    sources = [f"s{number:02d}={video}" for number, video in enumerate(videos)]
+    command = [sys.executable, str(ROOT / "run_stream.py"), *sources, "--pace", "max", "--no-dashboard", *options]
+    command += ["--bind", "none", "--ledger", "none", "--no-evidence", "--events", str(events)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the detector failed with {done.returncode}: {done.stderr[-500:]}")
+    return [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+
+
+def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> dict[str, Any]:
+    """What was found, what was false, how late."""
+    starts: dict[str, list[tuple[float, float]]] = {}
+    for event in events:
+        if event["type"] == "start":
+            known_s = event["windows"][-1]["end_frame"] / FPS + sum(event["timing"].values()) / 1e3
+            starts.setdefault(event["camera"], []).append((event["start_s"], known_s))
+    found: list[tuple[Cut, float | None]] = []
+    false_quiet = false_control = 0
+    for number, inside in enumerate(cuts):
+        left = [known for _, known in sorted(starts.get(f"s{number:02d}", []))]
+        for cut in inside:
+            hits = [known for known in left if cut.start_s <= known <= cut.end_s + GRACE_S]
+            left = [known for known in left if known not in hits]
+            if cut.abnormal:
+                found.append((cut, hits[0] - cut.start_s if hits else None))
+            else:
+                false_control += len(hits)
+        false_quiet += len(left)
+    delays = [delay for _, delay in found if delay is not None]
+    sets = sorted({cut.set for cut, _ in found})
+    hit = sum(delay is not None for _, delay in found)
+    return {
+        "incidents": len(found),
+        "found": hit,
+        "recall": round(hit / len(found), 4),
+        "recall_by_set": {
+            name: round(float(np.mean([d is not None for c, d in found if c.set == name])), 3) for name in sets
+        },
+        "hours": round(hours, 3),
+        "false_alarms": false_quiet + false_control,
+        "of_these_in_normal_clips": false_control,
+        "false_alarms_per_hour": round((false_quiet + false_control) / hours, 3),
+        "delay_s": {
+            "median": round(float(np.median(delays)), 3) if delays else None,
+            "p90": round(float(np.percentile(delays, 90)), 3) if delays else None,
+        },
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks composite", description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv (path, set, label, split)")
+    parser.add_argument("--quiet", type=Path, required=True, help="folder of long recordings in which nothing happens")
+    parser.add_argument("--sets", nargs="+", default=["cctv_fights", "cctv_crashes", "hockey_fights"])
+    parser.add_argument("--controls", nargs="+", default=["cctv_fights", "cctv_crashes", "ucf101", "arid_dark"])
+    parser.add_argument("--streams", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--incidents", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bundle", default="embedded")
+    parser.add_argument("--thresholds", type=float, nargs="*", default=[], help="also at these (a run each)")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--no-save", action="store_true")
+    args = parser.parse_args(argv)
+    with (args.clips / "index.csv").open(newline="", encoding="utf-8") as file:
+        val = [row for row in csv.DictReader(file) if row["split"] == "val"]
+    loud = [row for row in val if row["label"] == "abnormal" and row["set"] in args.sets]
+    still = [row for row in val if row["label"] == "normal" and row["set"] in args.controls]
+    quiet = sorted(args.quiet.glob("*.mp4"))
+    if not loud or not still or not quiet:
+        parser.error("no incidents, no controls or no quiet recordings; check --clips, --sets, --controls and --quiet")
+    quiet = quiet[1::2]  # every other one is training's (see trainer/extras.py)
+    rng, load, bundle = np.random.default_rng(args.seed), load_before(), Bundle.load(args.bundle)
+    with tempfile.TemporaryDirectory() as name:
+        folder, videos, cuts = Path(name), [], []
+        console = Console(stderr=True)
+        for number in track(range(args.streams), "make streams", console=console, disable=args.json):
+            picked = [loud[k] for k in rng.choice(len(loud), args.incidents, replace=False)]
+            picked += [still[k] for k in rng.choice(len(still), args.incidents, replace=False)]
+            video = folder / f"{number:02d}.mp4"
+            seconds = args.minutes * 60
+            cuts.append(make_stream(video, quiet[number % len(quiet)], picked, args.clips, seconds, rng))
+            videos.append(video)
+        hours = args.streams * args.minutes / 60
+        rows = []
+        for threshold in [None, *args.thresholds]:
+            options = ["--bundle", args.bundle] + ([] if threshold is None else ["--threshold", str(threshold)])
+            told = judge(cuts, play(videos, folder, options), hours)
+            rows.append({"threshold": bundle.threshold if threshold is None else threshold, **told})
+    results = {"bundle": bundle.fingerprint, "goals": GOALS, "rows": rows, "cuts": [asdict(c) for s in cuts for c in s]}
+    settings = {key: getattr(args, key) for key in ("streams", "minutes", "incidents", "seed", "sets", "controls")}
+    if not args.no_save:
+        write_results("composite", results, {"load_before": load, "grace_s": GRACE_S, "gap_s": GAP_S, **settings})
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        show(rows)
+    return 0
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """One table."""
+    table = Table(title="incidents cut into quiet streams")
+    for column in ("threshold", "recall", "by set", "false alarms / h", "in controls", "delay s", "p90"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        by_set = ", ".join(
+            f"{name.partition('_')[2] or name} {value:.2f}" for name, value in row["recall_by_set"].items()
+        )
+        cells = (row["threshold"], f"{row['found']}/{row['incidents']} = {row['recall']:.2f}", by_set)
+        more = (row["false_alarms_per_hour"], row["of_these_in_normal_clips"])
+        table.add_row(*(str(c) for c in (*cells, *more, row["delay_s"]["median"], row["delay_s"]["p90"])))
+    Console().print(table)

@@ -1,0 +1,23 @@
+"""What all networks here have in common: features first, and a classifier behind them that may be left out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class FeatureNetwork(nn.Module):
+    """Base of the backbones. fc: the classifier, or None.  A subclass sets `fc` and defines `features`."""
+
+    fc: nn.Linear | None
+
+    def features(self, x: Tensor) -> Tensor:
+        """float (B, 3, T, H, W), normalised by the backbone's recipe → (B, D)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class logits (B, num_classes), or features (B, D) without a classifier."""
+        features = self.features(x)
+        if self.fc is None:
+            return features
+        logits: Tensor = self.fc(features)
+        return logits

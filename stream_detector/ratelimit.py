@@ -1,0 +1,24 @@
+"""How often a peer may ask: a token bucket for each, in bounded memory. No clock and no sockets here."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+
+class RateLimit:
+    """A token bucket a peer: `rate` requests a second, bursts of `burst`. Remembers the newest `peers` of them."""
+
+    def __init__(self, rate: float = 50.0, burst: float = 20.0, peers: int = 1000) -> None:
+        self._rate, self._burst, self._peers = rate, burst, peers
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def allow(self, peer: Hashable, now_s: float) -> bool:
+        """Whether `peer` may ask once more at monotonic time `now_s`."""
+        tokens, then_s = self._buckets.pop(peer, (self._burst, now_s))
+        tokens = min(self._burst, tokens + (now_s - then_s) * self._rate)
+        allowed = tokens >= 1.0
+        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now_s)
+        if len(self._buckets) > self._peers:
+            self._buckets.popitem(last=False)
+        return allowed
