@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         subparsers.add_parser(
             "run",
             help="watch cameras and recordings, publish alarms",
-            description="Watch cameras and recordings, publish alarms. Recordings end by themselves, cameras with Ctrl-C.",
+            description="Watch cameras and recordings, publish alarms. Files end by themselves, cameras with Ctrl-C.",
         )
     )
 
