@@ -19,18 +19,32 @@ WINDOW_S = 16 / FPS
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Service times of one machine, measured alone. cores: of the machine.  frame_ms: CPU a frame, all of capture.
+    """Service times of one machine. cores: of the machine.  frame_ms: CPU a frame, all of capture, machine full.
 
     engine_ms: batch size → wall milliseconds of the whole batch, engine alone.  engine_cores: cores it keeps busy then.
-    rest_ms: CPU a window of everything else (decisions, evidence, publishing).  base_cores: busy whatever happens.
+    frame_cold, engine_cold: factors on both while the machine is idle otherwise (caches are cold between two frames);
+    they fade as it fills.  base_cores: busy whatever happens (deciding, publishing).  held_cores: what work that takes
+    only what is left (evidence clips, other programs) still holds when nothing is left.
     """
 
     cores: float
     frame_ms: float
     engine_ms: dict[int, float]
     engine_cores: float
-    rest_ms: float = 0.0
+    frame_cold: float = 1.0
+    engine_cold: float = 1.0
     base_cores: float = 0.0
+    held_cores: float = 0.0
+
+    def load(self, cameras: int) -> float:
+        """How full so many cameras make the machine, in [0, 1]."""
+        frame_s, window_s = self.frame_ms / 1e3, self.engine_ms[min(self.engine_ms)] / 1e3 * self.engine_cores
+        load = 0.0
+        for _ in range(20):  # a fixed point: costs fall as load rises
+            capture = cameras * FPS * frame_s * _faded(self.frame_cold, load)
+            engine = cameras / WINDOW_S * window_s * _faded(self.engine_cold, load)
+            load = min(1.0, (self.base_cores + capture + engine) / (self.cores - self.held_cores))
+        return load
 
     def batch_s(self, size: int) -> float:
         """Seconds of a batch, the engine alone; linear between the sizes measured, proportional beyond."""
@@ -43,9 +57,15 @@ class Machine:
         return (self.engine_ms[low] * (1 - share) + self.engine_ms[high] * share) / 1e3
 
 
+def _faded(factor: float, load: float) -> float:
+    return factor + (1.0 - factor) * load
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a simulated machine did. p50_ms, p95_ms: window complete → scored."""
+    """What a simulated machine did. cores_busy: without what `held_cores` stands for.  p50_ms, p95_ms: window complete
+    → scored.
+    """
 
     cameras: int
     windows_per_s: float
@@ -73,10 +93,13 @@ def simulate(
 ) -> Told:
     """`cameras` live cameras for so long; windows are dropped, oldest first, when a lane is full."""
     dice = random.Random(seed)
-    capture = cameras * FPS * machine.frame_ms / 1e3
-    decoded = min(1.0, (machine.cores - machine.base_cores) / capture) if capture else 1.0  # beyond: frames come late
-    free = max(0.05, machine.cores - machine.base_cores - capture * decoded)
-    speed = min(1.0, free / machine.engine_cores)
+    load = machine.load(cameras)
+    capture = cameras * FPS * machine.frame_ms / 1e3 * _faded(machine.frame_cold, load)
+    ours = machine.cores - machine.base_cores - machine.held_cores
+    decoded = min(1.0, ours / capture) if capture else 1.0  # beyond: frames come late
+    free = max(0.05, ours - capture * decoded)
+    cold = _faded(machine.engine_cold, load)
+    speed = min(1.0, free / machine.engine_cores) / cold
     arrivals = [(WINDOW_S / decoded * index / cameras + dice.uniform(0, 0.02), index) for index in range(cameras)]
     heapq.heapify(arrivals)
     lanes: list[deque[float]] = [deque() for _ in range(cameras)]
@@ -122,12 +145,12 @@ def simulate(
             delays += [now_s - at_s for at_s in batch]
     span_s = now_s - settle_s
     delays.sort()
-    engine = busy_s / span_s * speed * machine.engine_cores
+    engine = busy_s / span_s * speed * cold * machine.engine_cores
     return Told(
         cameras,
         round(scored / span_s, 2),
         dropped,
-        round(machine.base_cores + capture * decoded + engine + scored / span_s * machine.rest_ms / 1e3, 3),
+        round(machine.base_cores + capture * decoded + engine, 3),
         round(delays[len(delays) // 2] * 1e3, 1),
         round(delays[math.ceil(0.95 * len(delays)) - 1] * 1e3, 1),
         round(scored / max(1, batches), 2),
