@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stream_detector.cluster.camerahost import CameraHost, Gone
@@ -26,6 +27,7 @@ from stream_detector.types import CameraStatus, Decision, EndReason, UInt8Array
 
 ENGINE_S = 30.0  # an engine that does not answer for so long is passed over
 DELIVER_S = 5.0
+ASK_AGAIN_S = 0.25
 ENGINE_CALLS = 64
 HOST_CALLS = 8
 REMOTE = 1  # an engine on another node is asked when the own one has so many more batches waiting
@@ -47,18 +49,21 @@ class RayLink:
             raise Gone("no engine")
         key = min(engines, key=lambda k: (self._waiting.get(k, 0) + (0 if engines[k][1] else REMOTE), k))
         self._waiting[key] = self._waiting.get(key, 0) + 1
-        return key, engines[key][0].infer.remote(frames)
+        handle = engines[key][0]
+        return key, handle, handle.infer.remote(frames)
 
     def result(self, ticket: Any) -> Answer:
         """As `Link.result`."""
         import ray
 
-        key, ref = ticket
+        key, handle, ref = ticket
         try:
-            answer: Answer = ray.get(ref, timeout=ENGINE_S)
+            _await(ref, ENGINE_S, lambda: self.engines.get(key, (None,))[0] is handle)
+            answer: Answer = ray.get(ref)
             return answer
         except _gone() as error:
-            self.engines.pop(key, None)  # until the supervisor names it again
+            if self.engines.get(key, (None,))[0] is handle:
+                del self.engines[key]  # until the supervisor names it again
             raise Gone(str(error)) from None
         finally:
             self._waiting[key] -= 1
@@ -71,15 +76,29 @@ class RayLink:
         if handle is None:
             raise Gone("no shard")
         try:
-            ray.get(handle.submit.remote(items), timeout=DELIVER_S)
+            ref = handle.submit.remote(items)
+            _await(ref, DELIVER_S, lambda: self.shards.get(shard) is handle)
+            ray.get(ref)
         except _gone() as error:
             raise Gone(str(error)) from None
+
+
+def _await(ref: Any, limit_s: float, there: Callable[[], bool]) -> None:
+    """Wait for an answer as long as who should give it is `there`: the supervisor knows of a death some ten seconds
+    before Ray gives a call up. Raises Gone."""
+    import ray
+
+    until_s = time.monotonic() + limit_s
+    while not ray.wait([ref], timeout=ASK_AGAIN_S)[0]:
+        if not there() or time.monotonic() > until_s:
+            raise Gone("no answer")
 
 
 def _gone() -> tuple[type[Exception], ...]:
     from ray import exceptions
 
     return (
+        Gone,
         exceptions.RayActorError,
         exceptions.ActorUnavailableError,
         exceptions.ObjectLostError,

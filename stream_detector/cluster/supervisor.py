@@ -91,7 +91,7 @@ class Supervisor:
     _done: set[str] = field(default_factory=set, init=False)
     _failed: dict[str, str] = field(default_factory=dict, init=False)
     _homeless: set[str] = field(default_factory=set, init=False)
-    _errands: list[tuple[Any, tuple[str, ...]]] = field(default_factory=list, init=False)
+    _errands: list[tuple[Any, _Actor, tuple[str, ...]]] = field(default_factory=list, init=False)
     _deaths: list[tuple[str, float]] = field(default_factory=list, init=False)
     _wirings: int = field(default=0, init=False)
     _looked_s: float = field(default=float("-inf"), init=False)
@@ -232,15 +232,17 @@ class Supervisor:
             self._done |= {resume.camera} if resume.done else set()
         going = [(self._cameras[r.camera], self._plans[r.camera], r) for r in resumes if not r.done]
         if going:
-            self._errands.append((host.handle.assign.remote(going), tuple(r.camera for _, _, r in going)))
+            self._errands.append((host.handle.assign.remote(going), host, tuple(r.camera for _, _, r in going)))
 
     def _run_errands(self) -> None:
         """What hosts were told to run: if that failed, the cameras are placed anew."""
         waiting = []
-        for ref, names in self._errands:
+        for ref, host, names in self._errands:
+            if self._actors.get(host.key) is not host:
+                continue  # it has died, and its cameras are elsewhere
             done, _ = self.ray.wait([ref], timeout=0)
             if not done:
-                waiting.append((ref, names))
+                waiting.append((ref, host, names))
                 continue
             try:
                 self.ray.get(ref)
