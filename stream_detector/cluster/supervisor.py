@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
 NODES_S = 0.5
+WIRE_S = 5.0  # a host that gave an engine up for its silence is told of it again
 HANG_S = 5.0
 START_S = 120.0  # an actor may take so long to its first sign of life: it imports and loads a model
 ASK_S = 10.0
@@ -94,6 +95,7 @@ class Supervisor:
     _errands: list[tuple[Any, _Actor, tuple[str, ...]]] = field(default_factory=list, init=False)
     _deaths: list[tuple[str, float]] = field(default_factory=list, init=False)
     _wirings: int = field(default=0, init=False)
+    _wired_s: float = field(default=float("-inf"), init=False)
     _looked_s: float = field(default=float("-inf"), init=False)
     _began_s: float = field(default=0.0, init=False)
     _ready: bool = field(default=False, init=False)
@@ -137,6 +139,8 @@ class Supervisor:
         if now_s - self._looked_s >= NODES_S:
             self._looked_s = now_s
             self._look_at_nodes()
+        if now_s - self._wired_s >= WIRE_S:
+            self._wire()
         for actor in self._actors.values():
             if actor.ping is None and now_s - actor.asked_s >= BEAT_S:
                 actor.ping, actor.asked_s = actor.handle.beat.remote(), now_s
@@ -323,6 +327,7 @@ class Supervisor:
     def _wire(self) -> None:
         """Tell every host which engines and shards there are."""
         self._wirings += 1
+        self._wired_s = time.monotonic()
         ready = [actor for actor in self._actors.values() if actor.told is not None]
         goods = [actor.told["good"] for actor in ready if actor.kind == "engine" and actor.told]
         good = max(goods, default=(8, 0.01))
