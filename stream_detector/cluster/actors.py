@@ -30,7 +30,7 @@ DELIVER_S = 5.0
 ASK_AGAIN_S = 0.25
 ENGINE_CALLS = 64
 HOST_CALLS = 8
-REMOTE = 1  # an engine on another node is asked when the own one has so many more batches waiting
+REMOTE = 2  # an engine on another node is asked when the own one has so many more batches waiting
 
 
 class RayLink:
@@ -117,7 +117,7 @@ class CameraActor:
         self._link = RayLink()
         self._drops = _counter("stream_detector_dropped_windows", "Windows dropped by cause", "cause")
         self._host = CameraHost(config, recipe, self._link, shards, on_drop=lambda _c, why: self._drops(why))
-        self._lock = threading.Lock()
+        self._wires, self._hands = threading.Lock(), threading.Lock()  # placing may wait; wiring ends such waits
         self._wiring = -1
 
     def wire(
@@ -127,14 +127,14 @@ class CameraActor:
 
         number: the newest counts.
         """
-        with self._lock:
+        with self._wires:
             if number > self._wiring:
                 self._link.good_batch, self._link.good_wait_s = good
                 self._wiring, self._link.engines, self._link.shards = number, engines, shards
 
     def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, Resume]]) -> None:
         """Run these from where they were."""
-        with self._lock:
+        with self._hands:
             for camera in cameras:
                 self._host.assign(*camera)
 
