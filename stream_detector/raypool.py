@@ -25,6 +25,8 @@ def import_ray(what: str) -> Any:
     # Nobody is told that Ray runs here; and a worker without a GPU keeps CUDA_VISIBLE_DEVICES as it is.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray makes its workers nicer than everything else (15), as for batch work; a camera does not wait.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
     except ModuleNotFoundError:
