@@ -134,7 +134,6 @@ def extrapolate(machine: Machine, shards: Shards, cameras: int, size: str) -> di
         "one heartbeat names the topics of so many cameras a shard": by_protocol * MAX_SHARDS,
         "shards behind one endpoint decide so many": by_load * MAX_SHARDS,
         "one forwarder thread passes on so many (20,000 messages/s assumed)": int(20_000 * WINDOW_S),
-        "a 10 Gbit/s link to distant engines carries so many as windows": int(10e9 / windows_bits),
     }
     return {
         "cameras": cameras,
@@ -145,6 +144,7 @@ def extrapolate(machine: Machine, shards: Shards, cameras: int, size: str) -> di
         "shards": needed,
         "actors": nodes * NODE_ACTORS + needed,
         "video_gbit_s": round(cameras * VIDEO_BITS.get(size, 1e6) / 1e9, 2),
+        "cameras_on_a_10_gbit_link_as_windows": int(10e9 / windows_bits),
         "windows_gbit_s_if_sent": round(cameras * windows_bits / 1e9, 2),
         "limits": limits,
         "breaks_first": min(limits, key=lambda name: limits[name]),

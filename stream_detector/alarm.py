@@ -141,8 +141,9 @@ class AlarmMachine:
         self._last_end_s, self._last_smoothed = state["last"]
         opened = state["open"]
         self._open = opened and _Open(
-            opened["id"],
-            *opened["start"],
+            id=opened["id"],
+            start_s=opened["start"][0],
+            start_utc=opened["start"][1],
             peak=opened["peak"],
             pending=[_unpacked(packed) for packed in opened["pending"]],
             causes=set(opened["causes"]),
@@ -223,5 +224,5 @@ def _packed(decision: Decision) -> list[Any]:
 def _unpacked(packed: list[Any]) -> Decision:
     """As far as events need it: its timing is not kept."""
     *fields, degraded = packed[0]
-    ref = WindowRef(*fields, tuple(degraded))
+    ref = WindowRef(*[*fields, tuple(degraded)])
     return Decision(Score(ref, packed[1], 0.0, Timing(0.0, 0.0, 0.0, 0.0)), packed[2], alarmed=False)
