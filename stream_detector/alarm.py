@@ -12,10 +12,20 @@ Every alarm that starts also ends: `finish` ends it with a reason when the sourc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 from stream_detector.config import AlarmConfig
-from stream_detector.types import AlarmEvent, Decision, EndReason, EventType, Score, event_windows
+from stream_detector.types import (
+    AlarmEvent,
+    Decision,
+    EndReason,
+    EventType,
+    Score,
+    Timing,
+    WindowRef,
+    event_windows,
+)
 
 MAX_EVENT_WINDOWS = 64  # windows named in one event; the newest are kept
 
@@ -106,6 +116,41 @@ class AlarmMachine:
             return None
         return self._end(self._open, reason, self._last_end_s)
 
+    def state(self) -> dict[str, Any]:
+        """What the machine remembers, as JSON holds it exactly (Python's, with -Infinity)."""
+        alarm = self._open
+        return {
+            "rising": [_packed(decision) for decision in self._rising],
+            "cool_until_s": self._cool_until_s,
+            "last": [self._last_end_s, self._last_smoothed],
+            "open": alarm
+            and {
+                "id": alarm.id,
+                "start": [alarm.start_s, alarm.start_utc],
+                "peak": alarm.peak,
+                "pending": [_packed(decision) for decision in alarm.pending],
+                "causes": sorted(alarm.causes),
+                "last_s": [alarm.last_update_s, alarm.last_above_s],
+            },
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`: the same windows then give the same events, with the same id."""
+        self._rising = [_unpacked(packed) for packed in state["rising"]]
+        self._cool_until_s = state["cool_until_s"]
+        self._last_end_s, self._last_smoothed = state["last"]
+        opened = state["open"]
+        self._open = opened and _Open(
+            id=opened["id"],
+            start_s=opened["start"][0],
+            start_utc=opened["start"][1],
+            peak=opened["peak"],
+            pending=[_unpacked(packed) for packed in opened["pending"]],
+            causes=set(opened["causes"]),
+            last_update_s=opened["last_s"][0],
+            last_above_s=opened["last_s"][1],
+        )
+
     def _start(self, decision: Decision) -> AlarmEvent:
         # The onset is where the raw score rose, not where smoothing let it through.
         run = self._rising or [decision]
@@ -170,3 +215,14 @@ class AlarmMachine:
             windows=windows,
             degraded=tuple(sorted(alarm.causes)),
         )
+
+
+def _packed(decision: Decision) -> list[Any]:
+    return [list(astuple(decision.score.ref)), decision.score.raw, decision.smoothed]
+
+
+def _unpacked(packed: list[Any]) -> Decision:
+    """As far as events need it: its timing is not kept."""
+    *fields, degraded = packed[0]
+    ref = WindowRef(*[*fields, tuple(degraded)])
+    return Decision(Score(ref, packed[1], 0.0, Timing(0.0, 0.0, 0.0, 0.0)), packed[2], alarmed=False)

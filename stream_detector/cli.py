@@ -19,6 +19,7 @@ from stream_detector.memory import keep_flat
 
 COMMANDS = {
     "run": "watch cameras and recordings, publish alarms",
+    "cluster": "the same as run, on many machines, by Ray",
     "score": "score recordings into a table, as fast as it goes",
     "subscribe": "print events as they come",
     "calibrate": "choose a threshold from your own normal footage",

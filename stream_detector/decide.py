@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,17 +90,22 @@ class Evidence(Protocol):
 class ScoresFile:
     """scores.csv: one row a window, columns SCORE_COLUMNS. Written by the decision thread only."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        """keep_bytes: go on after so much of the file that is there (see `flush`) instead of beginning anew."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO = path.open("w", newline="", encoding="utf-8")
+            self._file: TextIO = path.open("r+" if keep_bytes else "w", newline="", encoding="utf-8")
+            if keep_bytes:
+                self._file.seek(keep_bytes)
+                self._file.truncate()
         except OSError as error:
             raise UsageError(
                 f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path"
             ) from None
         self._flushed_s = time.monotonic()
         self._writer = csv.writer(self._file)
-        self._writer.writerow(SCORE_COLUMNS)
+        if not keep_bytes:
+            self._writer.writerow(SCORE_COLUMNS)
 
     def write(self, decision: Decision) -> None:
         """Add the row of one window."""
@@ -122,9 +128,10 @@ class ScoresFile:
             self._file.flush()
             self._flushed_s = time.monotonic()
 
-    def flush(self) -> None:
-        """Bring what is buffered to the file."""
+    def flush(self) -> int:
+        """Bring what is buffered to the file; returns its length in bytes."""
         self._file.flush()
+        return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Close the file."""
@@ -230,6 +237,19 @@ class Decider:
             self._finish(plan, reason)
         if self._scores:
             self._scores.flush()
+
+    def open_id(self, camera: str) -> str | None:
+        """The id of the camera's alarm in progress."""
+        return self._machines[camera].open_id
+
+    def state(self, camera: str) -> dict[str, Any]:
+        """What decides about the camera's next window, as JSON; `restore` in another process goes on from it."""
+        return {"smoother": self._smoothers[camera].state(), "machine": self._machines[camera].state()}
+
+    def restore(self, camera: str, state: dict[str, Any]) -> None:
+        """Go on from a `state` of the same plan."""
+        self._smoothers[camera].restore(state["smoother"])
+        self._machines[camera].restore(state["machine"])
 
     def _raw(self, score: Score) -> float:
         """The engine's score, or that of the camera's own head, whose memory ends at a discontinuity."""

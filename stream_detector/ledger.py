@@ -56,7 +56,8 @@ class Ledger:
 
     path: the SQLite file, or None for memory only.  keep_days, max_bytes: retention; 0 means no limit.
     on_trouble: called with one sentence whenever the journal degrades or recovers (default: logged as an error); the
-    same sentences can be fetched with `take_troubles`.
+    same sentences can be fetched with `take_troubles`.  epoch: go on in this epoch, numbering after what the file holds
+    of it (a process that replaces one which died); by default a new one begins.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Ledger:
         keep_days: float = 30.0,
         max_bytes: int = 1_000_000_000,
         on_trouble: Callable[[str], None] | None = None,
+        epoch: str | None = None,
     ) -> None:
-        self.epoch = secrets.token_hex(8)
+        self.epoch = epoch or secrets.token_hex(8)
         self.last_text = ""  # of the event appended last, as JSON: what is sent is what was journalled
         self.degraded = False  # True while a file was asked for, but events are kept in memory only
         self._path = path
@@ -90,6 +92,8 @@ class Ledger:
         self._db = self._memory() if path is None else self._begin(path)
         self._guard(self._load_open, again=True)
         self._loaded = True
+        if epoch is not None:
+            self._seqs = {t: seq for t, (of, seq) in self.last_positions().items() if of == epoch}
 
     # -- writing ------------------------------------------------------------------------------------------------
 

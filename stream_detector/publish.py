@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,11 @@ class Publisher:
 
     config: endpoint, keys, limits; bind "none" opens no socket.  ledger: an open `ledger.Ledger`, closed by its maker.
     events_path: the JSONL file, or None.  camera_names: cameras whose age of the last score the heartbeat tells.
-    health: further entries of the heartbeat, called once per heartbeat.
+    health: further entries of the heartbeat, called once per heartbeat.  name: under which it speaks of itself.
+    score_seqs: topic → last seq sent in this epoch by the process that this one replaces.
     Raises EndpointError, ConfigError (keys) or UsageError (event file) here, before anything else is started. Alarms
-    that an earlier process left open are ended here, with reason `restart`.
+    that an earlier process left open are ended here, with reason `restart`, unless `end_left_open` says that the caller
+    will (some may go on).
     """
 
     def __init__(
@@ -63,13 +65,17 @@ class Publisher:
         events_path: Path | None = None,
         camera_names: Sequence[str] = (),
         health: Callable[[], dict[str, Any]] | None = None,
+        name: str = wire.DETECTOR,
+        score_seqs: Mapping[str, int] | None = None,
+        end_left_open: bool = True,
     ) -> None:
         self.endpoint = "none"
         self.recovery_endpoint = "none"
         self.overflows = 0  # times that a subscriber's queue was found full; it then loses until it reads again
         self.refused_handshakes = 0
         self._config, self._ledger, self._clock, self._health = config, ledger, clock, health
-        self._scores = ScoreRing(ledger.epoch)
+        self._name = name
+        self._scores = ScoreRing(ledger.epoch, seqs=score_seqs)
         self._answerer = Answerer(ledger, self._scores, config.recovery_limit)
         self._rate = RateLimit()
         self._scored_s: dict[str, float | None] = dict.fromkeys(camera_names)
@@ -94,8 +100,8 @@ class Publisher:
         except BaseException:
             self.close()
             raise
-        for alarm in ledger.open_alarms():
-            self._journal_and_send(alarm.topic, wire.restart_end(alarm.last, clock.utc()))
+        if end_left_open:
+            self.end_left_open(())
 
     # -- EventSink ----------------------------------------------------------------------------------------------
 
@@ -125,6 +131,12 @@ class Publisher:
         """Journal, then send on `v1/ack/<camera>/`, that somebody has seen an alarm; returns the body as sent."""
         body = wire.ack_to_dict(camera, alarm, note, by, self._ledger.epoch, 0, self._clock.utc())
         return self._journal_and_send(wire.topic_of("ack", camera), body)
+
+    def end_left_open(self, going_on: Container[str]) -> None:
+        """End with reason `restart` what the journal holds open, except the alarms whose ids are given."""
+        for alarm in self._ledger.open_alarms():
+            if alarm.last["id"] not in going_on:
+                self._journal_and_send(alarm.topic, wire.restart_end(alarm.last, self._clock.utc()))
 
     def service(self) -> None:
         """Answer requests and handshakes, greet new subscribers, send the heartbeat when due. Never blocks."""
@@ -204,8 +216,8 @@ class Publisher:
     def _tell(self, text: str) -> None:
         """Something is wrong with the detector itself: a loud status, and a line in every heartbeat from now on."""
         self._trouble = text
-        body = wire.trouble_to_dict(text, self._ledger.epoch, 0, self._clock.utc())
-        self._journal_and_send(wire.topic_of("status", wire.DETECTOR), body)
+        body = {**wire.trouble_to_dict(text, self._ledger.epoch, 0, self._clock.utc()), "camera": self._name}
+        self._journal_and_send(wire.topic_of("status", self._name), body)
 
     def _heartbeat(self) -> None:
         now_s = self._clock.monotonic()

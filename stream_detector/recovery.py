@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from stream_detector.errors import ProtocolError
@@ -50,11 +51,12 @@ class ScoreRing:
     So a gap in `v1/score/…` is filled if it is younger than the last 2,000 scores of that camera and than this process.
     """
 
-    def __init__(self, epoch: str, events: int = _RING_EVENTS) -> None:
+    def __init__(self, epoch: str, events: int = _RING_EVENTS, seqs: Mapping[str, int] | None = None) -> None:
+        """seqs: topic → last seq already sent in this epoch, by a process that this one replaces."""
         self._epoch = epoch
         self._events = events
         self._rings: dict[str, deque[tuple[int, str]]] = {}
-        self._seqs: dict[str, int] = {}
+        self._seqs: dict[str, int] = dict(seqs or {})
 
     def next_seq(self, topic: str) -> int:
         """The seq that the next score of `topic` must carry."""

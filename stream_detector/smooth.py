@@ -15,6 +15,14 @@ class Smoother(Protocol):
         """Take the raw score of the window [start_s, end_s] (media time), return the smoothed one, both in [0, 1]."""
         ...
 
+    def state(self) -> list[float | None]:
+        """What it remembers, as JSON holds it exactly; `restore` of a new filter of the same kind goes on from it."""
+        ...
+
+    def restore(self, state: list[float | None]) -> None:
+        """Go on from a `state`."""
+        ...
+
 
 class Ema:
     """Exponential moving average with a time constant, so that stride and frame rate do not change its delay.
@@ -39,6 +47,14 @@ class Ema:
         self._value += weight * (raw - self._value)
         return self._value
 
+    def state(self) -> list[float | None]:
+        """[value, end of the last window]."""
+        return [self._value, self._last_end_s]
+
+    def restore(self, state: list[float | None]) -> None:
+        """Go on from a `state`."""
+        self._value, self._last_end_s = state[0] or 0.0, state[1]
+
 
 class Median:
     """Median of the last `span` raw scores; missing ones count as 0 at the start."""
@@ -51,6 +67,14 @@ class Median:
         self._scores.append(raw)
         return statistics.median(self._scores)
 
+    def state(self) -> list[float | None]:
+        """The scores of the span."""
+        return list(self._scores)
+
+    def restore(self, state: list[float | None]) -> None:
+        """Go on from a `state`."""
+        self._scores.extend(value or 0.0 for value in state)
+
 
 class Identity:
     """No smoothing."""
@@ -58,6 +82,13 @@ class Identity:
     def update(self, start_s: float, end_s: float, raw: float) -> float:
         """raw itself."""
         return raw
+
+    def state(self) -> list[float | None]:
+        """Nothing is remembered."""
+        return []
+
+    def restore(self, state: list[float | None]) -> None:
+        """Nothing to go on from."""
 
 
 def make_smoother(kind: Literal["ema", "median", "none"], time_constant_s: float, span: int) -> Smoother:

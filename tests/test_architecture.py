@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "reportpage": {"records", "plots", "report"},
     "evidence": {"clipfile", "memory"},
 }
-WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "web", "__init__", "__main__"}
+WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "web", "cluster", "__init__", "__main__"}
 
 
 def modules(package: Path) -> list[Path]:
@@ -83,7 +83,11 @@ def test_the_detector_never_needs_the_trainer(path: Path) -> None:
 def test_the_trainer_uses_the_models_only(path: Path) -> None:
     used = {n.split(".")[1] for n in imported(path) if n.startswith("stream_detector.")}
     rooms = {room(p) for p in modules(PACKAGE)}
-    allowed = FOUNDATION | MODEL | {"demo", "engines", "readers", "smooth", "alarm", "calibration", "tally", "window"}
+    allowed = (
+        FOUNDATION
+        | MODEL
+        | {"demo", "engines", "readers", "smooth", "alarm", "calibration", "tally", "window", "raypool"}
+    )
     assert used & rooms <= allowed
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,7 +51,16 @@ class Tally:
     damaged: dict[str, str] = field(default_factory=dict)
 
 
-def extraction_facts(bundle: Bundle, engine: Engine, stride: int) -> dict[str, Any]:
+class EngineKind(Protocol):
+    """What a feature depends on of an engine; `engines.Choice` tells it before one is loaded."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+
+
+def extraction_facts(bundle: Bundle, engine: EngineKind, stride: int) -> dict[str, Any]:
     """Everything that a feature depends on."""
     manifest = bundle.manifest
     return {
@@ -141,6 +150,40 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
     return facts
 
 
+def unfinished(
+    videos: Sequence[LabelledVideo], out: Path, key: str, entries: dict[str, dict[str, Any]], tally: Tally
+) -> list[LabelledVideo]:
+    """The videos still to be done; the others are entered. Raises DataError for features of another key."""
+    todo = []
+    for video in videos:
+        known = finished(out / f"{video.name}.npz", key)
+        if known is None:
+            todo.append(video)
+            continue
+        entries[video.name] = known
+        tally.resumed += 1
+    return todo
+
+
+def extracted(
+    video: LabelledVideo,
+    arrays: dict[str, np.ndarray[Any, Any]],
+    state: DecodeState,
+    place: tuple[Path, str],
+    entries: dict[str, dict[str, Any]],
+    tally: Tally,
+) -> None:
+    """Save and enter one video. place: (folder, key)."""
+    save_video(place[0] / f"{video.name}.npz", arrays, state, place[1])
+    entries[video.name] = {"frames": state.frames, "fps": state.fps, "windows": len(arrays["starts"]),
+                           "detail": state.detail}  # fmt: skip
+    tally.done += 1
+    tally.windows += len(arrays["starts"])
+    tally.video_s += state.frames / state.fps if state.fps else 0.0
+    if state.detail:
+        tally.damaged[video.name] = state.detail
+
+
 def extract(
     videos: Sequence[LabelledVideo], bundle: Bundle, engine: Engine, out: Path, stride: int, at_once: int = 2
 ) -> Iterator[tuple[LabelledVideo, Tally]]:
@@ -150,26 +193,11 @@ def extract(
     out.mkdir(parents=True, exist_ok=True)
     facts, tally = extraction_facts(bundle, engine, stride), Tally()
     key, entries = key_of(facts), dict[str, dict[str, Any]]()
-    todo = []
-    for video in videos:
-        known = finished(out / f"{video.name}.npz", key)
-        if known is None:
-            todo.append(video)
-            continue
-        entries[video.name] = known
-        tally.resumed += 1
+    todo = unfinished(videos, out, key, entries, tally)
     for video, decoding in zip(todo, decode_all([v.path for v in todo], bundle.recipe, stride, at_once), strict=True):
         try:
             arrays = features_of(decoding, engine)
-            state = decoding.state
-            save_video(out / f"{video.name}.npz", arrays, state, key)
-            entries[video.name] = {"frames": state.frames, "fps": state.fps, "windows": len(arrays["starts"]),
-                                   "detail": state.detail}  # fmt: skip
-            tally.done += 1
-            tally.windows += len(arrays["starts"])
-            tally.video_s += state.frames / state.fps if state.fps else 0.0
-            if state.detail:
-                tally.damaged[video.name] = state.detail
+            extracted(video, arrays, decoding.state, (out, key), entries, tally)
         except DataError as error:
             tally.skipped[video.name] = str(error)
         yield video, tally
@@ -245,7 +273,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    parser.add_argument("--ray", action="store_true", help="by the workers of a Ray cluster")
+    parser.add_argument("--address", metavar="ADDRESS", help="--ray: 'auto' or HOST:PORT of a cluster (default: start)")
+    parser.add_argument("--workers", type=int, metavar="N", help="--ray: how many (default: the cluster's CPUs)")
     parser.set_defaults(run=main)
+
+
+def _extraction(
+    args: argparse.Namespace, videos: Sequence[LabelledVideo], bundle: Bundle
+) -> Iterator[tuple[LabelledVideo, Tally]]:
+    if args.ray:
+        from trainer.extract_ray import extract_ray
+
+        yield from extract_ray(args, videos, bundle)
+        return
+    engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device, precision=args.precision))
+    try:
+        yield from extract(videos, bundle, engine, args.out, args.stride, args.decoders)
+    finally:
+        engine.close()
 
 
 def main(args: argparse.Namespace) -> int:
@@ -254,14 +300,14 @@ def main(args: argparse.Namespace) -> int:
 
     where = {k: set(v.split(",")) for k, _, v in (w.partition("=") for w in args.where)}
     videos = read_list(args.list, args.root, where) if args.list else read_ucf_crime(args.ucf_crime)
+    if args.ray:
+        from stream_detector.raypool import import_ray
+
+        import_ray("extract --ray")  # the sentence about the package comes before any other
     with bundle_for(args) as bundle, step_progress("extracting") as progress:
-        engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device, precision=args.precision))
         began, tally = time.monotonic(), Tally()
-        try:
-            for video, tally in extract(videos, bundle, engine, args.out, args.stride, args.decoders):
-                progress(tally.done + tally.resumed + len(tally.skipped), len(videos), video.name)
-        finally:
-            engine.close()
+        for video, tally in _extraction(args, videos, bundle):
+            progress(tally.done + tally.resumed + len(tally.skipped), len(videos), video.name)
     seconds = time.monotonic() - began
     for name, why in tally.skipped.items():
         print(f"skipped {name}: {why}", file=sys.stderr)

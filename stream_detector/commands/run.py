@@ -27,11 +27,17 @@ log = logging.getLogger(__name__)
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options; each maps onto one key of the configuration (see `_MAP`)."""
-    parser = subparsers.add_parser(
-        "run",
-        help="watch cameras and recordings, publish alarms",
-        description="Watch cameras and recordings, publish alarms. Recordings end by themselves, cameras with Ctrl-C.",
+    add_options(
+        subparsers.add_parser(
+            "run",
+            help="watch cameras and recordings, publish alarms",
+            description="Watch cameras and recordings, publish alarms. Files end by themselves, cameras with Ctrl-C.",
+        )
     )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a run can be told; `make_config` reads it."""
     parser.add_argument(
         "sources",
         nargs="*",

@@ -41,6 +41,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--at-once", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="files read side by side"
     )
+    parser.add_argument("--ray", action="store_true", help="on the workers of a Ray cluster; goes on where it stopped")
+    parser.add_argument("--address", metavar="ADDRESS", help="--ray: 'auto' or HOST:PORT of a cluster (default: start)")
+    parser.add_argument("--workers", type=int, metavar="N", help="--ray: how many (default: the cluster's CPUs)")
     parser.add_argument("--json", action="store_true", help="print a summary per file as JSON")
 
 
@@ -94,10 +97,14 @@ def main(args: argparse.Namespace) -> int:
         "publish": {"bind": "none", "ledger": None},
         "telemetry": {"dashboard": False},
     }
+    if args.ray:
+        from stream_detector.commands import score_ray
+
+        return score_ray.run(args, build_config(values))
     with assembled(build_config(values), open_limit=max(1, args.at_once)) as assembly:
         result = _play(assembly)
     summaries = summarise(args.out)
-    _report(args, summaries, result)
+    report(args, summaries, result)
     return result.exit_code
 
 
@@ -145,7 +152,8 @@ def summarise(scores: Path) -> dict[str, FileSummary]:
     return found
 
 
-def _report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
+def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
+    """Print what was scored, and on stderr what could not be."""
     failed = {name: redact(reason) for name, reason in result.failed.items()}
     if args.json:
         files = {

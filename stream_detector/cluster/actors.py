@@ -1,0 +1,226 @@
+"""The hosts as Ray actors: thin covers, so that everything worth testing is testable without Ray.
+
+Camera hosts and engines are threaded actors (a blocked call holds a thread), shards are asynchronous ones (calls begin
+in the order of their sender, all work is done by the shard's own thread). None restarts by itself: the supervisor knows
+what a successor must be told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stream_detector.cluster.camerahost import CameraHost, Gone
+from stream_detector.cluster.enginehost import Answer, EngineHost
+from stream_detector.cluster.messages import Item, Resume
+from stream_detector.cluster.shard import Shard
+from stream_detector.config import CameraConfig, Config
+from stream_detector.decide import CameraPlan
+from stream_detector.logs import set_up_logging
+from stream_detector.preprocess import Recipe
+from stream_detector.sources import redact
+from stream_detector.types import CameraStatus, Decision, EndReason, UInt8Array
+
+ENGINE_S = 30.0  # an engine that does not answer for so long is passed over
+DELIVER_S = 5.0
+ASK_AGAIN_S = 0.25
+ENGINE_CALLS = 64
+HOST_CALLS = 8
+REMOTE = 2  # an engine on another node is asked when the own one has so many more batches waiting
+
+
+class RayLink:
+    """`camerahost.Link` over actor handles. Engines and shards may be replaced at any time, from another thread."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, tuple[Any, bool]] = {}
+        self.shards: dict[int, Any] = {}
+        self.good_batch, self.good_wait_s = 8, 0.01  # until an engine has told
+        self._waiting: dict[str, int] = {}
+
+    def submit(self, frames: UInt8Array) -> Any:
+        """As `Link.submit`; the object store holds the windows until the engine has read them."""
+        engines = dict(self.engines)
+        if not engines:
+            raise Gone("no engine")
+        key = min(engines, key=lambda k: (self._waiting.get(k, 0) + (0 if engines[k][1] else REMOTE), k))
+        self._waiting[key] = self._waiting.get(key, 0) + 1
+        handle = engines[key][0]
+        return key, handle, handle.infer.remote(frames)
+
+    def result(self, ticket: Any) -> Answer:
+        """As `Link.result`."""
+        import ray
+
+        key, handle, ref = ticket
+        try:
+            _await(ref, ENGINE_S, lambda: self.engines.get(key, (None,))[0] is handle)
+            answer: Answer = ray.get(ref)
+            return answer
+        except _gone() as error:
+            if self.engines.get(key, (None,))[0] is handle:
+                del self.engines[key]  # until the supervisor names it again
+            raise Gone(str(error)) from None
+        finally:
+            self._waiting[key] -= 1
+
+    def deliver(self, shard: int, items: list[Item]) -> None:
+        """As `Link.deliver`."""
+        import ray
+
+        handle = self.shards.get(shard)
+        if handle is None:
+            raise Gone("no shard")
+        try:
+            ref = handle.submit.remote(items)
+            _await(ref, DELIVER_S, lambda: self.shards.get(shard) is handle)
+            ray.get(ref)
+        except _gone() as error:
+            raise Gone(str(error)) from None
+
+
+def _await(ref: Any, limit_s: float, there: Callable[[], bool]) -> None:
+    """Wait for an answer as long as who should give it is `there`: the supervisor knows of a death some ten seconds
+    before Ray gives a call up. Raises Gone."""
+    import ray
+
+    until_s = time.monotonic() + limit_s
+    while not ray.wait([ref], timeout=ASK_AGAIN_S)[0]:
+        if not there() or time.monotonic() > until_s:
+            raise Gone("no answer")
+
+
+def _gone() -> tuple[type[Exception], ...]:
+    from ray import exceptions
+
+    return (
+        Gone,
+        exceptions.RayActorError,
+        exceptions.ActorUnavailableError,
+        exceptions.ObjectLostError,
+        exceptions.WorkerCrashedError,
+        exceptions.GetTimeoutError,
+        exceptions.NodeDiedError,
+        exceptions.OwnerDiedError,
+    )
+
+
+class CameraActor:
+    """A CameraHost on a node."""
+
+    def __init__(self, config: Config, recipe: Recipe, shards: int) -> None:
+        set_up_logging("text", redact, level=logging.WARNING)
+        self._link = RayLink()
+        self._drops = _counter("stream_detector_dropped_windows", "Windows dropped by cause", "cause")
+        self._host = CameraHost(config, recipe, self._link, shards, on_drop=lambda _c, why: self._drops(why))
+        self._wires, self._hands = threading.Lock(), threading.Lock()  # placing may wait; wiring ends such waits
+        self._wiring = -1
+
+    def wire(
+        self, number: int, engines: dict[str, tuple[Any, bool]], shards: dict[int, Any], good: tuple[int, float]
+    ) -> None:
+        """Engines by name (handle, whether it is on this node), shards by number, and what batch suits the engines.
+
+        number: the newest counts.
+        """
+        with self._wires:
+            if number > self._wiring:
+                self._link.good_batch, self._link.good_wait_s = good
+                self._wiring, self._link.engines, self._link.shards = number, engines, shards
+
+    def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, Resume]]) -> None:
+        """Run these from where they were."""
+        with self._hands:
+            for camera in cameras:
+                self._host.assign(*camera)
+
+    def release(self, cameras: Sequence[str]) -> None:
+        """Let go of these: they run elsewhere."""
+        for name in cameras:
+            self._host.release(name)
+
+    def beat(self) -> dict[str, Any]:
+        """See `CameraHost.beat`."""
+        return self._host.beat()
+
+    def close(self) -> None:
+        """Stop every camera and deliver what is scored."""
+        self._host.close()
+
+
+class EngineActor:
+    """An engine on a node."""
+
+    def __init__(self, config: Config, max_wait_s: float) -> None:
+        from stream_detector.bundle import Bundle
+        from stream_detector.engines import load_engine
+
+        set_up_logging("text", redact, level=logging.WARNING)
+        engine = load_engine(Bundle.load(config.bundle), config.engine)
+        self._name = f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})"
+        self._good = (min(engine.good_batch, engine.max_batch), engine.good_wait_s)
+        self._host = EngineHost(engine, max_wait_s)
+
+    def infer(self, frames: UInt8Array) -> Answer:
+        """See `EngineHost.infer`. frames: a view of the object store, not a copy, when they come from this node."""
+        return self._host.infer(frames)
+
+    def beat(self) -> dict[str, Any]:
+        """A sign of life."""
+        return {"engine": self._name, "good": self._good, "windows": self._host.windows, "batches": self._host.batches}
+
+
+class ShardActor:
+    """A shard, on the driver's machine."""
+
+    def __init__(self, number: int, config: Config, plans: Sequence[CameraPlan], fingerprint: str, epoch: str) -> None:
+        set_up_logging("text", redact, level=logging.WARNING)
+        scored = _counter("stream_detector_scored_windows", "Windows scored and decided", "shard")
+        alarmed = _counter("stream_detector_alarmed_windows", "Windows during an alarm", "shard")
+
+        def count(decision: Decision) -> None:
+            scored(str(number))
+            if decision.alarmed:
+                alarmed(str(number))
+
+        self._shard = Shard(number, config, plans, fingerprint, epoch, on_decision=count)
+
+    async def endpoint(self) -> str:
+        """Where the forwarder reads it."""
+        return self._shard.endpoint
+
+    async def submit(self, items: Sequence[Item]) -> None:
+        """See `Shard.submit`; returns when it is done."""
+        await asyncio.wrap_future(self._shard.submit(items))
+
+    async def adopt(self, cameras: Sequence[str]) -> list[Resume]:
+        """See `Shard.adopt`, for several."""
+        return [await asyncio.wrap_future(self._shard.adopt(name)) for name in cameras]
+
+    async def tell(self, status: CameraStatus) -> None:
+        """See `Shard.tell`."""
+        await asyncio.wrap_future(self._shard.tell(status))
+
+    async def beat(self) -> dict[str, Any]:
+        """See `Shard.report`. Raises the error that ended its thread."""
+        if self._shard.error is not None:
+            raise self._shard.error
+        return await asyncio.wrap_future(self._shard.report())
+
+    async def finish(self, reason: EndReason) -> dict[str, Any]:
+        """End open alarms and close; the last report."""
+        report: dict[str, Any] = await asyncio.wrap_future(self._shard.report())
+        await asyncio.wrap_future(self._shard.finish(reason))
+        return report
+
+
+def _counter(name: str, text: str, tag: str) -> Any:
+    """A counter on Ray's dashboard and its Prometheus endpoint, as a function of the tag's value."""
+    from ray.util.metrics import Counter
+
+    counter = Counter(name, description=text, tag_keys=(tag,))
+    return lambda value: counter.inc(1, tags={tag: value})

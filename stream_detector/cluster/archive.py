@@ -1,0 +1,178 @@
+"""Recordings scored by many workers: what `score` does with one file, as a function of that file.
+
+Each worker keeps the model and runs the single machine's pipeline over one file after the other. Its rows and alarms
+go back to the driver, which writes them into `<out>.parts/`, one file a recording, whole or not at all; so a run that
+was stopped goes on, and only what changed is scored again. The table at the end is in the list's order, whoever was
+done first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stream_detector.assemble import plan_camera
+from stream_detector.bundle import Bundle
+from stream_detector.config import CameraConfig, Config
+from stream_detector.decide import Decider, ScoresFile
+from stream_detector.engines import load_engine
+from stream_detector.errors import DataError, SourceError
+from stream_detector.head import TemporalHead
+from stream_detector.pipeline import Pipeline
+from stream_detector.preprocess import resize_frame
+from stream_detector.sources import file_path
+from stream_detector.telemetry import Telemetry
+from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, EngineOutput, SystemClock, UInt8Array
+from stream_detector.wire import alarm_to_dict, encode
+
+
+@dataclass(frozen=True, slots=True)
+class FileScores:
+    """rows: the file's part of scores.csv without the heading.  events: JSON lines.  failure: as `RunResult.failed`."""
+
+    rows: str
+    events: str
+    windows: int
+    failure: str
+
+
+class _Kept:
+    """An engine that outlives the pipelines which use it. Implements `types.Engine`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.name, self.device, self.precision = engine.name, engine.device, engine.precision
+        self.reason, self.max_batch = engine.reason, engine.max_batch
+        self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
+
+    def infer(self, frames: UInt8Array) -> EngineOutput:
+        return self._engine.infer(frames)
+
+    def close(self) -> None:
+        pass
+
+
+class _Lines:
+    """Events as lines in memory. Implements `types.EventSink`."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._seq = 0
+
+    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
+        self._seq += 1
+        body = alarm_to_dict(event, "0" * 16, self._seq, SystemClock().utc())  # no process: no epoch to recover from
+        self.text += encode(body).decode() + "\n"
+        return body
+
+    def score(self, decision: Decision) -> None:
+        pass
+
+    def status(self, status: CameraStatus) -> None:
+        pass
+
+    def service(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Scorer:
+    """config: as `score` builds it, cameras aside. Raises what Bundle and load_engine raise."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._bundle = Bundle.load(config.bundle)
+        self._engine = load_engine(self._bundle, config.engine)
+
+    def work(self, camera: CameraConfig) -> FileScores:
+        """Score one file. Raises SourceError when nothing of it can be played."""
+        clock, recipe, sink = SystemClock(), self._bundle.recipe, _Lines()
+        config = self._config.model_copy(update={"cameras": (camera,)})
+        plan = plan_camera(camera, config, self._bundle)
+        telemetry = Telemetry([plan.name], clock)
+        with tempfile.TemporaryDirectory() as folder:
+            table = Path(folder) / "scores.csv"
+            scores = ScoresFile(table)
+            decider = Decider(
+                (plan,),
+                self._bundle.fingerprint,
+                sink=sink,
+                telemetry=telemetry,
+                clock=clock,
+                scores=scores,
+                make_head=head.stream if isinstance(head := self._bundle.build_head(), TemporalHead) else None,
+            )
+            result = Pipeline(
+                config=config,
+                cameras=((camera, plan),),
+                engine=_Kept(self._engine),
+                resize=lambda picture: resize_frame(picture, recipe),
+                frame_fps=recipe.fps,
+                decider=decider,
+                sink=sink,
+                telemetry=telemetry,
+                examine=config.trouble.enabled,
+                clock=clock,
+            ).run()
+            scores.close()
+            rows = table.read_bytes().decode().partition("\n")[2]
+        if result.error is not None:
+            raise result.error
+        failure = result.failed.get(plan.name, "")
+        if failure and not result.windows:
+            raise SourceError(failure)
+        return FileScores(rows, sink.text, result.windows, failure)
+
+
+class Parts:
+    """The folder of results. key: of everything but the file that a result depends on. Raises DataError."""
+
+    def __init__(self, out: Path, key: str) -> None:
+        self._folder = out.with_name(out.name + ".parts")
+        self._key = key
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"folder {str(self._folder)!r} cannot be made ({error.strerror}); give another") from None
+
+    def load(self, camera: CameraConfig) -> FileScores | str | None:
+        """The result of an earlier run; the sentence for a file that was set aside; None: still to be done."""
+        try:
+            body = json.loads(self._path(camera).read_text(encoding="utf-8"))
+            return str(body["error"]) if body["error"] else FileScores(**body["value"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # of a disk that lost its tail: made again
+
+    def save(self, camera: CameraConfig, value: FileScores | None, error: str) -> None:
+        """Keep a result, whole or not at all."""
+        found = value and {"rows": value.rows, "events": value.events, "windows": value.windows,
+                           "failure": value.failure}  # fmt: skip
+        path = self._path(camera)
+        aside = path.with_suffix(".new")
+        aside.write_text(json.dumps({"value": found, "error": error}), encoding="utf-8")
+        os.replace(aside, path)
+
+    def clear(self) -> None:
+        """Everything is in the table: the parts are not needed any more."""
+        for path in self._folder.glob("*.json"):
+            path.unlink()
+        self._folder.rmdir()
+
+    def _path(self, camera: CameraConfig) -> Path:
+        """Another name for a file that changed, or another setting: it is done again."""
+        path = file_path(camera.source)
+        try:
+            status = path.stat()
+            facts = [camera.name, camera.source, status.st_size, status.st_mtime_ns, self._key]
+        except OSError:
+            facts = [camera.name, camera.source, self._key]
+        return self._folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,122 @@
+"""An engine that several camera hosts share: what waits while it is busy becomes its next batch.
+
+Callers block in `infer`, each in a thread of its own; one worker thread runs the engine. A camera host sends batches
+whose windows have already waited for each other up to the deadline (`batch.max_wait_ms`); here a batch waits again only
+if `max_wait_s` is given, which pays on a GPU that many hosts share.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_detector.errors import EngineError
+from stream_detector.types import Engine, Float32Array, UInt8Array
+
+Answer = tuple[Float32Array, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    frames: UInt8Array
+    came_s: float
+    answer: Future[Answer]
+
+
+class EngineHost:
+    """engine: used by this object's thread only; closed by `close`. windows, batches: done so far."""
+
+    def __init__(self, engine: Engine, max_wait_s: float = 0.0) -> None:
+        self._engine, self._max_wait_s = engine, max_wait_s
+        self._calls: deque[_Call] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._space: UInt8Array | None = None
+        self.windows = self.batches = 0
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def infer(self, frames: UInt8Array) -> Answer:
+        """frames: uint8 (B, 16, H, W, 3), may be read-only. Returns (scores (B,), preprocess_s, forward_s).
+
+        The seconds are those of the engine's batches that held these windows. Raises EngineError.
+        """
+        call = _Call(frames, time.monotonic(), Future())
+        with self._changed:
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._calls.append(call)
+            self._changed.notify_all()
+        return call.answer.result()
+
+    def close(self) -> None:
+        """End the thread and release the device; calls under way fail. Safe to call twice."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(10.0)
+        for call in self._calls:
+            call.answer.set_exception(EngineError("the engine is closed"))
+        self._calls.clear()
+        self._engine.close()
+
+    def _work(self) -> None:
+        while (calls := self._next()) is not None:
+            try:
+                self._score(calls)
+            except Exception as error:
+                for call in calls:
+                    if not call.answer.done():
+                        call.answer.set_exception(error)
+
+    def _next(self) -> list[_Call] | None:
+        """The calls of the next batch: at least one, and as many more as fit."""
+        limit = self._engine.max_batch
+        with self._changed:
+            while True:
+                if self._closed:
+                    return None
+                waiting = sum(len(call.frames) for call in self._calls)
+                left_s = self._calls[0].came_s + self._max_wait_s - time.monotonic() if self._calls else None
+                if left_s is not None and (waiting >= limit or left_s <= 0):
+                    break
+                self._changed.wait(left_s)
+            calls = [self._calls.popleft()]
+            count = len(calls[0].frames)
+            while self._calls and count + len(self._calls[0].frames) <= limit:
+                calls.append(self._calls.popleft())
+                count += len(calls[-1].frames)
+            return calls
+
+    def _score(self, calls: list[_Call]) -> None:
+        limit = self._engine.max_batch
+        frames = self._gathered(calls)
+        scores, preprocess_s, forward_s = [], 0.0, 0.0
+        for start in range(0, len(frames), limit):
+            output = self._engine.infer(frames[start : start + limit])
+            scores.append(output.scores)
+            preprocess_s += output.preprocess_s
+            forward_s += output.forward_s
+            self.batches += 1
+        self.windows += len(frames)
+        joined = np.concatenate(scores)
+        at = 0
+        for call in calls:
+            call.answer.set_result((joined[at : at + len(call.frames)], preprocess_s, forward_s))
+            at += len(call.frames)
+
+    def _gathered(self, calls: list[_Call]) -> UInt8Array:
+        """Side by side in memory of our own: pages of the object store are read-only, which engines do not expect."""
+        count = sum(len(call.frames) for call in calls)
+        if self._space is None or len(self._space) < count:
+            self._space = np.empty((max(count, self._engine.max_batch), *calls[0].frames.shape[1:]), np.uint8)
+        at = 0
+        for call in calls:
+            self._space[at : at + len(call.frames)] = call.frames
+            at += len(call.frames)
+        return self._space[:count]

@@ -1,0 +1,239 @@
+"""One endpoint for subscribers, whatever number of shards there is and wherever they were restarted.
+
+    shards' XPUB ─▶ XSUB │ XPUB ─▶ subscribers        messages pass unchanged; subscriptions pass back
+    shards' ROUTER ◀─ DEALERs │ ROUTER ◀─ subscribers  a question goes to the shards it is about, see `merge`
+
+All shards number in the same epoch, which is the run's, so to a subscriber this is one detector. Nothing is kept here:
+what is lost on this way (a full queue, a shard that dies) is a hole in `seq`, and fetched again like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from stream_detector import curve, endpoint
+from stream_detector.cluster import merge
+from stream_detector.config import PublishConfig
+from stream_detector.errors import EndpointError, ProtocolError
+from stream_detector.lockfile import LockFile
+from stream_detector.ratelimit import RateLimit
+from stream_detector.types import Clock, SystemClock
+from stream_detector.wire import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 20
+LAST_MS = 200  # at the end: the last events may still be on their way from a shard that has closed
+ANSWER_S = 0.8  # a shard that does not answer for so long is away; subscribers ask again after a second
+_MESSAGES_A_ROUND = 500
+_MAX_PENDING = 1000
+
+
+@dataclass(slots=True)
+class _Question:
+    peer: list[bytes]
+    request: Request
+    asked: tuple[int, ...]
+    until_s: float
+    replies: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+class Forwarder:
+    """config: bind, keys and limits of the public endpoint; bind "none" forwards nothing.  epoch: the run's.
+
+    Raises EndpointError or ConfigError (keys) here. `connect` may be called from any thread, and again for a shard that
+    was restarted.
+    """
+
+    def __init__(self, config: PublishConfig, shards: int, epoch: str, clock: Clock | None = None) -> None:
+        self.endpoint = self.recovery_endpoint = "none"
+        self.overflows = self.forwarded = 0
+        self._config, self._shards, self._epoch = config, shards, epoch
+        self._clock = clock or SystemClock()
+        self._rate = RateLimit()
+        self._wanted: queue.Queue[tuple[int, str]] = queue.Queue()
+        self._connected: dict[int, str] = {}
+        self._questions: dict[str, _Question] = {}
+        self._tokens = 0
+        self._lock: LockFile | None = None
+        self._gatekeeper: curve.Gatekeeper | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        if config.bind == "none":
+            return
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._open()
+        except BaseException:
+            self._context.destroy(0)
+            raise
+        self._thread = threading.Thread(target=self._work, name="forwarder", daemon=True)
+        self._thread.start()
+
+    def connect(self, shard: int, at: str) -> None:
+        """Read shard number `shard` at this endpoint from now on."""
+        self._wanted.put((shard, at))
+
+    def close(self) -> None:
+        """Send what came, within the linger, and close. Safe to call twice."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(10.0)
+            self._thread = None
+
+    # -- its thread -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        config, context = self._config, self._context
+        endpoint.check(config.bind, config.curve_secret is not None, config.insecure)
+        self._xsub, self._dealers = context.socket(zmq.XSUB), [context.socket(zmq.DEALER) for _ in range(self._shards)]
+        self._xsub.rcvhwm = 0  # never a loss between two of our own sockets while this thread lives
+        for socket in (self._xsub, *self._dealers):
+            socket.linger = 0
+        for dealer in self._dealers:
+            dealer.maxmsgsize = MAX_REPLY_BYTES
+        self._xpub, self._router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
+        if config.curve_secret and config.curve_clients:
+            pair = curve.load_pair(config.curve_secret)
+            self._gatekeeper = curve.Gatekeeper(context, pair, config.curve_clients, self._clock)
+        for socket in (self._xpub, self._router):
+            socket.linger = config.linger_ms
+            socket.maxmsgsize = MAX_REQUEST_BYTES
+            socket.handshake_ivl = 5000
+            endpoint.keep_alive(socket)
+            socket.sndhwm = config.high_water_mark
+            socket.ipv6 = config.bind.startswith("tcp://[")
+            if self._gatekeeper:
+                self._gatekeeper.secure(socket)
+        self._xpub.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._xpub.setsockopt(zmq.XPUB_NODROP, 1)
+        self._router.sndhwm = 2
+        self._router.rcvhwm = 64
+        try:
+            self.endpoint, self.recovery_endpoint, self._lock = endpoint.bind_pair(
+                self._xpub, self._router, config.bind
+            )
+        except zmq.ZMQError as error:
+            raise EndpointError(
+                f"endpoint {config.bind!r} cannot be bound ({error.strerror}); choose another"
+            ) from None
+
+    def _work(self) -> None:
+        poller = zmq.Poller()
+        for socket in (self._xsub, self._xpub, self._router, *self._dealers):
+            poller.register(socket, zmq.POLLIN)
+        while not self._over.is_set():
+            poller.poll(POLL_MS)
+            try:
+                self._round()
+            except Exception:  # one odd message must not silence all cameras
+                log.exception("the forwarder passed over an error")
+        with contextlib.suppress(Exception):
+            while self._xsub.poll(LAST_MS):
+                self._forward()
+        for socket in (self._xsub, *self._dealers):
+            socket.close(0)
+        for socket in (self._xpub, self._router):
+            socket.close(self._config.linger_ms)
+        if self._gatekeeper:
+            self._gatekeeper.close()
+        self._context.term()
+        if self._lock:
+            self._lock.release()
+
+    def _round(self) -> None:
+        while not self._wanted.empty():
+            self._reconnect(*self._wanted.get())
+        if self._gatekeeper:
+            self._gatekeeper.service()
+        for (frame,) in (f for f in _waiting(self._xpub, _MESSAGES_A_ROUND) if len(f) == 1):
+            if frame[:1] in (b"\0", b"\1") and len(frame) <= MAX_TOPIC_BYTES + 1 and frame[1:].isascii():
+                self._xsub.send(frame)
+        self._forward()
+        for frames in _waiting(self._router, 32):
+            self._ask(frames)
+        for shard, dealer in enumerate(self._dealers):
+            for frames in _waiting(dealer, 32):
+                self._answered(shard, frames[-1])
+        now_s = self._clock.monotonic()
+        for token in [t for t, question in self._questions.items() if question.until_s <= now_s]:
+            question = self._questions.pop(token)
+            self._reply(question.peer, merge.refusal(self._epoch, "a part of the detector restarts; ask again", 0.3))
+
+    def _reconnect(self, shard: int, at: str) -> None:
+        before = self._connected.pop(shard, None)
+        for socket, where in ((self._xsub, lambda e: e), (self._dealers[shard], endpoint.recovery_endpoint)):
+            if before is not None:
+                with contextlib.suppress(zmq.ZMQError):
+                    socket.disconnect(where(before))
+            socket.connect(where(at))
+        self._connected[shard] = at
+
+    def _forward(self) -> None:
+        for frames in _waiting(self._xsub, _MESSAGES_A_ROUND):
+            self.forwarded += 1
+            try:
+                self._xpub.send_multipart(frames, zmq.NOBLOCK)
+            except zmq.Again:  # a subscriber's queue is full: count it, and send to the others
+                self.overflows += 1
+                self._xpub.setsockopt(zmq.XPUB_NODROP, 0)
+                try:
+                    self._xpub.send_multipart(frames, zmq.NOBLOCK)
+                finally:
+                    self._xpub.setsockopt(zmq.XPUB_NODROP, 1)
+
+    def _ask(self, frames: list[bytes]) -> None:
+        if len(frames) not in (2, 3) or (len(frames) == 3 and frames[1]):
+            return  # neither DEALER nor REQ
+        now_s = self._clock.monotonic()
+        if not self._rate.allow(frames[0], now_s) or len(self._questions) >= _MAX_PENDING:
+            self._reply(frames[:-1], merge.refusal(self._epoch, "too many requests; wait a little", 1.0))
+            return
+        try:
+            request = decode_request(frames[-1])
+            self._tokens += 1
+            token = str(self._tokens)
+            parts = merge.split(request, token, self._shards)
+        except ProtocolError as error:
+            self._reply(frames[:-1], merge.refusal(self._epoch, str(error)))
+            return
+        self._questions[token] = _Question(frames[:-1], request, tuple(parts), now_s + ANSWER_S)
+        for shard, data in parts.items():
+            with contextlib.suppress(zmq.Again):  # not connected: the question is refused when its time is over
+                self._dealers[shard].send(data, zmq.NOBLOCK)
+
+    def _answered(self, shard: int, data: bytes) -> None:
+        reply = json.loads(data)
+        token = str(reply.get("request", ""))
+        if not token:  # a refusal names no question: the oldest one is meant, or any: it is asked again
+            token = next((t for t, q in self._questions.items() if shard in q.asked and shard not in q.replies), "")
+        question = self._questions.get(token)
+        if question is None:
+            return
+        question.replies[shard] = reply
+        if len(question.replies) == len(question.asked):
+            del self._questions[token]
+            replies = [question.replies[number] for number in question.asked]
+            self._reply(question.peer, merge.join(question.request, self._epoch, replies))
+
+    def _reply(self, peer: list[bytes], data: bytes) -> None:
+        with contextlib.suppress(zmq.Again):  # the peer does not read its replies
+            self._router.send_multipart([*peer, data], zmq.NOBLOCK)
+
+
+def _waiting(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
+    """Up to `limit` messages that lie ready."""
+    for _ in range(limit):
+        try:
+            yield socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return

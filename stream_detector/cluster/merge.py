@@ -1,0 +1,63 @@
+"""Recovery over several shards: one request becomes one a shard, their replies become one. No sockets here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stream_detector.cluster.messages import shard_of
+from stream_detector.wire import DETECTOR, RECOVERY_SCHEMA, Request, encode, parse_topic
+
+MAX_SHARDS = 6  # each reply may have a little more than 1 MiB, and a subscriber takes 8
+_OF_A_SHARD = re.compile(rf"{DETECTOR}(?:-(\d+))?")
+
+
+def topic_shard(topic: str, shards: int) -> int:
+    """The shard that numbers a topic. Raises ProtocolError for what is no topic."""
+    _, camera = parse_topic(topic)
+    own = _OF_A_SHARD.fullmatch(camera)
+    if own is not None:
+        number = int(own[1] or 0)
+        return number if number < shards else 0
+    return shard_of(camera, shards) if camera else 0
+
+
+def split(request: Request, token: str, shards: int) -> dict[int, bytes]:
+    """shard → request. token: comes back in the replies, in place of the peer's own text."""
+    if request.snapshot is not None:
+        return dict.fromkeys(range(shards), encode({"request": token, "snapshot": list(request.snapshot)}))
+    positions: dict[int, dict[str, int]] = {}
+    for topic, seq in request.positions.items():
+        positions.setdefault(topic_shard(topic, shards), {})[topic] = seq
+    rest: dict[str, Any] = {"request": token}
+    if request.epoch is not None:
+        rest["epoch"] = request.epoch
+    if request.limit is not None:
+        rest["limit"] = max(1, request.limit // len(positions))
+    return {shard: encode({**rest, "from": part}) for shard, part in (positions or {0: {}}).items()}
+
+
+def join(request: Request, epoch: str, replies: Sequence[Mapping[str, Any]]) -> bytes:
+    """One reply of all shards' replies (parsed JSON objects), in the order given. One refusal refuses the whole."""
+    head: dict[str, Any] = {"schema": RECOVERY_SCHEMA, "epoch": epoch, "request": request.request}
+    for reply in replies:
+        if reply.get("error"):
+            return refusal(epoch, str(reply["error"]), float(reply.get("retry_after_s") or 0.0))
+    events = [event for reply in replies for event in reply.get("events", ())]
+    if request.snapshot is not None:
+        last = {topic: place for reply in replies for topic, place in reply.get("last", {}).items()}
+        return _encode({**head, "last": last, "events": events})
+    more = any(reply.get("more") for reply in replies)
+    unknown = any(reply.get("unknown_epoch") for reply in replies)
+    return _encode({**head, "more": more, "unknown_epoch": unknown, "events": events})
+
+
+def refusal(epoch: str, why: str, retry_after_s: float = 0.0) -> bytes:
+    """A reply that only says no."""
+    return encode({"schema": RECOVERY_SCHEMA, "epoch": epoch, "error": why, "retry_after_s": retry_after_s})
+
+
+def _encode(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,96 @@
+"""What travels from camera hosts to shards, and back. Ray carries these objects; the shard's log holds them as JSON."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from stream_detector.types import CameraStatus, Timing, WindowRef
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One window's raw score. ref: clocks of the camera's node.  timing: up to `forward`, in milliseconds."""
+
+    ref: WindowRef
+    raw: float
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The camera gives no further windows. failure: one sentence, or ""."""
+
+    camera: str
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing told to a shard. generation: of the camera's place, given by `Shard.adopt`; others are not believed.
+
+    n: number of the item in that generation, without holes, from 0; what came before is not taken twice.
+    """
+
+    camera: str
+    generation: int
+    n: int
+    what: Scored | Ended | CameraStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a camera goes on. last: the newest window decided, None before the first.  done: it has ended for good.
+
+    next_index: of the first window that is wanted.
+    """
+
+    camera: str
+    generation: int
+    last: WindowRef | None
+    done: bool
+
+    @property
+    def next_index(self) -> int:
+        return self.last.index + 1 if self.last else 0
+
+
+def shard_of(camera: str, shards: int) -> int:
+    """The shard that decides about a camera: the same in every process and every run."""
+    return zlib.crc32(camera.encode()) % shards
+
+
+def ref_to_list(ref: WindowRef) -> list[Any]:
+    """As JSON holds it exactly."""
+    return list(astuple(ref))
+
+
+def ref_from_list(fields: list[Any]) -> WindowRef:
+    """The inverse of `ref_to_list`."""
+    return WindowRef(*[*fields[:-1], tuple(fields[-1])])
+
+
+def item_to_list(item: Item) -> list[Any]:
+    """As JSON holds it exactly."""
+    what = item.what
+    if isinstance(what, Scored):
+        told: list[Any] = ["scored", ref_to_list(what.ref), what.raw, list(astuple(what.timing))]
+    elif isinstance(what, Ended):
+        told = ["ended", what.camera, what.failure]
+    else:
+        told = ["status", *astuple(what)]
+    return [item.camera, item.generation, item.n, *told]
+
+
+def item_from_list(fields: list[Any]) -> Item:
+    """The inverse of `item_to_list`."""
+    camera, generation, n, kind, *rest = fields
+    what: Scored | Ended | CameraStatus
+    if kind == "scored":
+        what = Scored(ref_from_list(rest[0]), rest[1], Timing(*rest[2]))
+    elif kind == "ended":
+        what = Ended(*rest)
+    else:
+        what = CameraStatus(*rest)
+    return Item(camera, generation, n, what)

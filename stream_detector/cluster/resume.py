@@ -1,0 +1,127 @@
+"""One camera's windows on one host, going on where another host left off.
+
+file, demo   read again from the start: what was decided is grabbed (not decoded further, not scored, not waited for)
+             and its windows are dropped, so numbers, media time and every later window are those of an undisturbed run
+live         window numbers, frame numbers and media time go on after the last window decided, by the clock of the
+             world (UTC); the first window is marked `reconnect`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import numpy as np
+
+from stream_detector.cluster.messages import Resume
+from stream_detector.config import Config
+from stream_detector.decide import CameraPlan
+from stream_detector.readers import GrabResult, Reader
+from stream_detector.types import WINDOW_FRAMES, CameraStatus, Clock, Frame, UInt8Array, Window, WindowRef
+from stream_detector.window import Windower
+
+_BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture that no wanted window holds
+
+
+class Lane:
+    """The Windower of one camera, and what it takes to go on. Used by its capture thread only.
+
+    stop: set when the camera is released; it ends `wait`.
+    """
+
+    def __init__(self, plan: CameraPlan, resume: Resume, config: Config, clock: Clock, stop: threading.Event) -> None:
+        self._windower = Windower(plan.name, plan.source, plan.stride_frames, config.window.max_gap_s, clock)
+        self._live, self._clock, self._stop = plan.live, clock, stop
+        self._next_index = resume.next_index
+        self._last = resume.last
+        self._first_frame = 0  # of those that a wanted window may hold; files only
+        self._fresh = True
+        self._shift_s = 0.0
+        self._ahead_s = 0.0
+        if self._last is not None and not plan.live:
+            whole = plan.stride_frames >= WINDOW_FRAMES
+            self._first_frame = (self._last.end_frame if whole else self._last.start_frame) + 1
+        self._skipping = self._first_frame > 0
+        if self._last is not None and plan.live:
+            self._shift_s = self._last.end_s + max(0.0, clock.utc() - self._last.captured_utc)
+
+    def reader(self, reader: Reader) -> Reader:
+        """The reader, made to skip quickly."""
+        return reader if self._live or not self._first_frame else _Skipping(reader, self._first_frame)
+
+    def push(self, frame: Frame) -> Window | None:
+        """As `Windower.push`; None for a window that was decided before."""
+        if self._live:
+            frame = self._shifted(frame)
+        elif self._skipping and frame.index >= self._first_frame:
+            self._skipping = False
+        window = self._windower.push(frame)
+        return self._wanted(window)
+
+    def finish(self) -> Window | None:
+        """As `Windower.finish`."""
+        return self._wanted(self._windower.finish())
+
+    def wait(self, seconds: float) -> bool:
+        """For a paced file: what is skipped is not waited for, and the rest keeps its pace. True: stop."""
+        if self._skipping:
+            self._ahead_s = seconds
+            return self._stop.is_set()
+        return self._stop.wait(max(0.0, seconds - self._ahead_s))
+
+    def status(self, status: CameraStatus) -> CameraStatus:
+        """With the media time that went on."""
+        if status.media_s is None or not self._shift_s:
+            return status
+        return dataclasses.replace(status, media_s=status.media_s + self._shift_s)
+
+    def _shifted(self, frame: Frame) -> Frame:
+        if self._last is None:
+            return frame
+        causes = frame.discontinuity
+        if self._fresh:
+            causes = tuple(sorted({*causes, "reconnect"}))
+            self._fresh = False
+        return dataclasses.replace(
+            frame,
+            index=frame.index + self._last.end_frame + 1,
+            media_s=frame.media_s + self._shift_s,
+            discontinuity=causes,
+        )
+
+    def _wanted(self, window: Window | None) -> Window | None:
+        if window is None:
+            return None
+        if self._live:
+            ref: WindowRef = dataclasses.replace(window.ref, index=window.ref.index + self._next_index)
+            return dataclasses.replace(window, ref=ref)
+        return window if window.ref.index >= self._next_index else None
+
+
+class _Skipping:
+    """A file's reader whose first pictures are not decoded into colour. Implements `readers.Reader`."""
+
+    def __init__(self, reader: Reader, first_frame: int) -> None:
+        self._reader, self._first_frame = reader, first_frame
+        self._index = -1
+        self.fps, self.detail = reader.fps, reader.detail
+
+    @property
+    def frame_count(self) -> int:
+        return int(getattr(self._reader, "frame_count", 0))
+
+    def open(self) -> None:
+        self._reader.open()
+        self.fps = self._reader.fps
+
+    def grab(self) -> GrabResult:
+        grabbed = self._reader.grab()
+        self.detail = self._reader.detail  # told at the end
+        self._index += grabbed.status == "frame"
+        return grabbed
+
+    def retrieve(self) -> UInt8Array | None:
+        return self._reader.retrieve() if self._index >= self._first_frame else _BLANK
+
+    def close(self) -> None:
+        self._reader.close()

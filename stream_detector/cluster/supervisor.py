@@ -1,0 +1,374 @@
+"""The driver: starts actors where there are nodes, watches them, and moves cameras away from what has died.
+
+    every BEAT_S   each actor is asked for a sign of life; Ray tells of one that died, silence for HANG_S tells of one
+                   that hangs, which is then killed
+    every NODES_S  nodes that joined get an engine and a camera host, and their share of the cameras
+A camera that moves is adopted first (`Shard.adopt`: a new generation, so its former host is not believed any more, even
+if it is alive behind a broken network) and assigned then. Nothing here holds windows or decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream_detector.bundle import Bundle
+from stream_detector.cluster.actors import ENGINE_CALLS, HOST_CALLS, CameraActor, EngineActor, ShardActor
+from stream_detector.cluster.forwarder import Forwarder
+from stream_detector.cluster.messages import shard_of
+from stream_detector.cluster.placement import Node, place
+from stream_detector.cluster.rayenv import living_nodes
+from stream_detector.config import Config
+from stream_detector.decide import CameraPlan
+from stream_detector.errors import RunError, StageError, StreamDetectorError
+from stream_detector.types import CameraStatus, EndReason
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 0.5
+NODES_S = 0.5
+WIRE_S = 5.0  # a host that gave an engine up for its silence is told of it again
+HANG_S = 5.0
+START_S = 120.0  # an actor may take so long to its first sign of life: it imports and loads a model
+ASK_S = 10.0
+MAX_DEATHS = 20  # of actors of one kind within DEATHS_S: then the cause is not a machine
+DEATHS_S = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class _Actor:
+    """kind: "shard", "engine" or "host".  told: its last report, None until the first."""
+
+    kind: str
+    key: str
+    node: str
+    handle: Any
+    born_s: float
+    ping: Any = None
+    asked_s: float = 0.0
+    told: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterResult:
+    """How a run ended. failed: sentence by camera.  deaths: (kind, seconds since the start) of actors that died."""
+
+    windows: int
+    alarms: int
+    stopped: bool
+    failed: dict[str, str]
+    deaths: tuple[tuple[str, float], ...]
+    error: BaseException | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 ran and failed, 2 bad input."""
+        if self.error is not None:
+            return self.error.exit_code if isinstance(self.error, StreamDetectorError) else 1
+        return 2 if self.failed else 0
+
+
+@dataclass(eq=False)
+class Supervisor:
+    """ray: connected.  shards: how many.  near: camera → tag of the nodes it may run on.  on_ready(endpoint): once."""
+
+    ray: Any
+    config: Config
+    plans: tuple[CameraPlan, ...]
+    bundle: Bundle
+    shards: int = 1
+    near: Mapping[str, str] = field(default_factory=dict)
+    on_ready: Callable[[str], None] | None = None
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _actors: dict[str, _Actor] = field(default_factory=dict, init=False)
+    _nodes: dict[str, Node] = field(default_factory=dict, init=False)
+    _at: dict[str, str] = field(default_factory=dict, init=False)  # camera → node
+    _done: set[str] = field(default_factory=set, init=False)
+    _failed: dict[str, str] = field(default_factory=dict, init=False)
+    _homeless: set[str] = field(default_factory=set, init=False)
+    _errands: list[tuple[Any, _Actor, tuple[str, ...]]] = field(default_factory=list, init=False)
+    _deaths: list[tuple[str, float]] = field(default_factory=list, init=False)
+    _wirings: int = field(default=0, init=False)
+    _wired_s: float = field(default=float("-inf"), init=False)
+    _looked_s: float = field(default=float("-inf"), init=False)
+    _began_s: float = field(default=0.0, init=False)
+    _ready: bool = field(default=False, init=False)
+
+    def stop(self) -> None:
+        """End the run in order. For any thread and for signal handlers."""
+        self._stop.set()
+
+    def run(self) -> ClusterResult:
+        """Run until every source has ended, `stop` is called, or something fails for good. Blocks; call it once."""
+        self._began_s = time.monotonic()
+        self._cameras = {camera.name: camera for camera in self.config.cameras}
+        self._plans = {plan.name: plan for plan in self.plans}
+        self._epoch = secrets.token_hex(8)
+        self._home = self.ray.get_runtime_context().get_node_id()
+        forwarder = self._forwarder = Forwarder(self.config.publish, self.shards, self._epoch)
+        error: BaseException | None = None
+        try:
+            for number in range(self.shards):
+                self._start_shard(number)
+            while not self._stop.is_set() and len(self._done) < len(self._cameras):
+                self._tick()
+        except Exception as failure:
+            error = failure if isinstance(failure, StreamDetectorError) else _wrapped(failure)
+        try:
+            windows, alarms = self._finish("shutdown")
+        finally:
+            forwarder.close()
+        return ClusterResult(
+            windows, alarms, self._stop.is_set() and error is None, dict(self._failed), tuple(self._deaths), error
+        )
+
+    def where(self) -> dict[str, str]:
+        """camera → node id, now."""
+        return dict(self._at)
+
+    # -- one round ------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= NODES_S:
+            self._looked_s = now_s
+            self._look_at_nodes()
+        if now_s - self._wired_s >= WIRE_S:
+            self._wire()
+        for actor in self._actors.values():
+            if actor.ping is None and now_s - actor.asked_s >= BEAT_S:
+                actor.ping, actor.asked_s = actor.handle.beat.remote(), now_s
+        pings = {actor.ping: actor for actor in self._actors.values() if actor.ping is not None}
+        answered: list[Any] = []
+        if pings:
+            answered, _ = self.ray.wait(list(pings), num_returns=1, timeout=0.1)
+            answered, _ = self.ray.wait(list(pings), num_returns=len(pings), timeout=0)
+        else:
+            time.sleep(0.05)
+        for ping in answered:
+            self._heard(pings[ping], ping)
+        for actor in list(self._actors.values()):
+            limit_s = HANG_S if actor.told is not None else START_S
+            if actor.ping is not None and time.monotonic() - actor.asked_s > limit_s:
+                self._died(actor, f"gave no sign of life for {limit_s:g} s")
+        self._run_errands()
+        self._settle()
+
+    def _heard(self, actor: _Actor, ping: Any) -> None:
+        first = actor.told is None
+        try:
+            told = self.ray.get(ping, timeout=ASK_S)
+            if first and actor.kind == "shard":
+                at = self.ray.get(actor.handle.endpoint.remote(), timeout=ASK_S)
+                self._forwarder.connect(int(actor.key[6:]), at)
+            actor.told, actor.ping = told, None
+        except self.ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if actor.kind == "shard":
+                self._died(actor, str(cause))
+                return
+            raise cause from None
+        except self.ray.exceptions.RayError as error:
+            if first and "__init__" in str(error):
+                raise RunError(f"a {actor.kind} could not start: {_cause(error)}") from None
+            self._died(actor, str(error).splitlines()[0])
+            return
+        if first:
+            self._wire()
+        if actor.kind == "shard" and actor.told is not None:
+            self._done |= set(actor.told["done"])
+            self._failed |= actor.told["failed"]
+
+    def _look_at_nodes(self) -> None:
+        nodes = {node.id: node for node in living_nodes(self.ray)}
+        for actor in list(self._actors.values()):
+            if actor.node not in nodes:
+                self._died(actor, "its node is gone")
+        self._nodes = nodes
+        for node in nodes.values():
+            self._furnish(node)
+
+    def _settle(self) -> None:
+        """Bring cameras to where they belong, once there is somebody to run them and somebody to score them."""
+        ready = {a.key for a in self._actors.values() if a.told is not None}
+        shards = {number for number in range(self.shards) if f"shard-{number}" in ready}
+        if len(shards) < self.shards or not any(key.startswith("engine") for key in ready):
+            return
+        if not self._ready:
+            self._ready = True
+            if self.on_ready:
+                self.on_ready(self._forwarder.endpoint)
+        nodes = [node for node in self._nodes.values() if f"host-{node.id}" in ready]
+        wanted = [name for name in self._cameras if name not in self._done]
+        target = place(wanted, nodes, self._at, self.near)
+        moves: dict[str, list[str]] = {}
+        for name in wanted:
+            to = target.get(name)
+            if to is None:
+                self._lament(name)
+            elif self._at.get(name) != to:
+                moves.setdefault(to, []).append(name)
+        for node, names in moves.items():
+            self._move(names, node)
+
+    def _move(self, names: list[str], node: str) -> None:
+        host = self._actors[f"host-{node}"]
+        try:
+            by_shard: dict[int, list[str]] = {}
+            for name in names:
+                by_shard.setdefault(shard_of(name, self.shards), []).append(name)
+            asked = [self._actors[f"shard-{number}"].handle.adopt.remote(part) for number, part in by_shard.items()]
+            resumes = [resume for part in self.ray.get(asked, timeout=ASK_S) for resume in part]
+        except self.ray.exceptions.RayError:
+            return  # the shard has died: its beat tells, and the next round tries again
+        for resume in resumes:
+            before = self._actors.get(f"host-{self._at.get(resume.camera)}")
+            if before is not None and before is not host:
+                before.handle.release.remote([resume.camera])
+            self._at[resume.camera] = node
+            self._homeless.discard(resume.camera)
+            self._done |= {resume.camera} if resume.done else set()
+        going = [(self._cameras[r.camera], self._plans[r.camera], r) for r in resumes if not r.done]
+        if going:
+            names_now = [resume.camera for _, _, resume in going]
+            log.info("cameras %s go to node %s after %.1f s", names_now, node[:8], time.monotonic() - self._began_s)
+            self._errands.append((host.handle.assign.remote(going), host, tuple(r.camera for _, _, r in going)))
+
+    def _run_errands(self) -> None:
+        """What hosts were told to run: if that failed, the cameras are placed anew."""
+        waiting = []
+        for ref, host, names in self._errands:
+            if self._actors.get(host.key) is not host:
+                continue  # it has died, and its cameras are elsewhere
+            done, _ = self.ray.wait([ref], timeout=0)
+            if not done:
+                waiting.append((ref, host, names))
+                continue
+            try:
+                self.ray.get(ref)
+            except self.ray.exceptions.RayError as error:
+                log.warning("cameras %s could not be placed (%s); they are placed again", names, _cause(error))
+                for name in names:
+                    self._at.pop(name, None)
+        self._errands = waiting
+
+    def _lament(self, name: str) -> None:
+        if name in self._homeless:
+            return
+        self._homeless.add(name)
+        self._at.pop(name, None)
+        plan = self._plans[name]
+        detail = "no node of the cluster may run this camera at present"
+        status = CameraStatus(name, plan.source, "offline", detail)
+        self._actors[f"shard-{shard_of(name, self.shards)}"].handle.tell.remote(status)
+
+    # -- birth and death ------------------------------------------------------------------------------------------
+
+    def _options(self, node: str, **more: Any) -> dict[str, Any]:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "max_restarts": 0, **more}
+
+    def _enter(self, kind: str, key: str, node: str, handle: Any) -> None:
+        self._actors[key] = _Actor(kind, key, node, handle, time.monotonic())
+
+    def _start_shard(self, number: int) -> None:
+        plans = [plan for plan in self.plans if shard_of(plan.name, self.shards) == number]
+        actor = self.ray.remote(ShardActor).options(**self._options(self._home, num_cpus=0))
+        handle = actor.remote(number, self.config, plans, self.bundle.fingerprint, self._epoch)
+        self._enter("shard", f"shard-{number}", self._home, handle)
+
+    def _furnish(self, node: Node) -> None:
+        """An engine for every GPU, or one for the CPUs, and a camera host; what is there already stays."""
+        for gpu in range(int(node.gpus) or 1):
+            if f"engine-{node.id}-{gpu}" not in self._actors:
+                self._start_engine(node, gpu)
+        if f"host-{node.id}" not in self._actors:
+            actor = self.ray.remote(CameraActor).options(
+                **self._options(node.id, num_cpus=0, max_concurrency=HOST_CALLS)
+            )
+            handle = actor.remote(self.config, self.bundle.recipe, self.shards)
+            self._enter("host", f"host-{node.id}", node.id, handle)
+
+    def _start_engine(self, node: Node, gpu: int) -> None:
+        share: dict[str, Any] = {"num_cpus": min(1, int(node.cpus))}
+        config = self.config
+        if node.gpus:
+            share = {"num_gpus": 1, "num_cpus": 0}
+        elif not config.engine.threads:
+            engine = config.engine.model_copy(update={"threads": max(1, int(node.cpus))})
+            config = config.model_copy(update={"engine": engine})
+        wait_s = (config.batch.max_wait_ms or 5.0) / 1e3 if node.gpus and len(self._nodes) > 1 else 0.0
+        actor = self.ray.remote(EngineActor).options(**self._options(node.id, max_concurrency=ENGINE_CALLS, **share))
+        self._enter("engine", f"engine-{node.id}-{gpu}", node.id, actor.remote(config, wait_s))
+
+    def _died(self, actor: _Actor, why: str) -> None:
+        now_s = time.monotonic() - self._began_s
+        log.warning("%s on node %s, after %.1f s: %s", actor.kind, actor.node[:8], now_s, why)
+        self._deaths.append((actor.kind, round(now_s, 3)))
+        del self._actors[actor.key]
+        threading.Thread(target=self._kill, args=(actor.handle,), name="kill", daemon=True).start()
+        recent = [at_s for kind, at_s in self._deaths if kind == actor.kind and now_s - at_s < DEATHS_S]
+        if len(recent) > MAX_DEATHS:
+            raise StageError(f"{actor.kind}s died {len(recent)} times in {DEATHS_S:g} s, the last because: {why}")
+        if actor.kind == "host":
+            for name in [name for name, node in self._at.items() if node == actor.node]:
+                del self._at[name]
+        elif actor.kind == "shard":
+            self._start_shard(int(actor.key[6:]))
+        self._wire()
+        self._looked_s = float("-inf")  # furnish again at once
+
+    def _kill(self, handle: Any) -> None:
+        """For a thread of its own: Ray may hold this call until it has found out itself that the node is gone."""
+        with contextlib.suppress(Exception):  # dead already, most of the time
+            self.ray.kill(handle, no_restart=True)
+
+    def _wire(self) -> None:
+        """Tell every host which engines and shards there are."""
+        self._wirings += 1
+        self._wired_s = time.monotonic()
+        ready = [actor for actor in self._actors.values() if actor.told is not None]
+        goods = [actor.told["good"] for actor in ready if actor.kind == "engine" and actor.told]
+        good = max(goods, default=(8, 0.01))
+        shards = {int(actor.key[6:]): actor.handle for actor in ready if actor.kind == "shard"}
+        for host in ready:
+            if host.kind == "host":
+                engines = {a.key: (a.handle, a.node == host.node) for a in ready if a.kind == "engine"}
+                host.handle.wire.remote(self._wirings, engines, shards, good)
+
+    def _finish(self, reason: EndReason) -> tuple[int, int]:
+        """Close hosts, then shards; returns the windows and alarms of the run."""
+        windows = alarms = 0
+        hosts = [a.handle.close.remote() for a in self._actors.values() if a.kind == "host" and a.told is not None]
+        with contextlib.suppress(self.ray.exceptions.RayError):
+            self.ray.wait(hosts, num_returns=len(hosts), timeout=2.0) if hosts else None
+        for actor in [a for a in self._actors.values() if a.kind == "shard"]:
+            try:
+                told = self.ray.get(actor.handle.finish.remote(reason), timeout=ASK_S)
+                windows, alarms = windows + told["windows"], alarms + told["alarms"]
+                self._failed |= told["failed"]
+            except self.ray.exceptions.RayError as error:
+                log.error("a shard did not finish (%s); its open alarms end at the next start", _cause(error))
+        for actor in self._actors.values():
+            with contextlib.suppress(Exception):
+                self.ray.kill(actor.handle, no_restart=True)
+        return windows, alarms
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of Ray's report: the exception itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _wrapped(error: Exception) -> StageError:
+    wrapped = StageError(f"the cluster failed: {type(error).__name__}: {_cause(error)}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -1,0 +1,109 @@
+"""`stream-detector cluster`: what `run` does, on the nodes of a Ray cluster (extra `ray`)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from stream_detector.assemble import plan_camera
+from stream_detector.bundle import Bundle
+from stream_detector.cluster.merge import MAX_SHARDS
+from stream_detector.cluster.placement import parse_near
+from stream_detector.commands.run import add_options, make_config, stop_on_signals
+from stream_detector.config import Config, build_config
+from stream_detector.errors import ConfigError
+from stream_detector.head import TemporalHead
+from stream_detector.logs import set_up_logging
+from stream_detector.raypool import connected, import_ray
+from stream_detector.sources import file_path, kind, redact
+
+
+def add_parser(subparsers: Any) -> None:
+    """The options of `run`, and those of the cluster."""
+    parser = subparsers.add_parser("cluster", help="the same as run, on many machines, by Ray")
+    add_options(parser)
+    group = parser.add_argument_group("cluster")
+    group.add_argument("--address", metavar="ADDRESS", help="'auto' or HOST:PORT of a running cluster (default: start)")
+    group.add_argument("--shards", type=int, default=1, metavar="N", help="processes that decide, journal and publish")
+    group.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
+    group.add_argument(
+        "--near", action="append", default=[], metavar="CAMERA=TAG", help="run it on nodes with this resource or label"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run until the sources end or a signal comes."""
+    import_ray("the cluster")  # the sentence about the package comes before any other
+    config = cluster_config(make_config(args), args)
+    set_up_logging(config.telemetry.log_format, redact, level=logging.WARNING)
+    bundle = Bundle.load(config.bundle)
+    if isinstance(bundle.build_head(), TemporalHead):
+        raise ConfigError(
+            f"the head of bundle {bundle.name!r} carries a state from window to window, which a cluster cannot hand on "
+            "yet; use 'run', or another bundle"
+        )
+    plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
+    near = parse_near(args.near)
+    with connected("the cluster", args.address, args.cpus) as ray:
+        from stream_detector.cluster.supervisor import Supervisor
+
+        def ready(endpoint: str) -> None:
+            print(f"{len(plans)} cameras, events at {endpoint}", file=sys.stderr, flush=True)
+
+        supervisor = Supervisor(ray, config, plans, bundle, args.shards, near, ready)
+        restore = stop_on_signals(supervisor.stop)
+        try:
+            result = supervisor.run()
+        finally:
+            restore()
+    failed = {name: redact(reason) for name, reason in result.failed.items()}
+    if args.json:
+        body = {"windows": result.windows, "alarms": result.alarms, "failed": failed, "stopped": result.stopped}
+        print(json.dumps({**body, "deaths": [kind for kind, _ in result.deaths]}, indent=2))
+    else:
+        print(f"{result.windows} windows, {result.alarms} alarms, {len(result.deaths)} actors replaced")
+    for name, reason in failed.items():
+        print(f"stream-detector: {name}: {reason}", file=sys.stderr)
+    if result.error is not None:
+        print(f"stream-detector: {redact(str(result.error))}", file=sys.stderr)
+    return result.exit_code
+
+
+def cluster_config(config: Config, args: argparse.Namespace) -> Config:
+    """The configuration as actors need it: absolute paths, and without what does not work across machines.
+
+    Raises ConfigError for settings that have no meaning there.
+    """
+    if not 1 <= args.shards <= MAX_SHARDS:
+        raise ConfigError(f"--shards {args.shards} is not possible; give 1 to {MAX_SHARDS}")
+    if config.publish.ledger is None:
+        raise ConfigError(
+            "a cluster needs an event journal on disk, or a restart would lose events; give --ledger FILE"
+        )
+    if config.web.bind != "none" or config.telemetry.metrics_port:
+        raise ConfigError(
+            "--web and --metrics-port belong to a single machine; Ray's dashboard shows a cluster's metrics"
+        )
+    names = {camera.name for camera in config.cameras}
+    for camera, tag in parse_near(args.near).items():
+        if camera not in names or not tag:
+            raise ConfigError(f"--near {camera}={tag} names no camera or no tag; write CAMERA=TAG, cameras are {names}")
+    fields = {name: getattr(config, name) for name in Config.model_fields}
+    fields["cameras"] = tuple(
+        camera.model_copy(update={"source": str(file_path(camera.source).absolute())})
+        if kind(camera.source) == "file"
+        else camera
+        for camera in config.cameras
+    )
+    fields["evidence"] = config.evidence.model_copy(update={"enabled": False})
+    fields["publish"] = config.publish.model_copy(update={"ledger": config.publish.ledger.absolute()})
+    for name in ("events", "scores"):
+        path: Path | None = fields[name]
+        fields[name] = path.absolute() if path else None
+    if Path(config.bundle).is_dir():
+        fields["bundle"] = str(Path(config.bundle).absolute())
+    return build_config(fields)

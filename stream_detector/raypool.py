@@ -1,0 +1,137 @@
+"""Ray, if it is there; and a pool of Ray actors that works through a list, each entry once.
+
+Why not Ray Data: a recording that kills its decoder (and so its process) must be named and set aside. Ray Data repeats
+a block whose worker died, for ever, and does not tell which row it was; here the pool knows what each worker was doing.
+Beyond that an archive is a list of files and a model that stays loaded, which actors are. The extra is `ray`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stream_detector.errors import MissingExtraError, RunError, UsageError
+
+TRIES = 2  # an entry that a worker died of so many times is set aside
+START_DEATHS = 3  # workers that die in a row before they have done anything
+
+
+def import_ray(what: str) -> Any:
+    """The package. what: who needs it, for the sentence. Raises MissingExtraError."""
+    # Nobody is told that Ray runs here; and a worker without a GPU keeps CUDA_VISIBLE_DEVICES as it is.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray makes its workers nicer than everything else (15), as for batch work; a camera does not wait.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise MissingExtraError(what, "ray", "ray") from None
+    return ray
+
+
+@contextlib.contextmanager
+def connected(what: str, address: str | None, cpus: int | None = None) -> Iterator[Any]:
+    """Ray, connected: to the cluster at `address` ("auto": the one of this machine), or one started for this run.
+
+    A connection that is there already is used, and left. cpus: of the one started.
+    Raises MissingExtraError, and UsageError where there is no cluster to join.
+    """
+    ray = import_ray(what)
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        if address is None:
+            ray.init(num_cpus=cpus, include_dashboard=False, logging_level="error")
+        else:
+            ray.init(address=address, logging_level="error")
+    except (ConnectionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"no Ray cluster was found at {address!r} ({reason}); start one with 'ray start --head', "
+            "or leave --address out"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one entry. number: its place in the list.  error: one sentence, or "" and then `value`."""
+
+    number: int
+    value: Any
+    error: str
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    handle: Any
+    number: int | None = None
+    served: int = 0
+
+
+def work_through(ray: Any, worker: Any, arguments: tuple[Any, ...], entries: Sequence[Any], workers: int,
+                 **options: Any) -> Iterator[Outcome]:  # fmt: skip
+    """Outcomes in the order in which they come, one for every entry.
+
+    worker: a class with `work(entry)`; UsageErrors that it raises are outcomes, other errors end everything.
+    arguments: of its constructor.  options: of its actors, `num_cpus` for instance; Ray spreads them over the nodes.
+    Raises RunError when workers cannot start, or fail in themselves.
+    """
+    actor = ray.remote(worker).options(**{"scheduling_strategy": "SPREAD", "max_restarts": 0, "num_cpus": 1, **options})
+    waiting = deque(range(len(entries)))
+    deaths = [0] * len(entries)
+    early = 0
+    running: dict[Any, _Worker] = {}
+
+    def give(held: _Worker) -> None:
+        if waiting:
+            held.number = waiting.popleft()
+            running[held.handle.work.remote(entries[held.number])] = held
+
+    try:
+        for _ in range(min(workers, len(entries))):
+            give(_Worker(actor.remote(*arguments)))
+        while running:
+            (ref,), _ = ray.wait(list(running), num_returns=1)
+            held = running.pop(ref)
+            number = held.number
+            assert number is not None
+            try:
+                outcome = Outcome(number, ray.get(ref), "")
+            except ray.exceptions.RayTaskError as error:
+                if not isinstance(error.cause, UsageError):
+                    raise RunError(f"a worker failed: {_last_line(error)}") from error
+                outcome = Outcome(number, None, str(error.cause))
+            except ray.exceptions.RayError as error:
+                early = 0 if held.served else early + 1
+                if early >= START_DEATHS and early > deaths[number] + 1:
+                    raise RunError(f"workers cannot start: {_last_line(error)}") from error
+                deaths[number] += 1
+                if deaths[number] < TRIES:
+                    waiting.appendleft(number)  # again, and first: if it kills again, that is soon known
+                give(_Worker(actor.remote(*arguments)))
+                if deaths[number] >= TRIES:
+                    yield Outcome(number, None, f"it killed its worker {TRIES} times; it was set aside")
+                continue
+            held.served += 1
+            early = 0
+            give(held)
+            yield outcome
+    finally:
+        for held in running.values():
+            with contextlib.suppress(Exception):
+                ray.kill(held.handle)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
