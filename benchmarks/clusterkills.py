@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import random
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def kill_nodes(folder: Path, film: Path, kills: int, seed: int, target: str) -> 
     endpoint = free_endpoint()
     publish = {"bind": endpoint, "ledger": folder / "cluster" / "ledger.sqlite3", "heartbeat_s": 0.25}
     config = config_for(folder / "cluster", sources, **SETTINGS, pace="realtime", publish=publish)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recovery_s: list[float] = []
     with nodes(3) as held, Subscriber(endpoint, kinds=("alarm", "status", "score"), from_start=True) as subscriber:
         watch = Watch(subscriber)

@@ -236,6 +236,8 @@ class Supervisor:
             self._done |= {resume.camera} if resume.done else set()
         going = [(self._cameras[r.camera], self._plans[r.camera], r) for r in resumes if not r.done]
         if going:
+            names_now = [resume.camera for _, _, resume in going]
+            log.info("cameras %s go to node %s after %.1f s", names_now, node[:8], time.monotonic() - self._began_s)
             self._errands.append((host.handle.assign.remote(going), host, tuple(r.camera for _, _, r in going)))
 
     def _run_errands(self) -> None:
@@ -308,11 +310,10 @@ class Supervisor:
 
     def _died(self, actor: _Actor, why: str) -> None:
         now_s = time.monotonic() - self._began_s
-        log.warning("%s on node %s: %s", actor.kind, actor.node[:8], why)
+        log.warning("%s on node %s, after %.1f s: %s", actor.kind, actor.node[:8], now_s, why)
         self._deaths.append((actor.kind, round(now_s, 3)))
         del self._actors[actor.key]
-        with contextlib.suppress(Exception):  # dead already, most of the time
-            self.ray.kill(actor.handle, no_restart=True)
+        threading.Thread(target=self._kill, args=(actor.handle,), name="kill", daemon=True).start()
         recent = [at_s for kind, at_s in self._deaths if kind == actor.kind and now_s - at_s < DEATHS_S]
         if len(recent) > MAX_DEATHS:
             raise StageError(f"{actor.kind}s died {len(recent)} times in {DEATHS_S:g} s, the last because: {why}")
@@ -323,6 +324,11 @@ class Supervisor:
             self._start_shard(int(actor.key[6:]))
         self._wire()
         self._looked_s = float("-inf")  # furnish again at once
+
+    def _kill(self, handle: Any) -> None:
+        """For a thread of its own: Ray may hold this call until it has found out itself that the node is gone."""
+        with contextlib.suppress(Exception):  # dead already, most of the time
+            self.ray.kill(handle, no_restart=True)
 
     def _wire(self) -> None:
         """Tell every host which engines and shards there are."""
