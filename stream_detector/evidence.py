@@ -25,7 +25,6 @@ from typing import Literal, TypeVar
 
 from stream_detector.clipfile import ClipFile, remove_stale, write_snapshot
 from stream_detector.config import EvidenceConfig
-from stream_detector.memory import give_back
 from stream_detector.types import Clock, Preview
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,6 @@ _USUAL_FPS, _MIN_FPS, _MAX_FPS = 8.0, 1.0, 60.0
 _RING_BYTES = 256_000_000  # of all cameras together; beyond it, what lies before an alarm gets shorter
 _SILENCE_S = 5.0  # beyond post_s without a picture, an ended alarm's clip is closed
 _LOSS_REPORT_S = 10.0
-_GIVE_BACK_S = 5.0  # an encoder leaves megabytes scattered over the heap
 _DAY_S = 86400.0
 
 T = TypeVar("T")
@@ -104,7 +102,6 @@ class EvidenceWriter:
         self._give_up_at = float("inf")  # time.monotonic(): this bounds real waiting, whatever the clock says
         self._lost = 0
         self._loss_told_s = float("-inf")
-        self._given_back_s = float("-inf")
         self._state = _State()
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
         self._thread.start()
@@ -303,9 +300,6 @@ class EvidenceWriter:
             self._close_clip(recording)
         if recordings:
             self._guard(lambda: self._tidy(first=False), "the evidence folder cannot be tidied")
-            if time.monotonic() - self._given_back_s >= _GIVE_BACK_S:
-                self._given_back_s = time.monotonic()
-                give_back()
 
     def _close_clip(self, recording: _Recording) -> None:
         clip, recording.clip = recording.clip, None

@@ -3,7 +3,7 @@
 A run makes and frees arrays of half a megabyte all day, from dozens of threads. glibc answers with an arena for a few
 threads each and by keeping such blocks in their heaps, so that memory grows for hours without any leak. Two arenas, and
 blocks of 256 KiB and more given back to the system when freed, cost next to nothing here and end that. What video
-encoders leave behind is smaller and scattered: `give_back` returns it when clips have been closed.
+encoders and short-lived objects leave behind is smaller and scattered: `give_back` returns it, twice a minute.
 """
 
 from __future__ import annotations

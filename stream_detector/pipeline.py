@@ -27,6 +27,7 @@ from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.decide import CameraPlan, Decider
 from stream_detector.errands import Errands
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
+from stream_detector.memory import give_back
 from stream_detector.readers import Reader, make_reader
 from stream_detector.telemetry import Telemetry
 from stream_detector.trouble import PictureWatch, marked
@@ -49,6 +50,7 @@ from stream_detector.window import Windower
 
 INBOX_ITEMS = 256
 POLL_S = 0.02  # how long the decision thread may be late for its sockets
+GIVE_BACK_S = 30.0  # free memory goes back to the system so often
 DRAIN_S = 1.0  # a stop scores what is buffered for at most so long
 LEAVE_S = 0.3  # capture threads get so long to hang up; what is stuck in a reader is left behind
 GIVE_UP_S = 2.2  # a stop never takes longer, whatever hangs
@@ -155,8 +157,12 @@ class Pipeline:
         )
         watchdog.start()
         self._start_more()
+        given_back_s = self.clock.monotonic()
         while not self._decided.wait(0.1):
             self._count()
+            if self.clock.monotonic() - given_back_s >= GIVE_BACK_S:
+                given_back_s = self.clock.monotonic()
+                give_back()
             if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > GIVE_UP_S:
                 break  # something hangs; its thread is a daemon and ends with the process
         self._stop.set()

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"records"},
     "report": {"records", "plots"},
     "reportpage": {"records", "plots", "report"},
-    "evidence": {"clipfile", "memory"},
+    "evidence": {"clipfile"},
 }
 WIRING = {"pipeline", "decide", "assemble", "cli", "commands", "testing", "web", "cluster", "__init__", "__main__"}
 
