@@ -33,6 +33,7 @@ from stream_detector.types import AlarmEvent, Decision, EventWindow, Score, Syst
 A_PROCESS = 8
 RATES = (250, 500, 1000, 2000, 4000, 8000, 16000)
 LAST = "v1/score/last/"  # told when a step is over
+HEARTBEAT = "v1/heartbeat/"
 
 
 def subscribe(endpoint: str, sockets: int) -> None:
@@ -43,13 +44,17 @@ def subscribe(endpoint: str, sockets: int) -> None:
     for _ in range(sockets):
         sub = context.socket(zmq.SUB)
         sub.rcvhwm = 100_000
-        for topic in ("v1/alarm/bench/", "v1/score/bench/", LAST):
+        for topic in ("v1/alarm/bench/", "v1/score/bench/", LAST, HEARTBEAT):
             sub.subscribe(topic)
         sub.connect(endpoint)
         poller.register(sub, zmq.POLLIN)
         counts[sub] = 0
     late: list[float] = []
     ended = 0
+    for sub in counts:  # subscriptions arrive in order: with the heartbeat of the last one, all have
+        while sub.recv_multipart()[0] != HEARTBEAT.encode():
+            pass
+        sub.unsubscribe(HEARTBEAT)
     print("ready", flush=True)
     while True:
         for sub, _ in poller.poll():
@@ -58,6 +63,8 @@ def subscribe(endpoint: str, sockets: int) -> None:
                     topic, body = sub.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
                     break
+                if topic == HEARTBEAT.encode():
+                    continue
                 if topic == LAST.encode():
                     ended += 1
                     continue
@@ -181,10 +188,6 @@ def measure(subscribers: int, seconds: float, rates: tuple[int, ...]) -> list[di
         crowd = Crowd(publisher.endpoint, subscribers)
         try:
             crowd.lines(publisher)
-            until_s = time.monotonic() + 2.0  # subscriptions arrive, snapshots leave
-            while time.monotonic() < until_s:
-                publisher.service()
-                time.sleep(0.01)
             for kind in ("alarm", "score"):
                 for rate in rates:
                     rows.append(step(publisher, crowd, kind, rate, seconds, subscribers))
