@@ -37,6 +37,7 @@ from trainer.train import Hyper, train, training_scaling
 
 FOLDS = 4
 THREE = ("rows", "mean:32", "change:8")
+WHOLE: dict[str, Any] = {"val_share": 0.0, "steps": 150, "projection": 0}  # every video, every dimension, no stopping
 BASE = Hyper(head="causal", widths=(128,), dilations=(1,), views=("rows", "change:8"), loss="topk", mu3=0.0,
              optimizer="adamw", weight_decay=0.01, projection=512, target_norm=8.0, steps=200, patience=8)  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
@@ -72,8 +73,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "2 members": {"members": 2},
     "all videos, 150 steps": {"val_share": 0.0, "steps": 150},
     "rows only, all videos, 150 steps": {"views": ("rows",), "val_share": 0.0, "steps": 150},
-    "rows only, all dimensions": {"views": ("rows",), "val_share": 0.0, "steps": 150, "projection": 0},
-    "three views, all dimensions": {"views": THREE, "val_share": 0.0, "steps": 150, "projection": 0},
+    "rows only, all dimensions": {"views": ("rows",), **WHOLE},
+    "three views, all dimensions": {"views": THREE, **WHOLE},
+    "all dimensions, no dropout": {"views": ("rows",), **WHOLE, "dropout": 0.0},
+    "all dimensions, no convolution": {"views": ("rows",), **WHOLE, "dilations": ()},
+    "all dimensions, k 8": {"views": ("rows",), **WHOLE, "k": 8},
+    "all dimensions, 300 steps": {"views": ("rows",), **WHOLE, "steps": 300},
+    "all dimensions, rows+mean:32": {"views": ("rows+mean:32",), **WHOLE},
+    "all dimensions, 5 members": {"views": ("rows",), **WHOLE, "members": 5},
+    "all dimensions, rows and mean:32": {"views": ("rows", "mean:32"), **WHOLE},
     "three views, all videos, 100 steps": {"views": THREE, "val_share": 0.0, "steps": 100},
     "three views, all videos, 150 steps": {"views": THREE, "val_share": 0.0, "steps": 150},
     "three views, all videos, 300 steps": {"views": THREE, "val_share": 0.0, "steps": 300},
