@@ -78,18 +78,33 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {"p50": round(float(p50), 2), "p95": round(float(p95), 2), "p99": round(float(p99), 2), "count": len(values)}
 
 
+def captured_times(messages: list[tuple[float, dict[str, Any]]]) -> dict[tuple[str, int], float]:
+    """(camera, last frame of a window) → UTC of its capture, as the scores tell it."""
+    scores = (body for _, body in messages if body["schema"] == "stream-detector.score/1")
+    return {(body["camera"], body["end_frame"]): utc_s(body["captured_utc"]) for body in scores}
+
+
+def waits_ms(messages: list[tuple[float, dict[str, Any]]]) -> tuple[list[float], list[float]]:
+    """From the capture of a window's last frame to the subscriber: of every score, and of every event."""
+    captured, scores, events = captured_times(messages), list[float](), list[float]()
+    for received, body in messages:
+        if body.get("replayed") or not body.get("timing"):
+            continue
+        is_score = body["schema"] == "stream-detector.score/1"
+        at = captured.get((body["camera"], body["end_frame"] if is_score else body["windows"][-1]["end_frame"]))
+        if at is not None:
+            (scores if is_score else events).append((received - at) * 1e3)
+    return scores, events
+
+
 def account(capture_ms: list[dict[str, float]], messages: list[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
     """Stages of scores, the events' way, and whether the parts add up. capture_ms: by camera, by frame number."""
     stages: dict[str, list[float]] = {name: [] for name in ("capture", *STAGES, "delivery")}
-    whole: list[float] = []
     light: list[float] = []
     errors: list[float] = []
-    events: list[float] = []
     event_delivery: list[float] = []
-    captured_utc: dict[tuple[str, int], float] = {}
-    for _, body in messages:
-        if body["schema"] == "stream-detector.score/1":
-            captured_utc[body["camera"], body["end_frame"]] = utc_s(body["captured_utc"])
+    captured_utc = captured_times(messages)
+    whole, events = waits_ms(messages)
     for received, body in messages:
         if body.get("replayed") or not body.get("timing"):
             continue
@@ -103,14 +118,12 @@ def account(capture_ms: list[dict[str, float]], messages: list[tuple[float, dict
         errors.append(abs(parts - (emitted - captured) * 1e3))
         total = (received - captured) * 1e3
         if not is_score:
-            events.append(total)
             event_delivery.append((received - emitted) * 1e3)
             continue
         before = capture_ms[int(body["camera"].removeprefix("cam"))].get(str(frame))
         for name in STAGES:
             stages[name].append(body["timing"][name])
         stages["delivery"].append((received - emitted) * 1e3)
-        whole.append(total)
         if before is not None:
             stages["capture"].append(before)
             light.append(before + total)

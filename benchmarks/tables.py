@@ -247,16 +247,15 @@ def viewers(record: Record) -> str:
     found, settings = record["results"], record["settings"]
     names = {"windows_per_s": "windows/s", "score_p95": "captured → score p95, ms", "cores_busy": "cores busy"}
     names["event_p95"] = "captured → event p95, ms"
-    rows = [
-        [text, found["figures"][key]["alone"], found["figures"][key]["viewed"], found["ratios"][key]]
-        for key, text in names.items()
-    ]
+    rows = []
+    for key, text in names.items():
+        pair = found["figures"][key]
+        rows.append([text, pair["alone"], pair["viewed"], pair["ratio"], f"{pair['low']:.3f} to {pair['high']:.3f}"])
     first = [row["first_picture_ms"] for row in found["runs"] if row.get("first_picture_ms")]
     worst = max((each["worst"] for each in first), default=None)
     note = f"First picture after {cell(worst)} ms at worst; the page has {found['page_bytes']['plain'] / 1e3:.0f} KB."
-    return table([f"{settings['cameras']} cameras", "no viewer", f"{settings['viewers']} viewers", "ratio"], rows) + (
-        f"\n\n{note}"
-    )
+    head = [f"{settings['cameras']} cameras", "no viewer", f"{settings['viewers']} viewers", "ratio", "95 % interval"]
+    return table(head, rows) + f"\n\n{note}"
 
 
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -52,6 +53,7 @@ INBOX_ITEMS = 256
 POLL_S = 0.02  # how long the decision thread may be late for its sockets
 GIVE_BACK_S = 30.0  # free memory goes back to the system so often
 DRAIN_S = 1.0  # a stop scores what is buffered for at most so long
+SWITCH_S = 0.0005  # a thread that waits for the interpreter's lock gets it so soon; Python's own 5 ms add up to a delay
 LEAVE_S = 0.3  # capture threads get so long to hang up; what is stuck in a reader is left behind
 GIVE_UP_S = 2.2  # a stop never takes longer, whatever hangs
 
@@ -137,6 +139,14 @@ class Pipeline:
 
     def run(self) -> RunResult:
         """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once."""
+        usual_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(SWITCH_S, usual_s))
+        try:
+            return self._run()
+        finally:
+            sys.setswitchinterval(usual_s)
+
+    def _run(self) -> RunResult:
         self._inbox = queue.Queue(INBOX_ITEMS)
         self._buffer = WindowBuffer(self.config.batch.buffer_windows, self.clock, self.telemetry.dropped)
         for camera, plan in self.cameras:

@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 START_S = 20.0
 CLOSE_S = 2.0
 SEND_BUFFER = 256 << 10  # what the kernel holds for a viewer on a slow link; more would only be older pictures
-NICENESS = 5  # the server's thread gives way to the detector's
 
 
 class WebServer:
@@ -124,8 +123,6 @@ class WebServer:
     # -- the server's thread ----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             asyncio.run(self._serve())
         except BaseException as error:

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +39,7 @@ HISTORY = 120
 QUALITY = 62
 STUCK_S = 30.0  # a viewer that takes nothing for so long is let go
 WAITING_ALARMS = 200
+NICENESS = 5  # of the thread that makes pictures
 SILENT_S = 6.0  # an online camera without a scored window for so long is in trouble
 
 
@@ -46,12 +50,12 @@ class Viewer:
     cameras: tuple[str, ...]
     ticks: int
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    alarms: deque[str] = field(default_factory=lambda: deque(maxlen=WAITING_ALARMS))
-    states: dict[str, str] = field(default_factory=dict)
+    alarms: deque[bytes] = field(default_factory=lambda: deque(maxlen=WAITING_ALARMS))
+    states: dict[str, bytes] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     pictures: dict[str, int] = field(default_factory=dict)
-    head: str = ""
-    picture_tick: int = -1000
+    head: bytes = b""
+    turns: dict[str, int] = field(default_factory=dict)  # of the cameras' pictures, see Hub._turn
 
 
 def encode_picture(image: UInt8Array) -> bytes:
@@ -105,12 +109,14 @@ class Hub:
     def __init__(self, board: Board, snapshot: Callable[[], TelemetrySnapshot], names: tuple[str, ...]) -> None:
         self.names = names
         self.tick = 0
+        self._places = {name: place for place, name in enumerate(names)}
         self._board, self._snapshot = board, snapshot
         self._viewers: set[Viewer] = set()
-        self._states: dict[str, str] = {}
-        self._head = "{}"
-        self._jpegs: dict[str, tuple[int, str]] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures")
+        self._states: dict[str, bytes] = {}
+        self._head = b"{}"
+        self._rows: dict[tuple[str, int, int], bytes] = {}  # made once for all viewers that lack the same windows
+        self._told: dict[str, tuple[int, bytes]] = {}  # camera: serial of its picture, and the whole message
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=give_way)
         self._someone = asyncio.Event()
         self._closing = False
 
@@ -130,9 +136,9 @@ class Hub:
 
     def tell(self, summary: dict[str, Any]) -> None:
         """An alarm changed: everybody hears of it at once."""
-        text = json.dumps(summary, ensure_ascii=False)
+        message = b"event: alarm\ndata: " + _json(summary) + b"\n\n"
         for viewer in self._viewers:
-            viewer.alarms.append(text)
+            viewer.alarms.append(message)
             viewer.wake.set()
 
     def close(self) -> None:
@@ -156,20 +162,23 @@ class Hub:
             if self.tick % STATE_TICKS == 0:
                 self._take()
             for viewer in self._viewers:
-                if self.tick % STATE_TICKS == 0 or self._picture_due(viewer):
+                if self.tick % min(STATE_TICKS, viewer.ticks or STATE_TICKS) == 0:  # messages cost, not bytes
                     viewer.wake.set()
             await asyncio.sleep(max(0.05, TICK_S - (loop.time() - began_s)))
 
-    def _picture_due(self, viewer: Viewer) -> bool:
-        return bool(viewer.ticks) and self.tick - viewer.picture_tick >= viewer.ticks
+    def _turn(self, name: str, ticks: int) -> int:
+        """Number of the camera's picture now. Cameras take turns, so that a second's work does not fall on one moment;
+        a camera's turn is the same for all viewers, who share the picture."""
+        return (self.tick + self._places[name]) // ticks
 
     def _take(self) -> None:
         snapshot = self._snapshot()
         wanted = {name for viewer in self._viewers for name in viewer.cameras}
         by_name = {camera.name: camera for camera in snapshot.cameras}
         for name in wanted & by_name.keys():
-            self._states[name] = json.dumps(state_of(by_name[name]), ensure_ascii=False)
-        self._head = json.dumps(self._overall(snapshot), ensure_ascii=False)
+            self._states[name] = _json(state_of(by_name[name]))
+        self._head = _json(self._overall(snapshot))
+        self._rows.clear()
 
     def _overall(self, snapshot: TelemetrySnapshot) -> dict[str, Any]:
         p50, p95 = snapshot.total.quantile(0.5), snapshot.total.quantile(0.95)
@@ -195,76 +204,92 @@ class Hub:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             self._take()
-            text = "retry: 1000\n\n" + await self._next(viewer)
+            message = b"retry: 1000\n\n" + await self._next(viewer)
             while not gone.done() and not self._closing:
-                if text:
+                if message:
                     async with asyncio.timeout(STUCK_S):
-                        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                        await send({"type": "http.response.body", "body": message, "more_body": True})
                 await viewer.wake.wait()
                 viewer.wake.clear()
-                text = await self._next(viewer)
+                message = await self._next(viewer)
             await send({"type": "http.response.body", "body": b"event: bye\ndata: {}\n\n", "more_body": False})
         finally:
             gone.cancel()
             self._viewers.discard(viewer)
 
-    async def _next(self, viewer: Viewer) -> str:
+    async def _next(self, viewer: Viewer) -> bytes:
         parts = []
         while viewer.alarms:
-            parts.append(f"event: alarm\ndata: {viewer.alarms.popleft()}\n\n")
+            parts.append(viewer.alarms.popleft())
         parts.append(self._state(viewer))
-        if viewer.ticks and (self._picture_due(viewer) or not viewer.pictures):
-            viewer.picture_tick = self.tick
+        if viewer.ticks:
             parts.extend(await self._pictures(viewer))
-        return "".join(parts)
+        return b"".join(parts)
 
-    def _state(self, viewer: Viewer) -> str:
+    def _state(self, viewer: Viewer) -> bytes:
         changed = []
         for name in viewer.cameras:
-            count = self._board.count(name)
+            count, known = self._board.count(name), viewer.counts.get(name, 0)
             state = self._states.get(name)
-            if state is None or (viewer.states.get(name) == state and viewer.counts.get(name) == count):
+            if state is None or (viewer.states.get(name) == state and known == count):
                 continue
-            rows = [
-                [round(row.end_s, 3), round(row.raw, 4), round(row.smoothed, 4), int(alarmed)]
-                for row, alarmed in self._board.newest(name, viewer.counts.get(name, 0), HISTORY)
-            ]
+            rows = self._rows.get((name, known, count))
+            if rows is None:
+                rows = self._rows[name, known, count] = _json(
+                    [
+                        [round(row.end_s, 3), round(row.raw, 4), round(row.smoothed, 4), int(alarmed)]
+                        for row, alarmed in self._board.newest(name, known, HISTORY)
+                    ]
+                )
             viewer.states[name], viewer.counts[name] = state, count
-            changed.append(f'{{"state":{state},"rows":{json.dumps(rows, separators=(",", ":"))}}}')
+            changed.append(b'{"state":' + state + b',"rows":' + rows + b"}")
         if not changed and viewer.head == self._head:
-            return ""
+            return b""
         viewer.head = self._head
-        return f'event: state\ndata: {{"run":{self._head},"cameras":[{",".join(changed)}]}}\n\n'
+        return b'event: state\ndata: {"run":' + self._head + b',"cameras":[' + b",".join(changed) + b"]}\n\n"
 
-    async def _pictures(self, viewer: Viewer) -> list[str]:
+    async def _pictures(self, viewer: Viewer) -> list[bytes]:
         fresh: list[tuple[str, int, Preview]] = []
         wanted: list[str] = []
         for name in viewer.cameras:
-            newest = self._board.picture(name)
-            if newest is None or viewer.pictures.get(name) == newest[0]:
+            newest, turn = self._board.picture(name), self._turn(name, viewer.ticks)
+            if newest is None or viewer.pictures.get(name) == newest[0] or viewer.turns.get(name) == turn:
                 continue
+            viewer.turns[name] = turn
             wanted.append(name)
-            if self._jpegs.get(name, (0, ""))[0] != newest[0]:
+            if self._told.get(name, (0, b""))[0] != newest[0]:
                 fresh.append((name, *newest))
         if self._closing:
             return []
         if fresh:
             loop = asyncio.get_running_loop()
-            self._jpegs.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
+            self._told.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
         told = []
         for name in wanted:
-            serial, text = self._jpegs.get(name, (0, ""))
-            if text:
+            serial, message = self._told.get(name, (0, b""))
+            if message:
                 viewer.pictures[name] = serial
-                told.append(f'event: picture\ndata: {{"camera":"{name}","jpeg":"{text}"}}\n\n')
+                told.append(message)
         return told
 
 
-def _encode_all(fresh: list[tuple[str, int, Preview]]) -> dict[str, tuple[int, str]]:
-    return {
-        name: (serial, base64.b64encode(encode_picture(preview.image)).decode("ascii"))
-        for name, serial, preview in fresh
-    }
+def give_way() -> None:
+    """Lower the calling thread's priority below the detector's. Only for work without the interpreter's lock: a thread
+    that is put aside while it holds the lock stops all others."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _encode_all(fresh: list[tuple[str, int, Preview]]) -> dict[str, tuple[int, bytes]]:
+    told = {}
+    for name, serial, preview in fresh:
+        jpeg = base64.b64encode(encode_picture(preview.image))
+        told[name] = (serial, b'event: picture\ndata: {"camera":' + _json(name) + b',"jpeg":"' + jpeg + b'"}\n\n')
+    return told
 
 
 async def _gone(receive: Receive, viewer: Viewer) -> None:
