@@ -28,6 +28,7 @@ from stream_detector.config import (
 )
 from stream_detector.decide import CameraPlan, Decider
 from stream_detector.ledger import Ledger
+from stream_detector.memory import keep_flat
 from stream_detector.pipeline import Pipeline
 from stream_detector.publish import Publisher
 from stream_detector.readers import GrabResult
@@ -116,6 +117,7 @@ def _plans(plan: Plan, update_s: float) -> tuple[CameraPlan, ...]:
 
 def run_pipeline(plan: Plan) -> None:
     """The whole detector; alarms are open three quarters of the time. SIGTERM ends it in order."""
+    keep_flat()  # as the command line does before anything else
     clock = SteppingClock(plan.clock_steps_s)
     plans = _plans(plan, update_s=0.1)
     cameras = tuple(CameraConfig(name=p.name, source=p.source) for p in plans)
