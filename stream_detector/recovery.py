@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from stream_detector.errors import ProtocolError
 from stream_detector.wire import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_request, encode
 
-_REPLY_BYTES = 1 << 20  # a reply stops growing here; what follows is asked for again
+_REPLY_BYTES = 256 << 10  # a reply stops growing here; what follows is asked for again
 _RING_EVENTS = 2000
 
 
