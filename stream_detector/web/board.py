@@ -86,12 +86,14 @@ class Board:
         """Windows decided so far."""
         return self._counts.get(camera, 0)
 
-    def newest(self, camera: str, since: int, most: int) -> list[tuple[ScoreRow, bool]]:
-        """(row, alarmed) of at most the newest `most` windows after the first `since`, oldest first."""
+    def newest(self, camera: str, since: int, until: int, most: int) -> list[tuple[ScoreRow, bool]]:
+        """(row, alarmed) of windows after the first `since` and up to `until` (a `count`), oldest first, at most the
+        newest `most`; those decided since `until` was read are left for the next time."""
         with self._lock:
             rows = self._rows.get(camera)
-            wanted = min(most, self._counts.get(camera, 0) - since, len(rows) if rows else 0)
-            return [rows[-i] for i in range(wanted, 0, -1)] if rows else []
+            later = self._counts.get(camera, 0) - until
+            wanted = min(most, until - since, len(rows) - later if rows else 0)
+            return [rows[-i - later] for i in range(wanted, 0, -1)] if rows else []
 
     def rows(self, camera: str) -> list[ScoreRow]:
         """All windows kept of a camera, oldest first."""

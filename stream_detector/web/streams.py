@@ -238,7 +238,7 @@ class Hub:
                 rows = self._rows[name, known, count] = _json(
                     [
                         [round(row.end_s, 3), round(row.raw, 4), round(row.smoothed, 4), int(alarmed)]
-                        for row, alarmed in self._board.newest(name, known, HISTORY)
+                        for row, alarmed in self._board.newest(name, known, count, HISTORY)
                     ]
                 )
             viewer.states[name], viewer.counts[name] = state, count
