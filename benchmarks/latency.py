@@ -39,6 +39,7 @@ from stream_detector.config import AlarmConfig
 from stream_detector.smooth import make_smoother
 from stream_detector.types import Score, Timing, WindowRef
 
+SCORE = "stream-detector.score/1"
 SIZE = (320, 240)
 FPS = 25
 STAGES = ("captured→window", "queue", "preprocess", "forward", "decide", "publish")
@@ -78,22 +79,29 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {"p50": round(float(p50), 2), "p95": round(float(p95), 2), "p99": round(float(p99), 2), "count": len(values)}
 
 
-def captured_times(messages: list[tuple[float, dict[str, Any]]]) -> dict[tuple[str, int], float]:
-    """(camera, last frame of a window) → UTC of its capture, as the scores tell it."""
-    scores = (body for _, body in messages if body["schema"] == "stream-detector.score/1")
-    return {(body["camera"], body["end_frame"]): utc_s(body["captured_utc"]) for body in scores}
+def answered(messages: list[tuple[float, dict[str, Any]]]) -> Iterator[tuple[float, float, dict[str, Any]]]:
+    """(UTC received, UTC at which the window's last frame was captured, body) of every live score and event."""
+    scores = (body for _, body in messages if body["schema"] == SCORE)
+    captured = {(body["camera"], body["end_frame"]): utc_s(body["captured_utc"]) for body in scores}
+    for received, body in messages:
+        if body.get("replayed") or not body.get("timing"):
+            continue
+        at = captured.get((body["camera"], last_frame(body)))
+        if at is not None:
+            yield received, at, body
+
+
+def last_frame(body: dict[str, Any]) -> int:
+    """Of the window that a score is of, or that caused an event."""
+    frame: int = body["end_frame"] if body["schema"] == SCORE else body["windows"][-1]["end_frame"]
+    return frame
 
 
 def waits_ms(messages: list[tuple[float, dict[str, Any]]]) -> tuple[list[float], list[float]]:
     """From the capture of a window's last frame to the subscriber: of every score, and of every event."""
-    captured, scores, events = captured_times(messages), list[float](), list[float]()
-    for received, body in messages:
-        if body.get("replayed") or not body.get("timing"):
-            continue
-        is_score = body["schema"] == "stream-detector.score/1"
-        at = captured.get((body["camera"], body["end_frame"] if is_score else body["windows"][-1]["end_frame"]))
-        if at is not None:
-            (scores if is_score else events).append((received - at) * 1e3)
+    scores, events = list[float](), list[float]()
+    for received, captured, body in answered(messages):
+        (scores if body["schema"] == SCORE else events).append((received - captured) * 1e3)
     return scores, events
 
 
@@ -103,30 +111,21 @@ def account(capture_ms: list[dict[str, float]], messages: list[tuple[float, dict
     light: list[float] = []
     errors: list[float] = []
     event_delivery: list[float] = []
-    captured_utc = captured_times(messages)
     whole, events = waits_ms(messages)
-    for received, body in messages:
-        if body.get("replayed") or not body.get("timing"):
-            continue
-        is_score = body["schema"] == "stream-detector.score/1"
-        frame = body["end_frame"] if is_score else body["windows"][-1]["end_frame"]
-        captured = captured_utc.get((body["camera"], frame))
-        if captured is None:
-            continue
+    for received, captured, body in answered(messages):
         emitted = utc_s(body["emitted_utc"])
         parts = sum(body["timing"].values())
         errors.append(abs(parts - (emitted - captured) * 1e3))
-        total = (received - captured) * 1e3
-        if not is_score:
+        if body["schema"] != SCORE:
             event_delivery.append((received - emitted) * 1e3)
             continue
-        before = capture_ms[int(body["camera"].removeprefix("cam"))].get(str(frame))
+        before = capture_ms[int(body["camera"].removeprefix("cam"))].get(str(last_frame(body)))
         for name in STAGES:
             stages[name].append(body["timing"][name])
         stages["delivery"].append((received - emitted) * 1e3)
         if before is not None:
             stages["capture"].append(before)
-            light.append(before + total)
+            light.append(before + (received - captured) * 1e3)
     return {
         "captured_to_score": quantiles(whole),
         "light_to_score": quantiles(light),

@@ -180,7 +180,7 @@ class EvidenceWriter:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        _step_back()
+        step_back()
         self._guard(lambda: self._tidy(first=True), "the evidence folder cannot be tidied")
         while True:
             with self._changed:
@@ -366,10 +366,11 @@ def _rate(previews: Iterable[Preview]) -> float:
     return min(max(round(fps, 2), _MIN_FPS), _MAX_FPS)
 
 
-def _step_back() -> None:
-    """Let this thread, on Linux, give way to the ones that detect."""
+def step_back() -> None:
+    """Let this thread, on Linux, give way to the ones that detect. Only for work that leaves the interpreter's lock
+    alone, as encoders do: a thread that is put aside while it holds the lock stops all others."""
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
         except OSError:
-            log.debug("evidence thread keeps its priority")
+            log.debug("thread %s keeps its priority", threading.current_thread().name)

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
-import os
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +23,7 @@ import cv2
 from starlette.types import Receive, Scope, Send
 
 from stream_detector.errors import EndpointError
+from stream_detector.evidence import step_back
 from stream_detector.types import Preview, UInt8Array
 from stream_detector.views import CameraView, TelemetrySnapshot
 from stream_detector.web.board import Board
@@ -39,7 +37,6 @@ HISTORY = 120
 QUALITY = 62
 STUCK_S = 30.0  # a viewer that takes nothing for so long is let go
 WAITING_ALARMS = 200
-NICENESS = 5  # of the thread that makes pictures
 SILENT_S = 6.0  # an online camera without a scored window for so long is in trouble
 
 
@@ -116,7 +113,7 @@ class Hub:
         self._head = b"{}"
         self._rows: dict[tuple[str, int, int], bytes] = {}  # made once for all viewers that lack the same windows
         self._told: dict[str, tuple[int, bytes]] = {}  # camera: serial of its picture, and the whole message
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=give_way)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=step_back)
         self._someone = asyncio.Event()
         self._closing = False
 
@@ -271,13 +268,6 @@ class Hub:
                 viewer.pictures[name] = serial
                 told.append(message)
         return told
-
-
-def give_way() -> None:
-    """Lower the calling thread's priority below the detector's. Only for work without the interpreter's lock: a thread
-    that is put aside while it holds the lock stops all others."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _json(value: Any) -> bytes:
