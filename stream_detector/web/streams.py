@@ -113,6 +113,8 @@ class Hub:
         self._head = b"{}"
         self._rows: dict[tuple[str, int, int], bytes] = {}  # made once for all viewers that lack the same windows
         self._told: dict[str, tuple[int, bytes]] = {}  # camera: serial of its picture, and the whole message
+        self._ticked: dict[str, int] = {}  # camera: tick in which its message was brought up to date
+        self._encoding = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=step_back)
         self._someone = asyncio.Event()
         self._closing = False
@@ -246,7 +248,6 @@ class Hub:
         return b'event: state\ndata: {"run":' + self._head + b',"cameras":[' + b",".join(changed) + b"]}\n\n"
 
     async def _pictures(self, viewer: Viewer) -> list[bytes]:
-        fresh: list[tuple[str, int, Preview]] = []
         wanted: list[str] = []
         for name in viewer.cameras:
             newest, turn = self._board.picture(name), self._turn(name, viewer.ticks)
@@ -254,13 +255,7 @@ class Hub:
                 continue
             viewer.turns[name] = turn
             wanted.append(name)
-            if self._told.get(name, (0, b""))[0] != newest[0]:
-                fresh.append((name, *newest))
-        if self._closing:
-            return []
-        if fresh:
-            loop = asyncio.get_running_loop()
-            self._told.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
+        await self._encode(wanted)
         told = []
         for name in wanted:
             serial, message = self._told.get(name, (0, b""))
@@ -268,6 +263,20 @@ class Hub:
                 viewer.pictures[name] = serial
                 told.append(message)
         return told
+
+    async def _encode(self, names: list[str]) -> None:
+        """Bring the cameras' messages up to date. One viewer at a time: those that wait find the work done."""
+        async with self._encoding:
+            fresh: list[tuple[str, int, Preview]] = []
+            for name in names:
+                newest = self._board.picture(name)
+                if newest is not None and self._ticked.get(name) != self.tick:
+                    self._ticked[name] = self.tick
+                    if self._told.get(name, (0, b""))[0] != newest[0]:
+                        fresh.append((name, *newest))
+            if fresh and not self._closing:
+                loop = asyncio.get_running_loop()
+                self._told.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
 
 
 def _json(value: Any) -> bytes:
