@@ -161,7 +161,9 @@ def main(argv: list[str]) -> int:
     results = compare(rows)
     settings = {key: getattr(args, key) for key in ("cameras", "viewers", "rate", "rounds", "seconds")}
     if not args.no_save:
-        write_results("viewers", results, {"load_before": load, "update_s": UPDATE_S, "size": list(SIZE), "fps": FPS, **settings})
+        write_results(
+            "viewers", results, {"load_before": load, "update_s": UPDATE_S, "size": list(SIZE), "fps": FPS, **settings}
+        )
     if args.json:
         print(json.dumps(results, indent=2))
     else:
