@@ -47,7 +47,7 @@ def connected(what: str, address: str | None, cpus: int | None = None) -> Iterat
         return
     try:
         if address is None:
-            ray.init(num_cpus=cpus, include_dashboard=False, logging_level="error")
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="error")
         else:
             ray.init(address=address, logging_level="error")
     except (ConnectionError, ValueError) as error:
