@@ -43,7 +43,7 @@ METHODS: dict[str, Hyper] = {
     "sultani": replace(PRESETS["sultani"], steps=1000, projection=512, **WHOLE),  # type: ignore[arg-type]
     "milr": replace(PRESETS["paper"], steps=1000, projection=512, **WHOLE),  # type: ignore[arg-type]
     "topk-mlp": replace(PRESETS["topk"], steps=150, projection=0, **WHOLE),  # type: ignore[arg-type]
-    "causal": replace(PRESETS["causal"], steps=150, projection=0, members=1, **WHOLE),  # type: ignore[arg-type]
+    "causal": replace(PRESETS["causal"], **WHOLE),  # type: ignore[arg-type]
 }
 RUNS = (("causal", "torch"), ("topk-mlp", "torch"), ("milr", "torch"), ("sultani", "torch"), ("milr", "tensorflow"))
 

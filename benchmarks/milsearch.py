@@ -93,6 +93,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "alone, norm 16": {"views": ("rows",), **WHOLE, "dilations": (), "target_norm": 16.0},
     "alone, norm 4": {"views": ("rows",), **WHOLE, "dilations": (), "target_norm": 4.0},
     "alone, k 5": {"views": ("rows",), **WHOLE, "dilations": (), "k": 5},
+    "alone, rows and mean:32, dropout 0.3": {
+        "views": ("rows", "mean:32"),
+        **WHOLE,
+        "dilations": (),
+        "dropout": 0.3,
+        "weight_decay": 0.1,
+    },
     "alone, 5 members": {"views": ("rows",), **WHOLE, "dilations": (), "members": 5},
     "three views, all videos, 100 steps": {"views": THREE, "val_share": 0.0, "steps": 100},
     "three views, all videos, 150 steps": {"views": THREE, "val_share": 0.0, "steps": 150},
