@@ -258,6 +258,21 @@ def viewers(record: Record) -> str:
     return table(head, rows) + f"\n\n{note}"
 
 
+def learning(record: Record) -> str:
+    """The head on more and more clips, and what else was tried."""
+    found = record["results"]
+    sets = list(found["tried"]["as embedded"])
+    rows = [
+        [
+            f"{row['share']:g} of the train clips ({row['clips']})",
+            *(f"{row['median'][n]:.3f} ({row['range'][n][0]:.3f} to {row['range'][n][1]:.3f})" for n in sets),
+        ]
+        for row in found["curve"]
+    ]
+    more = [[name, *(f"{values[n]:.3f}" for n in sets)] for name, values in found["tried"].items()]
+    return table(["head on", *sets], rows) + "\n\n" + table(["all train clips, and", *sets], more)
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "latency": ("latency", latency),
     "latency-stages": ("latency", latency_stages),
@@ -272,6 +287,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "roofline": ("roofline", roofline),
     "engines": ("engines", engines),
     "composite": ("composite", composite),
+    "learning": ("learning", learning),
     "quiet": ("quiet", quiet),
     "viewers": ("viewers", viewers),
 }

@@ -18,6 +18,7 @@ from stream_detector.decide import CameraPlan, Decider, ScoresFile
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError
 from stream_detector.evidence import EvidenceWriter
+from stream_detector.familiar import watches
 from stream_detector.head import TemporalHead
 from stream_detector.ledger import Ledger
 from stream_detector.metrics import serve_metrics
@@ -115,6 +116,7 @@ def assembled(
             evidence = EvidenceWriter(
                 config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
             )
+        familiar = None if engine else bundle.build_familiar()  # another engine's features may be of another kind
         engine = engine or load_engine(bundle, config.engine)
         log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)
         decider = Decider(
@@ -130,6 +132,7 @@ def assembled(
             on_event=on_event,
             on_decision=on_decision,
             make_head=head.stream if isinstance(head := bundle.build_head(), TemporalHead) else None,
+            make_watch=watches(familiar, config.trouble),
         )
         recipe = bundle.recipe
         pipeline = Pipeline(

@@ -1,9 +1,10 @@
-"""A model that explains itself: a folder with a manifest and two files of tensors.
+"""A model that explains itself: a folder with a manifest and two or three files of tensors.
 
     bundle.json            schema, name, backbone, preprocess, head, smoothing, threshold, training, results, licences
     backbone.safetensors   float16 convolutions, float32 vectors; absent when `backbone.reference` names weights that
                            `weights.py` fetches and verifies
     head.safetensors       float32
+    familiar.safetensors   float32, where the manifest has a `familiar`: which pictures the bundle knows
 
 A head means nothing without the backbone and the recipe that it was trained on. The fingerprint covers all three, and
 nothing loads unless every checksum, name, shape and number fits. A manifest names no files, so it cannot point outside
@@ -12,184 +13,43 @@ its folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stream_detector import weights
 from stream_detector.backbones import backbone_spec, build_backbone
 from stream_detector.backbones.tensors import expected_bytes, load_strict, read_tensors, to_half, write_tensors
 from stream_detector.config import SmoothConfig
-from stream_detector.errors import BundleError, StreamDetectorError
-from stream_detector.head import Head, TemporalHead, build_head, temporal_spec
+from stream_detector.errors import BundleError
+from stream_detector.familiar import Familiar
+from stream_detector.head import Head, TemporalHead, build_head
+from stream_detector.manifest import NAME, SCHEMA, Manifest
 from stream_detector.preprocess import Recipe
-from stream_detector.types import WINDOW_FRAMES
 
-SCHEMA: Literal["stream-detector.bundle/1"] = "stream-detector.bundle/1"
 MAX_MANIFEST_BYTES = 1_000_000
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SHIPPED = Path(__file__).parent / "bundles"  # found by their folder's name, before any other place
 EMBEDDED = SHIPPED / "embedded"
-
-Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Triple = tuple[Number, Number, Number]
-
-
-class Part(BaseModel):
-    """Base of the manifest's parts: frozen, strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BackbonePart(Part):
-    """weights_sha256: of backbone.safetensors; with a `reference`: of its tensors (`tensors.tensor_digest`)."""
-
-    arch: str
-    weights_sha256: Sha256
-    feature_dim: Annotated[int, Field(ge=1, le=16_384)]
-    reference: Name | None = None
-
-
-class PreprocessPart(Part):
-    """The numbers of a `Recipe`; `recipe` is its name."""
-
-    recipe: Name
-    size: tuple[int, int]
-    frames: Annotated[int, Field(ge=WINDOW_FRAMES, le=WINDOW_FRAMES)] = WINDOW_FRAMES
-    mean: Triple
-    std: Triple
-    scale: Number
-    fps: Number = 25.0
-    fit: Literal["stretch", "crop"] = "stretch"
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> PreprocessPart:
-        try:
-            self.to_recipe()
-        except StreamDetectorError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    def to_recipe(self) -> Recipe:
-        """The recipe that these numbers make."""
-        numbers = self.model_dump(exclude={"recipe"})
-        return Recipe(name=self.recipe, **numbers)
-
-
-class HeadPart(Part):
-    """A head that scores each window alone. dims: layer widths, from the feature dimension to 1.  sha256: of
-    head.safetensors."""
-
-    arch: Literal["mlp"] = "mlp"
-    dims: tuple[int, ...]
-    sha256: Sha256
-
-    @property
-    def dim(self) -> int:
-        """Features in; 0 for an empty list of widths, which fits no backbone."""
-        return self.dims[0] if self.dims else 0
-
-    @property
-    def shape(self) -> Any:
-        """What the fingerprint covers beside the weights."""
-        return list(self.dims)
-
-
-Width = Annotated[int, Field(ge=1, le=16_384)]
-
-
-class TemporalHeadPart(Part):
-    """A head that carries a state from window to window; the keys are those of `temporal.TemporalSpec`."""
-
-    arch: Literal["causal-conv", "causal-gru", "causal-mlp"]
-    dim: Width
-    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
-    kernel: Annotated[int, Field(ge=1, le=64)] = 3
-    dilations: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(max_length=16)] = ()
-    projection: Annotated[int, Field(ge=0, le=16_384)] = 0
-    views: Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(min_length=1, max_length=8)] = ("rows",)
-    members: Annotated[int, Field(ge=1, le=64)] = 1
-    sha256: Sha256
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> TemporalHeadPart:
-        try:
-            temporal_spec(self.shape)
-        except StreamDetectorError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    @property
-    def shape(self) -> Any:
-        """What the fingerprint covers beside the weights."""
-        return self.model_dump(mode="json", exclude={"sha256"})
-
-
-AnyHeadPart = Annotated[HeadPart | TemporalHeadPart, Field(discriminator="arch")]
-
-
-class ThresholdPart(Part):
-    """value: on the smoothed score.  calibrated: how.  false_alarms_per_hour: measured there."""
-
-    value: Annotated[float, Field(ge=0, le=1)] = 0.5
-    calibrated: str = "not calibrated"
-    false_alarms_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-
-
-class Manifest(Part):
-    """`bundle.json`. training, results, licences: free-form facts for the model card."""
-
-    schema_: Literal["stream-detector.bundle/1"] = Field(SCHEMA, alias="schema")
-    name: Name
-    created: str = ""
-    backbone: BackbonePart
-    preprocess: PreprocessPart
-    head: AnyHeadPart
-    smoothing: SmoothConfig = SmoothConfig()
-    threshold: ThresholdPart = ThresholdPart()
-    training: dict[str, Any] = {}
-    results: dict[str, Any] = {}
-    licences: dict[str, Any] = {}
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Manifest:
-        spec = backbone_spec(self.backbone.arch)
-        if self.backbone.feature_dim != spec.feature_dim:
-            raise ValueError(f"backbone {spec.arch} has {spec.feature_dim} features, not {self.backbone.feature_dim}")
-        if self.head.dim != self.backbone.feature_dim:
-            raise ValueError(f"the head takes {self.head.dim} features, the backbone has {self.backbone.feature_dim}")
-        return self
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits over the recipe, the backbone's and the head's weights."""
-        preprocess = self.preprocess.model_dump(mode="json")
-        parts = [preprocess, self.backbone.arch, self.backbone.weights_sha256, self.head.shape, self.head.sha256]
-        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded and verified bundle. backbone_state, head_state: tensors on the CPU, as stored."""
+    """A loaded and verified bundle. *_state: tensors on the CPU, as stored; familiar_state: None where it has none."""
 
     directory: Path
     manifest: Manifest
     backbone_state: dict[str, Tensor]
     head_state: dict[str, Tensor]
+    familiar_state: dict[str, Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -228,11 +88,20 @@ class Bundle:
         load_strict(head, self.head_state, "head.safetensors", BundleError)
         return head.eval().requires_grad_(False)
 
+    def build_familiar(self) -> Familiar | None:
+        """Which pictures the bundle knows; None where it was never asked."""
+        if self.manifest.familiar is None or self.familiar_state is None:
+            return None
+        familiar = _empty_familiar(self.manifest)
+        load_strict(familiar, self.familiar_state, "familiar.safetensors", BundleError)
+        return familiar
+
     def save(self, directory: Path) -> Bundle:
         """A copy of this bundle in another folder; returns the copy, loaded."""
         copied = {"name": self.manifest.name, **self.manifest.model_dump(mode="json", by_alias=True)}
         reference = self.manifest.backbone.reference
-        return write_bundle(directory, copied, None if reference else self.backbone_state, self.head_state)
+        backbone = None if reference else self.backbone_state
+        return write_bundle(directory, copied, backbone, self.head_state, self.familiar_state)
 
     @staticmethod
     def load(name_or_dir: str | Path) -> Bundle:
@@ -248,8 +117,15 @@ class Bundle:
         head = _empty_head(manifest)
         path = _inside(directory, "head.safetensors")
         head_state = read_tensors(path, expected_bytes(head), manifest.head.sha256, BundleError)
-        bundle = Bundle(directory, manifest, state, head_state)
+        familiar_state = None
+        if manifest.familiar is not None:
+            path, limit = _inside(directory, "familiar.safetensors"), expected_bytes(_empty_familiar(manifest))
+            familiar_state = read_tensors(path, limit, manifest.familiar.sha256, BundleError)
+        bundle = Bundle(directory, manifest, state, head_state, familiar_state)
         _, built, _ = bundle.build()  # every name, shape and kind of number is checked here
+        familiar = bundle.build_familiar()
+        if familiar is not None and float(familiar.spread) <= 0:
+            raise BundleError("familiar.safetensors: spread must be positive; run `python -m trainer familiar` again")
         if bool((built.feature_std <= 0).any()) or float(built.temperature) <= 0:
             raise BundleError(
                 "head.safetensors: feature_std and temperature must be positive; calibrate the head again"
@@ -294,12 +170,13 @@ def write_bundle(
     parts: Mapping[str, Any],
     backbone_state: Mapping[str, Tensor] | None,
     head_state: Mapping[str, Tensor],
+    familiar_state: Mapping[str, Tensor] | None = None,
 ) -> Bundle:
     """Write a bundle, whole or not at all, over an older one at the same place; returns it, loaded and verified.
 
     parts: the manifest's keys; sizes and checksums of backbone and head are filled in here, so `backbone` needs only
     `arch` (and `reference`), `head` only `dims` (or a temporal head's keys), and `preprocess` may be a `Recipe`.
-    backbone_state: None with a reference.  Raises BundleError.
+    backbone_state: None with a reference.  familiar_state: with the key `familiar` only.  Raises BundleError.
     """
     manifest = {key: value for key, value in parts.items() if value is not None}
     manifest.setdefault("schema", SCHEMA)
@@ -319,7 +196,11 @@ def write_bundle(
         backbone.setdefault("feature_dim", backbone_spec(str(backbone.get("arch"))).feature_dim)
         head.setdefault("arch", "mlp")
         head["sha256"] = write_tensors(partial / "head.safetensors", head_state)
-        checked = _validated({**manifest, "backbone": backbone, "head": head})
+        manifest |= {"backbone": backbone, "head": head}
+        if familiar_state is not None:
+            sha256 = write_tensors(partial / "familiar.safetensors", familiar_state)
+            manifest["familiar"] = {**manifest.get("familiar", {}), "sha256": sha256}
+        checked = _validated(manifest)
         text = json.dumps(checked.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / "bundle.json").write_text(text + "\n", encoding="utf-8")
         Bundle.load(partial)
@@ -360,6 +241,11 @@ def _inside(directory: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(directory.resolve()):
         raise BundleError(f"{name} is a link that leaves its folder; put the file itself there")
     return path
+
+
+def _empty_familiar(manifest: Manifest) -> Familiar:
+    assert manifest.familiar is not None
+    return Familiar(manifest.backbone.feature_dim, manifest.familiar.axes, manifest.familiar.limit)
 
 
 def _empty_head(manifest: Manifest) -> Head | TemporalHead:

@@ -1,8 +1,8 @@
 """Scores → decisions → events: what the one decision thread does, without the thread.
 
-For every score, in order: evidence sees its previews, a head that carries a state makes the raw score of the features,
-the camera's smoother and alarm machine take it, an event (if it causes one) is journalled and sent, the score is sent
-and written down. Wiring code: it may import stages.
+For every score, in order: it is marked if its pictures are of no known kind, evidence sees its previews, a head that
+carries a state makes the raw score of the features, the camera's smoother and alarm machine take it, an event (if it
+causes one) is journalled and sent, the score is sent and written down. Wiring code: it may import stages.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Protocol, TextIO
 from stream_detector.alarm import AlarmMachine
 from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
 from stream_detector.errors import UsageError
+from stream_detector.familiar import FamiliarWatch
 from stream_detector.smooth import make_smoother
 from stream_detector.telemetry import Telemetry
 from stream_detector.temporal import CUTS, StreamingHead
@@ -156,8 +157,12 @@ class Decider:
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         make_head: Callable[[], StreamingHead] | None = None,
+        make_watch: Callable[[], FamiliarWatch] | None = None,
     ) -> None:
-        """make_head: a fresh scorer for one camera, for bundles whose head carries a state."""
+        """make_head: a fresh scorer for one camera, for bundles whose head carries a state.
+
+        make_watch: what marks one camera's windows `unfamiliar`, for bundles that know what they know.
+        """
         self._sink = sink
         self._telemetry = telemetry
         self._clock = clock
@@ -169,6 +174,7 @@ class Decider:
         self._plans = {plan.name: plan for plan in plans}
         self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
         self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
+        self._watches = {plan.name: make_watch() for plan in plans} if make_watch else {}
         self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
         self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
         now_s = self._tick_s = clock.monotonic()
@@ -177,6 +183,8 @@ class Decider:
 
     def score(self, score: Score) -> None:
         """Take the next score of its camera."""
+        if self._watches:
+            score = self._watches[score.ref.camera].marked(score)
         ref = score.ref
         plan = self._plans[ref.camera]
         recorder = self._evidence if plan.evidence else None

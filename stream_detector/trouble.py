@@ -29,6 +29,7 @@ from stream_detector.config import TroubleConfig
 from stream_detector.types import WINDOW_FRAMES, UInt8Array, Window, WindowRef
 
 PICTURE_CAUSES = ("black", "covered", "blurred", "frozen")
+TOLD_CAUSES = (*PICTURE_CAUSES, "unfamiliar")  # the last by its features: `familiar.FamiliarWatch`
 _STEP = 2  # every second pixel is enough for brightness and contrast
 _LOOKED_AT = (0, 7, 15)  # frames of a window; the others are compared for "frozen" only
 _SAME = 1  # grey levels by which the codec may change a picture that stands still
@@ -172,7 +173,7 @@ class CameraTrouble:
         if self._coverage:
             frame_s = (ref.end_s - ref.start_s) / (WINDOW_FRAMES - 1)
             self._coverage.add(now_s, frame_s * self._stride_frames)
-        self._causes = tuple(cause for cause in PICTURE_CAUSES if cause in ref.degraded)
+        self._causes = tuple(cause for cause in TOLD_CAUSES if cause in ref.degraded)
         return self._changed()
 
     def tick(self, now_s: float) -> str | None:

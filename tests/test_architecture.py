@@ -12,9 +12,10 @@ PACKAGE = ROOT / "stream_detector"
 
 FOUNDATION = {"types", "errors", "config"}
 # What a module may import of the package beside the foundation. A stage that is not named here may import nothing else.
-MODEL = {"preprocess", "backbones", "head", "temporal", "bundle", "weights"}
+MODEL = {"preprocess", "backbones", "head", "temporal", "familiar", "manifest", "bundle", "weights"}
 ALLOWED: dict[str, set[str]] = {
     "bundle": MODEL,
+    "manifest": MODEL,
     "weights": MODEL | {"download"},
     "engines": MODEL | {"engines"},
     "backbones": MODEL | {"backbones"},

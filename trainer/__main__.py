@@ -9,6 +9,7 @@
     average      the mean of two points of that training
     embed        trained backbone → head, threshold, bundle, model card
     large        the teacher with a head of its own → a second bundle
+    familiar     teach a bundle which pictures it knows: it then says `unfamiliar` of others
     import-seed  the seed project's checkpoint → head, with a warning about what it is
 
 Exit codes: 0 done, 1 failed or condemned, 2 usage or bad input; errors are one sentence on stderr.
@@ -33,6 +34,7 @@ COMMANDS = {
     "average": "average",
     "embed": "embed",
     "large": "large",
+    "familiar": "familiar",
     "import-seed": "import_seed",
 }
 HELP = (__doc__ or "").strip()

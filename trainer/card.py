@@ -10,8 +10,9 @@ from stream_detector.bundle import Bundle
 
 _LIMITS = """\
 - It has been trained on short clips from a handful of sources. On cameras unlike these (other heights,
-  fisheye, thermal, crowds) its scores mean less, and nothing warns of that yet. Measure it on footage of your own
-  (`stream-detector score`), and calibrate the threshold on your own quiet hours (`stream-detector calibrate`).
+  fisheye, thermal, crowds) its scores mean less. Some such pictures are told (`unfamiliar`), not all. Measure it on
+  footage of your own (`stream-detector score`), and calibrate the threshold on your own quiet hours
+  (`stream-detector calibrate`).
 - It sees violent and sudden motion. It does not see theft, weapons that are only shown, a person who lies still,
   smoke, or anything that takes longer than the 16 frames of a window to tell from ordinary life.
 - Sport, play and dancing look like fighting to it. Normal clips that it takes for abnormal are in the tables.
@@ -78,6 +79,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"{manifest['smoothing']['time_constant_s']} s). Calibration: {threshold['calibrated']}. "
         f"{100 * results['normal_val_clips_above_threshold']:.1f} % of the normal val clips reach it.",
         "",
+        *_familiar(manifest.get("familiar")),
         "## Rendered scenes",
         "",
         *_scene_table(results["rendered_scenes"]),
@@ -151,6 +153,20 @@ def _unseen(results: Mapping[str, Any] | None) -> list[str]:
 
 def _interval(row: Mapping[str, Any] | None) -> str:
     return "not measured" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _familiar(part: Mapping[str, Any] | None) -> list[str]:
+    if part is None:
+        return []
+    return [
+        "## Pictures of an unknown kind",
+        "",
+        f"Windows whose features lie further than {part['limit']:g} times the usual distance from the {part['axes']} "
+        "leading principal axes of the training windows, for 2 s on end, carry the cause `unfamiliar`: "
+        f"{part['calibrated']}. False-colour pictures, static and test cards lie beyond it; a new street at the same "
+        "kind of camera does not, and a scene turned upside down hardly ever.",
+        "",
+    ]
 
 
 def _scene_table(scenes: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,22 @@ def split_by_group(clips: Sequence[Clip], share: float, seed: int) -> tuple[Clip
         return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64 < share
 
     return tuple(replace(clip, split="val" if is_val(clip) else "train") for clip in clips)
+
+
+def evenly(clips: Sequence[Clip], split: str, limits: Mapping[str, int]) -> list[int]:
+    """Places of the clips of a split, at most `limits[set]` of every set and label.
+
+    They are spread over the list: indices are sorted by category, and the first hundred may be of one kind only.
+    """
+    cells: dict[tuple[str, bool], list[int]] = {}
+    for place, clip in enumerate(clips):
+        if clip.split == split:
+            cells.setdefault((clip.set, clip.abnormal), []).append(place)
+    chosen: list[int] = []
+    for (name, _), places in cells.items():
+        most = min(len(places), limits.get(name, len(places)))
+        chosen += [places[k * len(places) // most] for k in range(most)]
+    return sorted(chosen)
 
 
 def read_frames(path: Path, size: int, *, limit: int | None = None, step: int = 1) -> UInt8Array:

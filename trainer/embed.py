@@ -32,7 +32,7 @@ from stream_detector.types import Float32Array
 from trainer import extras
 from trainer.augment import plain
 from trainer.card import write_card
-from trainer.clips import Clip, PackedFrames, load_clips, pack_clips, read_index, window_starts
+from trainer.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
 from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
 from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
@@ -43,7 +43,7 @@ from trainer.threshold import choose_smoothing
 
 HEADS = tuple(HeadConfig(hidden, decay) for hidden in ((), (32,)) for decay in (0.003, 0.03, 0.3))
 SCENES = ("scenes-calibrate", "scenes-check")
-TRAIN_LIMITS = {"hockey_fights": 120, "ucf101": 120, "arid_dark": 90}  # clips of a label; the head needs no more
+TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
 MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fights": 0.2}  # for choosing on val
 
 
@@ -129,13 +129,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         name: str, split: str, limits: dict[str, int] | None = None
     ) -> tuple[list[Bag], list[int], tuple[Clip, ...]]:
         frames, clips = load_clips(cache, name)
-        used: dict[tuple[str, bool], int] = {}
-        items = []
-        for item, clip in enumerate(clips):
-            cell = (clip.set, clip.abnormal)
-            if clip.split == split and used.get(cell, 0) < (limits or {}).get(clip.set, 10**9):
-                used[cell] = used.get(cell, 0) + 1
-                items.append(item)
+        items = evenly(clips, split, limits or {})
         limit = 4 if split == "train" else 10**9
         key = json.dumps([state["step"], state["seconds"], frames.key, items, limit])
         kept = Path(args.run) / "features" / f"{name}-{split}.npz"

@@ -22,6 +22,7 @@ from stream_detector.config import CameraConfig, Config
 from stream_detector.decide import Decider, ScoresFile
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
+from stream_detector.familiar import watches
 from stream_detector.head import TemporalHead
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
@@ -108,6 +109,7 @@ class Scorer:
                 clock=clock,
                 scores=scores,
                 make_head=head.stream if isinstance(head := self._bundle.build_head(), TemporalHead) else None,
+                make_watch=watches(self._bundle.build_familiar(), config.trouble),
             )
             result = Pipeline(
                 config=config,

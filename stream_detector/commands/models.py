@@ -17,9 +17,10 @@ from rich.table import Table
 
 from stream_detector import bundle as bundles
 from stream_detector import weights
-from stream_detector.bundle import Bundle, Manifest
+from stream_detector.bundle import Bundle
 from stream_detector.download import Progress as Report
 from stream_detector.errors import BundleError, CheckpointError, StreamDetectorError
+from stream_detector.manifest import Manifest
 
 
 def add_parser(subparsers: Any) -> None:

@@ -1,0 +1,146 @@
+"""`python -m trainer familiar`: teach a bundle which pictures it knows, so that it can say `unfamiliar` of others.
+
+    python -m trainer familiar --bundle embedded --clips DIR --out bundles/embedded
+
+    train clips ──features──▶ mean and principal axes        val clips ──features──▶ limit        (familiar.Familiar)
+
+Scores, threshold and fingerprint stay as they are. The limit is the distance that a stated share of val windows
+exceeds, every set counting the same. Sets that are in neither split are what the figure says nothing about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from stream_detector.bundle import Bundle, write_bundle
+from stream_detector.errors import DataError
+from stream_detector.familiar import Familiar
+from stream_detector.types import Float32Array
+from trainer.clips import evenly, load_clips, pack_clips, read_index
+from trainer.distill import use_threads
+from trainer.embed import TRAIN_LIMITS, features_of
+
+AXES = 32
+SHARE = 0.01  # of val windows beyond the limit
+WINDOWS = 4  # of a clip
+EXTRAS = ("rendered", "long_normal")  # in the cache of `distill`: looked at, not fitted (one place, again and again)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Windows of one set. features: float32 (n, D)."""
+
+    set: str
+    features: Float32Array
+
+
+def weights_of(groups: Sequence[Group]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """One weight a window, sum 1: every set the same, whatever its size."""
+    sets = [group.set for group in groups]
+    sizes = {name: sum(len(g.features) for g in groups if g.set == name) for name in sets}
+    weights = np.concatenate([np.full(len(g.features), 1.0 / sizes[g.set]) for g in groups])
+    result: np.ndarray[Any, np.dtype[np.float64]] = weights / weights.sum()
+    return result
+
+
+def fit_familiar(groups: Sequence[Group], axes: int = AXES) -> Familiar:
+    """Weighted mean, leading principal axes, and mean residual. Raises DataError for too few windows."""
+    features = np.concatenate([group.features for group in groups]).astype(np.float64)
+    if len(features) <= axes or not 0 < axes < features.shape[1]:
+        raise DataError(
+            f"{axes} axes need more windows and more features than that, got {features.shape}; give more clips"
+        )
+    weights = weights_of(groups)
+    mean = weights @ features
+    centred = features - mean
+    values, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
+    familiar = Familiar(features.shape[1], axes)
+    familiar.mean.copy_(torch.from_numpy(mean))
+    familiar.axes.copy_(torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :axes])))
+    spread = float(values[:-axes].clip(min=0).sum())
+    if spread <= 1e-12:
+        raise DataError(f"nothing is left of these features outside {axes} axes; give more clips, or fewer axes")
+    familiar.spread.fill_(spread)
+    return familiar
+
+
+def find_limit(familiar: Familiar, groups: Sequence[Group], share: float = SHARE) -> float:
+    """The distance that `share` of the windows exceed, every set counting the same. Raises DataError for none."""
+    if not groups:
+        raise DataError("no val clips to find the limit on; give clips of both splits")
+    distances = familiar.distance(np.concatenate([group.features for group in groups]))
+    order = np.argsort(distances)
+    reached = np.cumsum(weights_of(groups)[order])
+    return float(distances[order][int(np.searchsorted(reached, 1.0 - share).clip(max=len(order) - 1))])
+
+
+def gather(args: argparse.Namespace, bundle: Bundle, console: Console) -> dict[str, list[Group]]:
+    """Features of some windows of every clip, by split; "extra": those that are looked at only."""
+    backbone, _, recipe = bundle.build()
+    cache, size = Path(args.cache), bundle.recipe.size[0]
+    clips = read_index(args.clips)
+    chosen = [clips[i] for split in ("train", "val") for i in evenly(clips, split, TRAIN_LIMITS)]
+    for done, total in pack_clips(chosen, args.clips, cache, size=size, name="familiar"):
+        if done % 100 == 0:
+            console.print(f"clips: {done} of {total}")
+    found: dict[str, list[Group]] = {"train": [], "val": [], "extra": []}
+    for name in ("familiar", *(n for n in EXTRAS if (cache / f"{n}.json").exists())):
+        frames, known = load_clips(cache, name)
+        items = list(range(len(known)))
+        rows = features_of(backbone, recipe, frames, items, "cpu", WINDOWS, workers=args.workers)
+        for clip, features in zip(known, rows, strict=True):
+            found["extra" if name in EXTRAS else clip.split].append(Group(clip.set, features))
+        console.print(f"{name}: {len(frames)} clips")
+    return found
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `familiar` to the trainer's command line."""
+    parser = subparsers.add_parser("familiar", help="teach a bundle which pictures it knows")
+    parser.add_argument("--bundle", default="embedded", help="bundle to start from")
+    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
+    parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
+    parser.add_argument("--axes", type=int, default=AXES)
+    parser.add_argument("--share", type=float, default=SHARE, help="share of val windows beyond the limit")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
+    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Fit, write the bundle, print the limit and the share of every val set beyond it."""
+    if not 0 < args.share < 0.5:
+        raise DataError(f"--share lies between 0 and 0.5, got {args.share}")
+    console = Console(stderr=True)
+    use_threads(args.threads)
+    bundle = Bundle.load(args.bundle)
+    found = gather(args, bundle, console)
+    val = found["val"]
+    familiar = fit_familiar(found["train"], args.axes)
+    limit = find_limit(familiar, val, args.share)
+    told = [*val, *found["extra"]]
+    beyond = {
+        name: round(
+            float((familiar.distance(np.concatenate([g.features for g in told if g.set == name])) > limit).mean()), 4
+        )
+        for name in sorted({g.set for g in told})
+    }
+    windows = sum(len(group.features) for group in val)
+    how = f"{args.share:.1%} of {windows} val windows lie beyond it, every set counting the same"
+    parts = {"name": bundle.name, **bundle.manifest.model_dump(mode="json", by_alias=True)}
+    parts["familiar"] = {"axes": args.axes, "limit": round(limit, 4), "calibrated": how}
+    state = None if bundle.manifest.backbone.reference else bundle.backbone_state
+    written = write_bundle(args.out, parts, state, bundle.head_state, familiar.state_dict())
+    print(json.dumps({"bundle": written.name, "fingerprint": written.fingerprint, "limit": round(limit, 4),
+                      "windows_beyond": beyond, "folder": str(args.out)}))  # fmt: skip
+    return 0
