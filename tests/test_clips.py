@@ -16,6 +16,7 @@ from trainer.clips import (
     PackedFrames,
     PackWriter,
     check_groups,
+    evenly,
     load_clips,
     pack_clips,
     read_frames,
@@ -150,3 +151,10 @@ def test_the_real_index_is_sound(clips: Path) -> None:
     assert {clip.split for clip in found} == {"train", "val"}
     assert {clip.set for clip in found if clip.abnormal} >= {"cctv_fights", "cctv_crashes"}
     assert read_frames(clips / found[0].path, 32).shape[1:] == (32, 32, 3)
+
+
+def test_a_limited_choice_is_spread_over_a_sorted_list() -> None:
+    clips = [Clip(f"{n}.mp4", "many", n >= 8, "abcdefgh"[n % 8], f"{n}", "train", 25.0) for n in range(16)]
+    assert evenly(clips, "train", {"many": 4}) == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert evenly(clips, "train", {}) == list(range(16)) and evenly(clips, "val", {}) == []
+    assert len(evenly(clips, "train", {"many": 5})) == 10

@@ -16,9 +16,11 @@ from rich.console import Console
 from stream_detector.bundle import EMBEDDED, Bundle
 from stream_detector.errors import DataError
 from trainer import embed, extras
+from trainer.__main__ import main as trainer
 from trainer.card import render_card
 from trainer.clips import Clip, PackWriter, load_clips, pack_clips, read_index
 from trainer.distill import Run, TrainConfig
+from trainer.familiar import ODD
 from trainer.pool import Pack, Pool
 from trainer.teacher import Targets, plan
 
@@ -88,6 +90,20 @@ def test_a_bundle_comes_out_whole_and_with_its_figures(prepared: argparse.Namesp
     assert manifest.results["teacher_probe_val_clip_auc"].keys() == {"c", "pooled"}
     assert manifest.licences["c"] == "CC0" and manifest.training["train_clips"] == {"c/abnormal": 2, "c/normal": 2}
     assert prepared.card.read_text(encoding="utf-8") == render_card(manifest.model_dump(mode="json", by_alias=True))
+
+
+def test_the_bundle_is_taught_which_pictures_it_knows(prepared: argparse.Namespace, tmp_path: Path) -> None:
+    assert prepared.main(prepared) == 0
+    before, card = Bundle.load(prepared.out), tmp_path / "again.md"
+    words = ["familiar", "--bundle", prepared.out, "--clips", tmp_path, "--cache", prepared.cache, "--axes", 2]
+    assert trainer([*map(str, words), "--out", str(prepared.out), "--card", str(card)]) == 0
+    after = Bundle.load(prepared.out)
+    assert after.fingerprint == before.fingerprint and after.manifest.threshold == before.manifest.threshold
+    assert after.manifest.familiar is not None and after.manifest.familiar.axes == 2
+    assert after.manifest.results["changed_windows_unfamiliar"].keys() == ODD.keys()
+    assert card.read_text(encoding="utf-8") == render_card(after.manifest.model_dump(mode="json", by_alias=True))
+    assert "unfamiliar" in card.read_text(encoding="utf-8")
+    assert trainer([*map(str, words), "--out", str(prepared.out), "--share", "0.7"]) == 2
 
 
 def test_head_and_features_of_the_bundle_give_the_scores_that_were_measured(prepared: argparse.Namespace) -> None:

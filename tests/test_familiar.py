@@ -21,7 +21,7 @@ from stream_detector.familiar import Familiar, FamiliarWatch, watches
 from stream_detector.telemetry import Telemetry
 from stream_detector.testing import FakeClock
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Float32Array, Score, Timing, WindowRef
-from trainer.familiar import Group, find_limit, fit_familiar
+from trainer.familiar import ODD, Group, find_limit, fit_familiar
 
 AXES = 3
 WINDOW_S = 16 / 25
@@ -188,3 +188,11 @@ def test_a_score_without_features_stays_as_it_is(familiar: Familiar) -> None:
     assert FamiliarWatch(familiar, 0.0).marked(score) is score
     far = dataclasses.replace(score, features=np.full(DIM, 1e3, np.float32))
     assert FamiliarWatch(familiar, 0.0).marked(far).ref.degraded == ("unfamiliar",)
+
+
+def test_every_kind_of_change_keeps_the_shape_of_a_window() -> None:
+    window = np.random.default_rng(15).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    for name, change in ODD.items():
+        changed = change(window)
+        assert changed.shape == window.shape and changed.dtype == np.uint8, name
+        assert np.array_equal(changed, window) == (name == "as it is"), name

@@ -79,7 +79,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"{manifest['smoothing']['time_constant_s']} s). Calibration: {threshold['calibrated']}. "
         f"{100 * results['normal_val_clips_above_threshold']:.1f} % of the normal val clips reach it.",
         "",
-        *_familiar(manifest.get("familiar")),
+        *_familiar(manifest.get("familiar"), results.get("changed_windows_unfamiliar", {})),
         "## Rendered scenes",
         "",
         *_scene_table(results["rendered_scenes"]),
@@ -97,6 +97,11 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "    python -m trainer distill --clips CLIPS --teacher I3D_ARCHIVE --normal-videos QUIET --rendered 30",
         *_average_command(training),
         "    python -m trainer embed --clips CLIPS --out BUNDLE --card CARD.md --check-scenes 20",
+        *(
+            ["    python -m trainer familiar --clips CLIPS --bundle BUNDLE --out BUNDLE --card CARD.md"]
+            if manifest.get("familiar")
+            else []
+        ),
         "",
         "`CLIPS` holds `index.csv` with the columns path, set, label (normal or abnormal), category, group, split "
         "(train or val), fps and licence; clips of one group come from one source and share a split.",
@@ -155,7 +160,7 @@ def _interval(row: Mapping[str, Any] | None) -> str:
     return "not measured" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
-def _familiar(part: Mapping[str, Any] | None) -> list[str]:
+def _familiar(part: Mapping[str, Any] | None, changed: Mapping[str, float]) -> list[str]:
     if part is None:
         return []
     return [
@@ -163,8 +168,11 @@ def _familiar(part: Mapping[str, Any] | None) -> list[str]:
         "",
         f"Windows whose features lie further than {part['limit']:g} times the usual distance from the {part['axes']} "
         "leading principal axes of the training windows, for 2 s on end, carry the cause `unfamiliar`: "
-        f"{part['calibrated']}. False-colour pictures, static and test cards lie beyond it; a new street at the same "
-        "kind of camera does not, and a scene turned upside down hardly ever.",
+        f"{part['calibrated']}. Of val windows that were changed so that they are of no known kind, beyond the limit:",
+        "",
+        "| change | share of windows |",
+        "|---|---|",
+        *(f"| {name} | {share:.0%} |" for name, share in changed.items()),
         "",
     ]
 

@@ -2,21 +2,23 @@
 
     python -m trainer familiar --bundle embedded --clips DIR --out bundles/embedded
 
-    train clips ──features──▶ mean and principal axes        val clips ──features──▶ limit        (familiar.Familiar)
+    train windows ──features──▶ mean and principal axes        val windows ──features──▶ limit      (familiar.Familiar)
 
-Scores, threshold and fingerprint stay as they are. The limit is the distance that a stated share of val windows
-exceeds, every set counting the same. Sets that are in neither split are what the figure says nothing about.
+Scores, threshold and fingerprint stay as they are. Fitted is all that the network learned from: clips, and the packs of
+`distill` in the cache. The limit is the distance that a stated share of val windows exceeds, every set counting the
+same. How many windows of other kinds lie beyond it is measured on val windows that were changed (ODD).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -24,7 +26,10 @@ from rich.console import Console
 from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.errors import DataError
 from stream_detector.familiar import Familiar
-from stream_detector.types import Float32Array
+from stream_detector.preprocess import Recipe, normalise
+from stream_detector.types import Float32Array, UInt8Array
+from trainer.augment import plain
+from trainer.card import write_card
 from trainer.clips import evenly, load_clips, pack_clips, read_index
 from trainer.distill import use_threads
 from trainer.embed import TRAIN_LIMITS, features_of
@@ -32,7 +37,42 @@ from trainer.embed import TRAIN_LIMITS, features_of
 AXES = 32
 SHARE = 0.01  # of val windows beyond the limit
 WINDOWS = 4  # of a clip
-EXTRAS = ("rendered", "long_normal")  # in the cache of `distill`: looked at, not fitted (one place, again and again)
+EXTRAS = ("rendered", "long_normal")  # in the cache of `distill`, where the network was trained on them
+ODD_CLIPS = 60
+
+
+def _false_colours(window: UInt8Array) -> UInt8Array:
+    made = [cv2.applyColorMap(np.ascontiguousarray(frame[:, :, 1]), cv2.COLORMAP_JET)[:, :, ::-1] for frame in window]
+    return np.stack(made).astype(np.uint8)
+
+
+def _edges(window: UInt8Array) -> UInt8Array:
+    made = [cv2.Canny(np.ascontiguousarray(frame), 60, 120)[:, :, None].repeat(3, axis=2) for frame in window]
+    return np.stack(made).astype(np.uint8)
+
+
+def _tiles(window: UInt8Array) -> UInt8Array:
+    small: UInt8Array = window[:, ::4, ::4]
+    return np.tile(small, (1, 4, 4, 1))[:, : window.shape[1], : window.shape[2]]
+
+
+def _static(window: UInt8Array) -> UInt8Array:
+    return np.random.default_rng(int(window.sum())).integers(0, 256, window.shape, np.uint8)
+
+
+# Kinds of pictures that none of the sets has; window: uint8 (16, H, W, 3) RGB.
+ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
+    "as it is": lambda window: window,
+    "static": _static,
+    "false colours": _false_colours,
+    "sixteen small pictures": _tiles,
+    "negative": lambda window: (255 - window).astype(np.uint8),
+    "edges only": _edges,
+    "on its side": lambda window: np.rot90(window, 1, (1, 2)),
+    "upside down": lambda window: window[:, ::-1],
+    "grey": lambda window: window[:, :, :, 1:2].repeat(3, axis=3),
+    "a fifth as bright": lambda window: (window // 5).astype(np.uint8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +124,7 @@ def find_limit(familiar: Familiar, groups: Sequence[Group], share: float = SHARE
 
 
 def gather(args: argparse.Namespace, bundle: Bundle, console: Console) -> dict[str, list[Group]]:
-    """Features of some windows of every clip, by split; "extra": those that are looked at only."""
+    """Features of some windows of every clip, by split."""
     backbone, _, recipe = bundle.build()
     cache, size = Path(args.cache), bundle.recipe.size[0]
     clips = read_index(args.clips)
@@ -92,15 +132,39 @@ def gather(args: argparse.Namespace, bundle: Bundle, console: Console) -> dict[s
     for done, total in pack_clips(chosen, args.clips, cache, size=size, name="familiar"):
         if done % 100 == 0:
             console.print(f"clips: {done} of {total}")
-    found: dict[str, list[Group]] = {"train": [], "val": [], "extra": []}
+    found: dict[str, list[Group]] = {"train": [], "val": []}
     for name in ("familiar", *(n for n in EXTRAS if (cache / f"{n}.json").exists())):
         frames, known = load_clips(cache, name)
         items = list(range(len(known)))
         rows = features_of(backbone, recipe, frames, items, "cpu", WINDOWS, workers=args.workers)
         for clip, features in zip(known, rows, strict=True):
-            found["extra" if name in EXTRAS else clip.split].append(Group(clip.set, features))
+            found[clip.split].append(Group(clip.set, features))
         console.print(f"{name}: {len(frames)} clips")
     return found
+
+
+@torch.no_grad()
+def odd_shares(familiar: Familiar, limit: float, bundle: Bundle, args: argparse.Namespace) -> dict[str, float]:
+    """Share of windows beyond the limit, by kind of change: one window of each of ODD_CLIPS val clips."""
+    backbone, _, recipe = bundle.build()
+    frames, clips = load_clips(args.cache, "familiar")
+    val = [item for item, clip in enumerate(clips) if clip.split == "val"]
+    chosen = [val[k * len(val) // min(ODD_CLIPS, len(val))] for k in range(min(ODD_CLIPS, len(val)))]
+    windows = [plain(frames.frames(item), 0, recipe.size[0]) for item in chosen]
+    return {
+        name: round(
+            float((familiar.distance(_features(backbone, recipe, [change(w) for w in windows])) > limit).mean()), 3
+        )
+        for name, change in ODD.items()
+    }
+
+
+def _features(backbone: Any, recipe: Recipe, windows: Sequence[UInt8Array]) -> Float32Array:
+    rows = []
+    for window in windows:
+        clip = normalise(torch.from_numpy(np.ascontiguousarray(window))[None], recipe)
+        rows.append(backbone.features(clip).float().numpy()[0])
+    return np.stack(rows)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -110,6 +174,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
     parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
+    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
     parser.add_argument("--axes", type=int, default=AXES)
     parser.add_argument("--share", type=float, default=SHARE, help="share of val windows beyond the limit")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
@@ -128,19 +193,22 @@ def main(args: argparse.Namespace) -> int:
     val = found["val"]
     familiar = fit_familiar(found["train"], args.axes)
     limit = find_limit(familiar, val, args.share)
-    told = [*val, *found["extra"]]
     beyond = {
         name: round(
-            float((familiar.distance(np.concatenate([g.features for g in told if g.set == name])) > limit).mean()), 4
+            float((familiar.distance(np.concatenate([g.features for g in val if g.set == name])) > limit).mean()), 4
         )
-        for name in sorted({g.set for g in told})
+        for name in sorted({g.set for g in val})
     }
     windows = sum(len(group.features) for group in val)
     how = f"{args.share:.1%} of {windows} val windows lie beyond it, every set counting the same"
     parts = {"name": bundle.name, **bundle.manifest.model_dump(mode="json", by_alias=True)}
     parts["familiar"] = {"axes": args.axes, "limit": round(limit, 4), "calibrated": how}
+    shares = odd_shares(familiar, limit, bundle, args)
+    parts["results"] = {**parts["results"], "val_windows_unfamiliar": beyond, "changed_windows_unfamiliar": shares}
     state = None if bundle.manifest.backbone.reference else bundle.backbone_state
     written = write_bundle(args.out, parts, state, bundle.head_state, familiar.state_dict())
+    if args.card:
+        write_card(written, args.card)
     print(json.dumps({"bundle": written.name, "fingerprint": written.fingerprint, "limit": round(limit, 4),
-                      "windows_beyond": beyond, "folder": str(args.out)}))  # fmt: skip
+                      "val_windows_beyond": beyond, "changed": shares, "folder": str(args.out)}))  # fmt: skip
     return 0
