@@ -7,9 +7,10 @@ Each stream is a stretch of a quiet recording (`--quiet`) into which clips of th
 own speed, with at least `GAP_S` between them; everything is drawn with a seed. The streams are files, played by
 `stream-detector run --pace max` as any recording would be.
 
-An incident is found if an alarm starts between its onset and its end plus `GRACE_S`. Any other alarm is false; those in
-controls are told apart. The delay is from the onset to the moment at which the alarm is known: the end of the window
-that raised it, plus the measured time from there to its publication.
+An incident is found if the window that raises an alarm ends between its onset and its end plus `GRACE_S`. Any other
+alarm is false; those in controls are told apart. The delay is from the onset to the moment at which the alarm is known:
+the end of that window, plus the measured time from there to its publication, without the wait in the queue: files that
+are played as fast as it goes keep the queue full, cameras do not (`latency` measures them).
 """
 
 from __future__ import annotations
@@ -119,20 +120,21 @@ def play(videos: list[Path], folder: Path, options: list[str]) -> list[dict[str,
 
 def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> dict[str, Any]:
     """What was found, what was false, how late."""
-    starts: dict[str, list[tuple[float, float]]] = {}
+    starts: dict[str, list[tuple[float, float]]] = {}  # camera: (end of the raising window, known), both media time
     for event in events:
         if event["type"] == "start":
-            known_s = event["windows"][-1]["end_frame"] / FPS + sum(event["timing"].values()) / 1e3
-            starts.setdefault(event["camera"], []).append((event["start_s"], known_s))
+            end_s = (event["windows"][-1]["end_frame"] + 1) / FPS
+            spent_ms = sum(value for stage, value in event["timing"].items() if stage != "queue")
+            starts.setdefault(event["camera"], []).append((end_s, end_s + spent_ms / 1e3))
     found: list[tuple[Cut, float | None]] = []
     false_quiet = false_control = 0
     for number, inside in enumerate(cuts):
-        left = [known for _, known in sorted(starts.get(f"s{number:02d}", []))]
+        left = sorted(starts.get(f"s{number:02d}", []))
         for cut in inside:
-            hits = [known for known in left if cut.start_s <= known <= cut.end_s + GRACE_S]
-            left = [known for known in left if known not in hits]
+            hits = [alarm for alarm in left if cut.start_s <= alarm[0] <= cut.end_s + GRACE_S]
+            left = [alarm for alarm in left if alarm not in hits]
             if cut.abnormal:
-                found.append((cut, hits[0] - cut.start_s if hits else None))
+                found.append((cut, hits[0][1] - cut.start_s if hits else None))
             else:
                 false_control += len(hits)
         false_quiet += len(left)
