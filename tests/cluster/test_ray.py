@@ -45,7 +45,11 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SETTINGS: dict[str, Any] = {"alarm": {"threshold": 0.1, "min_length_s": 0.5}, "engine": {"precision": "fp32"}}
+SETTINGS: dict[str, Any] = {
+    "alarm": {"threshold": 0.1, "min_length_s": 0.5},
+    "engine": {"precision": "fp32"},
+    "trouble": {"enabled": False},  # noise is `unfamiliar`, which a cluster does not tell yet (docs/scaling.md)
+}
 
 
 def test_the_cluster_tells_the_same_story_as_the_single_machine(ray: Any, films: Path, tmp_path: Path) -> None:
