@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 
 from benchmarks.results import load_before, write_results
 from stream_detector.bundle import Bundle
-from stream_detector.preprocess import Recipe, normalise
-from trainer.augment import plain
-from trainer.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
-from trainer.embed import TRAIN_LIMITS
+from stream_detector.types import UInt8Array
+from trainer.clips import Clip, evenly, load_clips, pack_clips, read_index
+from trainer.embed import TRAIN_LIMITS, features_of
 from trainer.fit import Bag, HeadConfig, clip_scores, fit_head
 from trainer.measure import clip_aucs
 from trainer.pool import SHARES
@@ -37,27 +37,15 @@ DRAWS = 5
 SHARES_OF_CLIPS = (0.125, 0.25, 0.5, 1.0)
 BASE = HeadConfig((), 0.03)
 DECAYS = (0.003, 0.3, 1.0)
-WINDOWS = 4  # of a train clip, as the embedded head saw them
+WINDOWS = 4  # of a train clip
+FITTED_AS = f"L2 {BASE.decay:g}, {WINDOWS} windows of a train clip"
 SETS = ("cctv_fights", "cctv_crashes", "hockey_fights", "pooled")
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
 
-@torch.no_grad()
-def features(
-    backbone: nn.Module, recipe: Recipe, frames: PackedFrames, items: Sequence[int], mirrored: bool, console: Console
-) -> list[Rows]:
-    """Features (n, D) of all n windows (every 16 frames) of each item; mirrored: left and right changed."""
-    found: list[Rows] = []
-    for number, item in enumerate(items):
-        picture = frames.frames(item)
-        windows = np.stack([plain(picture, s, recipe.size[0]) for s in window_starts(len(picture))])
-        if mirrored:
-            windows = np.ascontiguousarray(windows[:, :, :, ::-1])
-        rows = backbone.features(normalise(torch.from_numpy(windows), recipe))  # type: ignore[operator]
-        found.append(rows.float().numpy())
-        if number % 200 == 0:
-            console.print(f"{number} of {len(items)} clips{', mirrored' if mirrored else ''}")
-    return found
+def mirrored(window: UInt8Array) -> UInt8Array:
+    """Left and right changed. window: uint8 (16, H, W, 3)."""
+    return window[:, :, ::-1]
 
 
 def thinned(rows: Rows, most: int) -> Rows:
@@ -104,16 +92,16 @@ def main(argv: list[str]) -> int:
         frames, clips = load_clips(cache, "learning")
         train = [i for i, clip in enumerate(clips) if clip.split == "train"]
         val = [i for i, clip in enumerate(clips) if clip.split == "val"]
-        plain_rows = dict(
-            zip([*train, *val], features(backbone, recipe, frames, [*train, *val], False, console), strict=True)
-        )
-        mirrored = features(backbone, recipe, frames, train, True, console)
+        seen = partial(features_of, recipe=recipe, frames=frames, workers=os.cpu_count() or 1)
+        plain_rows = dict(zip([*train, *val], seen(backbone, items=[*train, *val]), strict=True))
+        console.print("features found; now mirrored")
+        mirrored_rows = seen(backbone, items=train, change=mirrored)
         student = None
         if args.student:
             state = torch.load(args.student, map_location="cpu", weights_only=True)
             other = Student(state["config"]["arch"])
             other.load_state_dict(state["averaged"])
-            found = features(other.backbone.eval(), recipe, frames, [*train, *val], False, console)
+            found = seen(other.backbone.eval(), items=[*train, *val])
             student = (int(state["step"]), dict(zip([*train, *val], found, strict=True)))
 
     def bags(rows: dict[int, Rows], items: Sequence[int], most: int) -> list[Bag]:
@@ -132,10 +120,11 @@ def main(argv: list[str]) -> int:
         curve.append({"share": share, "clips": len(chosen), "median": middle, "range": extent})
         console.print(curve[-1])
     flipped = [
-        Bag(thinned(rows, WINDOWS), clips[i].set, clips[i].abnormal) for rows, i in zip(mirrored, train, strict=True)
+        Bag(thinned(rows, WINDOWS), clips[i].set, clips[i].abnormal)
+        for rows, i in zip(mirrored_rows, train, strict=True)
     ]
     tried: dict[str, dict[str, float]] = {
-        "as embedded": judged(all_bags, val_bags, BASE),
+        FITTED_AS: judged(all_bags, val_bags, BASE),
         "one window of a train clip": judged(bags(plain_rows, train, 1), val_bags, BASE),
         "all windows of a train clip": judged(bags(plain_rows, train, 10**9), val_bags, BASE),
         "mirrored windows too": judged([*all_bags, *flipped], val_bags, BASE),

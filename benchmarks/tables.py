@@ -261,7 +261,7 @@ def viewers(record: Record) -> str:
 def learning(record: Record) -> str:
     """The head on more and more clips, and what else was tried."""
     found = record["results"]
-    sets = list(found["tried"]["as embedded"])
+    sets = list(found["curve"][0]["median"])
     rows = [
         [
             f"{row['share']:g} of the train clips ({row['clips']})",

@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,7 @@ from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.errors import DataError
 from stream_detector.head import Head
 from stream_detector.preprocess import Recipe, normalise, recipe_named
-from stream_detector.types import Float32Array
+from stream_detector.types import Float32Array, UInt8Array
 from trainer import extras
 from trainer.augment import plain
 from trainer.card import write_card
@@ -57,8 +57,12 @@ def features_of(
     limit: int = 10**9,
     batch: int = 8,
     workers: int = 1,
+    change: Callable[[UInt8Array], UInt8Array] = lambda window: window,
 ) -> list[Float32Array]:
-    """Features (n, D) of the n windows (16 frames, every 16) of each item, as the running detector would see them."""
+    """Features (n, D) of the n windows (16 frames, every 16) of each item, as the running detector would see them.
+
+    limit: at most so many of an item, evenly.  change: of each window, uint8 (16, H, W, 3) RGB, before it is looked at.
+    """
     size = recipe.size[0]
     places = [(k, start) for k, item in enumerate(items) for start in _some(frames, item, limit)]
     found: list[list[Float32Array]] = [[] for _ in items]
@@ -66,7 +70,7 @@ def features_of(
 
     @torch.no_grad()
     def run(part: list[tuple[int, int]]) -> Float32Array:
-        windows = np.stack([plain(frames.frames(items[k]), start, size) for k, start in part])
+        windows = np.stack([change(plain(frames.frames(items[k]), start, size)) for k, start in part])
         clip = normalise(torch.from_numpy(windows).to(device), recipe)
         result: Float32Array = backbone.features(clip).float().cpu().numpy()  # type: ignore[operator]
         return result

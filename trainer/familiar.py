@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,12 @@ from rich.console import Console
 from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.errors import DataError
 from stream_detector.familiar import Familiar
-from stream_detector.preprocess import Recipe, normalise
 from stream_detector.types import Float32Array, UInt8Array
-from trainer.augment import plain
 from trainer.card import write_card
 from trainer.clips import evenly, load_clips, pack_clips, read_index
 from trainer.distill import use_threads
 from trainer.embed import TRAIN_LIMITS, features_of
+from trainer.fit import Bag
 
 AXES = 32
 SHARE = 0.01  # of val windows beyond the limit
@@ -75,31 +74,23 @@ ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Windows of one set. features: float32 (n, D)."""
-
-    set: str
-    features: Float32Array
-
-
-def weights_of(groups: Sequence[Group]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def weights_of(bags: Sequence[Bag]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """One weight a window, sum 1: every set the same, whatever its size."""
-    sets = [group.set for group in groups]
-    sizes = {name: sum(len(g.features) for g in groups if g.set == name) for name in sets}
-    weights = np.concatenate([np.full(len(g.features), 1.0 / sizes[g.set]) for g in groups])
+    sets = [bag.set for bag in bags]
+    sizes = {name: sum(len(b.features) for b in bags if b.set == name) for name in sets}
+    weights = np.concatenate([np.full(len(b.features), 1.0 / sizes[b.set]) for b in bags])
     result: np.ndarray[Any, np.dtype[np.float64]] = weights / weights.sum()
     return result
 
 
-def fit_familiar(groups: Sequence[Group], axes: int = AXES) -> Familiar:
+def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> Familiar:
     """Weighted mean, leading principal axes, and mean residual. Raises DataError for too few windows."""
-    features = np.concatenate([group.features for group in groups]).astype(np.float64)
+    features = np.concatenate([bag.features for bag in bags]).astype(np.float64)
     if len(features) <= axes or not 0 < axes < features.shape[1]:
         raise DataError(
             f"{axes} axes need more windows and more features than that, got {features.shape}; give more clips"
         )
-    weights = weights_of(groups)
+    weights = weights_of(bags)
     mean = weights @ features
     centred = features - mean
     values, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
@@ -113,58 +104,52 @@ def fit_familiar(groups: Sequence[Group], axes: int = AXES) -> Familiar:
     return familiar
 
 
-def find_limit(familiar: Familiar, groups: Sequence[Group], share: float = SHARE) -> float:
+def find_limit(familiar: Familiar, bags: Sequence[Bag], share: float = SHARE) -> float:
     """The distance that `share` of the windows exceed, every set counting the same. Raises DataError for none."""
-    if not groups:
+    if not bags:
         raise DataError("no val clips to find the limit on; give clips of both splits")
-    distances = familiar.distance(np.concatenate([group.features for group in groups]))
+    distances = familiar.distance(np.concatenate([bag.features for bag in bags]))
     order = np.argsort(distances)
-    reached = np.cumsum(weights_of(groups)[order])
+    reached = np.cumsum(weights_of(bags)[order])
     return float(distances[order][int(np.searchsorted(reached, 1.0 - share).clip(max=len(order) - 1))])
 
 
-def gather(args: argparse.Namespace, bundle: Bundle, console: Console) -> dict[str, list[Group]]:
-    """Features of some windows of every clip, by split."""
-    backbone, _, recipe = bundle.build()
-    cache, size = Path(args.cache), bundle.recipe.size[0]
+def gather(
+    args: argparse.Namespace, size: int, seen: Callable[..., list[Float32Array]], console: Console
+) -> dict[str, list[Bag]]:
+    """Features of some windows of every clip, by split. size: of the network's pictures.  seen: see `odd_shares`."""
+    cache = Path(args.cache)
     clips = read_index(args.clips)
     chosen = [clips[i] for split in ("train", "val") for i in evenly(clips, split, TRAIN_LIMITS)]
     for done, total in pack_clips(chosen, args.clips, cache, size=size, name="familiar"):
         if done % 100 == 0:
             console.print(f"clips: {done} of {total}")
-    found: dict[str, list[Group]] = {"train": [], "val": []}
+    found: dict[str, list[Bag]] = {"train": [], "val": []}
     for name in ("familiar", *(n for n in EXTRAS if (cache / f"{n}.json").exists())):
         frames, known = load_clips(cache, name)
-        items = list(range(len(known)))
-        rows = features_of(backbone, recipe, frames, items, "cpu", WINDOWS, workers=args.workers)
+        rows = seen(frames=frames, items=range(len(known)), limit=WINDOWS)
         for clip, features in zip(known, rows, strict=True):
-            found[clip.split].append(Group(clip.set, features))
+            found[clip.split].append(Bag(features, clip.set, clip.abnormal))
         console.print(f"{name}: {len(frames)} clips")
     return found
 
 
-@torch.no_grad()
-def odd_shares(familiar: Familiar, limit: float, bundle: Bundle, args: argparse.Namespace) -> dict[str, float]:
-    """Share of windows beyond the limit, by kind of change: one window of each of ODD_CLIPS val clips."""
-    backbone, _, recipe = bundle.build()
-    frames, clips = load_clips(args.cache, "familiar")
+def odd_shares(
+    familiar: Familiar, limit: float, seen: Callable[..., list[Float32Array]], cache: Path
+) -> dict[str, float]:
+    """Share of windows beyond the limit, by kind of change: the first window of each of ODD_CLIPS val clips.
+
+    seen: `features_of`, with network, recipe and workers filled in.
+    """
+    frames, clips = load_clips(cache, "familiar")
     val = [item for item, clip in enumerate(clips) if clip.split == "val"]
-    chosen = [val[k * len(val) // min(ODD_CLIPS, len(val))] for k in range(min(ODD_CLIPS, len(val)))]
-    windows = [plain(frames.frames(item), 0, recipe.size[0]) for item in chosen]
-    return {
-        name: round(
-            float((familiar.distance(_features(backbone, recipe, [change(w) for w in windows])) > limit).mean()), 3
-        )
-        for name, change in ODD.items()
-    }
-
-
-def _features(backbone: Any, recipe: Recipe, windows: Sequence[UInt8Array]) -> Float32Array:
-    rows = []
-    for window in windows:
-        clip = normalise(torch.from_numpy(np.ascontiguousarray(window))[None], recipe)
-        rows.append(backbone.features(clip).float().numpy()[0])
-    return np.stack(rows)
+    count = min(ODD_CLIPS, len(val))
+    chosen = [val[k * len(val) // count] for k in range(count)]
+    shares = {}
+    for name, change in ODD.items():
+        rows = np.concatenate(seen(frames=frames, items=chosen, limit=1, change=change))
+        shares[name] = round(float((familiar.distance(rows) > limit).mean()), 3)
+    return shares
 
 
 def add_parser(subparsers: Any) -> None:
@@ -189,21 +174,23 @@ def main(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     use_threads(args.threads)
     bundle = Bundle.load(args.bundle)
-    found = gather(args, bundle, console)
+    backbone, _, recipe = bundle.build()
+    seen = partial(features_of, backbone, recipe, workers=args.workers)
+    found = gather(args, recipe.size[0], seen, console)
     val = found["val"]
     familiar = fit_familiar(found["train"], args.axes)
     limit = find_limit(familiar, val, args.share)
     beyond = {
         name: round(
-            float((familiar.distance(np.concatenate([g.features for g in val if g.set == name])) > limit).mean()), 4
+            float((familiar.distance(np.concatenate([b.features for b in val if b.set == name])) > limit).mean()), 4
         )
-        for name in sorted({g.set for g in val})
+        for name in sorted({b.set for b in val})
     }
-    windows = sum(len(group.features) for group in val)
+    windows = sum(len(bag.features) for bag in val)
     how = f"{args.share:.1%} of {windows} val windows lie beyond it, every set counting the same"
-    parts = {"name": bundle.name, **bundle.manifest.model_dump(mode="json", by_alias=True)}
+    parts = bundle.manifest.model_dump(mode="json", by_alias=True)
     parts["familiar"] = {"axes": args.axes, "limit": round(limit, 4), "calibrated": how}
-    shares = odd_shares(familiar, limit, bundle, args)
+    shares = odd_shares(familiar, limit, seen, Path(args.cache))
     parts["results"] = {**parts["results"], "val_windows_unfamiliar": beyond, "changed_windows_unfamiliar": shares}
     state = None if bundle.manifest.backbone.reference else bundle.backbone_state
     written = write_bundle(args.out, parts, state, bundle.head_state, familiar.state_dict())
