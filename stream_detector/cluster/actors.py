@@ -15,15 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stream_detector.cluster.camerahost import CameraHost, Gone
-from stream_detector.cluster.enginehost import Answer, EngineHost
+from stream_detector.cluster.enginehost import EngineHost
 from stream_detector.cluster.messages import Item, Resume
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import CameraConfig, Config
 from stream_detector.decide import CameraPlan
+from stream_detector.familiar import Familiar, watches
 from stream_detector.logs import set_up_logging
 from stream_detector.preprocess import Recipe
 from stream_detector.sources import redact
-from stream_detector.types import CameraStatus, Decision, EndReason, UInt8Array
+from stream_detector.types import CameraStatus, Decision, EndReason, EngineOutput, UInt8Array
 
 ENGINE_S = 30.0  # an engine that does not answer for so long is passed over
 DELIVER_S = 5.0
@@ -52,14 +53,14 @@ class RayLink:
         handle = engines[key][0]
         return key, handle, handle.infer.remote(frames)
 
-    def result(self, ticket: Any) -> Answer:
+    def result(self, ticket: Any) -> EngineOutput:
         """As `Link.result`."""
         import ray
 
         key, handle, ref = ticket
         try:
             _await(ref, ENGINE_S, lambda: self.engines.get(key, (None,))[0] is handle)
-            answer: Answer = ray.get(ref)
+            answer: EngineOutput = ray.get(ref)
             return answer
         except _gone() as error:
             if self.engines.get(key, (None,))[0] is handle:
@@ -112,11 +113,18 @@ def _gone() -> tuple[type[Exception], ...]:
 class CameraActor:
     """A CameraHost on a node."""
 
-    def __init__(self, config: Config, recipe: Recipe, shards: int) -> None:
+    def __init__(self, config: Config, recipe: Recipe, familiar: Familiar | None, shards: int) -> None:
         set_up_logging("text", redact, level=logging.WARNING)
         self._link = RayLink()
         self._drops = _counter("stream_detector_dropped_windows", "Windows dropped by cause", "cause")
-        self._host = CameraHost(config, recipe, self._link, shards, on_drop=lambda _c, why: self._drops(why))
+        self._host = CameraHost(
+            config,
+            recipe,
+            self._link,
+            shards,
+            make_watch=watches(familiar, config.trouble),
+            on_drop=lambda _camera, cause: self._drops(cause),
+        )
         self._wires, self._hands = threading.Lock(), threading.Lock()  # placing may wait; wiring ends such waits
         self._wiring = -1
 
@@ -165,7 +173,7 @@ class EngineActor:
         self._good = (min(engine.good_batch, engine.max_batch), engine.good_wait_s)
         self._host = EngineHost(engine, max_wait_s)
 
-    def infer(self, frames: UInt8Array) -> Answer:
+    def infer(self, frames: UInt8Array) -> EngineOutput:
         """See `EngineHost.infer`. frames: a view of the object store, not a copy, when they come from this node."""
         return self._host.infer(frames)
 

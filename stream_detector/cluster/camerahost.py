@@ -25,10 +25,11 @@ from stream_detector.cluster.resume import Lane
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.decide import CameraPlan
 from stream_detector.errors import StageError
+from stream_detector.familiar import FamiliarWatch
 from stream_detector.preprocess import Recipe, resize_frame
 from stream_detector.readers import Reader, make_reader
 from stream_detector.trouble import PictureWatch, marked
-from stream_detector.types import Batch, CameraStatus, Clock, SystemClock, Timing, UInt8Array, Window
+from stream_detector.types import Batch, CameraStatus, Clock, EngineOutput, SystemClock, Timing, UInt8Array, Window
 
 DRAIN_S = 5.0  # a camera that comes back waits so long for its former windows to leave the buffer
 RETRY_S = 0.2
@@ -52,8 +53,8 @@ class Link(Protocol):
         """Hand a batch to an engine; returns a ticket at once. frames: uint8 (B, 16, H, W, 3)."""
         ...
 
-    def result(self, ticket: Any) -> tuple[Any, float, float]:
-        """Wait for (scores float32 (B,), preprocess_s, forward_s)."""
+    def result(self, ticket: Any) -> EngineOutput:
+        """Wait for what the engine says of the batch."""
         ...
 
     def deliver(self, shard: int, items: list[Item]) -> None:
@@ -68,6 +69,7 @@ class _Camera:
     lane: Lane
     capture: Capture
     watch: PictureWatch | None
+    familiar: FamiliarWatch | None
     stop: threading.Event
     n: int = 0
     failure: str = ""
@@ -76,7 +78,10 @@ class _Camera:
 
 
 class CameraHost:
-    """config: the run's.  link: see Link.  shards: how many there are.  in_flight: windows.  on_drop(camera, cause)."""
+    """config: the run's.  link: see Link.  shards: how many there are.  in_flight: windows.  on_drop(camera, cause).
+
+    make_watch: of the bundle, see `familiar.watches`; a camera that moves is watched anew.
+    """
 
     def __init__(
         self,
@@ -86,6 +91,7 @@ class CameraHost:
         shards: int,
         *,
         in_flight: int = 64,
+        make_watch: Callable[[], FamiliarWatch] | None = None,
         clock: Clock | None = None,
         on_drop: Callable[[str, str], None] | None = None,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
@@ -93,7 +99,7 @@ class CameraHost:
         self._config, self._recipe, self._link, self._shards = config, recipe, link, shards
         self._clock = clock or SystemClock()
         self._open_reader = open_reader
-        self._limit = in_flight
+        self._limit, self._make_watch = in_flight, make_watch
         self._stop = threading.Event()
         self._buffer = WindowBuffer(config.batch.buffer_windows, self._clock, on_drop)
         self._cameras: dict[str, _Camera] = {}
@@ -139,7 +145,8 @@ class CameraHost:
             open_reader=lambda c, s: lane.reader(self._open_reader(c, s)),
             wait=lane.wait,
         )
-        held = _Camera(plan, resume, lane, capture, watch, stop)
+        familiar = self._make_watch() if self._make_watch else None
+        held = _Camera(plan, resume, lane, capture, watch, familiar, stop)
         self._drained[plan.name] = threading.Event()
         self._cameras[plan.name] = held
         self._buffer.add(plan.name, plan.live)
@@ -240,7 +247,7 @@ class CameraHost:
             batch, ticket, ended = self._sent.get()
             while batch is not None and not self._stop.is_set():
                 try:
-                    self._scored(batch, *self._link.result(ticket))
+                    self._scored(batch, self._link.result(ticket))
                     break
                 except Gone:
                     ticket = self._ask(batch.frames)
@@ -250,21 +257,23 @@ class CameraHost:
                 if held is not None and not held.released:
                     self._post(held, Ended(name, held.failure))
 
-    def _scored(self, batch: Batch, scores: Any, preprocess_s: float, forward_s: float) -> None:
+    def _scored(self, batch: Batch, output: EngineOutput) -> None:
         now_s = self._clock.monotonic()
         posted = 0
-        for window, raw in zip(batch.windows, scores, strict=True):
+        spent_s = output.preprocess_s + output.forward_s
+        for window, raw, features in zip(batch.windows, output.scores, output.features, strict=True):
             ref = window.ref
             total_s = now_s - ref.completed_s
             self.latency_ms.append(total_s * 1e3)
             timing = Timing(
                 window=(ref.completed_s - ref.captured_s) * 1e3,
-                queue=max(0.0, total_s - preprocess_s - forward_s) * 1e3,
-                preprocess=preprocess_s * 1e3,
-                forward=forward_s * 1e3,
+                queue=max(0.0, total_s - spent_s) * 1e3,
+                preprocess=output.preprocess_s * 1e3,
+                forward=output.forward_s * 1e3,
             )
             held = self._cameras.get(ref.camera)
             if held is not None and not held.released and ref.index >= held.resume.next_index:
+                ref = held.familiar.told(ref, features) if held.familiar else ref
                 posted += self._post(held, Scored(ref, float(raw), timing))
         self._landed(len(batch.windows) - posted)
 

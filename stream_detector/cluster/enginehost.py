@@ -1,4 +1,4 @@
-"""An engine that several camera hosts share: what waits while it is busy becomes its next batch.
+"""An engine that several camera hosts share: what waits while it is busy becomes its next batch, up to `good_batch`.
 
 Callers block in `infer`, each in a thread of its own; one worker thread runs the engine. A camera host sends batches
 whose windows have already waited for each other up to the deadline (`batch.max_wait_ms`); here a batch waits again only
@@ -16,16 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_detector.errors import EngineError
-from stream_detector.types import Engine, Float32Array, UInt8Array
-
-Answer = tuple[Float32Array, float, float]
+from stream_detector.types import Engine, EngineOutput, UInt8Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     frames: UInt8Array
     came_s: float
-    answer: Future[Answer]
+    answer: Future[EngineOutput]
 
 
 class EngineHost:
@@ -33,6 +31,7 @@ class EngineHost:
 
     def __init__(self, engine: Engine, max_wait_s: float = 0.0) -> None:
         self._engine, self._max_wait_s = engine, max_wait_s
+        self._good_batch = min(engine.good_batch, engine.max_batch)
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -41,8 +40,8 @@ class EngineHost:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def infer(self, frames: UInt8Array) -> Answer:
-        """frames: uint8 (B, 16, H, W, 3), may be read-only. Returns (scores (B,), preprocess_s, forward_s).
+    def infer(self, frames: UInt8Array) -> EngineOutput:
+        """frames: uint8 (B, 16, H, W, 3), may be read-only.
 
         The seconds are those of the engine's batches that held these windows. Raises EngineError.
         """
@@ -75,8 +74,8 @@ class EngineHost:
                         call.answer.set_exception(error)
 
     def _next(self) -> list[_Call] | None:
-        """The calls of the next batch: at least one, and as many more as fit."""
-        limit = self._engine.max_batch
+        """The calls of the next batch: at least one, and as many more as are worth while."""
+        limit = self._good_batch
         with self._changed:
             while True:
                 if self._closed:
@@ -96,19 +95,18 @@ class EngineHost:
     def _score(self, calls: list[_Call]) -> None:
         limit = self._engine.max_batch
         frames = self._gathered(calls)
-        scores, preprocess_s, forward_s = [], 0.0, 0.0
-        for start in range(0, len(frames), limit):
-            output = self._engine.infer(frames[start : start + limit])
-            scores.append(output.scores)
-            preprocess_s += output.preprocess_s
-            forward_s += output.forward_s
-            self.batches += 1
+        outputs = [self._engine.infer(frames[at : at + limit]) for at in range(0, len(frames), limit)]
+        self.batches += len(outputs)
         self.windows += len(frames)
-        joined = np.concatenate(scores)
+        features = np.concatenate([output.features for output in outputs])
+        scores = np.concatenate([output.scores for output in outputs])
+        preprocess_s = sum(output.preprocess_s for output in outputs)
+        forward_s = sum(output.forward_s for output in outputs)
         at = 0
         for call in calls:
-            call.answer.set_result((joined[at : at + len(call.frames)], preprocess_s, forward_s))
-            at += len(call.frames)
+            own = slice(at, at + len(call.frames))
+            call.answer.set_result(EngineOutput(features[own], scores[own], preprocess_s, forward_s))
+            at = own.stop
 
     def _gathered(self, calls: list[_Call]) -> UInt8Array:
         """Side by side in memory of our own: pages of the object store are read-only, which engines do not expect."""

@@ -293,7 +293,7 @@ class Supervisor:
             actor = self.ray.remote(CameraActor).options(
                 **self._options(node.id, num_cpus=0, max_concurrency=HOST_CALLS)
             )
-            handle = actor.remote(self.config, self.bundle.recipe, self.shards)
+            handle = actor.remote(self.config, self.bundle.recipe, self.bundle.build_familiar(), self.shards)
             self._enter("host", f"host-{node.id}", node.id, handle)
 
     def _start_engine(self, node: Node, gpu: int) -> None:

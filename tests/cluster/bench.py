@@ -15,7 +15,7 @@ from stream_detector.cluster.messages import Ended, Item, Scored
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothConfig
 from stream_detector.decide import CameraPlan
-from stream_detector.types import Timing, UInt8Array, WindowRef
+from stream_detector.types import EngineOutput, Float32Array, Timing, UInt8Array, WindowRef
 
 EPOCH = "ab" * 8
 ALARM = AlarmConfig(threshold=0.5, off_ratio=0.8, min_length_s=0.5, cooldown_s=0.5, update_interval_s=1.0)
@@ -60,6 +60,7 @@ class FakeLink:
     """Scores by a function of the first pixel; engines and shards can be told to be gone."""
 
     score_of: Callable[[UInt8Array], float] = lambda frames: float(frames[0, 0, 0, 0]) / 255
+    features_of: Callable[[UInt8Array], Float32Array] = lambda batch: np.zeros((len(batch), 2), np.float32)
     delivered: list[Item] = field(default_factory=list)
     good_batch: int = 4
     good_wait_s: float = 0.001
@@ -70,11 +71,12 @@ class FakeLink:
     def submit(self, frames: UInt8Array) -> Any:
         return frames.copy()
 
-    def result(self, ticket: Any) -> tuple[Any, float, float]:
+    def result(self, ticket: Any) -> EngineOutput:
         if self.engine_deaths:
             self.engine_deaths -= 1
             raise Gone
-        return np.array([self.score_of(frames) for frames in ticket], np.float32), 0.0, 0.001
+        scores = np.array([self.score_of(frames) for frames in ticket], np.float32)
+        return EngineOutput(self.features_of(ticket), scores, 0.0, 0.001)
 
     def deliver(self, shard: int, items: list[Item]) -> None:
         if self.shard_deaths:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import pytest
 from stream_detector.cluster.camerahost import CameraHost
 from stream_detector.cluster.enginehost import EngineHost
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored
-from stream_detector.config import BatchConfig, CameraConfig, Config
+from stream_detector.config import BatchConfig, CameraConfig, Config, TroubleConfig
 from stream_detector.errors import EngineError
+from stream_detector.familiar import Familiar, FamiliarWatch, watches
 from stream_detector.preprocess import Recipe
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import CameraStatus, WindowRef
@@ -28,7 +29,7 @@ FRAMES = 160  # ten windows
 class Rig:
     """A host with fake sources of `FRAMES` frames."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, make_watch: Callable[[], FamiliarWatch] | None = None, **settings: Any) -> None:
         self.link = FakeLink()
         self.sources: dict[str, FakeSource] = {}
         self.dropped: list[str] = []
@@ -39,6 +40,7 @@ class Rig:
             self.link,
             1,
             in_flight=4,
+            make_watch=make_watch,
             on_drop=lambda camera, _cause: self.dropped.append(camera),
             open_reader=lambda camera, _config: self.sources[camera.name],
         )
@@ -115,6 +117,16 @@ def test_a_live_camera_goes_on_with_its_numbers_and_its_time(rig: Rig) -> None:
     assert all(status.media_s is None or status.media_s > 26.9 for status in states)
 
 
+def test_windows_of_an_unknown_kind_are_told_once_it_has_lasted() -> None:
+    familiar = Familiar(2, 1, limit=1.0)  # features of zeros are known, those far from them are not
+    rig = Rig(make_watch=watches(familiar, TroubleConfig(hold_s=1.5)))
+    rig.link.features_of = lambda batch: np.full((len(batch), 2), 9.0, np.float32)
+    rig.assign("gate")
+    causes = ["unfamiliar" in scored.ref.degraded for scored in windows(rig.until_ended("gate"), "gate")]
+    rig.host.close()
+    assert causes == [False] * 2 + [True] * 8  # a window is 0.64 s at 25 a second
+
+
 def test_a_released_camera_says_nothing_more(rig: Rig) -> None:
     source = FakeSource(("frame",) * 32 + ("stall",) + ("frame",) * 128, size=(16, 24))
     rig.assign("gate", source=source)
@@ -172,7 +184,7 @@ def test_calls_that_wait_share_a_batch_and_everybody_gets_his_own() -> None:
     def call(number: int) -> None:
         frames = np.full((number, 16, 16, 24, 3), number * 20, np.uint8)
         frames.flags.writeable = False  # as pages of the object store are
-        answers[number] = host.infer(frames)[0]
+        answers[number] = host.infer(frames).scores
 
     threads = [threading.Thread(target=call, args=(number,)) for number in (1, 2, 3)]
     threads[0].start()
@@ -188,6 +200,25 @@ def test_calls_that_wait_share_a_batch_and_everybody_gets_his_own() -> None:
     assert engine.sizes == [1, 5]
     for number, scores in answers.items():
         assert scores == pytest.approx([number * 20 / 255] * number)
+
+
+def test_a_batch_is_no_larger_than_is_worth_while() -> None:
+    """Where windows run one by one, the first of a large batch would wait for the last."""
+    engine = SlowEngine()
+    engine.good_batch = 4
+    host = EngineHost(engine)
+    threads = [threading.Thread(target=host.infer, args=(np.zeros((2, 16, 16, 24, 3), np.uint8),)) for _ in range(4)]
+    threads[0].start()
+    assert engine.begun.wait(10.0)
+    for thread in threads[1:]:
+        thread.start()
+    with host._changed:
+        assert host._changed.wait_for(lambda: len(host._calls) == 3, 10.0)
+    engine.go.set()
+    for thread in threads:
+        thread.join(10.0)
+    host.close()
+    assert engine.sizes == [2, 4, 2]
 
 
 def test_an_engine_that_fails_fails_its_callers_and_lives_on(tmp_path: Path) -> None:

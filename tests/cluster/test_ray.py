@@ -48,7 +48,6 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SETTINGS: dict[str, Any] = {
     "alarm": {"threshold": 0.1, "min_length_s": 0.5},
     "engine": {"precision": "fp32"},
-    "trouble": {"enabled": False},  # noise is `unfamiliar`, which a cluster does not tell yet (docs/scaling.md)
 }
 
 
