@@ -1,5 +1,8 @@
 """The hosts as Ray actors: thin covers, so that everything worth testing is testable without Ray.
 
+An engine of a GPU is an actor; one that runs on a node's CPUs lives in the process of its cameras, for the way between
+processes made a fifth of their windows' p95 latency (`python -m benchmarks cluster overhead`). Others may ask it, too.
+
 Camera hosts and engines are threaded actors (a blocked call holds a thread), shards are asynchronous ones (calls begin
 in the order of their sender, all work is done by the shard's own thread). None restarts by itself: the supervisor knows
 what a successor must be told.
@@ -20,6 +23,7 @@ from stream_detector.cluster.messages import Item, Resume
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import CameraConfig, Config
 from stream_detector.decide import CameraPlan
+from stream_detector.errors import EngineError
 from stream_detector.familiar import Familiar, watches
 from stream_detector.logs import set_up_logging
 from stream_detector.preprocess import Recipe
@@ -31,13 +35,18 @@ DELIVER_S = 5.0
 ASK_AGAIN_S = 0.25
 ENGINE_CALLS = 64
 HOST_CALLS = 8
+OWN = "own"  # the engine of this process
 REMOTE = 2  # an engine on another node is asked when the own one has so many more batches waiting
 
 
 class RayLink:
-    """`camerahost.Link` over actor handles. Engines and shards may be replaced at any time, from another thread."""
+    """`camerahost.Link` over actor handles. Engines and shards may be replaced at any time, from another thread.
 
-    def __init__(self) -> None:
+    own: the engine of this process, if it has one.
+    """
+
+    def __init__(self, own: EngineHost | None = None) -> None:
+        self._own = own
         self.engines: dict[str, tuple[Any, bool]] = {}
         self.shards: dict[int, Any] = {}
         self.good_batch, self.good_wait_s = 8, 0.01  # until an engine has told
@@ -46,12 +55,14 @@ class RayLink:
     def submit(self, frames: UInt8Array) -> Any:
         """As `Link.submit`; the object store holds the windows until the engine has read them."""
         engines = dict(self.engines)
+        if self._own:
+            engines[OWN] = self._own, True
         if not engines:
             raise Gone("no engine")
         key = min(engines, key=lambda k: (self._waiting.get(k, 0) + (0 if engines[k][1] else REMOTE), k))
         self._waiting[key] = self._waiting.get(key, 0) + 1
         handle = engines[key][0]
-        return key, handle, handle.infer.remote(frames)
+        return key, handle, handle.submit(frames) if key == OWN else handle.infer.remote(frames)
 
     def result(self, ticket: Any) -> EngineOutput:
         """As `Link.result`."""
@@ -59,6 +70,9 @@ class RayLink:
 
         key, handle, ref = ticket
         try:
+            if key == OWN:
+                own: EngineOutput = ref.result()
+                return own
             _await(ref, ENGINE_S, lambda: self.engines.get(key, (None,))[0] is handle)
             answer: EngineOutput = ray.get(ref)
             return answer
@@ -110,12 +124,29 @@ def _gone() -> tuple[type[Exception], ...]:
     )
 
 
-class CameraActor:
-    """A CameraHost on a node."""
+def _load(config: Config, max_wait_s: float = 0.0) -> tuple[EngineHost, dict[str, Any]]:
+    """An engine behind a host, and what there is to tell of it."""
+    from stream_detector.bundle import Bundle
+    from stream_detector.engines import load_engine
 
-    def __init__(self, config: Config, recipe: Recipe, familiar: Familiar | None, shards: int) -> None:
+    engine = load_engine(Bundle.load(config.bundle), config.engine)
+    about = {
+        "engine": f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
+        "good": (min(engine.good_batch, engine.max_batch), engine.good_wait_s),
+    }
+    return EngineHost(engine, max_wait_s), about
+
+
+class CameraActor:
+    """A CameraHost on a node; with the node's engine, if `engine` says so, for others too."""
+
+    def __init__(self, config: Config, recipe: Recipe, familiar: Familiar | None, shards: int, engine: bool) -> None:
         set_up_logging("text", redact, level=logging.WARNING)
-        self._link = RayLink()
+        self._engine: EngineHost | None = None
+        self._about: dict[str, Any] = {}
+        if engine:
+            self._engine, self._about = _load(config)
+        self._link = RayLink(self._engine)
         self._drops = _counter("stream_detector_dropped_windows", "Windows dropped by cause", "cause")
         self._host = CameraHost(
             config,
@@ -151,9 +182,15 @@ class CameraActor:
         for name in cameras:
             self._host.release(name)
 
+    def infer(self, frames: UInt8Array) -> EngineOutput:
+        """See `EngineHost.infer`: asked by hosts of other nodes, when theirs are busy."""
+        if self._engine is None:
+            raise EngineError("this node's engines are actors of their own; ask them")
+        return self._engine.infer(frames)
+
     def beat(self) -> dict[str, Any]:
-        """See `CameraHost.beat`."""
-        return self._host.beat()
+        """See `CameraHost.beat`; and of the engine, what `EngineActor.beat` tells."""
+        return {**self._host.beat(), **self._about}
 
     def close(self) -> None:
         """Stop every camera and deliver what is scored."""
@@ -161,25 +198,19 @@ class CameraActor:
 
 
 class EngineActor:
-    """An engine on a node."""
+    """An engine on a node's GPU."""
 
     def __init__(self, config: Config, max_wait_s: float) -> None:
-        from stream_detector.bundle import Bundle
-        from stream_detector.engines import load_engine
-
         set_up_logging("text", redact, level=logging.WARNING)
-        engine = load_engine(Bundle.load(config.bundle), config.engine)
-        self._name = f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})"
-        self._good = (min(engine.good_batch, engine.max_batch), engine.good_wait_s)
-        self._host = EngineHost(engine, max_wait_s)
+        self._host, self._about = _load(config, max_wait_s)
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """See `EngineHost.infer`. frames: a view of the object store, not a copy, when they come from this node."""
         return self._host.infer(frames)
 
     def beat(self) -> dict[str, Any]:
-        """A sign of life."""
-        return {"engine": self._name, "good": self._good, "windows": self._host.windows, "batches": self._host.batches}
+        """A sign of life, the engine's name, and what batches it is good at: (windows, seconds to wait for them)."""
+        return self._about
 
 
 class ShardActor:

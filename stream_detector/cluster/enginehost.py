@@ -1,8 +1,8 @@
 """An engine that several camera hosts share: what waits while it is busy becomes its next batch, up to `good_batch`.
 
-Callers block in `infer`, each in a thread of its own; one worker thread runs the engine. A camera host sends batches
-whose windows have already waited for each other up to the deadline (`batch.max_wait_ms`); here a batch waits again only
-if `max_wait_s` is given, which pays on a GPU that many hosts share.
+Callers wait in threads of their own, in `infer` or for what `submit` gave them; one worker thread runs the engine.
+A camera host sends batches whose windows have already waited for each other up to the deadline (`batch.max_wait_ms`);
+here a batch waits again only if `max_wait_s` is given, which pays on a GPU that many hosts share.
 """
 
 from __future__ import annotations
@@ -41,9 +41,13 @@ class EngineHost:
         self._thread.start()
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """frames: uint8 (B, 16, H, W, 3), may be read-only.
+        """See `submit`; waits. Raises EngineError."""
+        return self.submit(frames).result()
 
-        The seconds are those of the engine's batches that held these windows. Raises EngineError.
+    def submit(self, frames: UInt8Array) -> Future[EngineOutput]:
+        """frames: uint8 (B, 16, H, W, 3), may be read-only; not to be changed until the answer is there.
+
+        The seconds are those of the engine's batches that held these windows. Raises EngineError, here or later.
         """
         call = _Call(frames, time.monotonic(), Future())
         with self._changed:
@@ -51,7 +55,7 @@ class EngineHost:
                 raise EngineError("the engine is closed")
             self._calls.append(call)
             self._changed.notify_all()
-        return call.answer.result()
+        return call.answer
 
     def close(self) -> None:
         """End the thread and release the device; calls under way fail. Safe to call twice."""

@@ -54,6 +54,11 @@ class _Actor:
     asked_s: float = 0.0
     told: dict[str, Any] | None = None
 
+    @property
+    def good(self) -> tuple[int, float] | None:
+        """What batches it is good at, if it is or has an engine that is ready."""
+        return self.told.get("good") if self.told else None
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterResult:
@@ -196,9 +201,10 @@ class Supervisor:
 
     def _settle(self) -> None:
         """Bring cameras to where they belong, once there is somebody to run them and somebody to score them."""
-        ready = {a.key for a in self._actors.values() if a.told is not None}
+        told = [actor for actor in self._actors.values() if actor.told is not None]
+        ready = {actor.key for actor in told}
         shards = {number for number in range(self.shards) if f"shard-{number}" in ready}
-        if len(shards) < self.shards or not any(key.startswith("engine") for key in ready):
+        if len(shards) < self.shards or not any(actor.good for actor in told):
             return
         if not self._ready:
             self._ready = True
@@ -285,28 +291,30 @@ class Supervisor:
         self._enter("shard", f"shard-{number}", self._home, handle)
 
     def _furnish(self, node: Node) -> None:
-        """An engine for every GPU, or one for the CPUs, and a camera host; what is there already stays."""
-        for gpu in range(int(node.gpus) or 1):
+        """A camera host, and an engine for every GPU; without one, the host has its own. What is there stays."""
+        for gpu in range(int(node.gpus)):
             if f"engine-{node.id}-{gpu}" not in self._actors:
                 self._start_engine(node, gpu)
         if f"host-{node.id}" not in self._actors:
-            actor = self.ray.remote(CameraActor).options(
-                **self._options(node.id, num_cpus=0, max_concurrency=HOST_CALLS)
-            )
-            handle = actor.remote(self.config, self.bundle.recipe, self.bundle.build_familiar(), self.shards)
-            self._enter("host", f"host-{node.id}", node.id, handle)
+            self._start_host(node)
+
+    def _start_host(self, node: Node) -> None:
+        config, share = self.config, {"num_cpus": 0, "max_concurrency": HOST_CALLS}
+        engine = int(node.gpus) == 0
+        if engine:
+            share = {"num_cpus": min(1, int(node.cpus)), "max_concurrency": HOST_CALLS + ENGINE_CALLS}
+            threads = config.engine.threads or max(1, int(node.cpus))
+            config = config.model_copy(update={"engine": config.engine.model_copy(update={"threads": threads})})
+        actor = self.ray.remote(CameraActor).options(**self._options(node.id, **share))
+        recipe, familiar = self.bundle.recipe, self.bundle.build_familiar()
+        handle = actor.remote(config, recipe, familiar, self.shards, engine)
+        self._enter("host", f"host-{node.id}", node.id, handle)
 
     def _start_engine(self, node: Node, gpu: int) -> None:
-        share: dict[str, Any] = {"num_cpus": min(1, int(node.cpus))}
-        config = self.config
-        if node.gpus:
-            share = {"num_gpus": 1, "num_cpus": 0}
-        elif not config.engine.threads:
-            engine = config.engine.model_copy(update={"threads": max(1, int(node.cpus))})
-            config = config.model_copy(update={"engine": engine})
-        wait_s = (config.batch.max_wait_ms or 5.0) / 1e3 if node.gpus and len(self._nodes) > 1 else 0.0
-        actor = self.ray.remote(EngineActor).options(**self._options(node.id, max_concurrency=ENGINE_CALLS, **share))
-        self._enter("engine", f"engine-{node.id}-{gpu}", node.id, actor.remote(config, wait_s))
+        wait_s = (self.config.batch.max_wait_ms or 5.0) / 1e3 if len(self._nodes) > 1 else 0.0
+        share = {"num_gpus": 1, "num_cpus": 0, "max_concurrency": ENGINE_CALLS}
+        actor = self.ray.remote(EngineActor).options(**self._options(node.id, **share))
+        self._enter("engine", f"engine-{node.id}-{gpu}", node.id, actor.remote(self.config, wait_s))
 
     def _died(self, actor: _Actor, why: str) -> None:
         now_s = time.monotonic() - self._began_s
@@ -335,12 +343,12 @@ class Supervisor:
         self._wirings += 1
         self._wired_s = time.monotonic()
         ready = [actor for actor in self._actors.values() if actor.told is not None]
-        goods = [actor.told["good"] for actor in ready if actor.kind == "engine" and actor.told]
-        good = max(goods, default=(8, 0.01))
+        scoring = [actor for actor in ready if actor.good]
+        good = max((actor.good for actor in scoring if actor.good), default=(8, 0.01))
         shards = {int(actor.key[6:]): actor.handle for actor in ready if actor.kind == "shard"}
         for host in ready:
             if host.kind == "host":
-                engines = {a.key: (a.handle, a.node == host.node) for a in ready if a.kind == "engine"}
+                engines = {a.key: (a.handle, a.node == host.node) for a in scoring if a is not host}
                 host.handle.wire.remote(self._wirings, engines, shards, good)
 
     def _finish(self, reason: EndReason) -> tuple[int, int]:
