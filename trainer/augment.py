@@ -52,13 +52,21 @@ def augment(
 ) -> UInt8Array:
     """A changed window around `start`. frames: uint8 (n, S, S, 3) RGB.  Returns uint8 (16, size, size, 3) RGB."""
     a = settings or Augmentation()
+    return spoil(take(frames, start, size, rng, a), rng, a)
+
+
+def take(frames: UInt8Array, start: int, size: int, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
+    """The first half of `augment`, what the window shows: time and crop. uint8 (16, size, size, 3) RGB."""
     draw = rng.random()
     rate = 0.5 if draw < a.p_skip else 2.0 if draw < a.p_skip + a.p_double else 1.0
     span = int((WINDOW_FRAMES - 1) / rate) + 1
     first = start + int(rng.integers(-a.jitter_frames, a.jitter_frames + 1)) - (span - WINDOW_FRAMES) // 2
     first = max(0, min(first, len(frames) - span))
-    window = frames[frame_indices(first, len(frames), rate)]
-    window = _crop(window, size, rng, a)
+    return _crop(frames[frame_indices(first, len(frames), rate)], size, rng, a)
+
+
+def spoil(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
+    """The second half, how it is shown: flip, light, low resolution, blur, noise, JPEG. uint8 (16, s, s, 3) RGB."""
     if rng.random() < 0.5:
         window = window[:, :, ::-1]
     window = _light(window, rng, a)
@@ -68,6 +76,11 @@ def augment(
 def plain(frames: UInt8Array, start: int, size: int) -> UInt8Array:
     """The unchanged window, as the running detector sees it: uint8 (16, size, size, 3)."""
     window = frames[frame_indices(start, len(frames), 1.0)]
+    return shrink(window, size)
+
+
+def shrink(window: UInt8Array, size: int) -> UInt8Array:
+    """Every frame stretched to uint8 (16, size, size, 3)."""
     return np.stack([_resize(frame, size) for frame in window])
 
 
@@ -81,8 +94,7 @@ def _crop(window: UInt8Array, size: int, rng: np.random.Generator, a: Augmentati
         width = min(side, max(16, round(side * (area / ratio) ** 0.5)))
     top = int(rng.integers(0, side - height + 1))
     left = int(rng.integers(0, side - width + 1))
-    part = window[:, top : top + height, left : left + width]
-    return np.stack([_resize(frame, size) for frame in part])
+    return shrink(window[:, top : top + height, left : left + width], size)
 
 
 def _light(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> UInt8Array:

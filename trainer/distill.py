@@ -27,21 +27,15 @@ from typing import Any
 import cv2
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from stream_detector.backbones.i3d import load_i3d
 from stream_detector.bundle import Bundle
 from stream_detector.errors import DataError
 from stream_detector.preprocess import normalise, recipe_named
-from trainer import extras
-from trainer.clips import clips_key, load_clips, pack_clips, read_frames, read_index
-from trainer.compiled import compiled_teacher
-from trainer.pool import Drawn, Pack, Pool
+from trainer.material import make_pool
+from trainer.pool import Drawn, Pool
 from trainer.student import LossWeights, Student, inherit_stem, student_loss
-from trainer.teacher import Targets, answer, plan
-
-CLIP_LIMIT = 150  # frames of a clip that are packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +59,7 @@ class TrainConfig:
     train_stem: bool = False
     seed: int = 0
     start_from: str = ""
+    label_weight: float = 1.0
 
     def size_at(self, step: int) -> int:
         """Pixels a side at a step."""
@@ -90,7 +85,7 @@ class Run:
         self, config: TrainConfig, pool: Pool, folder: Path, device: str, teacher: Path | None, replicas: int = 1
     ) -> None:
         self.config, self.pool, self.folder, self.device = config, pool, Path(folder), device
-        self.recipe, self.weights = recipe_named(config.recipe), LossWeights()
+        self.recipe, self.weights = recipe_named(config.recipe), LossWeights(labels=config.label_weight)
         torch.manual_seed(config.seed)
         self.student = Student(config.arch)
         if teacher is not None:
@@ -260,41 +255,6 @@ def use_threads(threads: int = 0) -> None:
         torch.set_num_threads(threads)
 
 
-def make_pool(args: argparse.Namespace, console: Console) -> Pool:
-    """Pack, ask the teacher, render: whatever of it is not in the cache yet."""
-    root, cache = Path(args.clips), Path(args.cache)
-    clips = read_index(root)
-    with Progress(console=console) as progress:
-        _show(progress, "pack clips", pack_clips(clips, root, cache, limit=CLIP_LIMIT))
-        frames, packed = load_clips(cache)
-        lengths = [int(m["frames"]) for m in frames.meta]
-        jobs = plan(packed, lengths, per_clip=args.teacher_per_clip, per_set=args.teacher_windows, seed=args.seed)
-        key = f"i3d/{args.teacher_size}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
-        targets = Targets(cache / f"teacher-{args.teacher_size}", jobs, key)
-        if not args.skip_teacher and not targets.done.all():
-            source = lambda item: read_frames(root / packed[item].path, args.teacher_size, limit=CLIP_LIMIT)  # noqa: E731
-            network = load_i3d(args.teacher)
-            quick = None if args.device.startswith("cuda") else compiled_teacher(network, args.teacher_size)
-            _show(progress, "teacher", answer(quick or network, targets, source, device=args.device))
-        packs = [Pack(frames, packed, targets)]
-        if args.normal_videos:
-            _show(progress, "quiet camera", extras.pack_normal(args.normal_videos, cache))
-            packs.append(Pack(*load_clips(cache, "long_normal")))
-        if args.rendered:
-            if not (args.keep_rendered and (cache / "rendered.json").exists()):
-                scenes = extras.RenderPlan(args.rendered, args.rendered // 2)
-                _show(progress, "render", extras.pack_rendered(scenes, cache))
-            packs.append(Pack(*load_clips(cache, "rendered")))
-    return Pool(packs, seed=args.seed)
-
-
-def _show(progress: Progress, name: str, work: Iterator[tuple[int, int]]) -> None:
-    task = progress.add_task(name, total=None)
-    for done, total in work:
-        progress.update(task, completed=done, total=total)
-    progress.update(task, total=1, completed=1)
-
-
 def parse_sizes(text: str) -> tuple[tuple[int, float], ...]:
     """'64:0.5,112:0.5' → ((64, 0.5), (112, 0.5)). Raises argparse's error otherwise."""
     try:
@@ -330,6 +290,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--teacher-size", type=int, default=160, help="pixels a side that the teacher sees")
     parser.add_argument("--teacher-windows", type=int, default=250, help="at most so many windows of each set")
     parser.add_argument("--teacher-per-clip", type=int, default=2, help="and of each clip")
+    parser.add_argument("--views", action="store_true", help="learn from thousands of crops, each shown to the teacher")
+    parser.add_argument("--label-weight", type=float, default=TrainConfig().label_weight, help="of labels in the loss")
     parser.add_argument("--skip-teacher", action="store_true", help="train with the teacher's answers found so far")
     parser.set_defaults(main=main)
 
@@ -346,6 +308,7 @@ def main(args: argparse.Namespace) -> int:
         seed=args.seed,
         sizes=args.sizes,
         start_from=args.start_from or "",
+        label_weight=args.label_weight,
     )
     run = Run(config, pool, args.run, args.device, args.teacher, args.replicas)
     console.print(f"{'resumed at' if run.resume() else 'start at'} step {run.step} of {config.steps}; {pool.counts()}")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from stream_detector.errors import DataError
-from stream_detector.types import WINDOW_FRAMES
-from trainer.augment import Augmentation, augment
+from stream_detector.types import WINDOW_FRAMES, Float32Array
+from trainer.augment import Augmentation, augment, shrink, spoil
 from trainer.clips import Clip, PackedFrames
 from trainer.teacher import Targets
 
@@ -37,11 +37,17 @@ ANSWERED_SHARE = 0.6  # draws among the clips that the teacher has answered abou
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One packed file. clips: what its items are.  targets: the teacher's answers about it, if any."""
+    """One packed file. clips: what its items are.  targets: the teacher's answers about it, if any.
+
+    views: each item is one window whose time and crop are settled (`trainer.views`).  labels: (n,) of each item, in
+    [0, 1], where they are better known than by the clips' labels.
+    """
 
     frames: PackedFrames
     clips: tuple[Clip, ...]
     targets: Targets | None = None
+    views: bool = False
+    labels: Float32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +142,11 @@ class Pool:
                 start, known[k] = pack.targets.jobs[row].start, True
                 features[k] = torch.from_numpy(np.array(pack.targets.features[row]))
                 logits[k] = torch.from_numpy(np.array(pack.targets.logits[row]))
-            windows[k] = augment(frames, start, size, rng, self.augmentation)
-            labels[k] = float(abnormal)
+            if pack.views:
+                windows[k] = spoil(shrink(frames, size), rng, self.augmentation)
+            else:
+                windows[k] = augment(frames, start, size, rng, self.augmentation)
+            labels[k] = float(abnormal if pack.labels is None else pack.labels[place.item])
         return Drawn(torch.from_numpy(windows), labels, known, features, logits)
 
     def _draw(self, rng: np.random.Generator) -> tuple[_Place, bool]:

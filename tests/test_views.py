@@ -1,0 +1,96 @@
+"""Views: settled before the teacher looks, from training clips alone, labelled by somebody who never saw them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM
+from stream_detector.types import UInt8Array
+from trainer.augment import Augmentation, augment, shrink, spoil, take
+from trainer.clips import Clip, PackedFrames, load_clips
+from trainer.pool import Pack, Pool
+from trainer.teacher import Job, Targets
+from trainer.views import ViewPlan, pack_views, soft_labels
+
+SIZE = 40
+STILL = Augmentation(p_light=0, p_grey=0, p_low=0, p_blur=0, p_noise=0, p_jpeg=0)
+
+
+def _clip(number: int, abnormal: bool, split: str = "train") -> Clip:
+    return Clip(f"{number}.mp4", "streets", abnormal, "c", f"group {number}", split, 25.0)
+
+
+def _frames(number: int) -> UInt8Array:
+    return np.random.default_rng(number).integers(0, 256, (30, 48, 48, 3), dtype=np.uint8)
+
+
+@pytest.fixture()
+def views(tmp_path: Path) -> tuple[PackedFrames, tuple[Clip, ...]]:
+    clips = [_clip(0, False), _clip(1, True), _clip(2, False, "val")]
+    plan = ViewPlan({"streets": 3})
+    assert list(pack_views([(clips, _frames)], tmp_path / "views.u8", size=SIZE, plan=plan)) == [(2, 2)]
+    assert list(pack_views([(clips, _frames)], tmp_path / "views.u8", size=SIZE, plan=plan)) == []  # it is there
+    return load_clips(tmp_path, "views")
+
+
+def test_a_view_is_one_window_of_a_training_clip(views: tuple[PackedFrames, tuple[Clip, ...]]) -> None:
+    packed, clips = views
+    assert [clip.path for clip in clips] == ["0.mp4"] * 3 + ["1.mp4"] * 3
+    assert all(packed.frames(k).shape == (16, SIZE, SIZE, 3) for k in range(6))
+    assert not np.array_equal(packed.frames(0), packed.frames(1))
+
+
+def test_another_plan_draws_anew(tmp_path: Path) -> None:
+    path, clips = tmp_path / "views.u8", [_clip(0, False)]
+    for seed in (0, 0, 1):
+        list(pack_views([(clips, _frames)], path, size=SIZE, plan=ViewPlan({}, default=1, seed=seed)))
+        if seed == 0:
+            first = PackedFrames(path).frames(0).copy()
+    assert not np.array_equal(first, PackedFrames(path).frames(0))
+
+
+def test_augmenting_is_taking_and_then_spoiling() -> None:
+    a = Augmentation()
+    both = np.random.default_rng(4)
+    halves = spoil(take(_frames(0), 3, SIZE, both, a), both, a)
+    assert np.array_equal(augment(_frames(0), 3, SIZE, np.random.default_rng(4), a), halves)
+
+
+def test_a_batch_shows_the_very_part_that_the_teacher_saw(
+    views: tuple[PackedFrames, tuple[Clip, ...]], tmp_path: Path
+) -> None:
+    packed, clips = views
+    targets = Targets(tmp_path / "teacher", [Job(k, 0) for k in range(6)], "k")
+    told = torch.arange(6.0)[:, None]
+    targets.put(range(6), told.expand(6, FEATURE_DIM), torch.zeros(6, CLASSES))
+    labels = np.linspace(0, 1, 6, dtype=np.float32)
+    pool = Pool([Pack(packed, clips, targets, True, labels)], seed=0, augmentation=STILL)
+    drawn = pool.batch(0, 12, 32)
+    assert bool(drawn.known.all())
+    for window, feature, label in zip(drawn.windows.numpy(), drawn.features[:, 0], drawn.labels, strict=True):
+        seen = shrink(packed.frames(int(feature)), 32)
+        assert np.array_equal(window, seen) or np.array_equal(window, seen[:, :, ::-1])
+        assert float(label) == pytest.approx(float(labels[int(feature)]))
+
+
+def test_labels_of_views_come_from_a_regression_that_never_saw_the_clip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    clips = [_clip(n, n % 2 == 1) for n in range(40) for _ in range(3)]
+    odd = clips[9].path  # its label says abnormal, its features say normal
+    features = rng.normal(size=(120, FEATURE_DIM)).astype(np.float32)
+    for row, clip in enumerate(clips):
+        features[row, :50] += 2.0 * (clip.abnormal and clip.path != odd)
+    targets = Targets(tmp_path, [Job(k, 0) for k in range(120)], "k")
+    targets.put(range(120), torch.from_numpy(features), torch.zeros(120, CLASSES))
+    soft = soft_labels(targets, clips, {})
+    abnormal = np.array([clip.abnormal and clip.path != odd for clip in clips])
+    doubted = np.array([clip.path == odd for clip in clips])
+    assert soft[abnormal].min() > 0.7 and soft[~abnormal & ~doubted].max() < 0.3
+    assert 0.45 < soft[doubted].max() < 0.65  # half the label, and next to nothing from the regression
+    assert np.array_equal(
+        soft_labels(targets, clips, {}, trust=0.0), np.array([float(c.abnormal) for c in clips], "f4")
+    )

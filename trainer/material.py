@@ -1,0 +1,76 @@
+"""What `distill` trains on, made once and kept in its cache: packed clips, other footage, the teacher's answers.
+
+    clips ──pack──▶ clips.u8 ──▶ teacher (plain windows) ─────────────────────────────────────┐
+    quiet camera, rendered scenes ──pack──▶ ….u8 ──views: one more camera──▶ teacher (views) ──┴──▶ Pool
+
+Stopped at any point, the next call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from stream_detector.backbones.i3d import load_i3d
+from trainer import extras
+from trainer.clips import clips_key, load_clips, pack_clips, read_frames, read_index
+from trainer.compiled import compiled_teacher
+from trainer.pool import SHARES, Pack, Pool
+from trainer.teacher import FrameSource, Job, Targets, answer, plan
+from trainer.views import pack_views, soft_labels
+
+CLIP_LIMIT = 150  # frames of a clip that are packed
+VIEWED_SIZE = 240  # pixels a side of the pictures that views are cut from
+
+
+def make_pool(args: argparse.Namespace, console: Console) -> Pool:
+    """Pack, ask the teacher, render: whatever of it is not in the cache yet."""
+    root, cache = Path(args.clips), Path(args.cache)
+    clips = read_index(root)
+    with Progress(console=console) as progress:
+        _show(progress, "pack clips", pack_clips(clips, root, cache, limit=CLIP_LIMIT))
+        frames, packed = load_clips(cache)
+        lengths = [int(m["frames"]) for m in frames.meta]
+        jobs = plan(packed, lengths, per_clip=args.teacher_per_clip, per_set=args.teacher_windows, seed=args.seed)
+        packs = [Pack(frames, packed)]
+        if args.normal_videos:
+            _show(progress, "quiet camera", extras.pack_normal(args.normal_videos, cache))
+            packs.append(Pack(*load_clips(cache, "long_normal")))
+        if args.rendered:
+            if not (args.keep_rendered and (cache / "rendered.json").exists()):
+                scenes = extras.RenderPlan(args.rendered, args.rendered // 2)
+                _show(progress, "render", extras.pack_rendered(scenes, cache))
+            packs.append(Pack(*load_clips(cache, "rendered")))
+        key = f"i3d/{args.teacher_size}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
+        targets = Targets(cache / f"teacher-{args.teacher_size}", jobs, key)
+        decoded = lambda item: read_frames(root / packed[item].path, args.teacher_size, limit=CLIP_LIMIT)  # noqa: E731
+        _ask(progress, "teacher", targets, decoded, args)
+        packs[0] = Pack(frames, packed, targets)
+        if not args.views:
+            return Pool(packs, seed=args.seed)
+        native = lambda item: read_frames(root / packed[item].path, VIEWED_SIZE, limit=CLIP_LIMIT)  # noqa: E731
+        sources = [(packed, native), *((pack.clips, pack.frames.frames) for pack in packs[1:])]
+        _show(progress, "views", pack_views(sources, cache / "views.u8", size=args.teacher_size))
+        views, seen = load_clips(cache, "views")
+        targets = Targets(cache / "teacher-views", [Job(item, 0) for item in range(len(seen))], f"i3d/{views.key}")
+        _ask(progress, "teacher, views", targets, views.frames, args)
+    return Pool([Pack(views, seen, targets, True, soft_labels(targets, seen, SHARES))], seed=args.seed)
+
+
+def _ask(progress: Progress, name: str, targets: Targets, source: FrameSource, args: argparse.Namespace) -> None:
+    if args.skip_teacher or targets.done.all():
+        return
+    network = load_i3d(args.teacher)
+    quick = None if args.device.startswith("cuda") else compiled_teacher(network, args.teacher_size)
+    _show(progress, name, answer(quick or network, targets, source, batch=8, device=args.device))
+
+
+def _show(progress: Progress, name: str, work: Iterator[tuple[int, int]]) -> None:
+    task = progress.add_task(name, total=None)
+    for done, total in work:
+        progress.update(task, completed=done, total=total)
+    progress.update(task, total=1, completed=1)

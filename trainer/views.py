@@ -1,0 +1,127 @@
+"""Views: pieces of clips as one more camera might have seen them, each of which the teacher is asked about.
+
+    clips, rendered, quiet ──pack_views──▶ views.u8 (one window an item) ──answer──▶ targets ──soft_labels──▶ Pack
+
+A teacher that has seen the whole clip says little about a corner of it at half the speed. So time and crop are settled
+here, before the teacher looks ("consistent teaching": Beyer et al., "Knowledge distillation: a good teacher is patient
+and consistent", CVPR 2022); light, blur and noise come afterwards, for the student alone, who learns to see past them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stream_detector.types import Float32Array, UInt8Array
+from trainer.augment import Augmentation, take
+from trainer.clips import Clip, PackedFrames, PackWriter
+from trainer.fit import Bag, HeadConfig, calibrate, fit_head
+from trainer.teacher import Targets
+
+Frames = Callable[[int], UInt8Array]
+REGRESSION = HeadConfig((), decay=1.0, dropout=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPlan:
+    """How many views a clip gives, by set: small sets more.
+
+    taken: how time and crop are drawn; a smaller part of the picture than in training without views, because the
+    teacher is asked about that very part.
+    """
+
+    per_clip: Mapping[str, int]
+    default: int = 4
+    seed: int = 0
+    taken: Augmentation = field(default_factory=lambda: Augmentation(p_crop=0.75, min_area=0.35))
+
+    def count(self, clip: Clip) -> int:
+        """Views of one clip; none of those that are not for training."""
+        return self.per_clip.get(clip.set, self.default) if clip.split == "train" else 0
+
+
+PLAN = ViewPlan(
+    {
+        "cctv_fights": 13,
+        "cctv_crashes": 16,
+        "hockey_fights": 2,
+        "ucf101": 8,
+        "arid_dark": 6,
+        "intel_samples": 40,
+        "rendered": 4,
+        "long_normal": 4,
+    }
+)
+
+
+def pack_views(
+    sources: Sequence[tuple[Sequence[Clip], Frames]], path: Path, *, size: int, plan: ViewPlan = PLAN, workers: int = 2
+) -> Iterator[tuple[int, int]]:
+    """Draw the views once into `path`; yields (clips done, all). Nothing to do if it is there.
+
+    sources: clips, and what gives the frames of the i-th: uint8 (n, S, S, 3) RGB.  size: pixels a side of a view.
+    """
+    wanted = [(part, i, clip) for part, (clips, _) in enumerate(sources) for i, clip in enumerate(clips)]
+    wanted = [entry for entry in wanted if plan.count(entry[2])]
+    text = json.dumps([size, asdict(plan), [asdict(clip) for _, _, clip in wanted]])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if path.with_suffix(".json").exists() and PackedFrames(path).key == key:
+        return
+
+    def draw(entry: tuple[int, int, Clip]) -> list[UInt8Array]:
+        part, i, clip = entry
+        frames = sources[part][1](i)
+        found = []
+        for number in range(plan.count(clip)):
+            rng = np.random.default_rng([plan.seed, part, i, number])
+            start = int(rng.integers(0, max(1, len(frames) - 15)))
+            found.append(take(frames, start, size, rng, plan.taken))
+        return found
+
+    writer = PackWriter(path, size)
+    with ThreadPoolExecutor(workers) as threads:
+        for first in range(0, len(wanted), 64):  # a few at a time: all views together do not fit into memory
+            block = wanted[first : first + 64]
+            for (_, _, clip), views in zip(block, threads.map(draw, block), strict=True):
+                for view in views:
+                    writer.add(view, asdict(clip))
+            yield min(first + 64, len(wanted)), len(wanted)
+    writer.close(key)
+
+
+def soft_labels(
+    targets: Targets, clips: Sequence[Clip], shares: Mapping[str, float], *, folds: int = 5, trust: float = 0.5
+) -> Float32Array:
+    """(n,) for each view the probability that it shows what its clip is labelled with, as a regression would say.
+
+    A label is one a clip; a view of it may show the pavement beside the fight. The regression is on the teacher's
+    features and never saw the groups of clips that it speaks about (`folds`).  trust: weight of its word; the rest is
+    the clip's label.  clips: one a view, as in the pack.
+    """
+    names = [clip.group or clip.path for clip in clips]
+    places: dict[str, list[int]] = {}
+    for row, clip in enumerate(clips):
+        places.setdefault(clip.path, []).append(row)
+    by_clip = list(places.values())
+    fold_of = [int(hashlib.sha256(names[rows[0]].encode()).hexdigest(), 16) % folds for rows in by_clip]
+    bags = [Bag(np.array(targets.features[rows]), clips[rows[0]].set, clips[rows[0]].abnormal) for rows in by_clip]
+    labels = np.array([float(clip.abnormal) for clip in clips], dtype=np.float32)
+    result = labels.copy()
+    for fold in range(folds):
+        known = [bag for bag, f in zip(bags, fold_of, strict=True) if f != fold]
+        told = [(bag, rows) for bag, rows, f in zip(bags, by_clip, fold_of, strict=True) if f == fold]
+        if len({bag.abnormal for bag in known}) < 2 or len({bag.abnormal for bag, _ in told}) < 2:
+            continue
+        head = fit_head(known, REGRESSION, shares)
+        calibrate(head, [bag for bag, _ in told], shares)
+        for bag, rows in told:
+            said = head(torch.from_numpy(bag.features)).numpy()
+            result[rows] = trust * said + (1 - trust) * labels[rows]
+    return result
