@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from capture_rig import rigs  # noqa: F401 - a fixture
 from event_bench import Bench, MakeBench
 
 
