@@ -37,7 +37,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"that looks at {manifest['preprocess']['frames']} frames of {manifest['preprocess']['size'][0]}×"
         f"{manifest['preprocess']['size'][1]} pixels (recipe `{manifest['preprocess']['recipe']}`), with a head of "
         f"widths {manifest['head']['dims']} that gives the probability that something violent or sudden happens. "
-        f"Its first layer was taken from its teacher, all others began at random. Created {manifest['created']}.",
+        f"Its first layer was taken from its teacher, {_beginning(training)}. Created {manifest['created']}.",
         "",
         "## Data",
         "",
@@ -52,14 +52,14 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "## Method",
         "",
         f"Distillation from {training['teacher']}, seen at {training['teacher_size']} pixels: "
-        f"{training.get('teacher_windows', 0)} windows of the train split (features by smooth L1 and cosine, class "
-        f"probabilities by Kullback-Leibler divergence), mixed in every step with binary cross entropy on the "
-        f"clips' labels and with surveillance-like augmentation. "
+        f"{_shown(training)} of the train split (features by smooth L1 and cosine, class "
+        f"probabilities by Kullback-Leibler divergence), mixed in every step with binary cross entropy on "
+        f"{_labels(training)} and with surveillance-like augmentation. "
         f"{training['steps_done']} steps of {training['batch']} windows at "
         + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
         + f"; {_averaged(training)}{training['steps_skipped_not_finite']} steps skipped (gradient not finite); "
         f"{training['training_seconds'] / 60:.0f} minutes of training ({training['machine']}). "
-        f"Then a head on frozen features (hidden {training['head']['hidden']}, L2 {training['head']['decay']}, chosen "
+        f"Then a head on frozen features (hidden {training['head']['hidden']}, L2 {training['head']['decay']}{_space(training['head'])}, chosen "
         f"on val among {len(results['heads_tried'])}), Platt scaling on val.",
         "",
         *(line for note in training.get("notes", []) for line in (note, "")),
@@ -94,7 +94,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "",
         "## Make it again",
         "",
-        "    python -m trainer distill --clips CLIPS --teacher I3D_ARCHIVE --normal-videos QUIET --rendered 30",
+        *_distill_command(training),
         *_average_command(training),
         "    python -m trainer embed --clips CLIPS --out BUNDLE --card CARD.md --check-scenes 20",
         *(
@@ -113,6 +113,49 @@ def write_card(bundle: Bundle, path: Path) -> None:
     """Render the card of a bundle into a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render_card(bundle.manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+
+
+def _beginning(training: Mapping[str, Any]) -> str:
+    start = training.get("start_from")
+    return f"all others began as those of an earlier model (`{start}`)" if start else "all others began at random"
+
+
+def _shown(training: Mapping[str, Any]) -> str:
+    views = training.get("teacher_views")
+    if not views:
+        return f"{training.get('teacher_windows', 0)} windows"
+    return f"{views} views (crops of windows at half, one or two times their speed, each shown to the teacher as well)"
+
+
+def _labels(training: Mapping[str, Any]) -> str:
+    weight = training.get("label_weight", 1.0)
+    weighted = "" if weight == 1.0 else f" (weight {weight:g})"
+    if not training.get("teacher_views"):
+        return f"the clips' labels{weighted}"
+    return f"labels{weighted} that are half the clip's, half those of a regression on the teacher's features of other clips"
+
+
+def _space(head: Mapping[str, Any]) -> str:
+    told = {
+        "teacher": ", fitted on the teacher's features as the network tells them",
+        "classes": ", fitted on the 400 action classes as the network tells them",
+        "mean": ", the mean of three: fitted on its own features, on the teacher's and on the 400 action classes as "
+        "the network tells them",
+    }
+    return told.get(head.get("space", "features"), "")
+
+
+def _distill_command(training: Mapping[str, Any]) -> list[str]:
+    lines = ["    python -m trainer distill --clips CLIPS --teacher I3D_ARCHIVE --normal-videos QUIET --rendered 30"]
+    if training.get("teacher_views"):
+        sizes = ",".join(f"{size}:{share:g}" for size, share in training["sizes"])
+        lines[0] += " \\"
+        lines.append(
+            f"        --views --label-weight {training['label_weight']:g} --steps {training['steps']} "
+            f"--batch {training['batch']} --rate {training['rate']:g} --sizes {sizes}"
+            + (f" --start-from {training['start_from']}" if training.get("start_from") else "")
+        )
+    return lines
 
 
 def _average_command(training: Mapping[str, Any]) -> list[str]:

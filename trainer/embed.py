@@ -34,14 +34,21 @@ from trainer.augment import plain
 from trainer.card import write_card
 from trainer.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
 from trainer.distill import use_threads
-from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
+from trainer.fit import Bag, HeadConfig, calibrate, clip_scores
 from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
+from trainer.spaces import Maps, fit_in_space, maps_of
 from trainer.student import Student
 from trainer.teacher import Targets
 from trainer.threshold import choose_smoothing
 
-HEADS = tuple(HeadConfig(hidden, decay) for hidden in ((), (32,)) for decay in (0.003, 0.03, 0.3))
+HEADS = (
+    *(HeadConfig(decay=decay) for decay in (0.03, 0.3, 1.0)),
+    *(HeadConfig(decay=decay, space="teacher") for decay in (0.3, 1.0, 3.0)),
+    *(HeadConfig(decay=decay, space="classes") for decay in (0.1, 0.3, 1.0)),
+    *(HeadConfig(decay=decay, space="mean") for decay in (0.3, 1.0)),
+    HeadConfig((32,), 0.3),
+)
 SCENES = ("scenes-calibrate", "scenes-check")
 TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
 MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fights": 0.2}  # for choosing on val
@@ -89,15 +96,18 @@ def _some(frames: PackedFrames, item: int, limit: int) -> list[int]:
     return [starts[round(k * (len(starts) - 1) / max(1, limit - 1))] for k in range(limit)]
 
 
-def choose_head(train: Sequence[Bag], val: Sequence[Bag]) -> tuple[Head, HeadConfig, list[dict[str, Any]]]:
+def choose_head(train: Sequence[Bag], val: Sequence[Bag], maps: Maps) -> tuple[Head, HeadConfig, list[dict[str, Any]]]:
     """The head with the best mean of the per-set and pooled AUC on `val`; also the table of all that were tried."""
     tried: list[tuple[float, Head, HeadConfig]] = []
     for config in HEADS:
-        head = fit_head(train, config, SHARES)
+        head = fit_in_space(train, config, SHARES, maps)
         table = clip_aucs(clip_scores(head, val), [b.set for b in val], [b.abnormal for b in val])
         tried.append((float(np.mean([row["value"] for row in table.values()])), head, config))
     best = max(tried, key=lambda entry: entry[0])
-    report = [{"hidden": list(c.hidden), "decay": c.decay, "mean_auc": round(score, 4)} for score, _, c in tried]
+    report = [
+        {"hidden": list(c.hidden), "decay": c.decay, "space": c.space, "mean_auc": round(score, 4)}
+        for score, _, c in tried
+    ]
     return best[1], best[2], report
 
 
@@ -150,13 +160,16 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         if (cache / f"{name}.json").exists():
             train += bags(name, "train")[0]
     console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
-    head, chosen, tried = choose_head(train, val)
+    maps = maps_of(student.cpu().eval().requires_grad_(False))
+    head, chosen, tried = choose_head(train, val, maps)
     calibrate(head, val, MEASURED_SHARES)
     scores = clip_scores(head, val)
     results: dict[str, Any] = {
         "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
         "heads_tried": tried,
-        "leave_one_set_out_head_only": leave_one_set_out([*train, *val], chosen, SHARES),
+        "leave_one_set_out_head_only": leave_one_set_out(
+            [*train, *val], lambda bags: fit_in_space(bags, chosen, SHARES, maps)
+        ),
         "mean_score": _mean_scores(scores, val),
     }
     targets_dir = cache / f"teacher-{args.teacher_size}"
@@ -189,6 +202,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     results["curve"] = _curve(Path(args.run) / "log.jsonl")
     training = {
         **{key: state["config"][key] for key in ("arch", "recipe", "steps", "batch", "rate", "decay", "sizes", "seed")},
+        "start_from": state["config"].get("start_from", ""),
+        "label_weight": state["config"].get("label_weight", 1.0),
         "machine": torch.cuda.get_device_name()
         if args.device.startswith("cuda")
         else f"{os.cpu_count()} CPU cores, shared",
@@ -207,6 +222,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         targets = Targets.open(targets_dir)
         rows = [k for k, job in enumerate(targets.jobs) if targets.done[k] and clips[job.item].split == "train"]
         training["teacher_windows"] = len(rows)
+    if (cache / "teacher-views").exists():
+        training["teacher_views"] = int(Targets.open(cache / "teacher-views").done.sum())
     parts = {
         "name": args.name,
         "backbone": {"arch": state["config"]["arch"]},

@@ -33,10 +33,14 @@ class Bag:
 
 @dataclass(frozen=True, slots=True)
 class HeadConfig:
-    """hidden: widths between the features and the score, () is a logistic regression.  decay: L2 factor."""
+    """hidden: widths between the features and the score, () is a logistic regression.  decay: L2 factor.
+
+    space: where it is fitted, see `trainer.spaces`.
+    """
 
     hidden: tuple[int, ...] = ()
     decay: float = 0.03
+    space: str = "features"
     steps: int = 300
     rate: float = 0.01
     dropout: float = 0.4

@@ -7,13 +7,14 @@ gives them. Intervals are 95 % percentiles of a bootstrap over clips, drawn with
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.head import Head
 from stream_detector.types import WINDOW_FRAMES, Float32Array
 from trainer.clips import Clip
 from trainer.fit import Bag, HeadConfig, clip_scores, fit_head
@@ -75,8 +76,8 @@ def teacher_probe(clips: Sequence[Clip], targets: Targets, shares: Mapping[str, 
     return clip_aucs(scores, [b.set for b in bags["val"]], [b.abnormal for b in bags["val"]])
 
 
-def leave_one_set_out(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float]) -> dict[str, Any]:
-    """For every set with both labels: AUC on all of it of a head that was fitted on all the other sets.
+def leave_one_set_out(bags: Sequence[Bag], fit: Callable[[Sequence[Bag]], Head]) -> dict[str, Any]:
+    """For every set with both labels: AUC on all of it of a head that `fit` made of all the other sets.
 
     Only the head is left in the dark: if the features were trained with the set's labels, this flatters them.
     """
@@ -87,7 +88,7 @@ def leave_one_set_out(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[s
     for name in sorted(name for name, both in labels.items() if len(both) == 2):
         known, unknown = [b for b in bags if b.set != name], [b for b in bags if b.set == name]
         if len({bag.abnormal for bag in known}) == 2:
-            scores = clip_scores(fit_head(known, config, shares), unknown)
+            scores = clip_scores(fit(known), unknown)
             result[name] = clip_aucs(scores, [name] * len(unknown), [b.abnormal for b in unknown])[name]
     return result
 
