@@ -59,8 +59,9 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
         + f"; {_averaged(training)}{training['steps_skipped_not_finite']} steps skipped (gradient not finite); "
         f"{training['training_seconds'] / 60:.0f} minutes of training ({training['machine']}). "
-        f"Then a head on frozen features (hidden {training['head']['hidden']}, L2 {training['head']['decay']}{_space(training['head'])}, chosen "
-        f"on val among {len(results['heads_tried'])}), Platt scaling on val.",
+        f"Then a head on frozen features (hidden {training['head']['hidden']}, L2 "
+        f"{training['head']['decay']}{_space(training['head'])}, chosen on val "
+        f"among {len(results['heads_tried'])}), Platt scaling on val.",
         "",
         *(line for note in training.get("notes", []) for line in (note, "")),
         "## Results on val",
@@ -132,7 +133,7 @@ def _labels(training: Mapping[str, Any]) -> str:
     weighted = "" if weight == 1.0 else f" (weight {weight:g})"
     if not training.get("teacher_views"):
         return f"the clips' labels{weighted}"
-    return f"labels{weighted} that are half the clip's, half those of a regression on the teacher's features of other clips"
+    return f"labels{weighted}, half the clip's and half what a regression on the teacher's features of other clips says"
 
 
 def _space(head: Mapping[str, Any]) -> str:
