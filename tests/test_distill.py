@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from stream_detector.errors import DataError
 from stream_detector.preprocess import normalise, recipe_named
 from trainer.average import mean_state, measure_statistics
 from trainer.clips import Clip, PackedFrames, PackWriter
-from trainer.distill import Run, TrainConfig, parse_sizes
+from trainer.distill import Run, TrainConfig, begin, parse_sizes
 from trainer.pool import Drawn, Pack, Pool
 from trainer.student import LossWeights, Student, inherit_stem, student_loss
 from trainer.teacher import Job, Targets, answer, plan
@@ -193,6 +194,17 @@ def test_a_checkpoint_of_another_network_is_refused(pack: Pack, tmp_path: Path) 
     other = TrainConfig(arch="resnet3d-18-b-w0.125", steps=2, batch=2, sizes=((SIZE, 1.0),))
     with pytest.raises(DataError, match="another --run folder"):
         Run(other, Pool([pack], seed=0), tmp_path, "cpu", None).resume()
+
+
+def test_a_run_can_begin_with_another_one_s_network(pack: Pack, tmp_path: Path) -> None:
+    first = Run(TINY, Pool([pack], seed=0), tmp_path, "cpu", None)
+    list(first.train())
+    student = Student(TINY.arch)
+    begin(student, replace(TINY, start_from=str(first.checkpoint)))
+    for name, value in first.averaged.state_dict().items():
+        assert torch.equal(student.state_dict()[name], value)
+    with pytest.raises(DataError, match=r"holds a resnet3d-10-b-w0\.125, not a resnet3d-18"):
+        begin(student, replace(TINY, arch="resnet3d-18-b-w0.5", start_from=str(first.checkpoint)))
 
 
 def test_the_mean_of_two_checkpoints_has_statistics_of_its_own(pack: Pack, tmp_path: Path) -> None:

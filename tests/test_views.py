@@ -14,7 +14,7 @@ from trainer.augment import Augmentation, augment, shrink, spoil, take
 from trainer.clips import Clip, PackedFrames, load_clips
 from trainer.pool import Pack, Pool
 from trainer.teacher import Job, Targets
-from trainer.views import ViewPlan, pack_views, soft_labels
+from trainer.views import ViewPlan, mix, pack_views, soft_labels
 
 SIZE = 40
 STILL = Augmentation(p_light=0, p_grey=0, p_low=0, p_blur=0, p_noise=0, p_jpeg=0)
@@ -94,3 +94,27 @@ def test_labels_of_views_come_from_a_regression_that_never_saw_the_clip(tmp_path
     assert np.array_equal(
         soft_labels(targets, clips, {}, trust=0.0), np.array([float(c.abnormal) for c in clips], "f4")
     )
+
+
+def test_a_mix_holds_something_of_both_and_nothing_else() -> None:
+    dark, bright = np.full((16, SIZE, SIZE, 3), 50, np.uint8), np.full((16, SIZE, SIZE, 3), 200, np.uint8)
+    kinds = set()
+    for seed in range(40):
+        mixed = mix(dark, bright, np.random.default_rng(seed))
+        values, counts = np.unique(mixed, return_counts=True)
+        if len(values) == 1:  # blended: 30 to 60 % of the way
+            kinds.add("blended")
+            assert 95 <= values[0] <= 140
+        else:  # a rectangle of 15 to 60 % of the picture, the same in every frame
+            kinds.add("pasted")
+            assert values.tolist() == [50, 200] and 0.13 < counts[1] / mixed.size < 0.62
+            assert np.array_equal(mixed[0], mixed[15])
+    assert kinds == {"blended", "pasted"} and int(dark.max()) == 50
+
+
+def test_mixed_views_are_drawn_alike_every_time(tmp_path: Path) -> None:
+    clips, plan = [_clip(n, bool(n % 2)) for n in range(6)], ViewPlan({}, default=3, mixed=0.5)
+    for name in ("a", "b"):
+        list(pack_views([(clips, _frames)], tmp_path / f"{name}.u8", size=SIZE, plan=plan))
+    first, second = PackedFrames(tmp_path / "a.u8"), PackedFrames(tmp_path / "b.u8")
+    assert all(np.array_equal(first.frames(k), second.frames(k)) for k in range(18))

@@ -43,7 +43,7 @@ class TrainConfig:
     """How the student is trained. sizes: (pixels, share of the steps), small first: early steps need no detail.
 
     memory: of the averaged weights, which are the ones that count, as a share of the steps.  start_from: a bundle whose
-    backbone is taken as the beginning; empty: random, but for the stem.
+    backbone is taken as the beginning, or another run's student.pt; empty: random, but for the stem.
     """
 
     arch: str = "resnet3d-18-b-w0.5"
@@ -93,10 +93,7 @@ class Run:
             if not config.train_stem:
                 self.student.freeze_stem()
         if config.start_from:
-            started = Bundle.load(config.start_from)
-            if started.manifest.backbone.arch != config.arch:
-                raise DataError(f"{config.start_from!r} holds a {started.manifest.backbone.arch}, not a {config.arch}")
-            self.student.backbone.load_state_dict(started.build()[0].state_dict())
+            begin(self.student, config)
         self.student.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.student).requires_grad_(False).eval()
         decayed = [p for p in self.student.parameters() if p.requires_grad and p.ndim > 1]
@@ -234,6 +231,25 @@ class Run:
                 value.copy_(other)
 
 
+def begin(student: Student, config: TrainConfig) -> None:
+    """Give a student the weights that `config.start_from` names: a student.pt, or a bundle, which has a backbone only.
+
+    Raises DataError for another network, and what reading raises.
+    """
+    if config.start_from.endswith(".pt"):
+        state = torch.load(config.start_from, map_location="cpu", weights_only=True)
+        arch = state["config"]["arch"]
+    else:
+        bundle = Bundle.load(config.start_from)
+        arch = bundle.manifest.backbone.arch
+    if arch != config.arch:
+        raise DataError(f"{config.start_from!r} holds a {arch}, not a {config.arch}")
+    if config.start_from.endswith(".pt"):
+        student.load_state_dict(state["averaged"])
+    else:
+        student.backbone.load_state_dict(bundle.build()[0].state_dict())
+
+
 def keep_freed_memory() -> None:
     """Ask glibc to keep large freed blocks: giving them back to the system cost half of a CPU training step."""
     try:
@@ -282,7 +298,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--rate", type=float, default=TrainConfig().rate)
     parser.add_argument("--sizes", type=parse_sizes, default=TrainConfig().sizes, help="pixels:share, 64:0.5,112:0.5")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start-from", metavar="BUNDLE", help="begin with the backbone of a bundle, not at random")
+    parser.add_argument("--start-from", metavar="BUNDLE", help="begin with a bundle or another run's student.pt")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch a replica; 0: its own choice")
     parser.add_argument("--replicas", type=int, default=1, help="copies of the student that share a batch (busy CPUs)")
@@ -290,7 +306,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--teacher-size", type=int, default=160, help="pixels a side that the teacher sees")
     parser.add_argument("--teacher-windows", type=int, default=250, help="at most so many windows of each set")
     parser.add_argument("--teacher-per-clip", type=int, default=2, help="and of each clip")
-    parser.add_argument("--views", action="store_true", help="learn from thousands of crops, each shown to the teacher")
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(0, 1, 2),
+        default=0,
+        help="learn from so many rounds of crops shown to the teacher",
+    )
     parser.add_argument("--label-weight", type=float, default=TrainConfig().label_weight, help="of labels in the loss")
     parser.add_argument("--skip-teacher", action="store_true", help="train with the teacher's answers found so far")
     parser.set_defaults(main=main)

@@ -222,8 +222,9 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         targets = Targets.open(targets_dir)
         rows = [k for k, job in enumerate(targets.jobs) if targets.done[k] and clips[job.item].split == "train"]
         training["teacher_windows"] = len(rows)
-    if (cache / "teacher-views").exists():
-        training["teacher_views"] = int(Targets.open(cache / "teacher-views").done.sum())
+    rounds = sorted(cache.glob("teacher-views-*"))
+    if rounds:
+        training["teacher_views"] = [int(Targets.open(path).done.sum()) for path in rounds]
     parts = {
         "name": args.name,
         "backbone": {"arch": state["config"]["arch"]},

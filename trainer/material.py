@@ -21,7 +21,7 @@ from trainer.clips import clips_key, load_clips, pack_clips, read_frames, read_i
 from trainer.compiled import compiled_teacher
 from trainer.pool import SHARES, Pack, Pool
 from trainer.teacher import FrameSource, Job, Targets, answer, plan
-from trainer.views import pack_views, soft_labels
+from trainer.views import ROUNDS, pack_views, soft_labels
 
 CLIP_LIMIT = 150  # frames of a clip that are packed
 VIEWED_SIZE = 240  # pixels a side of the pictures that views are cut from
@@ -54,11 +54,19 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
             return Pool(packs, seed=args.seed)
         native = lambda item: read_frames(root / packed[item].path, VIEWED_SIZE, limit=CLIP_LIMIT)  # noqa: E731
         sources = [(packed, native), *((pack.clips, pack.frames.frames) for pack in packs[1:])]
-        _show(progress, "views", pack_views(sources, cache / "views.u8", size=args.teacher_size))
-        views, seen = load_clips(cache, "views")
-        targets = Targets(cache / "teacher-views", [Job(item, 0) for item in range(len(seen))], f"i3d/{views.key}")
-        _ask(progress, "teacher, views", targets, views.frames, args)
-    return Pool([Pack(views, seen, targets, True, soft_labels(targets, seen, SHARES))], seed=args.seed)
+        rounds = []
+        for number, plan_of_views in enumerate(ROUNDS[: args.views]):
+            name = f"views-{number}"
+            drawing = pack_views(sources, cache / f"{name}.u8", size=args.teacher_size, plan=plan_of_views)
+            _show(progress, name, drawing)
+            views, seen = load_clips(cache, name)
+            targets = Targets(
+                cache / f"teacher-{name}", [Job(item, 0) for item in range(len(seen))], f"i3d/{views.key}"
+            )
+            _ask(progress, f"teacher, {name}", targets, views.frames, args)
+            labels = soft_labels(targets, seen, SHARES) if args.label_weight else None
+            rounds.append(Pack(views, seen, targets, True, labels))
+    return Pool(rounds, seed=args.seed)
 
 
 def _ask(progress: Progress, name: str, targets: Targets, source: FrameSource, args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stream_detector.types import Float32Array, UInt8Array
+from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.augment import Augmentation, take
 from trainer.clips import Clip, PackedFrames, PackWriter
 from trainer.fit import Bag, HeadConfig, calibrate, fit_head
@@ -33,6 +33,8 @@ REGRESSION = HeadConfig((), decay=1.0, dropout=0.0)
 class ViewPlan:
     """How many views a clip gives, by set: small sets more.
 
+    mixed: share of the views that are of two clips: a rectangle of the other one laid over, or both blended (CutMix,
+    Yun et al. 2019; mixup, Zhang et al. 2018). The teacher says what that looks like, so no two need be alike.
     taken: how time and crop are drawn; a smaller part of the picture than in training without views, because the
     teacher is asked about that very part.
     """
@@ -40,6 +42,7 @@ class ViewPlan:
     per_clip: Mapping[str, int]
     default: int = 4
     seed: int = 0
+    mixed: float = 0.0
     taken: Augmentation = field(default_factory=lambda: Augmentation(p_crop=0.75, min_area=0.35))
 
     def count(self, clip: Clip) -> int:
@@ -47,22 +50,27 @@ class ViewPlan:
         return self.per_clip.get(clip.set, self.default) if clip.split == "train" else 0
 
 
-PLAN = ViewPlan(
-    {
-        "cctv_fights": 13,
-        "cctv_crashes": 16,
-        "hockey_fights": 2,
-        "ucf101": 8,
-        "arid_dark": 6,
-        "intel_samples": 40,
-        "rendered": 4,
-        "long_normal": 4,
-    }
-)
+_COUNTS = {
+    "cctv_fights": 13,
+    "cctv_crashes": 16,
+    "hockey_fights": 2,
+    "ucf101": 8,
+    "arid_dark": 6,
+    "intel_samples": 40,
+    "rendered": 4,
+    "long_normal": 4,
+}
+_MORE = {"cctv_fights": 16, "cctv_crashes": 24, "hockey_fights": 1, "ucf101": 5, "intel_samples": 20, "long_normal": 2}
+ROUNDS = (ViewPlan(_COUNTS), ViewPlan(_MORE, default=2, seed=1, mixed=0.6))  # the second one, once the first is learnt
 
 
 def pack_views(
-    sources: Sequence[tuple[Sequence[Clip], Frames]], path: Path, *, size: int, plan: ViewPlan = PLAN, workers: int = 2
+    sources: Sequence[tuple[Sequence[Clip], Frames]],
+    path: Path,
+    *,
+    size: int,
+    plan: ViewPlan = ROUNDS[0],
+    workers: int = 2,
 ) -> Iterator[tuple[int, int]]:
     """Draw the views once into `path`; yields (clips done, all). Nothing to do if it is there.
 
@@ -78,11 +86,16 @@ def pack_views(
     def draw(entry: tuple[int, int, Clip]) -> list[UInt8Array]:
         part, i, clip = entry
         frames = sources[part][1](i)
+        if plan.mixed:
+            part_2, i_2, _ = wanted[int(np.random.default_rng([plan.seed, part, i]).integers(len(wanted)))]
+            others = sources[part_2][1](i_2)
         found = []
         for number in range(plan.count(clip)):
             rng = np.random.default_rng([plan.seed, part, i, number])
-            start = int(rng.integers(0, max(1, len(frames) - 15)))
-            found.append(take(frames, start, size, rng, plan.taken))
+            view = _anywhere(frames, size, rng, plan)
+            if plan.mixed and rng.random() < plan.mixed:
+                view = mix(view, _anywhere(others, size, rng, plan), rng)
+            found.append(view)
         return found
 
     writer = PackWriter(path, size)
@@ -94,6 +107,25 @@ def pack_views(
                     writer.add(view, asdict(clip))
             yield min(first + 64, len(wanted)), len(wanted)
     writer.close(key)
+
+
+def _anywhere(frames: UInt8Array, size: int, rng: np.random.Generator, plan: ViewPlan) -> UInt8Array:
+    start = int(rng.integers(0, max(1, len(frames) - WINDOW_FRAMES + 1)))
+    return take(frames, start, size, rng, plan.taken)
+
+
+def mix(view: UInt8Array, other: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """Two views as one: `other` in a rectangle of 15 to 60 % of the picture, or blended in by 30 to 60 %."""
+    size = view.shape[1]
+    if rng.random() < 0.5:
+        share = float(rng.uniform(0.3, 0.6))
+        blended: UInt8Array = np.round(view * (1 - share) + other * share).astype(np.uint8)
+        return blended
+    side = round(size * float(rng.uniform(0.15, 0.6)) ** 0.5)
+    top, left = (int(rng.integers(0, size - side + 1)) for _ in range(2))
+    pasted = view.copy()
+    pasted[:, top : top + side, left : left + side] = other[:, top : top + side, left : left + side]
+    return pasted
 
 
 def soft_labels(
