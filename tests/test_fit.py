@@ -126,6 +126,28 @@ def test_the_threshold_lies_above_quiet_footage_and_below_incidents() -> None:
     assert value > 0.95  # quiet footage that looks worse than any incident: no false alarm, at the price of a miss
 
 
+def test_whole_quiet_recordings_may_alarm_so_often_and_no_more() -> None:
+    def night(peak: float) -> Stream:
+        raw = np.full(1125, 0.1, np.float32)
+        raw[600:620] = peak
+        return Stream("night", raw, 5.0)  # an hour
+
+    nights = [night(peak) for peak in (0.95, 0.6, 0.5, 0.3, 0.3, 0.3, 0.3)]  # 0.2 an hour allow one in seven hours
+    value, how = find_threshold([], [], [], 1.0, nights)
+    assert 0.6 < value < 0.65 and "7.0 h" in how
+    value, _ = find_threshold([], [], [], 1.0, nights[:3])
+    assert value > 0.95  # none in three
+
+
+def test_real_incidents_decide_where_there_are_some() -> None:
+    quiet = [Stream("q", np.full(30, 0.3, np.float32), 25.0)]
+    scenes = [Stream("i", np.full(30, 0.9, np.float32), 25.0, (1.0, 9.0)), *quiet]
+    brief = np.array([0.05, 0.5, 0.05], np.float32)  # one window: a long filter does not see it
+    real = [Stream("r", brief, 25.0)]
+    time_constant_s, threshold, how = choose_smoothing(quiet, scenes, quiet, real)
+    assert time_constant_s == 0.5 and threshold == pytest.approx(0.33, abs=0.002) and "100 % of 1 abnormal" in how
+
+
 def test_the_smoothing_that_sees_in_time_is_chosen() -> None:
     raw = np.full(60, 0.05, np.float32)
     raw[30:44] = 0.9  # the incident starts at window 30, as loud as it gets

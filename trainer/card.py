@@ -97,7 +97,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "",
         *_distill_command(training),
         *_average_command(training),
-        "    python -m trainer embed --clips CLIPS --out BUNDLE --card CARD.md --check-scenes 20",
+        "    python -m trainer embed --clips CLIPS --quiet-videos QUIET --out BUNDLE --card CARD.md --check-scenes 20",
         *(
             ["    python -m trainer familiar --clips CLIPS --bundle BUNDLE --out BUNDLE --card CARD.md"]
             if manifest.get("familiar")
@@ -125,12 +125,16 @@ def _shown(training: Mapping[str, Any]) -> str:
     views = training.get("teacher_views")
     if not views:
         return f"{training.get('teacher_windows', 0)} windows"
-    return f"{views} views (crops of windows at half, one or two times their speed, each shown to the teacher as well)"
+    mixed = ", of which many of the later ones are two clips in one picture" if len(views) > 1 else ""
+    counts = " and ".join(str(count) for count in views)
+    return f"{counts} views (crops of windows at half, one or two times their speed, each shown to the teacher{mixed})"
 
 
 def _labels(training: Mapping[str, Any]) -> str:
     weight = training.get("label_weight", 1.0)
     weighted = "" if weight == 1.0 else f" (weight {weight:g})"
+    if not weight:
+        return "no labels at all"
     if not training.get("teacher_views"):
         return f"the clips' labels{weighted}"
     return f"labels{weighted}, half the clip's and half what a regression on the teacher's features of other clips says"
@@ -152,7 +156,7 @@ def _distill_command(training: Mapping[str, Any]) -> list[str]:
         sizes = ",".join(f"{size}:{share:g}" for size, share in training["sizes"])
         lines[0] += " \\"
         lines.append(
-            f"        --views --label-weight {training['label_weight']:g} --steps {training['steps']} "
+            f"        --views {len(training['teacher_views'])} --label-weight {training['label_weight']:g} --steps {training['steps']} "
             f"--batch {training['batch']} --rate {training['rate']:g} --sizes {sizes}"
             + (f" --start-from {training['start_from']}" if training.get("start_from") else "")
         )

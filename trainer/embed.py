@@ -37,6 +37,7 @@ from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores
 from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
+from trainer.quiet import quiet_hours
 from trainer.spaces import Maps, fit_in_space, maps_of
 from trainer.student import Student
 from trainer.teacher import Targets
@@ -180,6 +181,11 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         found, items, _ = bags(name, split)
         return _streams(PackedFrames(cache / f"{name}.u8"), [raw_scores(head, b.features) for b in found], items)
 
+    @torch.no_grad()
+    def watched(windows: UInt8Array) -> Float32Array:
+        clip = normalise(torch.from_numpy(windows).to(args.device), recipe)
+        return raw_scores(head, backbone.features(clip).float().cpu().numpy())
+
     counts = (args.scenes, args.scenes), (args.check_scenes, args.check_scenes)
     for name, first, (loud, still) in zip(SCENES, (1500, 2100), counts, strict=True):
         packing = extras.pack_scenes(cache, name, first, loud, still, duration_s=args.scene_s)
@@ -188,10 +194,12 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     scenes = streams(SCENES[0])
     val_streams = _streams(PackedFrames(cache / "val.u8"), [raw_scores(head, b.features) for b in val], val_items)
     normal = [s for s, i in zip(val_streams, val_items, strict=True) if not val_clips[i].abnormal]
+    abnormal = [s for s, i in zip(val_streams, val_items, strict=True) if val_clips[i].abnormal]
     before = [Stream(s.name, s.raw[: _first(s)], s.fps) for s in scenes if _first(s) > 0]
-    smoothing_s, threshold, how = choose_smoothing([*quiet_camera, *before], scenes, normal)
+    hours = list(quiet_hours(args.quiet_videos, watched, recipe.size[0])) if args.quiet_videos else []
+    smoothing_s, threshold, how = choose_smoothing([*quiet_camera, *before], scenes, normal, abnormal, hours)
     check = streams(SCENES[1])
-    _keep_scores(Path(args.run) / "scores.json", [*quiet_camera, *scenes, *val_streams, *check])
+    _keep_scores(Path(args.run) / "scores.json", [*quiet_camera, *hours, *scenes, *val_streams, *check])
     results["rendered_scenes"] = {
         "calibrate": judge_scenes(scenes, threshold, smoothing_s),
         "check": judge_scenes(check, threshold, smoothing_s),
@@ -323,6 +331,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--normal-licence", default="as its owner says", help="of the recordings that `distill --normal-videos` read"
     )
+    parser.add_argument("--quiet-videos", type=Path, help="whole recordings that the threshold must lie above")
     parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
     parser.add_argument("--scenes", type=int, default=6, help="rendered scenes of each kind for calibration")
     parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
