@@ -53,8 +53,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "",
         f"Distillation from {training['teacher']}, seen at {training['teacher_size']} pixels: "
         f"{_shown(training)} of the train split (features by smooth L1 and cosine, class "
-        f"probabilities by Kullback-Leibler divergence), mixed in every step with binary cross entropy on "
-        f"{_labels(training)} and with surveillance-like augmentation. "
+        f"probabilities by Kullback-Leibler divergence), {_labels(training)}, surveillance-like augmentation. "
         f"{training['steps_done']} steps of {training['batch']} windows at "
         + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
         + f"; {_averaged(training)}{training['steps_skipped_not_finite']} steps skipped (gradient not finite); "
@@ -134,10 +133,13 @@ def _labels(training: Mapping[str, Any]) -> str:
     weight = training.get("label_weight", 1.0)
     weighted = "" if weight == 1.0 else f" (weight {weight:g})"
     if not weight:
-        return "no labels at all"
+        return "no labels in these steps"
     if not training.get("teacher_views"):
-        return f"the clips' labels{weighted}"
-    return f"labels{weighted}, half the clip's and half what a regression on the teacher's features of other clips says"
+        return f"mixed in every step with binary cross entropy on the clips' labels{weighted}"
+    return (
+        f"mixed in every step with binary cross entropy on labels{weighted}, half the clip's and half what a regression "
+        f"on the teacher's features of other clips says"
+    )
 
 
 def _space(head: Mapping[str, Any]) -> str:
@@ -156,7 +158,8 @@ def _distill_command(training: Mapping[str, Any]) -> list[str]:
         sizes = ",".join(f"{size}:{share:g}" for size, share in training["sizes"])
         lines[0] += " \\"
         lines.append(
-            f"        --views {len(training['teacher_views'])} --label-weight {training['label_weight']:g} --steps {training['steps']} "
+            f"        --views {len(training['teacher_views'])} --label-weight {training['label_weight']:g} "
+            f"--steps {training['steps']} "
             f"--batch {training['batch']} --rate {training['rate']:g} --sizes {sizes}"
             + (f" --start-from {training['start_from']}" if training.get("start_from") else "")
         )
