@@ -137,8 +137,8 @@ def _labels(training: Mapping[str, Any]) -> str:
     if not training.get("teacher_views"):
         return f"mixed in every step with binary cross entropy on the clips' labels{weighted}"
     return (
-        f"mixed in every step with binary cross entropy on labels{weighted}, half the clip's and half what a regression "
-        f"on the teacher's features of other clips says"
+        f"mixed in every step with binary cross entropy on labels{weighted}, half the clip's and half what "
+        f"a regression on the teacher's features of other clips says"
     )
 
 
