@@ -170,6 +170,8 @@ def _average_command(training: Mapping[str, Any]) -> list[str]:
     steps = training.get("averaged_from_steps")
     if not steps:
         return []
+    if str(training.get("start_from", "")).endswith(".pt"):
+        return ["    python -m trainer average EARLY runs/distill/student.pt --out runs/distill  # EARLY: see above"]
     return [
         f"    # distill with --steps {steps[0]}, keep its student.pt as EARLY, go on with --steps {steps[1]}, then:",
         "    python -m trainer average EARLY runs/distill/student.pt --out runs/distill",

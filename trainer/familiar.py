@@ -33,7 +33,7 @@ from trainer.distill import use_threads
 from trainer.embed import TRAIN_LIMITS, features_of
 from trainer.fit import Bag
 
-AXES = 32
+AXES = 64
 SHARE = 0.01  # of val windows beyond the limit
 WINDOWS = 4  # of a clip
 EXTRAS = ("rendered", "long_normal")  # in the cache of `distill`, where the network was trained on them
