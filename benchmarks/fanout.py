@@ -72,9 +72,9 @@ def subscribe(endpoint: str, sockets: int) -> None:
                 if counts[sub] % 50 == 1:
                     at = body.index(b'"emitted_utc":"') + 15
                     seconds = float(body[at + 17 : at + 23])  # of RFC 3339, "ss.mmm"
-                    late.append(((time.time() % 60.0) - seconds) % 60.0 * 1e3)
+                    spent_s = (time.time() - seconds + 30.0) % 60.0 - 30.0  # the stamp is rounded: a little below 0
+                    late.append(max(0.0, spent_s * 1e3))
         if ended >= sockets:
-            late = [value for value in late if value < 30_000]
             print(json.dumps({"counts": list(counts.values()), "late_ms": late}), flush=True)
             counts, late, ended = dict.fromkeys(counts, 0), [], 0
 
