@@ -25,6 +25,13 @@ def clips() -> Path:
     pytest.skip("real clips are not here: set STREAM_DETECTOR_DATA to the folder that holds clips/index.csv")
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of weights instead of the user's."""
+    monkeypatch.setenv("STREAM_DETECTOR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that draw for a terminal mean an ordinary one, wherever they run."""

@@ -10,32 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from parity_weights import seeded_state
+from tiny_weights import TINY, saved, tiny_state
 
 from stream_detector import weights
-from stream_detector.backbones import build_backbone
 from stream_detector.backbones.tensors import file_sha256
 from stream_detector.download import download, pip_download
 from stream_detector.errors import CheckpointError
 from stream_detector.weights import KnownWeights, fetch
 
-TINY = "resnet3d-10-b-w0.125"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STREAM_DETECTOR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def tiny_state(classes: int | None = 5, arch: str = TINY) -> dict[str, torch.Tensor]:
-    return seeded_state(build_backbone(arch, classes).state_dict())
-
-
-def saved(path: Path, content: Any, **options: Any) -> Path:
-    torch.save(content, path, **options)
-    return path
+pytestmark = pytest.mark.usefixtures("cache")  # nothing here may touch the real one
 
 
 class Server:

@@ -236,18 +236,16 @@ def begin(student: Student, config: TrainConfig) -> None:
 
     Raises DataError for another network, and what reading raises.
     """
+    part: nn.Module
     if config.start_from.endswith(".pt"):
         state = torch.load(config.start_from, map_location="cpu", weights_only=True)
-        arch = state["config"]["arch"]
+        arch, part, weights = state["config"]["arch"], student, state["averaged"]
     else:
         bundle = Bundle.load(config.start_from)
-        arch = bundle.manifest.backbone.arch
+        arch, part, weights = bundle.manifest.backbone.arch, student.backbone, bundle.build()[0].state_dict()
     if arch != config.arch:
         raise DataError(f"{config.start_from!r} holds a {arch}, not a {config.arch}")
-    if config.start_from.endswith(".pt"):
-        student.load_state_dict(state["averaged"])
-    else:
-        student.backbone.load_state_dict(bundle.build()[0].state_dict())
+    part.load_state_dict(weights)
 
 
 def keep_freed_memory() -> None:

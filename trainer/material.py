@@ -36,7 +36,11 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
         frames, packed = load_clips(cache)
         lengths = [int(m["frames"]) for m in frames.meta]
         jobs = plan(packed, lengths, per_clip=args.teacher_per_clip, per_set=args.teacher_windows, seed=args.seed)
-        packs = [Pack(frames, packed)]
+        key = f"i3d/{args.teacher_size}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
+        targets = Targets(cache / f"teacher-{args.teacher_size}", jobs, key)
+        decoded = lambda item: read_frames(root / packed[item].path, args.teacher_size, limit=CLIP_LIMIT)  # noqa: E731
+        _ask(progress, "teacher", targets, decoded, args)
+        packs = [Pack(frames, packed, targets)]
         if args.normal_videos:
             _show(progress, "quiet camera", extras.pack_normal(args.normal_videos, cache))
             packs.append(Pack(*load_clips(cache, "long_normal")))
@@ -45,11 +49,6 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
                 scenes = extras.RenderPlan(args.rendered, args.rendered // 2)
                 _show(progress, "render", extras.pack_rendered(scenes, cache))
             packs.append(Pack(*load_clips(cache, "rendered")))
-        key = f"i3d/{args.teacher_size}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
-        targets = Targets(cache / f"teacher-{args.teacher_size}", jobs, key)
-        decoded = lambda item: read_frames(root / packed[item].path, args.teacher_size, limit=CLIP_LIMIT)  # noqa: E731
-        _ask(progress, "teacher", targets, decoded, args)
-        packs[0] = Pack(frames, packed, targets)
         if not args.views:
             return Pool(packs, seed=args.seed)
         native = lambda item: read_frames(root / packed[item].path, VIEWED_SIZE, limit=CLIP_LIMIT)  # noqa: E731

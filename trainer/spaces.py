@@ -46,7 +46,6 @@ def fold(head: Head, linear: nn.Linear) -> Head:
     return folded.requires_grad_(False)
 
 
-@torch.no_grad()
 def fit_in_space(
     bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float] | None = None, maps: Maps | None = None
 ) -> Head:
@@ -56,8 +55,7 @@ def fit_in_space(
     """
     known = dict(maps or {})
     if config.space == "features":
-        with torch.enable_grad():
-            return fit_head(bags, config, shares)
+        return fit_head(bags, config, shares)
     if config.space == "mean":
         heads = [fit_in_space(bags, replace(config, space=name), shares, known) for name in ("features", *known)]
         windows = torch.cat([torch.from_numpy(bag.features) for bag in bags])
@@ -72,10 +70,8 @@ def fit_in_space(
     if config.space not in known:
         raise DataError(f"no space {config.space!r}; there are {['features', *known, 'mean']}")
     linear = known[config.space]
-    mapped = [replace(bag, features=linear(torch.from_numpy(bag.features)).numpy()) for bag in bags]
-    with torch.enable_grad():
-        head = fit_head(mapped, replace(config, hidden=()), shares)
-    return fold(head, linear)
+    mapped = [replace(bag, features=linear(torch.from_numpy(bag.features)).detach().numpy()) for bag in bags]
+    return fold(fit_head(mapped, replace(config, hidden=()), shares), linear)
 
 
 @torch.no_grad()
