@@ -31,7 +31,7 @@ from trainer.embed import TRAIN_LIMITS, features_of
 from trainer.fit import Bag, HeadConfig, clip_scores, fit_head
 from trainer.measure import clip_aucs
 from trainer.pool import SHARES
-from trainer.student import Student
+from trainer.student import student_from
 
 DRAWS = 5
 SHARES_OF_CLIPS = (0.125, 0.25, 0.5, 1.0)
@@ -99,8 +99,7 @@ def main(argv: list[str]) -> int:
         student = None
         if args.student:
             state = torch.load(args.student, map_location="cpu", weights_only=True)
-            other = Student(state["config"]["arch"])
-            other.load_state_dict(state["averaged"])
+            other = student_from(state)
             found = seen(other.backbone.eval(), items=[*train, *val])
             student = (int(state["step"]), dict(zip([*train, *val], found, strict=True)))
 

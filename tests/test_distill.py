@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM, I3D
 from stream_detector.backbones.resnet3d import ResNet3D
@@ -19,8 +20,8 @@ from trainer.average import mean_state, measure_statistics
 from trainer.clips import Clip, PackedFrames, PackWriter
 from trainer.distill import Run, TrainConfig, begin, parse_sizes
 from trainer.pool import Drawn, Pack, Pool
-from trainer.student import LossWeights, Student, inherit_stem, student_loss
-from trainer.teacher import Job, Targets, answer, plan
+from trainer.student import LossWeights, Outputs, Student, inherit_stem, student_from, student_loss
+from trainer.teacher import MAPS, Job, Targets, answer, plan
 
 SIZE = 32
 TINY = TrainConfig(arch="resnet3d-10-b-w0.125", steps=4, batch=4, warmup=2, sizes=((SIZE, 1.0),))
@@ -141,14 +142,67 @@ def test_the_teacher_counts_only_where_it_answered() -> None:
         torch.randn(4, FEATURE_DIM),
         torch.randn(4, CLASSES),
     )
-    moments = (torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))
-    perfect = (drawn.features.clone(), drawn.logits.clone(), torch.tensor([9.0, -9.0, 9.0, -9.0]))
+    moments = {"features": (torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))}
+    perfect = Outputs(drawn.features.clone(), drawn.logits.clone(), torch.tensor([9.0, -9.0, 9.0, -9.0]), {})
     loss, report = student_loss(perfect, drawn, moments, LossWeights(smoothing=0.0))
     assert float(loss) < 1e-3 and report["cosine"] == pytest.approx(1.0, abs=1e-5)
     perfect[0][1:] += 100  # rows without an answer: no difference
     assert float(student_loss(perfect, drawn, moments, LossWeights(smoothing=0.0))[0]) == pytest.approx(float(loss))
     silent = Drawn(drawn.windows, drawn.labels, torch.zeros(4, dtype=torch.bool), drawn.features, drawn.logits)
     assert set(student_loss(perfect, silent, moments, LossWeights())[1]) == {"labels"}
+
+
+def test_the_maps_are_matched_place_by_place() -> None:
+    torch.manual_seed(0)
+    wanted = {name: (torch.randn(2, *shape) * 3 + 2).half() for name, shape in MAPS.items()}
+    drawn = Drawn(
+        torch.zeros(2, 16, 8, 8, 3, dtype=torch.uint8),
+        torch.zeros(2),
+        torch.ones(2, dtype=torch.bool),
+        torch.randn(2, FEATURE_DIM),
+        torch.randn(2, CLASSES),
+        wanted,
+    )
+    moments = {"features": (torch.zeros(FEATURE_DIM), torch.ones(FEATURE_DIM))}
+    moments |= {
+        name: (torch.full((shape[0], 1, 1, 1), 2.0), torch.full((shape[0], 1, 1, 1), 3.0))
+        for name, shape in MAPS.items()
+    }
+    plain = (drawn.features, drawn.logits, torch.full((2,), -9.0))
+    right = {name: (values.float() - 2) / 3 for name, values in wanted.items()}
+    loss, report = student_loss(Outputs(*plain, right), drawn, moments, LossWeights(smoothing=0.0))
+    assert float(loss) < 1e-3 and report["middle_cosine"] == pytest.approx(1.0, abs=1e-3)
+    turned = {name: values.flip(-1) for name, values in right.items()}
+    assert student_loss(Outputs(*plain, turned), drawn, moments, LossWeights())[1]["last_cosine"] < 0.5
+    small = {name: F.adaptive_avg_pool3d(values, (*values.shape[2:3], 3, 3)) for name, values in right.items()}
+    report = student_loss(Outputs(*plain, small), drawn, moments, LossWeights())[1]  # a student of fewer cells
+    assert report["last"] == pytest.approx(0.0, abs=1e-3) and report["middle"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_student_that_matches_maps_leaves_a_checkpoint_that_any_command_reads(pack: Pack, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    views = Targets(tmp_path / "maps", pack.targets.jobs, "k", maps=True)
+    rows = range(len(views.jobs))
+    with pytest.raises(DataError, match="gave no 'middle'"):
+        views.put(rows, torch.randn(len(rows), FEATURE_DIM), torch.randn(len(rows), CLASSES))
+    maps = [torch.randn(len(rows), *shape) for shape in MAPS.values()]
+    views.put(rows, torch.randn(len(rows), FEATURE_DIM), torch.randn(len(rows), CLASSES), *maps)
+    assert Targets.open(tmp_path / "maps").maps["last"].shape == (len(rows), *MAPS["last"])
+    writer = PackWriter(tmp_path / "views.u8", SIZE)
+    for item in range(len(pack.clips)):
+        writer.add(pack.frames.frames(item)[:16], {})
+    writer.close()
+    seen = Pack(PackedFrames(tmp_path / "views.u8"), pack.clips, Targets.open(tmp_path / "maps"), True)
+    pool = Pool([seen], seed=0)
+    assert pool.has_maps and not Pool([pack], seed=0).has_maps
+    assert set(pool.batch(0, 4, 32).maps) <= set(MAPS)
+    run = Run(TINY, pool, tmp_path / "run", "cpu", None)
+    reports = list(run.train())
+    assert any(report.get("last", 0) > 0 for report in reports)
+    state = torch.load(run.checkpoint, weights_only=True)
+    assert "maps.last.weight" in student_from(state).state_dict()
+    later = Run(replace(TINY, start_from=str(run.checkpoint)), Pool([pack], seed=0), tmp_path / "later", "cpu", None)
+    assert torch.equal(later.student.project.weight, run.averaged.project.weight)
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(pack: Pack, tmp_path: Path) -> None:
@@ -170,7 +224,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(pack: Pack, tmp_path: Pat
 def test_a_step_whose_gradient_is_not_finite_is_skipped_and_counted(pack: Pack, tmp_path: Path) -> None:
     run = Run(TINY, Pool([pack], seed=0), tmp_path, "cpu", None)
     before = {name: value.clone() for name, value in run.student.named_parameters()}
-    run.moments = (run.moments[0] * float("nan"), run.moments[1])
+    run.moments = {name: (m * float("nan"), d) for name, (m, d) in run.moments.items()}
     run._one(run.pool.batch(0, 4, SIZE))
     assert run.skipped == 1
     assert all(torch.equal(before[name], value) for name, value in run.student.named_parameters())

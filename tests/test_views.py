@@ -13,7 +13,7 @@ from stream_detector.types import UInt8Array
 from trainer.augment import Augmentation, augment, shrink, spoil, take
 from trainer.clips import Clip, PackedFrames, load_clips
 from trainer.pool import Pack, Pool
-from trainer.teacher import Job, Targets
+from trainer.teacher import MAPS, Job, Targets
 from trainer.views import ViewPlan, mix, pack_views, soft_labels
 
 SIZE = 40
@@ -56,8 +56,28 @@ def test_another_plan_draws_anew(tmp_path: Path) -> None:
 def test_augmenting_is_taking_and_then_spoiling() -> None:
     a = Augmentation()
     both = np.random.default_rng(4)
-    halves = spoil(take(_frames(0), 3, SIZE, both, a), both, a)
-    assert np.array_equal(augment(_frames(0), 3, SIZE, np.random.default_rng(4), a), halves)
+    taken = take(_frames(0), 3, SIZE, both, a)
+    steps = spoil(taken[:, :, ::-1] if both.random() < 0.5 else taken, both, a)
+    assert np.array_equal(augment(_frames(0), 3, SIZE, np.random.default_rng(4), a), steps)
+
+
+def test_of_a_mirrored_view_the_maps_are_mirrored_too(
+    views: tuple[PackedFrames, tuple[Clip, ...]], tmp_path: Path
+) -> None:
+    packed, clips = views
+    targets = Targets(tmp_path / "maps", [Job(k, 0) for k in range(6)], "k", maps=True)
+    rising = {name: torch.arange(float(shape[-1])).expand(6, *shape) for name, shape in MAPS.items()}
+    told = torch.arange(6.0)[:, None]
+    targets.put(range(6), told.expand(6, FEATURE_DIM), torch.zeros(6, CLASSES), *rising.values())
+    drawn = Pool([Pack(packed, clips, targets, True)], seed=0, augmentation=STILL).batch(0, 16, 32)
+    found = set()
+    for k, feature in enumerate(drawn.features[:, 0].int().tolist()):
+        mirrored = bool(drawn.maps["last"][k, 0, 0, 0, 0] > drawn.maps["last"][k, 0, 0, 0, -1])
+        seen = shrink(packed.frames(feature), 32)
+        assert np.array_equal(drawn.windows[k].numpy(), seen[:, :, ::-1] if mirrored else seen)
+        assert bool(drawn.maps["middle"][k, 0, 0, 0, 0] > drawn.maps["middle"][k, 0, 0, 0, -1]) == mirrored
+        found.add(mirrored)
+    assert found == {False, True}
 
 
 def test_a_batch_shows_the_very_part_that_the_teacher_saw(

@@ -52,7 +52,8 @@ def augment(
 ) -> UInt8Array:
     """A changed window around `start`. frames: uint8 (n, S, S, 3) RGB.  Returns uint8 (16, size, size, 3) RGB."""
     a = settings or Augmentation()
-    return spoil(take(frames, start, size, rng, a), rng, a)
+    window = take(frames, start, size, rng, a)
+    return spoil(window[:, :, ::-1] if rng.random() < 0.5 else window, rng, a)
 
 
 def take(frames: UInt8Array, start: int, size: int, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
@@ -66,9 +67,7 @@ def take(frames: UInt8Array, start: int, size: int, rng: np.random.Generator, a:
 
 
 def spoil(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
-    """The second half, how it is shown: flip, light, low resolution, blur, noise, JPEG. uint8 (16, s, s, 3) RGB."""
-    if rng.random() < 0.5:
-        window = window[:, :, ::-1]
+    """The last part, how it is shown: light, low resolution, blur, noise, JPEG. uint8 (16, s, s, 3) RGB."""
     window = _light(window, rng, a)
     return np.ascontiguousarray(_degrade(window, rng, a))
 

@@ -23,11 +23,17 @@ from stream_detector.preprocess import normalise, recipe_named
 from trainer.clips import load_clips
 from trainer.distill import use_threads
 from trainer.pool import Pack, Pool
-from trainer.student import Student
+from trainer.student import Student, student_from
 
 
 def mean_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean of two state dicts; counters are taken from the second. Raises DataError if they do not fit."""
+    """The mean of two state dicts; counters are taken from the second. Raises DataError if they do not fit.
+
+    What only serves to match the teacher's maps is left out if just one of them has it.
+    """
+    keep = {name for name in first if not name.startswith("maps.") or name in second}
+    first = {name: value for name, value in first.items() if name in keep}
+    second = {name: value for name, value in second.items() if not name.startswith("maps.") or name in keep}
     if first.keys() != second.keys() or any(first[name].shape != second[name].shape for name in first):
         raise DataError("the two checkpoints are not of the same network; average two points of one run")
     return {name: (first[name] + value) / 2 if value.is_floating_point() else value for name, value in second.items()}
@@ -76,8 +82,7 @@ def main(args: argparse.Namespace) -> int:
     first, second = states
     if first["config"]["arch"] != second["config"]["arch"]:
         raise DataError("the two checkpoints are not of the same network; average two points of one run")
-    student = Student(second["config"]["arch"])
-    student.load_state_dict(mean_state(first["averaged"], second["averaged"]))
+    student = student_from({**second, "averaged": mean_state(first["averaged"], second["averaged"])})
     student.backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     packs = [Pack(*load_clips(args.cache, name)) for name in _packs(args.cache)]
     measure_statistics(student, Pool(packs, seed=args.seed), second["config"]["recipe"])

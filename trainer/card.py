@@ -52,7 +52,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "## Method",
         "",
         f"Distillation from {training['teacher']}, seen at {training['teacher_size']} pixels: "
-        f"{_shown(training)} of the train split (features by smooth L1 and cosine, class "
+        f"{_shown(training)} of the train split (features{_maps(training)} by smooth L1 and cosine, class "
         f"probabilities by Kullback-Leibler divergence), {_labels(training)}, surveillance-like augmentation. "
         f"{training['steps_done']} steps of {training['batch']} windows at "
         + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
@@ -157,8 +157,9 @@ def _distill_command(training: Mapping[str, Any]) -> list[str]:
     if training.get("teacher_views"):
         sizes = ",".join(f"{size}:{share:g}" for size, share in training["sizes"])
         lines[0] += " \\"
+        maps = " --maps" if training.get("maps") else ""
         lines.append(
-            f"        --views {len(training['teacher_views'])} --label-weight {training['label_weight']:g} "
+            f"        --views {len(training['teacher_views'])}{maps} --label-weight {training['label_weight']:g} "
             f"--steps {training['steps']} "
             f"--batch {training['batch']} --rate {training['rate']:g} --sizes {sizes}"
             + (f" --start-from {training['start_from']}" if training.get("start_from") else "")
@@ -176,6 +177,10 @@ def _average_command(training: Mapping[str, Any]) -> list[str]:
         f"    # distill with --steps {steps[0]}, keep its student.pt as EARLY, go on with --steps {steps[1]}, then:",
         "    python -m trainer average EARLY runs/distill/student.pt --out runs/distill",
     ]
+
+
+def _maps(training: Mapping[str, Any]) -> str:
+    return " and the maps of two layers, place by place," if training.get("maps") else ""
 
 
 def _averaged(training: Mapping[str, Any]) -> str:

@@ -87,7 +87,7 @@ class Run:
         self.config, self.pool, self.folder, self.device = config, pool, Path(folder), device
         self.recipe, self.weights = recipe_named(config.recipe), LossWeights(labels=config.label_weight)
         torch.manual_seed(config.seed)
-        self.student = Student(config.arch)
+        self.student = Student(config.arch, maps=pool.has_maps)
         if teacher is not None:
             inherit_stem(self.student.backbone, load_i3d(teacher), self.recipe)
             if not config.train_stem:
@@ -105,8 +105,7 @@ class Run:
         groups = [{"params": decayed, "weight_decay": config.decay}, {"params": rest, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=config.rate)
         self.step, self.skipped, self.seconds = 0, 0, 0.0
-        mean, deviation = pool.moments()
-        self.moments = (mean.to(device), deviation.to(device))
+        self.moments = {name: (m.to(device), d.to(device)) for name, (m, d) in pool.moments().items()}
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -197,7 +196,7 @@ class Run:
             outputs = replica(clip)
         loss, report = student_loss(outputs, drawn, self.moments, self.weights)
         loss.backward()  # type: ignore[no-untyped-call]
-        right = ((outputs[2] > 0) == (drawn.labels > 0.5)).float().mean()
+        right = ((outputs.abnormal > 0) == (drawn.labels > 0.5)).float().mean()
         return {"loss": float(loss.detach()), "right": float(right), **report}
 
     @torch.no_grad()
@@ -245,7 +244,9 @@ def begin(student: Student, config: TrainConfig) -> None:
         arch, part, weights = bundle.manifest.backbone.arch, student.backbone, bundle.build()[0].state_dict()
     if arch != config.arch:
         raise DataError(f"{config.start_from!r} holds a {arch}, not a {config.arch}")
-    part.load_state_dict(weights)
+    loaded = part.load_state_dict(weights, strict=False)
+    if any(not name.startswith("maps.") for name in (*loaded.missing_keys, *loaded.unexpected_keys)):
+        raise DataError(f"{config.start_from!r} does not hold the weights of a {arch} student: {loaded}")
 
 
 def keep_freed_memory() -> None:
@@ -311,6 +312,7 @@ def add_parser(subparsers: Any) -> None:
         default=0,
         help="learn from so many rounds of crops shown to the teacher",
     )
+    parser.add_argument("--maps", action="store_true", help="match the teacher's maps too, place by place (with views)")
     parser.add_argument("--label-weight", type=float, default=TrainConfig().label_weight, help="of labels in the loss")
     parser.add_argument("--skip-teacher", action="store_true", help="train with the teacher's answers found so far")
     parser.set_defaults(main=main)

@@ -39,7 +39,7 @@ from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, 
 from trainer.pool import SHARES
 from trainer.quiet import quiet_hours
 from trainer.spaces import Maps, fit_in_space, maps_of
-from trainer.student import Student
+from trainer.student import student_from
 from trainer.teacher import Targets
 from trainer.threshold import choose_smoothing
 
@@ -132,8 +132,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     """All of it; returns the bundle as written."""
     recipe = recipe_named("stream-112")
     state = torch.load(Path(args.run) / "student.pt", map_location="cpu", weights_only=True)
-    student = Student(state["config"]["arch"])
-    student.load_state_dict(state["averaged"])
+    student = student_from(state)
     backbone = student.backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     cache, root = Path(args.cache), Path(args.clips)
     index = [clip for clip in read_index(root) if clip.split == "val"]
@@ -230,7 +229,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         targets = Targets.open(targets_dir)
         rows = [k for k, job in enumerate(targets.jobs) if targets.done[k] and clips[job.item].split == "train"]
         training["teacher_windows"] = len(rows)
-    rounds = sorted(cache.glob("teacher-views-*"))
+    training["maps"] = bool(student.maps)
+    rounds = sorted(cache.glob("teacher-views-*-maps" if student.maps else "teacher-views-?"))
     if rounds:
         training["teacher_views"] = [int(Targets.open(path).done.sum()) for path in rounds]
     parts = {

@@ -55,13 +55,12 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
         sources = [(packed, native), *((pack.clips, pack.frames.frames) for pack in packs[1:])]
         rounds = []
         for number, plan_of_views in enumerate(ROUNDS[: args.views]):
-            name = f"views-{number}"
+            name, kept = f"views-{number}", "-maps" if args.maps else ""
             drawing = pack_views(sources, cache / f"{name}.u8", size=args.teacher_size, plan=plan_of_views)
             _show(progress, name, drawing)
             views, seen = load_clips(cache, name)
-            targets = Targets(
-                cache / f"teacher-{name}", [Job(item, 0) for item in range(len(seen))], f"i3d/{views.key}"
-            )
+            asked, key = [Job(item, 0) for item in range(len(seen))], f"i3d/{views.key}"
+            targets = Targets(cache / f"teacher-{name}{kept}", asked, key, maps=args.maps)
             _ask(progress, f"teacher, {name}", targets, views.frames, args)
             labels = soft_labels(targets, seen, SHARES) if args.label_weight else None
             rounds.append(Pack(views, seen, targets, True, labels))
@@ -72,7 +71,11 @@ def _ask(progress: Progress, name: str, targets: Targets, source: FrameSource, a
     if args.skip_teacher or targets.done.all():
         return
     network = load_i3d(args.teacher)
-    quick = None if args.device.startswith("cuda") else compiled_teacher(network, args.teacher_size)
+    quick = (
+        None
+        if args.device.startswith("cuda")
+        else compiled_teacher(network, args.teacher_size, maps=bool(targets.maps))
+    )
     _show(progress, name, answer(quick or network, targets, source, batch=8, device=args.device))
 
 

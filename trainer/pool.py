@@ -8,7 +8,7 @@ the two labels come up equally often. A batch is a function of (seed, step) alon
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,7 @@ SHARES: Mapping[str, float] = {
     "intel_samples": 0.03,
 }
 DEFAULT_SHARE = 0.1  # of a set that is not named above
+MAP_SAMPLE = 300  # windows of a pack by which the moments of the teacher's maps are measured
 ANSWERED_SHARE = 0.6  # draws among the clips that the teacher has answered about; the rest are draws among all
 
 
@@ -55,7 +56,8 @@ class Drawn:
     """One batch of B windows, on the CPU.
 
     windows: uint8 (B, 16, s, s, 3) RGB.  labels: float32 (B,), 1 abnormal.  known: bool (B,), the teacher answered.
-    features (B, 1024), logits (B, 400): float32, zeros where not known.
+    features (B, 1024), logits (B, 400): float32, zeros where not known.  maps: by name, float16 (B, C, T, H, W), of
+    batches all of which the teacher answered with maps.
     """
 
     windows: Tensor
@@ -63,14 +65,20 @@ class Drawn:
     known: Tensor
     features: Tensor
     logits: Tensor
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
 
     def part(self, number: int, parts: int) -> Drawn:
         """Every `parts`-th window, from `number` on."""
-        return Drawn(*(getattr(self, name)[number::parts] for name in Drawn.__slots__))
+        return self._each(lambda values: values[number::parts])
 
     def to(self, device: str) -> Drawn:
         """The same on a device."""
-        return Drawn(*(getattr(self, name).to(device) for name in Drawn.__slots__))
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Drawn:
+        maps = {name: change(values) for name, values in self.maps.items()}
+        windows, labels, known = change(self.windows), change(self.labels), change(self.known)
+        return Drawn(windows, labels, known, change(self.features), change(self.logits), maps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +119,33 @@ class Pool:
         """How many clips each set and label has, for the log and the model card."""
         return {f"{s}/{'abnormal' if a else 'normal'}": len(places) for (s, a), places in sorted(self._cells.items())}
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (1024,) of the teacher's features over the train split. Raises DataError if none."""
-        rows = [
-            np.asarray(pack.targets.features[sorted({r for p in places for r in p.rows if p.pack == number})])
-            for number, pack in enumerate(self.packs)
-            if pack.targets is not None
-            for places in [[p for cell in self._cells.values() for p in cell]]
-        ]
-        found = [block for block in rows if len(block)]
+    @property
+    def has_maps(self) -> bool:
+        """Whether all packs are of views that the teacher answers with maps."""
+        return all(pack.views and pack.targets is not None and bool(pack.targets.maps) for pack in self.packs)
+
+    def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and deviation over the train split of the teacher's "features" (1024,) and of its maps (C, 1, 1, 1).
+
+        Maps by a sample of a few hundred windows.  Raises DataError if the teacher answered nothing.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for number, pack in enumerate(self.packs):
+            rows = sorted({r for cell in self._cells.values() for p in cell for r in p.rows if p.pack == number})
+            if pack.targets is None or not rows:
+                continue
+            found.setdefault("features", []).append(torch.from_numpy(np.array(pack.targets.features[rows])))
+            for name, kept in pack.targets.maps.items():
+                sample = torch.from_numpy(np.array(kept[rows[:: max(1, len(rows) // MAP_SAMPLE)]])).float()
+                found.setdefault(name, []).append(sample.transpose(0, 1).flatten(1).T)
         if not found:
             raise DataError("the teacher has answered nothing about the train split; run the teacher first")
-        values = np.concatenate(found)
-        return torch.from_numpy(values.mean(axis=0)), torch.from_numpy(values.std(axis=0) + 1e-3)
+        result = {}
+        for name, blocks in found.items():
+            values = torch.cat(blocks)
+            shape = (-1,) if name == "features" else (-1, 1, 1, 1)
+            result[name] = (values.mean(dim=0).view(shape), values.std(dim=0, correction=0).view(shape) + 1e-3)
+        return result
 
     def batch(self, step: int, count: int, size: int) -> Drawn:
         """`count` windows of `size` pixels for one step."""
@@ -132,6 +154,7 @@ class Pool:
         labels = torch.zeros(count)
         known = torch.zeros(count, dtype=torch.bool)
         features, logits = torch.zeros(count, 1024), torch.zeros(count, 400)
+        maps: dict[str, list[Tensor]] = {}
         for k in range(count):
             place, abnormal = self._draw(rng)
             pack = self.packs[place.pack]
@@ -143,11 +166,17 @@ class Pool:
                 features[k] = torch.from_numpy(np.array(pack.targets.features[row]))
                 logits[k] = torch.from_numpy(np.array(pack.targets.logits[row]))
             if pack.views:
-                windows[k] = spoil(shrink(frames, size), rng, self.augmentation)
+                turned = bool(rng.random() < 0.5)
+                seen = shrink(frames, size)
+                windows[k] = spoil(seen[:, :, ::-1] if turned else seen, rng, self.augmentation)
+                for name, kept in pack.targets.maps.items() if pack.targets is not None and known[k] else ():
+                    told = torch.from_numpy(np.array(kept[row]))  # for a mirrored view mirrored as well
+                    maps.setdefault(name, []).append(told.flip(-1) if turned else told)
             else:
                 windows[k] = augment(frames, start, size, rng, self.augmentation)
             labels[k] = float(abnormal if pack.labels is None else pack.labels[place.item])
-        return Drawn(torch.from_numpy(windows), labels, known, features, logits)
+        stacked = {name: torch.stack(values) for name, values in maps.items() if len(values) == count}
+        return Drawn(torch.from_numpy(windows), labels, known, features, logits, stacked)
 
     def _draw(self, rng: np.random.Generator) -> tuple[_Place, bool]:
         name = self._sets[int(rng.choice(len(self._sets), p=self._weights))]

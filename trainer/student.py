@@ -3,14 +3,17 @@
     window ──▶ backbone ──features (B, 256)──┬──▶ project  (B, 1024)  matched to the teacher's features
                                              ├──▶ classes  (B, 400)   matched to the teacher's class probabilities
                                              └──▶ abnormal (B,)       clip-level labels
+    maps of layer3 and layer4 ──▶ middle, last, matched to the teacher's maps place by place, where these are kept
 
 After Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015) for the logits and Romero et al.,
-"FitNets" (2015) for the features. Only the backbone goes into a bundle; the head there is fitted afterwards.
+"FitNets" (2015) for the features and maps. Only the backbone goes into a bundle; the head there is fitted afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +25,24 @@ from stream_detector.backbones.resnet3d import ResNet3D
 from stream_detector.errors import DataError
 from stream_detector.preprocess import Recipe
 from trainer.pool import Drawn
+from trainer.teacher import MAPS
+
+Moments = Mapping[str, tuple[Tensor, Tensor]]
+
+
+class Outputs(NamedTuple):
+    """project (B, 1024), classes (B, 400), abnormal logit (B,); maps: by name (B, C, T, H, W), {} if not asked for."""
+
+    projected: Tensor
+    classes: Tensor
+    abnormal: Tensor
+    maps: dict[str, Tensor]
 
 
 class Student(nn.Module):
-    """arch: a ResNet3D of `build_backbone`.  dropout: before the abnormal output."""
+    """arch: a ResNet3D of `build_backbone`.  dropout: before the abnormal output.  maps: match the teacher's maps."""
 
-    def __init__(self, arch: str, dropout: float = 0.4) -> None:
+    def __init__(self, arch: str, dropout: float = 0.4, *, maps: bool = False) -> None:
         super().__init__()
         backbone = build_backbone(arch)
         if not isinstance(backbone, ResNet3D):
@@ -37,6 +52,8 @@ class Student(nn.Module):
         self.project = nn.Linear(width, FEATURE_DIM)
         self.classes = nn.Linear(width, CLASSES)
         self.abnormal = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, 1))
+        widths = {"middle": width // 2, "last": width}  # of layer3 and layer4
+        self.maps = nn.ModuleDict({name: nn.Conv3d(widths[name], shape[0], 1) for name, shape in MAPS.items() if maps})
         self.frozen_stem = False
 
     def freeze_stem(self) -> None:
@@ -52,10 +69,21 @@ class Student(nn.Module):
             self.backbone.bn1.eval()
         return self
 
-    def forward(self, clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised clip (B, 3, 16, s, s) → project (B, 1024), classes (B, 400), abnormal logit (B,)."""
-        features = self.backbone.features(clip)
-        return self.project(features), self.classes(features), self.abnormal(features).squeeze(-1)
+    def forward(self, clip: Tensor) -> Outputs:
+        """Normalised clip (B, 3, 16, s, s) → `Outputs`."""
+        middle, last = self.backbone.maps(clip)
+        features = last.mean(dim=(2, 3, 4))
+        seen = {"middle": middle, "last": last}
+        maps = {name: convolution(seen[name]) for name, convolution in self.maps.items()}
+        return Outputs(self.project(features), self.classes(features), self.abnormal(features).squeeze(-1), maps)
+
+
+def student_from(state: Mapping[str, Any]) -> Student:
+    """The student of a checkpoint as `torch.load` gives it, with its averaged weights."""
+    weights = state["averaged"]
+    student = Student(state["config"]["arch"], maps=any(name.startswith("maps.") for name in weights))
+    student.load_state_dict(weights)
+    return student
 
 
 @torch.no_grad()
@@ -91,37 +119,48 @@ def inherit_stem(student: ResNet3D, teacher: I3D, recipe: Recipe) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Shares of the three objectives. smoothing: of the labels, which are weak."""
+    """Shares of the objectives. smoothing: of the labels, which are weak."""
 
     features: float = 1.0
     logits: float = 0.3
     labels: float = 1.0
+    middle: float = 0.5
+    last: float = 1.0
     smoothing: float = 0.05
 
 
 def student_loss(
-    outputs: tuple[Tensor, Tensor, Tensor], drawn: Drawn, moments: tuple[Tensor, Tensor], weights: LossWeights
+    outputs: Outputs, drawn: Drawn, moments: Moments, weights: LossWeights
 ) -> tuple[Tensor, dict[str, float]]:
-    """The mixed objective and its parts, for the log. moments: mean and deviation (1024,) of the teacher's features.
+    """The mixed objective and its parts, for the log.
 
-    Features: smooth L1 (Huber 1964) and 1 - cosine on standardised values.  Logits: Kullback-Leibler divergence.  Both
-    only where the teacher answered.  Labels: binary cross entropy with smoothing, on all.
+    moments: mean and deviation of the teacher's features (1024,) and, by name, of its maps (C, 1, 1, 1).
+    Features and maps: smooth L1 (Huber 1964) and 1 - cosine on standardised values, of maps in every place.  Logits:
+    Kullback-Leibler divergence.  All three only where the teacher answered.  Labels: binary cross entropy with
+    smoothing, on all.
     """
-    projected, classes, abnormal = (output.float() for output in outputs)
+    projected, classes, abnormal = (output.float() for output in outputs[:3])
     parts: dict[str, Tensor] = {}
+    cosines: dict[str, float] = {}
     known = drawn.known
     if bool(known.any()):
-        wanted = (drawn.features[known] - moments[0]) / moments[1]
-        got = projected[known]
-        cosine = F.cosine_similarity(got, wanted).mean()
-        parts["features"] = F.smooth_l1_loss(got, wanted) + 1.0 - cosine
+        parts["features"], cosines["cosine"] = _distance(projected[known], drawn.features[known], moments["features"])
         target = F.log_softmax(drawn.logits[known], dim=1)
         parts["logits"] = F.kl_div(F.log_softmax(classes[known], 1), target, reduction="batchmean", log_target=True)
+        for name in outputs.maps.keys() & drawn.maps.keys():
+            got, wanted = outputs.maps[name], drawn.maps[name][known].float()
+            cells = [min(a, b) for a, b in zip(got.shape[2:], wanted.shape[2:], strict=True)]
+            got, wanted = (
+                F.adaptive_avg_pool3d(values, (cells[0], cells[1], cells[2])) for values in (got[known].float(), wanted)
+            )
+            parts[name], cosines[f"{name}_cosine"] = _distance(got, wanted, moments[name])
     soft = drawn.labels * (1 - 2 * weights.smoothing) + weights.smoothing
     parts["labels"] = F.binary_cross_entropy_with_logits(abnormal, soft)
-    factors = {"features": weights.features, "logits": weights.logits, "labels": weights.labels}
-    total = torch.stack([factors[name] * value for name, value in parts.items()]).sum()
-    report = {name: float(value.detach()) for name, value in parts.items()}
-    if bool(known.any()):
-        report["cosine"] = float(cosine.detach())
-    return total, report
+    total = torch.stack([getattr(weights, name) * value for name, value in parts.items()]).sum()
+    return total, {**{name: float(value.detach()) for name, value in parts.items()}, **cosines}
+
+
+def _distance(got: Tensor, wanted: Tensor, moments: tuple[Tensor, Tensor]) -> tuple[Tensor, float]:
+    wanted = (wanted - moments[0]) / moments[1]
+    cosine = F.cosine_similarity(got, wanted, dim=1).mean()
+    return F.smooth_l1_loss(got, wanted) + 1.0 - cosine, float(cosine.detach())

@@ -130,8 +130,12 @@ class ResNet3D(FeatureNetwork):
         blocks += [block(outputs, planes, 1, None) for _ in range(1, count)]
         return nn.Sequential(*blocks)
 
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """float (B, 3, T, H, W), normalised → outputs of layer3 and layer4; 16 frames leave 2 and 1 steps of time."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        middle = self.layer3(self.layer2(self.layer1(x)))
+        return middle, self.layer4(middle)
+
     def features(self, x: Tensor) -> Tensor:
         """float (B, 3, T, H, W), normalised → (B, D): the mean over all positions of the last layer."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean(dim=(2, 3, 4))
+        return self.maps(x)[1].mean(dim=(2, 3, 4))
