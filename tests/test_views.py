@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from trainer.augment import Augmentation, augment, shrink, spoil, take
 from trainer.clips import Clip, PackedFrames, load_clips
 from trainer.pool import Pack, Pool
 from trainer.teacher import MAPS, Job, Targets
-from trainer.views import ViewPlan, mix, pack_views, soft_labels
+from trainer.views import ViewPlan, ViewSource, mix, pack_views, soft_labels
 
 SIZE = 40
 STILL = Augmentation(p_light=0, p_grey=0, p_low=0, p_blur=0, p_noise=0, p_jpeg=0)
@@ -31,9 +32,9 @@ def _frames(number: int) -> UInt8Array:
 @pytest.fixture()
 def views(tmp_path: Path) -> tuple[PackedFrames, tuple[Clip, ...]]:
     clips = [_clip(0, False), _clip(1, True), _clip(2, False, "val")]
-    plan = ViewPlan({"streets": 3})
-    assert list(pack_views([(clips, _frames)], tmp_path / "views.u8", size=SIZE, plan=plan)) == [(2, 2)]
-    assert list(pack_views([(clips, _frames)], tmp_path / "views.u8", size=SIZE, plan=plan)) == []  # it is there
+    source = ViewSource([(clips, _frames)], ViewPlan({"streets": 3}), SIZE)
+    assert list(pack_views(source, tmp_path / "views.u8")) == [(6, 6)]
+    assert list(pack_views(source, tmp_path / "views.u8")) == []  # it is there
     return load_clips(tmp_path, "views")
 
 
@@ -47,7 +48,7 @@ def test_a_view_is_one_window_of_a_training_clip(views: tuple[PackedFrames, tupl
 def test_another_plan_draws_anew(tmp_path: Path) -> None:
     path, clips = tmp_path / "views.u8", [_clip(0, False)]
     for seed in (0, 0, 1):
-        list(pack_views([(clips, _frames)], path, size=SIZE, plan=ViewPlan({}, default=1, seed=seed)))
+        list(pack_views(ViewSource([(clips, _frames)], ViewPlan({}, default=1, seed=seed), SIZE), path))
         if seed == 0:
             first = PackedFrames(path).frames(0).copy()
     assert not np.array_equal(first, PackedFrames(path).frames(0))
@@ -135,6 +136,18 @@ def test_a_mix_holds_something_of_both_and_nothing_else() -> None:
 def test_mixed_views_are_drawn_alike_every_time(tmp_path: Path) -> None:
     clips, plan = [_clip(n, bool(n % 2)) for n in range(6)], ViewPlan({}, default=3, mixed=0.5)
     for name in ("a", "b"):
-        list(pack_views([(clips, _frames)], tmp_path / f"{name}.u8", size=SIZE, plan=plan))
+        list(pack_views(ViewSource([(clips, _frames)], plan, SIZE), tmp_path / f"{name}.u8"))
     first, second = PackedFrames(tmp_path / "a.u8"), PackedFrames(tmp_path / "b.u8")
     assert all(np.array_equal(first.frames(k), second.frames(k)) for k in range(18))
+
+
+def test_teacher_and_student_get_the_same_view_at_sizes_of_their_own() -> None:
+    smooth = lambda n: np.stack([cv2.GaussianBlur(frame, (0, 0), 4) for frame in _frames(n)])  # noqa: E731
+    clips, plan = [_clip(n, bool(n % 2)) for n in range(6)], ViewPlan({}, default=3, mixed=0.5)
+    large, small = (ViewSource([(clips, smooth)], plan, size) for size in (48, 32))
+    assert large.key != small.key and large.clips == small.clips
+    seen = [small.view(number).astype(int) for number in range(18)]
+    for number in range(18):
+        wanted = shrink(large.view(number), 32).astype(int)
+        apart = [float(abs(wanted - view).mean()) for view in seen]  # grey levels
+        assert apart.index(min(apart)) == number and apart[number] < 3

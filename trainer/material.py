@@ -21,9 +21,10 @@ from trainer.clips import clips_key, load_clips, pack_clips, read_frames, read_i
 from trainer.compiled import compiled_teacher
 from trainer.pool import SHARES, Pack, Pool
 from trainer.teacher import FrameSource, Job, Targets, answer, plan
-from trainer.views import ROUNDS, pack_views, soft_labels
+from trainer.views import ROUNDS, ViewSource, pack_views, soft_labels
 
 CLIP_LIMIT = 150  # frames of a clip that are packed
+VIEW_SIZE = 128  # pixels a side of a view as the student gets it; the teacher sees the same view at a size of its own
 VIEWED_SIZE = 240  # pixels a side of the pictures that views are cut from
 
 
@@ -56,12 +57,12 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
         rounds = []
         for number, plan_of_views in enumerate(ROUNDS[: args.views]):
             name, kept = f"views-{number}", "-maps" if args.maps else ""
-            drawing = pack_views(sources, cache / f"{name}.u8", size=args.teacher_size, plan=plan_of_views)
-            _show(progress, name, drawing)
+            large, small = (ViewSource(sources, plan_of_views, size) for size in (args.teacher_size, VIEW_SIZE))
+            _show(progress, name, pack_views(small, cache / f"{name}.u8"))
             views, seen = load_clips(cache, name)
-            asked, key = [Job(item, 0) for item in range(len(seen))], f"i3d/{views.key}"
+            asked, key = [Job(item, 0) for item in range(len(seen))], f"i3d/{large.key}"
             targets = Targets(cache / f"teacher-{name}{kept}", asked, key, maps=args.maps)
-            _ask(progress, f"teacher, {name}", targets, views.frames, args)
+            _ask(progress, f"teacher, {name}", targets, large.view, args)
             labels = soft_labels(targets, seen, SHARES) if args.label_weight else None
             rounds.append(Pack(views, seen, targets, True, labels))
     return Pool(rounds, seed=args.seed)

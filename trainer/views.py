@@ -1,6 +1,7 @@
 """Views: pieces of clips as one more camera might have seen them, each of which the teacher is asked about.
 
-    clips, rendered, quiet ──pack_views──▶ views.u8 (one window an item) ──answer──▶ targets ──soft_labels──▶ Pack
+    clips, rendered, quiet ──ViewSource──┬─small─▶ pack_views ──▶ views.u8 (one window an item) ──┐
+                                         └─large─▶ answer ──▶ targets ──▶ soft_labels ────────────┴──▶ Pack
 
 A teacher that has seen the whole clip says little about a corner of it at half the speed. So time and crop are settled
 here, before the teacher looks ("consistent teaching": Beyer et al., "Knowledge distillation: a good teacher is patient
@@ -14,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -64,54 +66,61 @@ _MORE = {"cctv_fights": 16, "cctv_crashes": 24, "hockey_fights": 1, "ucf101": 5,
 ROUNDS = (ViewPlan(_COUNTS), ViewPlan(_MORE, default=2, seed=1, mixed=0.6))  # the second one, once the first is learnt
 
 
-def pack_views(
-    sources: Sequence[tuple[Sequence[Clip], Frames]],
-    path: Path,
-    *,
-    size: int,
-    plan: ViewPlan = ROUNDS[0],
-    workers: int = 2,
-) -> Iterator[tuple[int, int]]:
-    """Draw the views once into `path`; yields (clips done, all). Nothing to do if it is there.
+class ViewSource:
+    """The views of a plan, drawn when asked for; at every size the very same parts of the very same frames.
 
     sources: clips, and what gives the frames of the i-th: uint8 (n, S, S, 3) RGB.  size: pixels a side of a view.
     """
-    wanted = [(part, i, clip) for part, (clips, _) in enumerate(sources) for i, clip in enumerate(clips)]
-    wanted = [entry for entry in wanted if plan.count(entry[2])]
-    text = json.dumps([size, asdict(plan), [asdict(clip) for _, _, clip in wanted]])
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if path.with_suffix(".json").exists() and PackedFrames(path).key == key:
+
+    def __init__(self, sources: Sequence[tuple[Sequence[Clip], Frames]], plan: ViewPlan, size: int) -> None:
+        self.plan, self.size = plan, size
+        self._wanted = [(part, i, clip) for part, (clips, _) in enumerate(sources) for i, clip in enumerate(clips)]
+        self._wanted = [entry for entry in self._wanted if plan.count(entry[2])]
+        self._places = [(place, n) for place, (*_, clip) in enumerate(self._wanted) for n in range(plan.count(clip))]
+        # The views of a clip follow each other; a mixed one has a second clip, the same for all of them.
+        self._frames = lru_cache(maxsize=8)(lambda part, i: sources[part][1](i))
+
+    @property
+    def clips(self) -> list[Clip]:
+        """The clip of each view."""
+        return [self._wanted[place][2] for place, _ in self._places]
+
+    @property
+    def key(self) -> str:
+        """Changes when any of the views would."""
+        text = json.dumps([self.size, asdict(self.plan), [asdict(clip) for *_, clip in self._wanted], "by share"])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def view(self, number: int) -> UInt8Array:
+        """uint8 (16, size, size, 3) RGB."""
+        place, n = self._places[number]
+        part, i, _ = self._wanted[place]
+        rng = np.random.default_rng([self.plan.seed, part, i, n])
+        view = self._anywhere(part, i, rng)
+        if self.plan.mixed and rng.random() < self.plan.mixed:
+            other = int(np.random.default_rng([self.plan.seed, part, i]).integers(len(self._wanted)))
+            view = mix(view, self._anywhere(*self._wanted[other][:2], rng), rng)
+        return view
+
+    def _anywhere(self, part: int, i: int, rng: np.random.Generator) -> UInt8Array:
+        frames = self._frames(part, i)
+        start = int(rng.integers(0, max(1, len(frames) - WINDOW_FRAMES + 1)))
+        return take(frames, start, self.size, rng, self.plan.taken)
+
+
+def pack_views(source: ViewSource, path: Path, *, workers: int = 2) -> Iterator[tuple[int, int]]:
+    """Draw the views once into `path`; yields (views done, all). Nothing to do if it is there."""
+    if path.with_suffix(".json").exists() and PackedFrames(path).key == source.key:
         return
-
-    def draw(entry: tuple[int, int, Clip]) -> list[UInt8Array]:
-        part, i, clip = entry
-        frames = sources[part][1](i)
-        if plan.mixed:
-            part_2, i_2, _ = wanted[int(np.random.default_rng([plan.seed, part, i]).integers(len(wanted)))]
-            others = sources[part_2][1](i_2)
-        found = []
-        for number in range(plan.count(clip)):
-            rng = np.random.default_rng([plan.seed, part, i, number])
-            view = _anywhere(frames, size, rng, plan)
-            if plan.mixed and rng.random() < plan.mixed:
-                view = mix(view, _anywhere(others, size, rng, plan), rng)
-            found.append(view)
-        return found
-
-    writer = PackWriter(path, size)
+    clips = source.clips
+    writer = PackWriter(path, source.size)
     with ThreadPoolExecutor(workers) as threads:
-        for first in range(0, len(wanted), 64):  # a few at a time: all views together do not fit into memory
-            block = wanted[first : first + 64]
-            for (_, _, clip), views in zip(block, threads.map(draw, block), strict=True):
-                for view in views:
-                    writer.add(view, asdict(clip))
-            yield min(first + 64, len(wanted)), len(wanted)
-    writer.close(key)
-
-
-def _anywhere(frames: UInt8Array, size: int, rng: np.random.Generator, plan: ViewPlan) -> UInt8Array:
-    start = int(rng.integers(0, max(1, len(frames) - WINDOW_FRAMES + 1)))
-    return take(frames, start, size, rng, plan.taken)
+        for first in range(0, len(clips), 256):  # a few at a time: all views together do not fit into memory
+            block = range(first, min(first + 256, len(clips)))
+            for k, view in zip(block, threads.map(source.view, block), strict=True):
+                writer.add(view, asdict(clips[k]))
+            yield block.stop, len(clips)
+    writer.close(source.key)
 
 
 def mix(view: UInt8Array, other: UInt8Array, rng: np.random.Generator) -> UInt8Array:
@@ -121,10 +130,11 @@ def mix(view: UInt8Array, other: UInt8Array, rng: np.random.Generator) -> UInt8A
         share = float(rng.uniform(0.3, 0.6))
         blended: UInt8Array = np.round(view * (1 - share) + other * share).astype(np.uint8)
         return blended
-    side = round(size * float(rng.uniform(0.15, 0.6)) ** 0.5)
-    top, left = (int(rng.integers(0, size - side + 1)) for _ in range(2))
+    side = float(rng.uniform(0.15, 0.6)) ** 0.5
+    places = [float(rng.uniform(0, 1 - side)) for _ in range(2)]  # shares: the same at every size
+    rows, columns = (slice(round(place * size), round((place + side) * size)) for place in places)
     pasted = view.copy()
-    pasted[:, top : top + side, left : left + side] = other[:, top : top + side, left : left + side]
+    pasted[:, rows, columns] = other[:, rows, columns]
     return pasted
 
 
