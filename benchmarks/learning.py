@@ -2,9 +2,9 @@
 
     python -m benchmarks learning --clips DIR [--cache DIR] [--student student.pt]
 
-The network stays as it is; a head is fitted as `trainer embed` does and judged on the val clips (highest window of a
-clip, AUC). Shares of the train clips are drawn anew DRAWS times, in every set and label alike. `--student`: a network
-out of `trainer distill` that is judged in the same way, as one more row.
+The network stays as it is; a head is fitted as the bundle's was and judged on the val clips (highest window of a clip,
+AUC). Shares of the train clips are drawn anew DRAWS times, in every set and label alike. `--student`: the run that the
+bundle was made from; a head that was fitted in a space shared with the teacher (`trainer.spaces`) needs its maps.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ from stream_detector.bundle import Bundle
 from stream_detector.types import UInt8Array
 from trainer.clips import Clip, evenly, load_clips, pack_clips, read_index
 from trainer.embed import TRAIN_LIMITS, features_of
-from trainer.fit import Bag, HeadConfig, clip_scores, fit_head
+from trainer.fit import Bag, HeadConfig, clip_scores
 from trainer.measure import clip_aucs
 from trainer.pool import SHARES
+from trainer.spaces import Maps, fit_in_space, maps_of
 from trainer.student import student_from
 
 DRAWS = 5
 SHARES_OF_CLIPS = (0.125, 0.25, 0.5, 1.0)
-BASE = HeadConfig((), 0.03)
-DECAYS = (0.003, 0.3, 1.0)
+DECAYS = (0.03, 0.3, 1.0, 3.0)
 WINDOWS = 4  # of a train clip
-FITTED_AS = f"L2 {BASE.decay:g}, {WINDOWS} windows of a train clip"
 SETS = ("cctv_fights", "cctv_crashes", "hockey_fights", "pooled")
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -64,9 +63,9 @@ def drawn(clips: Sequence[Clip], share: float, rng: np.random.Generator) -> list
     return sorted(chosen)
 
 
-def judged(train: Sequence[Bag], val: Sequence[Bag], config: HeadConfig) -> dict[str, float]:
+def judged(train: Sequence[Bag], val: Sequence[Bag], config: HeadConfig, maps: Maps) -> dict[str, float]:
     """AUC by set."""
-    scores = clip_scores(fit_head(train, config, SHARES), val)
+    scores = clip_scores(fit_in_space(train, config, SHARES, maps), val)
     table = clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val])
     return {name: table[name]["value"] for name in SETS if name in table}
 
@@ -77,11 +76,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
     parser.add_argument("--cache", type=Path, help="keeps decoded clips for the next time")
     parser.add_argument("--bundle", default="embedded")
-    parser.add_argument("--student", type=Path, help="student.pt of `trainer distill`, as one more row")
+    parser.add_argument("--student", type=Path, help="student.pt that the bundle was made from")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
     load, console, bundle = load_before(), Console(stderr=True), Bundle.load(args.bundle)
     backbone, _, recipe = bundle.build()
+    head = bundle.manifest.training.get("head", {})
+    fitted = HeadConfig(tuple(head.get("hidden", ())), head.get("decay", 0.03), head.get("space", "features"))
+    maps: Maps = {}
+    if args.student:
+        maps = maps_of(
+            student_from(torch.load(args.student, map_location="cpu", weights_only=True)).requires_grad_(False)
+        )
+    elif fitted.space != "features":
+        parser.error(f"the head of {bundle.manifest.name!r} was fitted in space {fitted.space!r}; give --student")
+    judge = partial(judged, maps=maps)
     with tempfile.TemporaryDirectory() as scratch:
         cache = args.cache or Path(scratch)
         everything = read_index(args.clips)
@@ -96,12 +105,6 @@ def main(argv: list[str]) -> int:
         plain_rows = dict(zip([*train, *val], seen(backbone, items=[*train, *val]), strict=True))
         console.print("features found; now mirrored")
         mirrored_rows = seen(backbone, items=train, change=mirrored)
-        student = None
-        if args.student:
-            state = torch.load(args.student, map_location="cpu", weights_only=True)
-            other = student_from(state)
-            found = seen(other.backbone.eval(), items=[*train, *val])
-            student = (int(state["step"]), dict(zip([*train, *val], found, strict=True)))
 
     def bags(rows: dict[int, Rows], items: Sequence[int], most: int) -> list[Bag]:
         return [Bag(thinned(rows[i], most), clips[i].set, clips[i].abnormal) for i in items]
@@ -113,7 +116,7 @@ def main(argv: list[str]) -> int:
         for draw in range(DRAWS if share < 1 else 1):
             rng = np.random.default_rng(draw)
             chosen = drawn([clips[i] for i in train], share, rng)
-            draws.append(judged([all_bags[k] for k in chosen], val_bags, BASE))
+            draws.append(judge([all_bags[k] for k in chosen], val_bags, fitted))
         middle = {name: round(float(np.median([d[name] for d in draws])), 4) for name in draws[0]}
         extent = {name: [min(d[name] for d in draws), max(d[name] for d in draws)] for name in draws[0]}
         curve.append({"share": share, "clips": len(chosen), "median": middle, "range": extent})
@@ -122,17 +125,20 @@ def main(argv: list[str]) -> int:
         Bag(thinned(rows, WINDOWS), clips[i].set, clips[i].abnormal)
         for rows, i in zip(mirrored_rows, train, strict=True)
     ]
+    base = replace(fitted, space="features")
     tried: dict[str, dict[str, float]] = {
-        FITTED_AS: judged(all_bags, val_bags, BASE),
-        "one window of a train clip": judged(bags(plain_rows, train, 1), val_bags, BASE),
-        "all windows of a train clip": judged(bags(plain_rows, train, 10**9), val_bags, BASE),
-        "mirrored windows too": judged([*all_bags, *flipped], val_bags, BASE),
-        "a hidden layer of 32": judged(all_bags, val_bags, replace(BASE, hidden=(32,))),
-        **{f"L2 {decay:g}": judged(all_bags, val_bags, replace(BASE, decay=decay)) for decay in DECAYS},
+        f"as the bundle: {fitted.space}, L2 {fitted.decay:g}": judge(all_bags, val_bags, fitted),
+        "one window of a train clip": judge(bags(plain_rows, train, 1), val_bags, fitted),
+        "all windows of a train clip": judge(bags(plain_rows, train, 10**9), val_bags, fitted),
+        "mirrored windows too": judge([*all_bags, *flipped], val_bags, fitted),
+        "features, a hidden layer of 32": judge(all_bags, val_bags, replace(base, hidden=(32,))),
+        **{
+            f"{space}, L2 {decay:g}": judge(all_bags, val_bags, replace(fitted, space=space, decay=decay))
+            for space in ("features", *maps)
+            for decay in DECAYS
+            if (space, decay) != (fitted.space, fitted.decay)
+        },
     }
-    if student:
-        step, rows = student
-        tried[f"another student, {step} steps"] = judged(bags(rows, train, WINDOWS), bags(rows, val, 10**9), BASE)
     results = {"bundle": bundle.fingerprint, "val_clips": len(val), "curve": curve, "tried": tried}
     if not args.no_save:
         write_results("learning", results, {"load_before": load, "draws": DRAWS, "windows": WINDOWS})

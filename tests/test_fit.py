@@ -126,6 +126,18 @@ def test_the_threshold_lies_above_quiet_footage_and_below_incidents() -> None:
     assert value > 0.95  # quiet footage that looks worse than any incident: no false alarm, at the price of a miss
 
 
+def test_one_odd_street_of_many_does_not_decide_for_every_camera() -> None:
+    def stream(level: float) -> Stream:
+        return Stream("s", np.full(30, level, np.float32), 25.0)
+
+    loud = [Stream("i", np.full(30, 0.9, np.float32), 25.0, (1.0, 9.0))] * 5
+    streets = [stream(0.3)] * 39 + [stream(0.85)]
+    as_clip, how = find_threshold([], loud, streets, margin=0.03)
+    assert as_clip == pytest.approx(0.33, abs=0.01) and "95 % of 40 normal clips and streets below 0.3" in how
+    as_camera, _ = find_threshold([stream(0.85)], loud, streets, margin=0.03)
+    assert as_camera > 0.85  # the same from a real camera does
+
+
 def test_whole_quiet_recordings_may_alarm_so_often_and_no_more() -> None:
     def night(peak: float) -> Stream:
         raw = np.full(1125, 0.1, np.float32)
