@@ -37,7 +37,7 @@ from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores
 from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
-from trainer.quiet import quiet_hours
+from trainer.quiet import Recording, bags_of, recordings
 from trainer.spaces import Maps, fit_in_space, maps_of
 from trainer.student import student_from
 from trainer.teacher import Targets
@@ -51,9 +51,10 @@ HEADS = (
     HeadConfig((32,), 0.3),
 )
 SCENES = ("scenes-calibrate", "scenes-check")
-QUIET_SCENES, QUIET_SEED, QUIET_SHARE = "scenes-quiet", 1600, 0.1  # whole rendered scenes without an incident
+QUIET_SCENES, QUIET_SEED = "scenes-quiet", 1600  # whole rendered scenes without an incident
 TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
-FITTED_SHARES = {**SHARES, "quiet_scenes": QUIET_SHARE}
+LONG = {"quiet_scenes": 0.1, "quiet_hours": 0.05}  # shares of what the head learns from in full length
+FITTED_SHARES = {**SHARES, **LONG}
 MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fights": 0.2}  # for choosing on val
 
 
@@ -166,8 +167,21 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     if args.quiet_scenes:
         _work(console, QUIET_SCENES, extras.pack_scenes(cache, QUIET_SCENES, QUIET_SEED, 0, args.quiet_scenes))
         train += [replace(bag, set="quiet_scenes") for bag in bags(QUIET_SCENES, "val")[0]]
+
+    @torch.no_grad()
+    def watched(windows: UInt8Array) -> Float32Array:
+        clip = normalise(torch.from_numpy(windows).to(args.device), recipe)
+        result: Float32Array = backbone.features(clip).float().cpu().numpy()
+        return result
+
+    halves: list[list[Recording]] = []
+    if args.quiet_videos:
+        for half in (0, 1):
+            kept, key = Path(args.run) / "features" / f"hours-{half}.npz", json.dumps([state["step"], state["seconds"]])
+            halves.append(recordings(args.quiet_videos, half, watched, recipe.size[0], kept, key))
+        train += bags_of(halves[0])
     console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
-    maps = maps_of(student.cpu().eval().requires_grad_(False))
+    maps = maps_of(student_from(state).eval().requires_grad_(False))
     head, chosen, tried = choose_head(train, val, maps, FITTED_SHARES)
     calibrate(head, val, MEASURED_SHARES)
     scores = clip_scores(head, val)
@@ -175,7 +189,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
         "heads_tried": tried,
         "leave_one_set_out_head_only": leave_one_set_out(
-            [bag for bag in [*train, *val] if bag.set != "quiet_scenes"],
+            [bag for bag in [*train, *val] if bag.set not in LONG],
             lambda bags: fit_in_space(bags, chosen, FITTED_SHARES, maps),
         ),
         "mean_score": _mean_scores(scores, val),
@@ -188,11 +202,6 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         found, items, _ = bags(name, split)
         return _streams(PackedFrames(cache / f"{name}.u8"), [raw_scores(head, b.features) for b in found], items)
 
-    @torch.no_grad()
-    def watched(windows: UInt8Array) -> Float32Array:
-        clip = normalise(torch.from_numpy(windows).to(args.device), recipe)
-        return raw_scores(head, backbone.features(clip).float().cpu().numpy())
-
     counts = (args.scenes, args.scenes), (args.check_scenes, args.check_scenes)
     for name, first, (loud, still) in zip(SCENES, (1500, 2100), counts, strict=True):
         packing = extras.pack_scenes(cache, name, first, loud, still, duration_s=args.scene_s)
@@ -203,7 +212,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     normal = [s for s, i in zip(val_streams, val_items, strict=True) if not val_clips[i].abnormal]
     abnormal = [s for s, i in zip(val_streams, val_items, strict=True) if val_clips[i].abnormal]
     before = [Stream(s.name, s.raw[: _first(s)], s.fps) for s in scenes if _first(s) > 0]
-    hours = list(quiet_hours(args.quiet_videos, watched, recipe.size[0])) if args.quiet_videos else []
+    hours = [Stream(r.name, raw_scores(head, r.features), r.fps) for r in halves[1]] if halves else []
     smoothing_s, threshold, how = choose_smoothing(quiet_camera, scenes, [*normal, *before], abnormal, hours)
     check = streams(SCENES[1])
     _keep_scores(Path(args.run) / "scores.json", [*quiet_camera, *hours, *scenes, *val_streams, *check])
@@ -339,7 +348,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--normal-licence", default="as its owner says", help="of the recordings that `distill --normal-videos` read"
     )
-    parser.add_argument("--quiet-videos", type=Path, help="whole recordings that the threshold must lie above")
+    parser.add_argument(
+        "--quiet-videos",
+        type=Path,
+        help="whole recordings of which one half is learned from and the threshold must lie above the other",
+    )
     parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
     parser.add_argument(
         "--quiet-scenes",

@@ -1,14 +1,17 @@
-"""Whole recordings of quiet cameras, scored as the running detector would: what a threshold must lie above.
+"""Whole recordings of quiet cameras, seen as the running detector would: what a threshold must lie above.
 
-    hours of one camera ──windows──▶ backbone, head ──▶ Stream (raw scores) a file ──▶ trainer.threshold
+    hours of one camera ──windows──▶ backbone ──▶ Recording (features) ──┬─ train half ─▶ normal bags for the head
+                                                                         └─ val half ──▶ Stream ─▶ trainer.threshold
 
-The segments that training sees (`extras.pack_normal`) are seconds of every hour; the rare scores that raise alarms at
-night are in the hours between them. Only the files of the `val` half are read.
+The segments that distillation sees (`extras.pack_normal`) are seconds of every hour; the rare scores that raise alarms
+at night are in the hours between them. The halves are files in turn, as there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -18,14 +21,27 @@ from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.clips import small_rgb
 from trainer.extras import video_files
-from trainer.measure import Stream
+from trainer.fit import Bag
 
-Score = Callable[[UInt8Array], Float32Array]
+Look = Callable[[UInt8Array], Float32Array]
 
 
-def windows_of(file: Path, size: int) -> Iterator[UInt8Array]:
-    """Full windows, 16 frames every 16 frames: uint8 (16, size, size, 3) RGB. Raises DataError if there is none."""
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """name: of the file.  fps: its frame rate.  features: float32 (n, D), a row every 16 frames."""
+
+    name: str
+    fps: float
+    features: Float32Array
+
+
+def windows_of(file: Path, size: int) -> Iterator[tuple[UInt8Array, float]]:
+    """Full windows, 16 frames every 16 frames: uint8 (16, size, size, 3) RGB, with the file's frame rate.
+
+    Raises DataError if there is none.
+    """
     capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
+    fps = float(capture.get(cv2.CAP_PROP_FPS)) or 25.0
     frames: list[UInt8Array] = []
     found = False
     try:
@@ -36,7 +52,7 @@ def windows_of(file: Path, size: int) -> Iterator[UInt8Array]:
             frames.append(small_rgb(image, size))
             if len(frames) == WINDOW_FRAMES:
                 found = True
-                yield np.stack(frames)
+                yield np.stack(frames), fps
                 frames = []
     finally:
         capture.release()
@@ -44,19 +60,42 @@ def windows_of(file: Path, size: int) -> Iterator[UInt8Array]:
         raise DataError(f"{str(file)!r} gives no window of {WINDOW_FRAMES} frames; check that it is a video")
 
 
-def quiet_hours(folder: Path, score: Score, size: int, *, batch: int = 16) -> Iterator[Stream]:
-    """One stream for every other recording of a folder. score: uint8 (B, 16, size, size, 3) → (B,) in [0, 1]."""
-    for file in video_files(folder)[1::2]:
-        capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-        fps = float(capture.get(cv2.CAP_PROP_FPS)) or 25.0
-        capture.release()
-        raw: list[Float32Array] = []
+def recordings(
+    folder: Path, half: int, look: Look, size: int, kept: Path, key: str, *, batch: int = 16
+) -> list[Recording]:
+    """Every other recording of a folder, from the `half`-th (0 or 1) on.
+
+    look: uint8 (B, 16, size, size, 3) RGB → features (B, D).  kept: file that keeps the result; read again if its key,
+    which should name the network, and the files are the same.
+    """
+    files = video_files(folder)[half::2]
+    text = json.dumps([key, size, [file.name for file in files]])
+    if kept.exists():
+        with np.load(kept) as arrays:
+            if str(arrays["key"]) == text:
+                return [Recording(f.name, float(arrays["fps"][k]), arrays[f"arr_{k}"]) for k, f in enumerate(files)]
+    found = []
+    for file in files:
+        rows: list[Float32Array] = []
         waiting: list[UInt8Array] = []
-        for window in windows_of(file, size):
+        fps = 25.0
+        for window, fps in windows_of(file, size):  # noqa: B007  (it is the file's, the same every time)
             waiting.append(window)
             if len(waiting) == batch:
-                raw.append(score(np.stack(waiting)))
+                rows.append(look(np.stack(waiting)))
                 waiting = []
         if waiting:
-            raw.append(score(np.stack(waiting)))
-        yield Stream(file.name, np.concatenate(raw), fps)
+            rows.append(look(np.stack(waiting)))
+        found.append(Recording(file.name, fps, np.concatenate(rows)))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, *(r.features for r in found), fps=np.array([r.fps for r in found]), key=np.array(text))
+    return found
+
+
+def bags_of(found: Sequence[Recording], windows: int = 60) -> list[Bag]:
+    """Normal bags of so many windows each, of set `quiet_hours`."""
+    return [
+        Bag(recording.features[first : first + windows], "quiet_hours", False)
+        for recording in found
+        for first in range(0, len(recording.features), windows)
+    ]
