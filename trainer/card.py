@@ -58,7 +58,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         + ", then ".join(f"{size} pixels ({100 * share:.0f} % of the steps)" for size, share in training["sizes"])
         + f"; {_averaged(training)}{training['steps_skipped_not_finite']} steps skipped (gradient not finite); "
         f"{training['training_seconds'] / 60:.0f} minutes of training ({training['machine']}). "
-        f"Then a head on frozen features (hidden {training['head']['hidden']}, L2 "
+        f"Then a head on frozen features{_long(training)} (hidden {training['head']['hidden']}, L2 "
         f"{training['head']['decay']}{_space(training['head'])}, chosen on val "
         f"among {len(results['heads_tried'])}), Platt scaling on val.",
         "",
@@ -177,6 +177,15 @@ def _average_command(training: Mapping[str, Any]) -> list[str]:
         f"    # distill with --steps {steps[0]}, keep its student.pt as EARLY, go on with --steps {steps[1]}, then:",
         "    python -m trainer average EARLY runs/distill/student.pt --out runs/distill",
     ]
+
+
+def _long(training: Mapping[str, Any]) -> str:
+    parts = []
+    if training.get("quiet_scenes"):
+        parts.append(f"{training['quiet_scenes']} whole rendered scenes without an incident")
+    if training.get("quiet_recordings"):
+        parts.append(f"{len(training['quiet_recordings'])} whole quiet recordings")
+    return f" of the train clips and {' and '.join(parts)}" if parts else ""
 
 
 def _maps(training: Mapping[str, Any]) -> str:

