@@ -248,7 +248,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         targets = Targets.open(targets_dir)
         rows = [k for k, job in enumerate(targets.jobs) if targets.done[k] and clips[job.item].split == "train"]
         training["teacher_windows"] = len(rows)
-    training["maps"] = any(name.startswith("maps.") for name in state.get("student", {}))  # an average may have none left
+    training["maps"] = any(name.startswith("maps.") for name in state.get("student", {}))  # an average may lack them
     rounds = sorted(cache.glob("teacher-views-*-maps" if training["maps"] else "teacher-views-?"))
     if rounds:
         training["teacher_views"] = [int(Targets.open(path).done.sum()) for path in rounds]
