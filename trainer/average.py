@@ -31,9 +31,8 @@ def mean_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dic
 
     What only serves to match the teacher's maps is left out if just one of them has it.
     """
-    keep = {name for name in first if not name.startswith("maps.") or name in second}
-    first = {name: value for name, value in first.items() if name in keep}
-    second = {name: value for name, value in second.items() if not name.startswith("maps.") or name in keep}
+    odd = {name for name in first.keys() ^ second.keys() if name.startswith("maps.")}
+    first, second = ({name: v for name, v in state.items() if name not in odd} for state in (first, second))
     if first.keys() != second.keys() or any(first[name].shape != second[name].shape for name in first):
         raise DataError("the two checkpoints are not of the same network; average two points of one run")
     return {name: (first[name] + value) / 2 if value.is_floating_point() else value for name, value in second.items()}

@@ -181,7 +181,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
             halves.append(recordings(args.quiet_videos, half, watched, recipe.size[0], kept, key))
         train += bags_of(halves[0])
     console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
-    maps = maps_of(student_from(state).eval().requires_grad_(False))
+    maps = maps_of(student.eval().requires_grad_(False))  # on the CPU still, as the bags are
     head, chosen, tried = choose_head(train, val, maps, FITTED_SHARES)
     calibrate(head, val, MEASURED_SHARES)
     scores = clip_scores(head, val)

@@ -147,13 +147,13 @@ def student_loss(
         parts["features"], cosines["cosine"] = _distance(projected[known], drawn.features[known], moments["features"])
         target = F.log_softmax(drawn.logits[known], dim=1)
         parts["logits"] = F.kl_div(F.log_softmax(classes[known], 1), target, reduction="batchmean", log_target=True)
-        for name in outputs.maps.keys() & drawn.maps.keys():
-            got, wanted = outputs.maps[name], drawn.maps[name][known].float()
-            cells = [min(a, b) for a, b in zip(got.shape[2:], wanted.shape[2:], strict=True)]
-            got, wanted = (
-                F.adaptive_avg_pool3d(values, (cells[0], cells[1], cells[2])) for values in (got[known].float(), wanted)
-            )
-            parts[name], cosines[f"{name}_cosine"] = _distance(got, wanted, moments[name])
+        for name, got in outputs.maps.items():  # in the same order in every process: so are the sums
+            if name not in drawn.maps:
+                continue
+            got, wanted = got[known].float(), drawn.maps[name][known].float()
+            t, h, w = (min(a, b) for a, b in zip(got.shape[2:], wanted.shape[2:], strict=True))
+            pooled = [F.adaptive_avg_pool3d(values, (t, h, w)) for values in (got, wanted)]
+            parts[name], cosines[f"{name}_cosine"] = _distance(pooled[0], pooled[1], moments[name])
     soft = drawn.labels * (1 - 2 * weights.smoothing) + weights.smoothing
     parts["labels"] = F.binary_cross_entropy_with_logits(abnormal, soft)
     total = torch.stack([getattr(weights, name) * value for name, value in parts.items()]).sum()
