@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from trainer.card import write_card
 from trainer.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
 from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores
+from trainer.kept import kept
 from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.quiet import Recording, bags_of, recordings
@@ -151,12 +153,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         items = evenly(clips, split, limits or {})
         limit = 4 if split == "train" else 10**9
         key = json.dumps([state["step"], state["seconds"], frames.key, items, limit])
-        kept = Path(args.run) / "features" / f"{name}-{split}.npz"
-        found = _kept(kept, key)
-        if found is None:
-            found = features_of(backbone, recipe, frames, items, args.device, limit, workers=args.workers)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, *found, key=np.array(key))
+        seen = partial(features_of, backbone, recipe, frames, items, args.device, limit, workers=args.workers)
+        found = kept(Path(args.run) / "features" / f"{name}-{split}.npz", key, seen)
         return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
 
     train, _, clips = bags("clips", "train", TRAIN_LIMITS)
@@ -177,8 +175,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     halves: list[list[Recording]] = []
     if args.quiet_videos:
         for half in (0, 1):
-            kept, key = Path(args.run) / "features" / f"hours-{half}.npz", json.dumps([state["step"], state["seconds"]])
-            halves.append(recordings(args.quiet_videos, half, watched, recipe.size[0], kept, key))
+            path, key = Path(args.run) / "features" / f"hours-{half}.npz", json.dumps([state["step"], state["seconds"]])
+            halves.append(recordings(args.quiet_videos, half, watched, recipe.size[0], path, key))
         train += bags_of(halves[0])
     console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
     maps = maps_of(student.eval().requires_grad_(False))  # on the CPU still, as the bags are
@@ -265,16 +263,6 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     }
     plain_state = {name: value.contiguous() for name, value in backbone.cpu().state_dict().items()}
     return write_bundle(Path(args.out), parts, plain_state, head.state_dict())
-
-
-def _kept(path: Path, key: str) -> list[Float32Array] | None:
-    """Features kept by an earlier run, if they are of the same weights and footage."""
-    if not path.exists():
-        return None
-    with np.load(path) as arrays:
-        if str(arrays["key"]) != key:
-            return None
-        return [arrays[f"arr_{k}"] for k in range(len(arrays.files) - 1)]
 
 
 def _keep_scores(path: Path, streams: Sequence[Stream]) -> None:

@@ -22,6 +22,7 @@ from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.clips import small_rgb
 from trainer.extras import video_files
 from trainer.fit import Bag
+from trainer.kept import kept
 
 Look = Callable[[UInt8Array], Float32Array]
 
@@ -61,35 +62,39 @@ def windows_of(file: Path, size: int) -> Iterator[tuple[UInt8Array, float]]:
 
 
 def recordings(
-    folder: Path, half: int, look: Look, size: int, kept: Path, key: str, *, batch: int = 16
+    folder: Path, half: int, look: Look, size: int, path: Path, key: str, *, batch: int = 16
 ) -> list[Recording]:
     """Every other recording of a folder, from the `half`-th (0 or 1) on.
 
-    look: uint8 (B, 16, size, size, 3) RGB → features (B, D).  kept: file that keeps the result; read again if its key,
+    look: uint8 (B, 16, size, size, 3) RGB → features (B, D).  path: file that keeps the result; read again if its key,
     which should name the network, and the files are the same.
     """
     files = video_files(folder)[half::2]
-    text = json.dumps([key, size, [file.name for file in files]])
-    if kept.exists():
-        with np.load(kept) as arrays:
-            if str(arrays["key"]) == text:
-                return [Recording(f.name, float(arrays["fps"][k]), arrays[f"arr_{k}"]) for k, f in enumerate(files)]
-    found = []
-    for file in files:
-        rows: list[Float32Array] = []
-        waiting: list[UInt8Array] = []
-        fps = 25.0
-        for window, fps in windows_of(file, size):  # noqa: B007  (it is the file's, the same every time)
-            waiting.append(window)
-            if len(waiting) == batch:
-                rows.append(look(np.stack(waiting)))
-                waiting = []
-        if waiting:
+
+    def watch() -> list[Float32Array]:
+        found, rates = [], []
+        for file in files:
+            rows, fps = _watched(file, look, size, batch)
+            found.append(rows)
+            rates.append(fps)
+        return [*found, np.array(rates, dtype=np.float32)]
+
+    *features, rates = kept(path, json.dumps([key, size, [file.name for file in files], "rates last"]), watch)
+    return [Recording(f.name, float(fps), rows) for f, fps, rows in zip(files, rates, features, strict=True)]
+
+
+def _watched(file: Path, look: Look, size: int, batch: int) -> tuple[Float32Array, float]:
+    rows: list[Float32Array] = []
+    waiting: list[UInt8Array] = []
+    fps = 25.0
+    for window, fps in windows_of(file, size):  # noqa: B007  (it is the file's, the same every time)
+        waiting.append(window)
+        if len(waiting) == batch:
             rows.append(look(np.stack(waiting)))
-        found.append(Recording(file.name, fps, np.concatenate(rows)))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(kept, *(r.features for r in found), fps=np.array([r.fps for r in found]), key=np.array(text))
-    return found
+            waiting = []
+    if waiting:
+        rows.append(look(np.stack(waiting)))
+    return np.concatenate(rows), fps
 
 
 def bags_of(found: Sequence[Recording], windows: int = 60) -> list[Bag]:
