@@ -86,6 +86,14 @@ class Detector:
         finally:
             connection.close()
 
+    def first_alarm(self) -> Any:
+        pause = threading.Event()
+        end_s = time.monotonic() + 120
+        while not (found := self.get("/api/alarms")["alarms"]):
+            assert time.monotonic() < end_s, (self.folder / "log.txt").read_text()
+            pause.wait(0.2)
+        return found[0]["id"]
+
     def end(self, how: int = signal.SIGTERM) -> None:
         if self.process is not None:
             self.process.send_signal(how)
@@ -166,7 +174,7 @@ def test_axe_finds_no_serious_issue(browser: Any, detector: Detector, path: str,
     if not Path(axe).is_file():
         pytest.skip("axe-core is not here: .ci/install-web-test.sh, then set STREAM_DETECTOR_AXE")
     tab = browser.new_context(base_url=detector.url, color_scheme=scheme, bypass_csp=True).new_page()
-    tab.goto(path if path != "ALARM" else f"/alarms/{detector.get('/api/alarms')['alarms'][0]['id']}")
+    tab.goto(path if path != "ALARM" else f"/alarms/{detector.first_alarm()}")
     tab.wait_for_selector("main h1")
     tab.wait_for_selector(".link.on")
     tab.add_script_tag(path=axe)
@@ -184,7 +192,7 @@ def test_axe_finds_no_serious_issue(browser: Any, detector: Detector, path: str,
 def test_no_sideways_scrolling(browser: Any, detector: Detector, path: str, width: int) -> None:
     size = {"width": width, "height": 740 if width < 1000 else 2160}
     tab = browser.new_context(base_url=detector.url, viewport=size).new_page()
-    tab.goto(path if path != "ALARM" else f"/alarms/{detector.get('/api/alarms')['alarms'][0]['id']}")
+    tab.goto(path if path != "ALARM" else f"/alarms/{detector.first_alarm()}")
     tab.wait_for_selector("main h1")
     tab.wait_for_selector(".link.on")
     wide = tab.evaluate("() => document.documentElement.scrollWidth - innerWidth")
@@ -247,11 +255,30 @@ def test_replay_and_tune(tab: Any, detector: Detector) -> None:
 
 
 def test_opened_files_of_several_cameras_can_all_be_seen(tab: Any, tmp_path: Path) -> None:
-    table = tmp_path / "scores.csv"
+    tab.goto("/replay")
+    tab.wait_for_selector("text=raw")
+    open_scores_of_two(tab, tmp_path)
+
+
+def test_a_late_answer_does_not_take_the_place_of_opened_files(tab: Any, tmp_path: Path) -> None:
+    held: list[Any] = []
+    tab.route("**/api/replay/demo", lambda route: held.append(route))
+    with tab.expect_request("**/api/replay/demo"):
+        tab.goto("/replay", wait_until="commit")
+    open_scores_of_two(tab, tmp_path)
+    with tab.expect_response("**/api/replay/demo") as answered:
+        held[0].continue_()
+    answered.value.finished()
+    tab.evaluate("() => new Promise((done) => setTimeout(done))")  # the page has taken the answer by now
+    assert tab.get_by_label("Camera in the files").is_visible()
+    assert tab.get_by_text("score 0.75").is_visible()
+
+
+def open_scores_of_two(tab: Any, folder: Path) -> None:
+    table = folder / "scores.csv"
     rows = [f"a.mp4,{name},{i},{i * 16},{i * 16 + 15},{i}.0,{i}.6,{score},{score}," for name, score in
             (("gate", 0.25), ("yard", 0.75)) for i in range(4)]  # fmt: skip
     table.write_text("\n".join([",".join(COLUMNS), *rows, ""]))
-    tab.goto("/replay")
     tab.get_by_label("Or open files").set_input_files(str(table))
     tab.wait_for_selector("text=score 0.25")
     tab.get_by_label("Camera in the files").select_option("yard")

@@ -10,6 +10,7 @@ const STEP_S = 0.2;
 export async function open(main, context, _name, query) {
   const cameras = context.run.cameras, opened = { scores: new Map(), events: new Map(), video: null };
   let rows = [], alarms = [], at = Number(query.get("t")) || 0, film = null, playing = false, closed = false;
+  let turn = 0; // what was asked for last is shown: an answer of an earlier turn comes too late
   const pick = h("select", { onchange: () => choose(pick.value) }, cameras.map((c) => h("option", { value: c.name, selected: c.name === query.get("camera") }, c.name)));
   const file = h("input", { type: "file", multiple: true, accept: ".csv,.jsonl,video/*,.mkv", onchange: take });
   const inside = h("select", { onchange: () => showOpened(inside.value) }), insideLabel = h("label", { hidden: true }, "Camera in the files", inside);
@@ -83,8 +84,8 @@ export async function open(main, context, _name, query) {
     move(at);
   }
   async function choose(name) {
-    const body = await get(`/api/replay/${name}`);
-    if (closed) return;
+    const mine = ++turn, body = await get(`/api/replay/${name}`);
+    if (closed || mine !== turn) return;
     setText(why, "");
     insideLabel.hidden = true;
     if (film) film.stop();
@@ -104,6 +105,7 @@ export async function open(main, context, _name, query) {
         else if (/\.jsonl$/i.test(chosen.name)) opened.events = readEvents(await chosen.text());
         else opened.video = chosen;
       }
+      turn += 1;
       const names = [...new Set([...opened.scores.keys(), ...opened.events.keys()])];
       inside.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
       insideLabel.hidden = names.length < 2;
