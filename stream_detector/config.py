@@ -61,6 +61,7 @@ class WindowConfig(Section):
 
     stride: Annotated[int, Field(ge=1, le=10_000)] = 16  # frames between the starts of two windows
     max_gap_s: Seconds = 2.0  # a hole in media time longer than this is a discontinuity
+    find_cuts: bool = True  # so is a picture that becomes another scene from one frame to the next
 
 
 class BatchConfig(Section):

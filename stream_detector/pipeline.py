@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from stream_detector.batch import WindowBuffer
 from stream_detector.capture import Capture, Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.cuts import CutFinder
 from stream_detector.decide import CameraPlan, Decider
 from stream_detector.errands import Errands
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
@@ -218,7 +219,9 @@ class Pipeline:
     # capture threads ------------------------------------------------------------------------------------------------
 
     def _camera(self, camera: CameraConfig, plan: CameraPlan) -> _Camera:
-        windower = Windower(plan.name, plan.source, plan.stride_frames, self.config.window.max_gap_s, self.clock)
+        settings = self.config.window
+        cuts = CutFinder() if settings.find_cuts else None
+        windower = Windower(plan.name, plan.source, plan.stride_frames, settings.max_gap_s, self.clock, cuts)
         watch = PictureWatch(self.config.trouble) if self.examine else None
         capture = Capture(
             camera,

@@ -35,7 +35,7 @@ from stream_detector.types import Float32Array
 Kind = Literal["mlp", "causal", "gru"]
 KINDS = ("mlp", "causal", "gru")
 # After one of these causes the past is another scene's, or of unknown age. A window dropped under overload is neither.
-CUTS = frozenset({"reconnect", "seek", "gap", "corrupt", "truncated"})
+CUTS = frozenset({"reconnect", "seek", "gap", "cut", "corrupt", "truncated"})
 
 Weights = Mapping[str, NDArray[np.float32]]
 

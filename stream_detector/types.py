@@ -33,6 +33,7 @@ DegradedCause = Literal[
     "reconnect",
     "seek",
     "gap",
+    "cut",
     "corrupt",
     "truncated",
     "dropped",

@@ -1,7 +1,7 @@
 """Frames → 16-frame Windows, one `Windower` per camera, run inside its capture thread.
 
-A discontinuity (reconnect, seek, corrupt frame, a hole in media time) resets the window: no window ever holds frames
-from both sides of it. The first window after it carries the causes as `degraded`.
+A discontinuity (reconnect, seek, cut, corrupt frame, a hole in media time) resets the window: no window ever holds
+frames from both sides of it. The first window after it carries the causes as `degraded`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import deque
 
 import numpy as np
 
+from stream_detector.cuts import CutFinder
 from stream_detector.types import WINDOW_FRAMES, Clock, Frame, Preview, Window, WindowRef
 
 
@@ -17,9 +18,19 @@ class Windower:
     """Collects the frames of one camera into windows of 16, a new one every `stride_frames` frames.
 
     source: redacted name of the source.  max_gap_s: a hole in media time longer than this is a discontinuity.
+    cuts: finds cuts in the pictures; None does not look for them.  index: of the first window.
     """
 
-    def __init__(self, camera: str, source: str, stride_frames: int, max_gap_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        camera: str,
+        source: str,
+        stride_frames: int,
+        max_gap_s: float,
+        clock: Clock,
+        cuts: CutFinder | None = None,
+        index: int = 0,
+    ) -> None:
         if stride_frames < 1:
             raise ValueError(f"stride_frames must be at least 1, got {stride_frames}")
         self.camera = camera
@@ -27,12 +38,13 @@ class Windower:
         self.stride_frames = stride_frames
         self.max_gap_s = max_gap_s
         self._clock = clock
+        self._cuts = cuts
         self._frames: deque[Frame] = deque(maxlen=WINDOW_FRAMES)
         self._previews: list[Preview] = []
         self._causes: set[str] = set()
         self._skip = 0  # frames still to pass over before the next window may begin (stride > 16)
         self._last_media_s: float | None = None
-        self._index = 0
+        self._index = index
         self.discarded_frames = 0  # frames of windows that a discontinuity or the end left incomplete
 
     def push(self, frame: Frame) -> Window | None:
@@ -43,6 +55,8 @@ class Windower:
             if step_s > self.max_gap_s or step_s < 0:
                 causes.add("gap" if step_s > 0 else "seek")
         self._last_media_s = frame.media_s
+        if self._cuts and self._cuts.push(frame.image):
+            causes.add("cut")
         if causes:
             self._reset()
             self._causes |= causes

@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "weights": MODEL | {"download"},
     "engines": MODEL | {"engines"},
     "backbones": MODEL | {"backbones"},
+    "window": {"cuts"},
     "head": {"preprocess", "temporal"},
     "capture": {"pictures", "readers", "sources", "tally", "watchdog"},
     "readers": {"demo", "pictures", "sources"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from trainer.clips import (
     check_groups,
     evenly,
     load_clips,
+    named,
     pack_clips,
+    parse_size,
     read_frames,
     read_index,
     split_by_group,
@@ -40,6 +43,16 @@ def _video(path: Path, frames: int = 20, size: tuple[int, int] = (64, 48)) -> No
 def _index(folder: Path, rows: str) -> Path:
     (folder / "index.csv").write_text(HEADER + rows, encoding="utf-8")
     return folder
+
+
+def test_sizes_are_a_side_or_rows_and_columns(tmp_path: Path) -> None:
+    assert parse_size("240") == 240 and parse_size("240x320") == (240, 320)
+    assert [named(parse_size(text)) for text in ("160", "240x320")] == ["160", "240x320"]
+    for text in ("", "x", "240x", "8", "240x320x3", "1000", "24o"):
+        with pytest.raises(argparse.ArgumentTypeError, match="240x320"):
+            parse_size(text)
+    _video(tmp_path / "t.avi")
+    assert read_frames(tmp_path / "t.avi", (24, 32), limit=3).shape == (3, 24, 32, 3)
 
 
 def test_rows_become_clips(tmp_path: Path) -> None:

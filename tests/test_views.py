@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM
+from stream_detector.errors import DataError
 from stream_detector.types import UInt8Array
 from trainer.augment import Augmentation, augment, shrink, spoil, take
-from trainer.clips import Clip, PackedFrames, load_clips
+from trainer.clips import Clip, PackedFrames, Size, load_clips
 from trainer.pool import Pack, Pool
 from trainer.teacher import MAPS, Job, Targets
 from trainer.views import ViewPlan, ViewSource, mix, pack_views, soft_labels
@@ -133,6 +134,13 @@ def test_a_mix_holds_something_of_both_and_nothing_else() -> None:
     assert kinds == {"blended", "pasted"} and int(dark.max()) == 50
 
 
+def test_packed_views_are_square(tmp_path: Path) -> None:
+    source = ViewSource([([_clip(0, True)], _frames)], ViewPlan({}), (24, 32))
+    assert source.view(0).shape == (16, 24, 32, 3)
+    with pytest.raises(DataError, match="square"):
+        list(pack_views(source, tmp_path / "views.u8"))
+
+
 def test_mixed_views_are_drawn_alike_every_time(tmp_path: Path) -> None:
     clips, plan = [_clip(n, bool(n % 2)) for n in range(6)], ViewPlan({}, default=3, mixed=0.5)
     for name in ("a", "b"):
@@ -141,10 +149,19 @@ def test_mixed_views_are_drawn_alike_every_time(tmp_path: Path) -> None:
     assert all(np.array_equal(first.frames(k), second.frames(k)) for k in range(18))
 
 
-def test_teacher_and_student_get_the_same_view_at_sizes_of_their_own() -> None:
-    smooth = lambda n: np.stack([cv2.GaussianBlur(frame, (0, 0), 4) for frame in _frames(n)])  # noqa: E731
+@pytest.mark.parametrize(("size", "columns"), [(48, None), ((48, 64), None), ((48, 64), 160)])
+def test_teacher_and_student_get_the_same_view_at_sizes_of_their_own(size: Size, columns: int | None) -> None:
+    """columns: of the frames that the teacher's views are cut from; None: those that the student's are."""
+
+    def smooth(n: int) -> UInt8Array:
+        return np.stack([cv2.GaussianBlur(frame, (0, 0), 4) for frame in _frames(n)])
+
+    def wide(n: int) -> UInt8Array:
+        frames = smooth(n)
+        return shrink(frames, (frames.shape[1], columns)) if columns else frames
+
     clips, plan = [_clip(n, bool(n % 2)) for n in range(6)], ViewPlan({}, default=3, mixed=0.5)
-    large, small = (ViewSource([(clips, smooth)], plan, size) for size in (48, 32))
+    large, small = ViewSource([(clips, wide)], plan, size), ViewSource([(clips, smooth)], plan, 32)
     assert large.key != small.key and large.clips == small.clips
     seen = [small.view(number).astype(int) for number in range(18)]
     for number in range(18):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stream_detector.cuts import CutFinder
+from stream_detector.testing import FakeSource
 from stream_detector.types import Frame, Preview, Window
 from stream_detector.window import Windower
 
@@ -54,6 +56,23 @@ def test_a_hole_in_media_time_is_a_discontinuity(jump_s: float, cause: str) -> N
     frames = [frame(i) for i in range(20)] + [frame(i, i / 25 + jump_s) for i in range(20, 40)]
     windows = feed(Windower("cam", "f", 16, 2.0, Still()), frames)
     assert [(w.ref.start_frame, w.ref.degraded) for w in windows] == [(0, ()), (20, (cause,))]
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"), [(True, [(0, ()), (20, ("cut",)), (36, ())]), (False, [(0, ()), (16, ()), (32, ())])]
+)
+def test_a_cut_is_a_discontinuity(look: bool, expected: list[tuple[int, tuple[str, ...]]]) -> None:
+    source = FakeSource(("frame",) * 20 + ("other",) * 34)
+    frames = []
+    for index in range(54):
+        source.grab()
+        picture = source.retrieve()
+        assert picture is not None
+        frames.append(Frame("cam", index, index / 25, 4.0, 0.0, picture))
+    windower = Windower("cam", "f", 16, 2.0, Still(), CutFinder() if look else None)
+    windows = feed(windower, frames)
+    assert [(w.ref.start_frame, w.ref.degraded) for w in windows] == expected
+    assert windower.discarded_frames == 4 * look
 
 
 def test_a_source_shorter_than_a_window_still_gives_one() -> None:

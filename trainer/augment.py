@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
+from trainer.clips import Size, stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,11 @@ def augment(
     return spoil(window[:, :, ::-1] if rng.random() < 0.5 else window, rng, a)
 
 
-def take(frames: UInt8Array, start: int, size: int, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
-    """The first half of `augment`, what the window shows: time and crop. uint8 (16, size, size, 3) RGB."""
+def take(frames: UInt8Array, start: int, size: Size, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
+    """The first half of `augment`, what the window shows: time and crop. uint8 (16, rows, columns, 3) RGB.
+
+    What is drawn depends on the rows of the frames, not on their columns: frames of the same rows give the same part.
+    """
     draw = rng.random()
     rate = 0.5 if draw < a.p_skip else 2.0 if draw < a.p_skip + a.p_double else 1.0
     span = int((WINDOW_FRAMES - 1) / rate) + 1
@@ -78,13 +82,13 @@ def plain(frames: UInt8Array, start: int, size: int) -> UInt8Array:
     return shrink(window, size)
 
 
-def shrink(window: UInt8Array, size: int) -> UInt8Array:
-    """Every frame stretched to uint8 (16, size, size, 3)."""
-    return np.stack([_resize(frame, size) for frame in window])
+def shrink(window: UInt8Array, size: Size) -> UInt8Array:
+    """Every frame stretched to uint8 (16, rows, columns, 3)."""
+    return np.stack([stretch(frame, size) for frame in window])
 
 
-def _crop(window: UInt8Array, size: int, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
-    side = window.shape[1]
+def _crop(window: UInt8Array, size: Size, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
+    side = window.shape[1]  # drawn as if the picture was square
     height = width = side
     if rng.random() < a.p_crop:
         area = rng.uniform(a.min_area, 1.0)
@@ -93,7 +97,8 @@ def _crop(window: UInt8Array, size: int, rng: np.random.Generator, a: Augmentati
         width = min(side, max(16, round(side * (area / ratio) ** 0.5)))
     top = int(rng.integers(0, side - height + 1))
     left = int(rng.integers(0, side - width + 1))
-    return shrink(window[:, top : top + height, left : left + width], size)
+    first, last = (round(place * window.shape[2] / side) for place in (left, left + width))
+    return shrink(window[:, top : top + height, first:last], size)
 
 
 def _light(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
@@ -115,7 +120,7 @@ def _degrade(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> U
     size = window.shape[1]
     if rng.random() < a.p_low:
         small = int(rng.integers(size // 3, size))
-        window = np.stack([_resize(_resize(frame, small), size) for frame in window])
+        window = np.stack([stretch(stretch(frame, small), size) for frame in window])
     if rng.random() < a.p_blur:
         sigma = rng.uniform(0.4, 1.5)
         window = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in window])
@@ -132,15 +137,6 @@ def _degrade(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> U
         if good:
             window = _tall(cv2.imdecode(data, cv2.IMREAD_COLOR), window)
     return window
-
-
-def _resize(frame: Any, size: int) -> UInt8Array:
-    if frame.shape[0] == size and frame.shape[1] == size:
-        same: UInt8Array = frame
-        return same
-    shrinks = min(frame.shape[:2]) >= size
-    result: UInt8Array = cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return result
 
 
 def _flat(window: UInt8Array) -> UInt8Array:

@@ -9,6 +9,7 @@ the recipe `stream-112` does; S is larger than the network's input so that train
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import json
@@ -24,6 +25,7 @@ import numpy as np
 from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 
+Size = int | tuple[int, int]  # of a picture in pixels: a side, or (rows, columns)
 PACK_SIZE = 128
 SPLITS = ("train", "val")
 _COLUMNS = ("path", "set", "label", "split", "group", "category", "fps")
@@ -127,8 +129,29 @@ def evenly(clips: Sequence[Clip], split: str, limits: Mapping[str, int]) -> list
     return sorted(chosen)
 
 
-def read_frames(path: Path, size: int, *, limit: int | None = None, step: int = 1) -> UInt8Array:
-    """Every `step`-th frame of a video, at most `limit` of them: uint8 (n, size, size, 3) RGB, stretched.
+def sides(size: Size) -> tuple[int, int]:
+    """(rows, columns) of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def named(size: Size) -> str:
+    """'240' or, rows first, '240x320', as `parse_size` reads it."""
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
+
+
+def parse_size(text: str) -> Size:
+    """'240' → 240, '240x320' → (240, 320): rows first. Raises argparse's error otherwise."""
+    try:
+        numbers = [int(part) for part in text.split("x")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(64 <= number <= 512 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} must be pixels a side or ROWSxCOLUMNS, 64 to 512: 240, 240x320")
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def read_frames(path: Path, size: Size, *, limit: int | None = None, step: int = 1) -> UInt8Array:
+    """Every `step`-th frame of a video, at most `limit` of them: uint8 (n, rows, columns, 3) RGB, stretched.
 
     Raises DataError if the file cannot be opened or holds no frame.
     """
@@ -149,10 +172,22 @@ def read_frames(path: Path, size: int, *, limit: int | None = None, step: int = 
     return np.stack(frames)
 
 
-def small_rgb(image: Any, size: int) -> UInt8Array:
-    """A decoded BGR frame, stretched to uint8 (size, size, 3) RGB."""
-    shrinks = min(image.shape[:2]) >= size
-    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def stretch(image: Any, size: Size) -> UInt8Array:
+    """A picture (h, w, 3) stretched to (rows, columns, 3); the same one if it is that large already."""
+    rows, columns = sides(size)
+    if image.shape[:2] == (rows, columns):
+        same: UInt8Array = image
+        return same
+    shrinks = image.shape[0] >= rows and image.shape[1] >= columns
+    result: UInt8Array = cv2.resize(
+        image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    return result
+
+
+def small_rgb(image: Any, size: Size) -> UInt8Array:
+    """A decoded BGR frame, stretched to uint8 (rows, columns, 3) RGB."""
+    small: Any = stretch(image, size)
     result: UInt8Array = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
     return result
 
@@ -224,7 +259,7 @@ class PackedFrames:
         return result
 
 
-def clips_key(clips: Sequence[Clip], size: int, limit: int) -> str:
+def clips_key(clips: Sequence[Clip], size: Size, limit: int) -> str:
     """Names the content of a pack: it changes with the list of clips and with how they are packed."""
     text = json.dumps([size, limit, [asdict(clip) for clip in clips]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

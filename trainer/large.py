@@ -21,7 +21,7 @@ from stream_detector.backbones.i3d import FEATURE_DIM
 from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.errors import DataError
 from stream_detector.preprocess import recipe_named
-from trainer.clips import Clip, load_clips
+from trainer.clips import Clip, load_clips, named, parse_size, sides
 from trainer.embed import MEASURED_SHARES, licences, raw_scores
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
 from trainer.measure import Stream, clip_aucs, leave_one_set_out
@@ -52,7 +52,7 @@ def bags_of(targets: Targets, clips: tuple[Clip, ...]) -> dict[str, list[tuple[B
 def build(args: argparse.Namespace, console: Console) -> Bundle:
     """Fit, choose, calibrate, write; returns the bundle. Raises DataError and BundleError."""
     _, clips = load_clips(args.cache)
-    targets = Targets.open(args.cache / f"teacher-{args.teacher_size}")
+    targets = Targets.open(args.cache / f"teacher-{named(args.teacher_size)}")
     found = bags_of(targets, clips)
     train, val = [bag for bag, _ in found["train"]], [bag for bag, _ in found["val"]]
     tried: list[dict[str, Any]] = []
@@ -72,7 +72,12 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     ]
     threshold, _ = find_threshold([], [], normal, TIME_CONSTANT_S, allowed=0.05)
     how = f"above 95 % of {len(normal)} normal val clips; no quiet hours were seen: calibrate it on your own"
-    recipe = replace(recipe_named("i3d-224"), name="i3d-224-stretch", fit="stretch")
+    recipe = replace(
+        recipe_named("i3d-224"),
+        name=f"i3d-{named(args.teacher_size)}-stretch",
+        size=sides(args.teacher_size),
+        fit="stretch",
+    )
     console.print({name: round(row["value"], 3) for name, row in table.items()})
     parts = {
         "name": args.name,
@@ -81,7 +86,11 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "head": {"arch": "mlp", "dims": list(head.dims)},
         "smoothing": {"kind": "ema", "time_constant_s": TIME_CONSTANT_S},
         "threshold": {"value": threshold, "calibrated": how},
-        "training": {"head": asdict(chosen), "windows": int(targets.done.sum()), "teacher_size": args.teacher_size},
+        "training": {
+            "head": asdict(chosen),
+            "windows": int(targets.done.sum()),
+            "teacher_size": named(args.teacher_size),
+        },
         "results": {
             "val_clip_auc": table,
             "heads_tried": tried,
@@ -110,7 +119,8 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "",
         "## What it is",
         "",
-        "The Kinetics-400 I3D (RGB; Carreira and Zisserman 2017), 224×224 pixels, 1024 features, with a linear head",
+        "The Kinetics-400 I3D (RGB; Carreira and Zisserman 2017), "
+        f"{'×'.join(map(str, manifest['preprocess']['size']))} pixels (rows first), 1024 features, with a linear head",
         "that gives the probability that something violent or sudden happens. The network is as published, only the",
         "head was trained here. A window costs several times the embedded model's (`python -m benchmarks roofline`).",
         "The weights are not in the bundle; it names them with their checksum:",
@@ -150,7 +160,7 @@ def add_parser(subparsers: Any) -> None:
     """Add `large` to the trainer's command line."""
     parser = subparsers.add_parser("large", help="a head on the teacher itself, as a second bundle")
     parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="of `distill`, with teacher targets")
-    parser.add_argument("--teacher-size", type=int, default=224)
+    parser.add_argument("--teacher-size", type=parse_size, default=224)
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
     parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
     parser.add_argument("--name", default="i3d")

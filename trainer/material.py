@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from stream_detector.backbones.i3d import load_i3d
 from trainer import extras
-from trainer.clips import clips_key, load_clips, pack_clips, read_frames, read_index
+from trainer.clips import Size, clips_key, load_clips, named, pack_clips, read_frames, read_index, sides
 from trainer.compiled import compiled_teacher
 from trainer.pool import SHARES, Pack, Pool
 from trainer.teacher import FrameSource, Job, Targets, answer, plan
@@ -25,7 +25,7 @@ from trainer.views import ROUNDS, ViewSource, pack_views, soft_labels
 
 CLIP_LIMIT = 150  # frames of a clip that are packed
 VIEW_SIZE = 128  # pixels a side of a view as the student gets it; the teacher sees the same view at a size of its own
-VIEWED_SIZE = 240  # pixels a side of the pictures that views are cut from
+VIEWED_ROWS = 240  # of the pictures that views are cut from; their columns as in the shape that the teacher sees
 
 
 def make_pool(args: argparse.Namespace, console: Console) -> Pool:
@@ -37,10 +37,13 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
         frames, packed = load_clips(cache)
         lengths = [int(m["frames"]) for m in frames.meta]
         jobs = plan(packed, lengths, per_clip=args.teacher_per_clip, per_set=args.teacher_windows, seed=args.seed)
-        key = f"i3d/{args.teacher_size}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
-        targets = Targets(cache / f"teacher-{args.teacher_size}", jobs, key)
-        decoded = lambda item: read_frames(root / packed[item].path, args.teacher_size, limit=CLIP_LIMIT)  # noqa: E731
-        _ask(progress, "teacher", targets, decoded, args)
+        key = f"i3d/{named(args.teacher_size)}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
+        targets = Targets(cache / f"teacher-{named(args.teacher_size)}", jobs, key)
+
+        def decoded(size: Size) -> FrameSource:
+            return lambda item: read_frames(root / packed[item].path, size, limit=CLIP_LIMIT)
+
+        _ask(progress, "teacher", targets, decoded(args.teacher_size), args)
         packs = [Pack(frames, packed, targets)]
         if args.normal_videos:
             _show(progress, "quiet camera", extras.pack_normal(args.normal_videos, cache))
@@ -52,12 +55,15 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
             packs.append(Pack(*load_clips(cache, "rendered")))
         if not args.views:
             return Pool(packs, seed=args.seed)
-        native = lambda item: read_frames(root / packed[item].path, VIEWED_SIZE, limit=CLIP_LIMIT)  # noqa: E731
-        sources = [(packed, native), *((pack.clips, pack.frames.frames) for pack in packs[1:])]
+        rows, columns = sides(args.teacher_size)
+        others = [(pack.clips, pack.frames.frames) for pack in packs[1:]]
+        square = [(packed, decoded(VIEWED_ROWS)), *others]
+        shaped = [(packed, decoded((VIEWED_ROWS, round(VIEWED_ROWS * columns / rows)))), *others]
         rounds = []
         for number, plan_of_views in enumerate(ROUNDS[: args.views]):
             name, kept = f"views-{number}", "-maps" if args.maps else ""
-            large, small = (ViewSource(sources, plan_of_views, size) for size in (args.teacher_size, VIEW_SIZE))
+            large = ViewSource(shaped, plan_of_views, args.teacher_size)
+            small = ViewSource(square, plan_of_views, VIEW_SIZE)
             _show(progress, name, pack_views(small, cache / f"{name}.u8"))
             views, seen = load_clips(cache, name)
             asked, key = [Job(item, 0) for item in range(len(seen))], f"i3d/{large.key}"

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.augment import Augmentation, take
-from trainer.clips import Clip, PackedFrames, PackWriter
+from trainer.clips import Clip, PackedFrames, PackWriter, Size
 from trainer.fit import Bag, HeadConfig, calibrate, fit_head
 from trainer.teacher import Targets
 
@@ -69,10 +70,10 @@ ROUNDS = (ViewPlan(_COUNTS), ViewPlan(_MORE, default=2, seed=1, mixed=0.6))  # t
 class ViewSource:
     """The views of a plan, drawn when asked for; at every size the very same parts of the very same frames.
 
-    sources: clips, and what gives the frames of the i-th: uint8 (n, S, S, 3) RGB.  size: pixels a side of a view.
+    sources: clips, and what gives the frames of the i-th: uint8 (n, rows, columns, 3) RGB.  size: of a view.
     """
 
-    def __init__(self, sources: Sequence[tuple[Sequence[Clip], Frames]], plan: ViewPlan, size: int) -> None:
+    def __init__(self, sources: Sequence[tuple[Sequence[Clip], Frames]], plan: ViewPlan, size: Size) -> None:
         self.plan, self.size = plan, size
         self._wanted = [(part, i, clip) for part, (clips, _) in enumerate(sources) for i, clip in enumerate(clips)]
         self._wanted = [entry for entry in self._wanted if plan.count(entry[2])]
@@ -92,7 +93,7 @@ class ViewSource:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def view(self, number: int) -> UInt8Array:
-        """uint8 (16, size, size, 3) RGB."""
+        """uint8 (16, rows, columns, 3) RGB."""
         place, n = self._places[number]
         part, i, _ = self._wanted[place]
         rng = np.random.default_rng([self.plan.seed, part, i, n])
@@ -109,7 +110,12 @@ class ViewSource:
 
 
 def pack_views(source: ViewSource, path: Path, *, workers: int = 2) -> Iterator[tuple[int, int]]:
-    """Draw the views once into `path`; yields (views done, all). Nothing to do if it is there."""
+    """Draw square views once into `path`; yields (views done, all). Nothing to do if it is there.
+
+    Raises DataError for views that are not square.
+    """
+    if not isinstance(source.size, int):
+        raise DataError(f"packed views are square, got {source.size}; give one number of pixels")
     if path.with_suffix(".json").exists() and PackedFrames(path).key == source.key:
         return
     clips = source.clips
@@ -125,14 +131,16 @@ def pack_views(source: ViewSource, path: Path, *, workers: int = 2) -> Iterator[
 
 def mix(view: UInt8Array, other: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Two views as one: `other` in a rectangle of 15 to 60 % of the picture, or blended in by 30 to 60 %."""
-    size = view.shape[1]
     if rng.random() < 0.5:
         share = float(rng.uniform(0.3, 0.6))
         blended: UInt8Array = np.round(view * (1 - share) + other * share).astype(np.uint8)
         return blended
     side = float(rng.uniform(0.15, 0.6)) ** 0.5
     places = [float(rng.uniform(0, 1 - side)) for _ in range(2)]  # shares: the same at every size
-    rows, columns = (slice(round(place * size), round((place + side) * size)) for place in places)
+    rows, columns = (
+        slice(round(place * size), round((place + side) * size))
+        for place, size in zip(places, view.shape[1:3], strict=True)
+    )
     pasted = view.copy()
     pasted[:, rows, columns] = other[:, rows, columns]
     return pasted

@@ -1,7 +1,7 @@
 """One camera's windows on one host, going on where another host left off.
 
-file, demo   read again from the start: what was decided is grabbed (not decoded further, not scored, not waited for)
-             and its windows are dropped, so numbers, media time and every later window are those of an undisturbed run
+file, demo   read again from the start: what was decided is grabbed (not decoded further, not scored, not waited for),
+             so numbers, media time and every later window are those of an undisturbed run
 live         window numbers, frame numbers and media time go on after the last window decided, by the clock of the
              world (UTC); the first window is marked `reconnect`
 """
@@ -15,9 +15,10 @@ import numpy as np
 
 from stream_detector.cluster.messages import Resume
 from stream_detector.config import Config
+from stream_detector.cuts import RUN_UP, CutFinder
 from stream_detector.decide import CameraPlan
 from stream_detector.readers import GrabResult, Reader
-from stream_detector.types import WINDOW_FRAMES, CameraStatus, Clock, Frame, UInt8Array, Window, WindowRef
+from stream_detector.types import CameraStatus, Clock, Frame, UInt8Array, Window, WindowRef
 from stream_detector.window import Windower
 
 _BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture that no wanted window holds
@@ -30,31 +31,44 @@ class Lane:
     """
 
     def __init__(self, plan: CameraPlan, resume: Resume, config: Config, clock: Clock, stop: threading.Event) -> None:
-        self._windower = Windower(plan.name, plan.source, plan.stride_frames, config.window.max_gap_s, clock)
+        self._cuts = CutFinder() if config.window.find_cuts else None
+        # A file's last window is made once more, and dropped: from there on everything is as if nothing had happened.
+        again = resume.last if not plan.live else None
+        self._windower = Windower(
+            plan.name,
+            plan.source,
+            plan.stride_frames,
+            config.window.max_gap_s,
+            clock,
+            self._cuts,
+            again.index if again else 0,
+        )
         self._live, self._clock, self._stop = plan.live, clock, stop
         self._next_index = resume.next_index
         self._last = resume.last
-        self._first_frame = 0  # of those that a wanted window may hold; files only
+        self._first_frame = again.start_frame if again else 0  # that is windowed
         self._fresh = True
         self._shift_s = 0.0
         self._ahead_s = 0.0
-        if self._last is not None and not plan.live:
-            whole = plan.stride_frames >= WINDOW_FRAMES
-            self._first_frame = (self._last.end_frame if whole else self._last.start_frame) + 1
-        self._skipping = self._first_frame > 0
+        self._paced_frame = again.end_frame + 1 if again else 0  # what comes before is not waited for
+        self._skipping = self._paced_frame > 0
         if self._last is not None and plan.live:
             self._shift_s = self._last.end_s + max(0.0, clock.utc() - self._last.captured_utc)
 
     def reader(self, reader: Reader) -> Reader:
         """The reader, made to skip quickly."""
-        return reader if self._live or not self._first_frame else _Skipping(reader, self._first_frame)
+        return _Skipping(reader, self._first_frame - RUN_UP) if self._first_frame > RUN_UP else reader
 
     def push(self, frame: Frame) -> Window | None:
         """As `Windower.push`; None for a window that was decided before."""
         if self._live:
             frame = self._shifted(frame)
-        elif self._skipping and frame.index >= self._first_frame:
-            self._skipping = False
+        else:
+            self._skipping = frame.index < self._paced_frame
+            if frame.index < self._first_frame:
+                if self._cuts:
+                    self._cuts.push(frame.image)
+                return None
         window = self._windower.push(frame)
         return self._wanted(window)
 

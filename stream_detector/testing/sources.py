@@ -36,7 +36,7 @@ class FakeSource:
 
     "frame"   a frame                     "bad"     nothing this time       "flat"   a frame of one colour
     "broken"  grabbed, not decodable      "lost"    the connection is gone  "stall"  blocks until `release`
-    "raise"   raises RuntimeError
+    "other"   a frame of another scene   "raise"    raises RuntimeError
 
     steps: what is left of the script is played on after a reopen; when it is used up, "end" (or, for a live source,
     blocks until `release`).  refuse: that many opens fail.  clock: a live source's frames move it by 1 / fps.
@@ -111,7 +111,8 @@ class FakeSource:
             return None
         if self._step == "flat":
             return np.full((*self.size, 3), 128, np.uint8)
-        return numbered_image(self._frames - 1, self.size)
+        image = numbered_image(self._frames - 1, self.size)
+        return np.ascontiguousarray(image[:, ::-1]) if self._step == "other" else image
 
     def close(self) -> None:
         """Count it."""

@@ -15,6 +15,7 @@ from stream_detector.cluster.camerahost import CameraHost
 from stream_detector.cluster.enginehost import EngineHost
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored
 from stream_detector.config import BatchConfig, CameraConfig, Config, TroubleConfig
+from stream_detector.cuts import RUN_UP
 from stream_detector.errors import EngineError
 from stream_detector.familiar import Familiar, FamiliarWatch, watches
 from stream_detector.preprocess import Recipe
@@ -45,11 +46,13 @@ class Rig:
             open_reader=lambda camera, _config: self.sources[camera.name],
         )
 
-    def assign(self, name: str, generation: int = 1, last: WindowRef | None = None, source: Any = None) -> None:
+    def assign(
+        self, name: str, generation: int = 1, last: WindowRef | None = None, source: Any = None, stride: int = 16
+    ) -> None:
         self.sources[name] = source or FakeSource(("frame",) * FRAMES, size=(16, 24))
         live = bool(getattr(self.sources[name], "_live", False))
         camera = CameraConfig(name=name, source=f"rtsp://fake/{name}" if live else f"{name}.mp4")
-        self.host.assign(camera, plan(name, live), Resume(name, generation, last, False))
+        self.host.assign(camera, plan(name, live, stride), Resume(name, generation, last, False))
 
     def until_ended(self, *names: str) -> list[Item]:
         return self.link.wait_for(lambda items: {i.camera for i in items if isinstance(i.what, Ended)} >= set(names))
@@ -101,7 +104,22 @@ def test_a_file_goes_on_elsewhere_with_the_very_same_windows(rig: Rig) -> None:
         clocks = {"captured_s": 0.0, "captured_utc": 0.0, "completed_s": 0.0}
         assert dataclasses.replace(before.ref, **clocks) == dataclasses.replace(after.ref, **clocks)
         assert before.raw == after.raw
-    assert rig.sources["gate"].retrieved == FRAMES - 96  # the first six windows were passed over without decoding
+    assert rig.sources["gate"].retrieved == FRAMES - (80 - RUN_UP)  # the rest was passed over without decoding
+
+
+@pytest.mark.parametrize("stride", [8, 16, 24])
+def test_windows_after_a_cut_are_the_same_on_another_host(rig: Rig, stride: int) -> None:
+    steps = ("frame",) * 60 + ("other",) * 21 + ("frame",) * 79
+    rig.assign("gate", source=FakeSource(steps, size=(16, 24)), stride=stride)
+    whole = [s.ref for s in windows(rig.until_ended("gate"), "gate")]
+    assert [ref.start_frame for ref in whole if ref.degraded == ("cut",)] == [60, 81]
+    assert not any(ref.start_frame < begin <= ref.end_frame for ref in whole for begin in (60, 81))
+    for n, last in enumerate(whole[:-1], start=1):
+        rig.link.delivered.clear()
+        rig.assign("gate", n + 1, last, FakeSource(steps, size=(16, 24)), stride)
+        rest = [s.ref for s in windows(rig.until_ended("gate"), "gate", n + 1)]
+        seen = [[(r.index, r.start_frame, r.start_s, r.degraded) for r in refs] for refs in (rest, whole[n:])]
+        assert seen[0] == seen[1]
 
 
 def test_a_live_camera_goes_on_with_its_numbers_and_its_time(rig: Rig) -> None:
