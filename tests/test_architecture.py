@@ -88,7 +88,7 @@ def test_the_trainer_uses_the_models_only(path: Path) -> None:
     allowed = (
         FOUNDATION
         | MODEL
-        | {"demo", "engines", "readers", "smooth", "alarm", "calibration", "tally", "window", "raypool"}
+        | {"demo", "engines", "readers", "smooth", "alarm", "calibration", "cuts", "tally", "window", "raypool"}
     )
     assert used & rooms <= allowed
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stream_detector.config import CaptureConfig
+from stream_detector.cuts import CutFinder
 from stream_detector.errors import SourceError
 from stream_detector.preprocess import Recipe, resize_frame
 from stream_detector.readers import FileReader
@@ -42,7 +43,7 @@ def windows(path: Path, recipe: Recipe, stride_frames: int, state: DecodeState) 
     reader.open()
     state.fps = reader.fps
     spacing, clock = Spacing(recipe.fps), SystemClock()
-    windower = Windower("video", path.name, stride_frames, MAX_GAP_S, clock)
+    windower = Windower("video", path.name, stride_frames, MAX_GAP_S, clock, CutFinder())
     pending: set[str] = set()
     try:
         while (grabbed := reader.grab()).status == "frame":

@@ -71,6 +71,7 @@ def extraction_facts(bundle: Bundle, engine: EngineKind, stride: int) -> dict[st
         "dim": manifest.backbone.feature_dim,
         "preprocess": manifest.preprocess.model_dump(mode="json"),
         "stride_frames": stride,
+        "windows_begin_at_cuts": True,
         "batch": BATCH,
         "engine": engine.name,
         "precision": engine.precision,
