@@ -191,7 +191,10 @@ class Decider:
         if recorder:
             recorder.observe(ref.camera, score.previews)
         score = dataclasses.replace(score, raw=self._raw(score), features=None)
-        smoothed = self._smoothers[ref.camera].update(ref.start_s, ref.end_s, score.raw)
+        smoother = self._smoothers[ref.camera]
+        if "cut" in ref.degraded:
+            smoother.reset()
+        smoothed = smoother.update(ref.start_s, ref.end_s, score.raw)
         decision, event = self._machines[ref.camera].step(score, smoothed)
         decided_s = self._clock.monotonic()
         score = dataclasses.replace(

@@ -15,6 +15,10 @@ class Smoother(Protocol):
         """Take the raw score of the window [start_s, end_s] (media time), return the smoothed one, both in [0, 1]."""
         ...
 
+    def reset(self) -> None:
+        """Forget: what follows is another scene (`cut`)."""
+        ...
+
     def state(self) -> list[float | None]:
         """What it remembers, as JSON holds it exactly; `restore` of a new filter of the same kind goes on from it."""
         ...
@@ -47,6 +51,10 @@ class Ema:
         self._value += weight * (raw - self._value)
         return self._value
 
+    def reset(self) -> None:
+        """From 0 again."""
+        self._value, self._last_end_s = 0.0, None
+
     def state(self) -> list[float | None]:
         """[value, end of the last window]."""
         return [self._value, self._last_end_s]
@@ -67,6 +75,10 @@ class Median:
         self._scores.append(raw)
         return statistics.median(self._scores)
 
+    def reset(self) -> None:
+        """From zeros again."""
+        self._scores.extend([0.0] * len(self._scores))
+
     def state(self) -> list[float | None]:
         """The scores of the span."""
         return list(self._scores)
@@ -82,6 +94,9 @@ class Identity:
     def update(self, start_s: float, end_s: float, raw: float) -> float:
         """raw itself."""
         return raw
+
+    def reset(self) -> None:
+        """Nothing to forget."""
 
     def state(self) -> list[float | None]:
         """Nothing is remembered."""

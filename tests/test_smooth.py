@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -57,3 +58,14 @@ def test_smoothing_is_causal_and_stays_in_range(raws: list[float], kind: str) ->
 
 def test_none_changes_nothing() -> None:
     assert Identity().update(0, 1, 0.3) == 0.3
+
+
+@pytest.mark.parametrize("kind", ["ema", "median", "none"])
+def test_a_filter_that_was_reset_is_like_a_new_one(kind: Literal["ema", "median", "none"]) -> None:
+    used, fresh = (make_smoother(kind, 1.0, 3) for _ in range(2))
+    for i in range(5):
+        used.update(i, i + 0.6, 0.9)
+    used.reset()
+    assert used.state() == fresh.state()
+    for i in range(5, 9):
+        assert used.update(i, i + 0.6, 0.4) == fresh.update(i, i + 0.6, 0.4)

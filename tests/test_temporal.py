@@ -106,7 +106,7 @@ def decider(sink: Any, names: tuple[str, ...], arch: str) -> Decider:
 @pytest.mark.parametrize(
     ("causes", "forgets"),
     [(("reconnect",), True), (("gap",), True), (("seek",), True), (("corrupt",), True), (("black", "gap"), True),
-     (("dropped",), False), (("blurred",), False), ((), False)],
+     (("cut",), True), (("dropped",), False), (("blurred",), False), ((), False)],
 )  # fmt: skip
 def test_a_discontinuity_cuts_the_past_of_its_camera_only(causes: tuple[str, ...], forgets: bool) -> None:
     rows, kept = feature_rows(8).numpy(), list[Decision]()

@@ -53,6 +53,8 @@ def tune(rows: Sequence[ScoreRow], smooth: SmoothConfig, threshold: float, alarm
     points: list[Point] = []
     told_s = 0.0
     for row in rows:
+        if "cut" in row.degraded:
+            smoother.reset()
         smoothed = smoother.update(row.start_s, row.end_s, row.raw)
         decision, event = machine.step(row.score(), smoothed)
         points.append((row.end_s, row.raw, smoothed, decision.alarmed))
