@@ -1,7 +1,8 @@
 """Frames → 16-frame Windows, one `Windower` per camera, run inside its capture thread.
 
 A discontinuity (reconnect, seek, cut, corrupt frame, a hole in media time) resets the window: no window ever holds
-frames from both sides of it. The first window after it carries the causes as `degraded`.
+frames from both sides of it, unless cuts follow each other within less than a window. The first window after it
+carries the causes as `degraded`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Windower:
         self._skip = 0  # frames still to pass over before the next window may begin (stride > 16)
         self._last_media_s: float | None = None
         self._index = index
+        self._began_at_cut = False
         self.discarded_frames = 0  # frames of windows that a discontinuity or the end left incomplete
 
     def push(self, frame: Frame) -> Window | None:
@@ -56,7 +58,9 @@ class Windower:
                 causes.add("gap" if step_s > 0 else "seek")
         self._last_media_s = frame.media_s
         if self._cuts and self._cuts.push(frame.image):
-            causes.add("cut")
+            # A window that began at a cut is filled all the same: pictures that keep jumping must be scored, too.
+            (self._causes if self._began_at_cut else causes).add("cut")
+            self._began_at_cut = True
         if causes:
             self._reset()
             self._causes |= causes
@@ -107,6 +111,7 @@ class Windower:
         )
         previews = tuple(self._previews)
         self._index += 1
+        self._began_at_cut = False
         self._causes.clear()
         self._previews.clear()
         return Window(ref, np.stack([frame.image for frame in frames]), previews)

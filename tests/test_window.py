@@ -75,6 +75,19 @@ def test_a_cut_is_a_discontinuity(look: bool, expected: list[tuple[int, tuple[st
     assert windower.discarded_frames == 4 * look
 
 
+def test_a_picture_that_keeps_jumping_is_scored_all_the_same() -> None:
+    source, frames = FakeSource((("frame",) * 8 + ("other",) * 8) * 6), []
+    for index in range(96):
+        source.grab()
+        picture = source.retrieve()
+        assert picture is not None
+        frames.append(Frame("cam", index, index / 25, 4.0, 0.0, picture))
+    windower = Windower("cam", "f", 16, 2.0, Still(), CutFinder())
+    windows = feed(windower, frames)
+    assert [(w.ref.start_frame, w.ref.degraded) for w in windows] == [(k, ("cut",)) for k in (8, 24, 40, 56, 72)]
+    assert windower.discarded_frames == 8
+
+
 def test_a_source_shorter_than_a_window_still_gives_one() -> None:
     windower = Windower("cam", "f", 16, 2.0, Still())
     assert feed(windower, [frame(i) for i in range(5)]) == []
