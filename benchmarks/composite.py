@@ -109,6 +109,7 @@ def make_stream(
 def play(videos: list[Path], folder: Path, options: list[str]) -> list[dict[str, Any]]:
     """The events of all streams, one camera each, named s00, s01, …"""
     events = folder / "events.jsonl"
+    events.unlink(missing_ok=True)  # a run goes on in the file that it finds
     sources = [f"s{number:02d}={video}" for number, video in enumerate(videos)]
     command = [sys.executable, str(ROOT / "run_stream.py"), *sources, "--pace", "max", "--no-dashboard", *options]
     command += ["--bind", "none", "--ledger", "none", "--no-evidence", "--events", str(events)]
