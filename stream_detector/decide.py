@@ -20,7 +20,7 @@ from stream_detector.alarm import AlarmMachine
 from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
 from stream_detector.errors import UsageError
 from stream_detector.familiar import FamiliarWatch
-from stream_detector.smooth import make_smoother
+from stream_detector.smooth import make_smoother, smooth_on
 from stream_detector.telemetry import Telemetry
 from stream_detector.temporal import CUTS, StreamingHead
 from stream_detector.trouble import CameraTrouble
@@ -191,10 +191,7 @@ class Decider:
         if recorder:
             recorder.observe(ref.camera, score.previews)
         score = dataclasses.replace(score, raw=self._raw(score), features=None)
-        smoother = self._smoothers[ref.camera]
-        if "cut" in ref.degraded:
-            smoother.reset()
-        smoothed = smoother.update(ref.start_s, ref.end_s, score.raw)
+        smoothed = smooth_on(self._smoothers[ref.camera], ref.start_s, ref.end_s, score.raw, ref.degraded)
         decision, event = self._machines[ref.camera].step(score, smoothed)
         decided_s = self._clock.monotonic()
         score = dataclasses.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
+from collections.abc import Collection
 from typing import Literal, Protocol
 
 
@@ -104,6 +105,13 @@ class Identity:
 
     def restore(self, state: list[float | None]) -> None:
         """Nothing to go on from."""
+
+
+def smooth_on(smoother: Smoother, start_s: float, end_s: float, raw: float, degraded: Collection[str]) -> float:
+    """The smoothed score of the next window; where another scene begins with it, the past is forgotten first."""
+    if "cut" in degraded:
+        smoother.reset()
+    return smoother.update(start_s, end_s, raw)
 
 
 def make_smoother(kind: Literal["ema", "median", "none"], time_constant_s: float, span: int) -> Smoother:

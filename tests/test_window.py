@@ -23,6 +23,16 @@ def frame(index: int, media_s: float | None = None, causes: tuple[str, ...] = ()
     return Frame("cam", index, at, 4.0, 0.0, image, Preview(at, image) if preview else None, causes)
 
 
+def filmed(steps: tuple[str, ...]) -> list[Frame]:
+    source, frames = FakeSource(steps), []
+    for index in range(len(steps)):
+        source.grab()
+        picture = source.retrieve()
+        assert picture is not None
+        frames.append(Frame("cam", index, index / 25, 4.0, 0.0, picture))
+    return frames
+
+
 def feed(windower: Windower, frames: list[Frame]) -> list[Window]:
     return [window for f in frames if (window := windower.push(f))]
 
@@ -62,13 +72,7 @@ def test_a_hole_in_media_time_is_a_discontinuity(jump_s: float, cause: str) -> N
     ("look", "expected"), [(True, [(0, ()), (20, ("cut",)), (36, ())]), (False, [(0, ()), (16, ()), (32, ())])]
 )
 def test_a_cut_is_a_discontinuity(look: bool, expected: list[tuple[int, tuple[str, ...]]]) -> None:
-    source = FakeSource(("frame",) * 20 + ("other",) * 34)
-    frames = []
-    for index in range(54):
-        source.grab()
-        picture = source.retrieve()
-        assert picture is not None
-        frames.append(Frame("cam", index, index / 25, 4.0, 0.0, picture))
+    frames = filmed(("frame",) * 20 + ("other",) * 34)
     windower = Windower("cam", "f", 16, 2.0, Still(), CutFinder() if look else None)
     windows = feed(windower, frames)
     assert [(w.ref.start_frame, w.ref.degraded) for w in windows] == expected
@@ -76,12 +80,7 @@ def test_a_cut_is_a_discontinuity(look: bool, expected: list[tuple[int, tuple[st
 
 
 def test_a_picture_that_keeps_jumping_is_scored_all_the_same() -> None:
-    source, frames = FakeSource((("frame",) * 8 + ("other",) * 8) * 6), []
-    for index in range(96):
-        source.grab()
-        picture = source.retrieve()
-        assert picture is not None
-        frames.append(Frame("cam", index, index / 25, 4.0, 0.0, picture))
+    frames = filmed((("frame",) * 8 + ("other",) * 8) * 6)
     windower = Windower("cam", "f", 16, 2.0, Still(), CutFinder())
     windows = feed(windower, frames)
     assert [(w.ref.start_frame, w.ref.degraded) for w in windows] == [(k, ("cut",)) for k in (8, 24, 40, 56, 72)]

@@ -50,6 +50,7 @@ class Lane:
         self._fresh = True
         self._shift_s = 0.0
         self._ahead_s = 0.0
+        self._run_up_frame = self._first_frame - RUN_UP  # what comes before is not decoded and not looked at
         self._paced_frame = again.end_frame + 1 if again else 0  # what comes before is not waited for
         self._skipping = self._paced_frame > 0
         if self._last is not None and plan.live:
@@ -57,7 +58,7 @@ class Lane:
 
     def reader(self, reader: Reader) -> Reader:
         """The reader, made to skip quickly."""
-        return _Skipping(reader, self._first_frame - RUN_UP) if self._first_frame > RUN_UP else reader
+        return _Skipping(reader, self._run_up_frame) if self._run_up_frame > 0 else reader
 
     def push(self, frame: Frame) -> Window | None:
         """As `Windower.push`; None for a window that was decided before."""
@@ -66,7 +67,7 @@ class Lane:
         else:
             self._skipping = frame.index < self._paced_frame
             if frame.index < self._first_frame:
-                if self._cuts:
+                if self._cuts and frame.index >= self._run_up_frame:
                     self._cuts.push(frame.image)
                 return None
         window = self._windower.push(frame)

@@ -18,7 +18,7 @@ from stream_detector.alarm import AlarmMachine
 from stream_detector.config import AlarmConfig, SmoothConfig, load_config
 from stream_detector.errors import ConfigError
 from stream_detector.records import ScoreRow
-from stream_detector.smooth import make_smoother
+from stream_detector.smooth import make_smoother, smooth_on
 from stream_detector.types import AlarmEvent
 from stream_detector.web.tomledit import set_camera
 
@@ -53,9 +53,7 @@ def tune(rows: Sequence[ScoreRow], smooth: SmoothConfig, threshold: float, alarm
     points: list[Point] = []
     told_s = 0.0
     for row in rows:
-        if "cut" in row.degraded:
-            smoother.reset()
-        smoothed = smoother.update(row.start_s, row.end_s, row.raw)
+        smoothed = smooth_on(smoother, row.start_s, row.end_s, row.raw, row.degraded)
         decision, event = machine.step(row.score(), smoothed)
         points.append((row.end_s, row.raw, smoothed, decision.alarmed))
         if event is not None and event.type == "start":
