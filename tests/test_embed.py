@@ -90,6 +90,8 @@ def test_a_bundle_comes_out_whole_and_with_its_figures(prepared: argparse.Namesp
     assert manifest.results["teacher_probe_val_clip_auc"].keys() == {"c", "pooled"}
     assert manifest.licences["c"] == "CC0" and manifest.training["train_clips"] == {"c/abnormal": 2, "c/normal": 2}
     assert prepared.card.read_text(encoding="utf-8") == render_card(manifest.model_dump(mode="json", by_alias=True))
+    again = prepared.card.read_text(encoding="utf-8").partition("## Make it again")[2]
+    assert again.count(f"--teacher-size {manifest.training['teacher_size']}") == 2  # of distill and of embed
 
 
 def test_the_bundle_is_taught_which_pictures_it_knows(prepared: argparse.Namespace, tmp_path: Path) -> None:

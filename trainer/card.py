@@ -96,7 +96,8 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "",
         *_distill_command(training),
         *_average_command(training),
-        "    python -m trainer embed --clips CLIPS --quiet-videos QUIET --out BUNDLE --card CARD.md --check-scenes 20",
+        "    python -m trainer embed --clips CLIPS --quiet-videos QUIET --out BUNDLE --card CARD.md --check-scenes 20 "
+        f"--teacher-size {training['teacher_size']}",
         *(
             ["    python -m trainer familiar --clips CLIPS --bundle BUNDLE --out BUNDLE --card CARD.md"]
             if manifest.get("familiar")
@@ -153,7 +154,10 @@ def _space(head: Mapping[str, Any]) -> str:
 
 
 def _distill_command(training: Mapping[str, Any]) -> list[str]:
-    lines = ["    python -m trainer distill --clips CLIPS --teacher I3D_ARCHIVE --normal-videos QUIET --rendered 30"]
+    lines = [
+        "    python -m trainer distill --clips CLIPS --teacher I3D_ARCHIVE --normal-videos QUIET --rendered 30 "
+        f"--teacher-size {training['teacher_size']}"
+    ]
     if training.get("teacher_views"):
         sizes = ",".join(f"{size}:{share:g}" for size, share in training["sizes"])
         lines[0] += " \\"
