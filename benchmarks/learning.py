@@ -1,4 +1,4 @@
-"""learning: what more clips, more windows and mirrored pictures give the head of the embedded model, on val.
+"""learning: what more clips, more windows and other shares of the sets give the head of the embedded model, on val.
 
     python -m benchmarks learning --clips DIR [--cache DIR] [--student student.pt]
 
@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from rich.console import Console
 from benchmarks.results import load_before, write_results
 from stream_detector.bundle import Bundle
 from stream_detector.types import UInt8Array
+from trainer.choose import FITTED_SHARES
 from trainer.clips import Clip, evenly, load_clips, pack_clips, read_index
 from trainer.embed import TRAIN_LIMITS, features_of
 from trainer.fit import Bag, HeadConfig, clip_scores
@@ -37,6 +38,7 @@ from trainer.student import student_from
 DRAWS = 5
 SHARES_OF_CLIPS = (0.125, 0.25, 0.5, 1.0)
 DECAYS = (0.03, 0.3, 1.0, 3.0)
+FIGHTS = (0.02, 0.08, 0.15, 0.27)  # shares of cctv_fights, beside those of the bundle
 WINDOWS = 4  # of a train clip
 SETS = ("cctv_fights", "cctv_crashes", "hockey_fights", "pooled")
 Rows = np.ndarray[Any, np.dtype[np.float32]]
@@ -63,9 +65,15 @@ def drawn(clips: Sequence[Clip], share: float, rng: np.random.Generator) -> list
     return sorted(chosen)
 
 
-def judged(train: Sequence[Bag], val: Sequence[Bag], config: HeadConfig, maps: Maps) -> dict[str, float]:
+def judged(
+    train: Sequence[Bag],
+    val: Sequence[Bag],
+    config: HeadConfig,
+    maps: Maps,
+    shares: Mapping[str, float] = FITTED_SHARES,
+) -> dict[str, float]:
     """AUC by set."""
-    scores = clip_scores(fit_in_space(train, config, SHARES, maps), val)
+    scores = clip_scores(fit_in_space(train, config, shares, maps), val)
     table = clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val])
     return {name: table[name]["value"] for name in SETS if name in table}
 
@@ -131,6 +139,11 @@ def main(argv: list[str]) -> int:
         "one window of a train clip": judge(bags(plain_rows, train, 1), val_bags, fitted),
         "all windows of a train clip": judge(bags(plain_rows, train, 10**9), val_bags, fitted),
         "mirrored windows too": judge([*all_bags, *flipped], val_bags, fitted),
+        **{
+            f"fights weigh {share:g}": judge(all_bags, val_bags, fitted, shares={**FITTED_SHARES, "cctv_fights": share})
+            for share in FIGHTS
+        },
+        "sets weigh as in the network's training": judge(all_bags, val_bags, fitted, shares=SHARES),
         "features, a hidden layer of 32": judge(all_bags, val_bags, replace(base, hidden=(32,))),
         **{
             f"{space}, L2 {decay:g}": judge(all_bags, val_bags, replace(fitted, space=space, decay=decay))

@@ -11,6 +11,7 @@ import torch
 
 from stream_detector.errors import DataError
 from stream_detector.smooth import Ema
+from trainer import choose
 from trainer.clips import Clip
 from trainer.fit import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
 from trainer.measure import Stream, alarms, auc, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
@@ -160,17 +161,38 @@ def test_real_incidents_decide_where_there_are_some() -> None:
     assert time_constant_s == 0.5 and threshold == pytest.approx(0.33, abs=0.002) and "100 % of 1 abnormal" in how
 
 
-def test_the_smoothing_that_sees_in_time_is_chosen() -> None:
+def test_of_smoothings_that_serve_alike_the_steadiest_is_chosen() -> None:
     raw = np.full(60, 0.05, np.float32)
     raw[30:44] = 0.9  # the incident starts at window 30, as loud as it gets
     scenes = [Stream("i", raw, 25.0, (30 * 16 / 25, 44 * 16 / 25)), Stream("q", np.full(60, 0.05, np.float32), 25.0)]
     time_constant_s, threshold, _ = choose_smoothing(scenes[1:], scenes, scenes[1:])
-    assert time_constant_s < 1.0 and 0.2 < threshold < 0.9  # all see it, the longest a window later
+    assert time_constant_s == 1.0 and 0.2 < threshold < 0.9  # all see it, the longest a window later
+    # One clip of forty that only the shortest sees does not outweigh that; five do.
+    long, brief = np.full(20, 0.9, np.float32), np.array([0.05, 0.5, 0.05], np.float32)
+    for count, wanted in ((1, 1.0), (5, 0.5)):
+        real = [Stream("r", long, 25.0)] * (40 - count) + [Stream("r", brief, 25.0)] * count
+        quiet = [Stream("q", np.full(30, 0.3, np.float32), 25.0)]
+        assert choose_smoothing(quiet, scenes, quiet, real)[0] == wanted
+
+
+def test_a_smoothing_that_lone_windows_do_not_startle_is_chosen() -> None:
+    raw = np.where((np.arange(60) >= 30) & (np.arange(60) < 44), 0.68, 0.05).astype(np.float32)
+    scenes = [Stream("f", raw, 25.0, (30 * 16 / 25, 44 * 16 / 25)), Stream("q", np.full(60, 0.05, np.float32), 25.0)]
     spiky = np.full(60, 0.05, np.float32)
     spiky[::9] = 0.99  # lone windows, louder than this incident: a short filter would have to miss it
-    faint = Stream("f", np.where(raw > 0.5, 0.68, 0.05).astype(np.float32), 25.0, scenes[0].incident_s)
-    time_constant_s, threshold, _ = choose_smoothing([Stream("s", spiky, 25.0)], [faint, scenes[1]], scenes[1:])
+    time_constant_s, threshold, _ = choose_smoothing([Stream("s", spiky, 25.0)], scenes, scenes[1:])
     assert time_constant_s == 1.0 and 0.5 < threshold < 0.68
+
+
+def test_the_head_that_serves_val_best_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "HEADS", (HeadConfig(space="classes"), HeadConfig(decay=0.003)))
+    blind = torch.nn.Linear(8, 3)  # a space in which nothing can be told
+    torch.nn.init.zeros_(blind.weight)
+    train, val = _bags(60, 0), _bags(60, 1)
+    head, chosen, tried = choose.choose_head(train, val, {"classes": blind}, {})
+    assert chosen == HeadConfig(decay=0.003) and head.dims == (8, 1)
+    assert [row["space"] for row in tried] == ["classes", "features"]
+    assert tried[0]["mean_auc"] == 0.5 and tried[1]["mean_auc"] > 0.9
 
 
 def test_the_probe_uses_answered_clips_only(tmp_path: Path) -> None:

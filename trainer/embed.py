@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -33,6 +33,7 @@ from stream_detector.types import Float32Array, UInt8Array
 from trainer import extras
 from trainer.augment import plain
 from trainer.card import write_card
+from trainer.choose import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.clips import (
     Clip,
     PackedFrames,
@@ -45,29 +46,19 @@ from trainer.clips import (
     window_starts,
 )
 from trainer.distill import use_threads
-from trainer.fit import Bag, HeadConfig, calibrate, clip_scores
+from trainer.fit import Bag, calibrate, clip_scores
 from trainer.kept import kept
 from trainer.measure import Stream, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.quiet import Recording, bags_of, recordings
-from trainer.spaces import Maps, fit_in_space, maps_of
+from trainer.spaces import fit_in_space, maps_of
 from trainer.student import student_from
 from trainer.teacher import Targets
 from trainer.threshold import choose_smoothing
 
-HEADS = (
-    *(HeadConfig(decay=decay) for decay in (0.03, 0.3, 1.0)),
-    *(HeadConfig(decay=decay, space="teacher") for decay in (0.3, 1.0, 3.0)),
-    *(HeadConfig(decay=decay, space="classes") for decay in (0.1, 0.3, 1.0)),
-    *(HeadConfig(decay=decay, space="mean") for decay in (0.3, 1.0)),
-    HeadConfig((32,), 0.3),
-)
 SCENES = ("scenes-calibrate", "scenes-check")
 QUIET_SCENES, QUIET_SEED = "scenes-quiet", 1600  # whole rendered scenes without an incident
 TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
-LONG = {"quiet_scenes": 0.1, "quiet_hours": 0.05}  # shares of what the head learns from in full length
-FITTED_SHARES = {**SHARES, **LONG}
-MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fights": 0.2}  # for choosing on val
 
 
 @torch.no_grad()
@@ -110,23 +101,6 @@ def _some(frames: PackedFrames, item: int, limit: int) -> list[int]:
     if len(starts) <= limit:
         return starts
     return [starts[round(k * (len(starts) - 1) / max(1, limit - 1))] for k in range(limit)]
-
-
-def choose_head(
-    train: Sequence[Bag], val: Sequence[Bag], maps: Maps, shares: Mapping[str, float] = SHARES
-) -> tuple[Head, HeadConfig, list[dict[str, Any]]]:
-    """The head with the best mean of the per-set and pooled AUC on `val`; also the table of all that were tried."""
-    tried: list[tuple[float, Head, HeadConfig]] = []
-    for config in HEADS:
-        head = fit_in_space(train, config, shares, maps)
-        table = clip_aucs(clip_scores(head, val), [b.set for b in val], [b.abnormal for b in val])
-        tried.append((float(np.mean([row["value"] for row in table.values()])), head, config))
-    best = max(tried, key=lambda entry: entry[0])
-    report = [
-        {"hidden": list(c.hidden), "decay": c.decay, "space": c.space, "mean_auc": round(score, 4)}
-        for score, _, c in tried
-    ]
-    return best[1], best[2], report
 
 
 def raw_scores(head: Head, features: Float32Array) -> Float32Array:
@@ -190,7 +164,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         train += bags_of(halves[0])
     console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
     maps = maps_of(student.eval().requires_grad_(False))  # on the CPU still, as the bags are
-    head, chosen, tried = choose_head(train, val, maps, FITTED_SHARES)
+    head, chosen, tried = choose_head(train, val, maps)
     calibrate(head, val, MEASURED_SHARES)
     scores = clip_scores(head, val)
     results: dict[str, Any] = {
@@ -357,10 +331,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--quiet-scenes",
         type=int,
-        default=48,
+        default=100,
         help="whole rendered scenes without an incident that the head learns from",
     )
-    parser.add_argument("--scenes", type=int, default=6, help="rendered scenes of each kind for calibration")
+    parser.add_argument("--scenes", type=int, default=20, help="rendered scenes of each kind for calibration")
     parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
     parser.add_argument("--scene-s", type=float, default=16.0, help="length of these scenes")
     parser.add_argument("--teacher-size", type=parse_size, default=160)

@@ -12,6 +12,7 @@ TIME_CONSTANTS_S = (0.5, 0.75, 1.0)  # of the smoothing, to choose from
 TIMELY_S = 3.0  # an incident should be clear so soon after its start
 ALLOWED_CLIPS = 0.05  # of the normal clips, rendered streets among them, may reach what the threshold lies above
 ALLOWED_PER_HOUR = 0.2  # alarms of a quiet camera
+EQUAL = 0.03  # shares served that differ by no more are the same: about one scene and one clip
 MARGIN = 0.03  # above what was seen in quiet, where real incidents are known: they are fainter than rendered ones
 
 
@@ -73,9 +74,10 @@ def choose_smoothing(
     abnormal_clips: Sequence[Stream] = (),
     hours: Sequence[Stream] = (),
 ) -> tuple[float, float, str]:
-    """(time constant, threshold, how): the one that serves scenes and real incidents best, and of equals the fastest.
+    """(time constant, threshold, how): the one that serves scenes and real incidents best, and of equals the steadiest.
 
     Served are scenes with one timely alarm or rightly none, and abnormal clips that reach the threshold; as shares.
+    Equal are those within `EQUAL` of the best: a longer one costs nothing then and is less easily startled.
     """
     incidents = [stream for stream in scenes if stream.incident_s is not None]
     margin = MARGIN if abnormal_clips else None
@@ -89,5 +91,6 @@ def choose_smoothing(
             reached = float(np.mean([peak >= threshold for peak in peaks(abnormal_clips, time_constant_s)]))
             how += f"; {100 * reached:.0f} % of {len(abnormal_clips)} abnormal val clips reach it"
             good += reached
-        tried.append((round(good, 3), -(found["median_delay_s"] or 99.0), time_constant_s, threshold, how))
-    return max(tried)[2:]
+        tried.append((good, time_constant_s, threshold, how))
+    best = max(good for good, *_ in tried)
+    return max((entry for entry in tried if entry[0] >= best - EQUAL), key=lambda entry: entry[1])[1:]
