@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
-    videos = sorted(args.videos.glob("*.mp4"))
+    videos = sorted(args.videos.resolve().glob("*.mp4"))  # the detector runs in another folder
     if not videos:
         parser.error(f"no .mp4 in {args.videos}")
     bundle, load = Bundle.load(args.bundle), load_before()
