@@ -1,11 +1,12 @@
 """composite: long streams of ordinary footage with real incidents at known times, through the whole detector.
 
-    python -m benchmarks composite --clips DIR --quiet DIR [--streams 20] [--minutes 10] [--incidents 5]
+    python -m benchmarks composite --clips DIR --quiet DIR [--streams 20] [--minutes 10] [--incidents 5] [--seeds 0 1 2]
 
 Each stream is a stretch of a quiet recording (`--quiet`) into which clips of the `val` split are cut: incidents
 (abnormal clips), and as many normal clips as controls, for a cut by itself is a change too. Clips play once, at their
-own speed, with at least `GAP_S` between them; everything is drawn with a seed. The streams are files, played by
-`stream-detector run --pace max` as any recording would be.
+own speed, with at least `GAP_S` between them; everything is drawn with a seed, and each seed gives as many streams
+anew, for a single clip decides much among a hundred. The streams are files, played by `stream-detector run --pace max`
+as any recording would be.
 
 An incident is found if the window that raises an alarm ends between its onset and its end plus `GRACE_S`. Any other
 alarm is false; those in controls are told apart. The delay is from the onset to the moment at which the alarm is known:
@@ -119,8 +120,49 @@ def play(videos: list[Path], folder: Path, options: list[str]) -> list[dict[str,
     return [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
 
 
-def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> dict[str, Any]:
-    """What was found, what was false, how late."""
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of some streams. found: each incident with its delay in seconds, None if it was missed."""
+
+    hours: float
+    found: list[tuple[Cut, float | None]]
+    false_quiet: int
+    false_control: int
+
+    def __add__(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(
+            self.hours + other.hours,
+            self.found + other.found,
+            self.false_quiet + other.false_quiet,
+            self.false_control + other.false_control,
+        )
+
+    def row(self) -> dict[str, Any]:
+        """As shares and rates."""
+        delays = [delay for _, delay in self.found if delay is not None]
+        false = self.false_quiet + self.false_control
+        by_set: dict[str, list[bool]] = {}
+        for cut, delay in self.found:
+            by_set.setdefault(cut.set, []).append(delay is not None)
+        return {
+            "incidents": len(self.found),
+            "found": len(delays),
+            "recall": round(len(delays) / len(self.found), 4),
+            "recall_by_set": {name: round(float(np.mean(hits)), 3) for name, hits in sorted(by_set.items())},
+            "hours": round(self.hours, 3),
+            "false_alarms": false,
+            "of_these_in_normal_clips": self.false_control,
+            "false_alarms_per_hour": round(false / self.hours, 3),
+            "delay_s": {
+                "median": round(float(np.median(delays)), 3) if delays else None,
+                "p90": round(float(np.percentile(delays, 90)), 3) if delays else None,
+            },
+        }
+
+
+def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> Tally:
+    """What was found, what was false, how late. cuts: of the streams in order; events: of cameras s00, s01, …"""
     starts: dict[str, list[tuple[float, float]]] = {}  # camera: (end of the raising window, known), both media time
     for event in events:
         if event["type"] == "start":
@@ -139,25 +181,7 @@ def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> 
             else:
                 false_control += len(hits)
         false_quiet += len(left)
-    delays = [delay for _, delay in found if delay is not None]
-    sets = sorted({cut.set for cut, _ in found})
-    hit = sum(delay is not None for _, delay in found)
-    return {
-        "incidents": len(found),
-        "found": hit,
-        "recall": round(hit / len(found), 4),
-        "recall_by_set": {
-            name: round(float(np.mean([d is not None for c, d in found if c.set == name])), 3) for name in sets
-        },
-        "hours": round(hours, 3),
-        "false_alarms": false_quiet + false_control,
-        "of_these_in_normal_clips": false_control,
-        "false_alarms_per_hour": round((false_quiet + false_control) / hours, 3),
-        "delay_s": {
-            "median": round(float(np.median(delays)), 3) if delays else None,
-            "p90": round(float(np.percentile(delays, 90)), 3) if delays else None,
-        },
-    }
+    return Tally(hours, found, false_quiet, false_control)
 
 
 def main(argv: list[str]) -> int:
@@ -170,7 +194,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--streams", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--incidents", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="so many times the streams")
     parser.add_argument("--bundle", default="embedded")
     parser.add_argument("--thresholds", type=float, nargs="*", default=[], help="also at these (a run each)")
     parser.add_argument("--json", action="store_true")
@@ -184,25 +208,32 @@ def main(argv: list[str]) -> int:
     if not loud or not still or not quiet:
         parser.error("no incidents, no controls or no quiet recordings; check --clips, --sets, --controls and --quiet")
     quiet = quiet[1::2]  # every other one is training's (see trainer/extras.py)
-    rng, load, bundle = np.random.default_rng(args.seed), load_before(), Bundle.load(args.bundle)
-    with tempfile.TemporaryDirectory() as name:
-        folder, videos, cuts = Path(name), [], []
-        console = Console(stderr=True)
-        for number in track(range(args.streams), "make streams", console=console, disable=args.json):
-            picked = [loud[k] for k in rng.choice(len(loud), args.incidents, replace=False)]
-            picked += [still[k] for k in rng.choice(len(still), args.incidents, replace=False)]
-            video = folder / f"{number:02d}.mp4"
-            seconds = args.minutes * 60
-            cuts.append(make_stream(video, quiet[number % len(quiet)], picked, args.clips, seconds, rng))
-            videos.append(video)
-        hours = args.streams * args.minutes / 60
-        rows = []
-        for threshold in [None, *args.thresholds]:
-            options = ["--bundle", args.bundle] + ([] if threshold is None else ["--threshold", str(threshold)])
-            told = judge(cuts, play(videos, folder, options), hours)
-            rows.append({"threshold": bundle.threshold if threshold is None else threshold, **told})
-    results = {"bundle": bundle.fingerprint, "goals": GOALS, "rows": rows, "cuts": [asdict(c) for s in cuts for c in s]}
-    settings = {key: getattr(args, key) for key in ("streams", "minutes", "incidents", "seed", "sets", "controls")}
+    load, bundle, console = load_before(), Bundle.load(args.bundle), Console(stderr=True)
+    hours = args.streams * args.minutes / 60
+    tallies: dict[tuple[float, int], Tally] = {}
+    drawn: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        rng, cuts, videos = np.random.default_rng(seed), [], []
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for number in track(range(args.streams), f"streams, seed {seed}", console=console, disable=args.json):
+                picked = [loud[k] for k in rng.choice(len(loud), args.incidents, replace=False)]
+                picked += [still[k] for k in rng.choice(len(still), args.incidents, replace=False)]
+                videos.append(folder / f"{number:02d}.mp4")
+                place = quiet[number % len(quiet)]
+                cuts.append(make_stream(videos[-1], place, picked, args.clips, args.minutes * 60, rng))
+            for threshold in [None, *args.thresholds]:
+                options = ["--bundle", args.bundle] + ([] if threshold is None else ["--threshold", str(threshold)])
+                tallies[threshold or bundle.threshold, seed] = judge(cuts, play(videos, folder, options), hours)
+        drawn += [{"seed": seed, **asdict(cut)} for stream in cuts for cut in stream]
+    rows = []
+    for threshold in sorted({threshold for threshold, _ in tallies}):
+        of_seeds = [tallies[threshold, seed] for seed in args.seeds]
+        together = [("all", sum(of_seeds[1:], of_seeds[0]))] if len(of_seeds) > 1 else []
+        for seed, tally in [*zip(map(str, args.seeds), of_seeds, strict=True), *together]:
+            rows.append({"threshold": threshold, "seed": seed, **tally.row()})
+    results = {"bundle": bundle.fingerprint, "goals": GOALS, "rows": rows, "cuts": drawn}
+    settings = {key: getattr(args, key) for key in ("streams", "minutes", "incidents", "seeds", "sets", "controls")}
     if not args.no_save:
         write_results("composite", results, {"load_before": load, "grace_s": GRACE_S, "gap_s": GAP_S, **settings})
     if args.json:
@@ -215,13 +246,11 @@ def main(argv: list[str]) -> int:
 def show(rows: list[dict[str, Any]]) -> None:
     """One table."""
     table = Table(title="incidents cut into quiet streams")
-    for column in ("threshold", "recall", "by set", "false alarms / h", "in controls", "delay s", "p90"):
+    for column in ("threshold", "seed", "recall", "by set", "false alarms / h", "in controls", "delay s", "p90"):
         table.add_column(column, justify="right")
     for row in rows:
-        by_set = ", ".join(
-            f"{name.partition('_')[2] or name} {value:.2f}" for name, value in row["recall_by_set"].items()
-        )
-        cells = (row["threshold"], f"{row['found']}/{row['incidents']} = {row['recall']:.2f}", by_set)
+        by_set = "\n".join(f"{name} {value:.2f}" for name, value in row["recall_by_set"].items())
+        cells = (row["threshold"], row["seed"], f"{row['found']}/{row['incidents']} = {row['recall']:.2f}", by_set)
         more = (row["false_alarms_per_hour"], row["of_these_in_normal_clips"])
         table.add_row(*(str(c) for c in (*cells, *more, row["delay_s"]["median"], row["delay_s"]["p90"])))
     Console().print(table)

@@ -211,12 +211,14 @@ def engines(record: Record) -> str:
 
 def composite(record: Record) -> str:
     """What an operator would see."""
-    head = ["threshold", "incidents found", "false alarms an hour", "of these in normal clips"]
+    head = ["threshold", "seed", "incidents found", "false alarms an hour", "false alarms", "in normal clips"]
     rows = [
         [
             f"{row['threshold']:g}",
+            row["seed"],
             f"{row['found']} of {row['incidents']}",
             row["false_alarms_per_hour"],
+            row["false_alarms"],
             row["of_these_in_normal_clips"],
             row["delay_s"]["median"],
             row["delay_s"]["p90"],

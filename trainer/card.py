@@ -60,7 +60,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"{training['training_seconds'] / 60:.0f} minutes of training ({training['machine']}). "
         f"Then a head on frozen features{_long(training)} (hidden {training['head']['hidden']}, L2 "
         f"{training['head']['decay']}{_space(training['head'])}, chosen on val "
-        f"among {len(results['heads_tried'])}), Platt scaling on val.",
+        f"among {len(results['heads_tried'])}){_weighed(training)}, Platt scaling on val.",
         "",
         *(line for note in training.get("notes", []) for line in (note, "")),
         "## Results on val",
@@ -70,7 +70,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "",
         *_auc_table(results),
         "",
-        *_unseen(results.get("leave_one_set_out_head_only")),
+        *_unseen(results.get("leave_one_set_out_head_only"), results.get("leave_one_set_out_on_val")),
         "Mean score by set and label: " + ", ".join(f"{n} {v:.2f}" for n, v in results["mean_score"].items()) + ".",
         "",
         "## Threshold",
@@ -114,6 +114,12 @@ def write_card(bundle: Bundle, path: Path) -> None:
     """Render the card of a bundle into a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render_card(bundle.manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+
+
+def _weighed(training: Mapping[str, Any]) -> str:
+    shares = training.get("head_shares")
+    listed = ", ".join(f"{name} {share:g}" for name, share in (shares or {}).items())
+    return f", the sets weighing {listed}" if listed else ""
 
 
 def _beginning(training: Mapping[str, Any]) -> str:
@@ -216,13 +222,17 @@ def _auc_table(results: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def _unseen(results: Mapping[str, Any] | None) -> list[str]:
-    if not results:
+def _unseen(everywhere: Mapping[str, Any] | None, on_val: Mapping[str, Any] | None) -> list[str]:
+    if not everywhere:
         return []
-    found = ", ".join(f"{name} {_interval(row)}" for name, row in results.items())
+
+    def figures(rows: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {_interval(row)}" for name, row in rows.items())
+
+    alone = f" On val clips alone, on which neither was trained: {figures(on_val)}." if on_val else ""
     return [
-        f"A head fitted on all other sets, on all clips of the set left out: {found}. The features under it have been "
-        "trained with the labels of the set's train split, so this flatters them.",
+        f"A head fitted on all other sets, on all clips of the set left out: {figures(everywhere)}. The features under "
+        f"it have been trained with the labels of the set's train split, which may flatter them.{alone}",
         "",
     ]
 

