@@ -247,7 +247,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     """One table."""
     table = Table(title="incidents cut into quiet streams")
     for column in ("threshold", "seed", "recall", "by set", "false alarms / h", "in controls", "delay s", "p90"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", min_width=18 if column == "by set" else None)
     for row in rows:
         by_set = "\n".join(f"{name} {value:.2f}" for name, value in row["recall_by_set"].items())
         cells = (row["threshold"], row["seed"], f"{row['found']}/{row['incidents']} = {row['recall']:.2f}", by_set)
