@@ -224,7 +224,8 @@ def main(argv: list[str]) -> int:
                 cuts.append(make_stream(videos[-1], place, picked, args.clips, args.minutes * 60, rng))
             for threshold in [None, *args.thresholds]:
                 options = ["--bundle", args.bundle] + ([] if threshold is None else ["--threshold", str(threshold)])
-                tallies[threshold or bundle.threshold, seed] = judge(cuts, play(videos, folder, options), hours)
+                value = bundle.threshold if threshold is None else threshold
+                tallies[value, seed] = judge(cuts, play(videos, folder, options), hours)
         drawn += [{"seed": seed, **asdict(cut)} for stream in cuts for cut in stream]
     rows = []
     for threshold in sorted({threshold for threshold, _ in tallies}):

@@ -169,11 +169,12 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     scores = clip_scores(head, val)
     clip_bags = [bag for bag in [*train, *val] if bag.set not in LONG]
     fit = partial(fit_in_space, config=chosen, shares=FITTED_SHARES, maps=maps)
+    everywhere, on_val = leave_one_set_out(clip_bags, fit, val)
     results: dict[str, Any] = {
         "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
         "heads_tried": tried,
-        "leave_one_set_out_head_only": leave_one_set_out(clip_bags, fit),
-        "leave_one_set_out_on_val": leave_one_set_out(clip_bags, fit, val),
+        "leave_one_set_out_head_only": everywhere,
+        "leave_one_set_out_on_val": on_val,
         "mean_score": _mean_scores(scores, val),
     }
     targets_dir = cache / f"teacher-{named(args.teacher_size)}"

@@ -95,7 +95,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "results": {
             "val_clip_auc": table,
             "heads_tried": tried,
-            "leave_one_set_out": leave_one_set_out([*train, *val], lambda bags: fit_head(bags, chosen, SHARES)),
+            "leave_one_set_out": leave_one_set_out([*train, *val], lambda bags: fit_head(bags, chosen, SHARES))[0],
         },
         "licences": {name: text for name, text in licences(clips).items() if name != "rendered"},
     }

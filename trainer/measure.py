@@ -77,24 +77,28 @@ def teacher_probe(clips: Sequence[Clip], targets: Targets, shares: Mapping[str, 
 
 
 def leave_one_set_out(
-    bags: Sequence[Bag], fit: Callable[[Sequence[Bag]], Head], judged: Sequence[Bag] | None = None
-) -> dict[str, Any]:
+    bags: Sequence[Bag], fit: Callable[[Sequence[Bag]], Head], *others: Sequence[Bag]
+) -> tuple[dict[str, Any], ...]:
     """For every set with both labels: AUC on all of it of a head that `fit` made of all the other sets.
 
     Only the head is left in the dark: if the features were trained with the set's labels, this flatters them.
-    judged: what is scored instead of all bags, such as those that the features were not trained on either.
+    others: scored by the same heads, a table each, such as clips that the features were not trained on either.
     """
     labels: dict[str, set[bool]] = {}
     for bag in bags:
         labels.setdefault(bag.set, set()).add(bag.abnormal)
-    result: dict[str, Any] = {}
+    tables: tuple[dict[str, Any], ...] = tuple({} for _ in (bags, *others))
     for name in sorted(name for name, both in labels.items() if len(both) == 2):
         known = [b for b in bags if b.set != name]
-        unknown = [b for b in (bags if judged is None else judged) if b.set == name]
-        if len({bag.abnormal for bag in known}) == len({bag.abnormal for bag in unknown}) == 2:
-            scores = clip_scores(fit(known), unknown)
-            result[name] = clip_aucs(scores, [name] * len(unknown), [b.abnormal for b in unknown])[name]
-    return result
+        if len({bag.abnormal for bag in known}) < 2:
+            continue
+        head = fit(known)
+        for table, judged in zip(tables, (bags, *others), strict=True):
+            unknown = [b for b in judged if b.set == name]
+            if len({bag.abnormal for bag in unknown}) == 2:
+                found = clip_aucs(clip_scores(head, unknown), [name] * len(unknown), [b.abnormal for b in unknown])
+                table[name] = found[name]
+    return tables
 
 
 @dataclass(frozen=True, slots=True)
