@@ -28,8 +28,8 @@ from stream_detector.bundle import Bundle
 from stream_detector.types import UInt8Array
 from trainer.choose import FITTED_SHARES
 from trainer.clips import Clip, evenly, load_clips, pack_clips, read_index
-from trainer.embed import TRAIN_LIMITS, features_of
 from trainer.fit import Bag, HeadConfig, clip_scores
+from trainer.footage import TRAIN_LIMITS, features_of
 from trainer.measure import clip_aucs
 from trainer.pool import SHARES
 from trainer.spaces import Maps, fit_in_space, maps_of

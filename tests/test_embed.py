@@ -15,7 +15,7 @@ from rich.console import Console
 
 from stream_detector.bundle import EMBEDDED, Bundle
 from stream_detector.errors import DataError
-from trainer import embed, extras
+from trainer import embed, extras, footage, settle_bundle
 from trainer.__main__ import main as trainer
 from trainer.card import render_card
 from trainer.clips import Clip, PackWriter, load_clips, pack_clips, read_index
@@ -108,15 +108,37 @@ def test_the_bundle_is_taught_which_pictures_it_knows(prepared: argparse.Namespa
     assert trainer([*map(str, words), "--out", str(prepared.out), "--share", "0.7"]) == 2
 
 
+def test_the_head_settles_and_everything_else_of_the_bundle_stays(
+    prepared: argparse.Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, card, out = embed.build(prepared, Console(quiet=True)), tmp_path / "settled.md", tmp_path / "settled"
+    words = ["settle", "--bundle", prepared.out, "--clips", tmp_path, "--cache", prepared.cache, "--out", out]
+    words += ["--run", tmp_path / "run-settle", "--quiet-scenes", 2, "--incident-scenes", 2, "--scenes", 2]
+    words += ["--check-scenes", 2, "--card", card, "--device", "cpu", "--note", "Tried on a Monday."]
+    assert trainer([str(word) for word in words]) == 0
+    after = Bundle.load(out)
+    assert after.fingerprint != before.fingerprint
+    assert after.manifest.backbone == before.manifest.backbone and after.name == before.name
+    kept = ("heads_tried", "leave_one_set_out_head_only", "teacher_probe_val_clip_auc")
+    assert all(after.manifest.results[name] == before.manifest.results[name] for name in kept)
+    facts = after.manifest.training["settled"]
+    assert facts["from"] == before.fingerprint and (facts["calm"], facts["loud"]) == (4, 2)
+    text = card.read_text(encoding="utf-8")
+    assert text == render_card(after.manifest.model_dump(mode="json", by_alias=True))
+    assert "Tried on a Monday." in text and "python -m trainer settle --bundle" in text
+    monkeypatch.setattr(settle_bundle, "PACK_SIZE", 64)
+    assert trainer([str(word) for word in words]) == 2 and "looks at more than 64 pixels" in capsys.readouterr().err
+
+
 def test_head_and_features_of_the_bundle_give_the_scores_that_were_measured(prepared: argparse.Namespace) -> None:
     bundle = embed.build(prepared, Console(quiet=True))
     backbone, head, recipe = bundle.build()
     frames, clips = load_clips(prepared.cache, "val")
-    found = embed.features_of(backbone, recipe, frames, range(len(clips)))
+    found = footage.features_of(backbone, recipe, frames, range(len(clips)))
     assert [len(f) for f in found] == [1, 1, 1, 1]  # 20 frames: one full window
     scores: dict[bool, list[float]] = {True: [], False: []}
     for clip, features in zip(clips, found, strict=True):
-        scores[clip.abnormal].append(float(embed.raw_scores(head, features).max()))
+        scores[clip.abnormal].append(float(footage.raw_scores(head, features).max()))
     table = bundle.manifest.results["mean_score"]
     assert table["c/abnormal"] == pytest.approx(np.mean(scores[True]), abs=0.01)  # stored in half precision
     assert table["c/normal"] == pytest.approx(np.mean(scores[False]), abs=0.01)

@@ -8,6 +8,7 @@
     distill      train the small backbone from a large one
     average      the mean of two points of that training
     embed        trained backbone → head, threshold, bundle, model card
+    settle       a bundle → the same with a head that has learned the quiet of scenes and recordings
     large        the teacher with a head of its own → a second bundle
     familiar     teach a bundle which pictures it knows: it then says `unfamiliar` of others
     import-seed  the seed project's checkpoint → head, with a warning about what it is
@@ -33,6 +34,7 @@ COMMANDS = {
     "distill": "distill",
     "average": "average",
     "embed": "embed",
+    "settle": "settle_bundle",
     "large": "large",
     "familiar": "familiar",
     "import-seed": "import_seed",

@@ -62,6 +62,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"{training['head']['decay']}{_space(training['head'])}, chosen on val "
         f"among {len(results['heads_tried'])}){_weighed(training)}, Platt scaling on val.",
         "",
+        *_settled(training.get("settled")),
         *(line for note in training.get("notes", []) for line in (note, "")),
         "## Results on val",
         "",
@@ -98,6 +99,14 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         *_average_command(training),
         "    python -m trainer embed --clips CLIPS --quiet-videos QUIET --out BUNDLE --card CARD.md --check-scenes 20 "
         f"--teacher-size {training['teacher_size']}",
+        *(
+            [
+                "    python -m trainer settle --bundle BUNDLE --clips CLIPS --quiet-videos QUIET --out BUNDLE "
+                "--card CARD.md" + _weights(training["settled"]["config"])
+            ]
+            if training.get("settled")
+            else []
+        ),
         *(
             ["    python -m trainer familiar --clips CLIPS --bundle BUNDLE --out BUNDLE --card CARD.md"]
             if manifest.get("familiar")
@@ -241,6 +250,28 @@ def _interval(row: Mapping[str, Any] | None) -> str:
     return "not measured" if row is None else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
+def _weights(config: Mapping[str, float]) -> str:
+    return "".join(f" --{name} {config[name]:g}" for name in ("keep", "calm", "loud"))
+
+
+def _settled(facts: Mapping[str, Any] | None) -> list[str]:
+    if facts is None:
+        return []
+    config = facts["config"]
+    recordings = f" and {len(facts['quiet_recordings'])} whole quiet recordings" if facts["quiet_recordings"] else ""
+    return [
+        f"The head then settled (`python -m trainer settle`) on whole rendered scenes of {facts['scene_s']:g} s, "
+        f"{facts['quiet_scenes']} quiet ones and {facts['incident_scenes']} with an incident (seeds "
+        f"{facts['seeds']}){recordings}: {facts['calm']} calm pieces should stay below the logit "
+        f"{config['calm_below']:g} (weight {config['calm']:g}), the first seconds of {facts['loud']} incidents lie "
+        f"above {config['loud_above']:g} (weight {config['loud']:g}), and what it says of the train clips stay (weight "
+        f"{config['keep']:g}): their logits moved by {facts['known_logits_moved_rms']:.2f} rms. Figures of heads "
+        "fitted with a set left out are those of before.",
+        "",
+        *(line for note in facts["notes"] for line in (note, "")),
+    ]
+
+
 def _familiar(part: Mapping[str, Any] | None, changed: Mapping[str, float]) -> list[str]:
     if part is None:
         return []
@@ -260,13 +291,13 @@ def _familiar(part: Mapping[str, Any] | None, changed: Mapping[str, float]) -> l
 
 def _scene_table(scenes: Mapping[str, Any]) -> list[str]:
     rows = [
-        "| scenes | with incident | seen within 3 s | other alarms in them | quiet | alarms in quiet | median delay |",
+        "| scenes | with incident | exactly one alarm | one within 3 s | quiet | alarms in quiet | median delay |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in scenes.items():
         delay = "–" if row["median_delay_s"] is None else f"{row['median_delay_s']:.1f} s"
         rows.append(
-            f"| {name} | {row['incident_scenes']} | {row['seen']} | {row['scenes_with_other_alarms']} | "
+            f"| {name} | {row['incident_scenes']} | {row.get('scenes_with_one_alarm', '–')} | {row['seen']} | "
             f"{row['quiet_scenes']} | {row['quiet_scenes_with_alarm']} | {delay} |"
         )
     return rows

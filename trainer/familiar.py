@@ -30,8 +30,8 @@ from stream_detector.types import Float32Array, UInt8Array
 from trainer.card import write_card
 from trainer.clips import evenly, load_clips, pack_clips, read_index
 from trainer.distill import use_threads
-from trainer.embed import TRAIN_LIMITS, features_of
 from trainer.fit import Bag
+from trainer.footage import TRAIN_LIMITS, features_of
 
 AXES = 64
 SHARE = 0.01  # of val windows beyond the limit

@@ -63,7 +63,7 @@ def fit_head(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float
     if len({bag.abnormal for bag in bags}) < 2:
         raise DataError("a head needs normal and abnormal clips to learn from; the clips given have one label only")
     torch.manual_seed(config.seed)
-    features, mask = _padded(bags)
+    features, mask = padded(bags)
     head = Head((features.shape[-1], *config.hidden, 1), dropout=config.dropout).train()
     weights = cell_weights(bags, shares)
     spread = weights[:, None] * mask / mask.sum(dim=1, keepdim=True)
@@ -99,7 +99,7 @@ def calibrate(head: Head, bags: Sequence[Bag], shares: Mapping[str, float] | Non
 
     bags: not those that the head was trained on.  The slope stays positive, so the order of scores does not change.
     """
-    features, mask = _padded(bags)
+    features, mask = padded(bags)
     highest = head.logits(features).masked_fill(mask == 0, -1e9).max(dim=1).values.detach()
     labels = torch.tensor([float(bag.abnormal) for bag in bags])
     weights = cell_weights(bags, shares)
@@ -127,7 +127,8 @@ def clip_scores(head: Head, bags: Sequence[Bag]) -> Float32Array:
     return np.array(scores, dtype=np.float32)
 
 
-def _padded(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
+def padded(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
+    """Features (B, n, D) of the bags, zeros behind the shorter ones, and the mask (B, n) of what is there."""
     longest = max(len(bag.features) for bag in bags)
     features = torch.zeros(len(bags), longest, bags[0].features.shape[1])
     mask = torch.zeros(len(bags), longest)

@@ -23,8 +23,9 @@ from stream_detector.errors import DataError
 from stream_detector.preprocess import recipe_named
 from trainer.choose import MEASURED_SHARES
 from trainer.clips import Clip, load_clips, named, parse_size, sides
-from trainer.embed import licences, raw_scores
+from trainer.embed import licences
 from trainer.fit import Bag, HeadConfig, calibrate, clip_scores, fit_head
+from trainer.footage import raw_scores
 from trainer.measure import Stream, clip_aucs, leave_one_set_out
 from trainer.pool import SHARES
 from trainer.teacher import Targets

@@ -150,8 +150,8 @@ def alarms(
 def judge_scenes(
     streams: Sequence[Stream], threshold: float, time_constant_s: float, within_s: float = 3.0
 ) -> dict[str, Any]:
-    """Of scenes with an incident: exactly one alarm, starting in time; of those without: none."""
-    seen = quiet = false = missed = extra = 0
+    """Of scenes with an incident: how many gave exactly one alarm, and how many one in time; of those without: none."""
+    seen = quiet = false = missed = extra = single = 0
     delays: list[float] = []
     for stream in streams:
         starts = alarms(stream.smoothed(time_constant_s), stream.ends_s, threshold)
@@ -164,12 +164,14 @@ def judge_scenes(
         timely = [s for s in starts if begin <= s <= begin + within_s]
         missed += not timely
         extra += len(starts) > len(timely[:1])
+        single += len(starts) == 1
         delays += [s - begin for s in timely[:1]]
     return {
         "incident_scenes": seen,
         "seen_within_s": within_s,
         "seen": seen - missed,
         "scenes_with_other_alarms": extra,
+        "scenes_with_one_alarm": single,
         "quiet_scenes": quiet,
         "quiet_scenes_with_alarm": false,
         "median_delay_s": round(float(np.median(delays)), 2) if delays else None,

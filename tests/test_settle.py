@@ -1,0 +1,109 @@
+"""A head settles: calm footage falls silent, incidents still stand out, and known clips keep their scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stream_detector.errors import DataError
+from stream_detector.head import Head
+from stream_detector.types import Float32Array
+from trainer.fit import Bag
+from trainer.measure import Stream
+from trainer.settle import SettleConfig, settle
+from trainer.settle_bundle import pieces
+
+DIM, KNOWN = 8, 5  # known clips vary along the first axes only
+
+
+def head_of(weight: list[float], bias: float = 0.0) -> Head:
+    """A linear head with a standardisation and a calibration that are not trivial."""
+    head = Head((DIM, 1)).eval().requires_grad_(False)
+    head.layers[0].get_parameter("weight").copy_(torch.tensor([weight]))
+    head.layers[0].get_parameter("bias").fill_(bias)
+    head.feature_mean.copy_(torch.linspace(-1, 1, DIM))
+    head.feature_std.copy_(torch.linspace(0.5, 2, DIM))
+    head.temperature.fill_(2.0)
+    head.bias.fill_(0.3)
+    return head
+
+
+def windows(count: int, seed: int, **axes: float) -> Float32Array:
+    """Along the known axes at random; elsewhere as named: a5=3.0."""
+    made = np.zeros((count, DIM))
+    made[:, :KNOWN] = np.random.default_rng(seed).normal(size=(count, KNOWN))
+    for name, value in axes.items():
+        made[:, int(name[1:])] = value
+    return made.astype(np.float32)
+
+
+def logits(head: Head, features: Float32Array) -> Float32Array:
+    result: Float32Array = torch.logit(head(torch.from_numpy(features)).double()).numpy()
+    return result
+
+
+@pytest.fixture()
+def head() -> Head:
+    return head_of([1.0, -0.5, 0.3, 0.0, 0.2, 1.0, 0.0, 0.5], bias=-6.0)
+
+
+@pytest.fixture()
+def known() -> list[Bag]:
+    return [Bag(windows(4, k), "ab"[k % 2], k % 4 < 2) for k in range(60)]
+
+
+def test_calm_footage_falls_silent_and_known_clips_keep_their_scores(head: Head, known: list[Bag]) -> None:
+    startling = 0.1 * windows(20, 1000)
+    startling[7:9] = 0.1 * windows(2, 1001, a5=120.0)  # two windows of twenty startle the head
+    calm = [Bag(startling, "calm", False)]
+    assert logits(head, startling).max() > 0.0
+    settled, moved = settle(head, known, calm, [])
+    assert logits(settled, startling).max() < -0.9
+    seen = np.concatenate([bag.features for bag in known])
+    change = logits(settled, seen) - logits(head, seen)
+    assert np.sqrt((change**2).mean()) == pytest.approx(moved, rel=0.05)
+    assert moved < 0.1 < logits(head, seen).std()
+
+
+def test_with_nothing_to_learn_a_head_stays_what_it_is(head: Head, known: list[Bag]) -> None:
+    far_below = windows(6, 2, a5=-30.0)
+    settled, moved = settle(head, known, [Bag(far_below, "calm", False)], [])
+    seen = np.concatenate([bag.features for bag in known])
+    assert moved < 1e-3 and np.allclose(logits(settled, seen), logits(head, seen), atol=1e-3)
+
+
+def test_incidents_are_lifted_where_they_differ_from_calm(head: Head, known: list[Bag]) -> None:
+    calm = [Bag(windows(10, k, a5=4.0), "calm", False) for k in range(5)]
+    loud = [Bag(windows(5, 50 + k, a5=4.0, a6=3.0), "loud", True) for k in range(5)]
+    settled, _ = settle(head, known, calm, loud, SettleConfig(loud=5.0))
+    assert max(logits(settled, bag.features).max() for bag in calm) < 0.0
+    assert min(np.sort(logits(settled, bag.features))[-1] for bag in loud) > 0.5
+
+
+def test_a_firmer_hold_moves_known_scores_less(head: Head, known: list[Bag]) -> None:
+    calm = [Bag(windows(10, k), "calm", False) for k in range(5)]  # of the same kind as what is known
+    firm, loose = (settle(head, known, calm, [], SettleConfig(keep=keep))[1] for keep in (300.0, 3.0))
+    assert 0 < firm < loose / 3
+
+
+def test_what_cannot_be_settled_is_refused(head: Head, known: list[Bag]) -> None:
+    with pytest.raises(DataError, match="only a linear head"):
+        settle(Head((DIM, 4, 1)).eval(), known, known, [])
+    with pytest.raises(DataError, match="calm footage"):
+        settle(head, known, [], [])
+
+
+def test_a_scene_gives_calm_around_its_incident_and_the_first_seconds_of_it() -> None:
+    count = 60
+    features = np.arange(count, dtype=np.float32)[:, None]
+    raw = np.zeros(count, np.float32)
+    calm, loud = pieces(Stream("s", raw, 25.0, (10.0, 20.0)), features)
+    begins, ends = np.arange(count) * 16 / 25, (np.arange(count) * 16 + 15) / 25
+    before, after = (bag.features[:, 0].astype(int) for bag in calm)
+    early = loud[0].features[:, 0].astype(int)
+    assert ends[before].max() < 10.0 and before[0] == 0
+    assert begins[after].min() > 21.0 and after[-1] == count - 1
+    assert begins[early].min() >= 10.0 and ends[early].max() <= 13.0 and len(early) == 4
+    quiet, none = pieces(Stream("s", raw, 25.0), features)
+    assert len(quiet[0].features) == count and none == []

@@ -1,0 +1,226 @@
+"""Features of packed footage under one network, and what a head makes of them: its alarms, its threshold, its figures.
+
+    packs in the cache ──▶ Footage.bags (clips), .streams (scenes), .hours (recordings) ──▶ measured(head) ──▶ Found
+
+`embed` and `settle` both end here. The head is judged on `val` clips, on rendered scenes and on quiet recordings; the
+threshold comes from footage in which nothing happens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from stream_detector.head import Head
+from stream_detector.preprocess import Recipe, normalise
+from stream_detector.types import Float32Array, UInt8Array
+from trainer import extras
+from trainer.augment import plain
+from trainer.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
+from trainer.fit import Bag, clip_scores
+from trainer.kept import kept
+from trainer.measure import Stream, clip_aucs, judge_scenes
+from trainer.quiet import Recording, recordings
+from trainer.threshold import choose_smoothing
+
+CALIBRATE, CHECK = ("scenes-calibrate", 1500), ("scenes-check", 2100)  # packs and their first seeds
+TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
+
+
+@torch.no_grad()
+def features_of(
+    backbone: nn.Module,
+    recipe: Recipe,
+    frames: PackedFrames,
+    items: Sequence[int],
+    device: str = "cpu",
+    limit: int = 10**9,
+    batch: int = 8,
+    workers: int = 1,
+    change: Callable[[UInt8Array], UInt8Array] = lambda window: window,
+) -> list[Float32Array]:
+    """Features (n, D) of the n windows (16 frames, every 16) of each item, as the running detector would see them.
+
+    limit: at most so many of an item, evenly.  change: of each window, uint8 (16, H, W, 3) RGB, before it is looked at.
+    """
+    size = recipe.size[0]
+    places = [(k, start) for k, item in enumerate(items) for start in _some(frames, item, limit)]
+    found: list[list[Float32Array]] = [[] for _ in items]
+    parts = [places[first : first + batch] for first in range(0, len(places), batch)]
+
+    @torch.no_grad()
+    def run(part: list[tuple[int, int]]) -> Float32Array:
+        windows = np.stack([change(plain(frames.frames(items[k]), start, size)) for k, start in part])
+        return look(backbone, recipe, windows, device)
+
+    with ThreadPoolExecutor(workers) as threads:  # single-threaded networks side by side: no waiting for each other
+        for part, rows in zip(parts, threads.map(run, parts), strict=True):
+            for (k, _), row in zip(part, rows, strict=True):
+                found[k].append(row)
+    return [np.stack(rows) for rows in found]
+
+
+@torch.no_grad()
+def look(backbone: nn.Module, recipe: Recipe, windows: UInt8Array, device: str = "cpu") -> Float32Array:
+    """uint8 (B, 16, H, W, 3) RGB → features (B, D)."""
+    clip = normalise(torch.from_numpy(windows).to(device), recipe)
+    result: Float32Array = backbone.features(clip).float().cpu().numpy()  # type: ignore[operator]
+    return result
+
+
+def _some(frames: PackedFrames, item: int, limit: int) -> list[int]:
+    starts = window_starts(int(frames.meta[item]["frames"]))
+    if len(starts) <= limit:
+        return starts
+    return [starts[round(k * (len(starts) - 1) / max(1, limit - 1))] for k in range(limit)]
+
+
+def raw_scores(head: Head, features: Float32Array) -> Float32Array:
+    """(n, D) → (n,) in [0, 1]."""
+    result: Float32Array = head(torch.from_numpy(features)).numpy()
+    return result
+
+
+def work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
+    """Do what yields (done, all), and tell of it."""
+    done = total = 0
+    for done, total in steps:
+        if done % 50 == 0:
+            console.print(f"{name}: {done} of {total}")
+    console.print(f"{name}: ready" + (f", {total} made" if done else ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """Where footage is and which network looks at it. cache: packs.  run: keeps features, as long as `key` is the same.
+
+    key: names the network.
+    """
+
+    backbone: nn.Module
+    recipe: Recipe
+    cache: Path
+    run: Path
+    key: Sequence[Any]
+    device: str = "cpu"
+    workers: int = 1
+
+    def bags(
+        self, name: str, split: str, limits: Mapping[str, int] | None = None
+    ) -> tuple[list[Bag], list[int], tuple[Clip, ...]]:
+        """The bags of a pack's split, at most `limits[set]` of a label; also their places and all clips of the pack."""
+        frames, clips = load_clips(self.cache, name)
+        items = evenly(clips, split, limits or {})
+        limit = 4 if split == "train" else 10**9
+        key = json.dumps([*self.key, frames.key, items, limit])
+        seen = partial(features_of, self.backbone, self.recipe, frames, items, self.device, limit, workers=self.workers)
+        found = kept(self.run / "features" / f"{name}-{split}.npz", key, seen)
+        return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
+
+    def streams(self, name: str, head: Head) -> list[Stream]:
+        """A head's scores along the `val` items of a pack."""
+        found, items, _ = self.bags(name, "val")
+        return self.scored(name, head, found, items)
+
+    def scored(self, name: str, head: Head, bags: Sequence[Bag], items: Sequence[int]) -> list[Stream]:
+        """The same for bags at hand."""
+        streams = []
+        frames = PackedFrames(self.cache / f"{name}.u8")
+        for item, bag in zip(items, bags, strict=True):
+            meta = frames.meta[item]
+            start, end = meta.get("incident_start_s"), meta.get("incident_end_s")
+            incident = None if start is None or end is None else (float(start), float(end))
+            streams.append(Stream(str(meta["path"]), raw_scores(head, bag.features), float(meta["fps"]), incident))
+        return streams
+
+    def hours(self, folder: Path, half: int) -> list[Recording]:
+        """Every other quiet recording of a folder."""
+        path = self.run / "features" / f"hours-{half}.npz"
+        seen = partial(look, self.backbone, self.recipe, device=self.device)
+        return recordings(folder, half, seen, self.recipe.size[0], path, json.dumps(list(self.key)))
+
+    def pack_val(self, clips: Path, console: Console) -> None:
+        """Pack the `val` clips of an index at the network's size."""
+        index = [clip for clip in read_index(clips) if clip.split == "val"]
+        work(console, "val clips", pack_clips(index, clips, self.cache, size=self.recipe.size[0], name="val"))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `measured` found. how: the threshold came about.  results: for the manifest."""
+
+    smoothing_s: float
+    threshold: float
+    how: str
+    results: dict[str, Any]
+
+
+def measured(
+    footage: Footage, head: Head, quiet: Sequence[Recording], scenes: tuple[int, int], scene_s: float, console: Console
+) -> Found:
+    """Judge a calibrated head on `val`, and find its smoothing and threshold.
+
+    quiet: recordings that the threshold must lie above.  scenes: of each kind to calibrate on, and to check on.
+    """
+    for (name, first), count in zip((CALIBRATE, CHECK), scenes, strict=True):
+        packing = extras.pack_scenes(footage.cache, name, first, count, count, duration_s=scene_s)
+        work(console, name, packing)
+    val, items, clips = footage.bags("val", "val")
+    quiet_camera = footage.streams("long_normal", head) if (footage.cache / "long_normal.json").exists() else []
+    calibrate, check = (footage.streams(name, head) for name, _ in (CALIBRATE, CHECK))
+    streams = footage.scored("val", head, val, items)
+    normal = [s for s, i in zip(streams, items, strict=True) if not clips[i].abnormal]
+    abnormal = [s for s, i in zip(streams, items, strict=True) if clips[i].abnormal]
+    before = [Stream(s.name, s.raw[: _first(s)], s.fps) for s in calibrate if _first(s) > 0]
+    hours = [Stream(r.name, raw_scores(head, r.features), r.fps) for r in quiet]
+    smoothing_s, threshold, how = choose_smoothing(quiet_camera, calibrate, [*normal, *before], abnormal, hours)
+    _keep_scores(footage.run / "scores.json", [*quiet_camera, *hours, *calibrate, *streams, *check])
+    scores = clip_scores(head, val)
+    reached = [s.smoothed(smoothing_s).max() >= threshold for s in normal]
+    return Found(
+        smoothing_s,
+        threshold,
+        how,
+        {
+            "val_clip_auc": clip_aucs(scores, [b.set for b in val], [b.abnormal for b in val]),
+            "mean_score": _mean_scores(scores, val),
+            "rendered_scenes": {
+                "calibrate": judge_scenes(calibrate, threshold, smoothing_s),
+                "check": judge_scenes(check, threshold, smoothing_s),
+            },
+            "normal_val_clips_above_threshold": round(float(np.mean(reached)), 4),
+        },
+    )
+
+
+def _keep_scores(path: Path, streams: Sequence[Stream]) -> None:
+    """The raw scores behind the figures, for a closer look."""
+    rows = [
+        {"name": s.name, "fps": s.fps, "incident_s": s.incident_s, "raw": [round(float(r), 4) for r in s.raw]}
+        for s in streams
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def _first(stream: Stream) -> int:
+    """Number of windows that end before the incident; all of them without one."""
+    if stream.incident_s is None:
+        return len(stream.raw)
+    return int((stream.ends_s < stream.incident_s[0]).sum())
+
+
+def _mean_scores(scores: Float32Array, bags: Sequence[Bag]) -> dict[str, float]:
+    cells: dict[str, list[float]] = {}
+    for score, bag in zip(scores.tolist(), bags, strict=True):
+        cells.setdefault(f"{bag.set}/{'abnormal' if bag.abnormal else 'normal'}", []).append(score)
+    return {name: round(float(np.mean(values)), 4) for name, values in sorted(cells.items())}

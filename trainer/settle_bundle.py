@@ -1,0 +1,170 @@
+"""`python -m trainer settle`: a bundle whose head startles at a kind of scene → one that does not, otherwise the same.
+
+    python -m trainer settle --bundle embedded --clips CLIPS --quiet-videos QUIET --out BUNDLE
+
+    bundle ──head──▶ settle(known: train clips; calm: whole quiet footage; loud: incidents) ──▶ threshold ──▶ bundle
+
+Calm are rendered scenes of the demo's own length, what comes before and after their incidents, and recordings in which
+nothing happens: give those of a camera of yours, and the head learns its quiet. Smoothing and threshold are found anew,
+and all figures of head and threshold. The backbone stays; so do the figures of heads fitted with a set left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from stream_detector.bundle import Bundle, write_bundle
+from stream_detector.errors import DataError
+from stream_detector.head import Head
+from trainer import extras
+from trainer.card import write_card
+from trainer.clips import PACK_SIZE, PackedFrames, pack_clips, read_index
+from trainer.distill import use_threads
+from trainer.fit import Bag
+from trainer.footage import TRAIN_LIMITS, Footage, measured, work
+from trainer.material import CLIP_LIMIT
+from trainer.measure import Stream
+from trainer.quiet import bags_of
+from trainer.settle import SettleConfig, settle
+
+QUIET_SCENES, INCIDENT_SCENES = ("scenes-quiet", 1600), ("scenes-incident", 1700)  # packs and their first seeds
+EARLY_S = 3.0  # of an incident are what the head must rise at
+OVER_S = 1.0  # after the end of an incident it is over: what follows is calm
+
+
+def pieces(stream: Stream, features: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[list[Bag], list[Bag]]:
+    """(calm, loud) bags of one scene: before and after its incident, and the incident's first seconds.
+
+    features: (n, D) of the stream's windows.  Windows that hold the start of the incident are in neither.
+    """
+    if stream.incident_s is None:
+        return [Bag(features, "calm", False)], []
+    start, end = stream.incident_s
+    ends = stream.ends_s
+    begins = ends - (stream.stride - 1) / stream.fps
+    parts = [ends < start, begins > end + OVER_S]
+    early = (begins >= start) & (ends <= start + EARLY_S)
+    calm = [Bag(features[part], "calm", False) for part in parts if part.any()]
+    return calm, [Bag(features[early], "loud", True)] if early.any() else []
+
+
+def gather(footage: Footage, args: argparse.Namespace, console: Console) -> tuple[list[Bag], list[Bag]]:
+    """All calm and loud bags."""
+    calm: list[Bag] = []
+    loud: list[Bag] = []
+    for (name, first), counts in zip(
+        (QUIET_SCENES, INCIDENT_SCENES), ((0, args.quiet_scenes), (args.incident_scenes, 0)), strict=True
+    ):
+        if not sum(counts):
+            continue
+        work(console, name, extras.pack_scenes(footage.cache, name, first, *counts, duration_s=args.scene_s))
+        bags, items, _ = footage.bags(name, "val")
+        meta = PackedFrames(footage.cache / f"{name}.u8").meta
+        for item, bag in zip(items, bags, strict=True):
+            start, end = meta[item]["incident_start_s"], meta[item]["incident_end_s"]
+            incident = None if start is None or end is None else (float(start), float(end))
+            raw = np.zeros(len(bag.features), np.float32)
+            found = pieces(Stream(name, raw, float(meta[item]["fps"]), incident), bag.features)
+            calm += found[0]
+            loud += found[1]
+    return calm, loud
+
+
+def build(args: argparse.Namespace, console: Console) -> Bundle:
+    """All of it; returns the bundle as written."""
+    bundle = Bundle.load(args.bundle)
+    backbone, head, recipe = bundle.build()
+    manifest = bundle.manifest
+    if not isinstance(head, Head) or recipe.size[0] > PACK_SIZE:
+        raise DataError(
+            f"bundle {bundle.name} has a head that carries a state or looks at more than {PACK_SIZE} pixels; "
+            "settle one made by `trainer embed`"
+        )
+    network = backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
+    key = [manifest.backbone.weights_sha256]
+    footage = Footage(network, recipe, Path(args.cache), Path(args.run), key, args.device, args.workers)
+    root = Path(args.clips)
+    work(console, "clips", pack_clips(read_index(root), root, footage.cache, limit=CLIP_LIMIT))
+    footage.pack_val(root, console)
+    known = footage.bags("clips", "train", TRAIN_LIMITS)[0]
+    calm, loud = gather(footage, args, console)
+    learned = footage.hours(args.quiet_videos, 0) if args.quiet_videos else []
+    quiet = footage.hours(args.quiet_videos, 1) if args.quiet_videos else []
+    calm += bags_of(learned)
+    config = SettleConfig(keep=args.keep, calm=args.calm, loud=args.loud)
+    settled, moved = settle(head, known, calm, loud, config)
+    found = measured(footage, settled, quiet, (args.scenes, args.check_scenes), args.scene_s, console)
+    facts = {
+        "from": bundle.fingerprint,
+        "config": asdict(config),
+        "known_logits_moved_rms": round(moved, 4),
+        "calm": len(calm),
+        "loud": len(loud),
+        "quiet_scenes": args.quiet_scenes,
+        "incident_scenes": args.incident_scenes,
+        "scene_s": args.scene_s,
+        "seeds": f"from {QUIET_SCENES[1]} (quiet) and {INCIDENT_SCENES[1]} (incidents)",
+        "quiet_recordings": [recording.name for recording in learned],
+        "notes": list(args.note),
+    }
+    parts = manifest.model_dump(mode="json", by_alias=True, exclude={"created"})
+    parts |= {
+        "name": args.name or bundle.name,
+        "smoothing": {"kind": "ema", "time_constant_s": found.smoothing_s},
+        "threshold": {"value": found.threshold, "calibrated": found.how},
+        "training": {**manifest.training, "settled": facts},
+        "results": {**manifest.results, **found.results},
+    }
+    state = None if manifest.backbone.reference else bundle.backbone_state
+    return write_bundle(Path(args.out), parts, state, settled.state_dict(), bundle.familiar_state)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `settle` to the trainer's command line."""
+    parser = subparsers.add_parser("settle", help="teach a bundle's head the quiet of scenes and recordings")
+    parser.add_argument("--bundle", default="embedded", help="bundle to start from, with a linear head")
+    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
+    parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="packed footage")
+    parser.add_argument("--run", type=Path, default=Path("runs/settle"), help="keeps the features")
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
+    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
+    parser.add_argument("--name", help="of the new bundle; the old one's unless given")
+    parser.add_argument(
+        "--quiet-videos",
+        type=Path,
+        help="whole recordings of which one half is learned from and the threshold must lie above the other",
+    )
+    parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
+    parser.add_argument("--quiet-scenes", type=int, default=100, help="rendered scenes without an incident")
+    parser.add_argument("--incident-scenes", type=int, default=120, help="rendered scenes with one")
+    parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each kind for calibration")
+    parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
+    parser.add_argument("--scene-s", type=float, default=40.0, help="length of all these scenes, as long as the demo")
+    parser.add_argument("--keep", type=float, default=SettleConfig().keep, help="how firmly known scores are held")
+    parser.add_argument("--calm", type=float, default=SettleConfig().calm, help="weight of calm pieces")
+    parser.add_argument("--loud", type=float, default=SettleConfig().loud, help="weight of incidents")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
+    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `settle`; returns the exit code."""
+    console = Console(stderr=True)
+    use_threads(args.threads)
+    bundle = build(args, console)
+    if args.card:
+        write_card(bundle, args.card)
+    manifest = bundle.manifest
+    console.print_json(json.dumps({"results": manifest.results, "threshold": manifest.threshold.model_dump()}))
+    console.print(f"{bundle.directory}: fingerprint {bundle.fingerprint}")
+    return 0
