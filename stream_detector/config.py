@@ -4,7 +4,7 @@
     ─────────────────────────────────            ─────────────────────────────────────────
     threshold = 0.6          (any run key)        Config(cameras=(CameraConfig("gate", "rtsp://…"),))
     [alarm]                  (any stage)
-    cooldown_s = 10
+    cooldown_s = 30
     [cameras.gate]           (per camera)
     source = "rtsp://user:secret@10.0.0.7/live"
     stride = 8
@@ -112,7 +112,7 @@ class AlarmConfig(Section):
     threshold: Unit | None = None
     off_ratio: Unit = 0.7  # an alarm ends below threshold × off_ratio
     min_length_s: Seconds = 2.0
-    cooldown_s: Seconds = 5.0
+    cooldown_s: Seconds = 10.0  # one incident is one alarm: who runs off, or looks after the hurt, raises no second one
     update_interval_s: Seconds = 2.0
 
 

@@ -133,7 +133,7 @@ class Stream:
 
 
 def alarms(
-    smoothed: Floats, ends_s: Floats, threshold: float, off_ratio: float = 0.7, cooldown_s: float = 5.0
+    smoothed: Floats, ends_s: Floats, threshold: float, off_ratio: float = 0.7, cooldown_s: float = 10.0
 ) -> list[float]:
     """Times at which an alarm starts: at `threshold`, over below threshold × off_ratio, none within the cooldown."""
     starts: list[float] = []
