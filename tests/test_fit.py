@@ -97,10 +97,8 @@ def test_the_streams_smoothing_is_the_detectors() -> None:
 def test_alarms_have_hysteresis_and_a_cooldown() -> None:
     times = np.arange(12.0)
     values = np.array([0.1, 0.6, 0.4, 0.6, 0.2, 0.6, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1])
-    assert alarms(values, times, 0.5, cooldown_s=5.0) == [
-        1.0,
-        9.0,
-    ]  # 3 s: still on; 5 s: within the cooldown
+    found = alarms(values, times, 0.5, cooldown_s=5.0)
+    assert found == [1.0, 9.0]  # 3 s: still on (0.4 ≥ 0.35); 5 s: within the cooldown
 
 
 def test_scenes_are_judged_by_time() -> None:
