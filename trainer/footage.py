@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from stream_detector.errors import DataError
 from stream_detector.head import Head
 from stream_detector.preprocess import Recipe, normalise
 from stream_detector.types import Float32Array, UInt8Array
@@ -33,7 +34,10 @@ from trainer.measure import Stream, clip_aucs, judge_scenes
 from trainer.quiet import Recording, recordings
 from trainer.threshold import choose_smoothing
 
-CALIBRATE, CHECK = ("scenes-calibrate", 1500), ("scenes-check", 2100)  # packs and their first seeds
+# Packs of whole rendered scenes and their first seeds: to learn from, to find the threshold on, to check on.
+QUIET, INCIDENTS = ("scenes-quiet", 1600), ("scenes-incident", 1700)
+CALIBRATE, CHECK = ("scenes-calibrate", 1500), ("scenes-check", 2100)
+MOST_SCENES = (QUIET[1] - CALIBRATE[1]) // 2  # of each kind in the calibration: further seeds are learned from
 TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
 
 
@@ -171,7 +175,10 @@ def measured(
     """Judge a calibrated head on `val`, and find its smoothing and threshold.
 
     quiet: recordings that the threshold must lie above.  scenes: of each kind to calibrate on, and to check on.
+    Raises DataError for more scenes of calibration than there are seeds for.
     """
+    if scenes[0] > MOST_SCENES:
+        raise DataError(f"at most {MOST_SCENES} rendered scenes of each kind for calibration, got {scenes[0]}")
     for (name, first), count in zip((CALIBRATE, CHECK), scenes, strict=True):
         packing = extras.pack_scenes(footage.cache, name, first, count, count, duration_s=scene_s)
         work(console, name, packing)

@@ -17,30 +17,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.errors import DataError
 from stream_detector.head import Head
+from stream_detector.types import Float32Array
 from trainer import extras
 from trainer.card import write_card
-from trainer.clips import PACK_SIZE, PackedFrames, pack_clips, read_index
+from trainer.clips import PACK_SIZE, pack_clips, read_index
 from trainer.distill import use_threads
 from trainer.fit import Bag
-from trainer.footage import TRAIN_LIMITS, Footage, measured, work
+from trainer.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Footage, measured, work
 from trainer.material import CLIP_LIMIT
 from trainer.measure import Stream
 from trainer.quiet import bags_of
 from trainer.settle import SettleConfig, settle
 
-QUIET_SCENES, INCIDENT_SCENES = ("scenes-quiet", 1600), ("scenes-incident", 1700)  # packs and their first seeds
 EARLY_S = 3.0  # of an incident are what the head must rise at
 OVER_S = 1.0  # after the end of an incident it is over: what follows is calm
 
 
-def pieces(stream: Stream, features: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[list[Bag], list[Bag]]:
+def pieces(stream: Stream, features: Float32Array) -> tuple[list[Bag], list[Bag]]:
     """(calm, loud) bags of one scene: before and after its incident, and the incident's first seconds.
 
     features: (n, D) of the stream's windows.  Windows that hold the start of the incident are in neither.
@@ -56,23 +55,21 @@ def pieces(stream: Stream, features: np.ndarray[Any, np.dtype[np.float32]]) -> t
     return calm, [Bag(features[early], "loud", True)] if early.any() else []
 
 
-def gather(footage: Footage, args: argparse.Namespace, console: Console) -> tuple[list[Bag], list[Bag]]:
-    """All calm and loud bags."""
+def gather(footage: Footage, head: Head, args: argparse.Namespace, console: Console) -> tuple[list[Bag], list[Bag]]:
+    """All calm and loud bags of the rendered scenes. head: any; only the scenes' times are looked at."""
     calm: list[Bag] = []
     loud: list[Bag] = []
-    for (name, first), counts in zip(
-        (QUIET_SCENES, INCIDENT_SCENES), ((0, args.quiet_scenes), (args.incident_scenes, 0)), strict=True
+    for (name, first), loud_ones, calm_ones in (
+        (QUIET, 0, args.quiet_scenes),
+        (INCIDENTS, args.incident_scenes, 0),
     ):
-        if not sum(counts):
+        if loud_ones + calm_ones == 0:
             continue
-        work(console, name, extras.pack_scenes(footage.cache, name, first, *counts, duration_s=args.scene_s))
+        packing = extras.pack_scenes(footage.cache, name, first, loud_ones, calm_ones, duration_s=args.scene_s)
+        work(console, name, packing)
         bags, items, _ = footage.bags(name, "val")
-        meta = PackedFrames(footage.cache / f"{name}.u8").meta
-        for item, bag in zip(items, bags, strict=True):
-            start, end = meta[item]["incident_start_s"], meta[item]["incident_end_s"]
-            incident = None if start is None or end is None else (float(start), float(end))
-            raw = np.zeros(len(bag.features), np.float32)
-            found = pieces(Stream(name, raw, float(meta[item]["fps"]), incident), bag.features)
+        for stream, bag in zip(footage.scored(name, head, bags, items), bags, strict=True):
+            found = pieces(stream, bag.features)
             calm += found[0]
             loud += found[1]
     return calm, loud
@@ -95,7 +92,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     work(console, "clips", pack_clips(read_index(root), root, footage.cache, limit=CLIP_LIMIT))
     footage.pack_val(root, console)
     known = footage.bags("clips", "train", TRAIN_LIMITS)[0]
-    calm, loud = gather(footage, args, console)
+    calm, loud = gather(footage, head, args, console)
     learned = footage.hours(args.quiet_videos, 0) if args.quiet_videos else []
     quiet = footage.hours(args.quiet_videos, 1) if args.quiet_videos else []
     calm += bags_of(learned)
@@ -111,7 +108,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "quiet_scenes": args.quiet_scenes,
         "incident_scenes": args.incident_scenes,
         "scene_s": args.scene_s,
-        "seeds": f"from {QUIET_SCENES[1]} (quiet) and {INCIDENT_SCENES[1]} (incidents)",
+        "seeds": f"from {QUIET[1]} (quiet) and {INCIDENTS[1]} (incidents)",
         "quiet_recordings": [recording.name for recording in learned],
         "notes": list(args.note),
     }
