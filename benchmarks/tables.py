@@ -225,7 +225,12 @@ def composite(record: Record) -> str:
         ]
         for row in record["results"]["rows"]
     ]
-    return table([*head, "median delay, s", "p90, s"], rows)
+    return f"{table([*head, 'median delay, s', 'p90, s'], rows)}\n\n{_of_bundle(record)}"
+
+
+def _of_bundle(record: Record) -> str:
+    """Which model the figures are of: the shipped one may be newer."""
+    return f"Of the bundle with the fingerprint `{record['results']['bundle']}`."
 
 
 def quiet(record: Record) -> str:
@@ -241,7 +246,7 @@ def quiet(record: Record) -> str:
         chosen = [promise["asked_per_hour"], told["hours"], f"{told['threshold']:.4f}", told["upper_per_hour"]]
         rows.append([*chosen, seen["hours"], seen["rate_per_hour"], seen["kept"]])
     head = ["asked, an hour", "hours to choose on", "threshold", "bound stated", "other hours", "seen there", "kept"]
-    return f"{first}\n\n{table(head, rows)}"
+    return f"{first}\n\n{table(head, rows)}\n\n{_of_bundle(record)}"
 
 
 def viewers(record: Record) -> str:
