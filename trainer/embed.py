@@ -31,7 +31,7 @@ from trainer.choose import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.clips import Clip, named, parse_size
 from trainer.distill import use_threads
 from trainer.fit import calibrate
-from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, measured, work
+from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, measured, work
 from trainer.measure import leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.quiet import bags_of
@@ -58,8 +58,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     if args.quiet_scenes:
         work(console, QUIET[0], extras.pack_scenes(cache, *QUIET, 0, args.quiet_scenes, duration_s=args.scene_s))
         train += [replace(bag, set="quiet_scenes") for bag in footage.bags(QUIET[0], "val")[0]]
-    learned = footage.hours(args.quiet_videos, 0) if args.quiet_videos else []
-    quiet = footage.hours(args.quiet_videos, 1) if args.quiet_videos else []
+    learned = footage.hours(args.quiet_videos, 0)
+    quiet = footage.hours(args.quiet_videos, 1)
     train += bags_of(learned)
     console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
     maps = maps_of(student.eval().requires_grad_(False))  # on the CPU still, as the bags are
@@ -159,34 +159,13 @@ def licences(clips: Sequence[Clip], quiet: str = "") -> dict[str, Any]:
 def add_parser(subparsers: Any) -> None:
     """Add `embed` to the trainer's command line."""
     parser = subparsers.add_parser("embed", help="fit head and threshold to a trained student and write a bundle")
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
-    parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
+    add_options(parser)
     parser.add_argument("--run", type=Path, default=Path("runs/distill"), help="folder with student.pt")
-    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
-    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
     parser.add_argument("--name", default="embedded")
     parser.add_argument(
         "--normal-licence", default="as its owner says", help="of the recordings that `distill --normal-videos` read"
     )
-    parser.add_argument(
-        "--quiet-videos",
-        type=Path,
-        help="whole recordings of which one half is learned from and the threshold must lie above the other",
-    )
-    parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
-    parser.add_argument(
-        "--quiet-scenes",
-        type=int,
-        default=100,
-        help="whole rendered scenes without an incident that the head learns from",
-    )
-    parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each kind for calibration")
-    parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
-    parser.add_argument("--scene-s", type=float, default=40.0, help="length of all these scenes, as long as the demo")
     parser.add_argument("--teacher-size", type=parse_size, default=160)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
-    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
     parser.set_defaults(main=main)
 
 

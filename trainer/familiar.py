@@ -30,7 +30,7 @@ from stream_detector.types import Float32Array, UInt8Array
 from trainer.card import write_card
 from trainer.clips import evenly, load_clips, pack_clips, read_index
 from trainer.distill import use_threads
-from trainer.fit import Bag
+from trainer.fit import Bag, window_weights
 from trainer.footage import TRAIN_LIMITS, features_of
 
 AXES = 64
@@ -74,15 +74,6 @@ ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
 }
 
 
-def weights_of(bags: Sequence[Bag]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """One weight a window, sum 1: every set the same, whatever its size."""
-    sets = [bag.set for bag in bags]
-    sizes = {name: sum(len(b.features) for b in bags if b.set == name) for name in sets}
-    weights = np.concatenate([np.full(len(b.features), 1.0 / sizes[b.set]) for b in bags])
-    result: np.ndarray[Any, np.dtype[np.float64]] = weights / weights.sum()
-    return result
-
-
 def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> Familiar:
     """Weighted mean, leading principal axes, and mean residual. Raises DataError for too few windows."""
     features = np.concatenate([bag.features for bag in bags]).astype(np.float64)
@@ -90,7 +81,7 @@ def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> Familiar:
         raise DataError(
             f"{axes} axes need more windows and more features than that, got {features.shape}; give more clips"
         )
-    weights = weights_of(bags)
+    weights = window_weights(bags)
     mean = weights @ features
     centred = features - mean
     values, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
@@ -110,7 +101,7 @@ def find_limit(familiar: Familiar, bags: Sequence[Bag], share: float = SHARE) ->
         raise DataError("no val clips to find the limit on; give clips of both splits")
     distances = familiar.distance(np.concatenate([bag.features for bag in bags]))
     order = np.argsort(distances)
-    reached = np.cumsum(weights_of(bags)[order])
+    reached = np.cumsum(window_weights(bags)[order])
     return float(distances[order][int(np.searchsorted(reached, 1.0 - share).clip(max=len(order) - 1))])
 
 

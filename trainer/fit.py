@@ -15,11 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_detector.errors import DataError
 from stream_detector.head import Head
 from stream_detector.types import Float32Array
+
+Float64Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,16 @@ def cell_weights(bags: Sequence[Bag], shares: Mapping[str, float] | None = None,
     weights = [(shares or {}).get(bag.set, default) / labels[bag.set] / cells[bag.set, bag.abnormal] for bag in bags]
     result = torch.tensor(weights)
     return result / result.sum()
+
+
+def window_weights(bags: Sequence[Bag]) -> Float64Array:
+    """One weight a window, sum 1: every set the same, whatever its size."""
+    sizes: dict[str, int] = {}
+    for bag in bags:
+        sizes[bag.set] = sizes.get(bag.set, 0) + len(bag.features)
+    weights = np.concatenate([np.full(len(bag.features), 1.0 / sizes[bag.set]) for bag in bags])
+    result: Float64Array = weights / weights.sum()
+    return result
 
 
 def fit_head(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float] | None = None) -> Head:

@@ -8,6 +8,7 @@ threshold comes from footage in which nothing happens.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +105,32 @@ def work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
     console.print(f"{name}: ready" + (f", {total} made" if done else ""))
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `embed` and `settle` both ask for."""
+    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
+    parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="packed footage")
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be an older one's")
+    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
+    parser.add_argument(
+        "--quiet-videos",
+        type=Path,
+        help="whole recordings of which one half is learned from and the threshold must lie above the other",
+    )
+    parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
+    parser.add_argument(
+        "--quiet-scenes",
+        type=int,
+        default=100,
+        help="whole rendered scenes without an incident that the head learns from",
+    )
+    parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each kind for calibration")
+    parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
+    parser.add_argument("--scene-s", type=float, default=40.0, help="length of all these scenes, as long as the demo")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
+    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
+
+
 @dataclass(frozen=True, slots=True)
 class Footage:
     """Where footage is and which network looks at it. cache: packs.  run: keeps features, as long as `key` is the same.
@@ -147,8 +174,10 @@ class Footage:
             streams.append(Stream(str(meta["path"]), raw_scores(head, bag.features), float(meta["fps"]), incident))
         return streams
 
-    def hours(self, folder: Path, half: int) -> list[Recording]:
-        """Every other quiet recording of a folder."""
+    def hours(self, folder: Path | None, half: int) -> list[Recording]:
+        """Every other quiet recording of a folder; [] without one."""
+        if folder is None:
+            return []
         path = self.run / "features" / f"hours-{half}.npz"
         seen = partial(look, self.backbone, self.recipe, device=self.device)
         return recordings(folder, half, seen, self.recipe.size[0], path, json.dumps(list(self.key)))

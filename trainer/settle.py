@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stream_detector.errors import DataError
 from stream_detector.head import Head
-from trainer.fit import Bag, padded, top_mean
+from trainer.fit import Bag, padded, top_mean, window_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ def settle(
         raise DataError(f"only a linear head can be settled, this one has widths {list(head.dims)}")
     if not calm or not known:
         raise DataError("a head settles on calm footage, and keeps what it says of known clips; give some of both")
-    windows, weights = _windows(known)
+    windows = torch.cat([torch.from_numpy(bag.features) for bag in known]).double()
+    weights = torch.from_numpy(window_weights(known))
     mean = weights @ windows
     std = (weights @ (windows - mean) ** 2).sqrt().clamp_min(1e-3)
     scaled = (windows - mean) / std
@@ -64,7 +65,13 @@ def settle(
     old = (head.layers[0].get_parameter("weight")[0] / head.feature_std / head.temperature).double()
     shift = head.layers[0].get_parameter("bias")[0] - (old * head.temperature * head.feature_mean).sum()
     offset = (shift / head.temperature + head.bias).double() + old @ mean
-    pieces = [_scaled(bags, mean, std) for bags in (calm, loud) if bags]
+    wanted = (  # bags, side that they should lie on, of which logit, share of windows, weight
+        (calm, -1.0, config.calm_below, config.calm_share, config.calm),
+        (loud, 1.0, config.loud_above, config.loud_share, config.loud),
+    )
+    pieces = [
+        (_scaled(bags, mean, std), side, bound, share, weight) for bags, side, bound, share, weight in wanted if bags
+    ]
     change = torch.zeros_like(old, requires_grad=True)
     raised = torch.zeros((), dtype=torch.float64, requires_grad=True)
 
@@ -74,13 +81,9 @@ def settle(
     def loss() -> Tensor:
         now, level = old * std + change, offset + raised
         total = config.keep * moved() + config.decay * (change**2).sum()
-        features, mask = pieces[0]
-        highest = top_mean(features @ now + level, mask, config.calm_share)
-        total = total + config.calm * _hinge(highest - config.calm_below, config.sharpness)
-        if loud:
-            features, mask = pieces[1]
-            highest = top_mean(features @ now + level, mask, config.loud_share)
-            total = total + config.loud * _hinge(config.loud_above - highest, config.sharpness)
+        for (features, mask), side, bound, share, weight in pieces:
+            highest = top_mean(features @ now + level, mask, share)
+            total = total + weight * _hinge(side * (bound - highest), config.sharpness)
         return total
 
     optimiser = torch.optim.LBFGS([change, raised], max_iter=config.steps, line_search_fn="strong_wolfe")
@@ -100,18 +103,8 @@ def settle(
         return settled, float(moved().sqrt())
 
 
-def _hinge(above: Tensor, sharpness: float) -> Tensor:
-    return F.softplus(sharpness * above).mean() / sharpness
-
-
-def _windows(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
-    """All windows, float64 (n, D), and their weights, sum 1: every set the same."""
-    windows = torch.cat([torch.from_numpy(bag.features) for bag in bags]).double()
-    sizes: dict[str, int] = {}
-    for bag in bags:
-        sizes[bag.set] = sizes.get(bag.set, 0) + len(bag.features)
-    weights = torch.cat([torch.full((len(bag.features),), 1.0 / sizes[bag.set], dtype=torch.float64) for bag in bags])
-    return windows, weights / weights.sum()
+def _hinge(amiss: Tensor, sharpness: float) -> Tensor:
+    return F.softplus(sharpness * amiss).mean() / sharpness
 
 
 def _scaled(bags: Sequence[Bag], mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ from trainer.card import write_card
 from trainer.clips import PACK_SIZE, pack_clips, read_index
 from trainer.distill import use_threads
 from trainer.fit import Bag
-from trainer.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Footage, measured, work
+from trainer.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Footage, add_options, measured, work
 from trainer.material import CLIP_LIMIT
 from trainer.measure import Stream
 from trainer.quiet import bags_of
@@ -93,8 +93,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     footage.pack_val(root, console)
     known = footage.bags("clips", "train", TRAIN_LIMITS)[0]
     calm, loud = gather(footage, head, args, console)
-    learned = footage.hours(args.quiet_videos, 0) if args.quiet_videos else []
-    quiet = footage.hours(args.quiet_videos, 1) if args.quiet_videos else []
+    learned = footage.hours(args.quiet_videos, 0)
+    quiet = footage.hours(args.quiet_videos, 1)
     calm += bags_of(learned)
     config = SettleConfig(keep=args.keep, calm=args.calm, loud=args.loud)
     settled, moved = settle(head, known, calm, loud, config)
@@ -127,30 +127,14 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
 def add_parser(subparsers: Any) -> None:
     """Add `settle` to the trainer's command line."""
     parser = subparsers.add_parser("settle", help="teach a bundle's head the quiet of scenes and recordings")
+    add_options(parser)
     parser.add_argument("--bundle", default="embedded", help="bundle to start from, with a linear head")
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
-    parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="packed footage")
     parser.add_argument("--run", type=Path, default=Path("runs/settle"), help="keeps the features")
-    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
-    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
     parser.add_argument("--name", help="of the new bundle; the old one's unless given")
-    parser.add_argument(
-        "--quiet-videos",
-        type=Path,
-        help="whole recordings of which one half is learned from and the threshold must lie above the other",
-    )
-    parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
-    parser.add_argument("--quiet-scenes", type=int, default=100, help="rendered scenes without an incident")
-    parser.add_argument("--incident-scenes", type=int, default=120, help="rendered scenes with one")
-    parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each kind for calibration")
-    parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
-    parser.add_argument("--scene-s", type=float, default=40.0, help="length of all these scenes, as long as the demo")
+    parser.add_argument("--incident-scenes", type=int, default=120, help="rendered scenes with an incident")
     parser.add_argument("--keep", type=float, default=SettleConfig().keep, help="how firmly known scores are held")
     parser.add_argument("--calm", type=float, default=SettleConfig().calm, help="weight of calm pieces")
     parser.add_argument("--loud", type=float, default=SettleConfig().loud, help="weight of incidents")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
-    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
     parser.set_defaults(main=main)
 
 
