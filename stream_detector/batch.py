@@ -30,8 +30,9 @@ class Taken:
 class _Lane:
     """One camera's windows in waiting."""
 
-    def __init__(self, live: bool) -> None:
+    def __init__(self, live: bool, lock: threading.Lock) -> None:
         self.live = live
+        self.room = threading.Condition(lock)  # its own, so that a file wakes when it has room, not when others do
         self.windows: deque[Window] = deque()
         self.lost: set[str] = set()  # "dropped", and the causes that the dropped windows carried
         self.ended = False
@@ -50,26 +51,26 @@ class WindowBuffer:
         self._on_drop = on_drop
         self._lanes: dict[str, _Lane] = {}
         self._turn: deque[str] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._more = threading.Condition(self._lock)  # what the worker waits for
         self._aborted = False
         self._closed = False
 
     def add(self, camera: str, live: bool) -> None:
         """Announce a camera before its first window."""
-        with self._changed:
-            self._lanes[camera] = _Lane(live)
+        with self._lock:
+            self._lanes[camera] = _Lane(live, self._lock)
             self._turn.append(camera)
 
     def put(self, window: Window) -> bool:
         """Hand over a window. False when the run is over and the window was not taken."""
         camera = window.ref.camera
-        with self._changed:
+        with self._lock:
             lane = self._lanes[camera]
-            if not lane.live:
-                while len(lane.windows) >= self._capacity and not self._over(lane):
-                    lane.waiting = True
-                    self._changed.notify_all()
-                    self._changed.wait()
+            if not lane.live and len(lane.windows) >= self._capacity and not self._over(lane):
+                lane.waiting = True
+                self._more.notify()  # perhaps the last that a batch was waiting for
+                lane.room.wait_for(lambda: len(lane.windows) < self._capacity or self._over(lane))
                 lane.waiting = False
             if self._over(lane):
                 return False
@@ -78,30 +79,30 @@ class WindowBuffer:
                 if self._on_drop:
                     self._on_drop(camera, "overload")
             lane.windows.append(window)
-            self._changed.notify_all()
+            self._more.notify()
             return True
 
     def end(self, camera: str) -> None:
         """The camera gives no further windows; the worker is told once it has taken the last one."""
-        with self._changed:
+        with self._lock:
             self._lanes[camera].ended = True
-            self._changed.notify_all()
+            self._wake_all()
 
     def close(self) -> None:
         """No camera will be added and none gives further windows: drain, then `take` returns None."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._wake_all()
 
     def abort(self) -> None:
         """Drop everything and release every waiting thread at once."""
-        with self._changed:
+        with self._lock:
             self._aborted = True
-            self._changed.notify_all()
+            self._wake_all()
 
     def take(self, max_size: int, max_wait_s: float) -> Taken | None:
         """Wait for a batch of at most `max_size` windows. None: nothing will ever come again."""
-        with self._changed:
+        with self._lock:
             while True:
                 if self._aborted:
                     return None
@@ -112,7 +113,7 @@ class WindowBuffer:
                         return Taken(None, ended)
                     if self._closed:
                         return None
-                    self._changed.wait()
+                    self._more.wait()
                     continue
                 if waiting >= max_size or self._no_more_soon():
                     break
@@ -120,12 +121,16 @@ class WindowBuffer:
                 left_s = oldest_s + max_wait_s - self._clock.monotonic()
                 if left_s <= 0:
                     break
-                self._changed.wait(left_s)
+                self._more.wait(left_s)
             windows = tuple(self._pick(max_size))
             ended = self._ended()
-            self._changed.notify_all()
         frames = np.stack([window.frames for window in windows])
         return Taken(Batch(windows, frames, self._clock.monotonic()), ended)
+
+    def _wake_all(self) -> None:
+        self._more.notify()
+        for lane in self._lanes.values():
+            lane.room.notify()
 
     def _over(self, lane: _Lane) -> bool:
         return self._aborted or self._closed or lane.ended
@@ -150,6 +155,7 @@ class WindowBuffer:
             if not lane.windows:
                 continue
             window = lane.windows.popleft()
+            lane.room.notify()
             if lane.lost:
                 causes = tuple(sorted(lane.lost.union(window.ref.degraded)))
                 lane.lost.clear()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -92,6 +93,37 @@ def test_a_file_waits_and_loses_nothing() -> None:
             seen += [w.ref.index for w in taken.batch.windows]
     producer.join(DEADLINE_S)
     assert seen == list(range(20)) and not producer.is_alive()
+
+
+def test_a_waiting_file_is_woken_for_its_own_room_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: Counter[str] = Counter()
+    real = threading.Condition.wait
+
+    def wait(condition: threading.Condition, timeout: float | None = None) -> bool:
+        waits[threading.current_thread().name] += 1
+        return real(condition, timeout)
+
+    monkeypatch.setattr(threading.Condition, "wait", wait)
+    shared, files, windows = WindowBuffer(1, SystemClock()), ("a", "b", "c", "d"), 50
+    for camera in files:
+        shared.add(camera, False)
+
+    def produce(camera: str) -> None:
+        for index in range(windows):
+            shared.put(window(camera, index))
+        shared.end(camera)
+
+    producers = [threading.Thread(target=produce, args=(camera,), name=camera) for camera in files]
+    for producer in producers:
+        producer.start()
+    seen = 0
+    while seen < windows * len(files):
+        taken = shared.take(1, 60.0)
+        seen += len(names(taken)) if taken and taken.batch else 0
+    for producer in producers:
+        producer.join(DEADLINE_S)
+    assert not any(producer.is_alive() for producer in producers)
+    assert all(waits[camera] <= windows for camera in files), waits  # at most one wait for each window
 
 
 def test_a_batch_waits_for_company_until_its_oldest_window_is_due() -> None:
