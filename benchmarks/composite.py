@@ -40,7 +40,6 @@ FPS = 25
 SIZE = (320, 240)
 GAP_S = 20.0  # between the ends and starts of what is cut in
 GRACE_S = 2.0  # windows and smoothing run behind
-AT_ONCE = 2  # streams played side by side: more only wait for each other
 GOALS = {"recall": 0.8, "false_alarms_per_hour": 1.0, "median_delay_s": 2.0}
 
 
@@ -109,20 +108,16 @@ def make_stream(
 
 
 def play(videos: list[Path], folder: Path, options: list[str]) -> list[dict[str, Any]]:
-    """The events of all streams, one camera each, named s00, s01, …; a few streams at a time."""
-    found: list[dict[str, Any]] = []
+    """The events of all streams, one camera each, named s00, s01, …"""
+    events = folder / "events.jsonl"
+    events.unlink(missing_ok=True)  # a run goes on in the file that it finds
     sources = [f"s{number:02d}={video}" for number, video in enumerate(videos)]
-    for first in range(0, len(sources), AT_ONCE):
-        events = folder / "events.jsonl"
-        events.unlink(missing_ok=True)  # a run goes on in the file that it finds
-        command = [sys.executable, str(ROOT / "run_stream.py"), *sources[first : first + AT_ONCE], "--pace", "max"]
-        command += ["--no-dashboard", *options, "--bind", "none", "--ledger", "none", "--no-evidence"]
-        done = subprocess.run([*command, "--events", str(events)], cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"the detector failed with {done.returncode}: {done.stderr[-500:]}")
-        if events.exists():
-            found += [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    return found
+    command = [sys.executable, str(ROOT / "run_stream.py"), *sources, "--pace", "max", "--no-dashboard", *options]
+    command += ["--bind", "none", "--ledger", "none", "--no-evidence", "--events", str(events)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the detector failed with {done.returncode}: {done.stderr[-500:]}")
+    return [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,3 +145,13 @@ def test_command_refuses_with_exit_2(
     assert "use" in (said := capsys.readouterr().err) or "give" in said
     assert main(["--size", "wide", "--out", "x.webm"]) == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("incident", [True, False])
+def test_nobody_appears_or_vanishes_inside_the_picture(incident: bool) -> None:
+    for seed in range(20):
+        scene = DemoScene(seed, incident=incident)
+        for actor in scene._actors:
+            for at_s, x, z in (actor.knots[0], actor.knots[-1]):
+                if 0 < at_s < scene.duration_s:
+                    assert abs(x - scene._stage.middle(z)) > 0.85 * scene._stage.exit(z), (seed, at_s, x, z)

@@ -36,7 +36,7 @@ from trainer.quiet import Recording, recordings
 from trainer.threshold import choose_smoothing
 
 # Packs of whole rendered scenes and their first seeds: to learn from, to find the threshold on, to check on.
-QUIET, INCIDENTS = ("scenes-quiet", 1600), ("scenes-incident", 1700)
+QUIET, INCIDENTS = ("scenes-quiet", 1600), ("scenes-incident", 1800)
 CALIBRATE, CHECK = ("scenes-calibrate", 1500), ("scenes-check", 2100)
 MOST_SCENES = (QUIET[1] - CALIBRATE[1]) // 2  # of each kind in the calibration: further seeds are learned from
 TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
@@ -120,7 +120,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quiet-scenes",
         type=int,
-        default=100,
+        default=200,
         help="whole rendered scenes without an incident that the head learns from",
     )
     parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each kind for calibration")
@@ -217,9 +217,8 @@ def measured(
     streams = footage.scored("val", head, val, items)
     normal = [s for s, i in zip(streams, items, strict=True) if not clips[i].abnormal]
     abnormal = [s for s, i in zip(streams, items, strict=True) if clips[i].abnormal]
-    before = [Stream(s.name, s.raw[: _first(s)], s.fps) for s in calibrate if _first(s) > 0]
     hours = [Stream(r.name, raw_scores(head, r.features), r.fps) for r in quiet]
-    smoothing_s, threshold, how = choose_smoothing(quiet_camera, calibrate, [*normal, *before], abnormal, hours)
+    smoothing_s, threshold, how = choose_smoothing(quiet_camera, calibrate, normal, abnormal, hours)
     _keep_scores(footage.run / "scores.json", [*quiet_camera, *hours, *calibrate, *streams, *check])
     scores = clip_scores(head, val)
     reached = [s.smoothed(smoothing_s).max() >= threshold for s in normal]
@@ -246,13 +245,6 @@ def _keep_scores(path: Path, streams: Sequence[Stream]) -> None:
         for s in streams
     ]
     path.write_text(json.dumps(rows), encoding="utf-8")
-
-
-def _first(stream: Stream) -> int:
-    """Number of windows that end before the incident; all of them without one."""
-    if stream.incident_s is None:
-        return len(stream.raw)
-    return int((stream.ends_s < stream.incident_s[0]).sum())
 
 
 def _mean_scores(scores: Float32Array, bags: Sequence[Bag]) -> dict[str, float]:

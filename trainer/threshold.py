@@ -1,70 +1,100 @@
-"""Where an alarm starts: threshold and smoothing, from footage in which nothing happens and scenes in which it does."""
+"""Where an alarm starts: threshold and smoothing, from footage in which nothing happens and in which something does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from trainer.measure import Stream, judge_scenes
+from trainer.measure import Floats, Stream, alarms
 
 TIME_CONSTANTS_S = (0.5, 0.75, 1.0)  # of the smoothing, to choose from
-TIMELY_S = 3.0  # an incident should be clear so soon after its start
-ALLOWED_CLIPS = 0.05  # of the normal clips, rendered streets among them, may reach what the threshold lies above
 ALLOWED_PER_HOUR = 0.2  # alarms of a quiet camera
-EQUAL = 0.03  # shares served that differ by no more are the same: about one scene and one clip
-MARGIN = 0.03  # above what was seen in quiet, where real incidents are known: they are fainter than rendered ones
+LOWEST, HIGHEST, STEP = 0.2, 0.98, 0.005  # thresholds looked at
+FALSE_COSTS = 2.0  # an alarm for nothing, in misses: there is far more footage in which nothing happens
+EQUAL = 0.03  # what serves by no more than this less is as good: about one scene and one clip
 
 
-def peaks(streams: Sequence[Stream], time_constant_s: float, within_s: float | None = None) -> list[float]:
-    """The highest smoothed score of each stream. within_s: only so long after the start of its incident, if any."""
-    found = []
-    for stream in streams:
-        values = stream.smoothed(time_constant_s)
-        if within_s is not None and stream.incident_s is not None:
-            begin = stream.incident_s[0]
-            values = values[(stream.ends_s >= begin) & (stream.ends_s <= begin + within_s)]
-        found.append(float(values.max(initial=0.0)))
-    return found
+def peaks(streams: Sequence[Stream], time_constant_s: float) -> list[float]:
+    """The highest smoothed score of each stream."""
+    return [float(stream.smoothed(time_constant_s).max(initial=0.0)) for stream in streams]
 
 
-def find_threshold(
-    quiet: Sequence[Stream],
-    incidents: Sequence[Stream],
-    normal_clips: Sequence[Stream],
-    time_constant_s: float = 1.0,
-    hours: Sequence[Stream] = (),
-    *,
-    margin: float | None = None,
-    allowed: float = ALLOWED_CLIPS,
-) -> tuple[float, str]:
-    """A threshold on the smoothed score, and how it was found.
+def above_most(clips: Sequence[Stream], time_constant_s: float, share: float = 0.95) -> float:
+    """A threshold, on the smoothed score, a little above this share of clips; for want of anything longer."""
+    return round(min(HIGHEST, max(float(np.quantile(peaks(clips, time_constant_s), share)), LOWEST) + 0.02), 3)
 
-    Above everything seen in quiet pieces, above whole quiet recordings but for `ALLOWED_PER_HOUR`, and above all but
-    `allowed` of the normal clips; by half the way up to the weakest tenth of the rendered incidents in their first
-    `TIMELY_S`, but by no more than `margin`.  hours: whole recordings, at most one alarm counted in each.
+
+def quiet_floor(quiet: Sequence[Stream], hours: Sequence[Stream], time_constant_s: float) -> tuple[float, str]:
+    """What the threshold must lie above, and why: quiet pieces, and whole recordings but for `ALLOWED_PER_HOUR`.
+
+    hours: at most one alarm is counted in each.
     """
-    calm, clips = peaks(quiet, time_constant_s), peaks(normal_clips, time_constant_s)
-    timely = peaks(incidents, time_constant_s, TIMELY_S)
+    calm = max(peaks(quiet, time_constant_s), default=0.0)
+    how = f"highest smoothed score in {len(quiet)} pieces of a quiet camera {calm:.3f}"
+    if not hours:
+        return max(calm, LOWEST), how
     nights = sorted(peaks(hours, time_constant_s), reverse=True)
     length_h = sum(float(stream.ends_s[-1]) for stream in hours) / 3600
-    night = nights[min(len(nights) - 1, int(ALLOWED_PER_HOUR * length_h))] if nights else 0.0
-    usual = float(np.quantile(clips, 1 - allowed)) if clips else 0.0
-    floor = max([*calm, night, usual, 0.2])
-    ceiling = float(np.quantile(timely, 0.1)) if timely else floor
-    way = (ceiling - floor) / 2 if ceiling > floor else 0.02
-    value = floor + (way if margin is None else min(margin, way))
-    how = (
-        f"highest smoothed score in {len(quiet)} pieces of a quiet camera {max(calm, default=0.0):.3f}; "
-        + (
-            f"in {length_h:.1f} h of quiet recordings all but {ALLOWED_PER_HOUR:g} an hour {night:.3f}; "
-            if nights
-            else ""
-        )
-        + f"{100 * (1 - allowed):.0f} % of {len(clips)} normal clips and streets below {usual:.3f}; weakest tenth of "
-        f"{len(timely)} rendered incidents {ceiling:.3f} in their first {TIMELY_S} s"
-    )
-    return round(min(0.98, value), 3), how
+    night = nights[min(len(nights) - 1, int(ALLOWED_PER_HOUR * length_h))]
+    how += f"; in {length_h:.1f} h of quiet recordings all but {ALLOWED_PER_HOUR:g} an hour {night:.3f}"
+    return max(calm, night, LOWEST), how
+
+
+class Judged:
+    """Scenes and clips under one smoothing: how well a threshold serves them.
+
+    scenes: rendered ones, with and without an incident.  normal, abnormal: clips.
+    """
+
+    def __init__(
+        self, scenes: Sequence[Stream], normal: Sequence[Stream], abnormal: Sequence[Stream], time_constant_s: float
+    ) -> None:
+        smoothed = [(scene, scene.smoothed(time_constant_s)) for scene in scenes]
+        self._incidents = [pair for pair in smoothed if pair[0].incident_s is not None]
+        self._quiet = [pair for pair in smoothed if pair[0].incident_s is None]
+        self._normal, self._abnormal = peaks(normal, time_constant_s), peaks(abnormal, time_constant_s)
+
+    def shares(self, threshold: float) -> dict[str, float]:
+        """Of incidents: one alarm, while it lasts. Of quiet scenes: any alarm. Of clips: those that reach it."""
+        return {
+            "incidents": _share([_just_one(scene, values, threshold) for scene, values in self._incidents]),
+            "quiet": _share([values.max(initial=0.0) >= threshold for _, values in self._quiet]),
+            "abnormal": _share([peak >= threshold for peak in self._abnormal]),
+            "normal": _share([peak >= threshold for peak in self._normal]),
+        }
+
+    def served(self, threshold: float) -> float:
+        """What is right less `FALSE_COSTS` times what is false, of scenes and of clips."""
+        share = self.shares(threshold)
+        return share["incidents"] + share["abnormal"] - FALSE_COSTS * (share["quiet"] + share["normal"])
+
+
+def _share(found: Sequence[Any]) -> float:
+    return float(np.mean(found)) if found else 0.0
+
+
+def _just_one(scene: Stream, values: Floats, threshold: float) -> bool:
+    assert scene.incident_s is not None
+    starts = alarms(values, scene.ends_s, threshold)
+    return len(starts) == 1 and scene.incident_s[0] <= starts[0] <= scene.incident_s[1]
+
+
+def find_threshold(judged: Judged, floor: float) -> tuple[float, float]:
+    """(threshold, how well it serves): above the floor, in the middle of those that serve as well as the best.
+
+    The middle, because a single clip moves the best one, and what comes will not lie exactly where these lie.
+    """
+    tried = np.arange(floor + STEP, HIGHEST + STEP / 2, STEP)
+    if len(tried) == 0:
+        return HIGHEST, judged.served(HIGHEST)
+    good = np.array([judged.served(float(threshold)) for threshold in tried])
+    best = int(good.argmax())
+    equal = good >= good[best] - EQUAL
+    first = best - int(np.argmin(np.append(equal[best::-1], False))) + 1
+    last = best + int(np.argmin(np.append(equal[best:], False))) - 1
+    return round(float(tried[first : last + 1].mean()), 3), float(good[best])
 
 
 def choose_smoothing(
@@ -74,23 +104,22 @@ def choose_smoothing(
     abnormal_clips: Sequence[Stream] = (),
     hours: Sequence[Stream] = (),
 ) -> tuple[float, float, str]:
-    """(time constant, threshold, how): the one that serves scenes and real incidents best, and of equals the steadiest.
+    """(time constant, threshold, how): the smoothing that serves best, and of equals the steadiest.
 
-    Served are scenes with one timely alarm or rightly none, and abnormal clips that reach the threshold; as shares.
     Equal are those within `EQUAL` of the best: a longer one costs nothing then and is less easily startled.
     """
-    incidents = [stream for stream in scenes if stream.incident_s is not None]
-    margin = MARGIN if abnormal_clips else None
     tried = []
     for time_constant_s in TIME_CONSTANTS_S:
-        threshold, how = find_threshold(quiet, incidents, normal_clips, time_constant_s, hours, margin=margin)
-        found = judge_scenes(scenes, threshold, time_constant_s)
-        bad = found["incident_scenes"] - found["seen"] + found["scenes_with_other_alarms"]
-        good = 1 - (bad + found["quiet_scenes_with_alarm"]) / max(1, len(scenes))
-        if abnormal_clips:
-            reached = float(np.mean([peak >= threshold for peak in peaks(abnormal_clips, time_constant_s)]))
-            how += f"; {100 * reached:.0f} % of {len(abnormal_clips)} abnormal val clips reach it"
-            good += reached
+        floor, how = quiet_floor(quiet, hours, time_constant_s)
+        judged = Judged(scenes, normal_clips, abnormal_clips, time_constant_s)
+        threshold, good = find_threshold(judged, floor)
+        share = judged.shares(threshold)
+        how += (
+            f"; above that, the middle of the thresholds that serve best: one alarm in {100 * share['incidents']:.0f} %"
+            f" of rendered incidents, any in {100 * share['quiet']:.0f} % of quiet scenes; "
+            f"{100 * share['abnormal']:.0f} % of {len(abnormal_clips)} abnormal and {100 * share['normal']:.1f} % of "
+            f"{len(normal_clips)} normal val clips reach it"
+        )
         tried.append((good, time_constant_s, threshold, how))
     best = max(good for good, *_ in tried)
     return max((entry for entry in tried if entry[0] >= best - EQUAL), key=lambda entry: entry[1])[1:]

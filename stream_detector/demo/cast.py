@@ -274,7 +274,16 @@ def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: flo
         rider.acts.append((t - took, t + took, moves.ride(rider.phase, 4.4), 0.01))
         return [rider.settle()]
     people = int(rng.integers(3, 6))
-    return chatting(rng, spot, people, t - 4, t + 7)
+    return [_come_and_go(person, stage, way) for person in chatting(rng, spot, people, t - 4, t + 7)]
+
+
+def _come_and_go(person: Actor, stage: Stage, way: int, speed: float = 1.35) -> Actor:
+    """Somebody who stands somewhere for a while comes from one side before, and leaves by the other."""
+    (begin_s, x, z), (end_s, _, _) = person.knots
+    edge, out = stage.middle(z) - way * stage.exit(z), stage.middle(z) + way * stage.exit(z)
+    first, last = (begin_s - abs(x - edge) / speed, edge, z), (end_s + abs(out - x) / speed, out, z)
+    person.knots = [first, *person.knots, last]
+    return person.settle()
 
 
 VIGNETTES = ("hug", "child", "bag", "cyclist", "wave", "bus", "group")
