@@ -149,6 +149,14 @@ def test_rendered_training_scenes_never_use_the_demos_seeds(tmp_path: Path) -> N
         next(extras.pack_rendered(extras.RenderPlan(first=42), tmp_path))
 
 
+def test_packs_of_scenes_keep_to_their_seeds(prepared: argparse.Namespace) -> None:
+    bundle = embed.build(prepared, Console(quiet=True))
+    backbone, _, recipe = bundle.build()
+    seen = footage.Footage(backbone, recipe, prepared.cache, Path(prepared.run), ["n"])
+    with pytest.raises(DataError, match="scenes-quiet has seeds for 200 rendered scenes, got 201"):
+        seen.pack_scenes(footage.QUIET, 1, 200, 16.0, Console(quiet=True))
+
+
 def test_segments_lie_before_and_in_the_incident() -> None:
     class Scene:
         fps, frame_count, incident_start_s, incident_end_s = 25.0, 400, 8.0, 15.0

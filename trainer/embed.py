@@ -31,7 +31,7 @@ from trainer.choose import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.clips import Clip, named, parse_size
 from trainer.distill import use_threads
 from trainer.fit import calibrate
-from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, measured, work
+from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, measured
 from trainer.measure import leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.quiet import bags_of
@@ -56,7 +56,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         if (cache / f"{name}.json").exists():
             train += footage.bags(name, "train")[0]
     if args.quiet_scenes:
-        work(console, QUIET[0], extras.pack_scenes(cache, *QUIET, 0, args.quiet_scenes, duration_s=args.scene_s))
+        footage.pack_scenes(QUIET, 0, args.quiet_scenes, args.scene_s, console)
         train += [replace(bag, set="quiet_scenes") for bag in footage.bags(QUIET[0], "val")[0]]
     learned = footage.hours(args.quiet_videos, 0)
     quiet = footage.hours(args.quiet_videos, 1)

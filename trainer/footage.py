@@ -38,7 +38,6 @@ from trainer.threshold import choose_smoothing
 # Packs of whole rendered scenes and their first seeds: to learn from, to find the threshold on, to check on.
 QUIET, INCIDENTS = ("scenes-quiet", 1600), ("scenes-incident", 1800)
 CALIBRATE, CHECK = ("scenes-calibrate", 1500), ("scenes-check", 2100)
-MOST_SCENES = (QUIET[1] - CALIBRATE[1]) // 2  # of each kind in the calibration: further seeds are learned from
 TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
 
 
@@ -187,6 +186,17 @@ class Footage:
         index = [clip for clip in read_index(clips) if clip.split == "val"]
         work(console, "val clips", pack_clips(index, clips, self.cache, size=self.recipe.size[0], name="val"))
 
+    def pack_scenes(
+        self, pack: tuple[str, int], incidents: int, quiet: int, duration_s: float, console: Console
+    ) -> None:
+        """Render whole scenes, one seed each. Raises DataError where they would reach the seeds of another pack."""
+        name, first = pack
+        room = min((other - first for _, other in (QUIET, INCIDENTS, CALIBRATE, CHECK) if other > first), default=10**6)
+        if incidents + quiet > room:
+            raise DataError(f"{name} has seeds for {room} rendered scenes, got {incidents + quiet}; ask for fewer")
+        packing = extras.pack_scenes(self.cache, name, first, incidents, quiet, duration_s=duration_s)
+        work(console, name, packing)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -204,13 +214,9 @@ def measured(
     """Judge a calibrated head on `val`, and find its smoothing and threshold.
 
     quiet: recordings that the threshold must lie above.  scenes: of each kind to calibrate on, and to check on.
-    Raises DataError for more scenes of calibration than there are seeds for.
     """
-    if scenes[0] > MOST_SCENES:
-        raise DataError(f"at most {MOST_SCENES} rendered scenes of each kind for calibration, got {scenes[0]}")
-    for (name, first), count in zip((CALIBRATE, CHECK), scenes, strict=True):
-        packing = extras.pack_scenes(footage.cache, name, first, count, count, duration_s=scene_s)
-        work(console, name, packing)
+    for pack, count in zip((CALIBRATE, CHECK), scenes, strict=True):
+        footage.pack_scenes(pack, count, count, scene_s, console)
     val, items, clips = footage.bags("val", "val")
     quiet_camera = footage.streams("long_normal", head) if (footage.cache / "long_normal.json").exists() else []
     calibrate, check = (footage.streams(name, head) for name, _ in (CALIBRATE, CHECK))

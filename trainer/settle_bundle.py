@@ -24,7 +24,6 @@ from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.errors import DataError
 from stream_detector.head import Head
 from stream_detector.types import Float32Array
-from trainer import extras
 from trainer.card import write_card
 from trainer.clips import PACK_SIZE, pack_clips, read_index
 from trainer.distill import use_threads
@@ -59,16 +58,12 @@ def gather(footage: Footage, head: Head, args: argparse.Namespace, console: Cons
     """All calm and loud bags of the rendered scenes. head: any; only the scenes' times are looked at."""
     calm: list[Bag] = []
     loud: list[Bag] = []
-    for (name, first), loud_ones, calm_ones in (
-        (QUIET, 0, args.quiet_scenes),
-        (INCIDENTS, args.incident_scenes, 0),
-    ):
+    for pack, loud_ones, calm_ones in ((QUIET, 0, args.quiet_scenes), (INCIDENTS, args.incident_scenes, 0)):
         if loud_ones + calm_ones == 0:
             continue
-        packing = extras.pack_scenes(footage.cache, name, first, loud_ones, calm_ones, duration_s=args.scene_s)
-        work(console, name, packing)
-        bags, items, _ = footage.bags(name, "val")
-        for stream, bag in zip(footage.scored(name, head, bags, items), bags, strict=True):
+        footage.pack_scenes(pack, loud_ones, calm_ones, args.scene_s, console)
+        bags, items, _ = footage.bags(pack[0], "val")
+        for stream, bag in zip(footage.scored(pack[0], head, bags, items), bags, strict=True):
             found = pieces(stream, bag.features)
             calm += found[0]
             loud += found[1]
