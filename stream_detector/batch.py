@@ -85,8 +85,10 @@ class WindowBuffer:
     def end(self, camera: str) -> None:
         """The camera gives no further windows; the worker is told once it has taken the last one."""
         with self._lock:
-            self._lanes[camera].ended = True
-            self._wake_all()
+            lane = self._lanes[camera]
+            lane.ended = True
+            lane.room.notify()
+            self._more.notify()
 
     def close(self) -> None:
         """No camera will be added and none gives further windows: drain, then `take` returns None."""

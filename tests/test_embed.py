@@ -11,10 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from stream_detector.bundle import EMBEDDED, Bundle
 from stream_detector.errors import DataError
+from stream_detector.preprocess import recipe_named
 from trainer import embed, extras, footage, settle_bundle
 from trainer.__main__ import main as trainer
 from trainer.card import render_card
@@ -149,10 +151,8 @@ def test_rendered_training_scenes_never_use_the_demos_seeds(tmp_path: Path) -> N
         next(extras.pack_rendered(extras.RenderPlan(first=42), tmp_path))
 
 
-def test_packs_of_scenes_keep_to_their_seeds(prepared: argparse.Namespace) -> None:
-    bundle = embed.build(prepared, Console(quiet=True))
-    backbone, _, recipe = bundle.build()
-    seen = footage.Footage(backbone, recipe, prepared.cache, Path(prepared.run), ["n"])
+def test_packs_of_scenes_keep_to_their_seeds(tmp_path: Path) -> None:
+    seen = footage.Footage(torch.nn.Identity(), recipe_named("stream-112"), tmp_path, tmp_path, ["n"])
     with pytest.raises(DataError, match="scenes-quiet has seeds for 200 rendered scenes, got 201"):
         seen.pack_scenes(footage.QUIET, 1, 200, 16.0, Console(quiet=True))
 

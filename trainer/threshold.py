@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -51,16 +50,15 @@ class Judged:
     def __init__(
         self, scenes: Sequence[Stream], normal: Sequence[Stream], abnormal: Sequence[Stream], time_constant_s: float
     ) -> None:
-        smoothed = [(scene, scene.smoothed(time_constant_s)) for scene in scenes]
-        self._incidents = [pair for pair in smoothed if pair[0].incident_s is not None]
-        self._quiet = [pair for pair in smoothed if pair[0].incident_s is None]
+        self._incidents = [(s, s.smoothed(time_constant_s)) for s in scenes if s.incident_s is not None]
+        self._quiet = peaks([s for s in scenes if s.incident_s is None], time_constant_s)
         self._normal, self._abnormal = peaks(normal, time_constant_s), peaks(abnormal, time_constant_s)
 
     def shares(self, threshold: float) -> dict[str, float]:
         """Of incidents: one alarm, while it lasts. Of quiet scenes: any alarm. Of clips: those that reach it."""
         return {
             "incidents": _share([_just_one(scene, values, threshold) for scene, values in self._incidents]),
-            "quiet": _share([values.max(initial=0.0) >= threshold for _, values in self._quiet]),
+            "quiet": _share([peak >= threshold for peak in self._quiet]),
             "abnormal": _share([peak >= threshold for peak in self._abnormal]),
             "normal": _share([peak >= threshold for peak in self._normal]),
         }
@@ -71,7 +69,7 @@ class Judged:
         return share["incidents"] + share["abnormal"] - FALSE_COSTS * (share["quiet"] + share["normal"])
 
 
-def _share(found: Sequence[Any]) -> float:
+def _share(found: Sequence[bool]) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
@@ -91,10 +89,10 @@ def find_threshold(judged: Judged, floor: float) -> tuple[float, float]:
         return HIGHEST, judged.served(HIGHEST)
     good = np.array([judged.served(float(threshold)) for threshold in tried])
     best = int(good.argmax())
-    equal = good >= good[best] - EQUAL
-    first = best - int(np.argmin(np.append(equal[best::-1], False))) + 1
-    last = best + int(np.argmin(np.append(equal[best:], False))) - 1
-    return round(float(tried[first : last + 1].mean()), 3), float(good[best])
+    worse = np.flatnonzero(good < good[best] - EQUAL)
+    first = worse[worse < best].max(initial=-1) + 1
+    end = worse[worse > best].min(initial=len(tried))
+    return round(float(tried[first:end].mean()), 3), float(good[best])
 
 
 def choose_smoothing(
