@@ -11,7 +11,9 @@ import pytest
 
 from stream_detector.demo import DemoScene, moves
 from stream_detector.demo.__main__ import main
+from stream_detector.demo.avoid import FASTEST_M_S
 from stream_detector.demo.body import joints
+from stream_detector.demo.cast import ASIDE_STEP_S
 from stream_detector.demo.street import KINDS
 from stream_detector.errors import UsageError
 
@@ -155,3 +157,30 @@ def test_nobody_appears_or_vanishes_inside_the_picture(incident: bool) -> None:
             for at_s, x, z in (actor.knots[0], actor.knots[-1]):
                 if 0 < at_s < scene.duration_s:
                     assert abs(x - scene._stage.middle(z)) > 0.85 * scene._stage.exit(z), (seed, at_s, x, z)
+
+
+def near_strangers(scene: DemoScene) -> int:
+    """How often two who did not come together are nearer than 0.35 m, looked at every 0.2 s; the fight left out."""
+    count = 0
+    for t in np.arange(0.0, scene.duration_s, 0.2).tolist():
+        here = [a for a in scene._actors if a.knots[0][0] <= t <= a.knots[-1][0]]
+        places = np.array([a.place(t) for a in here])
+        for n, one in enumerate(here):
+            for k in np.flatnonzero(np.hypot(*(places[:n] - places[n]).T) < 0.35).tolist():
+                other = here[k]
+                count += one.company != other.company and not (one.firm and other.firm)
+    return count
+
+
+@pytest.mark.parametrize("incident", [True, False])
+def test_people_step_aside_for_one_another(incident: bool) -> None:
+    scenes = [DemoScene(seed, incident=incident) for seed in range(4)]
+    after = [near_strangers(scene) for scene in scenes]
+    steps = np.concatenate([np.diff(a.asides) for scene in scenes for a in scene._actors if a.asides])
+    assert 0.05 < np.abs(steps).max() / ASIDE_STEP_S <= FASTEST_M_S + 1e-9
+    for scene in scenes:
+        for actor in scene._actors:
+            assert not (actor.firm and actor.asides)
+            actor.asides = []
+    before = [near_strangers(scene) for scene in scenes]
+    assert sum(after) < 0.25 * sum(before), (after, before)

@@ -15,6 +15,7 @@ from stream_detector.demo.moves import Move, ease
 from stream_detector.demo.paint import Car, Colour, Figure, Look
 
 Place = tuple[float, float]
+ASIDE_FROM_S, ASIDE_STEP_S = -2.0, 0.1  # media time of the first of an actor's steps aside, and from one to the next
 _SKIN: list[Colour] = [(168, 196, 232), (140, 172, 214), (108, 142, 188), (70, 98, 142), (48, 66, 98), (152, 184, 226)]
 _HAIR: list[Colour] = [(22, 22, 26), (34, 44, 62), (52, 82, 118), (112, 160, 196), (150, 150, 154), (30, 34, 44)]
 _TOPS: list[Colour] = [
@@ -38,13 +39,19 @@ class Stage:
         """How far from the middle somebody at depth z is out of the picture."""
         return 0.62 * z + 1.2
 
+    def across(self, z: float, way: int) -> tuple[float, float]:
+        """X where somebody who walks `way` (±1) at depth z comes into the picture, and X where they leave it."""
+        return self.middle(z) - way * self.exit(z), self.middle(z) + way * self.exit(z)
+
 
 @dataclass
 class Actor:
     """A person and what they do.
 
     knots: (time s, X, Z), ascending; absent before the first and after the last.  acts: (from s, to s, move, ramp s),
-    later ones on top.  faces: (from s, to s, point or function of time → point to look at).
+    later ones on top.  faces: (from s, to s, point or function of time → point to look at).  company: a number that
+    those share who came together.  firm: steps aside for nobody.  asides: metres along Z beside the knots' course,
+    every ASIDE_STEP_S from ASIDE_FROM_S on, see `demo.avoid`.
     """
 
     look: Look
@@ -54,6 +61,9 @@ class Actor:
     faces: list[tuple[float, float, Place | Callable[[float], Place]]] = field(default_factory=list)
     on_bike: bool = False
     smooth_s: float = 0.16
+    company: int | None = None
+    firm: bool = False
+    asides: list[float] = field(default_factory=list)
 
     def settle(self) -> Actor:
         """Compute what figure() looks up; call again after changing knots."""
@@ -64,7 +74,18 @@ class Actor:
         return self
 
     def at(self, t: float) -> tuple[float, float, float]:
-        """X, Z and way made at t, along the straight legs."""
+        """X, Z and way made at t, along the straight legs and as far beside them as others require."""
+        x, z, made = self._on_course(t)
+        return x, z + self._aside(t), made
+
+    def _aside(self, t: float) -> float:
+        if not self.asides:
+            return 0.0
+        k = min(max((t - ASIDE_FROM_S) / ASIDE_STEP_S, 0.0), len(self.asides) - 1.0)
+        n = min(int(k), len(self.asides) - 2)
+        return self.asides[n] + (k - n) * (self.asides[n + 1] - self.asides[n])
+
+    def _on_course(self, t: float) -> tuple[float, float, float]:
         times = self._times
         if t <= times[0]:
             return self.knots[0][1], self.knots[0][2], 0.0
@@ -157,9 +178,9 @@ def any_look(rng: np.random.Generator, height_m: float | None = None) -> Look:
     )  # fmt: skip
 
 
-def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[Actor]:
-    """Streams of passers-by, near and on the far pavement; some in pairs."""
-    cast: list[Actor] = []
+def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[list[Actor]]:
+    """Streams of passers-by, near and on the far pavement, by company: some are in pairs."""
+    cast: list[list[Actor]] = []
     lanes = [7.2, 8.4, 9.6, 10.9, 20.2, 21.2]
     for lane in lanes:
         way = int(rng.choice([-1, 1]))
@@ -167,18 +188,18 @@ def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[A
         while t < duration_s:
             z0, z1 = lane + rng.uniform(-0.3, 0.3, 2)
             speed = float(rng.uniform(1.05, 1.6))
-            x0 = stage.middle(z0) - way * stage.exit(z0)
-            x1 = stage.middle(z1) + way * stage.exit(z1)
+            x0, x1 = stage.across(z0, way)[0], stage.across(z1, way)[1]
             took = abs(x1 - x0) / speed
             middle = (t + took / 2, (x0 + x1) / 2, (z0 + z1) / 2 + float(rng.uniform(-0.35, 0.35)))
-            company = 2 if rng.random() < 0.25 else 1
-            for n in range(company):
+            company: list[Actor] = []
+            for n in range(2 if rng.random() < 0.25 else 1):
                 aside = 0.62 * n
                 knots = [(t, x0, z0 + aside), (middle[0], middle[1], middle[2] + aside), (t + took, x1, z1 + aside)]
                 person = Actor(any_look(rng), knots, float(rng.uniform(0, 6)))
                 if rng.random() < 0.15:
                     person.acts.append((t + 0.3 * took, t + 0.6 * took, _walk_phone(person), 0.5))
-                cast.append(person.settle())
+                company.append(person.settle())
+            cast.append(company)
             t += took + float(rng.uniform(3, 12))
             way = way if rng.random() < 0.5 else -way
     return cast
@@ -219,8 +240,7 @@ def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: flo
 
     def enter(side: int, gap: float, speed: float = 1.35, look: Look | None = None) -> Actor:
         """Somebody who comes from a side, stands `gap` metres beside the spot from t to t + 5, and goes on."""
-        stop, edge = spot[0] - side * gap, stage.middle(z) - side * stage.exit(z)
-        out = stage.middle(z) + side * stage.exit(z)
+        stop, (edge, out) = spot[0] - side * gap, stage.across(z, side)
         came, left = abs(stop - edge) / speed, abs(out - stop) / speed
         pass_z = z + 0.7 * side
         knots = [
@@ -254,7 +274,7 @@ def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: flo
         return [person.settle()]
     if kind in ("child", "bus"):
         height, speed = (1.12, 2.9) if kind == "child" else (None, 3.6)
-        x0, x1 = stage.middle(z) - way * stage.exit(z), stage.middle(z) + way * stage.exit(z)
+        x0, x1 = stage.across(z, way)
         took = abs(x1 - x0) / speed
         sway = float(rng.uniform(0.5, 1.1)) if kind == "child" else 0.2
         knots = [
@@ -267,10 +287,11 @@ def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: flo
             return [runner, parent.settle()]
         return [runner]
     if kind == "cyclist":
-        x0, x1, lane = stage.middle(13.4) - way * stage.exit(13.4), stage.middle(13.4) + way * stage.exit(13.4), 13.4
+        lane = 13.4
+        x0, x1 = stage.across(lane, way)
         took = abs(x1 - x0) / 4.4
         rider = Actor(any_look(rng), [(t - took / 2, x0, lane), (t + took / 2, x1, lane)], float(rng.uniform(0, 6)))
-        rider.on_bike = True
+        rider.on_bike = rider.firm = True
         rider.acts.append((t - took, t + took, moves.ride(rider.phase, 4.4), 0.01))
         return [rider.settle()]
     people = int(rng.integers(3, 6))
@@ -280,7 +301,7 @@ def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: flo
 def _come_and_go(person: Actor, stage: Stage, way: int, speed: float = 1.35) -> Actor:
     """Somebody who stands somewhere for a while comes from one side before, and leaves by the other."""
     (begin_s, x, z), (end_s, _, _) = person.knots
-    edge, out = stage.middle(z) - way * stage.exit(z), stage.middle(z) + way * stage.exit(z)
+    edge, out = stage.across(z, way)
     first, last = (begin_s - abs(x - edge) / speed, edge, z), (end_s + abs(out - x) / speed, out, z)
     person.knots = [first, *person.knots, last]
     return person.settle()

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from stream_detector.demo import cast as people
+from stream_detector.demo.avoid import walk_round
 from stream_detector.demo.camera import Floats
 from stream_detector.demo.fight import fight
 from stream_detector.demo.paint import (
@@ -78,23 +79,27 @@ class DemoScene:
         self._actors = self._ordinary(rng)
         if incident:
             self._stage_incident(np.random.default_rng([seed, 3]))
+        walk_round(self._actors, duration_s)
         self._look(np.random.default_rng([seed, 4]))
 
     def _ordinary(self, rng: np.random.Generator) -> list[people.Actor]:
         stage, duration = self._stage, self.duration_s
-        actors = people.walkers(rng, stage, duration)
+        companies = people.walkers(rng, stage, duration)
         for side in (-1, 1):
             z = float(rng.uniform(9.6, 11.2))
             place = (stage.middle(z) + side * float(rng.uniform(2.6, 4.2)), z)
-            actors += people.chatting(rng, place, int(rng.integers(2, 4)), -1.0, duration + 1)
+            companies.append(people.chatting(rng, place, int(rng.integers(2, 4)), -1.0, duration + 1))
         kinds = list(rng.permutation(people.VIGNETTES))
         t = float(rng.uniform(1.5, 4))
         while t < duration + 4:
             kind = str(kinds.pop(0))
             kinds.append(kind)
-            actors += people.vignette(rng, stage, kind, t, float(rng.uniform(7.3, 8.8)))
+            companies.append(people.vignette(rng, stage, kind, t, float(rng.uniform(7.3, 8.8))))
             t += float(rng.uniform(4.5, 7.5))
-        return actors
+        for number, company in enumerate(companies):
+            for actor in company:
+                actor.company = number
+        return [actor for company in companies for actor in company]
 
     def _stage_incident(self, rng: np.random.Generator) -> None:
         stage = self._stage
@@ -118,6 +123,8 @@ class DemoScene:
                     actor.faces.append((stop, end + 60, spot))
                     actor.settle()
         keep_clear = [a for a in self._actors if not _crosses(a, spot, start - 6, start)]
+        for fighter in fighters:
+            fighter.firm = True
         self._actors = keep_clear + fighters
         self.incident_start_s, self.incident_end_s = start, end
 
