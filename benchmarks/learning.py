@@ -29,7 +29,7 @@ from stream_detector.types import UInt8Array
 from trainer.choose import FITTED_SHARES
 from trainer.clips import Clip, evenly, load_clips, pack_clips, read_index
 from trainer.fit import Bag, HeadConfig, clip_scores
-from trainer.footage import TRAIN_LIMITS, features_of
+from trainer.footage import TRAIN_LIMITS, features_of, look
 from trainer.measure import clip_aucs
 from trainer.pool import SHARES
 from trainer.spaces import Maps, fit_in_space, maps_of
@@ -109,10 +109,12 @@ def main(argv: list[str]) -> int:
         frames, clips = load_clips(cache, "learning")
         train = [i for i, clip in enumerate(clips) if clip.split == "train"]
         val = [i for i, clip in enumerate(clips) if clip.split == "val"]
-        seen = partial(features_of, recipe=recipe, frames=frames, workers=os.cpu_count() or 1)
-        plain_rows = dict(zip([*train, *val], seen(backbone, items=[*train, *val]), strict=True))
+        seen = partial(
+            features_of, partial(look, backbone, recipe), recipe.size[0], frames, workers=os.cpu_count() or 1
+        )
+        plain_rows = dict(zip([*train, *val], seen([*train, *val]), strict=True))
         console.print("features found; now mirrored")
-        mirrored_rows = seen(backbone, items=train, change=mirrored)
+        mirrored_rows = seen(train, change=mirrored)
 
     def bags(rows: dict[int, Rows], items: Sequence[int], most: int) -> list[Bag]:
         return [Bag(thinned(rows[i], most), clips[i].set, clips[i].abnormal) for i in items]

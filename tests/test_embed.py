@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from rich.console import Console
 
 from stream_detector.bundle import EMBEDDED, Bundle
 from stream_detector.errors import DataError
-from stream_detector.preprocess import recipe_named
 from trainer import embed, extras, footage, settle_bundle
 from trainer.__main__ import main as trainer
 from trainer.card import render_card
@@ -52,7 +52,6 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
     clips = read_index(tmp_path)
     list(pack_clips(clips, tmp_path, cache))
     targets = Targets(cache / "teacher-160", plan(clips, [20] * 8), "k")
-    import torch
 
     torch.manual_seed(0)
     targets.put(range(len(targets.jobs)), torch.randn(len(targets.jobs), 1024), torch.randn(len(targets.jobs), 400))
@@ -136,7 +135,7 @@ def test_head_and_features_of_the_bundle_give_the_scores_that_were_measured(prep
     bundle = embed.build(prepared, Console(quiet=True))
     backbone, head, recipe = bundle.build()
     frames, clips = load_clips(prepared.cache, "val")
-    found = footage.features_of(backbone, recipe, frames, range(len(clips)))
+    found = footage.features_of(partial(footage.look, backbone, recipe), recipe.size[0], frames, range(len(clips)))
     assert [len(f) for f in found] == [1, 1, 1, 1]  # 20 frames: one full window
     scores: dict[bool, list[float]] = {True: [], False: []}
     for clip, features in zip(clips, found, strict=True):
@@ -152,9 +151,9 @@ def test_rendered_training_scenes_never_use_the_demos_seeds(tmp_path: Path) -> N
 
 
 def test_packs_of_scenes_keep_to_their_seeds(tmp_path: Path) -> None:
-    seen = footage.Footage(torch.nn.Identity(), recipe_named("stream-112"), tmp_path, tmp_path, ["n"])
-    with pytest.raises(DataError, match="scenes-quiet has seeds for 200 rendered scenes, got 201"):
-        seen.pack_scenes(footage.QUIET, 1, 200, 16.0, Console(quiet=True))
+    seen = footage.Footage(lambda windows: windows.mean(axis=(1, 2, 3)), 112, tmp_path, tmp_path, ["n"])
+    with pytest.raises(DataError, match="scenes-incident has seeds for 300 rendered scenes, got 301"):
+        seen.pack_scenes(footage.INCIDENTS, 300, 1, 16.0, Console(quiet=True))
 
 
 def test_segments_lie_before_and_in_the_incident() -> None:

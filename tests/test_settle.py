@@ -11,7 +11,7 @@ from stream_detector.head import Head
 from stream_detector.types import Float32Array
 from trainer.fit import Bag
 from trainer.measure import Stream
-from trainer.settle import SettleConfig, settle
+from trainer.settle import SettleConfig, settle, units_of
 from trainer.settle_bundle import pieces
 
 DIM, KNOWN = 8, 5  # known clips vary along the first axes only
@@ -66,6 +66,38 @@ def test_calm_footage_falls_silent_and_known_clips_keep_their_scores(head: Head,
     assert moved < 0.1 < logits(head, seen).std()
 
 
+def test_a_kind_of_picture_falls_silent_where_each_of_its_traits_alone_must_not(head: Head) -> None:
+    traits = ({"a5": 12.0}, {"a6": 12.0}, {"a5": 12.0, "a6": 12.0})
+    level = head_of([0.2] * DIM)
+    known = [Bag(0.1 * windows(4, k, **traits[k % 2]), "ab"[k % 2], False) for k in range(60)]
+    calm = [Bag(0.1 * windows(10, 90 + k, **traits[2]), "calm", False) for k in range(10)]
+    settled, moved = settle(level, known, calm, [])
+    assert max(logits(level, bag.features).min() for bag in calm) > 0.1
+    assert max(logits(settled, bag.features).max() for bag in calm) < -0.3
+    assert moved < 0.1  # no linear change can: it would fall by half as much at each trait alone
+
+
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_a_head_as_units_says_the_same(head: Head, hidden: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    other = Head((DIM, *hidden, 1)).eval().requires_grad_(False)
+    for mine, its in zip(other.buffers(), head.buffers(), strict=True):
+        mine.copy_(its)
+    mean, std = torch.linspace(-2, 2, DIM).double(), torch.linspace(3, 1, DIM).double()
+    seen = windows(30, 3, a6=2.0)
+    said = units_of(other, mean, std)((torch.from_numpy(seen).double() - mean) / std)
+    assert np.allclose(said.numpy(), logits(other, seen), atol=1e-4)
+
+
+def test_a_settled_head_can_settle_again(head: Head, known: list[Bag]) -> None:
+    first, second = ([Bag(0.1 * windows(10, 70, **axis), "calm", False)] for axis in ({"a5": 120.0}, {"a7": 400.0}))
+    once = settle(head, known, first, [])[0]
+    twice = settle(once, known, second, [])[0]
+    assert once.dims == (DIM, 2 + 8, 1) and twice.dims == (DIM, 2 + 8 + 8, 1)
+    assert logits(once, second[0].features).max() > 0.5 > -0.4 > logits(twice, second[0].features).max()
+    assert logits(twice, first[0].features).max() < -0.4
+
+
 def test_with_nothing_to_learn_a_head_stays_what_it_is(head: Head, known: list[Bag]) -> None:
     far_below = windows(6, 2, a5=-30.0)
     settled, moved = settle(head, known, [Bag(far_below, "calm", False)], [])
@@ -88,8 +120,10 @@ def test_a_firmer_hold_moves_known_scores_less(head: Head, known: list[Bag]) -> 
 
 
 def test_what_cannot_be_settled_is_refused(head: Head, known: list[Bag]) -> None:
-    with pytest.raises(DataError, match="only a linear head"):
-        settle(Head((DIM, 4, 1)).eval(), known, known, [])
+    with pytest.raises(DataError, match="at most one hidden layer"):
+        settle(Head((DIM, 4, 4, 1)).eval(), known, known, [])
+    with pytest.raises(DataError, match="at least one new hidden unit"):
+        settle(head, known, known, [], SettleConfig(hidden=0))
     with pytest.raises(DataError, match="calm footage"):
         settle(head, known, [], [])
 

@@ -251,7 +251,13 @@ def _interval(row: Mapping[str, Any] | None) -> str:
 
 
 def _weights(config: Mapping[str, float]) -> str:
-    return "".join(f" --{name} {config[name]:g}" for name in ("keep", "calm", "loud"))
+    return "".join(f" --{name} {config[name]:g}" for name in ("keep", "calm", "loud", "hidden") if name in config)
+
+
+def _units(config: Mapping[str, float]) -> str:
+    if "hidden" not in config:
+        return ""
+    return f", by {config['hidden']:g} hidden units added to what the head was (L2 {config['decay']:g})"
 
 
 def _settled(facts: Mapping[str, Any] | None) -> list[str]:
@@ -265,8 +271,8 @@ def _settled(facts: Mapping[str, Any] | None) -> list[str]:
         f"{facts['seeds']}){recordings}: {facts['calm']} calm pieces should stay below the logit "
         f"{config['calm_below']:g} (weight {config['calm']:g}), the first seconds of {facts['loud']} incidents lie "
         f"above {config['loud_above']:g} (weight {config['loud']:g}), and what it says of the train clips stay (weight "
-        f"{config['keep']:g}): their logits moved by {facts['known_logits_moved_rms']:.2f} rms. Figures of heads "
-        "fitted with a set left out are those of before.",
+        f"{config['keep']:g}){_units(config)}: their logits moved by {facts['known_logits_moved_rms']:.3f} rms. "
+        "Figures of heads fitted with a set left out are those of before.",
         "",
         *(line for note in facts["notes"] for line in (note, "")),
     ]

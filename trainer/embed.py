@@ -31,7 +31,7 @@ from trainer.choose import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.clips import Clip, named, parse_size
 from trainer.distill import use_threads
 from trainer.fit import calibrate
-from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, measured
+from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, look, measured
 from trainer.measure import leave_one_set_out, teacher_probe
 from trainer.pool import SHARES
 from trainer.quiet import bags_of
@@ -48,7 +48,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     backbone = student.backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     cache, began = Path(args.cache), time.monotonic()
     key = [state["step"], state["seconds"]]
-    footage = Footage(backbone, recipe, cache, Path(args.run), key, args.device, args.workers)
+    see = partial(look, backbone, recipe, device=args.device)
+    footage = Footage(see, recipe.size[0], cache, Path(args.run), key, args.workers)
     footage.pack_val(Path(args.clips), console)
     train, _, clips = footage.bags("clips", "train", TRAIN_LIMITS)
     val = footage.bags("val", "val")[0]
@@ -162,6 +163,7 @@ def add_parser(subparsers: Any) -> None:
     add_options(parser)
     parser.add_argument("--run", type=Path, default=Path("runs/distill"), help="folder with student.pt")
     parser.add_argument("--name", default="embedded")
+    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
     parser.add_argument(
         "--normal-licence", default="as its owner says", help="of the recordings that `distill --normal-videos` read"
     )

@@ -31,7 +31,7 @@ from trainer.card import write_card
 from trainer.clips import evenly, load_clips, pack_clips, read_index
 from trainer.distill import use_threads
 from trainer.fit import Bag, window_weights
-from trainer.footage import TRAIN_LIMITS, features_of
+from trainer.footage import TRAIN_LIMITS, features_of, look
 
 AXES = 64
 SHARE = 0.01  # of val windows beyond the limit
@@ -130,7 +130,7 @@ def odd_shares(
 ) -> dict[str, float]:
     """Share of windows beyond the limit, by kind of change: the first window of each of ODD_CLIPS val clips.
 
-    seen: `features_of`, with network, recipe and workers filled in.
+    seen: `features_of`, with what looks, size and workers filled in.
     """
     frames, clips = load_clips(cache, "familiar")
     val = [item for item, clip in enumerate(clips) if clip.split == "val"]
@@ -166,7 +166,7 @@ def main(args: argparse.Namespace) -> int:
     use_threads(args.threads)
     bundle = Bundle.load(args.bundle)
     backbone, _, recipe = bundle.build()
-    seen = partial(features_of, backbone, recipe, workers=args.workers)
+    seen = partial(features_of, partial(look, backbone, recipe), recipe.size[0], workers=args.workers)
     found = gather(args, recipe.size[0], seen, console)
     val = found["val"]
     familiar = fit_familiar(found["train"], args.axes)

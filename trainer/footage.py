@@ -32,22 +32,20 @@ from trainer.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, re
 from trainer.fit import Bag, clip_scores
 from trainer.kept import kept
 from trainer.measure import Stream, clip_aucs, judge_scenes
-from trainer.quiet import Recording, recordings
+from trainer.quiet import Look, Recording, recordings
 from trainer.threshold import choose_smoothing
 
 # Packs of whole rendered scenes and their first seeds: to learn from, to find the threshold on, to check on.
-QUIET, INCIDENTS = ("scenes-quiet", 1600), ("scenes-incident", 1800)
+QUIET, INCIDENTS = ("scenes-quiet", 2200), ("scenes-incident", 1800)
 CALIBRATE, CHECK = ("scenes-calibrate", 1500), ("scenes-check", 2100)
 TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
 
 
-@torch.no_grad()
 def features_of(
-    backbone: nn.Module,
-    recipe: Recipe,
+    see: Look,
+    size: int,
     frames: PackedFrames,
     items: Sequence[int],
-    device: str = "cpu",
     limit: int = 10**9,
     batch: int = 8,
     workers: int = 1,
@@ -55,17 +53,15 @@ def features_of(
 ) -> list[Float32Array]:
     """Features (n, D) of the n windows (16 frames, every 16) of each item, as the running detector would see them.
 
+    see: uint8 (B, 16, size, size, 3) RGB → float32 (B, D), for several threads at a time if there are more `workers`.
     limit: at most so many of an item, evenly.  change: of each window, uint8 (16, H, W, 3) RGB, before it is looked at.
     """
-    size = recipe.size[0]
     places = [(k, start) for k, item in enumerate(items) for start in _some(frames, item, limit)]
     found: list[list[Float32Array]] = [[] for _ in items]
     parts = [places[first : first + batch] for first in range(0, len(places), batch)]
 
-    @torch.no_grad()
     def run(part: list[tuple[int, int]]) -> Float32Array:
-        windows = np.stack([change(plain(frames.frames(items[k]), start, size)) for k, start in part])
-        return look(backbone, recipe, windows, device)
+        return see(np.stack([change(plain(frames.frames(items[k]), start, size)) for k, start in part]))
 
     with ThreadPoolExecutor(workers) as threads:  # single-threaded networks side by side: no waiting for each other
         for part, rows in zip(parts, threads.map(run, parts), strict=True):
@@ -119,7 +115,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quiet-scenes",
         type=int,
-        default=200,
+        default=320,
         help="whole rendered scenes without an incident that the head learns from",
     )
     parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each kind for calibration")
@@ -127,22 +123,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene-s", type=float, default=40.0, help="length of all these scenes, as long as the demo")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
-    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
 
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """Where footage is and which network looks at it. cache: packs.  run: keeps features, as long as `key` is the same.
+    """Where footage is and what looks at it. cache: packs.  run: keeps features, as long as `key` is the same.
 
-    key: names the network.
+    see, workers: as `features_of` has them.  size: pixels a side.  key: names the network.
     """
 
-    backbone: nn.Module
-    recipe: Recipe
+    see: Look
+    size: int
     cache: Path
     run: Path
     key: Sequence[Any]
-    device: str = "cpu"
     workers: int = 1
 
     def bags(
@@ -153,7 +147,7 @@ class Footage:
         items = evenly(clips, split, limits or {})
         limit = 4 if split == "train" else 10**9
         key = json.dumps([*self.key, frames.key, items, limit])
-        seen = partial(features_of, self.backbone, self.recipe, frames, items, self.device, limit, workers=self.workers)
+        seen = partial(features_of, self.see, self.size, frames, items, limit, workers=self.workers)
         found = kept(self.run / "features" / f"{name}-{split}.npz", key, seen)
         return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
 
@@ -178,13 +172,12 @@ class Footage:
         if folder is None:
             return []
         path = self.run / "features" / f"hours-{half}.npz"
-        seen = partial(look, self.backbone, self.recipe, device=self.device)
-        return recordings(folder, half, seen, self.recipe.size[0], path, json.dumps(list(self.key)))
+        return recordings(folder, half, self.see, self.size, path, json.dumps(list(self.key)))
 
     def pack_val(self, clips: Path, console: Console) -> None:
         """Pack the `val` clips of an index at the network's size."""
         index = [clip for clip in read_index(clips) if clip.split == "val"]
-        work(console, "val clips", pack_clips(index, clips, self.cache, size=self.recipe.size[0], name="val"))
+        work(console, "val clips", pack_clips(index, clips, self.cache, size=self.size, name="val"))
 
     def pack_scenes(
         self, pack: tuple[str, int], incidents: int, quiet: int, duration_s: float, console: Console

@@ -5,22 +5,25 @@
     bundle ──head──▶ settle(known: train clips; calm: whole quiet footage; loud: incidents) ──▶ threshold ──▶ bundle
 
 Calm are rendered scenes of the demo's own length, what comes before and after their incidents, and recordings in which
-nothing happens: give those of a camera of yours, and the head learns its quiet. Smoothing and threshold are found anew,
-and all figures of head and threshold. The backbone stays; so do the figures of heads fitted with a set left out.
+nothing happens: give those of a camera of yours, and the head learns its quiet. Features are those of the engine that
+the detector would run here. Smoothing and threshold are found anew, and all figures of head and threshold. The backbone
+stays; so do the figures of heads fitted with a set left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from stream_detector.bundle import Bundle, write_bundle
+from stream_detector.config import EngineConfig
+from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
 from stream_detector.head import Head
 from stream_detector.types import Float32Array
@@ -73,16 +76,20 @@ def gather(footage: Footage, head: Head, args: argparse.Namespace, console: Cons
 def build(args: argparse.Namespace, console: Console) -> Bundle:
     """All of it; returns the bundle as written."""
     bundle = Bundle.load(args.bundle)
-    backbone, head, recipe = bundle.build()
-    manifest = bundle.manifest
+    _, head, recipe = bundle.build()
     if not isinstance(head, Head) or recipe.size[0] > PACK_SIZE:
         raise DataError(
             f"bundle {bundle.name} has a head that carries a state or looks at more than {PACK_SIZE} pixels; "
             "settle one made by `trainer embed`"
         )
-    network = backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
-    key = [manifest.backbone.weights_sha256]
-    footage = Footage(network, recipe, Path(args.cache), Path(args.run), key, args.device, args.workers)
+    with closing(load_engine(bundle, EngineConfig(device=args.device, threads=args.threads))) as engine:
+        key = [bundle.manifest.backbone.weights_sha256, engine.name, engine.precision]
+        footage = Footage(lambda windows: engine.infer(windows).features, recipe.size[0], args.cache, args.run, key)
+        return _settled(bundle, head, footage, args, console)
+
+
+def _settled(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespace, console: Console) -> Bundle:
+    manifest = bundle.manifest
     root = Path(args.clips)
     work(console, "clips", pack_clips(read_index(root), root, footage.cache, limit=CLIP_LIMIT))
     footage.pack_val(root, console)
@@ -91,7 +98,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     learned = footage.hours(args.quiet_videos, 0)
     quiet = footage.hours(args.quiet_videos, 1)
     calm += bags_of(learned)
-    config = SettleConfig(keep=args.keep, calm=args.calm, loud=args.loud)
+    config = SettleConfig(keep=args.keep, calm=args.calm, loud=args.loud, hidden=args.hidden)
     settled, moved = settle(head, known, calm, loud, config)
     found = measured(footage, settled, quiet, (args.scenes, args.check_scenes), args.scene_s, console)
     facts = {
@@ -109,6 +116,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     }
     parts = manifest.model_dump(mode="json", by_alias=True, exclude={"created"})
     parts |= {
+        "head": {"arch": "mlp", "dims": list(settled.dims)},
         "name": args.name or bundle.name,
         "smoothing": {"kind": "ema", "time_constant_s": found.smoothing_s},
         "threshold": {"value": found.threshold, "calibrated": found.how},
@@ -123,13 +131,16 @@ def add_parser(subparsers: Any) -> None:
     """Add `settle` to the trainer's command line."""
     parser = subparsers.add_parser("settle", help="teach a bundle's head the quiet of scenes and recordings")
     add_options(parser)
-    parser.add_argument("--bundle", default="embedded", help="bundle to start from, with a linear head")
+    parser.add_argument(
+        "--bundle", default="embedded", help="bundle to start from; its head has at most one hidden layer"
+    )
     parser.add_argument("--run", type=Path, default=Path("runs/settle"), help="keeps the features")
     parser.add_argument("--name", help="of the new bundle; the old one's unless given")
     parser.add_argument("--incident-scenes", type=int, default=120, help="rendered scenes with an incident")
     parser.add_argument("--keep", type=float, default=SettleConfig().keep, help="how firmly known scores are held")
     parser.add_argument("--calm", type=float, default=SettleConfig().calm, help="weight of calm pieces")
     parser.add_argument("--loud", type=float, default=SettleConfig().loud, help="weight of incidents")
+    parser.add_argument("--hidden", type=int, default=SettleConfig().hidden, help="hidden units that the head gets")
     parser.set_defaults(main=main)
 
 
