@@ -11,7 +11,7 @@ from trainer.measure import Floats, Stream, alarms
 TIME_CONSTANTS_S = (0.5, 0.75, 1.0)  # of the smoothing, to choose from
 ALLOWED_PER_HOUR = 0.2  # alarms of a quiet camera
 LOWEST, HIGHEST, STEP = 0.2, 0.98, 0.005  # thresholds looked at
-FALSE_COSTS = 2.0  # an alarm for nothing, in misses: there is far more footage in which nothing happens
+FALSE_COSTS = 3.0  # an alarm for nothing, in misses: there is far more footage in which nothing happens
 EQUAL = 0.03  # what serves by no more than this less is as good: about one scene and one clip
 
 
