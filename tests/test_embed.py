@@ -127,6 +127,7 @@ def test_the_head_settles_and_everything_else_of_the_bundle_stays(
     text = card.read_text(encoding="utf-8")
     assert text == render_card(after.manifest.model_dump(mode="json", by_alias=True))
     assert "Tried on a Monday." in text and "python -m trainer settle --bundle" in text
+    assert trainer([*map(str, words), "--device", "gpu"]) == 2 and "device" in capsys.readouterr().err
     monkeypatch.setattr(settle_bundle, "PACK_SIZE", 64)
     assert trainer([str(word) for word in words]) == 2 and "looks at more than 64 pixels" in capsys.readouterr().err
 

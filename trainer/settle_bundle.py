@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from stream_detector.bundle import Bundle, write_bundle
-from stream_detector.config import EngineConfig
+from stream_detector.config import build_config
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
 from stream_detector.head import Head
@@ -82,7 +82,8 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
             f"bundle {bundle.name} has a head that carries a state or looks at more than {PACK_SIZE} pixels; "
             "settle one made by `trainer embed`"
         )
-    with closing(load_engine(bundle, EngineConfig(device=args.device, threads=args.threads))) as engine:
+    config = build_config({"engine": {"device": args.device, "threads": args.threads}})
+    with closing(load_engine(bundle, config.engine)) as engine:
         key = [bundle.manifest.backbone.weights_sha256, engine.name, engine.precision]
         footage = Footage(lambda windows: engine.infer(windows).features, recipe.size[0], args.cache, args.run, key)
         return _settled(bundle, head, footage, args, console)

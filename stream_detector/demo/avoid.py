@@ -1,6 +1,6 @@
 """People do not walk through one another: where two would meet, they step aside along Z, each a little.
 
-    courses as planned ──every STEP_S: who will be near whom within the next 1.2 s?──▶ Actor.asides ──▶ Actor.at
+    courses as planned ──every ASIDE_STEP_S: who will be near whom within the next 1.2 s?──▶ Actor.asides ──▶ Actor.at
 
 Worked out once a scene, before the first frame, so that a frame stays a pure function of its number. Who stands is
 walked round; a company, who is in the incident, and who rides are left as they are.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stream_detector.demo.camera import Floats
 from stream_detector.demo.cast import ASIDE_FROM_S, ASIDE_STEP_S, Actor
 from stream_detector.demo.street import FAR_Z, KERB_Z, WALL_Z
 
@@ -24,8 +24,6 @@ BACK_S = 1.5  # time constant of the way back to the planned course
 WALKS_M_S = 0.25  # slower than this is standing
 _EDGE_M = 0.3  # that a pavement's users keep from its edges
 _NEAREST_Z = 6.4
-
-Floats = NDArray[np.float64]
 
 
 def walk_round(actors: Sequence[Actor], duration_s: float) -> None:
@@ -52,7 +50,7 @@ def walk_round(actors: Sequence[Actor], duration_s: float) -> None:
             apart = np.hypot(x[:, n + later][:, None] - x[:, n + later][None, :], dz)
             missing = np.where(strangers, np.clip(ROOM_M - apart, 0, None), 0.0)
             side = np.where(np.abs(dz) > 0.02, np.sign(dz), turn)
-            found = np.nansum(HURRY * missing * np.nan_to_num(side), axis=1)
+            found = np.nansum(HURRY * missing * side, axis=1)
             push = np.where(np.abs(found) > np.abs(push), found, push)
         speed_aside = np.where(yields[:, n], push, 0.0) - now / BACK_S
         moved = now + ASIDE_STEP_S * np.clip(speed_aside, -FASTEST_M_S, FASTEST_M_S)
