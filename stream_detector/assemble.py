@@ -107,7 +107,8 @@ def assembled(
         )
         stack.callback(publisher.close)
         if config.telemetry.metrics_port:
-            stack.callback(serve_metrics(telemetry, config.telemetry.metrics_port).close)
+            port = config.telemetry.metrics_port
+            stack.callback(serve_metrics(telemetry, port, config=config.telemetry).close)
         scores = ScoresFile(config.scores) if config.scores else None
         if scores:
             stack.callback(scores.close)

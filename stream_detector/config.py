@@ -151,11 +151,14 @@ class PublishConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """Metrics and logs."""
+    """Metrics, health and logs."""
 
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: off
     log_format: Literal["text", "json"] = "text"
     dashboard: bool = True
+    live_age_s: Annotated[float, Field(gt=0, le=3600)] = 10.0  # /livez: the decision thread went round so lately
+    ready_age_s: Annotated[float, Field(gt=0, le=86_400)] = 10.0  # /readyz: a camera was scored so lately
+    ready_share: Unit = 0.5  # /readyz: of the cameras that have not ended, this share was
 
 
 class WebConfig(Section):
@@ -165,6 +168,7 @@ class WebConfig(Section):
     token_file: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    hosts: tuple[str, ...] = ()  # names, without port, under which it may be asked for; () with a token: any
 
 
 class CameraConfig(Section):

@@ -224,11 +224,12 @@ class Decider:
         self._telemetry.status(status)
 
     def tick(self) -> None:
-        """Time passes; call it often. Tells of live cameras of which too little was scored lately."""
+        """Time passes; call it often. Gives a sign of life, and tells of cameras of which too little was scored."""
         now_s = self._clock.monotonic()
         if now_s - self._tick_s < TICK_S:
             return
         self._tick_s = now_s
+        self._telemetry.went_round()
         for name, trouble in self._troubles.items():
             self._tell(self._plans[name], trouble.tick(now_s), None)
 
@@ -245,6 +246,7 @@ class Decider:
             self._finish(plan, reason)
         if self._scores:
             self._scores.flush()
+        self._telemetry.run_over()
 
     def open_id(self, camera: str) -> str | None:
         """The id of the camera's alarm in progress."""

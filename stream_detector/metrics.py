@@ -1,14 +1,20 @@
-"""The HTTP endpoint of a run: /metrics for Prometheus, /healthz for whoever restarts it.
+"""The HTTP endpoint of a run: /metrics for Prometheus, /livez and /readyz for whoever looks after it (see `health`).
 
 A snapshot is taken when somebody asks, so counting costs nothing in between. Served on loopback unless told otherwise.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import socket
+import sys
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -16,8 +22,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from stream_detector.config import TelemetryConfig
 from stream_detector.errors import EndpointError
+from stream_detector.health import PATHS, check, is_local_host
 from stream_detector.views import BUCKETS, PER_OCTAVE, Histogram, TelemetrySnapshot, bound_ms
+
+log = logging.getLogger(__name__)
+
+MOST = 64  # connections at once
+CONNECTION_S = 10.0  # from the first byte to the last
+PLAIN = "text/plain; charset=utf-8"
 
 
 class SnapshotSource(Protocol):
@@ -105,52 +119,100 @@ def make_registry(telemetry: SnapshotSource) -> CollectorRegistry:
     return registry
 
 
-def is_healthy(snapshot: TelemetrySnapshot, max_age_s: float) -> bool:
-    """Whether a window was scored in the last `max_age_s` seconds, or every file has ended."""
-    done = bool(snapshot.cameras) and all(camera.state == "ended" for camera in snapshot.cameras)
-    return done or (snapshot.scored_age_s is not None and snapshot.scored_age_s <= max_age_s)
+class _Bounded(ThreadingHTTPServer):
+    """A thread a connection, for few and short connections: beyond MOST the oldest makes room, so that peers that ask
+    and never read, or never ask, keep nobody out."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._held: OrderedDict[int, tuple[Any, float]] = OrderedDict()
+        self._held_lock = Lock()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Make room if there is none, and start the connection's thread."""
+        with self._held_lock:
+            if len(self._held) >= MOST:
+                self._hang_up(self._held.popitem(last=False)[1][0])
+            self._held[id(request)] = (request, time.monotonic())
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The connection is done with."""
+        with self._held_lock:
+            self._held.pop(id(request), None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End what takes too long; `serve_forever` calls this several times a second."""
+        since_s = time.monotonic() - CONNECTION_S
+        with self._held_lock:
+            for held, began_s in list(self._held.values()):
+                if began_s < since_s:
+                    self._hang_up(held)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A peer that went away, or was hung up on, is no news."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("the metrics server failed")
+
+    @staticmethod
+    def _hang_up(held: Any) -> None:
+        with contextlib.suppress(OSError):  # gone already
+            held.shutdown(socket.SHUT_RDWR)
 
 
 class MetricsServer:
     """The HTTP endpoint; runs in its own thread until `close`."""
 
-    def __init__(self, telemetry: SnapshotSource, port: int, host: str, max_age_s: float) -> None:
+    def __init__(self, telemetry: SnapshotSource, port: int, host: str, config: TelemetryConfig) -> None:
         registry = make_registry(telemetry)
+        local = host == "localhost" or is_local_host(host) or host == "::1"
 
         class Handler(BaseHTTPRequestHandler):
             timeout = 5.0  # a client that sends nothing does not hold its thread
 
             def do_GET(self) -> None:
                 path = self.path.split("?", 1)[0]
-                if path == "/metrics":
+                asked = self.headers.get_all("Host") or []
+                if local and not all(is_local_host(name) for name in asked):
+                    self._answer(421, PLAIN, b"this host name is not served; ask 127.0.0.1 or localhost\n")
+                elif path == "/metrics":
                     encode, kind = choose_encoder(self.headers.get("Accept") or "")
                     self._answer(200, kind, encode(registry))
-                elif path == "/healthz":
-                    snapshot = telemetry.snapshot()
-                    healthy = is_healthy(snapshot, max_age_s)
-                    body = json.dumps({"healthy": healthy, "max_age_s": max_age_s, **snapshot.health()})
-                    self._answer(200 if healthy else 503, "application/json", body.encode())
+                elif path in PATHS:
+                    code, body = check(path, telemetry.snapshot(), config, names=True)
+                    self._answer(code, "application/json", json.dumps(body).encode())
                 else:
-                    self._answer(404, "text/plain; charset=utf-8", b"here are /metrics and /healthz\n")
+                    self._answer(404, PLAIN, b"here are /metrics, /livez and /readyz\n")
+
+            do_HEAD = do_GET
 
             def _answer(self, code: int, kind: str, body: bytes) -> None:
                 self.send_response(code)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
+                self.send_header("X-Content-Type-Options", "nosniff")
+                self.send_header("Cache-Control", "no-store")
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def version_string(self) -> str:
+                return "stream-detector"
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Scrapes are no news."""
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _Bounded((host, port), Handler)
         except (OSError, OverflowError) as error:
             raise EndpointError(
                 f"metrics cannot be served on {host}:{port} ({getattr(error, 'strerror', None) or error}); "
                 "choose a free port with --metrics-port, or 0 for none"
             ) from None
-        self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True
@@ -165,11 +227,11 @@ class MetricsServer:
 
 
 def serve_metrics(
-    telemetry: SnapshotSource, port: int, host: str = "127.0.0.1", *, max_age_s: float = 10.0
+    telemetry: SnapshotSource, port: int, host: str = "127.0.0.1", *, config: TelemetryConfig | None = None
 ) -> MetricsServer:
-    """Serve /metrics and /healthz until the result is closed. port 0 takes a free one (see `MetricsServer.port`).
+    """Serve /metrics, /livez, /readyz and /healthz until the result is closed (see `health`).
 
-    /healthz answers 200 while the newest scored window is at most `max_age_s` old (or every file has ended), else 503.
-    Raises EndpointError when the port cannot be bound.
+    port 0 takes a free one (see `MetricsServer.port`). config: the limits of the health checks. On loopback a request
+    that names another host is refused with 421. Raises EndpointError when the port cannot be bound.
     """
-    return MetricsServer(telemetry, port, host, max_age_s)
+    return MetricsServer(telemetry, port, host, config or TelemetryConfig())

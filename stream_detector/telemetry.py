@@ -130,6 +130,19 @@ class Telemetry:
         self._notes: deque[Note] = deque(maxlen=RECENT_NOTES)
         self._note_seq = self._batches = self._batched_windows = 0
         self._scored_s: float | None = None
+        self._round_s: float | None = None
+        self._over = False
+
+    def went_round(self) -> None:
+        """The decision thread lives: it has just looked at everything that waits for it."""
+        now_s = self._clock.monotonic()
+        with self._lock:
+            self._round_s = now_s
+
+    def run_over(self) -> None:
+        """The decision thread has ended every alarm in progress, and ends itself."""
+        with self._lock:
+            self._over = True
 
     def frame(self, camera: str) -> None:
         """A frame was captured."""
@@ -255,6 +268,8 @@ class Telemetry:
                 scored_age_s=None if self._scored_s is None else max(0.0, now_s - self._scored_s),
                 alarms=tuple(self._alarms.values()),
                 notes=tuple(self._notes),
+                decided_age_s=None if self._round_s is None else max(0.0, now_s - self._round_s),
+                over=self._over,
             )
 
     def _camera(self, name: str) -> _Camera:

@@ -151,6 +151,8 @@ class TelemetrySnapshot:
     """A run at one moment. elapsed_s: since the start.  scored_age_s: since any window was scored; None before.
 
     stages: latency histogram per stage, in the order of STAGES.  total: last frame captured → decision taken.
+    decided_age_s: since the decision thread went round last, within a second; None before the first time.
+    over: the decision thread has ended every alarm and has nothing more to do.
     alarms: the newest ones, newest last.  notes: the newest ones, newest last.
     """
 
@@ -163,6 +165,8 @@ class TelemetrySnapshot:
     scored_age_s: float | None = None
     alarms: tuple[AlarmView, ...] = ()
     notes: tuple[Note, ...] = ()
+    decided_age_s: float | None = None
+    over: bool = False
 
     @property
     def frames(self) -> int:

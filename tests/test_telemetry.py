@@ -306,25 +306,6 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert forward[float("inf")] == samples["stream_detector_stage_latency_seconds_count", ("stage", "forward")] == 1
 
 
-def test_healthz_follows_the_age_of_the_newest_scored_window() -> None:
-    clock = Clock()
-    telemetry = Telemetry(["gate"], clock)
-    server = serve_metrics(telemetry, 0, max_age_s=5.0)
-    try:
-        assert get(server.port, "/healthz")[0] == 503
-        telemetry.decision(decision(clock), 0.5)
-        code, body = get(server.port, "/healthz")
-        assert (code, json.loads(body)["healthy"]) == (200, True)
-        clock.now_s += 5.1
-        code, body = get(server.port, "/healthz")
-        assert (code, json.loads(body)["healthy"]) == (503, False)
-        telemetry.status(CameraStatus("gate", "gate.mp4", "ended"))
-        assert get(server.port, "/healthz")[0] == 200
-        assert get(server.port, "/")[0] == 404
-    finally:
-        server.close()
-
-
 def test_a_port_in_use_is_one_sentence() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -73,7 +73,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--ledger", metavar="FILE", help="event journal, or 'none': in memory (default runs/ledger.sqlite3)"
     )
     parser.add_argument(
-        "--metrics-port", type=int, metavar="PORT", help="serve /metrics (Prometheus) and /healthz on 127.0.0.1"
+        "--metrics-port", type=int, metavar="PORT", help="serve /metrics (Prometheus), /livez and /readyz on 127.0.0.1"
     )
     parser.add_argument("--web", metavar="HOST:PORT", help="a page to watch, for instance 127.0.0.1:8080")
     parser.add_argument(

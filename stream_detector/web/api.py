@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -25,7 +24,8 @@ from starlette.types import Receive, Scope, Send
 from stream_detector.assemble import Assembly
 from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ConfigError, DataError, EndpointError, StreamDetectorError
-from stream_detector.metrics import is_healthy
+from stream_detector.health import PATHS as HEALTH
+from stream_detector.health import check
 from stream_detector.sources import kind
 from stream_detector.web.auth import COOKIE, SESSION_S, Gate
 from stream_detector.web.board import Board
@@ -40,7 +40,6 @@ from stream_detector.web.tune import thin, tune, write_camera
 ALARM_ID = re.compile(r"[0-9a-f]{32}")
 MAX_NOTE, MAX_BY = 500, 64
 ACK_S = 5.0
-HEALTHY_S = 10.0
 PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
 EXPORT = 20_000
 COLUMNS: tuple[str, ...] = (
@@ -89,7 +88,7 @@ class Api:
             Route("/login", self._login, methods=["POST"]),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/static/{path:path}", self._static),
-            Route("/healthz", self._healthz),
+            *(Route(path, self._health) for path in HEALTH),
             Route("/metrics", self._metrics),
             Route("/api/run", self._run),
             Route("/api/stream", _Stream(self._r)),
@@ -148,13 +147,13 @@ class Api:
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
-    async def _healthz(self, request: Request) -> Response:
-        snapshot = self._r.assembly.telemetry.snapshot()
-        healthy = is_healthy(snapshot, HEALTHY_S)
-        body: dict[str, Any] = {"healthy": healthy, "max_age_s": HEALTHY_S}
-        if request.scope["state"]["admitted"]:
-            body |= snapshot.health()
-        return JSONResponse(body, 200 if healthy else 503)
+    async def _health(self, request: Request) -> Response:
+        assembly = self._r.assembly
+        names = bool(request.scope["state"]["admitted"])
+        status, body = check(
+            request.scope["path"], assembly.telemetry.snapshot(), assembly.config.telemetry, names=names
+        )
+        return JSONResponse(body, status)
 
     async def _metrics(self, request: Request) -> Response:
         encode, content = choose_encoder(request.headers.get("accept", ""))

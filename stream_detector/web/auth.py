@@ -10,11 +10,13 @@ import os
 import re
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stream_detector.config import WebConfig
 from stream_detector.errors import ConfigError, EndpointError
+from stream_detector.health import is_local_host
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +24,8 @@ COOKIE = "stream-detector"
 SESSION_S = 12 * 3600.0
 MAX_SESSIONS = 1000
 MIN_TOKEN = 16
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?")
 _BIND = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]@]+):(?P<port>\d{1,5})")
-_LOCAL_NAMES = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,12 @@ def read_token(path: Path) -> str:
 class Gate:
     """Tells who is let in. token: "" lets in everybody (loopback only). The token itself is never kept or compared."""
 
-    def __init__(self, token: str, *, local: bool) -> None:
+    def __init__(self, token: str, *, local: bool, hosts: Sequence[str] = ()) -> None:
+        """hosts: names under which the page may be asked for, beside the local ones if `local`."""
         self._key = secrets.token_bytes(32)
         self._token = self._digest(token) if token else b""
         self._local = local
+        self._hosts = frozenset(name.lower() for name in hosts)
         self._sessions: OrderedDict[bytes, float] = OrderedDict()
 
     @property
@@ -99,8 +103,17 @@ class Gate:
         return bool(self._token)
 
     def host_allowed(self, host: str) -> bool:
-        """On loopback only local names: a foreign name that points here is another site's attempt (DNS rebinding)."""
-        return not self._local or bool(_LOCAL_NAMES.fullmatch(host))
+        """On loopback only local names: a foreign name that points here is another site's attempt (DNS rebinding).
+
+        Beyond it `hosts`, if there are any; else every name, for what a browser sends under a foreign one holds no
+        cookie of ours.
+        """
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        if self._local and is_local_host(host):
+            return True
+        return match["name"].lower() in self._hosts or not (self._local or self._hosts)
 
     def token_is_right(self, token: str) -> bool:
         """Compares in constant time."""

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stream_detector.errors import DataError
+from stream_detector.health import PATHS as HEALTH
 from stream_detector.ratelimit import RateLimit
 from stream_detector.web.auth import COOKIE, Gate
 
@@ -25,7 +26,7 @@ MAX_BODY = 64 << 10
 RATE, BURST = 100.0, 800.0  # requests of one address
 LOGIN_RATE, LOGIN_BURST = 0.2, 10.0  # wrong tokens of one address
 PEERS = 2000  # addresses remembered
-OPEN_PATHS = frozenset({"/login", "/healthz"})  # and /static/
+OPEN_PATHS = frozenset({"/login", *HEALTH})  # and /static/
 METHODS = frozenset({"GET", "HEAD", "POST"})
 
 HEADERS = {
@@ -143,7 +144,7 @@ class Guard:
         if scope["method"] not in METHODS:
             return 405, "only GET, HEAD and POST are answered"
         if not self._gate.host_allowed(headers.get(b"host", "")):
-            return 421, "this host name is not served; open the page as localhost or 127.0.0.1"
+            return 421, "this host name is not served; open the page under a name of [web] hosts, or as localhost"
         if scope["method"] == "POST" and not _own_origin(headers):
             return 403, "another site's page sent this; it was refused"
         scope["state"] = {"cookie": _cookie(headers.get(b"cookie", "")), "address": address, "logins": self._logins}

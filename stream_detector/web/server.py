@@ -60,7 +60,7 @@ class WebServer:
         _check_tls(config)
         self._assembly, self._board, self._config_path = assembly, board, config_path
         self._rate, self._burst, self._tls = rate, burst, place.tls
-        self._gate = Gate(token, local=place.local)
+        self._gate = Gate(token, local=place.local, hosts=config.hosts)
         self._socket = _bind(place.host, place.port)
         self.port: int = self._socket.getsockname()[1]
         self.url = place.url(self.port)

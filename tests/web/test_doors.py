@@ -16,9 +16,9 @@ from stream_detector.cli import main
 from stream_detector.config import WebConfig
 from stream_detector.errors import ConfigError, EndpointError
 from stream_detector.web.api import Api
-from stream_detector.web.auth import place_of, read_token
+from stream_detector.web.auth import Gate, place_of, read_token
 
-from .conftest import running
+from .conftest import running, until
 
 TOKEN = "correct-horse-battery-staple"
 
@@ -65,11 +65,41 @@ def test_no_route_is_open_without_the_token(tmp_path: Path) -> None:
             assert not re.search(r"[{}]", path)
             post = bool(route.methods) and "POST" in route.methods
             answer = page.ask(path, {"token": "wrong"} if post else None)
-            if path in ("/healthz", "/static/js/app.js") or (path == "/login" and not post):
+            if path in ("/livez", "/readyz", "/healthz", "/static/js/app.js") or (path == "/login" and not post):
                 assert answer.status in (200, 503)
             else:
                 assert answer.status in (303, 401), (path, answer.status)
             assert b"gate" not in answer.body or path.startswith("/static/")
+
+
+def test_host_names_are_checked() -> None:
+    local = Gate("", local=True, hosts=("cams.example",))
+    for host in ("localhost:1", "127.0.0.1", "[::1]:8080", "cams.example", "CAMS.example:443"):
+        assert local.host_allowed(host), host
+    for host in ("", "evil.example", "localhost@evil", "cams.example.evil", "a b", "x" * 300, "cams.example:"):
+        assert not local.host_allowed(host), host
+    assert not Gate("", local=True).host_allowed("cams.example")
+    named, any_name = Gate("t" * 16, local=False, hosts=("cams.example",)), Gate("t" * 16, local=False)
+    assert named.host_allowed("cams.example:8443") and not named.host_allowed("192.0.2.1:8443")
+    assert (
+        any_name.host_allowed("192.0.2.1:8443") and not any_name.host_allowed("a/b") and not any_name.host_allowed("")
+    )
+
+
+def test_health_is_answered_to_strangers_without_names(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN + "\n")
+    token.chmod(0o600)
+    with running(tmp_path, web=WebConfig(bind="127.0.0.1:0", token_file=token)) as page:
+        until(lambda: page.ask("/livez").json()["decided_age_s"] is not None, "the decision thread went round")
+        for path in ("/livez", "/readyz", "/healthz"):
+            stranger, known = page.ask(path), page.ask(path, headers={"authorization": f"Bearer {TOKEN}"})
+            assert b"gate" not in stranger.body and b"gate" in known.body
+            head = page.ask(path, method="HEAD")
+            assert head.status == page.ask(path).status and head.body == b""
+            assert page.ask(path, headers={"host": "evil.example"}).status == 421
+        assert page.ask("/livez").status == 200 and page.ask("/livez").json()["live"]
+        assert page.ask("/metrics", headers={"host": "evil.example"}).status == 421
 
 
 def test_beyond_loopback_a_token_and_tls_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
