@@ -31,6 +31,7 @@ from typing import Any
 import psutil
 
 from benchmarks.clock_server import BAND, BITS
+from stream_detector.address import Source
 from stream_detector.assemble import Assembly, assembled
 from stream_detector.config import CameraConfig, CaptureConfig, Config, build_config
 from stream_detector.readers import FileReader, GrabResult, StreamReader
@@ -118,7 +119,7 @@ class LiveFile:
 class ClockStream:
     """A `StreamReader` that reads the time which its pictures show."""
 
-    def __init__(self, url: str, config: CaptureConfig, watch: Stopwatch) -> None:
+    def __init__(self, url: Source, config: CaptureConfig, watch: Stopwatch) -> None:
         self._reader, self._watch, self._grabbed_s = StreamReader(url, config), watch, 0.0
         self.fps, self.detail = 25.0, ""
 

@@ -25,7 +25,6 @@ from stream_detector.metrics import serve_metrics
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
 from stream_detector.publish import Publisher
-from stream_detector.sources import is_live, redact
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
 
@@ -55,8 +54,8 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
     own = camera.threshold if camera.threshold is not None else config.alarm.threshold
     return CameraPlan(
         name=camera.name,
-        source=redact(camera.source),
-        live=is_live(camera.source),
+        source=camera.source.shown,
+        live=camera.source.live,
         stride_frames=camera.stride or config.window.stride,
         smooth=smooth,
         alarm=config.alarm,

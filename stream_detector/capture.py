@@ -24,7 +24,6 @@ from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.pictures import blank, is_flat, shrink
 from stream_detector.readers import GrabResult, Reader, make_reader
-from stream_detector.sources import is_live, redact
 from stream_detector.tally import Spacing, Tally
 from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame, Preview, UInt8Array
 from stream_detector.watchdog import Watchdog
@@ -77,8 +76,8 @@ class Capture:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.name = camera.name
-        self.source = redact(camera.source)
-        self.live = is_live(camera.source)
+        self.source = camera.source.shown
+        self.live = camera.source.live
         self.state: CameraState = "connecting"
         self.duration_s: float | None = None  # of a file, as its container says
         self._camera = camera
@@ -390,6 +389,5 @@ class Capture:
             if self.state == state and state != "connecting":
                 return
             self.state = state
-            self._on_status(
-                CameraStatus(self.name, self.source, state, redact(detail), media_s, self._clock.monotonic())
-            )
+            detail = self._camera.source.hide(detail)  # a reader of another author may quote its address
+            self._on_status(CameraStatus(self.name, self.source, state, detail, media_s, self._clock.monotonic()))

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StreamDetectorError as error:
         if debug:
             raise
-        print(f"stream-detector: {_safe(str(error))}", file=sys.stderr)
+        print(f"stream-detector: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output went away (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,12 +84,6 @@ def entry() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
-
-
-def _safe(text: str) -> str:
-    from stream_detector.sources import redact
-
-    return redact(text)
 
 
 if __name__ == "__main__":

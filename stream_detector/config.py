@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from stream_detector.address import Source
 from stream_detector.errors import ConfigError
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -35,7 +36,7 @@ Point = tuple[Unit, Unit]
 class Section(BaseModel):
     """Base of all sections: frozen, strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class CaptureConfig(Section):
@@ -175,7 +176,7 @@ class CameraConfig(Section):
     """One camera; None means: as the run says."""
 
     name: str
-    source: str
+    source: Source
     stride: Annotated[int, Field(ge=1, le=10_000)] | None = None
     threshold: Unit | None = None
     smoothing: SmoothConfig | None = None

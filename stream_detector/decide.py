@@ -59,7 +59,7 @@ LOST_STATES = ("offline", "stalled", "failed")
 class CameraPlan:
     """One camera with everything resolved: what the run says, what the camera overrides, what the bundle gives.
 
-    source: redacted.  live: False for files and the demo.
+    source: the name to show.  live: False for files and the demo.
     """
 
     name: str

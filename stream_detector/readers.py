@@ -23,10 +23,11 @@ from typing import Literal, Protocol
 import cv2
 from cv2.utils import logging as _log
 
+from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.pictures import to_bgr
-from stream_detector.sources import demo_options, file_path, is_live, kind, redact, usb_index
+from stream_detector.sources import demo_options
 from stream_detector.types import DegradedCause, UInt8Array
 
 GrabStatus = Literal["frame", "bad", "lost", "end"]
@@ -84,17 +85,17 @@ class Reader(Protocol):
 
 def make_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
     """The reader for a camera's source. Raises SourceError for a source that cannot exist."""
-    which = kind(camera.source)
-    if which == "file":
-        return FileReader(file_path(camera.source), config)
-    if which == "demo":
-        return DemoReader(camera.source)
-    return StreamReader(camera.source, config)
+    source = camera.source
+    if source.kind == "file":
+        return FileReader(source.path, config)
+    if source.kind == "demo":
+        return DemoReader(source)
+    return StreamReader(source, config)
 
 
 def check_source(camera: CameraConfig, config: CaptureConfig) -> None:
     """Open a file or demo, see its first frame, close it; live sources are not touched. Raises SourceError."""
-    if is_live(camera.source):
+    if camera.source.live:
         return
     reader = make_reader(camera, config)
     try:
@@ -198,7 +199,7 @@ class FileReader:
 class StreamReader:
     """A live camera over RTSP, HTTP (MJPEG, MPEG-TS) or USB."""
 
-    def __init__(self, source: str, config: CaptureConfig) -> None:
+    def __init__(self, source: Source, config: CaptureConfig) -> None:
         self.fps = DEFAULT_FPS
         self.detail = ""
         self._source = source
@@ -208,8 +209,8 @@ class StreamReader:
 
     def open(self) -> None:
         """Connect. Raises SourceError without the credentials."""
-        if kind(self._source) == "usb":
-            cap = cv2.VideoCapture(usb_index(self._source), cv2.CAP_ANY)
+        if self._source.kind == "usb":
+            cap = cv2.VideoCapture(self._source.usb_index, cv2.CAP_ANY)
             self._cap = cap if cap.isOpened() else None
         else:
             settings = [
@@ -220,10 +221,10 @@ class StreamReader:
                 cv2.CAP_PROP_N_THREADS,
                 self._config.decoder_threads,
             ]
-            self._cap = _open(self._source, settings, self._config)
+            self._cap = _open(self._source.reveal(), settings, self._config)
         if self._cap is None:
             raise SourceError(
-                f"source {redact(self._source)!r} cannot be opened; check that the camera is on, reachable and that "
+                f"source {self._source.shown!r} cannot be opened; check that the camera is on, reachable and that "
                 "the address, user and password are right"
             )
         self.fps = _sane_fps(self._cap.get(cv2.CAP_PROP_FPS))
@@ -271,7 +272,7 @@ class _Scene(Protocol):
 class DemoReader:
     """The rendered demo, drawn frame by frame as it is read. scene: injectable; else `demo.DemoScene`."""
 
-    def __init__(self, source: str, scene: Callable[[], _Scene] | None = None) -> None:
+    def __init__(self, source: Source, scene: Callable[[], _Scene] | None = None) -> None:
         self.fps = DEFAULT_FPS
         self.frame_count = 0
         self.detail = ""

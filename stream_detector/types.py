@@ -105,7 +105,7 @@ class Frame:
 class WindowRef:
     """A window without its pixels: what decisions and events need of it.
 
-    camera, source: names (source is redacted).  index: 0-based number of the window of that camera.
+    camera, source: names (source: the one to show).  index: 0-based number of the window of that camera.
     start_frame, end_frame: first and last frame, inclusive.  start_s, end_s: media time of these two frames.
     captured_s, captured_utc: monotonic time and UTC of the last frame's capture.
     completed_s: monotonic time at which the window was complete.  degraded: causes, sorted; empty normally.

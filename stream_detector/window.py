@@ -18,7 +18,7 @@ from stream_detector.types import WINDOW_FRAMES, Clock, Frame, Preview, Window, 
 class Windower:
     """Collects the frames of one camera into windows of 16, a new one every `stride_frames` frames.
 
-    source: redacted name of the source.  max_gap_s: a hole in media time longer than this is a discontinuity.
+    source: its name to show.  max_gap_s: a hole in media time longer than this is a discontinuity.
     cuts: finds cuts in the pictures; None does not look for them.  index: of the first window.
     """
 

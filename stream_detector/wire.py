@@ -46,7 +46,6 @@ MAX_SEQ = 2**53  # what every JSON reader holds exactly
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 _TOPIC = re.compile(r"v1/(?:(alarm|score|status|ack)/([a-z0-9_-]{1,64})/|heartbeat/)")
-_CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +117,6 @@ def rfc3339(utc: float) -> str:
     held = min(max(utc, 0.0), 253402300799.0) if math.isfinite(utc) else 0.0
     moment = datetime.fromtimestamp(round(held, 3), tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def redact(text: str) -> str:
-    """`text` without the credentials of any URL in it. A second fence: sources are redacted where they are parsed."""
-    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def alarm_to_dict(event: AlarmEvent, epoch: str, seq: int, emitted_utc: float) -> dict[str, Any]:
@@ -197,8 +191,8 @@ def status_to_dict(status: CameraStatus, epoch: str, seq: int, emitted_utc: floa
         "schema": STATUS_SCHEMA,
         "camera": status.camera,
         "state": status.state,
-        "detail": redact(status.detail),
-        "source": redact(status.source),
+        "detail": status.detail,
+        "source": status.source,
         "epoch": epoch,
         "seq": seq,
         "media_s": None if status.media_s is None else round(status.media_s, 6),
@@ -228,7 +222,7 @@ def trouble_to_dict(detail: str, epoch: str, seq: int, emitted_utc: float) -> di
         "schema": STATUS_SCHEMA,
         "camera": DETECTOR,
         "state": "trouble",
-        "detail": redact(detail),
+        "detail": detail,
         "source": "",
         "epoch": epoch,
         "seq": seq,

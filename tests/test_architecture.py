@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "stream_detector"
 
-FOUNDATION = {"types", "errors", "config"}
+FOUNDATION = {"types", "errors", "config", "address"}
 # What a module may import of the package beside the foundation. A stage that is not named here may import nothing else.
 MODEL = {"preprocess", "backbones", "head", "temporal", "familiar", "manifest", "bundle", "weights"}
 ALLOWED: dict[str, set[str]] = {

@@ -79,7 +79,8 @@ def make(
     cameras = tuple(CameraConfig(name=name, source=f"{scheme}{name}") for name in sources)
     config = config or Config(pace="max", batch=BatchConfig(max_wait_ms=1))
     plans = tuple(
-        CameraPlan(c.name, c.source, live, 16, SmoothConfig(kind="none"), ALARM, 0.5, evidence=False) for c in cameras
+        CameraPlan(c.name, c.source.shown, live, 16, SmoothConfig(kind="none"), ALARM, 0.5, evidence=False)
+        for c in cameras
     )
     telemetry = Telemetry(list(sources), SystemClock())
     pipeline = Pipeline(

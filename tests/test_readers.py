@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.pictures import blank, is_flat, shrink, to_bgr
@@ -320,7 +321,7 @@ def test_a_camera_that_is_not_there_is_refused_without_its_password(capfd: pytes
     camera = FakeCamera(user="admin", password="hunter2")
     camera.start()
     camera.stop()
-    reader = StreamReader(camera.url, CONFIG)
+    reader = StreamReader(Source.parse(camera.url), CONFIG)
     with pytest.raises(SourceError) as error:
         reader.open()
     assert "hunter2" not in str(error.value) and "127.0.0.1" in str(error.value)
@@ -336,7 +337,7 @@ class Scene:
 
 
 def test_the_demo_reads_like_a_file() -> None:
-    reader = DemoReader("demo:seed=1", scene=Scene)
+    reader = DemoReader(Source.parse("demo:seed=1"), scene=Scene)
     reader.open()
     assert [g.media_s for g in read_all(reader)] == pytest.approx([0.0, 0.05, 0.1])
     picture = reader.retrieve()

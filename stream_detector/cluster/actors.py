@@ -27,7 +27,6 @@ from stream_detector.errors import EngineError
 from stream_detector.familiar import Familiar, watches
 from stream_detector.logs import set_up_logging
 from stream_detector.preprocess import Recipe
-from stream_detector.sources import redact
 from stream_detector.types import CameraStatus, Decision, EndReason, EngineOutput, UInt8Array
 
 ENGINE_S = 30.0  # an engine that does not answer for so long is passed over
@@ -141,7 +140,7 @@ class CameraActor:
     """A CameraHost on a node; with the node's engine, if `engine` says so, for others too."""
 
     def __init__(self, config: Config, recipe: Recipe, familiar: Familiar | None, shards: int, engine: bool) -> None:
-        set_up_logging("text", redact, level=logging.WARNING)
+        set_up_logging("text", level=logging.WARNING)
         self._engine: EngineHost | None = None
         self._about: dict[str, Any] = {}
         if engine:
@@ -201,7 +200,7 @@ class EngineActor:
     """An engine on a node's GPU."""
 
     def __init__(self, config: Config, max_wait_s: float) -> None:
-        set_up_logging("text", redact, level=logging.WARNING)
+        set_up_logging("text", level=logging.WARNING)
         self._host, self._about = _load(config, max_wait_s)
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
@@ -217,7 +216,7 @@ class ShardActor:
     """A shard, on the driver's machine."""
 
     def __init__(self, number: int, config: Config, plans: Sequence[CameraPlan], fingerprint: str, epoch: str) -> None:
-        set_up_logging("text", redact, level=logging.WARNING)
+        set_up_logging("text", level=logging.WARNING)
         scored = _counter("stream_detector_scored_windows", "Windows scored and decided", "shard")
         alarmed = _counter("stream_detector_alarmed_windows", "Windows during an alarm", "shard")
 

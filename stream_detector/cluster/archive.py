@@ -26,7 +26,6 @@ from stream_detector.familiar import watches
 from stream_detector.head import TemporalHead
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
-from stream_detector.sources import file_path
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, EngineOutput, SystemClock, UInt8Array
 from stream_detector.wire import alarm_to_dict, encode
@@ -171,10 +170,10 @@ class Parts:
 
     def _path(self, camera: CameraConfig) -> Path:
         """Another name for a file that changed, or another setting: it is done again."""
-        path = file_path(camera.source)
+        path = camera.source.path
         try:
             status = path.stat()
-            facts = [camera.name, camera.source, status.st_size, status.st_mtime_ns, self._key]
+            facts = [camera.name, camera.source.shown, status.st_size, status.st_mtime_ns, self._key]
         except OSError:
-            facts = [camera.name, camera.source, self._key]
+            facts = [camera.name, camera.source.shown, self._key]
         return self._folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"

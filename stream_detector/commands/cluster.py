@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stream_detector.address import Source
 from stream_detector.assemble import plan_camera
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.merge import MAX_SHARDS
@@ -19,7 +20,6 @@ from stream_detector.errors import ConfigError
 from stream_detector.head import TemporalHead
 from stream_detector.logs import set_up_logging
 from stream_detector.raypool import connected, import_ray
-from stream_detector.sources import file_path, kind, redact
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes."""
     import_ray("the cluster")  # the sentence about the package comes before any other
     config = cluster_config(make_config(args), args)
-    set_up_logging(config.telemetry.log_format, redact, level=logging.WARNING)
+    set_up_logging(config.telemetry.log_format, level=logging.WARNING)
     bundle = Bundle.load(config.bundle)
     if isinstance(bundle.build_head(), TemporalHead):
         raise ConfigError(
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
             result = supervisor.run()
         finally:
             restore()
-    failed = {name: redact(reason) for name, reason in result.failed.items()}
+    failed = dict(result.failed)
     if args.json:
         body = {"windows": result.windows, "alarms": result.alarms, "failed": failed, "stopped": result.stopped}
         print(json.dumps({**body, "deaths": [kind for kind, _ in result.deaths]}, indent=2))
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     for name, reason in failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None:
-        print(f"stream-detector: {redact(str(result.error))}", file=sys.stderr)
+        print(f"stream-detector: {result.error}", file=sys.stderr)
     return result.exit_code
 
 
@@ -94,8 +94,8 @@ def cluster_config(config: Config, args: argparse.Namespace) -> Config:
             raise ConfigError(f"--near {camera}={tag} names no camera or no tag; write CAMERA=TAG, cameras are {names}")
     fields = {name: getattr(config, name) for name in Config.model_fields}
     fields["cameras"] = tuple(
-        camera.model_copy(update={"source": str(file_path(camera.source).absolute())})
-        if kind(camera.source) == "file"
+        camera.model_copy(update={"source": Source.of_file(camera.source.path.absolute())})
+        if camera.source.kind == "file"
         else camera
         for camera in config.cameras
     )

@@ -15,7 +15,7 @@ from rich.table import Table
 from stream_detector.assemble import Assembly
 from stream_detector.demo import DemoScene
 from stream_detector.pipeline import RunResult
-from stream_detector.sources import demo_options, kind, redact
+from stream_detector.sources import demo_options
 from stream_detector.views import AlarmView
 
 
@@ -23,7 +23,7 @@ def incidents(assembly: Assembly) -> dict[str, tuple[float, float]]:
     """The true incident of every rendered scene, by camera: start and end in media seconds."""
     found = {}
     for camera in assembly.config.cameras:
-        if kind(camera.source) == "demo":
+        if camera.source.kind == "demo":
             given = demo_options(camera.source)
             scene = DemoScene(
                 seed=int(given.get("seed", 0)),
@@ -52,7 +52,7 @@ def outcome(assembly: Assembly, result: RunResult, plot: Path | None) -> dict[st
             "precision": assembly.engine.precision,
         },
         "bundle": assembly.bundle.fingerprint,
-        "failed": {name: redact(reason) for name, reason in result.failed.items()},
+        "failed": dict(result.failed),
         "incidents": {name: list(span) for name, span in incidents(assembly).items()},
         "newest_alarms": [
             {
@@ -86,7 +86,7 @@ def print_outcome(assembly: Assembly, result: RunResult, args: argparse.Namespac
     for name, reason in values["failed"].items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None and str(result.error) not in result.failed.values():
-        print(f"stream-detector: {redact(str(result.error))}", file=sys.stderr)
+        print(f"stream-detector: {result.error}", file=sys.stderr)
 
 
 def _plot(assembly: Assembly, folder: Path) -> Path | None:

@@ -20,7 +20,7 @@ from stream_detector.errors import MissingExtraError, StageError, UsageError
 from stream_detector.logs import set_up_logging
 from stream_detector.notify import Notifier
 from stream_detector.pipeline import RunResult
-from stream_detector.sources import expand_cameras, kind, parse_sources, redact
+from stream_detector.sources import expand_cameras, parse_sources
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def main(args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes."""
     config = make_config(args)
     live_view = config.telemetry.dashboard and not args.json
-    set_up_logging(config.telemetry.log_format, redact, level=logging.WARNING if live_view else logging.INFO)
+    set_up_logging(config.telemetry.log_format, level=logging.WARNING if live_view else logging.INFO)
     if config.web.bind == "none":
         with assembled(config) as assembly:
             result = _watch(assembly, live_view)
@@ -216,7 +216,7 @@ def _watch(assembly: Assembly, live_view: bool) -> RunResult:
     over = threading.Event()
     viewer = None
     if live_view:
-        rendered = any(kind(camera.source) == "demo" for camera in assembly.config.cameras)
+        rendered = any(camera.source.kind == "demo" for camera in assembly.config.cameras)
         engine = assembly.engine
         info = HeaderInfo(
             engine=f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",

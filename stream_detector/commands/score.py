@@ -21,7 +21,7 @@ from stream_detector.config import CameraConfig, build_config
 from stream_detector.errors import SourceError, UsageError
 from stream_detector.logs import set_up_logging
 from stream_detector.pipeline import RunResult
-from stream_detector.sources import is_live, parse_sources, redact
+from stream_detector.sources import parse_sources
 
 
 def add_parser(subparsers: Any) -> None:
@@ -66,7 +66,7 @@ def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
             found: list[str] = []
             for folder in folders:
                 try:
-                    found += [camera.source for camera in parse_sources([str(folder)])]
+                    found += [camera.source.shown for camera in parse_sources([str(folder)])]
                 except SourceError:
                     continue  # a folder without videos, among others
             if not found:
@@ -76,14 +76,14 @@ def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
             expanded.append(argument)
     cameras = parse_sources(expanded)
     for camera in cameras:
-        if is_live(camera.source):
-            raise UsageError(f"{redact(camera.source)!r} is a live source; 'score' takes recordings, use 'run' for it")
+        if camera.source.live:
+            raise UsageError(f"{camera.source.shown!r} is a live source; 'score' takes recordings, use 'run' for it")
     return cameras
 
 
 def main(args: argparse.Namespace) -> int:
     """Score every file; a file that cannot be played is named at the end and the exit code is 2."""
-    set_up_logging("text", redact, level=30)
+    set_up_logging("text", level=30)
     values: dict[str, Any] = {
         "cameras": find_videos(args.videos),
         "bundle": args.bundle,
@@ -154,7 +154,7 @@ def summarise(scores: Path) -> dict[str, FileSummary]:
 
 def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
     """Print what was scored, and on stderr what could not be."""
-    failed = {name: redact(reason) for name, reason in result.failed.items()}
+    failed = dict(result.failed)
     if args.json:
         files = {
             source: {"windows": s.windows, "peak": s.peak, "peak_at_s": s.peak_at_s} for source, s in summaries.items()
@@ -165,4 +165,4 @@ def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: 
     for name, reason in failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None:
-        print(f"stream-detector: {redact(str(result.error))}", file=sys.stderr)
+        print(f"stream-detector: {result.error}", file=sys.stderr)

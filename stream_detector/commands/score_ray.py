@@ -11,6 +11,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from stream_detector.address import Source
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.archive import FileScores, Parts, Scorer
 from stream_detector.commands.score import report, summarise
@@ -20,7 +21,6 @@ from stream_detector.engines import choose, this_machine
 from stream_detector.errors import UsageError
 from stream_detector.pipeline import RunResult
 from stream_detector.raypool import connected, import_ray, work_through
-from stream_detector.sources import file_path
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     device = "cuda" if chosen.device.startswith("cuda") else "cpu"
     engine = EngineConfig(engine=chosen.engine, device=device, precision=chosen.precision, threads=1)  # type: ignore[arg-type]
     cameras = tuple(
-        camera.model_copy(update={"source": str(file_path(camera.source).absolute())}) for camera in config.cameras
+        camera.model_copy(update={"source": Source.of_file(camera.source.path.absolute())}) for camera in config.cameras
     )
     config = config.model_copy(update={"engine": engine, "scores": None, "events": None, "cameras": ()})
     facts = [bundle.fingerprint, chosen.engine, chosen.precision, config.window.stride, config.alarm.threshold]

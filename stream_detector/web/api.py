@@ -26,7 +26,6 @@ from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ConfigError, DataError, EndpointError, StreamDetectorError
 from stream_detector.health import PATHS as HEALTH
 from stream_detector.health import check
-from stream_detector.sources import kind
 from stream_detector.web.auth import COOKIE, SESSION_S, Gate
 from stream_detector.web.board import Board
 from stream_detector.web.guard import answer, read_json
@@ -168,7 +167,7 @@ class Api:
                 "engine": f"{engine.name} · {engine.device} · {engine.precision}",
                 "bundle": assembly.bundle.name,
                 "fingerprint": assembly.bundle.fingerprint,
-                "rendered": any(kind(camera.source) == "demo" for camera in assembly.config.cameras),
+                "rendered": any(camera.source.kind == "demo" for camera in assembly.config.cameras),
                 "closed": self._r.gate.closed,
                 "unseen": self._r.history.unseen(),
                 "config": self._r.config_path.name if self._r.config_path else None,

@@ -16,11 +16,11 @@ from typing import Protocol
 
 import cv2
 
+from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import DataError, SourceError
 from stream_detector.pictures import blank, shrink, to_bgr
 from stream_detector.readers import DemoReader
-from stream_detector.sources import kind
 from stream_detector.types import UInt8Array
 from stream_detector.web.streams import encode_picture
 
@@ -70,7 +70,7 @@ class VideoFilm:
 class DemoFilm:
     """The rendered scene, drawn at any time of it."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: Source) -> None:
         reader = DemoReader(source)
         reader.open()
         self._scene = reader.scene
@@ -98,7 +98,7 @@ class Recordings:
     def __init__(self, cameras: Sequence[CameraConfig], config: CaptureConfig) -> None:
         self._config = config
         self._all = {
-            c.name: _Recording(c, kind(c.source) == "demo") for c in cameras if kind(c.source) in ("file", "demo")
+            c.name: _Recording(c, c.source.kind == "demo") for c in cameras if c.source.kind in ("file", "demo")
         }
         self._open: OrderedDict[str, Film] = OrderedDict()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-replay")
@@ -131,7 +131,7 @@ class Recordings:
         try:
             if film is None:
                 source = recording.camera.source
-                film = DemoFilm(source) if recording.rendered else VideoFilm(Path(source.removeprefix("file://")))
+                film = DemoFilm(source) if recording.rendered else VideoFilm(source.path)
                 self._open[name] = film
                 while len(self._open) > KEEP_OPEN:
                     self._open.popitem(last=False)[1].close()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rtsp_faults import RtspServer, measure, met, missing_server
+from stream_detector.address import Source
 from stream_detector.config import CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.readers import StreamReader
@@ -28,7 +29,7 @@ def cycle() -> dict[str, Any]:
 
 def test_frames_come_over_tcp() -> None:
     with RtspServer(fps=20) as server:
-        reader = StreamReader(server.url, CaptureConfig())
+        reader = StreamReader(Source.parse(server.url), CaptureConfig())
         reader.open()
         assert [reader.grab().status for _ in range(10)] == ["frame"] * 10
         picture = reader.retrieve()

@@ -288,7 +288,7 @@ def test_no_answer_holds_a_camera_s_password(tmp_path: Path) -> None:
     source = "rtsp://guard:hunter2@127.0.0.1:9/live?token=hunter2"
     with running(tmp_path, ("gate",), cameras=[{"name": "gate", "source": source}]) as page:
         until(page.sources["gate"].stalled.is_set, "the last frame")
-        assert b"rtsp://127.0.0.1:9/" in page.ask("/api/run").body
+        assert b'"rtsp://127.0.0.1:9"' in page.ask("/api/run").body
         for path in ("/api/run", "/api/alarms", "/api/alarms.csv", "/api/replay/gate", "/metrics", "/healthz", "/"):
             assert b"hunter2" not in page.ask(path).body, path
         stream = page.stream("cameras=gate")

@@ -1,0 +1,283 @@
+"""One source, parsed once: the address that a reader opens, and the name that everything else sees.
+
+    rtsp://admin:secret@10.0.0.7:554/live?key=1   → shown as rtsp://10.0.0.7:554
+    /video/night.mp4, demo:seed=3, usb:0          → shown as they are
+
+Passwords stand in the user part of an address, in its path (`/user=admin_password=…_channel=1`) and in its query.
+Therefore only scheme, host and port of an address are ever shown. The rest is held as a pydantic `SecretStr`, and
+`Source.reveal` is the one way to it; only what opens a source may call that (a test lists those modules).
+
+A pickle holds the address: that is how a camera gets to the process that reads it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote, urlsplit
+
+from pydantic import GetCoreSchemaHandler, SecretStr
+from pydantic_core import core_schema
+
+from stream_detector.errors import SourceError
+
+Kind = Literal["file", "rtsp", "http", "usb", "demo"]
+
+NETWORK: dict[str, Kind] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
+_OTHERS = ("ftp", "sftp", "srt", "rtmp", "rtmps", "rtp", "udp", "tcp", "mms", "onvif", "hls", "smb")  # named in errors
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_USB = re.compile(r"(?:usb:)?(\d{1,3})")
+_DEVICE = re.compile(r"/dev/(?:video\d{1,3}|v4l/by-(?:id|path)/[^/]+)")
+_REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_AUTHORITY = re.compile(r"(?P<user>.*@)?(?P<host>\[[^\[\]@]*\]|[^\[\]@:]*)(?::(?P<port>\d{1,5}))?", re.DOTALL)
+_HOST = re.compile(r"[\w.-]{1,253}")
+_PLAIN_PATH = re.compile(r"(?:[A-Za-z]:[\\/])?[^@:=&#%;]*")
+_MARK = "\ue000"  # stands for a reference while the address around it is taken apart
+_FORBIDDEN = re.compile(rf"[\x00-\x1f\x7f{_MARK}]")
+_IN_PATH = "/?#[]:;,=&!$'()*+-._~"  # written as they are in a path and a query
+_IN_VALUE = "!$'()*,-._~"  # the same, of a value that is put into one
+_HIDE_FROM = 4  # characters; shorter parts stand in any text by chance
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Source:
+    """What a camera is read from.
+
+    kind: what sort of reader it takes.  shown: the name for people, logs, events and files; it holds no secret.
+    """
+
+    kind: Kind
+    shown: str
+    _address: SecretStr
+
+    @classmethod
+    def parse(cls, text: str, environment: Mapping[str, str] | None = None) -> Source:
+        """A Source of what a user wrote; `${NAME}` stands for a variable of the environment (default: the process's).
+
+        Raises SourceError, whose text holds nothing of what may be secret.
+        """
+        return _parse(text, os.environ if environment is None else environment)
+
+    @classmethod
+    def of_file(cls, path: str | Path) -> Source:
+        """The Source of a file that is known to be one; nothing in its name is interpreted."""
+        return cls("file", str(path), SecretStr(str(path)))
+
+    def reveal(self) -> str:
+        """The address with its secrets, user and password percent-encoded. For the code that opens it, only."""
+        return self._address.get_secret_value()
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come when they come (camera) rather than when they are asked for (file, demo)."""
+        return self.kind in ("rtsp", "http", "usb")
+
+    @property
+    def path(self) -> Path:
+        """The path of a file, `~` expanded. Raises SourceError for what is no file."""
+        if self.kind != "file":
+            raise SourceError(f"source {self.shown!r} is not a file; give the path of a video file")
+        return Path(self.reveal()).expanduser()
+
+    @property
+    def usb_device(self) -> str:
+        """The device file of a USB camera, for instance '/dev/video0'. Raises SourceError for what is none."""
+        if self.kind != "usb":
+            raise SourceError(f"source {self.shown!r} is not a USB camera; write its index, for instance 'usb:0'")
+        return self.reveal()
+
+    @property
+    def usb_index(self) -> int:
+        """The index of a USB camera; links of /dev/v4l are followed now. Raises SourceError where there is none."""
+        number = re.fullmatch(r"/dev/video(\d+)", os.path.realpath(self.usb_device))
+        if number is None:
+            raise SourceError(f"USB camera {self.shown!r} is not there; check that it is plugged in")
+        return int(number[1])
+
+    def with_password(self, password: str) -> Source:
+        """The same with this password for the user that the address names. Raises SourceError."""
+        if self.kind not in ("rtsp", "http"):
+            raise SourceError("a password belongs to an rtsp:// or http:// address; leave it out here")
+        scheme, rest = self.reveal().split("://", 1)
+        authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        user, at, _ = authority.rpartition("@")
+        if not at or not user or ":" in user:
+            raise SourceError(
+                "the password needs an address that names a user and no password, for instance rtsp://admin@10.0.0.7/1"
+            )
+        address = f"{scheme}://{user}:{quote(password, safe='')}{rest[len(user) :]}"
+        return Source(self.kind, self.shown, SecretStr(address))
+
+    def hide(self, text: str) -> str:
+        """`text`, in which foreign code may have put this address or a part of it, without that."""
+        if self.kind not in ("rtsp", "http"):
+            return text
+        for form in (self.reveal(), unquote(self.reveal())):
+            text = text.replace(form, self.shown)
+            rest = form.split("://", 1)[1]
+            user, _, place = rest.rpartition("@")
+            parts = [rest, user, *user.split(":", 1), place[len(self.shown.split("://", 1)[1]) :].strip("/?#")]
+            for part in sorted(parts, key=len, reverse=True):
+                if len(part) >= _HIDE_FROM:
+                    text = text.replace(part, "…")
+        return text
+
+    def __repr__(self) -> str:
+        return f"Source({self.shown!r})"
+
+    def __str__(self) -> str:
+        return self.shown
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source_type: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """A field of this type takes a Source or a text; it is dumped as the name to show."""
+        return core_schema.no_info_plain_validator_function(
+            _validated, serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="always")
+        )
+
+
+def _validated(value: object) -> Source:
+    if isinstance(value, Source):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError('it must be a text, for instance "rtsp://10.0.0.7/live"')
+    try:
+        return Source.parse(value)
+    except SourceError as error:
+        message = str(error)
+    raise ValueError(message)
+
+
+def _parse(text: str, environment: Mapping[str, str]) -> Source:
+    if not _is_device_or_demo(text) and path_exists(text):
+        return Source.of_file(text)
+    text = text.strip()
+    whole = _REFERENCE.fullmatch(text)
+    if whole:
+        text = _variable(whole[1], environment).strip()
+    values = [] if whole else [_variable(name, environment) for name in _REFERENCE.findall(text)]
+    if any(_FORBIDDEN.search(part) for part in (text, *values)):
+        raise SourceError("the source holds a control character; remove it")
+    if not text:
+        raise SourceError("an empty source was given; give a file, a directory, a URL, a USB index or 'demo'")
+    template = text if whole else _REFERENCE.sub(_MARK, text)
+    scheme = _SCHEME.match(template)
+    if scheme is None:
+        return _local(_filled(template, values))
+    name = scheme[1].lower()
+    if name in NETWORK:
+        return _network(name, template[scheme.end() :], values)
+    if name == "file":
+        parts = urlsplit(_filled(template, values))
+        if parts.netloc not in ("", "localhost"):
+            raise SourceError("a file:// address names another machine; write file:///path/to/the/file.mp4")
+        return _file(unquote(parts.path))
+    scheme_name = f" {name!r}" if name in _OTHERS else ""
+    raise SourceError(
+        f"the source has a scheme{scheme_name} that is not supported; "
+        "give a file, a directory, a glob, rtsp://, http://, a USB index or 'demo'"
+    )
+
+
+def _variable(name: str, environment: Mapping[str, str]) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise SourceError("'${' must be followed by the name of a variable and '}'; write a '$' of a password as %24")
+    value = environment.get(name)
+    if value is None:
+        raise SourceError(f"the environment variable {name} is not set; set it, or write a '$' of a password as %24")
+    if not value.strip():
+        raise SourceError(f"the environment variable {name} is empty; set it")
+    return value
+
+
+def _filled(template: str, values: list[str], safe: str | None = None) -> str:
+    """`template` with values for its marks, percent-encoded but for `safe`, or as they are (None)."""
+    given = iter(values)
+    return re.sub(_MARK, lambda _: next(given) if safe is None else quote(next(given), safe=safe), template)
+
+
+def _is_device_or_demo(text: str) -> bool:
+    return text == "demo" or text.startswith("demo:") or bool(_USB.fullmatch(text) or _DEVICE.fullmatch(text))
+
+
+def _local(text: str) -> Source:
+    usb = _USB.fullmatch(text)
+    if usb:
+        return Source("usb", f"usb:{int(usb[1])}", SecretStr(f"/dev/video{int(usb[1])}"))
+    if _DEVICE.fullmatch(text):
+        return Source("usb", text, SecretStr(text))
+    if _is_device_or_demo(text):
+        return Source("demo", text, SecretStr(text))
+    return _file(text)
+
+
+def _file(text: str) -> Source:
+    """A path is shown. What is no path there is, and may be an address without its scheme, is not."""
+    if _PLAIN_PATH.fullmatch(text) or path_exists(text):
+        return Source.of_file(text)
+    raise SourceError(
+        "the source does not exist, and is not shown because its '@', ':', '=' or '%' may belong to an address with a "
+        "password; write rtsp:// or http:// before an address, or give an existing file"
+    )
+
+
+def path_exists(text: str) -> bool:
+    """Whether there is such a file or directory, or something below the first wildcard's directory."""
+    try:
+        path = Path(text).expanduser()
+        if path.exists():
+            return True
+        wild = re.search(r"[*?\[]", text)
+        before = text[: wild.start()] if wild else ""
+        return "/" in before and Path(before).expanduser().parent.is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such user
+        return False
+
+
+def _network(scheme: str, rest: str, values: list[str]) -> Source:
+    end = re.search(r"[/?#]", rest)
+    authority, tail = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    if "@" in tail:
+        raise SourceError(
+            f"the {scheme}:// address has an '@' behind its host; in a user name or password write '/' as %2F, '?' as "
+            "%3F and '#' as %23, and further back write '@' as %40"
+        )
+    user, at, place = authority.rpartition("@")
+    here = user.count(_MARK)
+    hosts = place.count(_MARK)
+    place = _filled(place, values[here : here + hosts])
+    parts = _AUTHORITY.fullmatch(place)
+    if parts is None or parts["user"] or not _is_host(parts["host"]):
+        raise SourceError(f"the {scheme}:// address names no host; write for instance {scheme}://10.0.0.7/live")
+    if parts["port"] is not None and not 0 < int(parts["port"]) < 65536:
+        raise SourceError(f"the {scheme}:// address has a port that is not between 1 and 65535; mend it")
+    name, colon, password = user.partition(":")
+    login = _filled(_encoded(name, "") + colon + _encoded(password, ""), values[:here], safe="")
+    if "%3A" in login.partition(":")[0].upper():
+        raise SourceError(f"the user name of the {scheme}:// address holds a ':', which cannot be sent; change it")
+    shown = f"{scheme}://{place}"
+    tail = _filled(_encoded(tail, _IN_PATH), values[here + hosts :], safe=_IN_VALUE)
+    return Source(NETWORK[scheme], shown, SecretStr(f"{scheme}://{login}{at}{place}{tail}"))
+
+
+def _encoded(text: str, safe: str) -> str:
+    """Percent-encoded once: what is encoded already stays so, a '%' that encodes nothing is one. Marks stay."""
+    parts = re.split(rf"(%[0-9A-Fa-f]{{2}}|{_MARK})", text)
+    return "".join(part if number % 2 else quote(part, safe=safe) for number, part in enumerate(parts))
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("["):
+        try:
+            return isinstance(ipaddress.ip_address(host[1:-1].replace("%25", "%")), ipaddress.IPv6Address)
+        except ValueError:
+            return False
+    return _HOST.fullmatch(host) is not None
