@@ -6,14 +6,15 @@ when it is called for, so that `subscribe` starts without loading a network.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from stream_detector import __version__
+from stream_detector.arguments import Parser
 from stream_detector.errors import StreamDetectorError
 from stream_detector.memory import keep_flat
 
@@ -30,9 +31,9 @@ COMMANDS = {
 }
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> Parser:
     """The parser; only the named command's own options are loaded, the others are listed by name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="stream-detector",
         description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
         epilog="COMMAND --help tells more. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input. An error is one "
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.main(args))
     except StreamDetectorError as error:
         if debug:
-            raise
+            traceback.print_exception(error)  # without the values of variables
         print(f"stream-detector: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output went away (| head)
