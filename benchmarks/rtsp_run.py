@@ -85,7 +85,7 @@ def measure(cycles: int, stall_s: float, baseline_s: float, port: int) -> dict[s
             os.kill(process.pid, signal.SIGTERM)
             result["exit_code"] = process.wait(10)
             result["exit_s"] = round(time.monotonic() - begun_s, 2)
-            result["errors"] = [] if process.returncode == 0 else [f"exit code {process.returncode}"]
+            result["errors"] = [] if process.returncode == 128 + signal.SIGTERM else [f"exit code {process.returncode}"]
             return result
         finally:
             over.set()

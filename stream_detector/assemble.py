@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stream_detector import stops
 from stream_detector.bundle import Bundle
 from stream_detector.config import CameraConfig, Config
 from stream_detector.decide import CameraPlan, Decider, ScoresFile
@@ -49,10 +50,7 @@ class Assembly:
 
 
 def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
-    """Resolve one camera: its own settings win over the run's, the run's over the bundle's.
-
-    What the command line says was put into the camera's own settings when the configuration was read.
-    """
+    """Resolve one camera: its own settings win over the run's, the run's over the bundle's."""
     smooth = camera.smoothing or config.smooth or bundle.smoothing
     own = camera.threshold if camera.threshold is not None else config.alarm.threshold
     return CameraPlan(
@@ -63,7 +61,7 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
         smooth=smooth,
         alarm=config.alarm,
         threshold=bundle.threshold if own is None else own,
-        evidence=config.evidence.enabled if camera.evidence is None else camera.evidence,
+        evidence=config.evidence.enabled and (camera.evidence is None or camera.evidence),
     )
 
 
@@ -89,6 +87,7 @@ def assembled(
     with contextlib.ExitStack() as stack:
         bundle = Bundle.load(config.bundle)
         plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
+        stops.check()
         telemetry = Telemetry([plan.name for plan in plans], clock)
         publish = config.publish
         ledger = Ledger(
@@ -120,8 +119,10 @@ def assembled(
                 config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
             )
         familiar = None if engine else bundle.build_familiar()  # another engine's features may be of another kind
+        stops.check()
         engine = engine or load_engine(bundle, config.engine)
         log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)
+        stops.check()
         decider = Decider(
             plans,
             bundle.fingerprint,

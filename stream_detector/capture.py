@@ -219,6 +219,8 @@ class Capture:
 
     def _play_file(self, generation: int) -> str:
         reader: Reader | None = None
+        if self._stop.is_set():
+            return "stopped"
         try:
             reader = self._open_reader(self._camera, self._config)
             self._call(generation, reader.open)
@@ -303,17 +305,13 @@ class Capture:
             if generation != self._generation:
                 raise _Outdated
             self._busy_since_s = self._clock.monotonic()
-        fault: Exception
         try:
             return call()
-        except Exception as error:
-            fault = self._camera.source.fault(error)  # raised below, where the library's own is not its context
         finally:
             with self._lock:
                 if generation != self._generation:
                     raise _Outdated
                 self._busy_since_s = None
-        raise fault
 
     def _close(self, generation: int, reader: Reader | None) -> None:
         """Close under the watchdog's eyes (hanging up can block, too); an outdated thread closes just the same."""

@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input; errors are one sentence on stderr.
+"""The command line. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 (128 + signal) interrupted,
+141 the reader of standard output went away; errors are one sentence on stderr.
 
 Every command lives in `commands/<name>.py` with `add_parser(subparsers)` and `main(args) -> int`; it is imported only
 when it is called for, so that `subscribe` starts without loading a network.
@@ -6,16 +7,15 @@ when it is called for, so that `subscribe` starts without loading a network.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
-from stream_detector import __version__
-from stream_detector.arguments import Parser
-from stream_detector.errors import StreamDetectorError
+from stream_detector import __version__, stops
+from stream_detector.errors import OutputError, StreamDetectorError
 from stream_detector.memory import keep_flat
 
 COMMANDS = {
@@ -31,13 +31,13 @@ COMMANDS = {
 }
 
 
-def build_parser(command: str | None = None) -> Parser:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser; only the named command's own options are loaded, the others are listed by name."""
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="stream-detector",
         description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
-        epilog="COMMAND --help tells more. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input. An error is one "
-        "sentence; --debug shows where it came from.",
+        epilog="COMMAND --help tells more. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 "
+        "interrupted. An error is one sentence; --debug shows where it came from.",
     )
     parser.add_argument("--version", action="version", version=f"stream-detector {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -60,31 +60,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(command).parse_args(arguments)
         args.debug = debug
         module = importlib.import_module(f"stream_detector.commands.{args.command}")
-        return int(module.main(args))
+        with stops.phase("command"):
+            return int(module.main(args))
+    except OutputError as error:
+        return _told(error) if error.gone else _told(error, str(error))
+    except BrokenPipeError:  # as above, where standard output is not ours (see `stdio`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OutputError("", gone=True).exit_code
     except StreamDetectorError as error:
         if debug:
-            traceback.print_exception(error)  # without the values of variables
-        print(f"stream-detector: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of our output went away (| head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+            raise
+        return _told(error, str(error))
+    except stops.Interrupted as error:
+        return _told(error, "interrupted")
     except KeyboardInterrupt:
-        return 0
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        advice = "" if isinstance(error, OSError) else "; --debug shows where it came from"
+        print(f"stream-detector: {reason + place}{advice}", file=sys.stderr)
+        return 1
+
+
+def _told(error: StreamDetectorError | stops.Interrupted, sentence: str = "") -> int:
+    if sentence:
+        print(f"stream-detector: {sentence}", file=sys.stderr)
+    return error.exit_code
+
+
+def leave(first: str | None = None) -> None:
+    """`main` as a process: leaves at once, because unloading the inference libraries takes seconds, and because a
+    capture thread that is stuck in a dead camera's read must not hold the exit up. Everything is closed by then.
+
+    first: a command to put before the arguments of the process.
+    """
+    keep_flat()
+    try:
+        code = main(sys.argv[1:] if first is None else [first, *sys.argv[1:]])
+    except SystemExit as leaving:  # argparse: --help, usage errors
+        code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
+    try:
+        sys.stdout.flush()
+    except OutputError as error:
+        code = code or _told(error, "" if error.gone else str(error))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(stops.final_code(code))
 
 
 def entry() -> None:
-    """`main` as a process: leaves at once, because unloading the inference libraries takes seconds, and because a
-    capture thread that is stuck in a dead camera's read must not hold the exit up. Everything is closed by then."""
-    keep_flat()
-    try:
-        code = main()
-    except SystemExit as leaving:  # argparse: --help, usage errors
-        code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    """What console scripts installed by older versions call; `start.entry` does more, earlier."""
+    from stream_detector import start
+
+    start.entry()
 
 
 if __name__ == "__main__":

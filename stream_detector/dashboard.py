@@ -65,8 +65,7 @@ class Dashboard:
         """console: standard output unless given. plain: lines even in a terminal."""
         self._telemetry, self._header = telemetry, header
         self._console = console or Console()
-        drawable = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._plain = plain or not drawable or not self._console.encoding.lower().startswith("utf")
+        self._plain = plain or not drawable(self._console)
         self._told = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -121,6 +120,13 @@ class Dashboard:
         encoding = self._console.encoding
         line = clean(line).encode(encoding, "replace").decode(encoding)
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def drawable(console: Console | None = None) -> bool:
+    """Whether the live view can be shown there (standard output unless given); else the run is told in log lines."""
+    console = console or Console()
+    terminal = console.is_terminal and not console.is_dumb_terminal
+    return terminal and console.encoding.lower().startswith("utf")
 
 
 def render(snapshot: TelemetrySnapshot, header: HeaderInfo, width: int, height: int) -> RenderableType:

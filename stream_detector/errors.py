@@ -13,6 +13,7 @@
         ├── EngineError            the inference engine failed (out of memory, lost device)
         ├── StageError             a stage of the pipeline raised
         ├── LedgerError            the event journal could not be used
+        ├── OutputError            standard output is closed or full
         └── ProtocolError          a peer sent what the protocol does not allow
 
 Errors of third-party libraries become one of these at the boundary where the library is called.
@@ -80,6 +81,16 @@ class StageError(RunError):
 
 class LedgerError(RunError):
     """The event journal could not be used."""
+
+
+class OutputError(RunError):
+    """Standard output cannot be written. gone: its reader went away (`| head`); then nothing is said, as other tools
+    do, and the exit code is that of a process ended by SIGPIPE."""
+
+    def __init__(self, reason: str, *, gone: bool = False) -> None:
+        super().__init__(f"standard output cannot be written ({reason}); free the disk, or send it elsewhere")
+        self.gone = gone
+        self.exit_code = 141 if gone else 1
 
 
 class ProtocolError(RunError):

@@ -79,6 +79,17 @@ class EventFile:
             self._failed = False
             self._tell(f"the event file {self._path} is written again")
 
+    def reopen(self) -> None:
+        """Go on in a new file of the same name: the old one was renamed (logrotate). Keeps the old one, and tells,
+        where that cannot be done."""
+        try:
+            fresh = EventFile(self._path, self._tell)
+        except UsageError as error:
+            self._tell(str(error))
+            return
+        os.close(self._descriptor)
+        self._descriptor, self._regular = fresh._descriptor, fresh._regular
+
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         if self._descriptor >= 0:

@@ -151,6 +151,8 @@ class Pipeline:
     def _run(self) -> RunResult:
         self._inbox = queue.Queue(INBOX_ITEMS)
         self._buffer = WindowBuffer(self.config.batch.buffer_windows, self.clock, self.telemetry.dropped)
+        if self._stop.is_set():  # a stop that came before
+            self._buffer.close()
         for camera, plan in self.cameras:
             self._all[camera.name] = self._camera(camera, plan)
         self._waiting = deque(self._all.values())
@@ -213,8 +215,9 @@ class Pipeline:
         if not self._stop.is_set():
             self._stop_at_s = self.clock.monotonic()
             self._stop.set()
-        # A signal handler may interrupt a thread that holds the buffer's lock: take it in a thread of its own.
-        threading.Thread(target=self._buffer.close, name="close-buffer", daemon=True).start()
+        buffer: WindowBuffer | None = getattr(self, "_buffer", None)
+        if buffer is not None:  # a signal handler may interrupt a thread that holds its lock: take it in another thread
+            threading.Thread(target=buffer.close, name="close-buffer", daemon=True).start()
 
     # capture threads ------------------------------------------------------------------------------------------------
 
@@ -243,6 +246,8 @@ class Pipeline:
     def _start_more(self) -> None:
         """Start every live camera, and files up to the limit."""
         with self._lock:
+            if self._stop.is_set():
+                return  # a stop opens nothing more
             for camera in [c for c in self._waiting if c.plan.live]:
                 self._start(camera)
             while self._waiting and (not self.open_limit or self._open_files < self.open_limit):

@@ -213,6 +213,11 @@ class Publisher:
             for text in self._ledger.rest(last.topic, last.epoch, last.seq, "v1/alarm/"):
                 self._file.write(text.encode())
 
+    def reopen_events(self) -> None:
+        """Go on in a new event file of the same name. By the decision thread."""
+        if self._file:
+            self._file.reopen()
+
     def _tell(self, text: str) -> None:
         """Something is wrong with the detector itself: a loud status, and a line in every heartbeat from now on."""
         self._trouble = text

@@ -193,10 +193,12 @@ class Telemetry:
         with self._lock:
             camera = self._camera(status.camera)
             changed = (camera.state, camera.detail) != (status.state, status.detail)
+            event = "camera_trouble" if camera.state == status.state and status.detail else "camera_state"
             camera.state, camera.detail, camera.source = status.state, status.detail, status.source
             if changed:
                 detail = f": {status.detail}" if status.detail else ""
-                self._note(status.camera, "state", f"{status.state}{detail}")
+                told = {"event": event, "state": status.state, "detail": status.detail, "source": status.source}
+                self._note(status.camera, "state", f"{status.state}{detail}", told)
 
     def decision(self, decision: Decision, threshold: float) -> None:
         """A window was scored, smoothed and decided on against `threshold`."""
@@ -247,12 +249,12 @@ class Telemetry:
                 self._alarms.popitem(last=False)
             if alarm.type == "start":
                 text = f"ALARM at {alarm.start_s:.1f} s, score {alarm.peak_score:.2f} (threshold {alarm.threshold:.2f})"
-                self._note(alarm.camera, "start", text)
+                self._note(alarm.camera, "start", text, _told("alarm_start", alarm))
             elif alarm.type == "end":
                 until = "" if alarm.end_s is None else f" to {alarm.end_s:.1f} s"
                 reason = "" if alarm.reason in (None, "normal") else f", {alarm.reason}"
                 text = f"alarm over: {alarm.start_s:.1f}{until}, peak {alarm.peak_score:.2f}{reason}"
-                self._note(alarm.camera, "end", text)
+                self._note(alarm.camera, "end", text, _told("alarm_end", alarm))
 
     def snapshot(self) -> TelemetrySnapshot:
         """The run at this moment, frozen; about 0.2 ms for 64 cameras."""
@@ -272,12 +274,33 @@ class Telemetry:
                 over=self._over,
             )
 
+    def notes_since(self, seq: int) -> tuple[Note, ...]:
+        """Notes newer than number `seq`, as far as they are kept, oldest first."""
+        with self._lock:
+            new = min(self._note_seq - seq, len(self._notes))
+            return tuple(self._notes)[len(self._notes) - new :] if new > 0 else ()
+
     def _camera(self, name: str) -> _Camera:
         return self._cameras.get(name, self._nobody)
 
-    def _note(self, camera: str, kind: str, text: str) -> None:
+    def _note(self, camera: str, kind: str, text: str, fields: dict[str, Any]) -> None:
         self._note_seq += 1
-        self._notes.append(Note(self._note_seq, self._clock.monotonic() - self._start_s, camera, kind, text))
+        self._notes.append(Note(self._note_seq, self._clock.monotonic() - self._start_s, camera, kind, text, fields))
+
+
+def _told(event: str, alarm: AlarmView) -> dict[str, Any]:
+    return {
+        "event": event,
+        "alarm": alarm.id,
+        "start_s": alarm.start_s,
+        "end_s": alarm.end_s,
+        "start_utc": alarm.start_utc or None,
+        "peak_score": alarm.peak_score,
+        "threshold": alarm.threshold,
+        "reason": alarm.reason,
+        "clip": alarm.clip,
+        "snapshot": alarm.snapshot,
+    }
 
 
 def _count(counts: dict[str, int], cause: str, n: int) -> None:

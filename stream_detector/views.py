@@ -137,13 +137,17 @@ class AlarmView:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One line for people: a change of state or an alarm. seq counts from 1 without holes. at_s: since the start."""
+    """One line for people: a change of state or an alarm. seq counts from 1 without holes. at_s: since the start.
+
+    fields: the same for machines, as in JSON log lines; `event` names what happened (docs/logging.md).
+    """
 
     seq: int
     at_s: float
     camera: str
     kind: str
     text: str
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -300,3 +300,35 @@ def test_no_thread_outlives_a_run() -> None:
 def test_plans_are_values() -> None:
     plan = CameraPlan("a", "a", False, 16, SmoothConfig(), ALARM, 0.5, True)
     assert replace(plan, live=True) != plan
+
+
+def test_a_stop_opens_nothing_more() -> None:
+    """300 files, three at a time: what was not open when the stop came is never opened."""
+    sources = {f"cam{i}": FakeSource(["frame"] * 64) for i in range(300)}
+    asked = threading.Event()
+    opened_at_stop = 0
+
+    class Stopping(ConstantEngine):
+        def infer(self, frames: UInt8Array) -> Any:
+            nonlocal opened_at_stop
+            if not asked.is_set():
+                asked.set()
+                pipeline.stop()
+                opened_at_stop = sum(source.opens for source in sources.values())
+            return super().infer(frames)
+
+    pipeline, sink = make(sources, engine=Stopping(0.1), open_limit=3)
+    result = Running(pipeline).end()
+    assert result.stopped and sink.closed
+    opened = sum(source.opens for source in sources.values())
+    assert opened <= opened_at_stop + 3, "at most the threads that had begun go on"  # they may be just about to open
+    assert opened < 300
+
+
+def test_a_stop_before_the_run_opens_nothing() -> None:
+    sources = {f"cam{i}": FakeSource(["frame"] * 64) for i in range(4)}
+    pipeline, sink = make(sources)
+    pipeline.stop()
+    result = Running(pipeline).end()
+    assert result.stopped and result.windows == 0 and sink.closed
+    assert all(source.opens == 0 for source in sources.values())

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stream_detector import stops
 from stream_detector.alarm import AlarmMachine
 from stream_detector.calibration import (
     Calibration,
@@ -137,10 +138,15 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
             fields = {name: getattr(config, name) for name in Config.model_fields}
             fields |= {"cameras": cameras, "pace": "max", "scores": table, "events": None}
             fields |= {"evidence": {"enabled": False}, "publish": {"bind": "none", "ledger": None}}
-            with assembled(build_config(fields), open_limit=max(1, args.at_once)) as assembly:
+            with (
+                stops.phase("opening"),
+                assembled(build_config(fields), open_limit=max(1, args.at_once)) as assembly,
+            ):
                 result = play(assembly)
             if result.error is not None:
                 raise result.error
+            if result.stopped:
+                stops.check()
             if result.failed or result.stopped:
                 why = next(iter(result.failed.values()), "it was stopped")
                 raise RunError(f"the footage was not scored to its end ({why}); leave out what cannot be played")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+from stream_detector import stops
 from stream_detector.address import Source
 from stream_detector.assemble import plan_camera
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.placement import parse_near
-from stream_detector.commands.run import add_options, make_config, stop_on_signals
+from stream_detector.commands.run import add_options, make_config
 from stream_detector.config import Config, build_config
 from stream_detector.errors import ConfigError
 from stream_detector.head import TemporalHead
 from stream_detector.logs import set_up_logging
 from stream_detector.raypool import connected, import_ray
+from stream_detector.stdio import json_text
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,22 +56,19 @@ def main(args: argparse.Namespace) -> int:
             print(f"{len(plans)} cameras, events at {endpoint}", file=sys.stderr, flush=True)
 
         supervisor = Supervisor(ray, config, plans, bundle, args.shards, near, ready)
-        restore = stop_on_signals(supervisor.stop)
-        try:
+        with stops.on_stop(supervisor.stop):
             result = supervisor.run()
-        finally:
-            restore()
     failed = dict(result.failed)
-    if args.json:
-        body = {"windows": result.windows, "alarms": result.alarms, "failed": failed, "stopped": result.stopped}
-        print(json.dumps({**body, "deaths": [kind for kind, _ in result.deaths]}, indent=2))
-    else:
-        print(f"{result.windows} windows, {result.alarms} alarms, {len(result.deaths)} actors replaced")
     for name, reason in failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None:
         print(f"stream-detector: {result.error}", file=sys.stderr)
-    return result.exit_code
+    if args.json:
+        body = {"windows": result.windows, "alarms": result.alarms, "failed": failed, "stopped": result.stopped}
+        print(json_text({**body, "deaths": [kind for kind, _ in result.deaths]}))
+    else:
+        print(f"{result.windows} windows, {result.alarms} alarms, {len(result.deaths)} actors replaced")
+    return stops.final_code(result.exit_code)
 
 
 def cluster_config(config: Config, args: argparse.Namespace) -> Config:
@@ -94,7 +92,10 @@ def cluster_config(config: Config, args: argparse.Namespace) -> Config:
             raise ConfigError(f"--near {camera}={tag} names no camera or no tag; write CAMERA=TAG, cameras are {names}")
     fields = {name: getattr(config, name) for name in Config.model_fields}
     fields["cameras"] = tuple(
-        camera.model_copy(update={"source": _anywhere(camera.source), "evidence": False}) for camera in config.cameras
+        camera.model_copy(update={"source": Source.of_file(camera.source.path.absolute())})
+        if camera.source.kind == "file"
+        else camera
+        for camera in config.cameras
     )
     fields["evidence"] = config.evidence.model_copy(update={"enabled": False})
     fields["publish"] = config.publish.model_copy(update={"ledger": config.publish.ledger.absolute()})
@@ -104,8 +105,3 @@ def cluster_config(config: Config, args: argparse.Namespace) -> Config:
     if Path(config.bundle).is_dir():
         fields["bundle"] = str(Path(config.bundle).absolute())
     return build_config(fields)
-
-
-def _anywhere(source: Source) -> Source:
-    """The same for a process with another working directory."""
-    return Source.of_file(source.path.absolute()) if source.kind == "file" else source

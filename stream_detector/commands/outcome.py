@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stream_detector import stops
 from stream_detector.assemble import Assembly
 from stream_detector.demo import DemoScene
+from stream_detector.errors import StreamDetectorError
 from stream_detector.pipeline import RunResult
+from stream_detector.records import read_events, read_scores
 from stream_detector.sources import demo_options
+from stream_detector.stdio import json_text
 from stream_detector.views import AlarmView
 
 
@@ -40,7 +43,7 @@ def outcome(assembly: Assembly, result: RunResult, plot: Path | None) -> dict[st
     config = assembly.config
     snapshot = assembly.telemetry.snapshot()
     return {
-        "exit_code": result.exit_code,
+        "exit_code": exit_code_of(result),
         "stopped": result.stopped,
         "windows": result.windows,
         "alarms": result.alarms,
@@ -75,29 +78,42 @@ def outcome(assembly: Assembly, result: RunResult, plot: Path | None) -> dict[st
     }
 
 
-def print_outcome(assembly: Assembly, result: RunResult, args: argparse.Namespace) -> None:
-    """Say how the run went; failures go to stderr, one sentence each."""
-    plot = _plot(assembly, args.run_dir) if args.run_dir else None
-    values = outcome(assembly, result, plot)
-    if args.json:
-        print(json.dumps(values, indent=2))
-    else:
-        _print_table(Console(), assembly, values)
-    for name, reason in values["failed"].items():
+def exit_code_of(result: RunResult) -> int:
+    """What the process ends with: 128 + the signal's number after a stop, unless the run failed."""
+    stopped = result.stopped and result.error is None and stops.received()
+    return 128 + stops.received() if stopped else result.exit_code
+
+
+def print_outcome(assembly: Assembly, result: RunResult, args: argparse.Namespace) -> int:
+    """Say how the run went, and return the exit code. Failures go to stderr, one sentence each, and come first:
+    nothing that is printed or drawn later may hide them."""
+    for name, reason in result.failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None and str(result.error) not in result.failed.values():
         print(f"stream-detector: {result.error}", file=sys.stderr)
+    plot = _plot(assembly, args.run_dir) if args.run_dir else None
+    values = outcome(assembly, result, plot)
+    if args.json:
+        print(json_text(values))
+    else:
+        _print_table(Console(), assembly, values)
+    return int(values["exit_code"])
 
 
 def _plot(assembly: Assembly, folder: Path) -> Path | None:
     from stream_detector.plots import plot_scores
 
     config = assembly.config
-    if config.scores is None or not config.scores.exists():
+    try:
+        rows = read_scores(config.scores) if config.scores and config.scores.exists() else []
+        if not rows:
+            return None  # nothing was scored; why is told already
+        found = read_events(config.events) if config.events and config.events.exists() else []
+        events = [event for event in found if event.get("epoch") == assembly.ledger.epoch]  # the file holds former runs
+        return plot_scores(rows, events, folder / "scores.png", incidents(assembly) or None)
+    except StreamDetectorError as error:
+        print(f"stream-detector: there is no plot of this run: {error}", file=sys.stderr)
         return None
-    out = folder / "scores.png"
-    plot_scores(config.scores, config.events, out, incidents(assembly) or None)
-    return out
 
 
 def _print_table(console: Console, assembly: Assembly, values: dict[str, Any]) -> None:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import re
-import signal
 import threading
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stream_detector import stops
 from stream_detector.assemble import Assembly, assembled
-from stream_detector.commands.outcome import print_outcome
+from stream_detector.commands.outcome import exit_code_of, print_outcome
 from stream_detector.config import Config, build_config, load_config, merge
-from stream_detector.dashboard import Dashboard, HeaderInfo
+from stream_detector.dashboard import Dashboard, HeaderInfo, drawable
 from stream_detector.errors import MissingExtraError, StageError, UsageError
-from stream_detector.logs import set_up_logging
+from stream_detector.logs import fields, run_log
+from stream_detector.narrate import Narrator
 from stream_detector.notify import Notifier
 from stream_detector.pipeline import RunResult
 from stream_detector.sources import expand_cameras, parse_sources
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("stream_detector.run")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -85,6 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--web-stay", action="store_true", help="serve the page after the sources have ended")
     parser.add_argument("--no-dashboard", action="store_true", default=None, help="log lines instead of the live view")
     parser.add_argument("--log-format", choices=("text", "json"), help="of log lines (default text)")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="append log lines there, not to standard error")
     parser.add_argument(
         "--exit-on-error", action="store_true", default=None, help="end with 2 when a source cannot be opened"
     )
@@ -120,6 +120,7 @@ _MAP: dict[str, tuple[str, ...]] = {
     "web_cert": ("web", "cert"),
     "web_key": ("web", "key"),
     "log_format": ("telemetry", "log_format"),
+    "log_file": ("telemetry", "log_file"),
     "exit_on_error": ("capture", "exit_on_error"),
 }
 
@@ -147,10 +148,7 @@ def make_config(args: argparse.Namespace) -> Config:
         values = merge(values, {"publish": {"ledger": None if args.ledger == "none" else args.ledger}})
     for setting in args.set:
         values = merge(values, _setting(setting))
-    options = {
-        ".".join(path): f"--{name.replace('_', '-')}" for name, path in _MAP.items() if getattr(args, name) is not None
-    }
-    config = load_config(args.config, values, options) if args.config else build_config(values, options=options)
+    config = load_config(args.config, values) if args.config else build_config(values)
     given = parse_sources(args.sources)
     cameras = (*expand_cameras(config.cameras), *given)
     if not cameras:
@@ -168,8 +166,7 @@ def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def _setting(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        shown = f" {text}" if re.fullmatch(r"[a-z_.]+", text) else ""
-        raise UsageError(f"--set{shown} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
+        raise UsageError(f"--set {text!r} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -179,16 +176,25 @@ def _setting(text: str) -> dict[str, Any]:
 
 def main(args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes."""
+    with stops.phase("opening"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     config = make_config(args)
-    live_view = config.telemetry.dashboard and not args.json
-    set_up_logging(config.telemetry.log_format, level=logging.WARNING if live_view else logging.INFO)
-    if config.web.bind == "none":
-        with assembled(config) as assembly:
-            result = _watch(assembly, live_view)
-    else:
-        assembly, result = _watch_with_page(config, args, live_view)
-    print_outcome(assembly, result, args)
-    return result.exit_code
+    live_view = config.telemetry.dashboard and not args.json and drawable()
+    telemetry = config.telemetry
+    level = logging.WARNING if live_view and telemetry.log_file is None else logging.INFO
+    with (
+        run_log(telemetry.log_format, level=level, path=telemetry.log_file) as lines,
+        stops.on_reopen(lines.reopen),
+    ):
+        if config.web.bind == "none":
+            with assembled(config) as assembly:
+                result = _watch(assembly, live_view)
+        else:
+            assembly, result = _watch_with_page(config, args, live_view)
+    return print_outcome(assembly, result, args)
 
 
 def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Assembly, RunResult]:
@@ -209,19 +215,18 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
         if args.web_stay and not result.stopped and result.error is None:
             log.warning("the sources have ended; the page stays at %s until you press Ctrl-C", server.url)
             over = threading.Event()
-            restore = stop_on_signals(over.set)
-            while not over.wait(0.5):
-                pass  # a wait without end would not let a signal through on every system
-            restore()
+            with stops.on_stop(over.set):
+                while not over.wait(0.5):
+                    pass  # a wait without end would not let a signal through on every system
     return assembly, result
 
 
 def _watch(assembly: Assembly, live_view: bool) -> RunResult:
-    restore = stop_on_signals(assembly.pipeline.stop)
     over = threading.Event()
-    viewer = None
+    rendered = any(camera.source.kind == "demo" for camera in assembly.config.cameras)
+    narrator = Narrator(assembly.telemetry)  # also beside a live view: it may go to a file
+    viewers = [threading.Thread(target=narrator.run, args=(over,), name="narrator", daemon=True)]
     if live_view:
-        rendered = any(camera.source.kind == "demo" for camera in assembly.config.cameras)
         engine = assembly.engine
         info = HeaderInfo(
             engine=f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
@@ -230,19 +235,56 @@ def _watch(assembly: Assembly, live_view: bool) -> RunResult:
             rendered=rendered,
         )
         dashboard = Dashboard(assembly.telemetry, info)
-        viewer = threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True)
+        viewers.append(threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True))
+    elif rendered:
+        log.warning("RENDERED FOOTAGE: drawn by a program, no camera filmed it", extra=fields(event="rendered"))
+    for viewer in viewers:
         viewer.start()
     notifier = Notifier()
     if notifier.active:
         threading.Thread(target=_tell_systemd, args=(notifier, assembly, over), name="notify", daemon=True).start()
     try:
-        return assembly.pipeline.run()
+        _tell_start(assembly)
+        with stops.on_stop(assembly.pipeline.stop), stops.on_reopen(lambda: _reopen(assembly)):
+            result = assembly.pipeline.run()
     finally:
         notifier.stopping()
         over.set()
-        if viewer:
+        for viewer in viewers:
             viewer.join(1.0)
-        restore()
+    _tell_end(assembly, result)
+    return result
+
+
+def _reopen(assembly: Assembly) -> None:
+    """The event file may have been renamed (logrotate); it belongs to the decision thread."""
+    with contextlib.suppress(StageError):
+        assembly.pipeline.errands.post(assembly.publisher.reopen_events)
+
+
+def _tell_start(assembly: Assembly) -> None:
+    names, endpoint = [plan.name for plan in assembly.plans], assembly.publisher.endpoint
+    bundle = f"{assembly.bundle.name} {assembly.bundle.fingerprint}"
+    log.info(
+        "watching %d cameras; bundle %s; events at %s",
+        len(names),
+        bundle,
+        endpoint or "no socket",
+        extra=fields(event="run_start", cameras=names, bundle=bundle, endpoint=endpoint or None),
+    )
+
+
+def _tell_end(assembly: Assembly, result: RunResult) -> None:
+    drops = assembly.telemetry.snapshot().drops
+    counted = {"windows": result.windows, "alarms": result.alarms, "drops": drops, "stopped": result.stopped}
+    log.info(
+        "%s: %d windows scored, %d drops, %d alarms",
+        "stopped" if result.stopped else "done",
+        result.windows,
+        drops,
+        result.alarms,
+        extra=fields(event="run_end", exit_code=exit_code_of(result), **counted),
+    )
 
 
 def _tell_systemd(notifier: Notifier, assembly: Assembly, over: threading.Event) -> None:
@@ -251,23 +293,3 @@ def _tell_systemd(notifier: Notifier, assembly: Assembly, over: threading.Event)
     while notifier.watchdog_s and not over.wait(notifier.watchdog_s):
         with contextlib.suppress(StageError):  # it hangs: no sign of life is the sign
             assembly.pipeline.errands.post(notifier.alive)
-
-
-def stop_on_signals(stop: Callable[[], None]) -> Callable[[], None]:
-    """SIGINT, SIGTERM and SIGHUP call `stop`; a second one kills at once. Returns what restores the old handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def handle(number: int, _frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in signals:
-        signal.signal(number, handle)
-    return restore

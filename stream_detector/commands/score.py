@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import sys
 import threading
@@ -15,13 +14,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from stream_detector import stops
 from stream_detector.assemble import Assembly, assembled
-from stream_detector.commands.run import stop_on_signals
+from stream_detector.commands.outcome import exit_code_of
 from stream_detector.config import CameraConfig, build_config
 from stream_detector.errors import SourceError, UsageError
 from stream_detector.logs import set_up_logging
 from stream_detector.pipeline import RunResult
 from stream_detector.sources import parse_sources
+from stream_detector.stdio import json_text
 
 
 def add_parser(subparsers: Any) -> None:
@@ -101,15 +102,16 @@ def main(args: argparse.Namespace) -> int:
         from stream_detector.commands import score_ray
 
         return score_ray.run(args, build_config(values))
-    with assembled(build_config(values), open_limit=max(1, args.at_once)) as assembly:
+    with (
+        stops.phase("opening"),
+        assembled(build_config(values), open_limit=max(1, args.at_once)) as assembly,
+    ):
         result = _play(assembly)
-    summaries = summarise(args.out)
-    report(args, summaries, result)
-    return result.exit_code
+    report(args, summarise(args.out), result)
+    return exit_code_of(result)
 
 
 def _play(assembly: Assembly) -> RunResult:
-    restore = stop_on_signals(assembly.pipeline.stop)
     over = threading.Event()
     columns = (
         TextColumn("scoring"),
@@ -131,11 +133,11 @@ def _play(assembly: Assembly) -> RunResult:
         viewer = threading.Thread(target=follow, name="progress", daemon=True)
         viewer.start()
         try:
-            result = assembly.pipeline.run()
+            with stops.on_stop(assembly.pipeline.stop):
+                result = assembly.pipeline.run()
         finally:
             over.set()
             viewer.join(1.0)
-            restore()
         progress.update(task, completed=len(assembly.plans), windows=result.windows)
     return result
 
@@ -153,16 +155,20 @@ def summarise(scores: Path) -> dict[str, FileSummary]:
 
 
 def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
-    """Print what was scored, and on stderr what could not be."""
+    """Print what was scored, and on stderr what could not be, which comes first."""
     failed = dict(result.failed)
-    if args.json:
-        files = {
-            source: {"windows": s.windows, "peak": s.peak, "peak_at_s": s.peak_at_s} for source, s in summaries.items()
-        }
-        print(json.dumps({"out": str(args.out), "windows": result.windows, "files": files, "failed": failed}, indent=2))
-    else:
-        print(f"{result.windows} windows of {len(summaries)} files → {args.out}")
     for name, reason in failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None:
         print(f"stream-detector: {result.error}", file=sys.stderr)
+    if result.stopped:
+        print(f"stream-detector: interrupted; {args.out} holds a part of the table", file=sys.stderr)
+    if args.json:
+        files = {
+            source: {"windows": s.windows, "peak": s.peak, "peak_at_s": s.peak_at_s} for source, s in summaries.items()
+        }
+        whole = {"out": str(args.out), "windows": result.windows, "files": files, "failed": failed}
+        print(json_text({**whole, "interrupted": result.stopped}))
+    else:
+        part = " (a part: it was interrupted)" if result.stopped else ""
+        print(f"{result.windows} windows of {len(summaries)} files → {args.out}{part}")

@@ -11,6 +11,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from stream_detector import stops
 from stream_detector.address import Source
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.archive import FileScores, Parts, Scorer
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     parts = Parts(args.out, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
     found = {camera.name: parts.load(camera) for camera in cameras}
     todo = [camera for camera in cameras if found[camera.name] is None]
+    stopped: stops.Interrupted | None = None
     columns = (
         TextColumn("scoring"),
         BarColumn(),
@@ -54,19 +56,26 @@ def run(args: argparse.Namespace, config: Config) -> int:
             with connected("score --ray", args.address, args.workers) as ray:
                 workers = args.workers or max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
                 gpu = {"num_gpus": 1} if device == "cuda" else {}
-                for outcome in work_through(ray, Scorer, (config,), todo, workers, **gpu):
-                    camera = todo[outcome.number]
-                    parts.save(camera, outcome.value, outcome.error)
-                    found[camera.name] = outcome.error or outcome.value
-                    progress.advance(task)
-    result = _write(args, cameras, found)
-    parts.clear()
+                try:
+                    for outcome in work_through(ray, Scorer, (config,), todo, workers, **gpu):
+                        camera = todo[outcome.number]
+                        parts.save(camera, outcome.value, outcome.error)
+                        found[camera.name] = outcome.error or outcome.value
+                        progress.advance(task)
+                except stops.Interrupted as interrupted:
+                    stopped = interrupted
+    result = _write(args, cameras, found, stopped is not None)
+    if stopped is None:
+        parts.clear()
     report(args, summarise(args.out), result)
-    return result.exit_code
+    return stopped.exit_code if stopped else result.exit_code
 
 
 def _write(
-    args: argparse.Namespace, cameras: tuple[CameraConfig, ...], found: dict[str, FileScores | str | None]
+    args: argparse.Namespace,
+    cameras: tuple[CameraConfig, ...],
+    found: dict[str, FileScores | str | None],
+    stopped: bool,
 ) -> RunResult:
     """The table, and the alarms if they are wanted, in the order of the list."""
     windows, failed, lines, rows = 0, dict[str, str](), list[str](), [",".join(SCORE_COLUMNS) + "\r\n"]
@@ -88,4 +97,4 @@ def _write(
         raise UsageError(f"the table cannot be written ({error}); give another path, nothing is lost") from None
     print(f"{len(failed)} of {len(cameras)} files were set aside", file=sys.stderr)
     alarms = sum(text.count('"type":"start"') for text in lines)
-    return RunResult(windows, alarms, False, failed)
+    return RunResult(windows, alarms, stopped, failed)
