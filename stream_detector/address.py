@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import core_schema
 
-from stream_detector.errors import SourceError
+from stream_detector.errors import SourceError, StageError, StreamDetectorError
 
 Kind = Literal["file", "rtsp", "http", "usb", "demo"]
 
@@ -39,7 +39,7 @@ _AUTHORITY = re.compile(r"(?P<user>.*@)?(?P<host>\[[^\[\]@]*\]|[^\[\]@:]*)(?::(?
 _HOST = re.compile(r"[\w.-]{1,253}")
 _PLAIN_PATH = re.compile(r"(?:[A-Za-z]:[\\/])?[^@:=&#%;]*")
 _MARK = "\ue000"  # stands for a reference while the address around it is taken apart
-_FORBIDDEN = re.compile(rf"[\x00-\x1f\x7f{_MARK}]")
+_FORBIDDEN = re.compile(rf"[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff{_MARK}]")
 _IN_PATH = "/?#[]:;,=&!$'()*+-._~"  # written as they are in a path and a query
 _IN_VALUE = "!$'()*,-._~"  # the same, of a value that is put into one
 _HIDE_FROM = 4  # characters; shorter parts stand in any text by chance
@@ -57,12 +57,14 @@ class Source:
     _address: SecretStr
 
     @classmethod
-    def parse(cls, text: str, environment: Mapping[str, str] | None = None) -> Source:
-        """A Source of what a user wrote; `${NAME}` stands for a variable of the environment (default: the process's).
+    def parse(cls, text: str, environment: Mapping[str, str] | None = None, *, references: bool = True) -> Source:
+        """A Source of what a user wrote.
 
-        Raises SourceError, whose text holds nothing of what may be secret.
+        `${NAME}` stands for a variable of the environment (default: the process's), unless `references` is False.
+        Its value is taken as it is: in a URL it is percent-encoded, so a password may hold any character. A value that
+        is the whole source may be any source. Raises SourceError, whose text holds nothing of what may be secret.
         """
-        return _parse(text, os.environ if environment is None else environment)
+        return _parse(text, (os.environ if environment is None else environment) if references else None)
 
     @classmethod
     def of_file(cls, path: str | Path) -> Source:
@@ -111,8 +113,18 @@ class Source:
             raise SourceError(
                 "the password needs an address that names a user and no password, for instance rtsp://admin@10.0.0.7/1"
             )
-        address = f"{scheme}://{user}:{quote(password, safe='')}{rest[len(user) :]}"
+        address = f"{scheme}://{user}:{_quote(password, '')}{rest[len(user) :]}"
         return Source(self.kind, self.shown, SecretStr(address))
+
+    def fault(self, error: Exception) -> Exception:
+        """What may be told of an exception that a library raised while it read this: its type and place, not its text.
+
+        An exception of this package, or about a file, is returned as it is.
+        """
+        if self.kind not in ("rtsp", "http") or isinstance(error, StreamDetectorError):
+            return error
+        told = StageError(f"reading {self.shown} failed with {type(error).__name__}")
+        return told.with_traceback(error.__traceback__)
 
     def hide(self, text: str) -> str:
         """`text`, in which foreign code may have put this address or a part of it, without that."""
@@ -156,19 +168,28 @@ def _validated(value: object) -> Source:
     raise ValueError(message)
 
 
-def _parse(text: str, environment: Mapping[str, str]) -> Source:
+def expand(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """`text` with the values of the environment's variables for `${NAME}`, as they are. Raises SourceError."""
+    variables = os.environ if environment is None else environment
+    return _REFERENCE.sub(lambda found: _variable(found[1], variables), text)
+
+
+def _parse(text: str, environment: Mapping[str, str] | None) -> Source:
     if not _is_device_or_demo(text) and path_exists(text):
         return Source.of_file(text)
     text = text.strip()
-    whole = _REFERENCE.fullmatch(text)
-    if whole:
-        text = _variable(whole[1], environment).strip()
-    values = [] if whole else [_variable(name, environment) for name in _REFERENCE.findall(text)]
+    whole = _REFERENCE.fullmatch(text) if environment is not None else None
+    values: list[str] = []
+    template = text
+    if environment is not None and whole:
+        text = template = _variable(whole[1], environment).strip()
+    elif environment is not None:
+        values = [_variable(name, environment) for name in _REFERENCE.findall(text)]
+        template = _REFERENCE.sub(_MARK, text)
     if any(_FORBIDDEN.search(part) for part in (text, *values)):
         raise SourceError("the source holds a control character; remove it")
     if not text:
         raise SourceError("an empty source was given; give a file, a directory, a URL, a USB index or 'demo'")
-    template = text if whole else _REFERENCE.sub(_MARK, text)
     scheme = _SCHEME.match(template)
     if scheme is None:
         return _local(_filled(template, values))
@@ -176,10 +197,10 @@ def _parse(text: str, environment: Mapping[str, str]) -> Source:
     if name in NETWORK:
         return _network(name, template[scheme.end() :], values)
     if name == "file":
-        parts = urlsplit(_filled(template, values))
-        if parts.netloc not in ("", "localhost"):
+        machine, _, path = _filled(template, values)[scheme.end() :].partition("/")
+        if machine.lower() not in ("", "localhost"):
             raise SourceError("a file:// address names another machine; write file:///path/to/the/file.mp4")
-        return _file(unquote(parts.path))
+        return _file("/" + unquote(path))
     scheme_name = f" {name!r}" if name in _OTHERS else ""
     raise SourceError(
         f"the source has a scheme{scheme_name} that is not supported; "
@@ -201,7 +222,7 @@ def _variable(name: str, environment: Mapping[str, str]) -> str:
 def _filled(template: str, values: list[str], safe: str | None = None) -> str:
     """`template` with values for its marks, percent-encoded but for `safe`, or as they are (None)."""
     given = iter(values)
-    return re.sub(_MARK, lambda _: next(given) if safe is None else quote(next(given), safe=safe), template)
+    return re.sub(_MARK, lambda _: next(given) if safe is None else _quote(next(given), safe), template)
 
 
 def _is_device_or_demo(text: str) -> bool:
@@ -271,7 +292,11 @@ def _network(scheme: str, rest: str, values: list[str]) -> Source:
 def _encoded(text: str, safe: str) -> str:
     """Percent-encoded once: what is encoded already stays so, a '%' that encodes nothing is one. Marks stay."""
     parts = re.split(rf"(%[0-9A-Fa-f]{{2}}|{_MARK})", text)
-    return "".join(part if number % 2 else quote(part, safe=safe) for number, part in enumerate(parts))
+    return "".join(part if number % 2 else _quote(part, safe) for number, part in enumerate(parts))
+
+
+def _quote(text: str, safe: str) -> str:
+    return quote(text, safe=safe, errors="surrogateescape")  # bytes that are no UTF-8 stay what they are
 
 
 def _is_host(host: str) -> bool:

@@ -50,7 +50,10 @@ class Assembly:
 
 
 def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
-    """Resolve one camera: its own settings win over the run's, the run's over the bundle's."""
+    """Resolve one camera: its own settings win over the run's, the run's over the bundle's.
+
+    What the command line says was put into the camera's own settings when the configuration was read.
+    """
     smooth = camera.smoothing or config.smooth or bundle.smoothing
     own = camera.threshold if camera.threshold is not None else config.alarm.threshold
     return CameraPlan(
@@ -61,7 +64,7 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
         smooth=smooth,
         alarm=config.alarm,
         threshold=bundle.threshold if own is None else own,
-        evidence=config.evidence.enabled and (camera.evidence is None or camera.evidence),
+        evidence=config.evidence.enabled if camera.evidence is None else camera.evidence,
     )
 
 

@@ -305,13 +305,17 @@ class Capture:
             if generation != self._generation:
                 raise _Outdated
             self._busy_since_s = self._clock.monotonic()
+        fault: Exception
         try:
             return call()
+        except Exception as error:
+            fault = self._camera.source.fault(error)  # raised below, where the library's own is not its context
         finally:
             with self._lock:
                 if generation != self._generation:
                     raise _Outdated
                 self._busy_since_s = None
+        raise fault
 
     def _close(self, generation: int, reader: Reader | None) -> None:
         """Close under the watchdog's eyes (hanging up can block, too); an outdated thread closes just the same."""

@@ -7,14 +7,15 @@ when it is called for, so that `subscribe` starts without loading a network.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from stream_detector import __version__, stops
+from stream_detector.arguments import Parser
 from stream_detector.errors import OutputError, StreamDetectorError
 from stream_detector.memory import keep_flat
 
@@ -31,9 +32,9 @@ COMMANDS = {
 }
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> Parser:
     """The parser; only the named command's own options are loaded, the others are listed by name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="stream-detector",
         description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
         epilog="COMMAND --help tells more. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 "
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return OutputError("", gone=True).exit_code
     except StreamDetectorError as error:
         if debug:
-            raise
+            traceback.print_exception(error)  # without the values of variables
         return _told(error, str(error))
     except stops.Interrupted as error:
         return _told(error, "interrupted")
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exception(error)
         place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         advice = "" if isinstance(error, OSError) else "; --debug shows where it came from"

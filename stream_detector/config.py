@@ -6,25 +6,30 @@
     [alarm]                  (any stage)
     cooldown_s = 30
     [cameras.gate]           (per camera)
-    source = "rtsp://user:secret@10.0.0.7/live"
+    source = "rtsp://user:${GATE_PASSWORD}@10.0.0.7/live"
     stride = 8
     mask = [[0, 0], [1, 0], [1, 0.2], [0, 0.2]]   # polygon in shares of width and height, blanked out
 
-An unknown key is an error that names the nearest known one. Raises ConfigError.
+The command line wins over a camera's own keys, these over the rest of the file, and that over the bundle.
+
+A password need not stand in the file: `${NAME}` in a source is a variable of the environment, and `password_file` or
+`source_file` beside it names a file. An unknown key is an error that names the nearest known one.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stream_detector.address import Source
-from stream_detector.errors import ConfigError
+from stream_detector.config_errors import describe
+from stream_detector.errors import ConfigError, SourceError
+from stream_detector.secretfile import with_files
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1/status/_detector/); no camera has it
@@ -174,15 +179,33 @@ class WebConfig(Section):
 
 
 class CameraConfig(Section):
-    """One camera; None means: as the run says."""
+    """One camera; None means: as the run says.
+
+    source: a text is parsed; what is kept shows no secret (`Source`).  source_file: holds the source instead.
+    password_file: holds the password of the user that the source names. The files are read once, when this is made.
+    """
 
     name: str
     source: Source
+    source_file: Path | None = None
+    password_file: Path | None = None
     stride: Annotated[int, Field(ge=1, le=10_000)] | None = None
     threshold: Unit | None = None
     smoothing: SmoothConfig | None = None
     mask: tuple[Point, ...] = ()
     evidence: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or isinstance(values.get("source"), Source):
+            return values
+        message = ""
+        try:
+            return with_files(values)
+        except SourceError as error:
+            message = str(error)
+        raise ValueError(message)
 
     @field_validator("name")
     @classmethod
@@ -240,35 +263,114 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:64] or "camera"
 
 
-def build_config(values: dict[str, Any], where: str = "command line") -> Config:
-    """A Config from nested values. Raises ConfigError with one sentence naming the key and the nearest known one."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(error)}") from None
+# A key of the run, and the key of one camera that says the same.
+_OWN: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("alarm", "threshold"), "threshold"),
+    (("window", "stride"), "stride"),
+    (("smooth",), "smoothing"),
+    (("evidence", "enabled"), "evidence"),
+)
 
 
-def load_config(path: Path, overrides: dict[str, Any] | None = None) -> Config:
-    """Read a TOML file; `overrides` (nested, same keys) win over it. Raises ConfigError."""
+def build_config(
+    values: dict[str, Any], where: str = "command line", options: Mapping[str, str] | None = None
+) -> Config:
+    """A Config from nested values. Raises ConfigError with one sentence naming the key and the nearest known one.
+
+    options: names of keys for the sentence, for instance {"alarm.threshold": "--threshold"}.
+    """
+    return _validated(_tables(values, where), where, options or {})
+
+
+def load_config(
+    path: Path, overrides: dict[str, Any] | None = None, options: Mapping[str, str] | None = None
+) -> Config:
+    """Read a TOML file; `overrides` (nested, same keys) win over it, also over the own keys of its cameras.
+
+    options: as of `build_config`, for keys of `overrides`. Raises ConfigError.
+    """
+    values = _tables(_read_toml(path), str(path))
+    over = _tables(overrides or {}, "command line")
+    for keys, own in _OWN:
+        found = _at(over, keys)
+        for camera in values.get("cameras", {}).values() if found is not None else ():
+            if isinstance(camera, dict) and own in camera:
+                both = isinstance(camera[own], dict) and isinstance(found, dict)
+                camera[own] = merge(camera[own], found) if both else found
+    given = {key: name for key, name in (options or {}).items() if _at(over, tuple(key.split("."))) is not None}
+    return _validated(merge(values, over), str(path), given, over)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin with a byte order mark
     except FileNotFoundError:
-        raise ConfigError(f"configuration file {str(path)!r} does not exist; give an existing TOML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"configuration file {str(path)!r} cannot be read ({error}); give a UTF-8 TOML file"
-        ) from None
+        message = f"configuration file {str(path)!r} does not exist; give an existing TOML file"
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML ({error}); mend that line") from None
-    cameras = values.get("cameras", {})
+        message = f"{path}: not valid TOML ({error}); mend that line"
+    except UnicodeDecodeError:
+        message = f"configuration file {str(path)!r} is not UTF-8 text; save it as UTF-8"
+    except OSError as error:
+        message = f"configuration file {str(path)!r} cannot be read ({error.strerror}); give a UTF-8 TOML file"
+    raise ConfigError(message)
+
+
+def _tables(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """`values` in one shape: cameras by name, and the threshold where it belongs. Raises ConfigError."""
+    result = dict(values)
+    if "cameras" in result:
+        result["cameras"] = _by_name(result["cameras"], where)
+    if "threshold" in result:  # a convenience: the one key people set
+        alarm = result.get("alarm", {})
+        if isinstance(alarm, dict):
+            if "threshold" in alarm:
+                raise ConfigError(f"{where}: threshold stands at the top and in [alarm]; leave one out")
+            result["alarm"] = {**alarm, "threshold": result.pop("threshold")}
+    return result
+
+
+def _by_name(cameras: Any, where: str) -> dict[str, Any]:
+    """Cameras by name from `[cameras.gate]`, `gate = "source"`, `[[cameras]]` or CameraConfigs. Raises ConfigError."""
     if isinstance(cameras, dict):
-        values["cameras"] = [
-            {"name": name, **(entry if isinstance(entry, dict) else {"source": str(entry)})}
-            for name, entry in cameras.items()
-        ]
-    if "threshold" in values and isinstance(values.get("alarm", {}), dict):  # a convenience: the one key people set
-        values.setdefault("alarm", {}).setdefault("threshold", values.pop("threshold"))
-    return build_config(merge(values, overrides or {}), str(path))
+        return {name: c if isinstance(c, dict | CameraConfig) else {"source": c} for name, c in cameras.items()}
+    if not isinstance(cameras, list | tuple):
+        raise ConfigError(f"{where}: cameras must be a section; write [cameras.NAME] and its keys below it")
+    result: dict[str, Any] = {}
+    for number, camera in enumerate(cameras, 1):
+        name = camera.get("name") if isinstance(camera, dict) else getattr(camera, "name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f'{where}: camera {number} has no name; write name = "gate" into its section')
+        if name in result:
+            raise ConfigError(f"{where}: camera name {name!r} is used twice; every camera needs its own")
+        result[name] = {k: v for k, v in camera.items() if k != "name"} if isinstance(camera, dict) else camera
+    return result
+
+
+def _at(values: dict[str, Any], keys: Sequence[str]) -> Any:
+    """The value at nested keys, or None."""
+    found: Any = values
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _validated(
+    values: dict[str, Any], where: str, options: Mapping[str, str], over: dict[str, Any] | None = None
+) -> Config:
+    cameras = values.get("cameras", {})
+    listed = [{"name": name, **camera} if isinstance(camera, dict) else camera for name, camera in cameras.items()]
+    message = ""
+    try:
+        return Config.model_validate({**values, "cameras": listed})
+    except ValidationError as error:
+        location = tuple(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+        if over and _at(over, location) is not None:
+            where = "command line"
+        message = describe(error, Config, list(cameras))
+        for key, name in options.items():
+            if location == tuple(key.split(".")):
+                message = message.replace(key, name, 1)
+    raise ConfigError(f"{where}: {message}")  # outside of the handler: the library's error holds the values
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -278,36 +380,3 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
-    for part in location:
-        if part == "cameras":
-            model = CameraConfig
-        elif isinstance(part, str) and model is not None:
-            found = model.model_fields.get(part)
-            annotation = found.annotation if found else None
-            options = [annotation, *getattr(annotation, "__args__", ())]
-            model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-    return sorted(model.model_fields) if model is not None else []
-
-
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
-    location = first["loc"]
-    key = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-        return f"unknown key {key!r}; {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = first["input"]
-    if first["type"] == "model_type":
-        return f"{key}: this is a section; write [{key}] and its keys below it"
-    if message.startswith("Input should") and isinstance(
-        given, bool | int | float
-    ):  # never a text: it may hold a password
-        return f"{key} is {given}; it {message.removeprefix('Input ')}"
-    return f"{key}: {message}" if key else message

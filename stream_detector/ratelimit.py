@@ -13,6 +13,11 @@ class RateLimit:
         self._rate, self._burst, self._peers = rate, burst, peers
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
+    def spent(self, peer: Hashable, now_s: float) -> bool:
+        """Whether `allow` would refuse `peer` at monotonic time `now_s`; takes nothing."""
+        tokens, then_s = self._buckets.get(peer, (self._burst, now_s))
+        return min(self._burst, tokens + (now_s - then_s) * self._rate) < 1.0
+
     def allow(self, peer: Hashable, now_s: float) -> bool:
         """Whether `peer` may ask once more at monotonic time `now_s`."""
         tokens, then_s = self._buckets.pop(peer, (self._burst, now_s))

@@ -1,21 +1,24 @@
 """A report as one self-contained HTML page: inline style, script and pictures, nothing from any other place.
 
-Names, sources and causes come from outside: every text is escaped, links only lead to relative files, pictures are
-embedded only if they are JPEG or PNG, and a content policy in the page forbids everything else.
+The page is `assets/report.html.j2`; this module computes the values that it shows. Names, sources and causes come from
+outside: Jinja2 escapes every text, links only lead to relative files, pictures are embedded only if they are JPEG or
+PNG, and a content policy in the page forbids everything else.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
+
+import jinja2
 
 from stream_detector.plots import clock_label, step_s
 from stream_detector.records import AlarmRecord, ScoreRow
@@ -23,10 +26,74 @@ from stream_detector.report import CameraReport, Report
 
 WIDTH = 10_000  # units of a timeline's x axis
 TOP, HEIGHT = 70, 1000  # score 1 lies at TOP, score 0 at HEIGHT
+MIN_WIDTH = 8  # a shorter alarm is drawn this wide, so that it can be seen
 MAX_POINTS = 1500  # per camera; more windows are thinned, keeping peaks
 MAX_PICTURE_BYTES = 2_000_000
 MAX_PICTURES_BYTES = 40_000_000
 MAX_SPANS = 200
+COVERAGE_HEAD = ("camera", "windows scored", "coverage", "watched", "holes", "alarms", "highest score", "threshold")
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    kind: str
+    value: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A span of a timeline. x, width: units of the axis."""
+
+    x: int
+    width: int
+    tip: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    kind: str
+    left: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """One camera's timeline. grid, threshold_y: units of the axis.  lines: (class, SVG points).  data: JSON."""
+
+    camera: str
+    label: str
+    note: str
+    grid: tuple[int, ...]
+    alarms: tuple[_Bar, ...]
+    degraded: tuple[_Bar, ...]
+    lines: tuple[tuple[str, str], ...]
+    threshold_y: int | None
+    ticks: tuple[_Tick, ...]
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """kind: "jpeg" or "png".  data: base64.  missing: why there is none."""
+
+    kind: str = ""
+    data: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _AlarmItem:
+    camera: str
+    picture: _Picture
+    span: str
+    scores: str
+    start_utc: str
+    degraded: str
+    clip_link: str
+    clip_name: str
+    from_s: str
+    to_s: str
 
 
 def page(report: Report, *, title: str, base: Path, out: Path, pace_note: str = "") -> str:
@@ -35,93 +102,68 @@ def page(report: Report, *, title: str, base: Path, out: Path, pace_note: str = 
     base: the folder that evidence is also looked for in (that of the events file).  out: where the page will lie, for
     relative links to clips.
     """
-    css = _asset("report.css")
     script = _asset("report.js")
     pin = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{pin}'"
-    notice = (
-        '<p class="notice">Rendered footage: this scene is drawn by a program, no camera filmed it.</p>'
-        if report.rendered
-        else ""
-    )
     bundles = ", ".join(report.bundles)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{esc(policy)}">
-<title>{esc(title)}</title>
-<style>{css}</style>
-</head>
-<body>
-<main>
-<h1>{esc(title)}</h1>
-<p class="soft">{esc(f"model bundle {bundles}" if bundles else "")}{esc(pace_note)}</p>
-{notice}
-{_cards(report)}
-<h2>Timeline</h2>
-{_legend()}
-{"".join(_panel(camera) for camera in report.cameras if camera.rows) or '<p class="soft">No scores.</p>'}
-<h2>Alarms</h2>
-{_alarms(report, base, out)}
-<h2>Coverage</h2>
-{_coverage(report)}
-<h2>Degraded windows</h2>
-{_degraded(report)}
-<h2>Latency</h2>
-{_latency(report)}
-</main>
-<script>{script}</script>
-</body>
-</html>
-"""
+    spans = _degraded(report)
+    return _template().render(
+        title=title,
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{pin}'",
+        css=_asset("report.css"),
+        script=script,
+        subtitle=(f"model bundle {bundles}" if bundles else "") + pace_note,
+        rendered=report.rendered,
+        cards=_cards(report),
+        width=WIDTH,
+        height=HEIGHT,
+        panels=[_panel(camera) for camera in report.cameras if camera.rows],
+        alarms=_alarms(report, base, out),
+        no_alarm=_no_alarm(report),
+        coverage_head=COVERAGE_HEAD,
+        coverage=_coverage(report),
+        degraded=spans[:MAX_SPANS],
+        degraded_hidden=max(0, len(spans) - MAX_SPANS),
+        latency=_latency(report),
+    )
 
 
 def _asset(name: str) -> str:
     return resources.files("stream_detector").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def esc(text: object) -> str:
-    """`text` for HTML, in and between tags; control characters become visible."""
-    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
-    return html.escape(shown, quote=True)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["shown"] = shown
+    return environment.from_string(_asset("report.html.j2"))
 
 
-def _cards(report: Report) -> str:
+def shown(text: object) -> str:
+    """`text` with its control characters made visible; escaping is the template's business."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
+
+
+def _cards(report: Report) -> list[_Card]:
     coverage = report.coverage
     whole = coverage is not None and coverage >= 0.999
-    cards = [
-        ("hot" if report.alarms else "good", str(len(report.alarms)), "alarm" if len(report.alarms) == 1 else "alarms"),
-        ("", str(len(report.cameras)), "camera" if len(report.cameras) == 1 else "cameras"),
-        ("", duration_text(report.watched_s), "footage watched"),
-        ("", f"{report.scored:,}", "windows scored"),
-        ("good" if whole else "poor", "–" if coverage is None else share_text(coverage), "of expected windows"),
-        ("poor" if report.degraded_windows else "", f"{report.degraded_windows:,}", "degraded windows"),
+    return [
+        _Card(
+            "hot" if report.alarms else "good",
+            str(len(report.alarms)),
+            "alarm" if len(report.alarms) == 1 else "alarms",
+        ),
+        _Card("", str(len(report.cameras)), "camera" if len(report.cameras) == 1 else "cameras"),
+        _Card("", duration_text(report.watched_s), "footage watched"),
+        _Card("", f"{report.scored:,}", "windows scored"),
+        _Card(
+            "good" if whole else "poor",
+            "–" if coverage is None else share_text(coverage),
+            "of expected windows",
+        ),
+        _Card("poor" if report.degraded_windows else "", f"{report.degraded_windows:,}", "degraded windows"),
     ]
-    inner = "".join(
-        f'<div class="card {kind}"><b>{esc(value)}</b><span>{name}</span></div>' for kind, value, name in cards
-    )
-    return f'<div class="cards">{inner}</div>'
 
 
-def _legend() -> str:
-    lines = "".join(
-        f'<span><i style="border-top:2px {style} var(--{colour})"></i>{name}</span>'
-        for colour, style, name in (
-            ("smoothed", "solid", "smoothed"),
-            ("raw", "solid", "raw"),
-            ("ink", "dashed", "threshold"),
-        )
-    )
-    boxes = "".join(
-        f'<span><i class="box" style="background:var(--{colour})"></i>{name}</span>'
-        for colour, name in (("alarm", "alarm"), ("degraded", "degraded"))
-    )
-    return f'<div class="legend">{lines}{boxes}<span>drag to zoom, double click for all</span></div>'
-
-
-def _panel(camera: CameraReport) -> str:
+def _panel(camera: CameraReport) -> _Panel:
     rows = sorted(camera.rows, key=lambda row: row.end_s)
     start_s = min(row.start_s for row in rows)
     end_s = max(max(row.end_s for row in rows), start_s + 1e-3)
@@ -132,27 +174,10 @@ def _panel(camera: CameraReport) -> str:
     def y(score: float) -> int:
         return round(HEIGHT - score * (HEIGHT - TOP))
 
+    def bar(first_s: float, last_s: float, tip: str) -> _Bar:
+        return _Bar(x(first_s), max(MIN_WIDTH, x(last_s) - x(first_s)), tip)
+
     points = thinned(rows)
-    shapes = [f'<line class="grid" x1="0" x2="{WIDTH}" y1="{y(s)}" y2="{y(s)}"/>' for s in (0.5, 1.0)]
-    for alarm in camera.alarms:
-        first, last = x(alarm.start_s), x(end_s if alarm.end_s is None else alarm.end_s)
-        width = max(8, last - first)
-        tip = f"<title>alarm, peak {alarm.peak_score:.2f}</title>"
-        shapes.append(f'<rect class="alarm" x="{first}" y="0" width="{width}" height="{HEIGHT}">{tip}</rect>')
-        shapes.append(f'<rect class="alarm-edge" x="{first}" y="0" width="{width}" height="45"/>')
-    for first_s, last_s, causes in camera.spans[:MAX_SPANS]:
-        tip = f"<title>degraded: {esc(', '.join(causes))}</title>"
-        width = max(8, x(last_s) - x(first_s))
-        shapes.append(f'<rect class="degraded" x="{x(first_s)}" y="955" width="{width}" height="45">{tip}</rect>')
-    for kind in ("raw", "smoothed"):
-        for part in unbroken(points, camera.gaps):
-            line = " ".join(f"{x(row.end_s)},{y(getattr(row, kind))}" for row in part)
-            shapes.append(f'<polyline class="{kind}" points="{line}"/>')
-    if camera.threshold is not None:
-        at = y(camera.threshold)
-        shapes.append(f'<line class="threshold" x1="0" x2="{WIDTH}" y1="{at}" y2="{at}"/>')
-    shapes.append('<rect class="pick" y="0" x="0" width="0" height="1000" style="display:none"/>')
-    shapes.append('<line class="cursor" x1="0" x2="0" y1="0" y2="1000" style="display:none"/>')
     data = json.dumps(
         {
             "camera": camera.name,
@@ -164,32 +189,42 @@ def _panel(camera: CameraReport) -> str:
             "causes": [", ".join(row.degraded) for row in points],
         },
         separators=(",", ":"),
-    ).translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&"})
-    sources = ", ".join(camera.sources)
-    note = "" if len(points) == len(rows) else f", {len(points)} of {len(rows)} windows drawn, peaks kept"
-    label = f"Scores of {camera.name} over {duration_text(end_s - start_s)}, {len(camera.alarms)} alarms"
-    return f"""<section class="panel">
-<div class="bar"><h3>{esc(camera.name)}</h3><output></output><button type="button" hidden>show all</button></div>
-<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" tabindex="0" \
-aria-label="{esc(label)}">{"".join(shapes)}</svg>
-<div class="ticks">{_ticks(start_s, end_s)}</div>
-<p class="soft">{esc(sources)}{esc(note)}</p>
-<script type="application/json">{data}</script>
-</section>
-"""
+    ).translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&"})  # inside a script element nothing is escaped
+    drawn = "" if len(points) == len(rows) else f", {len(points)} of {len(rows)} windows drawn, peaks kept"
+    return _Panel(
+        camera=camera.name,
+        label=f"Scores of {camera.name} over {duration_text(end_s - start_s)}, {len(camera.alarms)} alarms",
+        note=", ".join(camera.sources) + drawn,
+        grid=(y(0.5), y(1.0)),
+        alarms=tuple(
+            bar(alarm.start_s, end_s if alarm.end_s is None else alarm.end_s, f"alarm, peak {alarm.peak_score:.2f}")
+            for alarm in camera.alarms
+        ),
+        degraded=tuple(
+            bar(first_s, last_s, f"degraded: {', '.join(causes)}")
+            for first_s, last_s, causes in camera.spans[:MAX_SPANS]
+        ),
+        lines=tuple(
+            (kind, " ".join(f"{x(row.end_s)},{y(getattr(row, kind))}" for row in part))
+            for kind in ("raw", "smoothed")
+            for part in unbroken(points, camera.gaps)
+        ),
+        threshold_y=None if camera.threshold is None else y(camera.threshold),
+        ticks=tuple(_ticks(start_s, end_s)),
+        data=data,
+    )
 
 
-def _ticks(start_s: float, end_s: float) -> str:
+def _ticks(start_s: float, end_s: float) -> list[_Tick]:
     step = step_s(end_s - start_s, 4)
     labels = []
     number = math.ceil(start_s / step - 1e-9)
     while number * step <= end_s + 1e-9:
         share = (number * step - start_s) / (end_s - start_s)
         kind = "first" if share < 0.04 else "last" if share > 0.96 else ""
-        text = clock_label(round(number * step, 6), end_s)
-        labels.append(f'<span class="{kind}" style="left:{100 * share:.2f}%">{text}</span>')
+        labels.append(_Tick(kind, f"{100 * share:.2f}", clock_label(round(number * step, 6), end_s)))
         number += 1
-    return "".join(labels)
+    return labels
 
 
 def thinned(rows: list[ScoreRow]) -> list[ScoreRow]:
@@ -226,21 +261,23 @@ def unbroken(rows: list[ScoreRow], gaps: tuple[tuple[float, float], ...]) -> lis
     return [part for part in parts if part]
 
 
-def _alarms(report: Report, base: Path, out: Path) -> str:
-    if not report.alarms:
-        coverage = report.coverage
-        told = "no window was scored" if not coverage else f"{share_text(coverage)} of the expected windows were scored"
-        return f'<p class="soft">No alarm; {told}.</p>'
+def _no_alarm(report: Report) -> str:
+    if not report.coverage:
+        return "no window was scored"
+    return f"{share_text(report.coverage)} of the expected windows were scored"
+
+
+def _alarms(report: Report, base: Path, out: Path) -> list[_AlarmItem]:
     items = []
     room = MAX_PICTURES_BYTES
     for alarm in report.alarms:
         picture, used = _picture(alarm, base, room)
         room -= used
         items.append(_alarm(alarm, picture, base, out))
-    return f'<div class="items">{"".join(items)}</div>'
+    return items
 
 
-def _alarm(alarm: AlarmRecord, picture: str, base: Path, out: Path) -> str:
+def _alarm(alarm: AlarmRecord, picture: _Picture, base: Path, out: Path) -> _AlarmItem:
     longest = max(alarm.start_s, alarm.end_s or 0.0)
     start = clock_label(round(alarm.start_s, 1), longest)
     if alarm.end_s is None:
@@ -248,45 +285,38 @@ def _alarm(alarm: AlarmRecord, picture: str, base: Path, out: Path) -> str:
     else:
         span = f"{start} – {clock_label(round(alarm.end_s, 1), longest)} ({alarm.end_s - alarm.start_s:.1f} s)"
     reason = "" if alarm.reason in (None, "normal") else f", ended by {alarm.reason}"
-    facts = [
-        f"{esc(span)}{esc(reason)}",
-        f"peak {alarm.peak_score:.2f}, threshold {alarm.threshold:.2f}",
-        f'<span class="soft">{esc(alarm.start_utc)}</span>',
-    ]
-    if alarm.degraded:
-        facts.append(f'<span class="soft">degraded: {esc(", ".join(alarm.degraded))}</span>')
     clip = find_evidence(alarm.clip, base)
-    if clip is not None:
-        facts.append(f'<a href="{esc(link_to(clip, out))}">clip {esc(clip.name)}</a>')
-    elif alarm.clip:
-        facts.append(f'<span class="soft">clip {esc(alarm.clip)} is not there any more</span>')
-    last_s = alarm.start_s if alarm.end_s is None else alarm.end_s
-    show = (
-        f'<button type="button" class="show" data-camera="{esc(alarm.camera)}" data-from="{alarm.start_s:.3f}" '
-        f'data-to="{last_s:.3f}">show in the timeline</button>'
+    return _AlarmItem(
+        camera=alarm.camera,
+        picture=picture,
+        span=span + reason,
+        scores=f"peak {alarm.peak_score:.2f}, threshold {alarm.threshold:.2f}",
+        start_utc=alarm.start_utc,
+        degraded=", ".join(alarm.degraded),
+        clip_link="" if clip is None else link_to(clip, out),
+        clip_name=alarm.clip or "" if clip is None else clip.name,
+        from_s=f"{alarm.start_s:.3f}",
+        to_s=f"{alarm.start_s if alarm.end_s is None else alarm.end_s:.3f}",
     )
-    told = "".join(f"<p>{fact}</p>" for fact in facts)
-    return f'<article class="item">{picture}<div class="text"><h3>{esc(alarm.camera)}</h3>{told}{show}</div></article>'
 
 
-def _picture(alarm: AlarmRecord, base: Path, room: int) -> tuple[str, int]:
+def _picture(alarm: AlarmRecord, base: Path, room: int) -> tuple[_Picture, int]:
+    """The snapshot of an alarm, and the bytes that it takes of `room`."""
     path = find_evidence(alarm.snapshot, base)
     if path is None:
         why = f"snapshot {alarm.snapshot} is not there any more" if alarm.snapshot else "no snapshot"
-        return f'<div class="none">{esc(why)}</div>', 0
+        return _Picture(missing=why), 0
     try:
         size = path.stat().st_size
         if size > min(room, MAX_PICTURE_BYTES):
-            return f'<div class="none">snapshot {esc(path.name)} is too large to embed</div>', 0
+            return _Picture(missing=f"snapshot {path.name} is too large to embed"), 0
         content = path.read_bytes()
     except OSError:
-        return f'<div class="none">snapshot {esc(path.name)} cannot be read</div>', 0
+        return _Picture(missing=f"snapshot {path.name} cannot be read"), 0
     kind = "jpeg" if content.startswith(b"\xff\xd8\xff") else "png" if content.startswith(b"\x89PNG") else ""
     if not kind:
-        return f'<div class="none">snapshot {esc(path.name)} is no picture</div>', 0
-    text = base64.b64encode(content).decode()
-    label = f"{alarm.camera} at the peak of the alarm"
-    return f'<img alt="{esc(label)}" loading="lazy" src="data:image/{kind};base64,{text}">', len(content)
+        return _Picture(missing=f"snapshot {path.name} is no picture"), 0
+    return _Picture(kind, base64.b64encode(content).decode()), len(content)
 
 
 def find_evidence(told: str | None, base: Path) -> Path | None:
@@ -309,8 +339,8 @@ def link_to(target: Path, out: Path) -> str:
     return "./" + quote(Path(os.path.relpath(target.absolute(), out.absolute().parent)).as_posix())
 
 
-def _coverage(report: Report) -> str:
-    lines = []
+def _coverage(report: Report) -> list[tuple[object, ...]]:
+    lines: list[tuple[object, ...]] = []
     for camera in report.cameras:
         holes_s = sum(last - first for first, last in camera.gaps)
         peak = camera.peak
@@ -327,41 +357,24 @@ def _coverage(report: Report) -> str:
                 "–" if camera.threshold is None else f"{camera.threshold:.2f}",
             )
         )
-    head = ("camera", "windows scored", "coverage", "watched", "holes", "alarms", "highest score", "threshold")
-    return table(head, lines)
+    return lines
 
 
-def _degraded(report: Report) -> str:
+def _degraded(report: Report) -> list[tuple[object, ...]]:
     lines: list[tuple[object, ...]] = []
     for camera in report.cameras:
         for first_s, last_s, causes in camera.spans:
             longest = max(last_s, 120.0)
             span = f"{clock_label(round(first_s, 1), longest)} – {clock_label(round(last_s, 1), longest)}"
             lines.append((camera.name, span, f"{last_s - first_s:.1f} s", ", ".join(causes)))
-    if not lines:
-        return '<p class="soft">None.</p>'
-    more = f'<p class="soft">{len(lines) - MAX_SPANS} more not shown.</p>' if len(lines) > MAX_SPANS else ""
-    return table(("camera", "from – to", "length", "causes"), lines[:MAX_SPANS]) + more
+    return lines
 
 
-def _latency(report: Report) -> str:
-    if not report.latency:
-        return '<p class="soft">No event tells a latency.</p>'
-    lines = [
+def _latency(report: Report) -> Sequence[tuple[object, ...]]:
+    return [
         (stage, *(f"{values[name]:.2f}" for name in ("p50", "p95", "max")), f"{values['count']:.0f}")
         for stage, values in report.latency.items()
     ]
-    told = (
-        '<p class="soft">Milliseconds from the capture of the deciding window’s last frame, told by alarm events.</p>'
-    )
-    return told + table(("stage", "p50", "p95", "max", "events"), lines)
-
-
-def table(head: tuple[str, ...], lines: Sequence[tuple[object, ...]]) -> str:
-    """A table with escaped cells that scrolls by itself where the page is narrow."""
-    cells = "".join(f"<th>{esc(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def share_text(share: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "stream_detector"
 
-FOUNDATION = {"types", "errors", "config", "address"}
+FOUNDATION = {"types", "errors", "config", "config_errors", "address", "secretfile"}
 # What a module may import of the package beside the foundation. A stage that is not named here may import nothing else.
 MODEL = {"preprocess", "backbones", "head", "temporal", "familiar", "manifest", "bundle", "weights"}
 ALLOWED: dict[str, set[str]] = {
@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"records", "plots"},
     "reportpage": {"records", "plots", "report"},
     "evidence": {"clipfile"},
+    "arguments": set(),
 }
 WIRING = {
     "start",
@@ -50,6 +51,7 @@ WIRING = {
     "decide",
     "assemble",
     "cli",
+    "arguments",
     "commands",
     "testing",
     "web",

@@ -5,6 +5,10 @@
 Ground truth is joined by name; a video without an annotation is an error. Without --annotations the label of a clip
 counts for all of its frames (--clip-labels says that this is meant). Writes results.json, scores.csv, plots and one
 self-contained report.html.
+
+    python -m trainer evaluate --standard --clips CLIPS --more MORE --quiet QUIET --i3d ARCHIVE --out RECORD.json
+
+judges a frozen network or a bundle by the protocol of `trainer.evaluation`: nested folds of whole groups.
 """
 
 from __future__ import annotations
@@ -18,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.errors import DataError
+from stream_detector.errors import DataError, UsageError
 from trainer.annotations import Annotation, annotation_of, read_annotations
 from trainer.bags import windows_of
 from trainer.checkpoint import Checkpoint, load_checkpoint
+from trainer.evaluation.options import add_options
 from trainer.events import event_figures, event_table
 from trainer.features import FeatureSet, VideoFeatures, load_features, require_finite
 from trainer.metrics import Figure, frame_figures
@@ -131,20 +136,29 @@ def write_scores(timelines: Sequence[Timeline], path: Path) -> None:
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """`trainer evaluate`."""
     parser = subparsers.add_parser("evaluate", help="figures, intervals, oracle lines, plots and a report")
-    parser.add_argument("features", type=Path)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="head.safetensors or its folder")
-    truth = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument("features", type=Path, nargs="?")
+    parser.add_argument("--checkpoint", type=Path, help="head.safetensors or its folder")
+    truth = parser.add_mutually_exclusive_group()
     truth.add_argument("--annotations", type=Path, help="frame-level truth (CSV or the official text file)")
     truth.add_argument("--clip-labels", action="store_true", help="a clip's label counts for all of its frames")
     parser.add_argument("--split", default="test", help="test, val or train (default: test; 'all': every video)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples of the videos for the intervals")
     parser.add_argument("--delay", type=float, default=0.0, metavar="S", help="processing time per window, seconds")
+    add_options(parser)
     parser.set_defaults(run=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Evaluate, write everything to --out, print the figures."""
+    if args.standard:
+        from trainer.evaluation import command
+
+        return command.main(args)
+    if args.features is None or args.checkpoint is None or not (args.annotations or args.clip_labels):
+        raise UsageError(
+            "evaluate needs FEATURES, --checkpoint, and --annotations or --clip-labels; or --standard for the protocol"
+        )
     from trainer.report import print_figures, write_report
 
     features = load_features(args.features)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from rich.console import Console
 from rich.table import Table
 
@@ -25,12 +26,6 @@ TITLES = {
     "ece": "expected calibration error",
 }
 SHOWN_VIDEOS = 60
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .9rem; border-bottom: 1px solid #ddd }
-td { text-align: right; font-variant-numeric: tabular-nums } td:first-child, th { text-align: left }
-img { max-width: 100% } p { color: #555 }
-"""
 
 
 def rows_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -97,26 +92,21 @@ def write_report(timelines: Sequence[Timeline], found: dict[str, Any], about: di
     abnormal = [t for t in timelines if t.label][: SHOWN_VIDEOS * 2 // 3]
     normal = sorted((t for t in timelines if not t.label), key=lambda t: -float(t.scores.max()))
     plot_scores([*abnormal, *normal[: SHOWN_VIDEOS - len(abnormal)]], out / "scores.png")
-    parts = [
-        "<h1>Evaluation</h1>",
-        f"<p>{html.escape(summary_line(found))}</p>",
-        _table(("figure", "content time", "emission time"), rows_of(found)),
-        "<p>Content time: a score counts on the frames of its own window. Emission time: from when it is known.</p>",
-        "<h2>Events</h2>",
-        _table(EVENT_TITLES, event_rows(found)),
-        "<p>Alarms at emission time; the best threshold for each rate, found on these very videos.</p>",
-        "<h2>What detectors that know the truth get on the same videos</h2>",
-        _table(("oracle", *(TITLES[k] for k in ORACLE_KEYS)), oracle_rows(found)),
-        "<h2>Curves</h2>",
-        _image(out / "curves.png"),
-        "<h2>Scores</h2><p>True events shaded; the normal videos with the highest scores come last.</p>",
-        _image(out / "scores.png"),
-        "<h2>Made with</h2>",
-        _table(("setting", "value"), _settings(about)),
-    ]
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Evaluation</title><style>{STYLE}</style>'
+    template = resources.files("trainer").joinpath("assets", "report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    page = environment.from_string(template).render(
+        summary=summary_line(found),
+        figures=rows_of(found),
+        event_titles=EVENT_TITLES,
+        events=event_rows(found),
+        oracle_titles=("oracle", *(TITLES[key] for key in ORACLE_KEYS)),
+        oracles=oracle_rows(found),
+        curves=_base64(out / "curves.png"),
+        scores=_base64(out / "scores.png"),
+        settings=_settings(about),
+    )
     path = out / "report.html"
-    path.write_text(page + "\n".join(parts) + "</html>\n", encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -124,11 +114,5 @@ def _settings(about: dict[str, Any]) -> list[tuple[str, str]]:
     return [(k, str(v)) for k, v in {**about, **about.get("hyper", {})}.items() if k != "hyper"]
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(t)}</th>" for t in titles)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _image(path: Path) -> str:
-    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()

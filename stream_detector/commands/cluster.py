@@ -92,10 +92,7 @@ def cluster_config(config: Config, args: argparse.Namespace) -> Config:
             raise ConfigError(f"--near {camera}={tag} names no camera or no tag; write CAMERA=TAG, cameras are {names}")
     fields = {name: getattr(config, name) for name in Config.model_fields}
     fields["cameras"] = tuple(
-        camera.model_copy(update={"source": Source.of_file(camera.source.path.absolute())})
-        if camera.source.kind == "file"
-        else camera
-        for camera in config.cameras
+        camera.model_copy(update={"source": _anywhere(camera.source), "evidence": False}) for camera in config.cameras
     )
     fields["evidence"] = config.evidence.model_copy(update={"enabled": False})
     fields["publish"] = config.publish.model_copy(update={"ledger": config.publish.ledger.absolute()})
@@ -105,3 +102,8 @@ def cluster_config(config: Config, args: argparse.Namespace) -> Config:
     if Path(config.bundle).is_dir():
         fields["bundle"] = str(Path(config.bundle).absolute())
     return build_config(fields)
+
+
+def _anywhere(source: Source) -> Source:
+    """The same for a process with another working directory."""
+    return Source.of_file(source.path.absolute()) if source.kind == "file" else source

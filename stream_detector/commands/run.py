@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import re
 import threading
 import tomllib
 from pathlib import Path
@@ -148,7 +149,10 @@ def make_config(args: argparse.Namespace) -> Config:
         values = merge(values, {"publish": {"ledger": None if args.ledger == "none" else args.ledger}})
     for setting in args.set:
         values = merge(values, _setting(setting))
-    config = load_config(args.config, values) if args.config else build_config(values)
+    options = {
+        ".".join(path): f"--{name.replace('_', '-')}" for name, path in _MAP.items() if getattr(args, name) is not None
+    }
+    config = load_config(args.config, values, options) if args.config else build_config(values, options=options)
     given = parse_sources(args.sources)
     cameras = (*expand_cameras(config.cameras), *given)
     if not cameras:
@@ -166,7 +170,8 @@ def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 def _setting(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text!r} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
+        shown = f" {text}" if re.fullmatch(r"[a-z_.]+", text) else ""
+        raise UsageError(f"--set{shown} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
+import logging
 import math
 import re
 import time
 from collections.abc import Iterable
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -23,12 +27,13 @@ from starlette.types import Receive, Scope, Send
 
 from stream_detector.assemble import Assembly
 from stream_detector.config import CAMERA_NAME
-from stream_detector.errors import ConfigError, DataError, EndpointError, StreamDetectorError
+from stream_detector.errors import ConfigError, DataError, EndpointError, StageError, StreamDetectorError
 from stream_detector.health import PATHS as HEALTH
 from stream_detector.health import check
+from stream_detector.ratelimit import RateLimit
 from stream_detector.web.auth import COOKIE, SESSION_S, Gate
 from stream_detector.web.board import Board
-from stream_detector.web.guard import answer, read_json
+from stream_detector.web.guard import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.history import Alarm, Filter, History, make_filter
 from stream_detector.web.inputs import cell, settings_of, text_of, whole_number
 from stream_detector.web.pages import Pages
@@ -36,9 +41,13 @@ from stream_detector.web.replay import Recordings
 from stream_detector.web.streams import Hub, encode_picture
 from stream_detector.web.tune import thin, tune, write_camera
 
+log = logging.getLogger(__name__)
+
 ALARM_ID = re.compile(r"[0-9a-f]{32}")
 MAX_NOTE, MAX_BY = 500, 64
 ACK_S = 5.0
+ACK_RATE, ACK_BURST = 10.0, 40.0  # of all viewers together: each costs the decision thread a write to the disk
+ACK_LATE = "the detector has not noted it yet, for it is busy; it will, so look again in a moment"
 PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
 EXPORT = 20_000
 COLUMNS: tuple[str, ...] = (
@@ -79,6 +88,7 @@ class Api:
     def __init__(self, rooms: Rooms) -> None:
         self._r = rooms
         self._plans = {plan.name: plan for plan in rooms.assembly.plans}
+        self._acks = RateLimit(ACK_RATE, ACK_BURST, 1)
 
     def app(self) -> Starlette:
         """The application without its guard."""
@@ -90,7 +100,7 @@ class Api:
             *(Route(path, self._health) for path in HEALTH),
             Route("/metrics", self._metrics),
             Route("/api/run", self._run),
-            Route("/api/stream", _Stream(self._r)),
+            Route("/api/stream", _Stream(self._r), methods=["GET"]),
             Route("/api/picture/{name}.jpg", self._picture),
             Route("/api/alarms", self._alarms),
             Route("/api/alarms.json", self._export_json),
@@ -121,11 +131,11 @@ class Api:
 
     async def _login(self, request: Request) -> Response:
         token = (await read_json(request.receive, request.scope)).get("token")
-        now_s = time.monotonic()
-        gate, state = self._r.gate, request.scope["state"]
-        if not isinstance(token, str) or (gate.closed and not gate.token_is_right(token)):
-            if not state["logins"].allow(state["address"], now_s):
-                return JSONResponse({"error": "too many wrong tokens; wait a minute"}, 429)
+        now_s, gate = time.monotonic(), self._r.gate
+        right = gate.closed is False or request.scope["state"]["guess"](token if isinstance(token, str) else "")
+        if right is None:
+            return JSONResponse({"error": TOO_MANY_GUESSES}, 429)
+        if not right:
             return JSONResponse({"error": "this is not the token"}, 401)
         response = JSONResponse({"ok": True})
         response.set_cookie(
@@ -251,16 +261,37 @@ class Api:
             return _no("no such alarm")
         body = await read_json(request.receive, request.scope)
         note, by = text_of(body, "note", MAX_NOTE), text_of(body, "by", MAX_BY)
+        if not self._acks.allow("all", time.monotonic()):
+            return JSONResponse({"error": "too many acknowledgements at once; try again in a moment"}, 429)
         publisher = self._r.assembly.publisher
         camera, name = alarm.camera, alarm.id
-        done = self._r.assembly.pipeline.errands.post(lambda: publisher.acknowledge(camera, name, note, by))
+        loop = asyncio.get_running_loop()
+        noted: asyncio.Future[Alarm] = loop.create_future()
+
+        def hand_over(done: Future[Any]) -> None:  # by the decision thread, whenever it gets to it
+            with contextlib.suppress(RuntimeError):  # the page has closed: the journal has it all the same
+                loop.call_soon_threadsafe(self._noted, done, alarm, noted)
+
+        errands = self._r.assembly.pipeline.errands
+        errands.post(lambda: publisher.acknowledge(camera, name, note, by)).add_done_callback(hand_over)
+        finished, _ = await asyncio.wait({noted}, timeout=ACK_S)  # which cancels nothing when the time is over
+        if not finished:
+            return JSONResponse({"error": ACK_LATE}, 504)
+        return JSONResponse(noted.result().summary())
+
+    def _noted(self, done: Future[Any], alarm: Alarm, noted: asyncio.Future[Alarm]) -> None:
+        """The decision thread has done with an acknowledgement: every viewer hears of it, also when its asker left."""
         try:
-            told = await asyncio.wait_for(asyncio.wrap_future(done), ACK_S)
-        except TimeoutError:
-            return JSONResponse({"error": "the detector is too busy to note it; try again"}, 503)
-        changed = self._r.history.apply(told) or alarm
+            changed = self._r.history.apply(done.result()) or alarm
+        except (Exception, CancelledError) as error:
+            if not isinstance(error, StreamDetectorError):
+                log.error("an acknowledgement failed (%s: %s)", type(error).__name__, error)
+            reason = str(error) or type(error).__name__
+            noted.set_exception(StageError(f"the acknowledgement could not be noted ({reason}); try again"))
+            noted.exception()  # it counts as read: its asker may have left
+            return
         self._r.hub.tell(changed.summary())
-        return JSONResponse(changed.summary())
+        noted.set_result(changed)
 
     def _export(self, request: Request) -> Iterable[Alarm]:
         wanted: Filter = make_filter(dict(request.query_params))
@@ -352,6 +383,9 @@ class _Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
+        if request.method == "HEAD":  # a stream has no end, its head has
+            await Response(media_type="text/event-stream")(scope, receive, send)
+            return
         try:
             rate = float(request.query_params.get("rate", "0"))
         except ValueError:

@@ -131,12 +131,12 @@ class Gate:
         """Forget a session."""
         self._sessions.pop(self._digest(cookie), None)
 
-    def admits(self, cookie: str, bearer: str, now_s: float) -> bool:
-        """Whether a session cookie or a bearer token lets in."""
+    def has_session(self, cookie: str, now_s: float) -> bool:
+        """Whether a session cookie lets in; without a token everybody is let in."""
         if not self._token:
             return True
         until_s = self._sessions.get(self._digest(cookie)) if cookie else None
-        return (until_s is not None and now_s < until_s) or (bool(bearer) and self.token_is_right(bearer))
+        return until_s is not None and now_s < until_s
 
     def _digest(self, text: str) -> bytes:
         return hmac.new(self._key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()

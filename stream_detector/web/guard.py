@@ -1,17 +1,16 @@
-"""What stands before the routes: headers, hosts, rates, sizes, tokens; and a protocol that outlasts slow clients."""
+"""What stands before the routes: headers, hosts, rates, sizes, tokens. Connections are `doors`' business."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import time
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stream_detector.errors import DataError
 from stream_detector.health import PATHS as HEALTH
@@ -21,12 +20,13 @@ from stream_detector.web.auth import COOKIE, Gate
 log = logging.getLogger(__name__)
 
 REQUEST_S = 10.0  # a request must be whole in this time
-MAX_CONNECTIONS = 600
+MAX_HEADERS = 100
 MAX_BODY = 64 << 10
-RATE, BURST = 100.0, 800.0  # requests of one address
-LOGIN_RATE, LOGIN_BURST = 0.2, 10.0  # wrong tokens of one address
-PEERS = 2000  # addresses remembered
+RATE, BURST = 100.0, 800.0  # requests of one peer
+GUESS_RATE, GUESS_BURST = 0.2, 10.0  # wrong tokens of one peer
+PEERS = 2000  # peers remembered
 OPEN_PATHS = frozenset({"/login", *HEALTH})  # and /static/
+TOO_MANY_GUESSES = "too many wrong tokens; wait a minute"
 METHODS = frozenset({"GET", "HEAD", "POST"})
 
 HEADERS = {
@@ -44,57 +44,13 @@ HEADERS = {
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-class SlowGuard(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol, with a deadline for every request's head and a limit on connections.
-
-    uvicorn times the pause between two requests, but waits for ever for the first and for an unfinished head.
-    """
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """Refuse at once beyond the limit; else start the clock."""
-        super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-            return
-        self._start_clock()
-
-    def data_received(self, data: bytes) -> None:
-        """Stop the clock while a request is being answered."""
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_clock()
-        elif self._deadline is None:
-            self._start_clock()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the clock."""
-        self._stop_clock()
-        super().connection_lost(exc)
-
-    def _start_clock(self) -> None:
-        self._stop_clock()
-        self._deadline = self.loop.call_later(REQUEST_S, self._overdue)
-
-    def _stop_clock(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _overdue(self) -> None:
-        self._deadline = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.close()
-
-
 class Guard:
-    """ASGI middleware. rate, burst: requests of one address; the page itself needs about 20 to open."""
+    """ASGI middleware. rate, burst: requests of one peer; the page itself needs about 20 to open."""
 
     def __init__(self, app: ASGIApp, gate: Gate, *, tls: bool, rate: float = RATE, burst: float = BURST) -> None:
         self._app, self._gate, self._tls = app, gate, tls
         self._requests = RateLimit(rate, burst, PEERS)
-        self._logins = RateLimit(LOGIN_RATE, LOGIN_BURST, PEERS)
+        self._guesses = RateLimit(GUESS_RATE, GUESS_BURST, PEERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -136,26 +92,40 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         now_s = time.monotonic()
-        address = scope["client"][0] if scope.get("client") else "?"
+        peer = peer_of(scope["client"][0] if scope.get("client") else "?")
         path = scope["path"]
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._requests.allow(address, now_s):
+        if not self._requests.allow(peer, now_s):
             return 429, "too many requests; wait a little"
+        if len(scope["headers"]) > MAX_HEADERS:
+            return 431, f"at most {MAX_HEADERS} headers are taken"
         if scope["method"] not in METHODS:
             return 405, "only GET, HEAD and POST are answered"
         if not self._gate.host_allowed(headers.get(b"host", "")):
             return 421, "this host name is not served; open the page under a name of [web] hosts, or as localhost"
         if scope["method"] == "POST" and not _own_origin(headers):
             return 403, "another site's page sent this; it was refused"
-        scope["state"] = {"cookie": _cookie(headers.get(b"cookie", "")), "address": address, "logins": self._logins}
+        cookie = _cookie(headers.get(b"cookie", ""))
+        admitted = self._gate.has_session(cookie, now_s)
         bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
-        admitted = self._gate.admits(scope["state"]["cookie"], bearer, now_s)
-        if bearer and self._gate.closed and not admitted and not self._logins.allow(address, now_s):
-            return 429, "too many wrong tokens; wait a minute"
-        scope["state"]["admitted"] = admitted
+        if bearer and not admitted:
+            right = self.guess(peer, bearer, now_s)
+            if right is None and path not in OPEN_PATHS:
+                return 429, TOO_MANY_GUESSES
+            admitted = right is True
+        scope["state"] = {"cookie": cookie, "admitted": admitted, "guess": lambda token: self.guess(peer, token, now_s)}
         if admitted or path in OPEN_PATHS or path.startswith("/static/"):
             return None
         return 401, "a token is needed; sign in at /login"
+
+    def guess(self, peer: str, token: str, now_s: float) -> bool | None:
+        """Whether `token` is right; None, without a look at it, when `peer` has guessed wrong too often of late."""
+        if self._guesses.spent(peer, now_s):
+            return None
+        right = self._gate.token_is_right(token)
+        if not right:
+            self._guesses.allow(peer, now_s)
+        return right
 
 
 async def answer(send: Send, status: int, text: str) -> None:
@@ -217,8 +187,22 @@ def _own_origin(headers: dict[bytes, str]) -> bool:
 
 
 def _cookie(header: str) -> str:
+    """The value of our cookie; "" when there is none. Values of ours hold no quotes, so nothing is unquoted."""
+    for part in header.split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
+
+
+def peer_of(address: str) -> str:
+    """Who counts as one: an IPv4 address, or an IPv6 network of 64 bits, for one machine has all of its addresses."""
     try:
-        found = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(found) if found.is_loopback else str(ipaddress.ip_network((found, 64), strict=False))

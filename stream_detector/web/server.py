@@ -28,7 +28,8 @@ from stream_detector.metrics import make_registry
 from stream_detector.web.api import Api, Rooms
 from stream_detector.web.auth import Gate, place_of, read_token
 from stream_detector.web.board import Board
-from stream_detector.web.guard import BURST, RATE, Guard, SlowGuard
+from stream_detector.web.doors import IDLE_S, Connection, Doors, room_for
+from stream_detector.web.guard import BURST, RATE, Guard
 from stream_detector.web.history import History
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
@@ -57,7 +58,7 @@ class WebServer:
         """rate, burst: requests of one address. Raises EndpointError or ConfigError here, before anything is served."""
         place = place_of(config)
         token = read_token(config.token_file) if config.token_file else ""
-        _check_tls(config)
+        self._context = _tls(config)
         self._assembly, self._board, self._config_path = assembly, board, config_path
         self._rate, self._burst, self._tls = rate, burst, place.tls
         self._gate = Gate(token, local=place.local, hosts=config.hosts)
@@ -68,11 +69,12 @@ class WebServer:
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hub: Hub | None = None
+        self._letting_in: asyncio.Task[None] | None = None
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._app,
                 interface="asgi3",
-                http=SlowGuard,
+                http=Connection,
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
@@ -81,12 +83,9 @@ class WebServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                backlog=512,
-                timeout_keep_alive=30,
+                timeout_keep_alive=int(IDLE_S),
                 timeout_graceful_shutdown=1,
                 h11_max_incomplete_event_size=16 << 10,
-                ssl_certfile=config.cert,
-                ssl_keyfile=config.key,
             )
         )
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -111,9 +110,10 @@ class WebServer:
         self._board.listen(None)
         loop, hub = self._loop, self._hub
         self._server.should_exit = True
-        if loop is not None and hub is not None:
+        if loop is not None and hub is not None and self._letting_in is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(hub.close)
+                loop.call_soon_threadsafe(self._letting_in.cancel)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             self._server.force_exit = True
@@ -166,15 +166,34 @@ class WebServer:
                 loop.call_soon_threadsafe(take, body)
 
         self._board.listen(listener)
+        uvicorn_config = self._server.config
+        uvicorn_config.load()
+        self._doors = Doors(
+            self._socket,
+            lambda: Connection(uvicorn_config, self._server.server_state, {}),
+            self._context,
+            room_for(len(names)),
+        )
         ticking = asyncio.create_task(hub.run())
+        letting_in = self._letting_in = asyncio.create_task(self._doors.run())
+        letting_in.add_done_callback(self._no_more)
         self._ready.set()
         try:
-            await self._server.serve(sockets=[self._socket])
+            await self._server.serve(sockets=[])  # `Doors` listens
         finally:
             self._board.listen(None)
             hub.close()
             recordings.close()
-            await asyncio.wait({ticking}, timeout=1.0)
+            letting_in.cancel()
+            self._doors.close()
+            await asyncio.wait({ticking, letting_in}, timeout=1.0)
+
+    def _no_more(self, letting_in: asyncio.Task[None]) -> None:
+        """Nobody is let in any more; that is right only when the server closes."""
+        self._server.should_exit = True
+        if not letting_in.cancelled() and letting_in.exception() is not None:
+            self._failure = letting_in.exception()
+            log.error("the page's server ended (%s: %s)", type(self._failure).__name__, self._failure)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         await self._guard(scope, receive, send)
@@ -185,16 +204,19 @@ def serve_web(config: WebConfig, assembly: Assembly, board: Board, *, config_pat
     return WebServer(config, assembly, board, config_path=config_path)
 
 
-def _check_tls(config: WebConfig) -> None:
+def _tls(config: WebConfig) -> ssl.SSLContext | None:
     if config.cert is None:
-        return
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.cert, config.key)
+        context.load_cert_chain(config.cert, config.key)
     except (OSError, ssl.SSLError) as error:
         raise EndpointError(
             f"the TLS files {str(config.cert)!r} and {str(config.key)!r} cannot be used ({error}); give a PEM "
             "certificate and its key"
         ) from None
+    return context
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -89,7 +89,7 @@ def write_camera(path: Path, camera: str, threshold: float, smooth: SmoothConfig
     The new text is read back and checked before it takes the old one's place, at once. Raises ConfigError.
     """
     try:
-        old = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path.name!r} cannot be read ({error}); mend it by hand") from None
     smoothing: dict[str, Any] = {"kind": smooth.kind}
@@ -97,7 +97,10 @@ def write_camera(path: Path, camera: str, threshold: float, smooth: SmoothConfig
         smoothing["time_constant_s"] = float(smooth.time_constant_s)
     elif smooth.kind == "median":
         smoothing["span"] = smooth.span
-    new = set_camera(old, camera, {"threshold": float(threshold), "smoothing": smoothing})
+    old = text.removeprefix("\ufeff")  # editors of Windows begin with a byte order mark; it stays
+    new = text[: len(text) - len(old)] + set_camera(
+        old, camera, {"threshold": float(threshold), "smoothing": smoothing}
+    )
     part = ""
     try:
         handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".toml", dir=path.parent)

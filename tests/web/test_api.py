@@ -230,3 +230,6 @@ def test_smoothing_is_written_as_the_kind_needs_it(tmp_path: Path) -> None:
     write_camera(path, "a", 0.5, SmoothConfig(kind="ema", time_constant_s=2))
     assert tomllib.loads(path.read_text())["cameras"]["a"]["smoothing"] == {"kind": "ema", "time_constant_s": 2.0}
     assert [entry.name for entry in tmp_path.iterdir()] == ["c.toml"]
+    path.write_text("\ufeff[cameras.a]\nsource = 'x'\n", encoding="utf-8")  # as editors of Windows write it
+    write_camera(path, "a", 0.5, SmoothConfig(kind="none"))
+    assert path.read_text(encoding="utf-8").startswith("\ufeff[cameras.a]\n") and "threshold = 0.5" in path.read_text()

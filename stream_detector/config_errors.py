@@ -1,0 +1,178 @@
+"""What pydantic found wrong with a configuration, said in the words of the file it was written in.
+
+    camera gate: threshold must be between 0 and 1, not 2.0
+    unknown key 'cooldown' in [alarm]; did you mean 'cooldown_s'?
+
+Values that are texts are never shown: one may be a password.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import annotated_types
+from pydantic import BaseModel, ValidationError
+
+Location = tuple[int | str, ...]
+
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "string": "a text in quotes",
+    "path": "the path of a file, a text in quotes",
+    "tuple": "a list in brackets",
+    "list": "a list in brackets",
+}
+_UNITS = ("_s", "_ms", "_fps", "_days", "_bytes", "_ratio", "_windows")
+
+
+def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str]) -> str:
+    """One sentence for the first thing that is wrong. names: of the cameras, in their order."""
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    prefix = ""
+    if location and location[0] == "cameras" and len(location) > 1 and isinstance(location[1], int):
+        number = location[1]
+        prefix = f"camera {names[number]}: " if number < len(names) and names[number] else f"camera {number + 1}: "
+    key = _key(location)
+    kind, message = first["type"], first["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return prefix + _unknown(location, model)
+    if kind == "value_error":
+        return prefix + (f"{key}: {message}" if key else message)
+    if kind == "missing":
+        return f"{prefix}{key or 'an entry'} is missing; add it"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        table = _table(location, names)
+        return f"{prefix}{key or 'this'} is a section; write [{table}] and its keys below it"
+    given = first["input"]
+    shown = f", not {given}" if isinstance(given, int | float) else ""  # never a text: it may hold a password
+    return f"{prefix}{key} must be {_wanted(kind, first.get('ctx', {}), location, model)}{shown}"
+
+
+def _key(location: Location) -> str:
+    """The key below its table, as it is written: 'alarm.threshold', or 'mask, entry 2' of a camera."""
+    parts = location[2:] if location[:1] == ("cameras",) and len(location) > 1 else location
+    words = ".".join(str(part) for part in parts if isinstance(part, str))
+    return words + "".join(f", entry {part + 1}" for part in parts if isinstance(part, int))
+
+
+def _table(location: Location, names: Sequence[str]) -> str:
+    parts = [str(part) for part in location]
+    if len(parts) > 1 and parts[0] == "cameras" and isinstance(location[1], int) and location[1] < len(names):
+        parts[1] = names[location[1]]
+    return ".".join(parts)
+
+
+def _wanted(kind: str, context: dict[str, Any], location: Location, model: type[BaseModel]) -> str:
+    field = _annotation(location, model)
+    bounds = _bounds(field) if field is not None else ""
+    if kind == "literal_error":
+        return f"one of {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        return "auto, cpu, cuda or cuda:N" if location[-1:] == ("device",) else "a text of another form"
+    if kind in ("greater_than_equal", "greater_than", "less_than_equal", "less_than", "finite_number"):
+        return bounds or "a finite number"
+    if kind in ("too_long", "too_short"):
+        return f"a list of {context.get('max_length', context.get('min_length'))} entries"
+    word = next((words for start, words in _KINDS.items() if kind.startswith(start)), "another kind of value")
+    return f"{word} {bounds}".rstrip() if bounds and word.endswith("number") else word
+
+
+def _annotation(location: Location, model: type[BaseModel]) -> Any:
+    """The annotated type of the field at `location`, with its constraints; None where there is none."""
+    annotation: Any = model
+    for part in location:
+        if isinstance(part, int):
+            annotation = next((a for a in typing.get_args(_bare(annotation)) if a is not Ellipsis), None)
+            continue
+        owner = _model(annotation)
+        field = owner.model_fields.get(part) if owner else None
+        if field is None:
+            return None
+        annotation = typing.Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    return annotation
+
+
+def _bare(annotation: Any) -> Any:
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _models(inner)
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    return next(_models(annotation), None)
+
+
+def _bounds(annotation: Any) -> str:
+    """The range of numbers that an annotation allows, in words; "" where it says nothing."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(filter(None, map(_bounds, typing.get_args(annotation))), "")
+    low: Any = None
+    high: Any = None
+    above = below = False
+    constraints = list(getattr(annotation, "__metadata__", ()))
+    constraints += [c for entry in constraints for c in getattr(entry, "metadata", ())]  # of a pydantic Field
+    for constraint in constraints:
+        if isinstance(constraint, annotated_types.Ge):
+            low = constraint.ge
+        elif isinstance(constraint, annotated_types.Gt):
+            low, above = constraint.gt, True
+        elif isinstance(constraint, annotated_types.Le):
+            high = constraint.le
+        elif isinstance(constraint, annotated_types.Lt):
+            high, below = constraint.lt, True
+    least = "" if low is None else f"more than {low:g}" if above else f"at least {low:g}"
+    most = "" if high is None else f"less than {high:g}" if below else f"at most {high:g}"
+    if least and most and not above and not below:
+        return f"between {low:g} and {high:g}"
+    return f"{least} and {most}" if least and most else least or most
+
+
+def _unknown(location: Location, model: type[BaseModel]) -> str:
+    """The sentence about a key that is in no table, or in the wrong one."""
+    key = str(location[-1])
+    camera = location[:1] == ("cameras",) and len(location) > 1
+    owner = _model(_annotation(location[:-1], model)) or model
+    table = ".".join(str(part) for part in (location[2:-1] if camera else location[:-1]))
+    said = f"unknown key {key!r}" + (f" in [{table}]" if table and not camera else f" in {table}" if table else "")
+    own = list(owner.model_fields)
+    near = _nearest(key, own, 0.6)
+    elsewhere = [] if near and _stem(near) == _stem(key) else list(_elsewhere(key, owner, model))
+    if elsewhere:
+        name, other = elsewhere[0]
+        return f"{said}; did you mean {name!r} in [{other}]?"
+    if near:
+        return f"{said}; did you mean {near!r}?"
+    return f"{said}; known keys are {', '.join(sorted(own))}"
+
+
+def _elsewhere(key: str, owner: type[BaseModel], model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Keys of other tables that are this one but for its unit."""
+    for section, field in model.model_fields.items():
+        other = _model(field.annotation)
+        if other is None or other is owner or section == "cameras":
+            continue
+        for name in other.model_fields:
+            if _stem(name) == _stem(key):
+                yield name, section
+
+
+def _stem(key: str) -> str:
+    """The key without its unit."""
+    return next((key.removesuffix(unit) for unit in _UNITS if key.endswith(unit)), key)
+
+
+def _nearest(key: str, known: Sequence[str], cutoff: float) -> str | None:
+    same = [name for name in known if _stem(name) == _stem(key)]
+    return same[0] if same else next(iter(difflib.get_close_matches(key, known, n=1, cutoff=cutoff)), None)

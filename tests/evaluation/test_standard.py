@@ -1,0 +1,200 @@
+"""The whole protocol on made-up clips with a known answer, and its command on small files."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stream_detector.errors import DataError, UsageError
+from trainer import __main__ as trainer_main
+from trainer.evaluation import command, pixels
+from trainer.evaluation.folds import KEPT
+from trainer.evaluation.looks import Look, Store
+from trainer.evaluation.material import Piece, limited, read_pieces
+from trainer.evaluation.standard import Quiet, StreamPlan, evaluate_bundle, evaluate_look, labelled
+
+SETS = ("cctv_fights", "cctv_crashes", "wild_clips")
+CHOICES = ((1.0, "clips"), (0.1, "sets"))
+
+
+def world(strength: float, seed: int = 0):  # type: ignore[no-untyped-def]
+    """Twelve blocks of ten clips a set; features that tell abnormal windows apart by `strength` deviations."""
+    rng = np.random.default_rng(seed)
+    pieces, features = [], []
+    for name in SETS:
+        for k in range(120):
+            abnormal = (k // 10) % 2 == 0
+            kind = ("crash" if "crash" in name else "fight") if abnormal else ""
+            path = f"{name}/{'abnormal' if abnormal else 'normal'}/c{k // 10 * 20 + k % 10}.mp4"
+            pieces.append(Piece(Path(path), path, name, abnormal, kind, "", 25.0))
+            rows = rng.normal(size=(3, 8)).astype(np.float32)
+            rows[:, 0] += strength if abnormal else 0.0
+            features.append(rows)
+    backgrounds = rng.integers(0, 256, (len(pieces), 18, 32, 3)).astype(np.uint8)
+    quiet = [Quiet(f"h{k}", rng.normal(size=(60, 8)).astype(np.float32), 5.0) for k in range(5)]
+    return pieces, labelled(pieces, backgrounds), features, quiet
+
+
+def test_noise_gives_a_half_everywhere_and_finds_no_more_than_chance() -> None:
+    pieces, labels, features, quiet = world(0.0)
+    found = evaluate_look(pieces, labels, features, quiet, StreamPlan(1, 200.0, 2), CHOICES)
+    assert found["outer"]["pooled"]["low"] < 0.5 < found["outer"]["pooled"]["high"]
+    for row in found["left_out"]["sources"].values():
+        assert 0.3 < row["own"]["value"] < 0.7
+        assert 0.3 < row["against_others"]["value"] < 0.7
+    assert found["streams"]["budgets"]["0.1"]["recall"]["value"] < 0.2
+
+
+def test_what_can_be_seen_is_seen_everywhere() -> None:
+    pieces, labels, features, quiet = world(4.0)
+    found = evaluate_look(pieces, labels, features, quiet, StreamPlan(1, 300.0, 2), CHOICES)
+    assert found["outer"]["pooled"]["value"] > 0.97
+    assert found["kept"]["pooled"]["value"] > 0.97
+    assert set(found["kinds"]) == {"fight", "crash"}
+    assert set(found["left_out"]["sources"]) == set(SETS)
+    assert found["left_out"]["spread"]["own"]["lowest"] > 0.95
+    assert found["streams"]["budgets"]["1"]["recall"]["value"] > 0.6
+    assert found["streams"]["budgets"]["1"]["quiet"]["hours"] == pytest.approx(5 * 60 * 3.2 / 3600, abs=1e-3)
+    assert found["groups"]["cctv_fights"] == {"abnormal": 6, "abnormal_clips": 60, "normal": 6, "normal_clips": 60}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_streams_need_hours_to_settle_on_and_others_to_judge_on() -> None:
+    pieces, labels, features, quiet = world(1.0)
+    with pytest.raises(DataError, match="at least 2"):
+        evaluate_look(pieces, labels, features, quiet[:1], StreamPlan(1, 200.0, 1), CHOICES)
+
+
+def test_a_bundle_is_judged_only_on_what_it_never_saw() -> None:
+    pieces, labels, _, _ = world(0.0)
+    raw = [np.array([0.9 if p.abnormal else 0.1]) for p in pieces]
+    found = evaluate_bundle(pieces, labels, raw, ["wild_clips"])
+    assert found["clips"] == 120
+    assert set(found["unseen"]) == {"wild_clips", "pooled"}
+    with pytest.raises(DataError, match="never saw"):
+        evaluate_bundle(pieces, labels, raw, ["elsewhere"])
+
+
+def film(path: Path, colour: int, frames: int = 20) -> None:
+    """A still scene of its own for every file, of about this brightness, under noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(zlib.crc32(path.as_posix()[-30:].encode()))
+    scene = np.kron(rng.integers(0, 60, (6, 8, 3)), np.ones((8, 8, 1), dtype=int))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(frames):
+        writer.write((scene + colour - 32 + rng.integers(0, 8, scene.shape)).clip(0, 255).astype(np.uint8))
+    writer.release()
+
+
+def folder(root: Path, per_label: int = 40) -> Path:
+    rows = ["path,set,label,category,group,split,fps"]
+    for name in ("cctv_fights", "cctv_crashes"):
+        for k in range(per_label):
+            for label, colour in (("abnormal", 150), ("normal", 50)):
+                path = f"{name}/{label}/c{20 * k}.mp4"
+                film(root / path, colour)
+                rows.append(f"{path},{name},{label},fight,,{'train' if k else 'val'},10.0")
+    rows.append("shop/x.mp4,shop_normal,normal,shop,,train,10.0")
+    (root / "index.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+def colour_look(weights: Path, size: object) -> Look:
+    def make():  # type: ignore[no-untyped-def]
+        return lambda windows: windows.reshape(len(windows), -1, 3).mean(axis=1).astype(np.float32)
+
+    return Look(f"colour-{weights.name}", 32, make)
+
+
+def test_the_command_goes_from_files_to_a_record_and_reads_its_cache_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = folder(tmp_path / "clips", per_label=8)
+    monkeypatch.setattr(command, "i3d_look", colour_look)
+    out = tmp_path / "records" / "standard_colour.json"
+    words = ["evaluate", "--standard", "--clips", str(clips), "--i3d", "w", "--cache", str(tmp_path / "cache")]
+    assert trainer_main.main([*words, "--out", str(out)]) == 0
+    record = json.loads(out.read_text(encoding="utf-8"))
+    assert record["name"] == "standard_colour"
+    assert record["results"]["clips"] == 32
+    assert record["results"]["outer"]["pooled"]["value"] > 0.9
+    assert {"look", "pixels", "kept", "folds", "span"} <= set(record["settings"])
+
+    def no_decoding(*_: object) -> None:
+        raise AssertionError("features were there already")
+
+    monkeypatch.setattr(pixels, "windows", no_decoding)
+    monkeypatch.setattr(pixels, "background", no_decoding)
+    assert trainer_main.main([*words, "--out", str(out)]) == 0
+    assert json.loads(out.read_text(encoding="utf-8"))["results"] == record["results"]
+
+
+def test_other_pixels_are_other_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film(tmp_path / "a.mp4", 128)
+    before = Store(tmp_path, colour_look(Path("w"), 0), [tmp_path / "a.mp4"]).folder
+    assert Store(tmp_path, colour_look(Path("w"), 0), [tmp_path / "a.mp4"]).folder == before
+    real = pixels.small_rgb
+    monkeypatch.setattr(pixels, "small_rgb", lambda image, size: real(image, size) ^ 1)
+    assert Store(tmp_path, colour_look(Path("w"), 0), [tmp_path / "a.mp4"]).folder != before
+
+
+def test_windows_are_those_of_the_detector(tmp_path: Path) -> None:
+    film(tmp_path / "a.mp4", 128, frames=40)
+    film(tmp_path / "short.mp4", 128, frames=5)
+    assert [w.shape for w in pixels.windows(tmp_path / "a.mp4", (24, 32))] == [(16, 24, 32, 3)] * 2
+    (only,) = pixels.windows(tmp_path / "short.mp4", 16)
+    assert np.array_equal(only[4], only[15])
+    with pytest.raises(DataError, match="gives no frame"):
+        list(pixels.windows(tmp_path / "none.mp4", 16))
+
+
+def test_clips_are_read_whatever_their_split_and_limited_evenly(tmp_path: Path) -> None:
+    pieces = read_pieces(folder(tmp_path, per_label=4))
+    assert len(pieces) == 16
+    assert {p.kind for p in pieces if p.abnormal} == {"fight"}
+    few = limited(pieces, {"cctv_fights": 2})
+    assert sum(p.set == "cctv_fights" for p in few) == 4
+    assert sum(p.set == "cctv_crashes" for p in few) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "does not exist"),
+        ("path,set,label\na,b,normal\n", "column 'category' is missing"),
+        ("path,set,label,category,group,fps\na,b,normal,c,,fast\n", "no frame rate"),
+        ("path,set,label,category,group,fps\na,b,unlabelled,c,,25\n", "lists no clip"),
+        ("path,set,label,category,group,fps\na,b,normal,c,,25\na,b,normal,c,,25\n", "listed twice"),
+    ],
+)
+def test_an_index_that_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / "index.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        read_pieces(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["hockey", "hockey=", "hockey=0", "=3", "hockey=a"])
+def test_limits_are_numbers_of_clips(word: str) -> None:
+    with pytest.raises(UsageError, match="SET=N"):
+        command.limits_of([word])
+
+
+def test_what_is_missing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trainer_main.main(["evaluate", "--standard", "--out", "x.json"]) == 2
+    assert "needs --clips" in capsys.readouterr().err
+    assert trainer_main.main(["evaluate", "features.npz", "--out", "x"]) == 2
+    assert "--checkpoint" in capsys.readouterr().err
+
+
+def test_the_fold_that_is_kept_has_a_fifth_of_the_groups_of_every_set() -> None:
+    _, labels, _, _ = world(0.0)
+    for name in SETS:
+        mine = [g for g, s in zip(labels.groups, labels.sets, strict=True) if s == name]
+        kept = {g for g, s, f in zip(labels.groups, labels.sets, labels.folds, strict=True) if s == name and f == KEPT}
+        assert len(kept) == 2 * round(len(set(mine)) / 2 / 5)

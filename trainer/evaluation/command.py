@@ -1,0 +1,175 @@
+"""The command line of the protocol: `python -m trainer evaluate --standard`, from clips to one record.
+
+    python -m trainer evaluate --standard --clips CLIPS --more MORE --quiet QUIET --i3d ARCHIVE --size 160 --out RECORD
+    python -m trainer evaluate --standard --clips CLIPS --more MORE --bundle embedded --unseen wild_clips --out RECORD
+
+The record is a file of `benchmarks/results/`: date, commit, machine, versions, settings, results. Features are kept in
+`--cache` by the content of the files, the weights and the decoder's pixels; with another decoder they are made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+import trainer
+from stream_detector.bundle import Bundle
+from stream_detector.errors import DataError, UsageError
+from stream_detector.head import Head
+from stream_detector.types import WINDOW_FRAMES, UInt8Array
+from trainer.evaluation import pixels
+from trainer.evaluation.looks import Store, bundle_look, i3d_look
+from trainer.evaluation.material import Piece, limited, read_pieces
+from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
+from trainer.extras import video_files
+
+BACKGROUND = (18, 32)
+
+
+def limits_of(words: Sequence[str]) -> dict[str, int]:
+    """['hockey_fights=150'] → {'hockey_fights': 150}. Raises UsageError for anything else."""
+    found: dict[str, int] = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if not name or not number.isdigit() or int(number) < 1:
+            raise UsageError(f"--limit {word!r} is no SET=N with N of at least 1; give for instance hockey_fights=150")
+        found[name] = int(number)
+    return found
+
+
+def main(args: argparse.Namespace) -> int:
+    """Evaluate by the protocol and write the record; returns the exit code."""
+    if args.clips is None or (args.i3d is None and args.bundle is None):
+        raise UsageError("--standard needs --clips and either --i3d or --bundle; give them")
+    console = Console(stderr=True)
+    limits = limits_of(args.limit)
+    pieces = limited(read_pieces(args.clips, args.more), limits)
+    samples = _samples(pieces)
+    labels = labelled(pieces, _backgrounds(args.cache, pieces, samples, console))
+    about: dict[str, Any] = {"settings": settings_of(limits)}
+    if args.bundle is not None:
+        bundle = Bundle.load(args.bundle)
+        _, head, _ = bundle.build()
+        if not isinstance(head, Head):
+            raise DataError(f"the head of bundle {bundle.name} carries a state; judge it with `stream-detector score`")
+        store = Store(args.cache, bundle_look(bundle), samples)
+        unseen = [k for k, piece in enumerate(pieces) if piece.set in args.unseen]
+        _tell(console, store.look.name, store.fill([pieces[k].file for k in unseen]))
+        raw = [np.zeros(1) for _ in pieces]
+        for k in unseen:
+            raw[k] = head(torch.from_numpy(store.features(pieces[k].file))).double().numpy()
+        about["settings"] |= {"bundle": bundle.name, "fingerprint": bundle.fingerprint, "unseen": list(args.unseen)}
+        results = evaluate_bundle(pieces, labels, raw, args.unseen)
+    else:
+        store = Store(args.cache, i3d_look(args.i3d, args.size), samples)
+        _tell(console, store.look.name, store.fill([piece.file for piece in pieces]))
+        features = [store.features(piece.file) for piece in pieces]
+        quiet = _quiet(args, store, console)
+        hours = sum(len(q.features) * WINDOW_FRAMES / q.fps for q in quiet) / 3600
+        about["settings"] |= {"quiet_hours": round(hours, 3), "head": "logistic regression on clip means"}
+        console.print("features are there; folds, sources and streams follow")
+        results = evaluate_look(pieces, labels, features, quiet)
+    about["settings"] |= {
+        "look": store.look.name,
+        "pixels": store.folder.name,
+        "kept": _kept_digest(pieces, labels.folds),
+    }
+    name = args.name or args.out.stem
+    _write(args.out, {"name": name, **_circumstances(), **about, "results": results})
+    console.print_json(json.dumps({key: results[key] for key in ("outer", "unseen", "kinds") if key in results}))
+    console.print(f"wrote {args.out}")
+    return 0
+
+
+def _samples(pieces: Sequence[Piece]) -> list[Path]:
+    """The first clip of every set: what they decode to names the pixels."""
+    first: dict[str, Path] = {}
+    for piece in pieces:
+        first.setdefault(piece.set, piece.file)
+    return list(first.values())
+
+
+def _backgrounds(cache: Path, pieces: Sequence[Piece], samples: Sequence[Path], console: Console) -> UInt8Array:
+    folder = Path(cache) / f"background-{BACKGROUND[0]}x{BACKGROUND[1]}" / pixels.probe(samples, 160)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def each() -> Iterator[tuple[int, int]]:
+        for number, piece in enumerate(pieces, start=1):
+            kept = folder / f"{pixels.file_digest(piece.file)}.npy"
+            if not kept.exists():
+                partial = kept.with_suffix(f".{os.getpid()}.partial")
+                with partial.open("wb") as out:
+                    np.save(out, pixels.background(piece.file, *BACKGROUND))
+                os.replace(partial, kept)
+            found.append(np.load(kept))
+            yield number, len(pieces)
+
+    found: list[UInt8Array] = []
+    _tell(console, "backgrounds", each())
+    return np.stack(found)
+
+
+def _quiet(args: argparse.Namespace, store: Store, console: Console) -> list[Quiet]:
+    """Every other recording of the folder, those that no network was trained on (see `trainer.extras`)."""
+    if args.quiet is None:
+        return []
+    found: list[Quiet] = []
+
+    def each() -> Iterator[tuple[int, int]]:
+        files = video_files(args.quiet)[1::2]
+        for number, file in enumerate(files, start=1):
+            fps = pixels.rate(file)
+            most = max(1, int(args.quiet_minutes * 60 * fps / WINDOW_FRAMES))
+            found.append(Quiet(file.name, store.features(file, most=most), fps))
+            yield number, len(files)
+
+    _tell(console, "quiet recordings", each())
+    return found
+
+
+def _kept_digest(pieces: Sequence[Piece], folds: Any) -> str:
+    """Names the clips of the fold that is kept for good: it must be the same in every record."""
+    names = sorted(piece.path for piece, fold in zip(pieces, folds.tolist(), strict=True) if fold == 0)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+
+def _tell(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
+    for done, total in steps:
+        if done % 100 == 0 or done == total:
+            console.print(f"{name}: {done} of {total}")
+
+
+def _circumstances() -> dict[str, Any]:
+    """Date, commit, machine and versions; never the machine's name."""
+    git = ["git", "-C", str(Path(trainer.__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""
+    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": {"cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
+        "versions": versions,
+    }
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

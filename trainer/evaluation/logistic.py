@@ -1,0 +1,90 @@
+"""A logistic regression on frozen features, for `nested`; to be chosen are its L2 factor and the weights of clips.
+
+clip ──mean over its windows──▶ standardised ──▶ weighted logistic loss + L2/2 · |w|² ──▶ logit of every window
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from stream_detector.types import Float32Array
+from trainer.evaluation.figures import Bools, Floats
+from trainer.evaluation.folds import Ints
+
+DECAYS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
+WEIGHTS = ("clips", "sets")
+
+
+def weights_of(abnormal: Bools, sets: Sequence[str], by: str) -> Floats:
+    """(n,) weights, sum 1, the labels half each. by: "clips" all the same inside a label, "sets" every set the same."""
+    result = np.zeros(len(abnormal))
+    for label in (False, True):
+        mine = np.flatnonzero(abnormal == label)
+        if by == "clips":
+            result[mine] = 0.5 / max(1, len(mine))
+            continue
+        sizes: dict[str, int] = {}
+        for place in mine.tolist():
+            sizes[sets[place]] = sizes.get(sets[place], 0) + 1
+        for place in mine.tolist():
+            result[place] = 0.5 / len(sizes) / sizes[sets[place]]
+    return result
+
+
+@dataclass(slots=True)
+class Logistic:
+    """features: float32 (n_i, D) windows of each clip.  abnormal: (n,).  sets: one a clip.
+
+    A choice is (L2 factor, weights): see DECAYS and WEIGHTS.
+    """
+
+    features: Sequence[Float32Array]
+    abnormal: Bools
+    sets: Sequence[str]
+    choices: tuple[tuple[float, str], ...] = tuple((decay, by) for by in WEIGHTS for decay in DECAYS)
+    _means: NDArray[np.float32] | None = None
+
+    def fit(self, places: Ints, choice: tuple[float, str]) -> Callable[[int], Floats]:
+        """The scorer; it takes a clip's place."""
+        of_rows = self.rows(places, choice)
+        return lambda place: of_rows(self.features[place])
+
+    def rows(self, places: Ints, choice: tuple[float, str]) -> Callable[[Float32Array], Floats]:
+        """The same for features of any footage: float32 (n, D) → (n,) logits."""
+        if self._means is None:
+            self._means = np.stack([rows.mean(axis=0) for rows in self.features])
+        decay, by = choice
+        x = self._means[places].astype(np.float64)
+        weights = weights_of(self.abnormal[places], [self.sets[p] for p in places.tolist()], by)
+        mean = weights @ x
+        deviation = np.maximum(np.sqrt(weights @ (x - mean) ** 2), 1e-6)
+        w, bias = minimised((x - mean) / deviation, self.abnormal[places], weights, decay)
+        direction = w / deviation
+        offset = bias - float(mean @ direction)
+        return lambda rows: rows.astype(np.float64) @ direction + offset
+
+
+def minimised(x: Floats, abnormal: Bools, weights: Floats, decay: float, steps: int = 60) -> tuple[Floats, float]:
+    """Coefficients (D,) and intercept at the least of Σ weight · log-loss + decay/2 · |w|², by L-BFGS in double."""
+    data, target = torch.from_numpy(x), torch.from_numpy(abnormal.astype(np.float64))
+    share = torch.from_numpy(weights)
+    w = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([w], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        logits = data @ w[:-1] + w[-1]
+        loss = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * share).sum()
+        loss = loss + decay / 2 * w[:-1].square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    found: Floats = w.detach().numpy()
+    return found[:-1], float(found[-1])

@@ -1,0 +1,92 @@
+"""The clips that are judged, read from one or more indexes: train and val are one pool.
+
+    CLIPS/index.csv (file numbers tell the recording) ──┐
+    MORE/index.csv (its groups are sources) ────────────┴──▶ [Piece], labelled normal or abnormal only
+
+`split` is not looked at. Sets that are there to be distilled without labels stay out (`UNJUDGED`).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stream_detector.errors import DataError
+
+UNJUDGED = ("shop_normal", "shop_theft", "unlabelled")
+KINDS = {"fight": "fight", "crash": "crash", "road_accident": "crash"}
+_COLUMNS = ("path", "set", "label", "category", "group", "fps")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One labelled clip. file: where it is.  path: as its index names it.  kind: fight, crash or other; "" if normal.
+
+    source: of an index whose groups are sources, else "".  fps: frames a second.
+    """
+
+    file: Path
+    path: str
+    set: str
+    abnormal: bool
+    kind: str
+    source: str
+    fps: float
+
+
+def read_pieces(clips: Path, more: Path | None = None) -> list[Piece]:
+    """All labelled clips of the indexes, in their order. Raises DataError for what cannot be read, naming the line."""
+    found = _read(clips, sources=False)
+    if more is not None:
+        found += _read(more, sources=True)
+    seen: set[str] = set()
+    for piece in found:
+        if piece.path in seen:
+            raise DataError(f"clip {piece.path!r} is listed twice; list every clip once")
+        seen.add(piece.path)
+    return found
+
+
+def _read(root: Path, *, sources: bool) -> list[Piece]:
+    path = Path(root) / "index.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise DataError(f"{str(path)!r} does not exist; give the folder that holds the clips and index.csv") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{str(path)!r} cannot be read ({error}); give a UTF-8 CSV file") from None
+    pieces = []
+    for number, row in enumerate(rows, start=2):
+        missing = [name for name in _COLUMNS if row.get(name) is None]
+        if missing:
+            raise DataError(f"{path}, line {number}: column {missing[0]!r} is missing; see docs/models/embedded.md")
+        if row["label"] not in ("normal", "abnormal") or row["set"] in UNJUDGED:
+            continue
+        try:
+            fps = float(row["fps"])
+        except ValueError:
+            fps = 0.0
+        if not 0 < fps < 1000:
+            raise DataError(f"{path}, line {number}: fps {row['fps']!r} is no frame rate; correct the row")
+        abnormal = row["label"] == "abnormal"
+        kind = KINDS.get(row["category"], "other") if abnormal else ""
+        source = f"{row['set']}/{row['group']}" if sources and row["group"] else ""
+        pieces.append(Piece(Path(root) / row["path"], row["path"], row["set"], abnormal, kind, source, fps))
+    if not pieces:
+        raise DataError(f"{str(path)!r} lists no clip labelled normal or abnormal; give an index that does")
+    return pieces
+
+
+def limited(pieces: Sequence[Piece], limits: Mapping[str, int]) -> list[Piece]:
+    """At most `limits[set]` clips of every set and label, spread over the list; the others as they are."""
+    cells: dict[tuple[str, bool], list[int]] = {}
+    for place, piece in enumerate(pieces):
+        cells.setdefault((piece.set, piece.abnormal), []).append(place)
+    chosen: list[int] = []
+    for (name, _), places in cells.items():
+        most = min(len(places), limits.get(name, len(places)))
+        chosen += [places[k * len(places) // most] for k in range(most)]
+    return [pieces[place] for place in sorted(chosen)]
