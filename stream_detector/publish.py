@@ -127,9 +127,12 @@ class Publisher:
         body = wire.status_to_dict(status, self._ledger.epoch, 0, self._clock.utc())
         self._journal_and_send(wire.topic_of("status", status.camera), body)
 
-    def acknowledge(self, camera: str, alarm: str, note: str, by: str) -> dict[str, Any]:
-        """Journal, then send on `v1/ack/<camera>/`, that somebody has seen an alarm; returns the body as sent."""
-        body = wire.ack_to_dict(camera, alarm, note, by, self._ledger.epoch, 0, self._clock.utc())
+    def acknowledge(self, camera: str, alarm: str, note: str, by: str, alarm_epoch: str = "") -> dict[str, Any]:
+        """Journal, then send on `v1/ack/<camera>/`, that somebody has seen an alarm; returns the body as sent.
+
+        alarm_epoch: of the alarm's `start` (see `wire.ack_to_dict`).
+        """
+        body = wire.ack_to_dict(camera, alarm, note, by, self._ledger.epoch, 0, self._clock.utc(), alarm_epoch)
         return self._journal_and_send(wire.topic_of("ack", camera), body)
 
     def end_left_open(self, going_on: Container[str]) -> None:

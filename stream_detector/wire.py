@@ -201,12 +201,16 @@ def status_to_dict(status: CameraStatus, epoch: str, seq: int, emitted_utc: floa
 
 
 def ack_to_dict(
-    camera: str, alarm: str, note: str, by: str, epoch: str, seq: int, emitted_utc: float
+    camera: str, alarm: str, note: str, by: str, epoch: str, seq: int, emitted_utc: float, alarm_epoch: str = ""
 ) -> dict[str, Any]:
-    """Somebody has seen an alarm (schema `stream-detector.ack/1`). alarm: its id. note, by: free text, maybe empty."""
+    """Somebody has seen an alarm (schema `stream-detector.ack/1`). alarm: its id. note, by: free text, maybe empty.
+
+    alarm_epoch: of the alarm's `start`, for a file that is played again repeats its ids; "" where it is not known.
+    """
     return {
         "schema": ACK_SCHEMA,
         "id": alarm,
+        "alarm_epoch": alarm_epoch or None,
         "camera": camera,
         "note": note,
         "by": by,

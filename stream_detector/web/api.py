@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
-import io
-import json
 import logging
 import math
 import re
 import time
-from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -33,9 +29,10 @@ from stream_detector.health import check
 from stream_detector.ratelimit import RateLimit
 from stream_detector.web.auth import COOKIE, SESSION_S, Gate
 from stream_detector.web.board import Board
+from stream_detector.web.export import export_csv, export_json
 from stream_detector.web.guard import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.history import Alarm, Filter, History, make_filter
-from stream_detector.web.inputs import cell, settings_of, text_of, whole_number
+from stream_detector.web.inputs import settings_of, text_of, whole_number
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
 from stream_detector.web.streams import Hub, encode_picture
@@ -44,25 +41,12 @@ from stream_detector.web.tune import thin, tune, write_camera
 log = logging.getLogger(__name__)
 
 ALARM_ID = re.compile(r"[0-9a-f]{32}")
+ALARM_KEY = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")  # an id alone: the newest of it
 MAX_NOTE, MAX_BY = 500, 64
 ACK_S = 5.0
 ACK_RATE, ACK_BURST = 10.0, 40.0  # of all viewers together: each costs the decision thread a write to the disk
 ACK_LATE = "the detector has not noted it yet, for it is busy; it will, so look again in a moment"
 PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
-EXPORT = 20_000
-COLUMNS: tuple[str, ...] = (
-    "id",
-    "camera",
-    "state",
-    "reason",
-    "start_utc",
-    "told_utc",
-    "ended_utc",
-    "start_s",
-    "end_s",
-    "peak_score",
-)
-COLUMNS += ("threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +164,7 @@ class Api:
                 "rendered": any(camera.source.kind == "demo" for camera in assembly.config.cameras),
                 "closed": self._r.gate.closed,
                 "unseen": self._r.history.unseen(),
+                "epoch": assembly.ledger.epoch,
                 "config": self._r.config_path.name if self._r.config_path else None,
                 "alarm": assembly.config.alarm.model_dump(exclude={"threshold"}),
                 "cameras": [
@@ -264,7 +249,7 @@ class Api:
         if not self._acks.allow("all", time.monotonic()):
             return JSONResponse({"error": "too many acknowledgements at once; try again in a moment"}, 429)
         publisher = self._r.assembly.publisher
-        camera, name = alarm.camera, alarm.id
+        camera, name, epoch = alarm.camera, alarm.id, alarm.epoch
         loop = asyncio.get_running_loop()
         noted: asyncio.Future[Alarm] = loop.create_future()
 
@@ -273,7 +258,8 @@ class Api:
                 loop.call_soon_threadsafe(self._noted, done, alarm, noted)
 
         errands = self._r.assembly.pipeline.errands
-        errands.post(lambda: publisher.acknowledge(camera, name, note, by)).add_done_callback(hand_over)
+        noting = errands.post(lambda: publisher.acknowledge(camera, name, note, by, epoch))
+        noting.add_done_callback(hand_over)
         finished, _ = await asyncio.wait({noted}, timeout=ACK_S)  # which cancels nothing when the time is over
         if not finished:
             return JSONResponse({"error": ACK_LATE}, 504)
@@ -293,26 +279,13 @@ class Api:
         self._r.hub.tell(changed.summary())
         noted.set_result(changed)
 
-    def _export(self, request: Request) -> Iterable[Alarm]:
-        wanted: Filter = make_filter(dict(request.query_params))
-        return self._r.history.page(wanted, None, EXPORT)[0]
-
     async def _export_json(self, request: Request) -> Response:
-        alarms = [alarm.summary() for alarm in self._export(request)]
-        text = json.dumps({"alarms": alarms}, ensure_ascii=False, indent=1)
-        return Response(text, media_type="application/json", headers=_download("alarms.json"))
+        parts = export_json(self._r.history, make_filter(dict(request.query_params)))
+        return StreamingResponse(parts, media_type="application/json", headers=_download("alarms.json"))
 
     async def _export_csv(self, request: Request) -> Response:
-        out = io.StringIO()
-        writer = csv.writer(out)
-        writer.writerow(COLUMNS)
-        for alarm in self._export(request):
-            row = alarm.summary()
-            ack = row["ack"] or {}
-            row |= {"degraded": "+".join(row["degraded"]), "ack_utc": ack.get("utc")}
-            row |= {"ack_by": ack.get("by"), "ack_note": ack.get("note")}
-            writer.writerow([cell(row[name]) for name in COLUMNS])
-        return Response(out.getvalue(), media_type="text/csv; charset=utf-8", headers=_download("alarms.csv"))
+        parts = export_csv(self._r.history, make_filter(dict(request.query_params)))
+        return StreamingResponse(parts, media_type="text/csv; charset=utf-8", headers=_download("alarms.csv"))
 
     # -- replay and tuning ------------------------------------------------------------------------------------------
 
@@ -372,7 +345,7 @@ class Api:
 
     def _known(self, request: Request) -> Alarm | None:
         name = str(request.path_params["id"])
-        return self._r.history.get(name) if ALARM_ID.fullmatch(name) else None
+        return self._r.history.get(name) if ALARM_KEY.fullmatch(name) else None
 
 
 class _Stream:
@@ -392,7 +365,7 @@ class _Stream:
             raise DataError("rate must be a number from 0 to 5") from None
         names = request.query_params.get("cameras", "").split(",")
         try:
-            viewer = self._r.hub.viewer(names, rate if math.isfinite(rate) else 0.0)
+            viewer = self._r.hub.viewer(names, rate if math.isfinite(rate) else 0.0, scope["state"]["peer"])
         except EndpointError as error:
             await answer(send, 503, str(error))
             return

@@ -6,6 +6,7 @@ Every call costs the detector's thread about a microsecond: a reference is store
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,7 @@ class Board:
     def __init__(self, cameras: int) -> None:
         self._lock = threading.Lock()
         self._pictures: dict[str, tuple[int, Preview]] = {}
+        self._pictured_s: dict[str, float] = {}
         self._keep = max(MIN_ROWS, ROWS // max(1, cameras))
         self._rows: dict[str, deque[tuple[ScoreRow, bool]]] = {}
         self._counts: dict[str, int] = {}
@@ -38,6 +40,7 @@ class Board:
         """The newest picture of a camera; from its capture thread."""
         known = self._pictures.get(camera)
         self._pictures[camera] = (known[0] + 1 if known else 1, preview)
+        self._pictured_s[camera] = time.monotonic()
 
     def decision(self, decision: Decision) -> None:
         """A window was decided on; from the decision thread."""
@@ -81,6 +84,11 @@ class Board:
     def picture(self, camera: str) -> tuple[int, Preview] | None:
         """(serial, newest picture), or None before the first."""
         return self._pictures.get(camera)
+
+    def picture_age_s(self, camera: str) -> float | None:
+        """Seconds since the newest picture came, or None before the first."""
+        came_s = self._pictured_s.get(camera)
+        return None if came_s is None else max(0.0, time.monotonic() - came_s)
 
     def count(self, camera: str) -> int:
         """Windows decided so far."""

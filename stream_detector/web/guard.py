@@ -113,7 +113,12 @@ class Guard:
             if right is None and path not in OPEN_PATHS:
                 return 429, TOO_MANY_GUESSES
             admitted = right is True
-        scope["state"] = {"cookie": cookie, "admitted": admitted, "guess": lambda token: self.guess(peer, token, now_s)}
+        scope["state"] = {
+            "cookie": cookie,
+            "peer": peer,
+            "admitted": admitted,
+            "guess": lambda token: self.guess(peer, token, now_s),
+        }
         if admitted or path in OPEN_PATHS or path.startswith("/static/"):
             return None
         return 401, "a token is needed; sign in at /login"

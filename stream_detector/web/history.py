@@ -36,9 +36,13 @@ Body = dict[str, Any]
 
 @dataclass(slots=True)
 class Alarm:
-    """One alarm as its events told it so far; times as in the event contract. ack: the newest, or None."""
+    """One alarm as its events told it so far; times as in the event contract. ack: the newest, or None.
+
+    epoch: of its `start`. A file that is played again repeats its ids; `key` tells such alarms apart.
+    """
 
     id: str
+    epoch: str
     camera: str
     number: int
     start_s: float
@@ -54,6 +58,12 @@ class Alarm:
     evidence: bool = False
     events: int = 0
     ack: Body | None = None
+    begun: bool = True  # its `start` was read; else `epoch` is that of the first event that was
+
+    @property
+    def key(self) -> str:
+        """What it is asked for by: "<id>-<epoch>"."""
+        return f"{self.id}-{self.epoch}"
 
     @property
     def ended(self) -> bool:
@@ -64,6 +74,8 @@ class Alarm:
         """What a list shows of it."""
         return {
             "id": self.id,
+            "epoch": self.epoch,
+            "key": self.key,
             "camera": self.camera,
             "number": self.number,
             "state": "ended" if self.ended else "open",
@@ -129,8 +141,9 @@ class History:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._alarms: OrderedDict[str, Alarm] = OrderedDict()
-        self._bodies: OrderedDict[str, deque[Body]] = OrderedDict()
+        self._alarms: OrderedDict[str, Alarm] = OrderedDict()  # by key
+        self._newest: dict[str, str] = {}  # id: key of the newest alarm of that id
+        self._bodies: OrderedDict[str, deque[Body]] = OrderedDict()  # by key
         self._number = 0
         self._seen: set[tuple[str, ...]] = set()  # events of the newest epoch that `load` read
 
@@ -152,19 +165,32 @@ class History:
 
     def apply(self, body: Body) -> Alarm | None:
         """Take an event of now; returns the alarm that it changed."""
-        if body.get("schema") == ALARM_SCHEMA:
-            bodies = self._bodies.setdefault(body["id"], deque(maxlen=EVENTS_AN_ALARM))
+        known = _place(body) in self._seen
+        alarm = self._of(body) if known else self._enter(body)
+        if alarm is not None and body.get("schema") == ALARM_SCHEMA:
+            bodies = self._bodies.setdefault(alarm.key, deque(maxlen=EVENTS_AN_ALARM))
             if body["type"] == "start":
                 bodies.clear()
             bodies.append(body)
             while len(self._bodies) > DETAILED:
                 self._bodies.popitem(last=False)
-        return None if _place(body) in self._seen else self._enter(body)
+        return None if known else alarm
+
+    def _of(self, body: Body) -> Alarm | None:
+        """The alarm of an event: that of its epoch, or else (a later life ends it) the newest of its id."""
+        epoch = body.get("alarm_epoch") if body.get("schema") == ACK_SCHEMA else body.get("epoch")
+        found = self._alarms.get(f"{body.get('id')}-{epoch}")
+        if found is not None:
+            return found
+        newest = self.get(str(body.get("id")))
+        if newest is not None and body.get("schema") == ACK_SCHEMA and epoch is not None and newest.begun:
+            return None  # it was of an alarm that is forgotten; this one is another
+        return newest
 
     def _enter(self, body: Body) -> Alarm | None:
         with contextlib.suppress(KeyError, TypeError, ValueError):  # a row that is not as it should be is passed over
             if body["schema"] == ACK_SCHEMA:
-                alarm = self._alarms.get(body["id"])
+                alarm = self._of(body)
                 if alarm is not None:
                     alarm.ack = {"note": str(body["note"]), "by": str(body["by"]), "utc": str(body["emitted_utc"])}
                 return alarm
@@ -172,37 +198,45 @@ class History:
         return None
 
     def _alarm(self, body: Body) -> Alarm:
-        name, kind = str(body["id"]), body["type"]
-        known = self._alarms.get(name)
-        if known is None or (kind == "start" and known.start_utc != str(body["start_utc"])):
-            self._number += 1
-            ack = known.ack if known else None
-            known = self._alarms[name] = Alarm(
-                id=name,
-                camera=str(body["camera"]),
-                number=self._number,
-                start_s=float(body["start_s"]),
-                start_utc=str(body["start_utc"]),
-                threshold=float(body["threshold"]),
-                bundle=str(body.get("bundle") or ""),
-                told_utc=str(body["emitted_utc"]),
-                ack=ack,
-            )
-            self._alarms.move_to_end(name)
-            while len(self._alarms) > MAX_ALARMS:
-                self._alarms.popitem(last=False)
+        begins = body["type"] == "start"
+        known = self._of(body)
+        if known is None or (begins and (known.epoch, known.start_utc) != (str(body["epoch"]), str(body["start_utc"]))):
+            known = self._add(body, begins)
         known.events += 1
         known.peak_score = max(known.peak_score, float(body["peak_score"]))
         known.degraded = tuple(sorted({*known.degraded, *map(str, body.get("degraded") or ())}))
         known.evidence = known.evidence or bool(body.get("evidence"))
-        if kind == "end":
+        if body["type"] == "end":
             known.reason, known.ended_utc = str(body["reason"]), str(body["emitted_utc"])
             known.end_s = None if body.get("end_s") is None else float(body["end_s"])
         return known
 
+    def _add(self, body: Body, begins: bool) -> Alarm:
+        self._number += 1
+        added = Alarm(
+            id=str(body["id"]),
+            epoch=str(body["epoch"]),
+            camera=str(body["camera"]),
+            number=self._number,
+            start_s=float(body["start_s"]),
+            start_utc=str(body["start_utc"]),
+            threshold=float(body["threshold"]),
+            bundle=str(body.get("bundle") or ""),
+            told_utc=str(body["emitted_utc"]),
+            begun=begins,
+        )
+        self._alarms[added.key] = added
+        self._alarms.move_to_end(added.key)
+        self._newest[added.id] = added.key
+        while len(self._alarms) > MAX_ALARMS:
+            key, oldest = self._alarms.popitem(last=False)
+            if self._newest.get(oldest.id) == key:
+                del self._newest[oldest.id]
+        return added
+
     def get(self, name: str) -> Alarm | None:
-        """The alarm of this id."""
-        return self._alarms.get(name)
+        """The alarm of this key, or the newest of this id."""
+        return self._alarms.get(name) or self._alarms.get(self._newest.get(name, ""))
 
     def page(self, wanted: Filter, before: int | None, limit: int) -> tuple[list[Alarm], bool]:
         """(at most `limit` alarms numbered below `before`, newest first; whether there are more)."""
@@ -220,7 +254,7 @@ class History:
 
     def bodies(self, alarm: Alarm) -> list[Body]:
         """Its events of this process, whole, oldest first; empty when they are only on disk."""
-        kept = self._bodies.get(alarm.id)
+        kept = self._bodies.get(alarm.key)
         return list(kept) if kept else []
 
     def read_bodies(self, alarm: Alarm) -> list[Body]:
@@ -233,7 +267,10 @@ class History:
             return []
         mine = [body for body in reversed(found) if body.get("id") == alarm.id]
         starts = [place for place, body in enumerate(mine) if body.get("type") == "start"]
-        return mine[starts[-1] :] if starts else mine
+        for place, until in zip(reversed(starts), [None, *reversed(starts)], strict=False):
+            if mine[place].get("epoch") == alarm.epoch:
+                return mine[place:until]
+        return mine[: starts[0]] if starts else mine
 
     def _read(self, query: str, values: tuple[Any, ...], limit_s: float) -> Iterator[Body]:
         if self._path is None:

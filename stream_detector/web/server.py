@@ -138,7 +138,8 @@ class WebServer:
         publish = assembly.config.publish
         history = History(None if assembly.ledger.degraded else publish.ledger)
         names = tuple(plan.name for plan in assembly.plans)
-        hub = self._hub = Hub(self._board, assembly.telemetry.snapshot, names)
+        live_age_s = assembly.config.telemetry.live_age_s
+        hub = self._hub = Hub(self._board, assembly.telemetry.snapshot, names, live_age_s, assembly.ledger.epoch)
         history.load()
         recordings = Recordings(assembly.config.cameras, assembly.config.capture)
         rooms = Rooms(

@@ -3,9 +3,13 @@
     event: state    every half second: cameras that changed, each with its new windows
     event: picture  a camera's newest picture (JPEG in base64), at the rate that the viewer asked for
     event: alarm    an alarm as `history.Alarm.summary` has it, at once
+    event: again    the stream has been open for STREAM_S; ask anew
     event: bye      the server goes down
 
-A viewer that reads slowly gets the newest of everything when it is ready again, never a backlog.
+A viewer that reads slowly gets the newest of everything when it is ready again, never a backlog. One that does not read
+is let go by `doors`; as the kernels may take small messages for half an hour, no stream lasts longer than STREAM_S, and
+where there are MAX_VIEWERS the oldest of the peer that has most makes room. Every second something is sent, so that
+silence means that the link or the server is dead.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +29,7 @@ from starlette.types import Receive, Scope, Send
 
 from stream_detector.errors import EndpointError
 from stream_detector.evidence import step_back
+from stream_detector.health import is_live
 from stream_detector.types import Preview, UInt8Array
 from stream_detector.views import CameraView, TelemetrySnapshot
 from stream_detector.web.board import Board
@@ -35,7 +41,9 @@ MAX_VIEWERS = 200
 MAX_CAMERAS = 64  # of one viewer: a page of the grid
 HISTORY = 120
 QUALITY = 62
-STUCK_S = 30.0  # a viewer that takes nothing for so long is let go
+STREAM_S = 600.0
+STAY_S = 30.0  # a viewer need not make room before
+OLD_PICTURE_S = 3  # the age of a younger picture is no news
 WAITING_ALARMS = 200
 SILENT_S = 6.0  # an online camera without a scored window for so long is in trouble
 
@@ -53,6 +61,9 @@ class Viewer:
     pictures: dict[str, int] = field(default_factory=dict)
     head: bytes = b""
     turns: dict[str, int] = field(default_factory=dict)  # of the cameras' pictures, see Hub._turn
+    peer: str = ""
+    came_s: float = 0.0
+    over: bool = False
 
 
 def encode_picture(image: UInt8Array) -> bytes:
@@ -79,10 +90,12 @@ def trouble_of(camera: CameraView) -> str:
     return f"degraded: {', '.join(camera.degraded)}" if camera.degraded else ""
 
 
-def state_of(camera: CameraView) -> dict[str, Any]:
-    """What the grid shows of a camera."""
+def state_of(camera: CameraView, picture_age_s: float | None = None) -> dict[str, Any]:
+    """What the grid shows of a camera. picture_age_s: of its newest picture."""
     coverage = coverage_of(camera)
+    old = picture_age_s is not None and picture_age_s >= OLD_PICTURE_S
     return {
+        "picture_age_s": int(picture_age_s) if old and picture_age_s is not None else None,
         "name": camera.name,
         "source": camera.source,
         "state": camera.state,
@@ -101,10 +114,22 @@ def state_of(camera: CameraView) -> dict[str, Any]:
 
 
 class Hub:
-    """What all viewers share. snapshot: of the telemetry.  names: cameras in their order."""
+    """What all viewers share. snapshot: of the telemetry.  names: cameras in their order.
 
-    def __init__(self, board: Board, snapshot: Callable[[], TelemetrySnapshot], names: tuple[str, ...]) -> None:
+    live_age_s: a decision thread that did not go round for so long is dead.  epoch: of this run, so that a viewer who
+    comes back knows whether it is another one.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        snapshot: Callable[[], TelemetrySnapshot],
+        names: tuple[str, ...],
+        live_age_s: float = 10.0,
+        epoch: str = "",
+    ) -> None:
         self.names = names
+        self._live_age_s, self._epoch = live_age_s, epoch
         self.tick = 0
         self._places = {name: place for place, name in enumerate(names)}
         self._board, self._snapshot = board, snapshot
@@ -124,14 +149,26 @@ class Hub:
         """Streams open now."""
         return len(self._viewers)
 
-    def viewer(self, names: list[str], rate: float) -> Viewer:
+    def viewer(self, names: list[str], rate: float, peer: str = "") -> Viewer:
         """A viewer of some cameras, with `rate` pictures a second (0 to 5). Raises EndpointError when full."""
-        if len(self._viewers) >= MAX_VIEWERS:
+        now_s = time.monotonic()
+        if len(self._viewers) >= MAX_VIEWERS and not self._make_room(now_s):
             raise EndpointError(f"{MAX_VIEWERS} viewers look on already; try again later")
         known = set(self.names)
         cameras = tuple(dict.fromkeys(n for n in names if n in known))[:MAX_CAMERAS]
         ticks = 0 if rate <= 0 else max(1, round(1 / (min(rate, 5.0) * TICK_S)))
-        return Viewer(cameras, ticks)
+        return Viewer(cameras, ticks, peer=peer, came_s=now_s)
+
+    def _make_room(self, now_s: float) -> bool:
+        """End the oldest stream of the peer that has most; one that is read comes back by itself."""
+        largest = Counter(viewer.peer for viewer in self._viewers).most_common(1)[0][0]
+        oldest = min((v for v in self._viewers if v.peer == largest), key=lambda v: v.came_s)
+        if now_s - oldest.came_s < STAY_S:
+            return False
+        oldest.over = True
+        oldest.wake.set()
+        self._viewers.discard(oldest)
+        return True
 
     def tell(self, summary: dict[str, Any]) -> None:
         """An alarm changed: everybody hears of it at once."""
@@ -175,13 +212,19 @@ class Hub:
         wanted = {name for viewer in self._viewers for name in viewer.cameras}
         by_name = {camera.name: camera for camera in snapshot.cameras}
         for name in wanted & by_name.keys():
-            self._states[name] = _json(state_of(by_name[name]))
+            self._states[name] = _json(state_of(by_name[name], self._board.picture_age_s(name)))
         self._head = _json(self._overall(snapshot))
         self._rows.clear()
 
     def _overall(self, snapshot: TelemetrySnapshot) -> dict[str, Any]:
         p50, p95 = snapshot.total.quantile(0.5), snapshot.total.quantile(0.95)
         return {
+            "at_s": int(
+                snapshot.elapsed_s
+            ),  # ticks: a viewer who hears nothing for seconds knows that the link is dead
+            "epoch": self._epoch,
+            "live": is_live(snapshot, self._live_age_s),
+            "decided_age_s": None if snapshot.decided_age_s is None else int(snapshot.decided_age_s),
             "cameras": len(self.names),
             "alarmed": [c.name for c in snapshot.cameras if c.alarmed][:MAX_CAMERAS],
             "trouble": [c.name for c in snapshot.cameras if trouble_of(c)][:MAX_CAMERAS],
@@ -204,14 +247,15 @@ class Hub:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             self._take()
             message = b"retry: 1000\n\n" + await self._next(viewer)
-            while not gone.done() and not self._closing:
+            while not gone.done() and not self._closing and not viewer.over:
                 if message:
-                    async with asyncio.timeout(STUCK_S):
-                        await send({"type": "http.response.body", "body": message, "more_body": True})
+                    await send({"type": "http.response.body", "body": message, "more_body": True})
                 await viewer.wake.wait()
                 viewer.wake.clear()
                 message = await self._next(viewer)
-            await send({"type": "http.response.body", "body": b"event: bye\ndata: {}\n\n", "more_body": False})
+                viewer.over = viewer.over or time.monotonic() - viewer.came_s > STREAM_S
+            last = b"event: bye\ndata: {}\n\n" if self._closing else b"event: again\ndata: {}\n\n"
+            await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             gone.cancel()
             self._viewers.discard(viewer)
