@@ -1,3 +1,128 @@
-"""stream-detector: watch cameras and recordings, raise an alarm when something abnormal happens."""
+"""stream-detector: watch cameras and recordings, raise an alarm when something abnormal happens.
+
+    import stream_detector as sd
+
+    for event in sd.watch("clip.mp4", pace="max"):           # alarms of recordings or cameras, as they are decided
+        print(event.type, event.camera, event.start_s, event.peak_score)
+
+    for row in sd.score("recordings/"):                      # one row a window of 16 frames
+        print(row.source, row.start_s, row.raw)
+
+    with sd.Session() as session:                            # frames that your program already has
+        for frame in sd.read_frames("clip.mp4"):
+            for decision in session.push("clip", frame.image, frame.media_s):
+                print(decision.score.ref.end_s, decision.smoothed, decision.alarmed)
+
+    for message in sd.Subscriber("tcp://127.0.0.1:5555"):    # what a running detector publishes
+        print(message.topic, message.body)
+
+Names are loaded when they are first used: `import stream_detector` loads neither PyTorch nor OpenCV, and
+`sd.Subscriber` never does. Errors: see `stream_detector.errors`; all derive from `StreamDetectorError`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stream_detector.api import Detector, Model, load_bundle, score, watch
+    from stream_detector.config import CameraConfig, Config
+    from stream_detector.curve import KeyPair
+    from stream_detector.errors import (
+        BundleError,
+        ConfigError,
+        DataError,
+        EndpointError,
+        EngineError,
+        MissingExtraError,
+        ProtocolError,
+        RunError,
+        SourceError,
+        StreamDetectorError,
+        UsageError,
+    )
+    from stream_detector.pipeline import RunResult
+    from stream_detector.published import PublishedAlarm
+    from stream_detector.records import ScoreRow
+    from stream_detector.session import Session
+    from stream_detector.subscribe import Subscriber
+    from stream_detector.types import AlarmEvent, Decision, Frame
+    from stream_detector.wire import Message
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "AlarmEvent": "stream_detector.types",
+    "BundleError": "stream_detector.errors",
+    "CameraConfig": "stream_detector.config",
+    "Config": "stream_detector.config",
+    "ConfigError": "stream_detector.errors",
+    "DataError": "stream_detector.errors",
+    "Decision": "stream_detector.types",
+    "Detector": "stream_detector.api",
+    "EndpointError": "stream_detector.errors",
+    "EngineError": "stream_detector.errors",
+    "Frame": "stream_detector.types",
+    "KeyPair": "stream_detector.curve",
+    "Message": "stream_detector.wire",
+    "MissingExtraError": "stream_detector.errors",
+    "Model": "stream_detector.api",
+    "ProtocolError": "stream_detector.errors",
+    "PublishedAlarm": "stream_detector.published",
+    "RunError": "stream_detector.errors",
+    "RunResult": "stream_detector.pipeline",
+    "ScoreRow": "stream_detector.records",
+    "Session": "stream_detector.session",
+    "SourceError": "stream_detector.errors",
+    "StreamDetectorError": "stream_detector.errors",
+    "Subscriber": "stream_detector.subscribe",
+    "UsageError": "stream_detector.errors",
+    "load_bundle": "stream_detector.api",
+    "score": "stream_detector.api",
+    "watch": "stream_detector.api",
+}
+
+__all__ = [
+    "AlarmEvent",
+    "BundleError",
+    "CameraConfig",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Decision",
+    "Detector",
+    "EndpointError",
+    "EngineError",
+    "Frame",
+    "KeyPair",
+    "Message",
+    "MissingExtraError",
+    "Model",
+    "ProtocolError",
+    "PublishedAlarm",
+    "RunError",
+    "RunResult",
+    "ScoreRow",
+    "Session",
+    "SourceError",
+    "StreamDetectorError",
+    "Subscriber",
+    "UsageError",
+    "__version__",
+    "load_bundle",
+    "score",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

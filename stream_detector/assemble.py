@@ -14,18 +14,17 @@ from typing import Any
 
 from stream_detector import stops
 from stream_detector.bundle import Bundle
-from stream_detector.config import CameraConfig, Config
-from stream_detector.decide import CameraPlan, Decider, ScoresFile
+from stream_detector.config import Config
+from stream_detector.decide import CameraPlan, ScoresFile
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError
 from stream_detector.evidence import EvidenceWriter
-from stream_detector.familiar import watches
-from stream_detector.head import TemporalHead
 from stream_detector.ledger import Ledger
 from stream_detector.metrics import serve_metrics
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
 from stream_detector.publish import Publisher
+from stream_detector.stages import make_decider, plan_camera
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
 
@@ -47,25 +46,6 @@ class Assembly:
     publisher: Publisher
     pipeline: Pipeline
     ledger: Ledger
-
-
-def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
-    """Resolve one camera: its own settings win over the run's, the run's over the bundle's.
-
-    What the command line says was put into the camera's own settings when the configuration was read.
-    """
-    smooth = camera.smoothing or config.smooth or bundle.smoothing
-    own = camera.threshold if camera.threshold is not None else config.alarm.threshold
-    return CameraPlan(
-        name=camera.name,
-        source=camera.source.shown,
-        live=camera.source.live,
-        stride_frames=camera.stride or config.window.stride,
-        smooth=smooth,
-        alarm=config.alarm,
-        threshold=bundle.threshold if own is None else own,
-        evidence=config.evidence.enabled if camera.evidence is None else camera.evidence,
-    )
 
 
 @contextlib.contextmanager
@@ -121,25 +101,24 @@ def assembled(
             evidence = EvidenceWriter(
                 config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
             )
-        familiar = None if engine else bundle.build_familiar()  # another engine's features may be of another kind
+        novelty = engine is None  # the features of another engine may be of another kind
         stops.check()
         engine = engine or load_engine(bundle, config.engine)
         log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)
         stops.check()
-        decider = Decider(
+        decider = make_decider(
+            config,
+            bundle,
             plans,
-            bundle.fingerprint,
             sink=publisher,
             telemetry=telemetry,
             clock=clock,
             epoch=ledger.epoch,
             evidence=evidence,
             scores=scores,
-            trouble=config.trouble if config.trouble.enabled else None,
+            novelty=novelty,
             on_event=on_event,
             on_decision=on_decision,
-            make_head=head.stream if isinstance(head := bundle.build_head(), TemporalHead) else None,
-            make_watch=watches(familiar, config.trouble),
         )
         recipe = bundle.recipe
         pipeline = Pipeline(
@@ -153,7 +132,6 @@ def assembled(
             telemetry=telemetry,
             open_limit=open_limit,
             on_preview=on_preview,
-            examine=config.trouble.enabled,
             clock=clock,
         )
         if evidence:

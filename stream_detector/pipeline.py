@@ -25,14 +25,13 @@ from dataclasses import dataclass, field
 from stream_detector.batch import WindowBuffer
 from stream_detector.capture import Capture, Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig, Config
-from stream_detector.cuts import CutFinder
 from stream_detector.decide import CameraPlan, Decider
 from stream_detector.errands import Errands
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.memory import give_back
 from stream_detector.readers import Reader, make_reader
+from stream_detector.stages import CameraStage
 from stream_detector.telemetry import Telemetry
-from stream_detector.trouble import PictureWatch, marked
 from stream_detector.types import (
     Batch,
     CameraCounters,
@@ -48,7 +47,6 @@ from stream_detector.types import (
     UInt8Array,
     Window,
 )
-from stream_detector.window import Windower
 
 INBOX_ITEMS = 256
 POLL_S = 0.02  # how long the decision thread may be late for its sockets
@@ -97,8 +95,7 @@ class _Camera:
 
     plan: CameraPlan
     capture: Capture
-    windower: Windower
-    watch: PictureWatch | None
+    stage: CameraStage
     failure: str = ""
     stopped: bool = False
     timed: bool = False
@@ -121,7 +118,6 @@ class Pipeline:
     open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
     on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
     errands: Errands = field(default_factory=Errands)  # for the decision thread, from any other
-    examine: bool = False  # look for black, covered, blurred and frozen pictures
     clock: Clock = field(default_factory=SystemClock)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _stopped_by_user: bool = field(default=False, init=False)
@@ -222,17 +218,14 @@ class Pipeline:
     # capture threads ------------------------------------------------------------------------------------------------
 
     def _camera(self, camera: CameraConfig, plan: CameraPlan) -> _Camera:
-        settings = self.config.window
-        cuts = CutFinder() if settings.find_cuts else None
-        windower = Windower(plan.name, plan.source, plan.stride_frames, settings.max_gap_s, self.clock, cuts)
-        watch = PictureWatch(self.config.trouble) if self.examine else None
+        stage = CameraStage(plan, self.config, self.clock)
         capture = Capture(
             camera,
             self.config.capture,
             resize=self.resize,
             frame_fps=self.frame_fps,
             pace=self.config.pace,
-            on_frame=lambda frame: self._frame(windower, watch, frame),
+            on_frame=lambda frame: self._frame(stage, frame),
             on_status=self._tell,
             on_end=self._capture_ended,
             on_error=self.fail,
@@ -241,7 +234,7 @@ class Pipeline:
             stop=self._stop,
             open_reader=self.open_reader,
         )
-        return _Camera(plan, capture, windower, watch)
+        return _Camera(plan, capture, stage)
 
     def _start_more(self) -> None:
         """Start every live camera, and files up to the limit."""
@@ -274,17 +267,15 @@ class Pipeline:
                 camera.timed = True
                 self.telemetry.duration(name, camera.capture.duration_s)
 
-    def _frame(self, windower: Windower, watch: PictureWatch | None, frame: Frame) -> None:
+    def _frame(self, stage: CameraStage, frame: Frame) -> None:
         self.telemetry.frame(frame.camera)
         if self.on_preview and frame.preview is not None:
             self.on_preview(frame.camera, frame.preview)
-        window = windower.push(frame)
+        window = stage.push(frame)
         if window is not None:
-            self._window(window, watch)
+            self._window(window)
 
-    def _window(self, window: Window, watch: PictureWatch | None) -> None:
-        if watch is not None:
-            window = marked(window, watch.check(window))
+    def _window(self, window: Window) -> None:
         if self._buffer.put(window):
             self.telemetry.window(window.ref.camera)
 
@@ -296,9 +287,9 @@ class Pipeline:
             camera.failure = reason.removeprefix("failed: ")
             if camera.plan.live and self.config.capture.exit_on_error:
                 self.fail(SourceError(camera.failure))
-        last = camera.windower.finish()
+        last = camera.stage.finish()
         if last is not None and not self._stop.is_set():
-            self._window(last, camera.watch)
+            self._window(last)
         self._buffer.end(name)
         with self._lock:
             self._ended += 1

@@ -46,6 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "arguments": set(),
 }
 WIRING = {
+    "api",
+    "session",
+    "stages",
     "start",
     "pipeline",
     "decide",

@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_detector.assemble import plan_camera
 from stream_detector.bundle import Bundle
 from stream_detector.config import CameraConfig, Config
-from stream_detector.decide import Decider, ScoresFile
+from stream_detector.decide import ScoresFile
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
-from stream_detector.familiar import watches
-from stream_detector.head import TemporalHead
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
+from stream_detector.stages import make_decider, plan_camera
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, EngineOutput, SystemClock, UInt8Array
 from stream_detector.wire import alarm_to_dict, encode
@@ -100,15 +98,14 @@ class Scorer:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder) / "scores.csv"
             scores = ScoresFile(table)
-            decider = Decider(
+            decider = make_decider(
+                config,
+                self._bundle,
                 (plan,),
-                self._bundle.fingerprint,
                 sink=sink,
                 telemetry=telemetry,
                 clock=clock,
                 scores=scores,
-                make_head=head.stream if isinstance(head := self._bundle.build_head(), TemporalHead) else None,
-                make_watch=watches(self._bundle.build_familiar(), config.trouble),
             )
             result = Pipeline(
                 config=config,
@@ -119,7 +116,6 @@ class Scorer:
                 decider=decider,
                 sink=sink,
                 telemetry=telemetry,
-                examine=config.trouble.enabled,
                 clock=clock,
             ).run()
             scores.close()

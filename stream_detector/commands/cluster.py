@@ -10,7 +10,6 @@ from typing import Any
 
 from stream_detector import stops
 from stream_detector.address import Source
-from stream_detector.assemble import plan_camera
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.placement import parse_near
@@ -20,6 +19,7 @@ from stream_detector.errors import ConfigError
 from stream_detector.head import TemporalHead
 from stream_detector.logs import set_up_logging
 from stream_detector.raypool import connected, import_ray
+from stream_detector.stages import plan_camera
 from stream_detector.stdio import json_text
 
 

@@ -1,0 +1,323 @@
+"""What a program calls: the names that `import stream_detector as sd` gives, beside the value types and the errors.
+
+Nothing here is imported before it is used (see `stream_detector/__init__.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from stream_detector.assemble import Assembly, assembled
+from stream_detector.bundle import Bundle
+from stream_detector.config import CameraConfig, Config, build_config, load_config, merge
+from stream_detector.engines import load_engine
+from stream_detector.errors import SourceError, StageError, UsageError
+from stream_detector.pipeline import RunResult
+from stream_detector.preprocess import Recipe
+from stream_detector.published import PublishedAlarm
+from stream_detector.records import ScoreRow
+from stream_detector.sources import parse_sources
+from stream_detector.types import Decision, Engine, Float32Array, UInt8Array
+
+QUEUE_ITEMS = 1000  # rows or events between the run and whoever iterates over it
+POLL_S = 0.1
+
+SourceLike = str | Path | CameraConfig
+
+
+class Model:
+    """A bundle with its engine, for windows that the caller has. For one thread; a context manager."""
+
+    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+        self.bundle = bundle
+        self.engine = engine
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.bundle.name
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the bundle's exact content; events carry them."""
+        return self.bundle.fingerprint
+
+    @property
+    def recipe(self) -> Recipe:
+        """How pictures become the network's input: size, frame rate, statistics."""
+        return self.bundle.recipe
+
+    @property
+    def threshold(self) -> float:
+        """Smoothed score, 0 to 1, at which an alarm starts unless told otherwise."""
+        return self.bundle.threshold
+
+    def features(self, windows: UInt8Array) -> Float32Array:
+        """The backbone's features. windows: uint8 (B, 16, H, W, 3) RGB, H×W as the recipe says, any B.
+
+        Returns float32 (B, D). Raises EngineError for another shape.
+        """
+        return self._infer(windows)[0]
+
+    def score(self, windows: UInt8Array) -> Float32Array:
+        """The probability that each window is abnormal, before smoothing. windows: as in `features`.
+
+        Returns float32 (B,) in [0, 1]. A head that carries a state gives the scores of windows without a past.
+        """
+        return self._infer(windows)[1]
+
+    def close(self) -> None:
+        """Release the engine. Safe to call twice."""
+        self.engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _infer(self, windows: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        dim = self.bundle.manifest.backbone.feature_dim
+        if not len(windows):
+            return np.empty((0, dim), np.float32), np.empty(0, np.float32)
+        size = self.engine.max_batch
+        outputs = [self.engine.infer(windows[first : first + size]) for first in range(0, len(windows), size)]
+        return np.concatenate([o.features for o in outputs]), np.concatenate([o.scores for o in outputs])
+
+
+def load_bundle(
+    name_or_dir: str | Path = "embedded", *, engine: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Model:
+    """Load a model bundle and the engine that runs it.
+
+    name_or_dir: "embedded", a name that `stream-detector models list` shows, or a folder with a bundle.json.
+    engine, device, precision: as the options of `stream-detector run`.
+    Raises BundleError, ConfigError, EngineError or MissingExtraError.
+    """
+    config = build_config({"engine": {"engine": engine, "device": device, "precision": precision}}, "load_bundle")
+    bundle = Bundle.load(name_or_dir)
+    return Model(bundle, load_engine(bundle, config.engine))
+
+
+def score(
+    sources: SourceLike | Sequence[SourceLike],
+    *,
+    bundle: str = "embedded",
+    stride: int = 16,
+    threshold: float | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Generator[ScoreRow, None, None]:
+    """Score recordings as fast as it goes; yields one row a window, each recording's in order.
+
+    sources: files, folders, globs, "demo", or `CameraConfig`s; several are read side by side.
+    settings: any other settings, nested as in cameras.toml.
+    Raises what the run raises, SourceError for a recording that cannot be played (after the rows of the others).
+    Leaving the loop early ends the run.
+    """
+    values = {"pace": "max", "window": {"stride": stride}, "alarm": {"threshold": threshold}}
+    config = _config(sources, bundle, _merged(values, _OFFLINE, settings))
+    if any(camera.source.live for camera in config.cameras):
+        raise UsageError("score takes recordings; use watch, or a Detector, for live cameras")
+    yield from _iterate(config, lambda put: {"on_decision": lambda decision: put(row_of(decision))})
+
+
+def watch(
+    sources: SourceLike | Sequence[SourceLike],
+    *,
+    bundle: str = "embedded",
+    pace: Literal["realtime", "max"] = "realtime",
+    threshold: float | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Generator[PublishedAlarm, None, None]:
+    """Watch cameras or recordings; yields every alarm event (start, update, end) as it is decided.
+
+    Nothing is bound, journalled or recorded; `Detector` does that. sources, settings: as in `score`, and live cameras.
+    pace: of recordings, "max" as fast as it goes.  Raises what the run raises; StageError when a live camera's events
+    wait unread for too long. Leaving the loop early ends the run.
+    """
+    values = {"pace": pace, "alarm": {"threshold": threshold}}
+    config = _config(sources, bundle, _merged(values, _OFFLINE, settings))
+    yield from _iterate(config, lambda put: {"on_event": lambda body: put(PublishedAlarm.from_dict(body))})
+
+
+class Detector:
+    """A whole run: cameras, journal, publisher, evidence, as `stream-detector run` builds it. A context manager.
+
+        with sd.Detector({"gate": "rtsp://10.0.0.7/live"}, settings={"events": "e.jsonl"}) as detector:
+            detector.run()
+
+    cameras: sources, or sources by name, or `CameraConfig`s.  config: a cameras.toml; what is given here wins over it.
+    settings: any settings, nested as in cameras.toml.  on_event: called with every alarm event by the decision thread;
+    it must return quickly.
+    Raises the errors of every stage's set-up when the context is entered.
+    """
+
+    def __init__(
+        self,
+        cameras: SourceLike | Sequence[SourceLike] | dict[str, str] = (),
+        *,
+        bundle: str | None = None,
+        config: Path | str | None = None,
+        settings: dict[str, Any] | None = None,
+        on_event: Callable[[PublishedAlarm], None] | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        values = dict(settings or {})
+        if bundle is not None:
+            values["bundle"] = bundle
+        base = load_config(Path(config), values) if config is not None else build_config(values, "settings")
+        given = _cameras(cameras)
+        self.config: Config = base.model_copy(update={"cameras": (*base.cameras, *given)}) if given else base
+        self._on_event = on_event
+        self._engine = engine
+        self._stack = contextlib.ExitStack()
+        self._assembly: Assembly | None = None
+
+    def __enter__(self) -> Detector:
+        told = self._on_event
+        self._assembly = self._stack.enter_context(
+            assembled(
+                self.config,
+                engine=self._engine,
+                on_event=(lambda body: told(PublishedAlarm.from_dict(body))) if told else None,
+            )
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._assembly = None
+
+    @property
+    def endpoint(self) -> str | None:
+        """Where subscribers connect; None when nothing is bound."""
+        endpoint = self._inside().publisher.endpoint
+        return None if endpoint == "none" else endpoint
+
+    def run(self) -> RunResult:
+        """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once."""
+        return self._inside().pipeline.run()
+
+    def stop(self) -> None:
+        """End the run in order: open alarms end with reason `shutdown`. For any thread and for signal handlers."""
+        self._inside().pipeline.stop()
+
+    def _inside(self) -> Assembly:
+        if self._assembly is None:
+            raise UsageError("the detector is not open; use it in a with statement")
+        return self._assembly
+
+
+def row_of(decision: Decision) -> ScoreRow:
+    """A decision as a row of scores.csv."""
+    ref = decision.score.ref
+    return ScoreRow(
+        source=ref.source,
+        camera=ref.camera,
+        window=ref.index,
+        start_frame=ref.start_frame,
+        end_frame=ref.end_frame,
+        start_s=ref.start_s,
+        end_s=ref.end_s,
+        raw=decision.score.raw,
+        smoothed=decision.smoothed,
+        degraded=ref.degraded,
+    )
+
+
+# Nothing is written, bound or recorded.
+_OFFLINE: dict[str, Any] = {"publish": {"bind": "none", "ledger": None}, "evidence": {"enabled": False}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """The run has ended."""
+
+    result: RunResult | None
+    error: BaseException | None
+
+
+def _merged(*parts: dict[str, Any] | None) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged = merge(merged, part or {})
+    return merged
+
+
+def _cameras(sources: SourceLike | Sequence[SourceLike] | dict[str, str]) -> tuple[CameraConfig, ...]:
+    if isinstance(sources, dict):
+        return parse_sources([f"{name}={source}" for name, source in sources.items()])
+    if isinstance(sources, str | Path | CameraConfig):
+        sources = [sources]
+    texts: list[str] = [str(source) for source in sources if not isinstance(source, CameraConfig)]
+    return (*parse_sources(texts), *(source for source in sources if isinstance(source, CameraConfig)))
+
+
+def _config(sources: SourceLike | Sequence[SourceLike], bundle: str, values: dict[str, Any]) -> Config:
+    return build_config({**values, "bundle": bundle, "cameras": _cameras(sources)}, "settings")
+
+
+def _iterate(config: Config, callbacks: Callable[[Callable[[Any], None]], dict[str, Any]]) -> Generator[Any]:
+    """Run in a thread of its own, and yield what the callbacks put; a full queue holds recordings back."""
+    live = any(camera.source.live for camera in config.cameras)
+    waiting: queue.Queue[Any] = queue.Queue(QUEUE_ITEMS)
+    left = threading.Event()
+
+    def put(item: Any) -> None:
+        while not left.is_set():
+            try:
+                return waiting.put(item, timeout=POLL_S)
+            except queue.Full:
+                if live:  # a camera cannot wait, and no event may be dropped in silence
+                    raise StageError(
+                        f"{QUEUE_ITEMS} events wait unread; take them faster, or use a Detector with a sink"
+                    ) from None
+
+    with assembled(config, **callbacks(put)) as assembly:
+
+        def play() -> None:
+            error: BaseException | None = None
+            result: RunResult | None = None
+            try:
+                result = assembly.pipeline.run()
+            except BaseException as raised:
+                error = raised
+            put_last(_Over(result, error))
+
+        def put_last(over: _Over) -> None:
+            while not left.is_set():
+                with contextlib.suppress(queue.Full):
+                    return waiting.put(over, timeout=POLL_S)
+
+        thread = threading.Thread(target=play, name="run", daemon=True)
+        thread.start()
+        try:
+            while not isinstance(item := waiting.get(), _Over):
+                yield item
+            _raise(item)
+        finally:
+            left.set()
+            assembly.pipeline.stop()
+            thread.join()
+
+
+def _raise(over: _Over) -> None:
+    if over.error is not None:
+        raise over.error
+    if over.result is not None and over.result.error is not None:
+        raise over.result.error
+    if over.result is not None and over.result.failed:
+        raise SourceError("; ".join(f"{name}: {reason}" for name, reason in over.result.failed.items()))

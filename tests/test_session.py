@@ -1,0 +1,107 @@
+"""Frames that a program has: the windows, scores and alarms of the stream, without a stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_samples import SMALL, noise_windows, small_bundle
+
+import stream_detector as sd
+from stream_detector.bundle import Bundle
+from stream_detector.testing import ConstantEngine
+from stream_detector.types import UInt8Array
+
+FPS = 25.0
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return small_bundle(tmp_path / "small")
+
+
+def moving(count: int, size: tuple[int, int] = SMALL.size, seed: int = 0) -> UInt8Array:
+    """uint8 (count, h, w, 3): one noise picture that slides; no cut in it."""
+    still = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return np.stack([np.roll(still, shift, axis=1) for shift in range(count)])
+
+
+def test_a_decision_comes_with_the_last_frame_of_each_window(bundle: Bundle) -> None:
+    with sd.Session(bundle, engine=ConstantEngine(0.7)) as session:
+        came = [len(session.push("gate", image, n / FPS)) for n, image in enumerate(moving(48))]
+    assert [n for n, decisions in enumerate(came) if decisions] == [15, 31, 47]
+
+
+def test_alarms_start_and_end_as_in_the_stream(bundle: Bundle) -> None:
+    settings = {"alarm": {"min_length_s": 0.5, "update_interval_s": 60}, "smooth": {"kind": "none"}}
+    with sd.Session(bundle, engine=ConstantEngine(0.7), settings=settings) as session:
+        for n, image in enumerate(moving(32)):
+            session.push("gate", image, n / FPS)
+        (start,) = session.events("gate")
+        assert (start.type, start.camera, start.threshold) == ("start", "gate", 0.4)
+        assert session.events("gate") == ()
+        session.finish("gate")
+        (end,) = session.events("gate")
+        assert (end.type, end.id) == ("end", start.id)
+
+
+def test_cameras_do_not_know_of_each_other(bundle: Bundle) -> None:
+    frames = moving(64)
+    with sd.Session(bundle, engine="torch", precision="fp32") as session:
+        alone = [d.score.raw for n, image in enumerate(frames) for d in session.push("a", image, n / FPS)]
+        mixed = []
+        for n, image in enumerate(frames):
+            session.push("noise", noise_windows(1, seed=n)[0, 0], n / FPS)
+            mixed += [d.score.raw for d in session.push("b", image, n / FPS)]
+    assert len(alone) == 4
+    assert np.allclose(alone, mixed, atol=1e-6)
+
+
+def test_a_hole_in_media_time_begins_a_new_window(bundle: Bundle) -> None:
+    with sd.Session(bundle, engine=ConstantEngine()) as session:
+        decisions = []
+        for n, image in enumerate(moving(40)):
+            decisions += session.push("gate", image, n / FPS + (60 if n >= 8 else 0))
+    assert [d.score.ref.start_frame for d in decisions] == [8, 24]
+    assert decisions[0].score.ref.degraded == ("gap",)
+
+
+def test_frames_faster_than_the_recipe_are_passed_over(bundle: Bundle) -> None:
+    with sd.Session(bundle, engine=ConstantEngine()) as session:
+        decisions = [d for n, image in enumerate(moving(64)) for d in session.push("gate", image, n / (2 * FPS))]
+    assert [(d.score.ref.start_frame, d.score.ref.end_frame) for d in decisions] == [(0, 30), (32, 62)]
+
+
+def test_footage_too_short_for_a_window_gives_one_and_names_are_free_again(bundle: Bundle) -> None:
+    with sd.Session(bundle, engine=ConstantEngine()) as session:
+        for n, image in enumerate(moving(5)):
+            assert session.push("clip", image, n / FPS) == ()
+        (decision,) = session.finish("clip")
+        assert "short" in decision.score.ref.degraded
+        for n, image in enumerate(moving(16)):
+            decisions = session.push("clip", image, n / FPS)
+        assert [d.score.ref.index for d in decisions] == [0]
+
+
+def test_pictures_of_another_size_are_scaled(bundle: Bundle) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def note(frames: UInt8Array) -> float:
+        seen.append(frames.shape)
+        return 0.5
+
+    with sd.Session(bundle, engine=ConstantEngine(score_of=note)) as session:
+        for n, image in enumerate(moving(16, (120, 160))):
+            session.push("gate", image, n / FPS)
+    assert seen == [(16, *SMALL.size, 3)]
+
+
+def test_bad_frames_names_and_settings_are_one_sentence(bundle: Bundle) -> None:
+    with sd.Session(bundle, engine=ConstantEngine()) as session:
+        with pytest.raises(sd.DataError, match="uint8"):
+            session.push("gate", np.zeros((8, 8), np.uint8), 0.0)  # type: ignore[arg-type, unused-ignore]
+        with pytest.raises(sd.ConfigError, match="Gate 1"):
+            session.push("Gate 1", moving(1)[0], 0.0)
+    with pytest.raises(sd.ConfigError, match="cooldown"):
+        sd.Session(bundle, engine=ConstantEngine(), settings={"alarm": {"cooldown": 3}})
