@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import socket
 import sys
@@ -40,12 +41,13 @@ class OneScoreEngine:
     max_batch: int = 4
     good_batch: int = 4
     good_wait_s: float = 0.0
+    company: float = 0.0  # what further windows in a batch add to every score
     shape: tuple[int, ...] = ()
     closed: bool = False
 
     def infer(self, frames: np.ndarray) -> EngineOutput:
-        self.shape = frames.shape
-        scores = np.full(len(frames), self.score, np.float32)
+        self.shape = self.shape or frames.shape
+        scores = np.full(len(frames), self.score + self.company * (len(frames) - 1), np.float32)
         return EngineOutput(np.zeros((len(frames), 8), np.float32), scores, 0.001, 0.01)
 
     def close(self) -> None:
@@ -57,8 +59,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> OneScoreEngine:
     """A bundle and an engine in place of the real ones."""
     fake = OneScoreEngine()
     bundle = SimpleNamespace(
-        name="embedded", fingerprint="abc", threshold=0.5, recipe=SimpleNamespace(size=(96, 128)), load=None
+        name="embedded", fingerprint="abc", threshold=0.5, recipe=SimpleNamespace(size=(96, 128), frames=16), load=None
     )
+    importlib.import_module("stream_detector.engines.promise")  # before its package is replaced
     bundles, engines = ModuleType("stream_detector.bundle"), ModuleType("stream_detector.engines")
 
     def load(name: str) -> Any:
@@ -90,7 +93,14 @@ def test_a_sound_machine_can_run(engine: OneScoreEngine, tmp_path: Path) -> None
     assert engine.shape == (1, 16, 96, 128, 3)
     assert engine.closed
     assert "score 0.250" in checks["first window"].detail
+    assert checks["one score"].detail == "promised: within 1e-06 in any company; found here: bit-equal"
     assert not (tmp_path / "evidence").exists()  # looking changes nothing
+
+
+def test_an_engine_whose_scores_move_with_their_company_is_told(engine: OneScoreEngine, tmp_path: Path) -> None:
+    engine.company = 1e-3
+    check = {check.name: check for check in doctor.examine(config_in(tmp_path))}["one score"]
+    assert check.state == "warn" and "differs by 3.0e-03" in check.detail and "--engine torch" in check.advice
 
 
 @pytest.mark.parametrize("score", [float("nan"), 1.5])

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stream_detector.backbones.i3d import I3D
-from stream_detector.engines.openvino_engine import available_cores, convert_module, import_openvino
+from stream_detector.engines.layout import available_cores
+from stream_detector.engines.openvino_engine import convert_module, import_openvino
 from stream_detector.errors import DataError, MissingExtraError
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.clips import Size, sides

@@ -56,7 +56,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--engine", choices=("auto", "torch", "openvino"), help="what computes (default: auto, the fastest)"
     )
     parser.add_argument("--device", metavar="auto|cpu|cuda[:N]", help="where it computes (default: auto)")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), help="(default: auto)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), help="(default: auto)")
+    parser.add_argument(
+        "--deterministic", action="store_true", default=None, help="torch: the same score to the last bit, but slower"
+    )
     parser.add_argument(
         "--stride", type=int, metavar="FRAMES", help="from one 16-frame window to the next (default 16)"
     )
@@ -112,6 +115,7 @@ _MAP: dict[str, tuple[str, ...]] = {
     "engine": ("engine", "engine"),
     "device": ("engine", "device"),
     "precision": ("engine", "precision"),
+    "deterministic": ("engine", "deterministic"),
     "stride": ("window", "stride"),
     "threshold": ("alarm", "threshold"),
     "evidence": ("evidence", "directory"),

@@ -34,7 +34,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="model bundle")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what computes")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where it computes")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16", "int8"), default="auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), default="auto")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="torch: the same score to the last bit, but slower"
+    )
     parser.add_argument(
         "--stride", type=int, default=16, metavar="FRAMES", help="from one window to the next (default 16)"
     )
@@ -93,7 +96,12 @@ def main(args: argparse.Namespace) -> int:
         "events": args.events,
         "window": {"stride": args.stride},
         "alarm": {"threshold": args.threshold},
-        "engine": {"engine": args.engine, "device": args.device, "precision": args.precision},
+        "engine": {
+            "engine": args.engine,
+            "device": args.device,
+            "precision": args.precision,
+            "deterministic": args.deterministic,
+        },
         "evidence": {"enabled": False},
         "publish": {"bind": "none", "ledger": None},
         "telemetry": {"dashboard": False},

@@ -16,7 +16,7 @@ from stream_detector.address import Source
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.archive import FileScores, Parts, Scorer
 from stream_detector.commands.score import report, summarise
-from stream_detector.config import CameraConfig, Config, EngineConfig
+from stream_detector.config import CameraConfig, Config
 from stream_detector.decide import SCORE_COLUMNS
 from stream_detector.engines import choose, this_machine
 from stream_detector.errors import UsageError
@@ -32,7 +32,15 @@ def run(args: argparse.Namespace, config: Config) -> int:
     bundle = Bundle.load(config.bundle)
     chosen = choose(config.engine, this_machine())  # one engine and one precision for all nodes: the same scores
     device = "cuda" if chosen.device.startswith("cuda") else "cpu"
-    engine = EngineConfig(engine=chosen.engine, device=device, precision=chosen.precision, threads=1)  # type: ignore[arg-type]
+    engine = config.engine.model_copy(
+        update={
+            "engine": chosen.engine,
+            "device": device,
+            "precision": chosen.precision,
+            "threads": 1,
+            "on_failure": "stop",
+        }
+    )
     cameras = tuple(
         camera.model_copy(update={"source": Source.of_file(camera.source.path.absolute())}) for camera in config.cameras
     )

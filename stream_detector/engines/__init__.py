@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
+from stream_detector.engines.layout import has_bf16
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.types import Engine, EngineOutput, UInt8Array
 
@@ -51,7 +50,7 @@ def this_machine() -> Machine:
     names: tuple[str, ...] = ()
     if torch.cuda.is_available():
         names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return Machine(names, importlib.util.find_spec("openvino") is not None, _cpu_has_bf16())
+    return Machine(names, importlib.util.find_spec("openvino") is not None, has_bf16())
 
 
 def choose(config: EngineConfig, machine: Machine) -> Choice:
@@ -74,8 +73,8 @@ def choose(config: EngineConfig, machine: Machine) -> Choice:
         raise MissingExtraError("the OpenVINO engine", "openvino", "openvino")
     if config.precision == "int8" and (config.engine == "torch" or not machine.openvino):
         raise ConfigError("int8 needs the OpenVINO engine; install stream-detector[openvino] and use --engine openvino")
-    if config.precision == "fp16":
-        raise ConfigError("fp16 is for CUDA devices; on the CPU use --precision fp32 or bf16")
+    if config.precision in ("fp16", "tf32"):
+        raise ConfigError(f"{config.precision} is for CUDA devices; on the CPU use --precision fp32 or bf16")
     if config.precision == "bf16" and not machine.bf16:
         raise ConfigError("this CPU has no bf16 instructions (AVX512-BF16, AMX); use --precision fp32 or auto")
     engine = config.engine
@@ -104,12 +103,12 @@ def load_engine(bundle: Bundle, config: EngineConfig | None = None, machine: Mac
     def plain() -> Engine:
         from stream_detector.engines.torch_engine import TorchEngine
 
-        return TorchEngine(bundle, "fp32", "the first engine failed", config.threads)
+        return TorchEngine(bundle, "fp32", "the first engine failed", config.threads, config.deterministic)
 
     if config.on_failure == "stop":
-        return _load(bundle, choice, config.threads)
+        return _load(bundle, choice, config)
     try:
-        first = _load(bundle, choice, config.threads)
+        first = _load(bundle, choice, config)
     except EngineError as error:
         log.warning("engine %s on %s failed: %s; going on with torch on the CPU", choice.engine, choice.device, error)
         return plain()
@@ -149,6 +148,7 @@ class FallbackEngine:
         self._engine = engine
         self.name, self.device, self.precision, self.reason = engine.name, engine.device, engine.precision, reason
         self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
+        self.deterministic: bool = getattr(engine, "deterministic", False)
 
 
 def _joined(parts: list[EngineOutput]) -> EngineOutput:
@@ -162,24 +162,15 @@ def _joined(parts: list[EngineOutput]) -> EngineOutput:
     )
 
 
-def _load(bundle: Bundle, choice: Choice, threads: int) -> Engine:
+def _load(bundle: Bundle, choice: Choice, config: EngineConfig) -> Engine:
     if choice.engine == "openvino":
         from stream_detector.engines.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(bundle, choice.precision, choice.reason, threads)
+        return OpenVinoEngine(bundle, choice.precision, choice.reason, config.threads)
     if choice.device != "cpu":
         from stream_detector.engines.cuda_engine import CudaEngine
 
         return CudaEngine(bundle, choice.device, choice.precision, choice.reason)
     from stream_detector.engines.torch_engine import TorchEngine
 
-    return TorchEngine(bundle, choice.precision, choice.reason, threads)
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux: no portable way to ask; fp32 is always right
-        return False
-    flags = set(text.split())
-    return bool(flags & {"avx512_bf16", "amx_bf16"}) or (platform.machine() == "aarch64" and "bf16" in flags)
+    return TorchEngine(bundle, choice.precision, choice.reason, config.threads, config.deterministic)

@@ -1,8 +1,9 @@
 """OpenVINO on the CPU: the default there when it is installed.
 
-The graph is compiled for exactly one window, and a batch is run as that many requests: so the score of a window cannot
-depend on its company. Two builds of it are kept: with all threads on one window (when there are fewer windows than
-cores), and with one stream per core. Normalisation, backbone and head are all in the graph; uint8 goes in.
+The graph is compiled once, for exactly one window, and a batch is run as that many requests: so a score is the same to
+the last bit alone and in any batch, at any place in it, under any load. How many requests run at a time, and on how
+many threads each, is settled at load (`layout`). Normalisation and backbone are in the graph; uint8 goes in. The head
+is a graph of its own. A CPU that refuses bf16, although OpenVINO lists it, gets fp32.
 
 Converting from PyTorch takes seconds, so the graph is kept in the cache, under the bundle's fingerprint. int8 needs a
 graph that `quantise` made with calibration windows (`stream-detector models quantise`).
@@ -11,7 +12,9 @@ graph that `quantise` made with calibration windows (`stream-detector models qua
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -21,10 +24,13 @@ import numpy as np
 import torch
 
 from stream_detector.bundle import Bundle
+from stream_detector.engines.layout import RATES, available_cores, choose_layout, instruction_set, multiply_adds
 from stream_detector.engines.network import Network, blank, check_windows, checked_output
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 from stream_detector.weights import cache_directory
+
+log = logging.getLogger(__name__)
 
 GRAPH_VERSION = 1  # to be raised when the network's computation changes
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -47,15 +53,22 @@ def graph_path(bundle: Bundle, precision: str) -> Path:
 
 
 def load_graph(bundle: Bundle) -> Any:
-    """The bundle's graph in float32 for one window: from the cache, or converted now (and cached, if possible)."""
+    """The bundle's graph in float32 for one window: from the cache, or converted now (and cached, if possible).
+
+    It is always one that was read from a file: a graph fresh from the converter differs from the same one written and
+    read, and scores differ with it in the last bits; the first run of a bundle is to agree with all later ones.
+    """
     openvino = import_openvino()
     path = graph_path(bundle, "fp32")
     if path.is_file():
         with contextlib.suppress(RuntimeError):  # damaged: convert again
             return openvino.Core().read_model(str(path))
     graph = convert_module(Network(bundle), blank(bundle.recipe))
-    save_graph(graph, path)
-    return graph
+    if save_graph(graph, path):
+        return openvino.Core().read_model(str(path))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        spare = Path(folder) / path.name
+        return openvino.Core().read_model(str(spare)) if save_graph(graph, spare) else graph
 
 
 def convert_module(module: torch.nn.Module, window: torch.Tensor) -> Any:
@@ -79,14 +92,16 @@ def convert_module(module: torch.nn.Module, window: torch.Tensor) -> Any:
     return graph
 
 
-def save_graph(graph: Any, path: Path) -> None:
-    """Write a graph (.xml and .bin), whole or not at all; a cache that cannot be written is left alone."""
+def save_graph(graph: Any, path: Path) -> bool:
+    """Write a graph (.xml and .bin), whole or not at all; False where the folder cannot be written."""
     with contextlib.suppress(OSError, RuntimeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.xml")
         import_openvino().save_model(graph, str(partial), compress_to_fp16=False)
         os.replace(partial.with_suffix(".bin"), path.with_suffix(".bin"))
         os.replace(partial, path)
+        return True
+    return False
 
 
 class OpenVinoEngine:
@@ -99,56 +114,66 @@ class OpenVinoEngine:
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", reason: str = "asked for", threads: int = 0) -> None:
         openvino = import_openvino()
-        self.precision = precision
-        self.reason = reason
         self._recipe = bundle.recipe
         self._dim = bundle.manifest.backbone.feature_dim
         self._tensor = openvino.Tensor
-        count = threads or available_cores()
-        self.good_batch = count
+        self._requests: list[Any] = []
+        self._head: Any = None
         try:
+            graph = _int8_graph(bundle) if precision == "int8" else load_graph(bundle)
+            body, head = split_graph(graph)
             core = openvino.Core()
-            if precision == "int8":
-                path = graph_path(bundle, "int8")
-                if not path.is_file():
-                    raise ConfigError(
-                        f"bundle {bundle.name!r} has no int8 graph yet; make one from your own footage with "
-                        f"`stream-detector models quantise {bundle.name} VIDEO …`"
-                    )
-                graph = core.read_model(str(path))
-            else:
-                graph = load_graph(bundle)
-            common = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "INFERENCE_NUM_THREADS": str(count)}
-            fast = core.compile_model(graph, "CPU", {**common, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"})
-            self._single: Any = [fast.create_infer_request()]
-            self._many: Any = []
-            if count > 1:
-                hints = {**common, "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(count)}
-                wide = core.compile_model(graph, "CPU", hints)
-                self._many = [wide.create_infer_request() for _ in range(count)]
-            self._run(self._single, blank(self._recipe).numpy())
+            self.precision, self.reason, refused = precision, reason, ""
+            try:
+                self._compile(core, body, threads or available_cores())
+            except RuntimeError as error:
+                if precision != "bf16":
+                    raise
+                refused = _brief(error)
+            if refused:
+                self.precision = "fp32"
+                self.reason = f"{reason}; OpenVINO refused bf16 here ({refused}), so this is fp32"
+                log.warning("OpenVINO refused bf16 on this CPU (%s); going on in fp32", refused)
+                self._compile(core, body, threads or available_cores())
+            hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1"}
+            self._head = core.compile_model(head, "CPU", hints).create_infer_request()
+            self._run(blank(self._recipe).numpy())
         except RuntimeError as error:
             raise _failed(error) from error
+        self.good_batch = self.layout.streams
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """frames: uint8 (B, 16, H, W, 3) RGB. Normalisation is part of the graph. Raises EngineError."""
         check_windows(frames, self._recipe, self.max_batch)
-        if not self._single:
+        if not self._requests:
             raise EngineError("the engine was closed already; load it again")
         started = time.perf_counter()
-        requests = self._many if self._many and len(frames) >= len(self._many) else self._single
         try:
-            features, scores = self._run(requests, np.ascontiguousarray(frames))
+            features, scores = self._run(np.ascontiguousarray(frames))
         except RuntimeError as error:
             raise _failed(error) from error
         return checked_output(features, scores, 0.0, time.perf_counter() - started)
 
     def close(self) -> None:
         """Release the compiled graphs."""
-        self._single, self._many = [], []
+        self._requests, self._head = [], None
 
-    def _run(self, requests: list[Any], frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
-        count = len(frames)
+    def _compile(self, core: Any, body: Any, cores: int) -> None:
+        rate = RATES[instruction_set()][self.precision]
+        self.layout = choose_layout(multiply_adds(body), rate, cores)
+        hints = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": str(self.layout.streams),
+            "INFERENCE_NUM_THREADS": str(self.layout.streams * self.layout.threads),
+        }
+        compiled = core.compile_model(body, "CPU", hints)
+        requests = [compiled.create_infer_request() for _ in range(self.layout.streams)]
+        requests[0].infer([blank(self._recipe).numpy()])  # some refusals come only now
+        self._requests = requests
+
+    def _run(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        count, requests = len(frames), self._requests
         features: Float32Array = np.empty((count, self._dim), np.float32)
         scores: Float32Array = np.empty(count, np.float32)
         running: dict[int, int] = {}
@@ -157,7 +182,6 @@ class OpenVinoEngine:
             requests[slot].wait()
             row = running.pop(slot)
             features[row] = requests[slot].get_output_tensor(0).data[0]
-            scores[row] = requests[slot].get_output_tensor(1).data[0]
 
         try:
             for row in range(count):
@@ -173,12 +197,43 @@ class OpenVinoEngine:
             for slot in running:  # after an error: nobody may go on reading `frames`
                 with contextlib.suppress(RuntimeError):
                     requests[slot].wait()
+        for row in range(count):
+            self._head.infer([features[row : row + 1]])
+            scores[row] = self._head.get_output_tensor(0).data[0]
         return features, scores
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def split_graph(graph: Any) -> tuple[Any, Any]:
+    """A bundle's graph → (windows to features, features to scores); `graph` is used up.
+
+    The head runs apart, in float32 and on one thread: as a matrix product of one row it is what CPUs sum in an order
+    that depends on the number of threads, and in bf16 it would round what thresholds are set on.
+    """
+    openvino = import_openvino()
+    features = graph.outputs[0].get_node().input_value(0)
+    results = [output.get_node() for output in graph.outputs]
+    entry = openvino.opset8.parameter(features.get_partial_shape(), features.get_element_type(), name="features")
+    for user in list(features.get_target_inputs()):
+        if user.get_node().get_friendly_name() != results[0].get_friendly_name():
+            user.replace_source_output(entry.output(0))
+    body = openvino.Model([results[0]], graph.get_parameters(), "body")
+    return body, openvino.Model([results[1]], [entry], "head")
+
+
+def _int8_graph(bundle: Bundle) -> Any:
+    path = graph_path(bundle, "int8")
+    if not path.is_file():
+        raise ConfigError(
+            f"bundle {bundle.name!r} has no int8 graph yet; make one from your own footage with "
+            f"`stream-detector models quantise {bundle.name} VIDEO …`"
+        )
+    return import_openvino().Core().read_model(str(path))
+
+
+def _brief(error: BaseException) -> str:
+    """The last sentence of an OpenVINO error: those before it name its own source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:160] if lines else type(error).__name__
 
 
 def _failed(error: BaseException) -> EngineError:

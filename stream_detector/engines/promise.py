@@ -1,0 +1,60 @@
+"""One window, one score: how nearly every engine keeps it, and a check of it on this machine.
+
+openvino, every precision      bit-equal, alone and in any company
+torch on the CPU               1e-6; bit-equal in bf16, and with `deterministic = true`
+torch on a GPU, fp32           1e-5
+torch on a GPU, tf32/fp16/bf16 2e-3; bit-equal with `deterministic = true`
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stream_detector.preprocess import Recipe
+from stream_detector.types import Engine, UInt8Array
+
+PROBES = 5
+
+
+def tolerance(engine: Engine) -> float:
+    """How far a window's score may move with its company; 0: not by a bit."""
+    if engine.name == "openvino" or getattr(engine, "deterministic", False):
+        return 0.0
+    if engine.device == "cpu":
+        return 0.0 if engine.precision == "bf16" else 1e-6
+    return 1e-5 if engine.precision == "fp32" else 2e-3
+
+
+def in_words(limit: float) -> str:
+    """The promise in words."""
+    return "bit-equal in any company" if limit == 0 else f"within {limit:g} in any company"
+
+
+def probes(recipe: Recipe, count: int = PROBES) -> UInt8Array:
+    """Windows to try an engine with, all different: uint8 (count, 16, H, W, 3), coarse squares that move."""
+    rng = np.random.default_rng(0)
+    height, width = recipe.size
+    rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
+    windows: UInt8Array = np.empty((count, recipe.frames, height, width, 3), np.uint8)
+    for window in windows:
+        picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)[rows][:, columns]
+        for index in range(recipe.frames):
+            window[index] = np.roll(picture, index * int(rng.integers(0, 4)), axis=1)
+    return windows
+
+
+def company_error(engine: Engine, windows: UInt8Array) -> float:
+    """The largest change of a score with its company. windows: uint8 (B, 16, H, W, 3), 2 <= B. Raises EngineError.
+
+    Every window is scored alone, among all in either order, in pairs, and beside copies of itself.
+    """
+    windows = windows[: engine.max_batch]
+    count = len(windows)
+    alone = np.concatenate([engine.infer(windows[i : i + 1]).scores for i in range(count)])
+    orders = [list(range(count)), list(range(count))[::-1], [0] * count]
+    orders += [[i, (i + 1) % count] for i in range(count)]
+    worst = 0.0
+    for order in orders:
+        scores = engine.infer(windows[order]).scores
+        worst = max(worst, float(np.abs(scores - alone[order]).max()))
+    return worst

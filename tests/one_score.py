@@ -1,0 +1,47 @@
+"""`python one_score.py [engine [precision]]`: scores windows in all company, prints what it found as JSON.
+
+Run in a process of its own, because the instruction set and the number of threads are settled once a process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from typing import Any
+
+from stream_detector.bundle import Bundle
+from stream_detector.config import EngineConfig
+from stream_detector.engines import load_engine
+from stream_detector.engines.promise import company_error, probes, tolerance
+from stream_detector.types import Engine
+
+
+def look(engine: Engine, bundle: Bundle) -> dict[str, Any]:
+    """What the engine is, what it promises, how far scores move, and the scores themselves to the last bit."""
+    windows = probes(bundle.recipe)
+    return {
+        "engine": engine.name,
+        "precision": engine.precision,
+        "reason": engine.reason,
+        "promised": tolerance(engine),
+        "moved": company_error(engine, windows),
+        "scores": engine.infer(windows).scores.tobytes().hex(),
+    }
+
+
+def main(words: list[str]) -> None:
+    asked = dict(zip(("engine", "precision"), words, strict=False))
+    bundle = Bundle.load("embedded")
+    if asked.get("precision") == "refused":  # what `choose` would not ask for on this CPU
+        from stream_detector.engines.openvino_engine import OpenVinoEngine
+
+        engine: Engine = OpenVinoEngine(bundle, "bf16")
+    else:
+        engine = load_engine(bundle, EngineConfig.model_validate({"device": "cpu", **asked}))
+    with closing(engine):
+        print(json.dumps(look(engine, bundle)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
