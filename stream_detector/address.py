@@ -12,6 +12,7 @@ A pickle holds the address: that is how a camera gets to the process that reads 
 
 from __future__ import annotations
 
+import glob
 import ipaddress
 import os
 import re
@@ -175,7 +176,7 @@ def expand(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def _parse(text: str, environment: Mapping[str, str] | None) -> Source:
-    if not _is_device_or_demo(text) and path_exists(text):
+    if not _is_device_or_demo(text) and not _SCHEME.match(text) and path_exists(text):
         return Source.of_file(text)
     text = text.strip()
     whole = _REFERENCE.fullmatch(text) if environment is not None else None
@@ -251,15 +252,11 @@ def _file(text: str) -> Source:
 
 
 def path_exists(text: str) -> bool:
-    """Whether there is such a file or directory, or something below the first wildcard's directory."""
+    """Whether there is such a file or directory, or one that matches it as a pattern."""
     try:
         path = Path(text).expanduser()
-        if path.exists():
-            return True
-        wild = re.search(r"[*?\[]", text)
-        before = text[: wild.start()] if wild else ""
-        return "/" in before and Path(before).expanduser().parent.is_dir()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, no such user
+        return path.exists() or any(True for _ in glob.iglob(str(path)))
+    except (OSError, ValueError, RuntimeError, re.error):  # too long, a NUL, no such user, no pattern
         return False
 
 
