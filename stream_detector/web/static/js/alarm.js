@@ -66,7 +66,7 @@ export async function open(main, context, id) {
     clearTimeout(timer);
     if (!closed && detail.evidence && !(detail.clip && detail.snapshot && detail.state === "ended") && (detail.state === "open" || tries++ < 30)) timer = setTimeout(again, 2000);
   }
-  const offs = [context.on("alarm", (alarm) => { if (alarm.id === id) { tries = 0; again(); } }), context.on("link", (state) => { if (state === "live") again(); })];
+  const offs = [context.on("alarm", (alarm) => { if (alarm.key === detail.key) { tries = 0; again(); } }), context.on("link", (state) => { if (state === "live") again(); })];
   show();
   media_();
   wait();

@@ -21,7 +21,7 @@ class Item {
   constructor(alarm) {
     this.thumb = h("div", { class: "thumb" }, "no snapshot");
     this.text = h("div", { class: "text" });
-    this.link = h("a", { class: "item panel", href: `/alarms/${alarm.id}`, "data-link": "" }, this.thumb, this.text);
+    this.link = h("a", { class: "item panel", href: `/alarms/${alarm.key}`, "data-link": "" }, this.thumb, this.text);
     this.node = h("li", {}, this.link);
     this.set(alarm);
   }
@@ -34,7 +34,7 @@ class Item {
   }
 
   picture(tries) {
-    const img = this.img = h("img", { alt: "", decoding: "async", src: `/api/alarms/${this.alarm.id}/snapshot.jpg?${tries}` });
+    const img = this.img = h("img", { alt: "", decoding: "async", src: `/api/alarms/${this.alarm.key}/snapshot.jpg?${tries}` });
     img.addEventListener("error", () => {
       this.thumb.replaceChildren("no snapshot");
       if (tries < 5 && this.node.isConnected && this.alarm.state === "open") setTimeout(() => this.picture(tries + 1), 1000);
@@ -73,9 +73,9 @@ export async function open(main, context, _id, query) {
     if (!body || own !== asked) return;
     if (anew) { items.clear(); list.replaceChildren(); }
     for (const alarm of body.alarms) {
-      if (items.has(alarm.id)) { items.get(alarm.id).set(alarm); continue; }
+      if (items.has(alarm.key)) { items.get(alarm.key).set(alarm); continue; }
       const item = new Item(alarm);
-      items.set(alarm.id, item);
+      items.set(alarm.key, item);
       list.append(item.node);
       oldest = alarm.number;
     }
@@ -88,15 +88,15 @@ export async function open(main, context, _id, query) {
     && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack) }[state.value] ?? true);
   const offs = [
     context.on("alarm", (alarm) => {
-      const item = items.get(alarm.id);
+      const item = items.get(alarm.key);
       if (item && !matches(alarm)) {
-        items.delete(alarm.id);
+        items.delete(alarm.key);
         item.node.remove();
       } else if (item && item.alarm.number === alarm.number) item.set(alarm);
       else if (matches(alarm)) {
         if (item) item.node.remove();
         const added = new Item(alarm);
-        items.set(alarm.id, added);
+        items.set(alarm.key, added);
         list.prepend(added.node);
       }
       tell();

@@ -1,8 +1,8 @@
 // The frame around the rooms: addresses, theme, sound, link, news of alarms.
 import { $, get, h, post, setText, store } from "./dom.js";
-import { on, watch } from "./stream.js";
+import { link, on, watch } from "./stream.js";
 import { recolour } from "./chart.js";
-import { now } from "./time.js";
+import { ago, now } from "./time.js";
 import * as live from "./live.js";
 import * as alarms from "./alarms.js";
 import * as alarm from "./alarm.js";
@@ -13,7 +13,7 @@ const rooms = [
   [/^\/$/, "live", "Live", live.open],
   [/^\/camera\/([a-z0-9_-]+)$/, "live", "Camera", live.openOne],
   [/^\/alarms$/, "alarms", "Alarms", alarms.open],
-  [/^\/alarms\/([0-9a-f]{32})$/, "alarms", "Alarm", alarm.open],
+  [/^\/alarms\/([0-9a-f]{32}(?:-[0-9a-f]{16})?)$/, "alarms", "Alarm", alarm.open],
   [/^\/replay$/, "replay", "Replay", replay.open],
   [/^\/tune$/, "tune", "Tune", tune.open],
 ];
@@ -104,38 +104,76 @@ function showTheme() {
 $("theme").addEventListener("click", () => { store.set("theme", { auto: "light", light: "dark", dark: "auto" }[store.get("theme", "auto")]); showTheme(); });
 $("leave").addEventListener("click", async () => { await post("/logout", {}); location.assign("/login"); });
 
+// the banner: whatever makes what is shown here untrue
+let head = null, decided = 0;
+const TEXTS = {
+  lost: "The connection to the detector is lost. What you see is old, and a new alarm does not appear here.",
+  "no news": "The detector is silent. What you see is old, and a new alarm does not appear here.",
+  hangs: "The detector has stopped deciding. No alarm can begin or end until it is started again.",
+};
+function trouble() {
+  if (link.state === "lost" || link.state === "no news") return link.state;
+  return head && !head.live ? "hangs" : "";
+}
+function showBanner() {
+  const what = trouble();
+  setText($("banner-text"), TEXTS[what] || "");
+  const since = what === "hangs" ? decided : link.heard;
+  setText($("banner-time"), what ? `${what === "hangs" ? "Last decision" : "Last heard"} ${ago((performance.now() - since) / 1000)} ago.` : "");
+  $("banner").hidden = !what;
+  document.body.classList.toggle("stale", what !== "");
+}
+on("state", ({ run }) => {
+  head = run;
+  decided = performance.now() - (run.decided_age_s || 0) * 1000;
+  showBanner();
+  if (context.run && run.epoch !== context.run.epoch) renew();
+});
 on("link", (state) => {
   const words = { live: "connected", lost: "connection lost", "no news": "no news" };
   setText($("link"), words[state]);
   $("link").className = `link ${state === "live" ? "on" : "off"}`;
+  showBanner();
   if (state === "live") get("/api/alarms?limit=1").then((body) => unseen(body.unseen)).catch(() => {});
 });
+async function renew() {  // another run answers: its cameras may be others
+  const run = await get("/api/run").catch(() => null);
+  if (!run || run.epoch === context.run.epoch) return;
+  context.run = run;
+  showRun();
+  await enter(false);
+}
 
 const known = new Set();
 let hide = 0;
 on("alarm", (event) => {
   get("/api/alarms?limit=1").then((body) => unseen(body.unseen)).catch(() => {});
-  if (event.state !== "open" || event.ack || known.has(event.id + event.start_utc)) return;
-  known.add(event.id + event.start_utc);
+  if (event.state !== "open" || event.ack || known.has(event.key)) return;
+  known.add(event.key);
   if (document.hidden) fresh += 1;
   showTitle();
   beep();
-  $("toast").replaceChildren("Alarm: ", h("a", { href: `/alarms/${event.id}`, "data-link": "" }, `${event.camera}, score ${event.peak_score.toFixed(2)}`));
+  $("toast").replaceChildren("Alarm: ", h("a", { href: `/alarms/${event.key}`, "data-link": "" }, `${event.camera}, score ${event.peak_score.toFixed(2)}`));
   $("toast").hidden = false;
   clearTimeout(hide);
   hide = setTimeout(() => { $("toast").hidden = true; }, 8000);
 });
 
-async function begin() {
-  showTheme();
-  showSound();
-  const clock = () => setText($("clock"), now());
-  clock();
-  setInterval(clock, 1000);
-  const run = context.run = await get("/api/run");
+function showRun() {
+  const run = context.run;
   unseen(run.unseen);
   $("leave").hidden = !run.closed;
   setText($("runinfo"), `${run.engine} · model ${run.bundle}${run.rendered ? " · rendered demo, not a camera" : ""}`);
+}
+
+async function begin() {
+  showTheme();
+  showSound();
+  const clock = () => { setText($("clock"), now()); showBanner(); };
+  clock();
+  setInterval(clock, 1000);
+  context.run = await get("/api/run");
+  showRun();
   watch([], 0);
   await enter(false);
 }

@@ -30,11 +30,13 @@ export function readEvents(text) {
     let event = null;
     try { event = JSON.parse(line); } catch { continue; }
     if (!event || event.schema !== "stream-detector.alarm/1" || typeof event.camera !== "string") continue;
-    const key = `${event.camera} ${event.id}`, old = alarms.get(key) || { peak_score: 0, end_s: null };
-    alarms.set(key, { ...old, id: String(event.id), camera: event.camera, start_s: Number(event.start_s), threshold: Number(event.threshold), peak_score: Math.max(old.peak_score, Number(event.peak_score)),
-      end_s: event.type === "end" && event.end_s !== null ? Number(event.end_s) : old.end_s });
+    const key = `${event.camera} ${event.id}`, known = alarms.get(key) || [];
+    if (event.type === "start" || !known.length) alarms.set(key, [...known, { peak_score: 0, end_s: null }]);  // a rerun repeats ids
+    const alarm = alarms.get(key).at(-1);
+    Object.assign(alarm, { id: String(event.id), camera: event.camera, start_s: Number(event.start_s), threshold: Number(event.threshold), peak_score: Math.max(alarm.peak_score, Number(event.peak_score)) });
+    if (event.type === "end" && event.end_s !== null) alarm.end_s = Number(event.end_s);
   }
   const cameras = new Map();
-  for (const alarm of alarms.values()) cameras.set(alarm.camera, [...(cameras.get(alarm.camera) || []), alarm]);
+  for (const alarm of [...alarms.values()].flat()) cameras.set(alarm.camera, [...(cameras.get(alarm.camera) || []), alarm]);
   return cameras;
 }

@@ -20,5 +20,11 @@ export function span(alarm) {
   return `${Math.max(0, alarm.end_s - alarm.start_s).toFixed(1)} s`;
 }
 
+// How long ago, in few characters; from a minute on in whole minutes, from two hours on in hours.
+export function ago(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  return whole < 60 ? `${whole} s` : whole < 7200 ? `${Math.floor(whole / 60)} min` : `${Math.floor(whole / 3600)} h`;
+}
+
 // A datetime-local value (viewer's zone) as RFC 3339 UTC.
 export const toUtc = (local) => local ? new Date(local).toISOString() : "";
