@@ -33,7 +33,7 @@ from benchmarks.footage import SYSTEM_PYTHON, find_clips, make_h264, make_raw, m
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
 from benchmarks.rtsp_faults import missing_server
-from stream_detector.alarm import AlarmMachine
+from stream_detector.alarm import make_alarm_rule
 from stream_detector.bundle import Bundle
 from stream_detector.config import AlarmConfig
 from stream_detector.smooth import make_smoother
@@ -149,8 +149,8 @@ def unavoidable(stride: int) -> dict[str, Any]:
     """
     bundle = Bundle.load("embedded")
     smooth, alarm = bundle.smoothing, AlarmConfig()
-    smoother = make_smoother(smooth.kind, smooth.time_constant_s, smooth.span)
-    machine = AlarmMachine.configured("cam", "", str, bundle.threshold, alarm)
+    smoother = make_smoother(smooth)
+    machine = make_alarm_rule("cam", "", str, bundle.threshold, alarm)
     step_s, quiet = stride / FPS, 20
     needed = None
     for index in range(quiet + 50):

@@ -7,15 +7,18 @@
                                                 └────┘ update, every update_interval_s
 
 Every alarm that starts also ends: `finish` ends it with a reason when the source is lost or the run is over.
+
+A rule of another kind is a factory in `ALARM_RULES` (see `registry`) that returns an `AlarmRule`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from stream_detector.config import AlarmConfig
+from stream_detector.registry import Registry
 from stream_detector.types import (
     AlarmEvent,
     Decision,
@@ -28,6 +31,31 @@ from stream_detector.types import (
 )
 
 MAX_EVENT_WINDOWS = 64  # windows named in one event; the newest are kept
+
+
+class AlarmRule(Protocol):
+    """Decides for one camera, window by window, when an alarm starts and ends. Used by one thread."""
+
+    @property
+    def open_id(self) -> str | None:
+        """The id of the alarm in progress; None where there is none."""
+        ...
+
+    def step(self, score: Score, smoothed: float) -> tuple[Decision, AlarmEvent | None]:
+        """Take the next window; returns the decision and the event that it causes, if any."""
+        ...
+
+    def finish(self, reason: EndReason) -> AlarmEvent | None:
+        """End the alarm in progress, if there is one."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What the rule remembers, as JSON holds it exactly; `restore` in another process goes on from it."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        ...
 
 
 @dataclass(slots=True)
@@ -75,22 +103,6 @@ class AlarmMachine:
         self._cool_until_s = float("-inf")
         self._last_end_s = 0.0
         self._last_smoothed = 0.0
-
-    @classmethod
-    def configured(
-        cls, camera: str, bundle: str, make_id: Callable[[int], str], threshold: float, config: AlarmConfig
-    ) -> AlarmMachine:
-        """The machine that `config` asks for. threshold: of the camera; that of `config` is not looked at."""
-        return cls(
-            camera,
-            bundle,
-            make_id,
-            threshold=threshold,
-            off_ratio=config.off_ratio,
-            min_length_s=config.min_length_s,
-            cooldown_s=config.cooldown_s,
-            update_interval_s=config.update_interval_s,
-        )
 
     @property
     def open_id(self) -> str | None:
@@ -226,3 +238,36 @@ def _unpacked(packed: list[Any]) -> Decision:
     *fields, degraded = packed[0]
     ref = WindowRef(*[*fields, tuple(degraded)])
     return Decision(Score(ref, packed[1], 0.0, Timing(0.0, 0.0, 0.0, 0.0)), packed[2], alarmed=False)
+
+
+def make_hysteresis(
+    camera: str, bundle: str, make_id: Callable[[int], str], threshold: float, config: AlarmConfig
+) -> AlarmRule:
+    """rule "hysteresis"."""
+    return AlarmMachine(
+        camera,
+        bundle,
+        make_id,
+        threshold=threshold,
+        off_ratio=config.off_ratio,
+        min_length_s=config.min_length_s,
+        cooldown_s=config.cooldown_s,
+        update_interval_s=config.update_interval_s,
+    )
+
+
+RuleFactory = Callable[[str, str, Callable[[int], str], float, AlarmConfig], AlarmRule]
+ALARM_RULES = Registry[RuleFactory](
+    "alarm rule", "stream_detector.alarm_rules", {"hysteresis": "stream_detector.alarm:make_hysteresis"}
+)
+
+
+def make_alarm_rule(
+    camera: str, bundle: str, make_id: Callable[[int], str], threshold: float, config: AlarmConfig
+) -> AlarmRule:
+    """The rule that `config` asks for.
+
+    bundle: fingerprint.  make_id: index of the first window → id of an alarm.  threshold: of the camera; that of
+    `config` is not looked at.  Raises ConfigError for a rule that is not registered.
+    """
+    return ALARM_RULES.get(config.rule)(camera, bundle, make_id, threshold, config)

@@ -24,6 +24,7 @@ from stream_detector.metrics import serve_metrics
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
 from stream_detector.publish import Publisher
+from stream_detector.sinks import Sinks
 from stream_detector.stages import make_decider, plan_camera
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
@@ -101,6 +102,14 @@ def assembled(
             evidence = EvidenceWriter(
                 config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
             )
+        sinks = Sinks(config.sinks)
+        stack.callback(sinks.close)
+
+        def told(body: dict[str, Any]) -> None:
+            sinks.put(body)
+            if on_event is not None:
+                on_event(body)
+
         novelty = engine is None  # the features of another engine may be of another kind
         stops.check()
         engine = engine or load_engine(bundle, config.engine)
@@ -117,7 +126,7 @@ def assembled(
             evidence=evidence,
             scores=scores,
             novelty=novelty,
-            on_event=on_event,
+            on_event=told,
             on_decision=on_decision,
         )
         recipe = bundle.recipe

@@ -36,6 +36,8 @@ DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
+Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]  # the name of something registered
+Options = dict[str, bool | int | float | str]
 
 
 class Section(BaseModel):
@@ -108,19 +110,22 @@ class EngineConfig(Section):
 class SmoothConfig(Section):
     """Causal smoothing of raw scores, in media time."""
 
-    kind: Literal["ema", "median", "none"] = "ema"
+    kind: Kind = "ema"  # "ema", "median", "none", or the name of a registered smoother
     time_constant_s: Seconds = 1.0  # ema: weight of the past falls to 1/e in this time
     span: Annotated[int, Field(ge=1, le=99)] = 3  # median: windows
+    options: Options = {}  # what a registered smoother of another kind wants to be told
 
 
 class AlarmConfig(Section):
     """Hysteresis: on, off, minimum length, cooldown. None: what the bundle says."""
 
+    rule: Kind = "hysteresis"  # or the name of a registered alarm rule
     threshold: Unit | None = None
     off_ratio: Unit = 0.7  # an alarm ends below threshold × off_ratio
     min_length_s: Seconds = 2.0
     cooldown_s: Seconds = 10.0  # one incident is one alarm: who runs off, or looks after the hurt, raises no second one
     update_interval_s: Seconds = 2.0
+    options: Options = {}  # what a registered rule of another kind wants to be told
 
 
 class EvidenceConfig(Section):
@@ -155,6 +160,13 @@ class PublishConfig(Section):
         if (self.curve_secret is None) != (self.curve_clients is None):
             raise ValueError("curve_secret and curve_clients belong together: set both, or neither")
         return self
+
+
+class SinkConfig(Section):
+    """One more place for alarm events, [sinks.NAME]. kind: of a registered sink."""
+
+    kind: Kind
+    options: Options = {}
 
 
 class TelemetryConfig(Section):
@@ -245,6 +257,7 @@ class Config(Section):
     alarm: AlarmConfig = AlarmConfig()
     evidence: EvidenceConfig = EvidenceConfig()
     publish: PublishConfig = PublishConfig()
+    sinks: dict[Kind, SinkConfig] = {}
     telemetry: TelemetryConfig = TelemetryConfig()
     web: WebConfig = WebConfig()
 

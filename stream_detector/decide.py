@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from stream_detector.alarm import AlarmMachine
+from stream_detector.alarm import AlarmRule, make_alarm_rule
 from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
 from stream_detector.errors import UsageError
 from stream_detector.familiar import FamiliarWatch
@@ -172,7 +172,7 @@ class Decider:
         self._on_decision = on_decision
         self._epoch = epoch
         self._plans = {plan.name: plan for plan in plans}
-        self._smoothers = {p.name: make_smoother(p.smooth.kind, p.smooth.time_constant_s, p.smooth.span) for p in plans}
+        self._smoothers = {p.name: make_smoother(p.smooth) for p in plans}
         self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
         self._watches = {plan.name: make_watch() for plan in plans} if make_watch else {}
         self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
@@ -270,10 +270,10 @@ class Decider:
             head.reset()
         return head.step(score.features)
 
-    def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmMachine:
+    def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmRule:
         # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.
         run = self._epoch if plan.live else ""
-        return AlarmMachine.configured(
+        return make_alarm_rule(
             plan.name,
             fingerprint,
             lambda first: alarm_id(plan.name, plan.source, fingerprint, first, run),

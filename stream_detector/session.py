@@ -64,7 +64,7 @@ class _Events:
 class _Camera:
     """What a session holds of one camera."""
 
-    def __init__(self, name: str, config: Config, bundle: Bundle, clock: Clock) -> None:
+    def __init__(self, name: str, config: Config, bundle: Bundle, clock: Clock, novelty: bool) -> None:
         camera = CameraConfig(name=name, source=Source.of_file(name))
         plan = plan_camera(camera, config, bundle)
         self.stage = CameraStage(plan, config, clock)
@@ -80,6 +80,7 @@ class _Camera:
             telemetry=Telemetry([name], clock),
             clock=clock,
             coverage=False,
+            novelty=novelty,
             on_decision=self.decisions.append,
         )
 
@@ -117,6 +118,7 @@ class Session:
         self._config = build_config({**values, "evidence": {"enabled": False}}, "settings")
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         self._engine = load_engine(self._bundle, self._config.engine) if isinstance(engine, str) else engine
+        self._novelty = isinstance(engine, str)  # the features of another engine may be of another kind
         self._clock: Clock = SystemClock()
         self._cameras: dict[str, _Camera] = {}
 
@@ -166,7 +168,7 @@ class Session:
         held = self._held(camera)
         decisions = self._decide(held, held.stage.finish())
         held.decider.ended(camera, failed=False)
-        self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock)
+        self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock, self._novelty)
         self._cameras[camera].events.new = held.events.new
         return decisions
 
@@ -191,7 +193,7 @@ class Session:
     def _held(self, camera: str) -> _Camera:
         if camera not in self._cameras:
             build_config({"cameras": [{"name": camera, "source": "demo"}]}, "session")  # the name is checked
-            self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock)
+            self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock, self._novelty)
         return self._cameras[camera]
 
     def _decide(self, held: _Camera, window: Window | None) -> tuple[Decision, ...]:

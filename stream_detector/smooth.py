@@ -1,12 +1,18 @@
-"""Causal smoothing of raw scores, one filter per camera. Nothing here looks ahead, and time is media time only."""
+"""Causal smoothing of raw scores, one filter per camera. Nothing here looks ahead, and time is media time only.
+
+A smoother of another kind is a factory in `SMOOTHERS` (see `registry`): `SmoothConfig` → `Smoother`.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import deque
-from collections.abc import Collection
-from typing import Literal, Protocol
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from stream_detector.config import SmoothConfig
+from stream_detector.registry import Registry
 
 
 class Smoother(Protocol):
@@ -114,8 +120,32 @@ def smooth_on(smoother: Smoother, start_s: float, end_s: float, raw: float, degr
     return smoother.update(start_s, end_s, raw)
 
 
-def make_smoother(kind: Literal["ema", "median", "none"], time_constant_s: float, span: int) -> Smoother:
-    """The filter that a SmoothConfig describes."""
-    if kind == "ema":
-        return Ema(time_constant_s)
-    return Median(span) if kind == "median" else Identity()
+def make_ema(config: SmoothConfig) -> Smoother:
+    """kind "ema": uses `time_constant_s`."""
+    return Ema(config.time_constant_s)
+
+
+def make_median(config: SmoothConfig) -> Smoother:
+    """kind "median": uses `span`."""
+    return Median(config.span)
+
+
+def make_identity(config: SmoothConfig) -> Smoother:
+    """kind "none"."""
+    return Identity()
+
+
+SMOOTHERS = Registry[Callable[[SmoothConfig], Smoother]](
+    "smoother",
+    "stream_detector.smoothers",
+    {
+        "ema": "stream_detector.smooth:make_ema",
+        "median": "stream_detector.smooth:make_median",
+        "none": "stream_detector.smooth:make_identity",
+    },
+)
+
+
+def make_smoother(config: SmoothConfig) -> Smoother:
+    """The filter that `config` describes. Raises ConfigError for a kind that is not registered."""
+    return SMOOTHERS.get(config.kind)(config)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "stream_detector"
 
 FOUNDATION = {"types", "errors", "config", "config_errors", "address", "secretfile"}
 # What a module may import of the package beside the foundation. A stage that is not named here may import nothing else.
-MODEL = {"preprocess", "backbones", "head", "temporal", "familiar", "manifest", "bundle", "weights"}
+MODEL = {"registry", "preprocess", "backbones", "head", "temporal", "familiar", "manifest", "bundle", "weights"}
 ALLOWED: dict[str, set[str]] = {
     "bundle": MODEL,
     "manifest": MODEL,
@@ -44,6 +44,9 @@ ALLOWED: dict[str, set[str]] = {
     "reportpage": {"records", "plots", "report"},
     "evidence": {"clipfile"},
     "arguments": set(),
+    "smooth": {"registry"},
+    "alarm": {"registry"},
+    "sinks": {"published", "registry", "wire"},
 }
 WIRING = {
     "api",

@@ -7,6 +7,7 @@
     i3d                           i3d-224           1024      Carreira and Zisserman 2017
 
 Every backbone is a module with `features(x) -> (B, D)` and, if it was built with `num_classes`, a classifier behind it.
+One of your own is a `CustomBackbone` in `BACKBONES` (see `registry`), under a name that none of the above matches.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ from torch import Tensor, nn
 
 from stream_detector.errors import BundleError
 from stream_detector.preprocess import RECIPES
+from stream_detector.registry import Registry
 
-__all__ = ["ARCHITECTURES", "Backbone", "BackboneSpec", "backbone_spec", "build_backbone"]
+__all__ = [
+    "ARCHITECTURES",
+    "BACKBONES",
+    "Backbone",
+    "BackboneSpec",
+    "CustomBackbone",
+    "backbone_spec",
+    "build_backbone",
+]
 
 ARCHITECTURES = (
     *(f"resnet3d-{depth}-{shortcut}" for depth in (10, 18, 34, 50) for shortcut in "ab"),
@@ -52,6 +62,22 @@ class BackboneSpec:
     paper: str
 
 
+@dataclass(frozen=True, slots=True)
+class CustomBackbone:
+    """A backbone from elsewhere. recipe, feature_dim: as in `BackboneSpec`.
+
+    build: number of classes, or None for features only → a module with `features`, see `Backbone`.
+    """
+
+    recipe: str
+    feature_dim: int
+    build: Callable[[int | None], nn.Module]
+    paper: str = ""
+
+
+BACKBONES = Registry[CustomBackbone]("backbone", "stream_detector.backbones", {})
+
+
 def backbone_spec(arch: str) -> BackboneSpec:
     """The specification of an architecture, without building it. Raises BundleError for an unknown one."""
     match = _RESNET.fullmatch(arch)
@@ -64,7 +90,8 @@ def backbone_spec(arch: str) -> BackboneSpec:
         return BackboneSpec(arch, "torchvision-112", 512, RECIPES["torchvision-112"].paper)
     if arch == "i3d":
         return BackboneSpec(arch, "i3d-224", 1024, RECIPES["i3d-224"].paper)
-    raise BundleError(f"backbone {arch!r} is not known; use one of {', '.join(ARCHITECTURES)}")
+    own = _custom(arch)
+    return BackboneSpec(arch, own.recipe, own.feature_dim, own.paper)
 
 
 def build_backbone(arch: str, num_classes: int | None = None) -> nn.Module:
@@ -88,6 +115,15 @@ def _builder(arch: str) -> Callable[[int | None], nn.Module]:
         from stream_detector.backbones.i3d import I3D
 
         return lambda classes: I3D(classes)
+    if arch not in ("r3d_18", "mc3_18", "r2plus1d_18"):
+        return _custom(arch).build
     from stream_detector.backbones.videoresnet import VideoResNet
 
     return lambda classes: VideoResNet(arch, classes)
+
+
+def _custom(arch: str) -> CustomBackbone:
+    if arch not in BACKBONES.names():
+        known = ", ".join((*ARCHITECTURES, *BACKBONES.names()))
+        raise BundleError(f"backbone {arch!r} is not known; use one of {known}")
+    return BACKBONES.get(arch)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector import stops
-from stream_detector.alarm import AlarmMachine
+from stream_detector.alarm import make_alarm_rule
 from stream_detector.calibration import (
     Calibration,
     calibrate,
@@ -182,7 +182,7 @@ def counter(series: Series, alarm: AlarmConfig) -> Callable[[float], int]:
     def count_alarms(threshold: float) -> int:
         started = 0
         for part in parts:
-            machine = AlarmMachine.configured(part[0][0].ref.camera, "", str, threshold, alarm)
+            machine = make_alarm_rule(part[0][0].ref.camera, "", str, threshold, alarm)
             for score, smoothed in part:
                 _, event = machine.step(score, smoothed)
                 started += event is not None and event.type == "start"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_detector.alarm import AlarmMachine
+from stream_detector.alarm import make_alarm_rule
 from stream_detector.config import AlarmConfig, SmoothConfig, load_config
 from stream_detector.errors import ConfigError
 from stream_detector.records import ScoreRow
@@ -47,8 +47,8 @@ class Tuned:
 
 def tune(rows: Sequence[ScoreRow], smooth: SmoothConfig, threshold: float, alarm: AlarmConfig) -> Tuned:
     """Run the windows of one camera, in order, through smoothing and the alarm machine."""
-    smoother = make_smoother(smooth.kind, smooth.time_constant_s, smooth.span)
-    machine = AlarmMachine.configured(rows[0].camera if rows else "", "", str, threshold, alarm)
+    smoother = make_smoother(smooth)
+    machine = make_alarm_rule(rows[0].camera if rows else "", "", str, threshold, alarm)
     alarms: list[TunedAlarm] = []
     points: list[Point] = []
     told_s = 0.0

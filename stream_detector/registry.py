@@ -1,0 +1,83 @@
+"""Registries: implementations by name, those of this package and those of other distributions.
+
+    smoothers = Registry[SmootherFactory]("smoother", "stream_detector.smoothers", {"ema": "package.module:make_ema"})
+    smoothers.get("ema")
+
+A new kind is one file and one registration: `@smoothers.register("kalman")` in a program of your own, or an entry point
+of a distribution, which is found by itself once it is installed:
+
+    [project.entry-points."stream_detector.smoothers"]
+    kalman = "my_package.kalman:make"
+
+Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from stream_detector.errors import ConfigError
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+class Registry(Generic[T]):
+    """Implementations of one kind, by name.
+
+    kind: for people, in the singular.  group: of entry points.  builtin: name → "module:attribute".
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
+        self.kind = kind
+        self.group = group
+        self._builtin = dict(builtin)
+        self._registered: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator: what follows is found under `name`. Raises ConfigError for a name that is taken or malformed."""
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"{self.kind} name {name!r} is not allowed: use 1 to 64 of a-z, 0-9, '_', '-' and '.'")
+        if name in self._builtin or name in self._registered:
+            raise ConfigError(f"{self.kind} {name!r} is registered already; choose another name")
+
+        def keep(value: T) -> T:
+            self._registered[name] = value
+            return value
+
+        return keep
+
+    def unregister(self, name: str) -> None:
+        """Forget what `register` kept under `name`; nothing happens where there is nothing."""
+        self._registered.pop(name, None)
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted({*self._builtin, *self._registered, *self._installed()}))
+
+    def get(self, name: str) -> T:
+        """The implementation. Raises ConfigError for an unknown name, or when its module cannot be imported."""
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._builtin:
+            module, _, attribute = self._builtin[name].partition(":")
+            return cast(T, getattr(importlib.import_module(module), attribute))
+        found = self._installed().get(name)
+        if found is None:
+            raise ConfigError(f"{self.kind} {name!r} does not exist; use one of {', '.join(self.names())}")
+        try:
+            self._registered[name] = cast(T, found.load())
+        except Exception as error:  # of somebody else's module: anything
+            raise ConfigError(
+                f"{self.kind} {name!r} of {found.value.partition(':')[0]!r} cannot be loaded ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}); mend or uninstall that distribution"
+            ) from None
+        return self._registered[name]
+
+    def _installed(self) -> dict[str, Any]:
+        return {point.name: point for point in entry_points(group=self.group) if point.name not in self._builtin}
