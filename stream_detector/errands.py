@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
 from stream_detector.errors import StageError
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 
 
 class Errands:
-    """`post` from any thread; the decision thread calls `run` often, and `close` when it ends."""
+    """`post` from any thread; the decision thread calls `run` often, and `close` when it ends.
+
+    An asker may cancel its future at any time: work that has not begun is then left out, and the result of work that
+    has is dropped. Neither reaches the decision thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,8 +44,8 @@ class Errands:
         return errand[1]
 
     def run(self) -> None:
-        """Do what waits. What an errand raises goes to its asker alone."""
-        while self._waiting:
+        """Do what waits now, and not what is posted meanwhile. What an errand raises goes to its asker alone."""
+        for _ in range(len(self._waiting)):
             _do(*self._waiting.popleft())
 
     def close(self) -> None:
@@ -50,6 +57,23 @@ class Errands:
 
 def _do(work: Callable[[], Any], done: Future[Any]) -> None:
     try:
-        done.set_result(work())
+        if done.done() and not done.cancelled():
+            raise InvalidStateError
+        if not done.set_running_or_notify_cancel():
+            return  # nobody waits for it any more; from here on `cancel` is refused
+    except (InvalidStateError, RuntimeError):
+        log.warning("an errand was left out, since its asker had settled it already")
+        return
+    try:
+        result = work()
     except Exception as error:
-        done.set_exception(error)
+        _settle(done.set_exception, error)
+    else:
+        _settle(done.set_result, result)
+
+
+def _settle(settle: Callable[[Any], None], value: Any) -> None:
+    try:
+        settle(value)
+    except InvalidStateError:
+        log.warning("the result of an errand was dropped, since its asker had settled it already")

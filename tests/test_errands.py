@@ -1,0 +1,128 @@
+"""What askers do with their futures never reaches the decision thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_detector.errands import MAX_WAITING, Errands
+from stream_detector.errors import StageError
+
+ACTIONS = ("cancel", "wait", "settle", "raise", "settle-running", "cancel-running")
+
+
+def test_an_errand_is_done_by_the_thread_that_runs_it() -> None:
+    errands = Errands()
+    done = errands.post(threading.get_ident)
+    assert not done.done()
+    errands.run()
+    assert done.result(0) == threading.get_ident()
+
+
+def test_a_cancelled_errand_is_left_out() -> None:
+    errands, made = Errands(), []
+    first, second = errands.post(lambda: made.append(1)), errands.post(lambda: made.append(2))
+    assert first.cancel()
+    errands.run()
+    assert made == [2] and second.done()
+    with pytest.raises(CancelledError):
+        first.result(0)
+
+
+def test_an_acknowledgement_that_times_out_leaves_the_thread_alive() -> None:
+    """As the page does it: `wait_for` cancels the wrapped future, before or while the work is done."""
+    errands, begun, go_on = Errands(), threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        assert go_on.wait(30.0)
+        return "too late"
+
+    failures: list[BaseException] = []
+
+    def decide() -> None:
+        try:
+            for _ in range(2):
+                errands.run()
+        except BaseException as error:
+            failures.append(error)
+
+    async def ask(done: Future[Any], timeout_s: float) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(done), timeout_s)
+
+    never_begun = errands.post(lambda: "never")
+    asyncio.run(ask(never_begun, 0.0))
+    running = errands.post(slow)
+    thread = threading.Thread(target=decide)
+    thread.start()
+    assert begun.wait(30.0)
+    asyncio.run(ask(running, 0.01))
+    go_on.set()
+    thread.join(30.0)
+    assert not thread.is_alive() and not failures
+    assert never_begun.cancelled() and running.done()
+
+
+@given(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=MAX_WAITING))
+def test_whatever_askers_do_every_other_errand_is_done(actions: list[str]) -> None:
+    errands, made = Errands(), []
+    futures: list[Future[Any]] = []
+
+    def work(number: int, action: str) -> int:
+        made.append(number)
+        if action == "raise":
+            raise ValueError("no")
+        if action == "settle-running":
+            futures[number].set_result("by the asker")
+        if action == "cancel-running":
+            assert not futures[number].cancel()
+        return number
+
+    for number, action in enumerate(actions):
+        futures.append(errands.post(lambda number=number, action=action: work(number, action)))  # type: ignore[misc]
+    for future, action in zip(futures, actions, strict=True):
+        if action == "cancel":
+            future.cancel()
+        elif action == "settle":
+            future.set_result("by the asker")
+    errands.run()
+    left_out = {"cancel", "settle"}
+    assert made == [n for n, action in enumerate(actions) if action not in left_out]
+    for number, (future, action) in enumerate(zip(futures, actions, strict=True)):
+        if action == "wait":
+            assert future.result(0) == number
+        elif action == "raise":
+            assert isinstance(future.exception(0), ValueError)
+
+
+def test_an_errand_that_posts_another_does_not_hold_the_thread() -> None:
+    errands = Errands()
+    count = 0
+
+    def again() -> None:
+        nonlocal count
+        count += 1
+        errands.post(again)
+
+    errands.post(again)
+    for _ in range(3):
+        errands.run()
+    assert count == 3
+
+
+def test_the_queue_is_bounded_and_closing_does_what_waits() -> None:
+    errands = Errands()
+    futures = [errands.post(lambda: 1) for _ in range(MAX_WAITING)]
+    with pytest.raises(StageError, match="try again"):
+        errands.post(lambda: 1)
+    futures[0].cancel()
+    errands.close()
+    assert [f.cancelled() for f in futures] == [True] + [False] * (MAX_WAITING - 1)
+    assert errands.post(lambda: 2).result(0) == 2
