@@ -25,6 +25,7 @@ from typing import Literal, TypeVar
 
 from stream_detector.clipfile import ClipFile, remove_stale, write_snapshot
 from stream_detector.config import EvidenceConfig
+from stream_detector.evidenceorder import EvidenceOrder
 from stream_detector.types import Clock, Preview
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ _RING_BYTES = 256_000_000  # of all cameras together; beyond it, what lies befor
 _SILENCE_S = 5.0  # beyond post_s without a picture, an ended alarm's clip is closed
 _LOSS_REPORT_S = 10.0
 _DAY_S = 86400.0
+_LOOK_S = 60.0  # between two looks at the clocks
+_TIDY_S = 600.0
 
 T = TypeVar("T")
 Kind = Literal["observe", "start", "peak", "end", "flush"]
@@ -103,6 +106,8 @@ class EvidenceWriter:
         self._lost = 0
         self._loss_told_s = float("-inf")
         self._state = _State()
+        self._tidy_s = clock.monotonic() + _TIDY_S
+        self._order = EvidenceOrder(config.directory, clock)
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
         self._thread.start()
 
@@ -185,7 +190,7 @@ class EvidenceWriter:
         while True:
             with self._changed:
                 waits = any(r.end_s is not None for r in self._state.recordings)
-                self._changed.wait_for(lambda: self._items or self._closing, 0.5 if waits else None)
+                self._changed.wait_for(lambda: self._items or self._closing, 0.5 if waits else _LOOK_S)
                 item = self._items.popleft() if self._items else None
                 if item is not None:
                     self._pending_bytes -= item.size
@@ -196,6 +201,7 @@ class EvidenceWriter:
                 if item is not None:
                     self._handle(item)
                 self._close_silent()
+                self._tidy_now_and_then()
             except Exception as error:  # evidence must never bring the detection down
                 log.debug("evidence", exc_info=True)
                 self._complain("bug", f"evidence could not be written ({type(error).__name__}: {error})")
@@ -204,6 +210,7 @@ class EvidenceWriter:
                     self._busy = False
                     self._changed.notify_all()
         self._finish(list(self._state.recordings))
+        self._order.close()
 
     def _handle(self, item: _Item) -> None:
         if item.kind == "observe":
@@ -313,28 +320,40 @@ class EvidenceWriter:
         now = self._clock.monotonic()
         self._finish([r for r in self._state.recordings if now >= r.silent_at_s])
 
+    def _tidy_now_and_then(self) -> None:
+        """What is too old goes in quiet times as well."""
+        now_s = self._clock.monotonic()
+        self._order.observe()
+        if now_s >= self._tidy_s:
+            self._guard(lambda: self._tidy(first=False), "the evidence folder cannot be tidied")
+
     def _out_of_time(self) -> bool:
         return time.monotonic() >= self._give_up_at
 
     def _tidy(self, first: bool) -> None:
-        """Stale temporaries at the start; files older than keep_days; the oldest beyond max_bytes. 0: no limit."""
+        """Stale temporaries at the start; files older than keep_days; the oldest beyond max_bytes. 0: no limit.
+
+        Old and oldest by order of arrival, see `evidenceorder`: a clock that is wrong for a while deletes nothing.
+        """
+        self._tidy_s = self._clock.monotonic() + _TIDY_S
         directory, config = self._config.directory, self._config
         if not directory.is_dir():
             return
         if first:
             remove_stale(directory)
         open_ids = {r.id for r in self._state.recordings}
-        files = []
+        files: dict[str, tuple[float, int]] = {}
         for path in directory.glob("*/*"):
             if _OWN_FILE.fullmatch(path.name) and path.stem not in open_ids:
                 about = path.stat()
-                files.append((about.st_mtime, about.st_size, path))
-        files.sort(key=lambda f: f[0], reverse=True)
+                files[f"{path.parent.name}/{path.name}"] = (about.st_mtime, about.st_size)
+        by_date = sorted(files, key=lambda name: files[name])
         total, keep_s = 0, config.keep_days * _DAY_S or float("inf")
-        for mtime, size, path in files:
+        for seen in reversed(self._order.oldest_first(by_date)):  # the newest first
+            size = files[seen.name][1]
             total += size
-            if self._clock.utc() - mtime > keep_s or (config.max_bytes and total > config.max_bytes):
-                path.unlink(missing_ok=True)
+            if seen.age_s > keep_s or (config.max_bytes and total > config.max_bytes):
+                (directory / seen.name).unlink(missing_ok=True)
                 total -= size
 
     def _guard(self, action: Callable[[], T], what: str) -> T | None:

@@ -337,7 +337,7 @@ def test_temporaries_of_dead_processes_go_and_others_stay(tmp_path: Path) -> Non
     assert not any(p.exists() for p in stale) and alive.exists() and strange.exists()
 
 
-def test_retention_by_age_and_by_size_touches_only_its_own_files(tmp_path: Path) -> None:
+def test_retention_by_size_touches_only_its_own_files(tmp_path: Path) -> None:
     folder = tmp_path / "gate"
     folder.mkdir()
     now = FakeClock().utc()
