@@ -18,8 +18,10 @@ from stream_detector.config import Config
 from stream_detector.decide import CameraPlan, ScoresFile
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError
+from stream_detector.eventfile import check_ordinary
 from stream_detector.evidence import EvidenceWriter
 from stream_detector.ledger import Ledger
+from stream_detector.lockfile import claimed
 from stream_detector.metrics import serve_metrics
 from stream_detector.pipeline import Pipeline
 from stream_detector.preprocess import resize_frame
@@ -49,6 +51,10 @@ class Assembly:
     ledger: Ledger
 
 
+def _keeps_evidence(config: Config) -> bool:
+    return any(config.evidence.enabled if c.evidence is None else c.evidence for c in config.cameras)
+
+
 @contextlib.contextmanager
 def assembled(
     config: Config,
@@ -69,17 +75,22 @@ def assembled(
         raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")
     clock = clock or SystemClock()
     with contextlib.ExitStack() as stack:
+        publish = config.publish
+        if config.events:
+            check_ordinary(config.events)
+        evidence_folder = config.evidence.directory if _keeps_evidence(config) else None
+        claims = stack.enter_context(claimed(publish.ledger, config.events, evidence_folder))
         bundle = Bundle.load(config.bundle)
         plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
         stops.check()
         telemetry = Telemetry([plan.name for plan in plans], clock)
-        publish = config.publish
         ledger = Ledger(
             publish.ledger,
             clock=clock,
             keep_days=publish.keep_days,
             max_bytes=publish.ledger_max_bytes,
             on_trouble=log.warning,
+            lock=claims.journal,
         )
         stack.callback(ledger.close)
         publisher = Publisher(
@@ -89,6 +100,7 @@ def assembled(
             events_path=config.events,
             camera_names=[plan.name for plan in plans],
             health=lambda: telemetry.snapshot().health(),
+            events_lock=claims.events,
         )
         stack.callback(publisher.close)
         if config.telemetry.metrics_port:

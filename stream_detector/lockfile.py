@@ -1,20 +1,33 @@
-"""A lock that dies with its process, so that two detectors never share a journal or an ipc path."""
+"""Locks that die with their process, so that two detectors never share a journal, an event file or a folder."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+from stream_detector.errors import UsageError
 
 try:
     import fcntl
 except ImportError:  # Windows has no flock; there the operating system keeps open files from being replaced
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger(__name__)
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_TRIES = 20
+
 
 class LockFile:
     """Hold `path` exclusively from `acquire` until `release` or the end of the process.
 
-    The file is left in place on purpose: removing it would let two processes lock two files of one name.
+    The file holds the number of the process that has it. `release` deletes it; a process that locked a file which was
+    deleted meanwhile notices this and tries again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,21 +36,138 @@ class LockFile:
 
     def acquire(self) -> bool:
         """True if the lock is now held, False if another process holds it. Raises OSError if it cannot be made."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if fcntl is not None:
+        for _ in range(_TRIES):
+            descriptor, writable = _open(self.path)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if fcntl is not None:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
                 return False
             except OSError:
                 os.close(descriptor)
                 raise
-        self._descriptor = descriptor
-        return True
+            if not _is_at(descriptor, self.path):  # deleted by the one who held it
+                os.close(descriptor)
+                continue
+            if writable:
+                with contextlib.suppress(OSError):  # the number is for people only
+                    os.ftruncate(descriptor, 0)
+                    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            self._descriptor = descriptor
+            return True
+        raise OSError(errno.EBUSY, "the lock file is replaced all the time")
+
+    def held(self) -> bool:
+        """Whether the lock is held and its file is still in its place: after a deletion others could take it."""
+        return self._descriptor is not None and _is_at(self._descriptor, self.path)
+
+    def renew(self) -> bool:
+        """Lock the file that is at the place now; False if another process has it. Raises OSError."""
+        if self.held():
+            return True
+        old, self._descriptor = self._descriptor, None
+        try:
+            return self.acquire()
+        finally:
+            if old is not None:
+                os.close(old)
+
+    def holder(self) -> str:
+        """The process that has it, for a sentence: "process 123", or "another process"."""
+        try:
+            text = self.path.read_bytes()[:20].strip().decode("ascii", "replace")
+        except OSError:
+            text = ""
+        return f"process {text}" if text.isdecimal() else "another process"
 
     def release(self) -> None:
         """Give the lock back. Safe to call twice."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._descriptor is None:
+            return
+        if self.held():
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), True
+    except OSError as error:
+        if error.errno not in _READ_ONLY or not path.is_file():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False  # on a read-only disk it can be locked all the same
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except OSError:
+        return False
+    mine = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def lock_of(path: Path) -> LockFile:
+    """The lock that guards a file: beside what its name really points to."""
+    real = path.resolve()
+    return LockFile(real.with_name(real.name + ".lock"))
+
+
+def claim(lock: LockFile, what: str, instead: str) -> LockFile:
+    """Take `lock`, or raise UsageError in one sentence. Makes its folder.  what: "the event journal 'x'", say.
+
+    instead: what to do, after "stop that one, or". Raises OSError where no lock can be made.
+    """
+    lock.path.parent.mkdir(parents=True, exist_ok=True)
+    if not lock.acquire():
+        raise UsageError(f"{what} is in use by another detector ({lock.holder()}); stop that one, or {instead}")
+    return lock
+
+
+def claim_journal(path: Path) -> LockFile:
+    """The lock of an event journal. Raises UsageError, OSError."""
+    return claim(lock_of(path), f"the event journal {str(path)!r}", "give this one another with --ledger")
+
+
+def claim_events(path: Path) -> LockFile:
+    """The lock of an event file. Raises UsageError, OSError."""
+    return claim(lock_of(path), f"the event file {str(path)!r}", "give this one another with --events")
+
+
+def claim_evidence(folder: Path) -> LockFile:
+    """The lock of an evidence folder. Raises UsageError, OSError."""
+    what = f"the evidence folder {str(folder)!r}"
+    return claim(LockFile(folder.resolve() / ".lock"), what, "give this one another with --evidence")
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Locks of what one detector alone may write; None: not asked for, or no lock can be made there."""
+
+    journal: LockFile | None = None
+    events: LockFile | None = None
+    evidence: LockFile | None = None
+
+
+@contextlib.contextmanager
+def claimed(journal: Path | None, events: Path | None, evidence: Path | None) -> Iterator[Claims]:
+    """Lock everything that a detector writes, before it opens any of it. Raises UsageError if another has one of them.
+
+    A place where no lock can be made (a read-only disk, no such folder) is left to whoever opens it: it knows what to
+    say.
+    """
+    with contextlib.ExitStack() as stack:
+        locks: list[LockFile | None] = []
+        for path, take in ((journal, claim_journal), (events, claim_events), (evidence, claim_evidence)):
+            lock = None
+            if path is not None:
+                try:
+                    lock = take(path)
+                    stack.callback(lock.release)
+                except OSError as error:
+                    log.debug("no lock for %s (%s)", path, error)
+            locks.append(lock)
+        yield Claims(*locks)

@@ -1,11 +1,15 @@
 """The publisher: journal first, then the event file, then the sockets.
 
     XPUB    binds; events out, subscriptions in (a new one is greeted with a snapshot marked `"replayed": true`)
-    ROUTER  on port + 1; `recovery.Answerer` answers what was missed
+    ROUTER  on port + 1; `answering.Recovery` answers what was missed
     PAIRs   socket monitors: refused handshakes are logged
 
 One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). Nothing here blocks: a
 subscriber that does not read loses messages beyond the high-water mark (see `overflows`), and fetches them again.
+What strangers ask for gets a bounded share of the thread's time, whatever they ask and however many they are.
+
+While the journal is not on disk, events go out all the same, marked `unjournalled`. The ends of alarms that earlier
+lives left open wait until the journal takes them, in this life or in a later one: they must be told once.
 """
 
 from __future__ import annotations
@@ -13,35 +17,60 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
-from stream_detector import curve, endpoint, wire
+from stream_detector import curve, endpoint, filecopy, recovery, wire
+from stream_detector.answering import Recovery, waiting
 from stream_detector.config import PublishConfig
-from stream_detector.errors import EndpointError, ProtocolError
+from stream_detector.errors import EndpointError
 from stream_detector.eventfile import EventFile
+from stream_detector.handshakes import Handshakes
 from stream_detector.lockfile import LockFile
-from stream_detector.ratelimit import RateLimit
-from stream_detector.recovery import Answerer, Journal, ScoreRing
+from stream_detector.present import Greeter, Present
+from stream_detector.recovery import Answerer, ScoreRing
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_INTERVAL_S = 0.25  # a topic is replayed at most so often, however many subscribe
 _SUBSCRIPTIONS_A_CALL = 256
-_REQUESTS_A_CALL = 8
-_SERVICE_BUDGET_S = 0.02  # beyond this, requests wait for the next call
-_RECOVERY_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
+_STRANGERS_S = 0.02  # in one call; beyond this, what strangers want waits
+_STRANGERS_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
 _CHEAP_S = 0.0002
+_FILE_LOOK_S = 1.0
 _PEER_BYTES = wire.MAX_REQUEST_BYTES  # largest message a peer may send; ZeroMQ cuts off whoever sends more
-_LOG_INTERVAL_S = 10.0  # refused handshakes are counted, and told at most so often
-_MONITORED = (
-    zmq.Event.HANDSHAKE_FAILED_AUTH | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
-)
+_REPLY_BUFFER = 128 << 10  # bytes that the system holds for one peer: who does not read is noticed soon
+
+
+class OpenAlarmLike(Protocol):
+    """An open alarm as the journal tells it: its `start` event, and its newest event (maybe the same)."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def first(self) -> dict[str, Any]: ...
+    @property
+    def last(self) -> dict[str, Any]: ...
+    @property
+    def key(self) -> str: ...
+
+
+class Journal(recovery.Journal, filecopy.Source, Protocol):
+    """What publishing asks of `ledger.Ledger`."""
+
+    last_text: str
+    last_owed: bool
+    degraded: bool
+    unjournalled: int
+
+    def append(self, topic: str, body: dict[str, Any], ends: str = "") -> int: ...
+    def last_seqs(self) -> dict[str, int]: ...
+    def open_alarms(self) -> Sequence[OpenAlarmLike]: ...
+    def take_troubles(self) -> list[str]: ...
+    def tend(self) -> None: ...
 
 
 class Publisher:
@@ -50,7 +79,8 @@ class Publisher:
     config: endpoint, keys, limits; bind "none" opens no socket.  ledger: an open `ledger.Ledger`, closed by its maker.
     events_path: the JSONL file, or None.  camera_names: cameras whose age of the last score the heartbeat tells.
     health: further entries of the heartbeat, called once per heartbeat.  name: under which it speaks of itself.
-    score_seqs: topic → last seq sent in this epoch by the process that this one replaces.
+    score_seqs: topic → last seq sent in this epoch by the process that this one replaces.  events_lock: of the event
+    file, if it is held already.
     Raises EndpointError, ConfigError (keys) or UsageError (event file) here, before anything else is started. Alarms
     that an earlier process left open are ended here, with reason `restart`, unless `end_left_open` says that the caller
     will (some may go on).
@@ -68,40 +98,51 @@ class Publisher:
         name: str = wire.DETECTOR,
         score_seqs: Mapping[str, int] | None = None,
         end_left_open: bool = True,
+        events_lock: LockFile | None = None,
     ) -> None:
         self.endpoint = "none"
         self.recovery_endpoint = "none"
         self.overflows = 0  # times that a subscriber's queue was found full; it then loses until it reads again
-        self.refused_handshakes = 0
         self._config, self._ledger, self._clock, self._health = config, ledger, clock, health
         self._name = name
         self._scores = ScoreRing(ledger.epoch, seqs=score_seqs)
-        self._answerer = Answerer(ledger, self._scores, config.recovery_limit)
-        self._rate = RateLimit()
+        self._present = Present(ledger)
+        self._answerer = Answerer(ledger, self._scores, config.recovery_limit, self._present)
+        self._greeter = Greeter(self._present, clock.monotonic())
         self._scored_s: dict[str, float | None] = dict.fromkeys(camera_names)
         self._trouble = ""
         self._heartbeats = 0
         self._heartbeat_at_s = clock.monotonic()
-        self._snapshots: dict[bytes, None] = {}  # subscribed prefixes still to be greeted, as an ordered set
-        self._snapshot_at_s = float("-inf")
-        self._tell_refused_s = float("-inf")
-        self._answer_again_s = float("-inf")
+        self._strangers_again_s = float("-inf")
+        self._file_look_s = clock.monotonic() + _FILE_LOOK_S
+        self._in_memory = False  # whether the journal was, when it was last looked at
+        self._owing: set[str] | None = None  # keys of alarms to be ended when the journal is on disk; None: none
+        self._going_on: Container[str] = ()
         self._closed = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._gatekeeper: curve.Gatekeeper | None = None
-        self._monitors: list[zmq.Socket[bytes]] = []
+        self._handshakes = Handshakes(clock)
         self._lock: LockFile | None = None
         self._file: EventFile | None = None
+        self._copy: filecopy.FileCopy | None = None
         try:
+            if events_path:
+                self._file = EventFile(events_path, self._tell, events_lock)
             if config.bind != "none":
                 self._open()
-            self._file = EventFile(events_path, self._tell) if events_path else None
-            self._complete_file()
+            if self._file:
+                self._copy = filecopy.FileCopy(self._file, ledger)
+            self._load_statuses()
         except BaseException:
             self.close()
             raise
         if end_left_open:
             self.end_left_open(())
+
+    @property
+    def refused_handshakes(self) -> int:
+        """Connections that were refused so far: a wrong or missing key, or not ZeroMQ."""
+        return self._handshakes.refused
 
     # -- EventSink ----------------------------------------------------------------------------------------------
 
@@ -136,43 +177,91 @@ class Publisher:
         return self._journal_and_send(wire.topic_of("ack", camera), body)
 
     def end_left_open(self, going_on: Container[str]) -> None:
-        """End with reason `restart` what the journal holds open, except the alarms whose ids are given."""
+        """End with reason `restart` what the journal holds open, except the alarms whose ids are given.
+
+        While the journal is not on disk nothing is ended: that is done as soon as it is, by this process or a later.
+        """
+        left = [alarm for alarm in self._ledger.open_alarms() if alarm.last["id"] not in going_on]
+        if self._ledger.degraded:
+            self._owing, self._going_on = {alarm.key for alarm in left}, going_on
+            if left:
+                log.warning("%d alarms of earlier runs stay open until the journal can be written", len(left))
+            return
+        for alarm in left:
+            self._end(alarm)
+
+    def _end(self, alarm: OpenAlarmLike) -> None:
+        self._journal_and_send(alarm.topic, wire.restart_end(alarm.last, self._clock.utc()), alarm.key)
+
+    def _end_owing(self, owing: set[str]) -> None:
+        self._owing = None
         for alarm in self._ledger.open_alarms():
-            if alarm.last["id"] not in going_on:
-                self._journal_and_send(alarm.topic, wire.restart_end(alarm.last, self._clock.utc()))
+            earlier = alarm.first["epoch"] != self._ledger.epoch and alarm.last["id"] not in self._going_on
+            if alarm.key in owing or earlier:
+                self._end(alarm)
+
+    def reopen_events(self) -> None:
+        """The event file may have been rotated: go on in the one that is at its place now. By the decision thread."""
+        self._file_look_s = self._clock.monotonic() + _FILE_LOOK_S
+        if self._copy:
+            self._copy.look()
 
     def service(self) -> None:
-        """Answer requests and handshakes, greet new subscribers, send the heartbeat when due. Never blocks."""
-        for text in self._ledger.take_troubles():
-            self._tell(text)
+        """Look after the files, send the heartbeat when due, then see to strangers. Never blocks."""
+        self._tend()
         if self._context is None or self._closed:
             return
-        if self._gatekeeper:
-            self._gatekeeper.service()
-        self._read_monitors()
-        self._read_subscriptions()
-        if self._snapshots and self._clock.monotonic() - self._snapshot_at_s >= SNAPSHOT_INTERVAL_S:
-            self._greet()
-        self._answer_requests()
         if self._clock.monotonic() >= self._heartbeat_at_s:
             self._heartbeat()
+        begun_s = time.monotonic()  # real time: this guards the thread, it decides nothing
+        if begun_s >= self._strangers_again_s:
+            self._see_to_strangers(begun_s + _STRANGERS_S)
+            spent_s = time.monotonic() - begun_s
+            self._strangers_again_s = begun_s + spent_s / _STRANGERS_SHARE if spent_s > _CHEAP_S else begun_s
+
+    def _tend(self) -> None:
+        if self._closed:
+            return
+        self._ledger.tend()
+        if self._in_memory and not self._ledger.degraded and self._copy:
+            self._copy.give()
+        self._in_memory = self._ledger.degraded
+        if self._owing is not None and not self._ledger.degraded:
+            self._end_owing(self._owing)
+        if self._clock.monotonic() >= self._file_look_s:
+            self.reopen_events()
+        for text in self._ledger.take_troubles():
+            self._tell(text)
+
+    def _see_to_strangers(self, until_s: float) -> None:
+        if self._gatekeeper:
+            self._gatekeeper.service()
+        self._handshakes.read()
+        self._read_subscriptions(until_s)
+        self._greet(until_s)
+        self._answer_requests(until_s)
 
     def close(self) -> None:
         """A last heartbeat, then every socket and file, within `linger_ms`. Safe to call twice."""
         if self._closed:
             return
+        if self._ledger.degraded and self._ledger.unjournalled:
+            with contextlib.suppress(Exception):
+                self._tell(
+                    f"this run ends while the journal is in memory only: {self._ledger.unjournalled + 1} events of it, "
+                    f"this one with them, cannot be had any more"
+                )
         if self._context is not None:
             with contextlib.suppress(Exception):  # best effort: closing goes on whatever the last heartbeat meets
                 if self.endpoint != "none":
-                    self._heartbeat()
+                    self._heartbeat(closing=True)
             self._closed = True
             for socket, name in ((self._events, "events"), (self._recovery, "recovery")):
                 with contextlib.suppress(zmq.ZMQError):
                     socket.disable_monitor()
                 socket.close(self._config.linger_ms)
                 log.debug("closed the %s socket", name)
-            for monitor in self._monitors:
-                monitor.close(0)
+            self._handshakes.close()
             if self._gatekeeper:
                 self._gatekeeper.close()
             self._context.term()
@@ -184,11 +273,20 @@ class Publisher:
 
     # -- sending ------------------------------------------------------------------------------------------------
 
-    def _journal_and_send(self, topic: str, body: dict[str, Any]) -> dict[str, Any]:
-        self._ledger.append(topic, body)
-        data = self._ledger.last_text.encode()
-        if self._file and topic.startswith("v1/alarm/"):
-            self._file.write(data)
+    def _journal_and_send(self, topic: str, body: dict[str, Any], ends: str = "") -> dict[str, Any]:
+        copied = self._copy if topic.startswith(filecopy.ALARMS) else None
+        if copied:
+            copied.look()  # before the commit: a new file then says what it follows, and this event is missing in it
+        self._ledger.append(topic, body, ends)
+        text = self._ledger.last_text
+        data = text.encode()
+        if copied:
+            if self._ledger.last_owed:
+                copied.hold(data)
+            else:
+                copied.write(data)
+        elif topic.startswith("v1/status/"):
+            self._present.status(topic, text)
         self._send(topic, data)
         return body
 
@@ -206,20 +304,13 @@ class Publisher:
             finally:
                 self._events.setsockopt(zmq.XPUB_NODROP, 1)
 
-    def _complete_file(self) -> None:
-        """A process killed between journal and file left its last events out of the file: bring them in."""
-        if self._file is None:
-            return
-        with contextlib.suppress(ProtocolError, TypeError):  # what is no event of ours is no reason to stop
-            body = wire.decode_object(self._file.last_line(), wire.MAX_EVENT_BYTES, "line")
-            last = wire.check_message(wire.topic_of("alarm", body.get("camera", "")), body)
-            for text in self._ledger.rest(last.topic, last.epoch, last.seq, "v1/alarm/"):
-                self._file.write(text.encode())
-
-    def reopen_events(self) -> None:
-        """Go on in a new event file of the same name. By the decision thread."""
-        if self._file:
-            self._file.reopen()
+    def _load_statuses(self) -> None:
+        """Those of a process that this one replaces in the same epoch."""
+        for topic, seq in self._ledger.last_seqs().items():
+            if topic.startswith("v1/status/"):
+                texts, _ = self._ledger.since(topic, self._ledger.epoch, seq - 1, 1)
+                for text in texts:
+                    self._present.status(topic, text)
 
     def _tell(self, text: str) -> None:
         """Something is wrong with the detector itself: a loud status, and a line in every heartbeat from now on."""
@@ -227,7 +318,7 @@ class Publisher:
         body = {**wire.trouble_to_dict(text, self._ledger.epoch, 0, self._clock.utc()), "camera": self._name}
         self._journal_and_send(wire.topic_of("status", self._name), body)
 
-    def _heartbeat(self) -> None:
+    def _heartbeat(self, closing: bool = False) -> None:
         now_s = self._clock.monotonic()
         self._heartbeat_at_s = now_s + self._config.heartbeat_s
         self._heartbeats += 1
@@ -243,64 +334,32 @@ class Publisher:
             },
             "overflows": self.overflows,
             "trouble": self._trouble or None,
+            "unjournalled": self._ledger.unjournalled,
             "health": self._health() if self._health else {},
         }
+        if closing:
+            body["closing"] = True
         self._send(wire.HEARTBEAT_TOPIC, wire.encode(body))
 
     # -- listening ----------------------------------------------------------------------------------------------
 
-    def _read_subscriptions(self) -> None:
-        for frame in _waiting(self._events, _SUBSCRIPTIONS_A_CALL):
+    def _read_subscriptions(self, until_s: float) -> None:
+        for frame in waiting(self._events, _SUBSCRIPTIONS_A_CALL):
             prefix = frame[0][1:]
             sane = len(frame) == 1 and len(prefix) <= wire.MAX_TOPIC_BYTES and prefix.isascii()
-            if sane and frame[0][:1] == b"\x01" and len(self._snapshots) < _SUBSCRIPTIONS_A_CALL:
-                self._snapshots[prefix] = None
-
-    def _greet(self) -> None:
-        """One snapshot for all who came since the last: everybody gets it, and drops by seq what they had."""
-        self._snapshot_at_s = self._clock.monotonic()
-        sent: set[tuple[str, int]] = set()
-        for prefix in self._snapshots:
-            for topic, body in self._answerer.replays(prefix.decode("ascii")):
-                if (topic, body["seq"]) not in sent:
-                    sent.add((topic, body["seq"]))
-                    self._send(topic, wire.encode(body))
-        self._snapshots.clear()
-
-    def _answer_requests(self) -> None:
-        begun_s = time.monotonic()  # real time: this guards the thread, it decides nothing
-        if begun_s < self._answer_again_s:
-            return
-        self._answer_some(begun_s + _SERVICE_BUDGET_S)
-        spent_s = time.monotonic() - begun_s
-        self._answer_again_s = begun_s + spent_s / _RECOVERY_SHARE if spent_s > _CHEAP_S else begun_s
-
-    def _answer_some(self, until_s: float) -> None:
-        for frames in _waiting(self._recovery, _REQUESTS_A_CALL):
-            if len(frames) not in (2, 3) or (len(frames) == 3 and frames[1]):
-                continue  # neither DEALER nor REQ
-            if self._rate.allow(frames[0], self._clock.monotonic()):
-                reply = self._answerer.answer(frames[-1])
-            else:
-                reply = self._answerer.refusal("too many requests; wait a little", retry_after_s=1.0)
-            with contextlib.suppress(zmq.Again):  # the peer does not read its replies
-                self._recovery.send_multipart([*frames[:-1], reply], zmq.NOBLOCK)
+            if sane and frame[0][:1] == b"\x01":
+                self._greeter.wanted(prefix.decode("ascii"))
             if time.monotonic() >= until_s:
                 return
 
-    def _read_monitors(self) -> None:
-        for monitor in self._monitors:
-            for frames in _waiting(monitor, 2000):
-                event = parse_monitor_message(frames)
-                self.refused_handshakes += 1
-                if self._clock.monotonic() >= self._tell_refused_s:
-                    self._tell_refused_s = self._clock.monotonic() + _LOG_INTERVAL_S
-                    log.warning(
-                        "refused a handshake at %s (%s); %d refused so far: wrong or missing key, or not ZeroMQ",
-                        event["endpoint"].decode("ascii", "replace")[:80],
-                        zmq.Event(event["event"]).name,
-                        self.refused_handshakes,
-                    )
+    def _greet(self, until_s: float) -> None:
+        """New subscribers are told what is present; everybody gets it, and drops by seq what they had."""
+        if time.monotonic() < until_s:
+            for topic, text in self._greeter.slice(self._clock.monotonic()):
+                self._send(topic, text.encode())
+
+    def _answer_requests(self, until_s: float) -> None:
+        self._answering.serve(until_s)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -322,11 +381,13 @@ class Publisher:
             socket.ipv6 = config.bind.startswith("tcp://[")
             if self._gatekeeper:
                 self._gatekeeper.secure(socket)
-            self._monitors.append(socket.get_monitor_socket(_MONITORED))
+            self._handshakes.watch(socket)
         self._events.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._events.setsockopt(zmq.XPUB_NODROP, 1)
         self._recovery.sndhwm = 2  # replies are large; who does not read them loses them
         self._recovery.rcvhwm = 64
+        self._recovery.sndbuf = _REPLY_BUFFER
+        self._answering = Recovery(self._recovery, self._answerer, self._clock)
         self.endpoint, self.recovery_endpoint, self._lock = _bind(self._events, self._recovery, config.bind)
         log.info("events at %s, recovery at %s", self.endpoint, self.recovery_endpoint)
 
@@ -336,12 +397,3 @@ def _bind(events: zmq.Socket[bytes], recovery: zmq.Socket[bytes], wanted: str) -
         return endpoint.bind_pair(events, recovery, wanted)
     except zmq.ZMQError as error:
         raise EndpointError(f"endpoint {wanted!r} cannot be bound ({error.strerror}); choose another") from None
-
-
-def _waiting(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
-    """Up to `limit` messages that lie ready."""
-    for _ in range(limit):
-        try:
-            yield socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return

@@ -1,7 +1,7 @@
 """What the recovery socket answers: missed events after a position, and the snapshot for a late joiner.
 
-Bounded on every side: the request's size and number of topics (`wire.decode_request`), the reply's events and bytes,
-and the requests of one peer in a second (`ratelimit`). No sockets here; `publish` owns them.
+Bounded on every side: the request's size and number of topics (`wire.decode_request`), the reply's events and bytes.
+No sockets here; `answering` has them.
 """
 
 from __future__ import annotations
@@ -9,40 +9,35 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from stream_detector.errors import ProtocolError
+from stream_detector.present import OpenTexts, Present, below
 from stream_detector.wire import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_request, encode
 
 _REPLY_BYTES = 256 << 10  # a reply stops growing here; what follows is asked for again
 _RING_EVENTS = 2000
 
 
-class OpenAlarmLike(Protocol):
-    """An open alarm as the journal tells it: its `start` event, and its newest event (maybe the same)."""
+class Gone(Protocol):
+    """`count` events up to (epoch, seq) were deleted; epoch "" if it is not known any more."""
 
     @property
-    def topic(self) -> str: ...
+    def count(self) -> int: ...
     @property
-    def first(self) -> dict[str, Any]: ...
+    def epoch(self) -> str: ...
     @property
-    def last(self) -> dict[str, Any]: ...
+    def seq(self) -> int: ...
 
 
-class Journal(Protocol):
-    """What publishing asks of `ledger.Ledger`."""
+class Journal(OpenTexts, Protocol):
+    """What answering asks of `ledger.Ledger`."""
 
     epoch: str
-    last_text: str
 
-    def append(self, topic: str, body: dict[str, Any]) -> int: ...
     def since(self, topic: str, epoch: str | None, seq: int, limit: int) -> tuple[list[str], bool]: ...
-    def rest(self, topic: str, epoch: str, seq: int, prefix: str) -> list[str]: ...
-    def last_seqs(self) -> dict[str, int]: ...
-    def last_positions(self) -> dict[str, tuple[str, int]]: ...
-    def last_events(self, prefix: str) -> list[tuple[str, dict[str, Any]]]: ...
-    def open_alarms(self) -> list[Any]: ...
-    def take_troubles(self) -> list[str]: ...
+    def lost(self, topic: str, epoch: str | None, seq: int) -> Gone | None: ...
+    def places(self) -> Mapping[str, tuple[str, int]]: ...
 
 
 class ScoreRing:
@@ -81,10 +76,12 @@ class ScoreRing:
 class Answerer:
     """Turns one request into one reply."""
 
-    def __init__(self, journal: Journal, scores: ScoreRing, limit: int) -> None:
+    def __init__(self, journal: Journal, scores: ScoreRing, limit: int, present: Present | None = None) -> None:
         self._journal = journal
         self._scores = scores
         self._limit = limit
+        self._present = present or Present(journal)
+        self._topics: list[str] = []
         self.refused = 0  # malformed requests
 
     def answer(self, data: bytes) -> bytes:
@@ -101,27 +98,20 @@ class Answerer:
         body = {"schema": RECOVERY_SCHEMA, "epoch": self._journal.epoch, "error": why, "retry_after_s": retry_after_s}
         return encode(body)
 
-    def replays(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
-        """(topic, body) of what a late joiner of `prefix` must know: open alarms and last statuses, marked replayed."""
-        found = []
-        for alarm in self._journal.open_alarms():
-            if alarm.topic.startswith(prefix):
-                found.append((alarm.topic, {**alarm.first, "replayed": True}))
-                if alarm.last["seq"] != alarm.first["seq"]:
-                    found.append((alarm.topic, {**alarm.last, "replayed": True}))
-        if prefix.startswith("v1/status/") or "v1/status/".startswith(prefix):
-            statuses = self._journal.last_events(prefix if prefix.startswith("v1/status/") else "v1/status/")
-            found.extend((topic, {**body, "replayed": True}) for topic, body in statuses)
-        return found
-
     def _missed(self, request: Request) -> bytes:
         left = min(request.limit or self._limit, self._limit)
         pairs: list[str] = []
         size, more, unknown = 0, False, False
+        gone: dict[str, list[object]] = {}
+        reached: dict[str, tuple[str, int]] = {}
         for topic, seq in request.positions.items():
-            source = self._scores if topic.startswith("v1/score/") else self._journal
-            texts, lost = source.since(topic, request.epoch, seq, left - len(pairs) + 1)
-            unknown = unknown or lost
+            of_journal = not topic.startswith("v1/score/")
+            source = self._journal if of_journal else self._scores
+            texts, strange = source.since(topic, request.epoch, seq, left - len(pairs) + 1)
+            unknown = unknown or strange
+            lost = self._journal.lost(topic, request.epoch, seq) if of_journal else None
+            if lost is not None:
+                gone[topic] = [lost.count, lost.epoch, lost.seq]
             for text in texts:
                 if len(pairs) >= left or size > _REPLY_BYTES:
                     more = True
@@ -130,23 +120,44 @@ class Answerer:
                 size += 4 * len(text) if not text.isascii() else len(text)
             if more:
                 break
-        head = self._head(request)
+            newest = self._journal.places().get(topic) if of_journal else None
+            after = (lost.epoch, lost.seq) if lost else (request.epoch or self._journal.epoch, seq)
+            after = _place(texts[-1]) if texts else after
+            if newest is not None and (after[0] != newest[0] or after[1] < newest[1]):
+                reached[topic] = newest
+        head = self._head(request) + "".join(
+            f',"{name}":{json.dumps(value)}' for name, value in (("lost", gone), ("reached", reached)) if value
+        )
         return (
             f'{head},"more":{json.dumps(more)},"unknown_epoch":{json.dumps(unknown)},"events":[{",".join(pairs)}]}}'
         ).encode()
 
     def _snapshot(self, request: Request) -> bytes:
-        prefixes = request.snapshot or ()
-        last = {**self._journal.last_positions()}
-        last.update({topic: (self._journal.epoch, seq) for topic, seq in self._scores.last_seqs().items()})
+        topics, places = self._sorted_topics(), self._journal.places()
+        scores = self._scores.last_seqs()
+        matching: dict[str, tuple[str, int]] = {}
         events: dict[str, None] = {}
-        for prefix in prefixes:
-            for topic, body in self.replays(prefix):
-                events[f"[{json.dumps(topic)},{encode(body).decode()}]"] = None  # overlapping prefixes: once
-        matching = {topic: place for topic, place in last.items() if topic.startswith(prefixes)}
+        for prefix in request.snapshot or ():
+            for topic in below(topics, prefix):
+                matching[topic] = (self._journal.epoch, scores[topic]) if topic in scores else places[topic]
+            for topic in below(self._present.topics(), prefix):
+                for text in self._present.texts(topic):  # overlapping prefixes: once
+                    events[f"[{json.dumps(topic)},{text}]"] = None
         head = self._head(request)
         return f'{head},"last":{json.dumps(matching)},"events":[{",".join(events)}]}}'.encode()
+
+    def _sorted_topics(self) -> list[str]:
+        """All topics ever numbered. They are only ever added to."""
+        places, scores = self._journal.places(), self._scores.last_seqs()
+        if len(self._topics) != len(places) + len(scores):
+            self._topics = sorted({*places, *scores})
+        return self._topics
 
     def _head(self, request: Request) -> str:
         body = {"schema": RECOVERY_SCHEMA, "epoch": self._journal.epoch, "request": request.request}
         return encode(body).decode()[:-1]
+
+
+def _place(text: str) -> tuple[str, int]:
+    body = json.loads(text)
+    return str(body.get("epoch")), int(body.get("seq", 0))

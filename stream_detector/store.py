@@ -1,4 +1,4 @@
-"""The SQLite file below the ledger: tables, checksums, opening, setting aside, copying, retention.
+"""The SQLite file below the ledger: tables, checksums, opening, writing, reading. See `salvage` and `pruning` as well.
 
 Every function works on one connection and lets `sqlite3.Error` or `Corrupt` out; what happens then is `ledger`'s
 business. Each row carries a CRC-32 over all that matters in it: SQLite does not notice a bit flipped inside a text.
@@ -6,22 +6,16 @@ business. Each row carries a CRC-32 over all that matters in it: SQLite does not
 
 from __future__ import annotations
 
-import logging
-import math
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
+from stream_detector import retention
 from stream_detector.errors import ProtocolError
 from stream_detector.wire import FIRST_EPOCH, MAX_EVENT_BYTES, MAX_SEQ, decode_object, parse_topic
-
-log = logging.getLogger(__name__)
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS epochs(ordinal INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT UNIQUE NOT NULL);
@@ -30,10 +24,17 @@ CREATE TABLE IF NOT EXISTS events(n INTEGER PRIMARY KEY AUTOINCREMENT, topic TEX
 CREATE TABLE IF NOT EXISTS open_alarms(id TEXT PRIMARY KEY, topic TEXT NOT NULL, first TEXT NOT NULL,
     last TEXT NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS topics(topic TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS pruned(topic TEXT NOT NULL, ordinal INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY(topic, ordinal)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks(n INTEGER PRIMARY KEY, life INTEGER NOT NULL, at_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+_TABLES += retention.TABLES
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 _APPLICATION_ID = 0x53444C31  # "SDL1"
 _BROKEN = {1, 11, 26}  # SQLITE_ERROR (a table is gone), SQLITE_CORRUPT, SQLITE_NOTADB; all else is the disk's fault
+MARKED = b',"unjournalled":true}'  # how the text of an event ends that was not on disk when it was sent
+_UNJOURNALLED = MARKED.decode()
 _CHECK_BYTES = 64 << 20  # a larger file is not checked through at the start; errors are found when rows are read
 
 
@@ -119,10 +120,11 @@ def begin_epoch(db: sqlite3.Connection, epoch: str, rows: Iterable[Row], opened:
     return ordinal
 
 
-def insert(db: sqlite3.Connection, row: Row, ordinal: int) -> None:
-    """Add one event; one that is there already stays."""
+def insert(db: sqlite3.Connection, row: Row, ordinal: int, replace: bool = False) -> None:
+    """Add one event; one that is there already stays, unless `replace`."""
     values = (row.topic, ordinal, row.seq, row.utc, row.text, row.crc())
-    db.execute("INSERT OR IGNORE INTO events(topic, ordinal, seq, utc, body, crc) VALUES (?,?,?,?,?,?)", values)
+    how = "REPLACE" if replace else "IGNORE"
+    db.execute(f"INSERT OR {how} INTO events(topic, ordinal, seq, utc, body, crc) VALUES (?,?,?,?,?,?)", values)
     db.execute("INSERT OR REPLACE INTO topics VALUES (?,?,?)", (row.topic, ordinal, row.seq))
 
 
@@ -154,22 +156,76 @@ def read_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int, limit: 
     return texts, not known and epoch != FIRST_EPOCH
 
 
-def read_rest(db: sqlite3.Connection, topic: str, epoch: str, seq: int, prefix: str, limit: int) -> list[str]:
-    """Bodies of one epoch, journalled after the given event, of topics that begin with `prefix`; in their order."""
+def place_after(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> int | None:
+    """The `n` behind which the events lie that came after this one; None if the journal does not know it.
+
+    Of an event that retention has deleted it is 0: all that is left came later.
+    """
+    found = db.execute(
+        "SELECT n FROM events JOIN epochs USING (ordinal) WHERE topic = ? AND epoch = ? AND seq = ?",
+        (topic, epoch, seq),
+    ).fetchone()
+    if found:
+        return int(found[0])
+    gone = db.execute(
+        "SELECT 1 FROM pruned JOIN epochs USING (ordinal) WHERE topic = ? AND epoch = ? AND seq >= ?",
+        (topic, epoch, seq),
+    ).fetchone()
+    return 0 if gone else None
+
+
+def read_after(db: sqlite3.Connection, n: int, prefix: str, limit: int) -> list[tuple[int, Row]]:
+    """Up to `limit` events of topics that begin with `prefix`, in order of arrival behind `n`."""
     rows = db.execute(
-        "SELECT later.topic, epoch, later.seq, later.utc, later.body, later.crc FROM events AS this"
-        " JOIN epochs USING (ordinal) JOIN events AS later ON later.n > this.n AND later.ordinal = this.ordinal"
-        " WHERE this.topic = ? AND epoch = ? AND this.seq = ? AND substr(later.topic, 1, ?) = ?"
-        " ORDER BY later.n LIMIT ?",
-        (topic, epoch, seq, len(prefix), prefix, limit),
+        "SELECT n, topic, epoch, seq, utc, body, crc FROM events JOIN epochs USING (ordinal)"
+        " WHERE n > ? AND +topic >= ? AND +topic < ? ORDER BY n LIMIT ?",
+        (n, prefix, prefix + "\x7f", limit),
     )
-    texts = []
-    for *place, crc in rows:
+    found = []
+    for number, *place, crc in rows:
         row = Row(*place)
         if row.crc() != crc:
             raise Corrupt(f"event {row.seq} of {row.topic} does not match its checksum")
-        texts.append(row.text)
-    return texts
+        found.append((int(number), row))
+    return found
+
+
+def newest(db: sqlite3.Connection, prefix: str, on_disk: bool) -> Row | None:
+    """The event that arrived last on a topic that begins with `prefix`.
+
+    on_disk: leave out those that say they are not.
+    """
+    rows = db.execute(
+        "SELECT topic, epoch, seq, utc, body FROM events JOIN epochs USING (ordinal)"
+        " WHERE +topic >= ? AND +topic < ? ORDER BY n DESC",
+        (prefix, prefix + "\x7f"),
+    )
+    return next((r for r in (Row(*values) for values in rows) if not on_disk or not is_unjournalled(r.text)), None)
+
+
+def is_unjournalled(text: str) -> bool:
+    """Whether an event says that it was not on disk when it was sent."""
+    return text.endswith(_UNJOURNALLED)
+
+
+def last_n(db: sqlite3.Connection) -> int:
+    """The number of the event that arrived last, 0 if there is none."""
+    return int(db.execute("SELECT max(n) FROM events").fetchone()[0] or 0)
+
+
+def read_fact(db: sqlite3.Connection, name: str) -> int | None:
+    """A number that was kept under a name."""
+    found = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return int(found[0]) if found else None
+
+
+def write_fact(db: sqlite3.Connection, name: str, value: int | None) -> None:
+    """Keep a number under a name; None forgets it."""
+    with db:
+        if value is None:
+            db.execute("DELETE FROM facts WHERE name = ?", (name,))
+        else:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (name, value))
 
 
 def read_positions(db: sqlite3.Connection) -> dict[str, tuple[str, int]]:
@@ -186,101 +242,21 @@ def read_positions(db: sqlite3.Connection) -> dict[str, tuple[str, int]]:
     return found
 
 
+def key_of(first: dict[str, object]) -> str:
+    """What names an open alarm: its id and the epoch of its start, for a rerun of a file repeats ids."""
+    return f"{first.get('id')}@{first.get('epoch')}"
+
+
 def read_open(db: sqlite3.Connection) -> dict[str, OpenRow]:
-    """The open alarms, oldest first, every one checked."""
+    """`key_of` → open alarm, oldest first, every one checked."""
     found = {}
     for name, topic, first, last, crc in db.execute("SELECT * FROM open_alarms ORDER BY rowid"):
         alarm = OpenRow(topic, first, last)
         try:
             if alarm.crc(name) != crc:
                 raise Corrupt("an open alarm does not match its checksum")
-            for text in (first, last):
-                decode_object(text.encode(), MAX_EVENT_BYTES, "journalled event")
+            body, _ = (decode_object(text.encode(), MAX_EVENT_BYTES, "journalled event") for text in (first, last))
         except (ProtocolError, AttributeError, TypeError, UnicodeEncodeError) as error:
             raise Corrupt(str(error)) from None
-        found[name] = alarm
+        found[key_of(body)] = alarm
     return found
-
-
-def copy_newest(path: Path, db: sqlite3.Connection, count: int) -> None:
-    """Copy what can be read of a full, read-only or corrupt file into an empty journal, if its checksum holds.
-
-    Epochs, the newest `count` events, open alarms. Nothing that the old file holds makes this fail.
-    """
-    epochs: list[tuple[int, str]] = []
-    rows: list[tuple[int, int, Row]] = []
-    opened: list[tuple[str, OpenRow]] = []
-    for mode in ("mode=ro", "immutable=1"):  # the second where not even the -shm file can be made
-        try:
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=1.0)) as file:
-                epochs = [e for e in _readable(file, "SELECT ordinal, epoch FROM epochs ORDER BY ordinal") if e[1]]
-                names = dict(epochs)
-                newest = f"SELECT n, ordinal, topic, seq, utc, body, crc FROM events ORDER BY n DESC LIMIT {count:d}"
-                for n, ordinal, topic, seq, utc, body, crc in _readable(file, newest):
-                    row = Row(topic, names.get(ordinal, ""), seq, utc, body)
-                    if row.crc() == crc:
-                        rows.append((n, ordinal, row))
-                for name, topic, first, last, crc in _readable(file, "SELECT * FROM open_alarms ORDER BY rowid"):
-                    if (alarm := OpenRow(topic, first, last)).crc(name) == crc:
-                        opened.append((name, alarm))
-            break
-        except sqlite3.Error as error:
-            log.warning("the event journal %s cannot be read (%s): %s", path, mode, error)
-    with db:
-        db.executemany("INSERT OR IGNORE INTO epochs VALUES (?,?)", epochs)
-        for _, ordinal, row in sorted(rows, key=lambda item: item[0]):
-            insert(db, row, ordinal)
-        for name, alarm in opened:
-            insert_open(db, name, alarm)
-
-
-def _readable(file: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-    """The rows of `query` up to the first that cannot be read. Raises sqlite3.Error if the file cannot be opened."""
-    cursor = file.execute(query) if _has_tables(file) else iter(())
-    while True:
-        try:
-            yield next(cursor)
-        except StopIteration:
-            return
-        except sqlite3.Error as error:
-            log.warning("the event journal can be read in part only (%s)", error)
-            return
-
-
-def _has_tables(file: sqlite3.Connection) -> bool:
-    return bool(file.execute("SELECT count(*) FROM sqlite_master WHERE name = 'events'").fetchone()[0])
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a corrupt journal with its side files; returns the new name."""
-    number = 1
-    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-        number += 1
-    path.replace(aside)
-    for suffix in ("-wal", "-shm"):
-        side = path.with_name(path.name + suffix)
-        if side.exists():
-            side.replace(aside.with_name(aside.name + suffix))
-    return aside
-
-
-def retain(db: sqlite3.Connection, oldest_utc: float, max_bytes: int, step: int) -> None:
-    """Delete at most `step` of the oldest events that are older than `oldest_utc`, or while larger than `max_bytes`.
-
-    max_bytes: 0 means no limit.
-    """
-    rows: Sequence[tuple[int, float]] = db.execute("SELECT n, utc FROM events ORDER BY n LIMIT ?", (step,)).fetchall()
-    pages, free, size = (
-        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    used = (pages - free) * size
-    if max_bytes and used > max_bytes:  # down to nine tenths, as far as one step goes
-        newest = db.execute("SELECT max(n) FROM events").fetchone()[0] or 0
-        events = newest - rows[0][0] + 1 if rows else 0
-        doomed = rows[: math.ceil(events * (1 - 0.9 * max_bytes / used))]
-    else:
-        doomed = list(takewhile(lambda row: row[1] < oldest_utc, rows))
-    if doomed:
-        with db:
-            db.execute("DELETE FROM events WHERE n <= ?", (doomed[-1][0],))
-        db.execute("PRAGMA incremental_vacuum(1000)").fetchall()

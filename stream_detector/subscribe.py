@@ -26,6 +26,7 @@ from types import TracebackType
 import zmq
 
 from stream_detector import wire
+from stream_detector.catchup import fill
 from stream_detector.config import CAMERA_NAME
 from stream_detector.cursor import Cursor, load_cursor
 from stream_detector.curve import KeyPair
@@ -42,6 +43,7 @@ _PATIENCE_S = 10.0  # live messages come, but no answer for so long: go on, and 
 _RESUME_S = 30.0  # then try recovery again
 _QUIET_S = 0.1
 _READ_AT_ONCE = 1000
+_EPOCHS_HEARD = 4
 
 
 class Subscriber:
@@ -51,7 +53,8 @@ class Subscriber:
     cursor: file that keeps the place.  from_start: without a cursor, begin at the oldest event the journal holds
     instead of now.  timeout_s: the iteration ends after so long without an event; None waits for ever.
     keys, server_key: CURVE, both or neither.
-    Counters: `lost` (events that cannot be had any more), `duplicates` (dropped), `recovered` (fetched), `malformed`.
+    Counters: `lost` (events that cannot be had any more; at least so many, where the detector does not know the number
+    itself), `duplicates` (dropped), `recovered` (fetched), `malformed`.
     Raises EndpointError, UsageError or ProtocolError (damaged cursor file).
     """
 
@@ -77,6 +80,7 @@ class Subscriber:
         self._clock = clock or SystemClock()
         self.lost = self.duplicates = self.recovered = self.malformed = 0
         self.heartbeat: Message | None = None
+        self._heard: dict[str, Message] = {}  # epoch → its last heartbeat
         self._heard_s = float("-inf")
         done = (load_cursor(cursor) if cursor else None) or Cursor()
         if not done.base and from_start:
@@ -144,7 +148,7 @@ class Subscriber:
                 self._done = self._joined.copy()
         elif message is not None:
             self._done.base = self._done.base or message.epoch
-            self._done.places[message.topic] = (message.epoch, message.seq)
+            self._done.take(message)
         if self._cursor_path and save:
             self._done.output_bytes = self.output_bytes
             self._done.save(self._cursor_path)
@@ -194,6 +198,10 @@ class Subscriber:
     def _take(self, message: Message) -> None:
         if message.kind == "heartbeat":
             self.heartbeat = message
+            self._heard.pop(message.epoch, None)
+            self._heard[message.epoch] = message
+            while len(self._heard) > _EPOCHS_HEARD:
+                del self._heard[next(iter(self._heard))]
             if self._resume_s is not None and self._clock.monotonic() >= self._resume_s:
                 self._recover, self._resume_s, self._tries, self._alive_since_s = True, None, 0, None
             if self._recover:
@@ -240,9 +248,15 @@ class Subscriber:
                 if had_epoch != heartbeat.epoch or had < seq:
                     self._behind[topic] = None
 
-    def _accept(self, message: Message) -> None:
-        self._seen.places[message.topic] = (message.epoch, message.seq)
-        self._ready.append(message)
+    def _accept(self, message: Message) -> bool:
+        """Whether it goes to the caller: an alarm that ended while nothing was journalled is not ended again."""
+        second = self._seen.ended_before(message)
+        self._seen.take(message)
+        if second:
+            self.duplicates += 1
+        else:
+            self._ready.append(message)
+        return not second
 
     # -- recovery -----------------------------------------------------------------------------------------------
 
@@ -294,27 +308,18 @@ class Subscriber:
                 self._behind[topic] = None
 
     def _fill(self, reply: wire.Reply, group: tuple[str, ...]) -> None:
-        if reply.unknown_epoch:
+        filled = fill(self._seen, reply, group, self._heard, self._accept)
+        if filled.strange:
             log.warning("the detector's journal does not reach back to where this subscriber was; some may be lost")
-        accepted = 0
-        for message in reply.events:
-            if message.topic not in group:
-                continue
-            epoch, seq = self._seen.place(message.topic)
-            after = seq if message.epoch == epoch else 0
-            if message.epoch == epoch and message.seq <= seq:
-                self.duplicates += 1
-                continue
-            if epoch != wire.FIRST_EPOCH:
-                self.lost += message.seq - after - 1
-            self._accept(message)
-            accepted += 1
-        self.recovered += accepted
+        self.lost += filled.lost
+        self.recovered += filled.recovered
+        self.duplicates += filled.duplicates
         if reply.epoch != self._epoch:
             self._ask_snapshot = True
-        if not reply.more or not accepted:
+        if not reply.more or not filled.taken:
             for topic in group:
-                self._behind.pop(topic, None)
+                if topic not in filled.again:
+                    self._behind.pop(topic, None)
 
     def _failed(self, client: RecoveryClient) -> None:
         """No answer. Normal while the detector is away; if it is heard all the same, give the hole up after a while."""

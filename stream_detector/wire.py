@@ -13,9 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -23,8 +22,20 @@ from stream_detector.config import CAMERA_NAME
 from stream_detector.config import DETECTOR as DETECTOR
 from stream_detector.errors import ProtocolError
 from stream_detector.types import AlarmEvent, CameraStatus, Decision
+from stream_detector.wirechecks import MAX_EVENT_BYTES as MAX_EVENT_BYTES
+from stream_detector.wirechecks import MAX_REPLY_BYTES as MAX_REPLY_BYTES
+from stream_detector.wirechecks import MAX_REQUEST_BYTES as MAX_REQUEST_BYTES
+from stream_detector.wirechecks import MAX_REQUEST_TOPICS as MAX_REQUEST_TOPICS
+from stream_detector.wirechecks import MAX_SEQ as MAX_SEQ
+from stream_detector.wirechecks import MAX_TOPIC_BYTES as MAX_TOPIC_BYTES
+from stream_detector.wirechecks import MAX_TOPICS as MAX_TOPICS
+from stream_detector.wirechecks import Kind as Kind
+from stream_detector.wirechecks import decode_object as decode_object
+from stream_detector.wirechecks import encode as encode
+from stream_detector.wirechecks import epoch_of, integer, object_of, places, positions, short, text_of
+from stream_detector.wirechecks import parse_topic as parse_topic
 
-Kind = Literal["alarm", "score", "status", "ack", "heartbeat"]
+Place = tuple[str, str, int]  # topic, epoch, seq: what names an event for ever
 
 ALARM_SCHEMA = "stream-detector.alarm/1"
 SCORE_SCHEMA = "stream-detector.score/1"
@@ -32,20 +43,10 @@ STATUS_SCHEMA = "stream-detector.status/1"
 ACK_SCHEMA = "stream-detector.ack/1"
 HEARTBEAT_SCHEMA = "stream-detector.heartbeat/1"
 RECOVERY_SCHEMA = "stream-detector.recovery/1"
+FOLLOWS_SCHEMA = "stream-detector.follows/1"  # the first line of an event file that takes the place of another
 
 HEARTBEAT_TOPIC = "v1/heartbeat/"
 FIRST_EPOCH = "first"  # in a request: from the oldest event that the journal still holds
-
-MAX_TOPIC_BYTES = 128
-MAX_EVENT_BYTES = 1 << 20
-MAX_REQUEST_BYTES = 64 << 10
-MAX_REPLY_BYTES = 8 << 20
-MAX_REQUEST_TOPICS = 256
-MAX_SEQ = 2**53  # what every JSON reader holds exactly
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_EPOCH = re.compile(r"[0-9a-f]{16}")
-_TOPIC = re.compile(r"v1/(?:(alarm|score|status|ack)/([a-z0-9_-]{1,64})/|heartbeat/)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A parsed recovery reply. last: topic → (epoch, seq), only in a snapshot. error: "" normally."""
+    """A parsed recovery reply. last: topic → (epoch, seq), only in a snapshot. error: "" normally.
+
+    lost: topic → (how many, epoch, seq): events before those given that cannot be had any more, up to this place; epoch
+    "" if that is not known.  reached: topic → (epoch, seq): nothing follows up to this place, though it was given out.
+    """
 
     request: str
     epoch: str
@@ -84,6 +89,8 @@ class Reply:
     last: dict[str, tuple[str, int]]
     error: str
     retry_after_s: float
+    lost: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    reached: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
 def topic_of(kind: Literal["alarm", "score", "status", "ack"], camera: str) -> str:
@@ -91,15 +98,6 @@ def topic_of(kind: Literal["alarm", "score", "status", "ack"], camera: str) -> s
     if not CAMERA_NAME.fullmatch(camera):
         raise ProtocolError(f"camera name {camera[:80]!r} cannot be a topic; use 1 to 64 of a-z, 0-9, '_' and '-'")
     return f"v1/{kind}/{camera}/"
-
-
-def parse_topic(topic: str) -> tuple[Kind, str]:
-    """(kind, camera) of a topic; camera is "" for the heartbeat. Raises ProtocolError."""
-    match = _TOPIC.fullmatch(topic)
-    if match is None:
-        raise ProtocolError(f"unknown topic {topic[:80]!r}; expected for instance 'v1/alarm/<camera>/'")
-    kind: Kind = match.group(1) or "heartbeat"  # type: ignore[assignment]
-    return kind, match.group(2) or ""
 
 
 def alarm_id(camera: str, source: str, fingerprint: str, first_window_index: int, run: str = "") -> str:
@@ -235,72 +233,27 @@ def trouble_to_dict(detail: str, epoch: str, seq: int, emitted_utc: float) -> di
     }
 
 
-def encode(body: dict[str, Any]) -> bytes:
-    """Compact UTF-8 JSON on one line. Raises ProtocolError for NaN, infinity and lone surrogates."""
-    try:
-        return _ENCODER.encode(body).encode()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ProtocolError(f"an event cannot be written as JSON ({error}); give finite numbers and text") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def decode_object(data: bytes, limit: int, what: str = "message") -> dict[str, Any]:
-    """A JSON object of at most `limit` bytes. Raises ProtocolError."""
-    if len(data) > limit:
-        raise ProtocolError(f"a {what} of {len(data)} bytes was refused; at most {limit} are allowed")
-    try:
-        text = data.decode("utf-8")
-        value = json.loads(text, parse_constant=_no_constant)
-        if "\\u" in text:  # an escaped lone surrogate would pass, and break whoever prints it
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"a {what} is not valid JSON ({str(error)[:120]}); send one UTF-8 JSON object") from None
-    if not isinstance(value, dict):
-        raise ProtocolError(f"a {what} is a JSON {type(value).__name__}; send one JSON object")
-    return value
-
-
-def _short(value: Any) -> str:
-    """A value for an error message: never long, never deep."""
-    if isinstance(value, str):
-        return repr(value[:80])
-    return repr(value) if value is None or isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"
-
-
-def _text(value: Any) -> str:
-    return value[:500] if isinstance(value, str) else ""
-
-
-def _integer(value: Any, what: str, low: int = 0, high: int = MAX_SEQ) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ProtocolError(f"{what} is {_short(value)}; give an integer from {low} to {high}")
-    return value
-
-
-def _epoch(value: Any) -> str:
-    if not isinstance(value, str) or not _EPOCH.fullmatch(value):
-        raise ProtocolError(f"epoch is {_short(value)}; give 16 hexadecimal digits as an event carries them")
-    return value
+def check_place(topic: Any, epoch: Any, seq: Any) -> Place:
+    """What names an event, checked. Raises ProtocolError."""
+    parse_topic(topic if isinstance(topic, str) else "")
+    return topic, epoch_of(epoch), integer(seq, "seq", 1)
 
 
 def check_message(topic: str, body: dict[str, Any]) -> Message:
     """A parsed topic and body as a Message. Raises ProtocolError if `epoch`, `seq` or the camera are wrong."""
     kind, camera = parse_topic(topic)
     if kind != "heartbeat" and body.get("camera") != camera:
-        raise ProtocolError(f"an event of {topic!r} names camera {_short(body.get('camera'))}; they must agree")
+        raise ProtocolError(f"an event of {topic!r} names camera {short(body.get('camera'))}; they must agree")
     if body.get("schema") != f"stream-detector.{kind}/1":
-        raise ProtocolError(f"an event of {topic!r} has schema {_short(body.get('schema'))}, which is not known")
+        raise ProtocolError(f"an event of {topic!r} has schema {short(body.get('schema'))}, which is not known")
     if kind == "heartbeat":
-        _positions(body.get("last"), 4096)
+        positions(body.get("last"), MAX_TOPICS)
     return Message(
         topic=topic,
         kind=kind,
         camera=camera,
-        epoch=_epoch(body.get("epoch")),
-        seq=_integer(body.get("seq"), "seq", 1),
+        epoch=epoch_of(body.get("epoch")),
+        seq=integer(body.get("seq"), "seq", 1),
         replayed=body.get("replayed") is True,
         body=body,
     )
@@ -313,15 +266,6 @@ def decode_message(frames: Sequence[bytes]) -> Message:
     if len(frames[0]) > MAX_TOPIC_BYTES or not frames[0].isascii():
         raise ProtocolError(f"a topic of {len(frames[0])} bytes was refused; expected at most {MAX_TOPIC_BYTES}, ASCII")
     return check_message(frames[0].decode("ascii"), decode_object(frames[1], MAX_EVENT_BYTES, "event"))
-
-
-def _positions(value: Any, most: int) -> dict[str, int]:
-    if not isinstance(value, dict) or len(value) > most:
-        raise ProtocolError(f"topics are missing or too many; give an object of at most {most} topics and numbers")
-    for topic, seq in value.items():
-        parse_topic(topic)
-        _integer(seq, "seq")
-    return value
 
 
 def decode_request(data: bytes) -> Request:
@@ -345,10 +289,10 @@ def decode_request(data: bytes) -> Request:
     epoch = body.get("epoch")
     return Request(
         request=name,
-        positions=_positions(body["from"], MAX_REQUEST_TOPICS),
-        epoch=epoch if epoch in (None, FIRST_EPOCH) else _epoch(epoch),
+        positions=positions(body["from"], MAX_REQUEST_TOPICS),
+        epoch=epoch if epoch in (None, FIRST_EPOCH) else epoch_of(epoch),
         snapshot=None,
-        limit=None if limit is None else _integer(limit, "limit", 1),
+        limit=None if limit is None else integer(limit, "limit", 1),
     )
 
 
@@ -356,7 +300,7 @@ def decode_reply(data: bytes) -> Reply:
     """Parse a recovery reply. Raises ProtocolError."""
     body = decode_object(data, MAX_REPLY_BYTES, "recovery reply")
     if body.get("schema") != RECOVERY_SCHEMA:
-        raise ProtocolError(f"a reply has schema {_short(body.get('schema'))}; expected {RECOVERY_SCHEMA!r}")
+        raise ProtocolError(f"a reply has schema {short(body.get('schema'))}; expected {RECOVERY_SCHEMA!r}")
     events, last = body.get("events", []), body.get("last", {})
     if not isinstance(events, list) or not isinstance(last, dict):
         raise ProtocolError("a recovery reply is malformed; 'events' must be a list and 'last' an object")
@@ -365,20 +309,24 @@ def decode_reply(data: bytes) -> Reply:
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], dict)):
             raise ProtocolError("a recovery reply is malformed; each of 'events' must be [topic, body]")
         messages.append(check_message(pair[0], pair[1]))
-    positions = {}
-    for topic, place in last.items():
+    positions = places(last, "last")
+    lost = {}
+    for topic, value in object_of(body.get("lost", {}), "lost").items():
+        if not isinstance(value, list) or len(value) != 3:
+            raise ProtocolError("a recovery reply is malformed; each of 'lost' must be [count, epoch, seq]")
         parse_topic(topic)
-        if not isinstance(place, list) or len(place) != 2:
-            raise ProtocolError("a recovery reply is malformed; each of 'last' must be [epoch, seq]")
-        positions[topic] = (_epoch(place[0]), _integer(place[1], "seq"))
+        epoch = "" if value[1] == "" else epoch_of(value[1])
+        lost[topic] = (integer(value[0], "a count", 1), epoch, integer(value[2], "seq"))
     retry = body.get("retry_after_s", 0.0)
     return Reply(
-        request=_text(body.get("request")),
-        epoch=_epoch(body.get("epoch")),
+        request=text_of(body.get("request")),
+        epoch=epoch_of(body.get("epoch")),
         events=tuple(messages),
         more=body.get("more") is True,
         unknown_epoch=body.get("unknown_epoch") is True,
         last=positions,
-        error=_text(body.get("error")),
+        error=text_of(body.get("error")),
         retry_after_s=float(retry) if isinstance(retry, (int, float)) and 0 <= retry <= 60 else 0.0,
+        lost=lost,
+        reached=places(object_of(body.get("reached", {}), "reached"), "reached"),
     )

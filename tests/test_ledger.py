@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stream_detector import store
-from stream_detector.errors import LedgerError, ProtocolError
+from stream_detector.errors import LedgerError, ProtocolError, UsageError
 from stream_detector.ledger import Ledger
 from stream_detector.testing import FakeClock
 from stream_detector.wire import ALARM_SCHEMA
@@ -104,22 +104,23 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert make(path).open_alarms() == []
 
 
-def test_a_second_process_does_not_share_the_file(tmp_path: Path) -> None:
+def test_a_second_detector_on_the_same_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite3"
     first = make(path)
     first.append(GATE, alarm("a"))
-    clock = FakeClock()
-    second = make(path, clock)
-    assert second.degraded and "in use by another process" in second.take_troubles()[0]
-    assert second.open_alarms() == []
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=r"in use by another detector \(process \d+\); stop that one, or") as caught:
+        make(path)
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(UsageError):
+        make(tmp_path / "link")
     first.close()
-    clock.advance(1000)
-    second.append(GATE, alarm("z"))
-    assert second.degraded
-    second.close()
     third = make(path)
     assert [o.first["id"] for o in third.open_alarms()] == ["a"]
     third.close()
+    assert not list(tmp_path.glob("*.lock"))
 
 
 class FullDisk:
@@ -129,11 +130,11 @@ class FullDisk:
         self.full = False
         real = store.insert
 
-        def insert(db: sqlite3.Connection, row: store.Row, ordinal: int) -> None:
+        def insert(db: sqlite3.Connection, row: store.Row, ordinal: int, replace: bool = False) -> None:
             if self.full and db.execute("PRAGMA database_list").fetchone()[2]:
                 db.execute("PRAGMA max_page_count = 1")
                 db.execute("CREATE TABLE filler AS SELECT hex(randomblob(100000)) AS x")
-            real(db, row, ordinal)
+            real(db, row, ordinal, replace)
 
         monkeypatch.setattr(store, "insert", insert)
 
@@ -222,7 +223,7 @@ def test_a_corrupt_file_still_gives_its_open_alarms_and_newest_events(tmp_path: 
     path.write_bytes(data)
     other = sqlite3.connect(path)
     with other:
-        other.execute("UPDATE open_alarms SET last = 'x' WHERE id = 'n7'")
+        other.execute("UPDATE open_alarms SET last = 'x' WHERE id LIKE 'n7@%'")
     other.close()
     second = make(path)
     assert "set aside" in second.take_troubles()[0]
@@ -309,6 +310,8 @@ def test_retention_by_age_keeps_the_young_and_the_open(tmp_path: Path) -> None:
     ledger = make(tmp_path / "l.sqlite3", clock, keep_days=1)
     ledger.append(GATE, alarm("open"))
     ledger.append(GATE, {})
+    clock.advance(61)
+    ledger.tend()
     clock.advance(2 * 86400)
     ledger.append(GATE, {})
     ledger.append(GATE, {})

@@ -154,8 +154,8 @@ def test_a_restart_ends_what_the_last_run_left_open(make_bench: MakeBench, tmp_p
     bench.publisher._ledger = Ledger(None, clock=bench.clock)
     bench.publisher.close()
     bench.start(events_path=tmp_path / "e.jsonl")
-    (line,) = (tmp_path / "e.jsonl").read_text().splitlines()
-    body = json.loads(line)
+    follows, body = map(json.loads, (tmp_path / "e.jsonl").read_text().splitlines())
+    assert follows == {"schema": wire.FOLLOWS_SCHEMA, "topic": "v1/alarm/gate/", "epoch": first, "seq": 2}
     assert (body["type"], body["reason"], body["id"], body["seq"]) == ("end", "restart", "a" * 32, 1)
     assert body["epoch"] == bench.ledger.epoch != first and body["peak_score"] == 0.95
     reply = bench.ask(bench.socket(zmq.DEALER), {"from": {"v1/alarm/gate/": 1}, "epoch": first})

@@ -262,7 +262,7 @@ def test_a_detector_without_a_recovery_socket_is_followed_with_losses_counted(
     monkeypatch.setattr("stream_detector.subscribe._PATIENCE_S", 0.3)
     monkeypatch.setattr("stream_detector.recoveryclient.REQUEST_S", 0.05)
     subscriber = joined(bench, subscribe())
-    monkeypatch.setattr(bench.publisher, "_answer_requests", lambda: None)
+    monkeypatch.setattr(bench.publisher, "_answer_requests", lambda until_s: None)
     hear = deafen(monkeypatch, bench)
     bench.publisher.alarm(an_event())
     bench.publisher.alarm(an_event())

@@ -27,7 +27,7 @@ from stream_detector.config import Config
 from stream_detector.decide import CameraPlan, Decider, ScoresFile
 from stream_detector.errors import LedgerError, StageError
 from stream_detector.ledger import Ledger
-from stream_detector.lockfile import LockFile
+from stream_detector.lockfile import lock_of
 from stream_detector.publish import Publisher
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision, EndReason, Score, SystemClock
@@ -373,7 +373,7 @@ class Shard:
 def _wait_for(journal: Path, clock: Clock) -> None:
     """The shard before may still be dying: a journal kept in memory instead would be no journal."""
     journal.parent.mkdir(parents=True, exist_ok=True)
-    lock, until_s = LockFile(journal.with_name(journal.name + ".lock")), clock.monotonic() + LOCK_WAIT_S
+    lock, until_s = lock_of(journal), clock.monotonic() + LOCK_WAIT_S
     while not lock.acquire():
         if clock.monotonic() > until_s:
             raise LedgerError(f"the event journal {str(journal)!r} is in use by another process; stop it first")

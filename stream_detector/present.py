@@ -1,0 +1,124 @@
+"""What somebody who comes late must know: the alarms that are open, and the last status of every camera.
+
+Kept as finished JSON texts, so that telling it costs nothing but the copy: neither the journal nor a parser is asked.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Protocol
+
+_MOST_PREFIXES = 64  # waiting to be greeted; beyond, all topics are
+_AGAIN_S = 0.25  # prefixes are looked up, and a topic is told, at most so often, however many subscribe
+_RATE = 1000.0  # messages a second
+_BURST = 500.0
+_AT_ONCE = 64  # messages in one slice
+
+
+class OpenText(Protocol):
+    """An open alarm as JSON: its `start`, and its newest event, maybe the same."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def last(self) -> str: ...
+
+
+class OpenTexts(Protocol):
+    """Where open alarms are asked for: the journal."""
+
+    def open_texts(self) -> Mapping[str, Sequence[OpenText]]: ...
+
+
+def replayed(text: str) -> str:
+    """The text of an event, marked as told again."""
+    return f'{text[:-1]},"replayed":true}}'
+
+
+def below(topics: Sequence[str], prefix: str) -> Sequence[str]:
+    """Those of the sorted `topics` (ASCII) that begin with `prefix`."""
+    return topics[bisect_left(topics, prefix) : bisect_left(topics, prefix + "\x7f")]
+
+
+class Present:
+    """Open alarms of `journal`, and the statuses that `status` was told."""
+
+    def __init__(self, journal: OpenTexts) -> None:
+        self._journal = journal
+        self._statuses: dict[str, str] = {}
+        self._sorted: list[str] = []
+        self._known: tuple[object, int] = (None, 0)
+
+    def status(self, topic: str, text: str) -> None:
+        """The newest status of a topic."""
+        self._statuses[topic] = text
+
+    def topics(self) -> Sequence[str]:
+        """All topics that have something to tell, sorted."""
+        alarms = self._journal.open_texts()
+        if self._known[0] is not alarms or self._known[1] != len(self._statuses):
+            self._sorted = sorted([*alarms, *self._statuses])
+            self._known = (alarms, len(self._statuses))
+        return self._sorted
+
+    def texts(self, topic: str) -> Iterator[str]:
+        """What there is to tell of one topic, oldest first, marked as told again."""
+        for alarm in self._journal.open_texts().get(topic, ()):
+            yield replayed(alarm.first)
+            if alarm.last != alarm.first:
+                yield replayed(alarm.last)
+        if topic in self._statuses:
+            yield replayed(self._statuses[topic])
+
+
+class Greeter:
+    """Tells new subscribers what is present, in small slices and at a bounded rate, whatever they ask for.
+
+    Everybody who has a topic gets it: they drop by seq what they had.
+    """
+
+    def __init__(self, present: Present, now_s: float) -> None:
+        self._present = present
+        self._prefixes: dict[str, None] = {}
+        self._waiting: dict[str, None] = {}
+        self._told_s: dict[str, float] = {}
+        self._looked_s = float("-inf")
+        self._tokens, self._tokens_s = _BURST, now_s
+
+    def wanted(self, prefix: str) -> None:
+        """Somebody subscribed to `prefix` (ASCII)."""
+        if len(self._prefixes) >= _MOST_PREFIXES and prefix not in self._prefixes:
+            self._prefixes = {"": None}
+        elif "" not in self._prefixes:
+            self._prefixes[prefix] = None
+
+    def slice(self, now_s: float) -> Iterator[tuple[str, str]]:
+        """(topic, text): the next messages to be sent; few enough for one turn of the thread."""
+        if self._prefixes and now_s - self._looked_s >= _AGAIN_S:
+            self._looked_s = now_s
+            topics = self._present.topics()
+            for prefix in self._prefixes:
+                self._waiting.update(dict.fromkeys(below(topics, prefix)))
+            self._prefixes.clear()
+        if not self._waiting:
+            return
+        self._tokens = min(_BURST, self._tokens + (now_s - self._tokens_s) * _RATE)
+        self._tokens_s = now_s
+        later: deque[str] = deque()
+        sent = 0
+        for topic in list(islice(self._waiting, _AT_ONCE)):
+            if sent >= min(_AT_ONCE, self._tokens):
+                break
+            del self._waiting[topic]
+            if now_s - self._told_s.get(topic, float("-inf")) < _AGAIN_S:
+                later.append(topic)
+                continue
+            self._told_s[topic] = now_s
+            for text in self._present.texts(topic):
+                sent += 1
+                yield topic, text
+        self._tokens = max(0.0, self._tokens - sent)
+        self._waiting.update(dict.fromkeys(later))

@@ -1,0 +1,192 @@
+"""The event file is a copy of the journal: completed after crashes, begun anew after rotations, never in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from event_bench import Bench, MakeBench, an_event
+
+from stream_detector import eventfile, wire
+from stream_detector.config import PublishConfig
+from stream_detector.errors import UsageError
+from stream_detector.ledger import Ledger
+from stream_detector.lockfile import LockFile, claimed
+from stream_detector.publish import Publisher
+from stream_detector.records import read_events
+from stream_detector.testing import FakeClock
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def kinds(path: Path) -> list[tuple[str, str]]:
+    return [(body.get("id", "follows")[-1], body.get("type", "")) for body in lines(path)]
+
+
+def die(bench: Bench) -> None:
+    """As by kill -9: nothing more is written, the locks are free."""
+    bench.ledger._db.close()
+    assert bench.ledger._lock and bench.publisher._file
+    bench.ledger._lock.release()
+    bench.publisher._file.close()
+    bench.publisher._ledger = Ledger(None, clock=bench.clock)
+    bench.publisher._file = bench.publisher._copy = None
+    bench.publisher.close()
+
+
+def without_the_file(bench: Bench, monkeypatch: pytest.MonkeyPatch, *changes: dict[str, Any]) -> None:
+    """Events that reach the journal, and then the process dies."""
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.publisher._copy, "write", lambda body: None)
+        for change in changes:
+            bench.publisher.alarm(an_event(**change))
+    die(bench)
+
+
+def test_the_first_event_of_all_is_brought_in_after_a_kill(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(bind="none", events_path=path)
+    without_the_file(bench, monkeypatch, {"id": "1"})
+    assert path.read_bytes() == b""
+    bench.start(bind="none", events_path=path)
+    assert kinds(path) == [("1", "start"), ("1", "end")]
+
+
+def test_the_first_event_of_an_epoch_is_brought_in_across_several_lives(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(bind="none", events_path=path)
+    bench.publisher.alarm(an_event(id="1"))
+    bench.publisher.alarm(an_event(id="1", type="end", reason="normal"))
+    bench.stop()
+    bench.start(bind="none", events_path=path)
+    without_the_file(bench, monkeypatch, {"id": "2"}, {"id": "2", "type": "end", "reason": "normal"})
+    bench.start(bind="none")  # a life without the file
+    bench.publisher.alarm(an_event(id="3"))
+    bench.stop()
+    bench.start(bind="none", events_path=path)
+    assert kinds(path) == [(n, kind) for n in "123" for kind in ("start", "end")]
+    bench.stop()
+    bench.start(bind="none", events_path=path)
+    assert len(lines(path)) == 6
+
+
+def test_a_rotated_file_says_what_it_follows_and_is_completed_from_there_only(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(bind="none", events_path=path)
+    bench.publisher.alarm(an_event(id="1"))
+    path.rename(tmp_path / "e.jsonl.1")
+    bench.clock.advance(2.0)
+    bench.publisher.service()
+    follows = {"schema": wire.FOLLOWS_SCHEMA, "topic": "v1/alarm/gate/", "epoch": bench.ledger.epoch, "seq": 1}
+    assert lines(path) == [follows]
+    without_the_file(bench, monkeypatch, {"id": "1", "type": "end", "reason": "normal"}, {"id": "2"})
+    bench.start(bind="none", events_path=path)
+    assert kinds(path) == [("s", ""), ("1", "end"), ("2", "start"), ("2", "end")]
+    assert kinds(tmp_path / "e.jsonl.1") == [("1", "start")]
+    assert [event["type"] for event in read_events(path)] == ["end", "start", "end"]
+    bench.stop()
+    path.rename(tmp_path / "e.jsonl.2")  # while no detector runs
+    bench.start(bind="none", events_path=path)
+    assert [body["schema"] for body in lines(path)] == [wire.FOLLOWS_SCHEMA]
+    bench.publisher.alarm(an_event(id="3"))
+    path.unlink()
+    bench.publisher.alarm(an_event(id="3", type="end", reason="normal"))  # noticed without waiting
+    assert [body.get("seq") for body in lines(path)] == [1, 2] and kinds(path)[1] == ("3", "end")
+
+
+def test_a_file_that_is_cut_to_nothing_begins_anew(make_bench: MakeBench, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(bind="none", events_path=path)
+    bench.publisher.alarm(an_event(id="1"))
+    os.truncate(path, 0)
+    bench.publisher.reopen_events()
+    bench.publisher.alarm(an_event(id="1", type="end", reason="normal"))
+    assert kinds(path) == [("s", ""), ("1", "end")]
+
+
+def test_a_disk_that_stays_full_leaves_no_hole(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eventfile, "_WAITING", 5)
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(bind="none", events_path=path)
+    bench.publisher.alarm(an_event(id="1"))
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:7]))
+    for _ in range(50):
+        bench.publisher.alarm(an_event(id="1", type="update"))
+    assert bench.publisher._file and len(bench.publisher._file._waiting) <= 5
+    monkeypatch.setattr(os, "write", real)
+    bench.clock.advance(2.0)
+    bench.publisher.service()
+    bench.publisher.alarm(an_event(id="1", type="end", reason="normal"))
+    assert [body["seq"] for body in lines(path)] == list(range(1, 53))
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+def test_what_could_block_is_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "special"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(path))
+        listening.close()
+    else:
+        path.symlink_to("/dev/null")
+    ledger = Ledger(None, clock=FakeClock())
+    with pytest.raises(UsageError, match=f"is a {kind}, which could hold up the detector; give an ordinary") as caught:
+        Publisher(PublishConfig(bind="none"), ledger, clock=FakeClock(), events_path=path)
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
+def test_a_second_detector_on_the_same_event_file_is_refused(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    config = PublishConfig(bind="none")
+    first = Publisher(config, Ledger(None, clock=bench.clock), clock=bench.clock, events_path=path)
+    with pytest.raises(UsageError, match=r"e.jsonl' is in use by another detector \(process \d+\)"):
+        Publisher(config, Ledger(None, clock=bench.clock), clock=bench.clock, events_path=path)
+    first.close()
+    Publisher(config, Ledger(None, clock=bench.clock), clock=bench.clock, events_path=path).close()
+
+
+# -- locks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", ["journal", "events", "evidence"])
+def test_a_second_detector_is_refused_before_anything_is_opened(tmp_path: Path, shared: str) -> None:
+    first = {"journal": tmp_path / "l.sqlite3", "events": tmp_path / "e.jsonl", "evidence": tmp_path / "evidence"}
+    second = {name: path if name == shared else tmp_path / "other" / name for name, path in first.items()}
+    with claimed(**first):
+        with pytest.raises(UsageError, match="in use by another detector") as caught, claimed(**second):
+            pass
+        assert "\n" not in str(caught.value) and str(first[shared]) in str(caught.value)
+        with claimed(**{**second, shared: None}):
+            pass
+    assert not first["journal"].exists() and not first["events"].exists()
+    with claimed(**second):
+        pass
+
+
+def test_a_lock_whose_file_is_deleted_is_taken_again(tmp_path: Path) -> None:
+    lock, other = LockFile(tmp_path / "x.lock"), LockFile(tmp_path / "x.lock")
+    assert lock.acquire() and lock.held()
+    (tmp_path / "x.lock").unlink()
+    assert not lock.held()
+    assert lock.renew() and lock.held() and not other.acquire()
+    (tmp_path / "x.lock").unlink()
+    assert other.acquire() and not lock.renew()
+    other.release()
+    assert not (tmp_path / "x.lock").exists()
