@@ -2,8 +2,9 @@
 
     python -m benchmarks composite --clips DIR --quiet DIR [--streams 20] [--minutes 10] [--incidents 5] [--seeds 0 1 2]
 
-Each stream is a stretch of a quiet recording (`--quiet`) into which clips of the `val` split are cut: incidents
-(abnormal clips), and as many normal clips as controls, for a cut by itself is a change too. Clips play once, at their
+Each stream is a stretch of a quiet recording (`--quiet`) into which clips are cut that the bundle never saw (`--sets`,
+`--controls`; train and val are alike to it, for val chose it): incidents (abnormal clips), and as many normal clips as
+controls, for a cut by itself is a change too. Clips play once, at their
 own speed, with at least `GAP_S` between them; everything is drawn with a seed, and each seed gives as many streams
 anew, for a single clip decides much among a hundred. The streams are files, played by `stream-detector run --pace max`
 as any recording would be.
@@ -187,10 +188,10 @@ def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> 
 def main(argv: list[str]) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks composite", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv (path, set, label, split)")
+    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv (path, set, label)")
     parser.add_argument("--quiet", type=Path, required=True, help="folder of long recordings in which nothing happens")
-    parser.add_argument("--sets", nargs="+", default=["cctv_fights", "cctv_crashes", "hockey_fights"])
-    parser.add_argument("--controls", nargs="+", default=["cctv_fights", "cctv_crashes", "ucf101", "arid_dark"])
+    parser.add_argument("--sets", nargs="+", default=["wild_clips"], help="of incidents")
+    parser.add_argument("--controls", nargs="+", default=["wild_clips"], help="of normal clips")
     parser.add_argument("--streams", type=int, default=20)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--incidents", type=int, default=5)
@@ -201,9 +202,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
     with (args.clips / "index.csv").open(newline="", encoding="utf-8") as file:
-        val = [row for row in csv.DictReader(file) if row["split"] == "val"]
-    loud = [row for row in val if row["label"] == "abnormal" and row["set"] in args.sets]
-    still = [row for row in val if row["label"] == "normal" and row["set"] in args.controls]
+        clips = list(csv.DictReader(file))
+    loud = [row for row in clips if row["label"] == "abnormal" and row["set"] in args.sets]
+    still = [row for row in clips if row["label"] == "normal" and row["set"] in args.controls]
     quiet = sorted(args.quiet.glob("*.mp4"))
     if not loud or not still or not quiet:
         parser.error("no incidents, no controls or no quiet recordings; check --clips, --sets, --controls and --quiet")

@@ -14,23 +14,27 @@ import difflib
 import re
 from pathlib import Path
 
-from benchmarks import trainertables
+from benchmarks import standardtables, trainertables
 from benchmarks.results import read_results
 from benchmarks.tables import TABLES as DETECTOR
 from benchmarks.tables import Record, plain
 
 ROOT = Path(__file__).parents[1]
-TABLES = DETECTOR | trainertables.TABLES
+TABLES = DETECTOR | trainertables.TABLES | standardtables.TABLES
 MARKED = re.compile(r"(<!-- benchmark:([a-z0-9_-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
 def command_of(name: str) -> str:
-    """The benchmark, and its options, behind a results file."""
-    return name.removeprefix("trainer_").replace("_int8", " --precision int8")
+    """The command, with its options, behind a results file."""
+    if name.startswith("standard_"):
+        return "python -m trainer evaluate --standard"
+    return "python -m benchmarks " + name.removeprefix("trainer_").replace("_int8", " --precision int8")
 
 
 def source_line(record: Record) -> str:
-    """Where the figures come from."""
+    """Where the figures come from. A record with a "source" was not made by a benchmark of this project."""
+    if "source" in record:
+        return f"*{record['date'][:10]}, commit {record['commit']}; {record['source']}*"
     machine, vector = record["machine"], ", ".join(record["machine"].get("vector", [])) or "no vector extension"
     commit = f", commit {record['commit']}" if record["commit"] else ""
     load = record.get("settings", {}).get("load_before", 0.0)
@@ -38,7 +42,7 @@ def source_line(record: Record) -> str:
     command = command_of(record["name"])
     return (
         f"*{record['date'][:10]}{commit}; {machine['processor']}, {machine['cores']} cores ({vector}), "
-        f"{machine['memory_gib']} GiB{busy}; `python -m benchmarks {command}`*"
+        f"{machine['memory_gib']} GiB{busy}; `{command}`*"
     )
 
 
@@ -48,7 +52,9 @@ def rendered(name: str) -> str:
     try:
         record = read_results(file)
     except FileNotFoundError:
-        return f"Not measured yet: `python -m benchmarks {command_of(file)}`.\n"
+        return f"Not measured yet: `{command_of(file)}`.\n"
+    if file.startswith("standard_"):  # several records side by side: each row of their table is dated
+        return f"{render(record)}\n\n*`{command_of(file)}`*\n"
     return f"{render(record)}\n\n{source_line(record)}\n"
 
 

@@ -203,10 +203,10 @@ def roofline(record: Record) -> str:
 
 def engines(record: Record) -> str:
     """Every engine against PyTorch in float32, on real clips."""
-    keys = ("relative_feature_error_mean", "score_change_max", "clip_auc", "clip_auc_change")
+    keys = ("relative_feature_error_mean", "score_change_max", "clip_auc_change")
     rows = [[f"{row['engine']} {row['precision']}", *(f"{row[key]:.4f}" for key in keys)] for row in record["results"]]
     head = [f"{record['settings']['clips']} val clips", "mean error of features", "largest change of a score"]
-    return table([*head, "clip AUC", "its change"], rows)
+    return table([*head, "change of clip AUC"], rows)
 
 
 def composite(record: Record) -> str:
@@ -265,21 +265,6 @@ def viewers(record: Record) -> str:
     return table(head, rows) + f"\n\n{note}"
 
 
-def learning(record: Record) -> str:
-    """The head on more and more clips, and what else was tried."""
-    found = record["results"]
-    sets = list(found["curve"][0]["median"])
-    rows = [
-        [
-            f"{row['share']:g} of the train clips ({row['clips']})",
-            *(f"{row['median'][n]:.3f} ({row['range'][n][0]:.3f} to {row['range'][n][1]:.3f})" for n in sets),
-        ]
-        for row in found["curve"]
-    ]
-    more = [[name, *(f"{values[n]:.3f}" for n in sets)] for name, values in found["tried"].items()]
-    return table(["head on", *sets], rows) + "\n\n" + table(["all train clips, and", *sets], more)
-
-
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "latency": ("latency", latency),
     "latency-stages": ("latency", latency_stages),
@@ -294,7 +279,6 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "roofline": ("roofline", roofline),
     "engines": ("engines", engines),
     "composite": ("composite", composite),
-    "learning": ("learning", learning),
     "quiet": ("quiet", quiet),
     "viewers": ("viewers", viewers),
 }

@@ -91,7 +91,10 @@ def test_a_bundle_comes_out_whole_and_with_its_figures(prepared: argparse.Namesp
     assert manifest.results["teacher_probe_val_clip_auc"].keys() == {"c", "pooled"}
     assert manifest.licences["c"] == "CC0" and manifest.training["train_clips"] == {"c/abnormal": 2, "c/normal": 2}
     assert prepared.card.read_text(encoding="utf-8") == render_card(manifest.model_dump(mode="json", by_alias=True))
-    again = prepared.card.read_text(encoding="utf-8").partition("## Make it again")[2]
+    card = prepared.card.read_text(encoding="utf-8")
+    assert f"{manifest.results['val_clip_auc']['c']['value']:.3f}" not in card  # no figure of clips chosen on
+    assert "<!-- benchmark:heldout -->" in card and "<!-- benchmark:standard -->" in card
+    again = card.partition("## Make it again")[2]
     assert again.count(f"--teacher-size {manifest.training['teacher_size']}") == 2  # of distill and of embed
 
 
@@ -126,7 +129,7 @@ def test_the_head_settles_and_everything_else_of_the_bundle_stays(
     assert facts["from"] == before.fingerprint and (facts["calm"], facts["loud"]) == (4, 2)
     text = card.read_text(encoding="utf-8")
     assert text == render_card(after.manifest.model_dump(mode="json", by_alias=True))
-    assert "Tried on a Monday." in text and "python -m trainer settle --bundle" in text
+    assert facts["notes"] == ["Tried on a Monday."] and "python -m trainer settle --bundle" in text
     assert trainer([*map(str, words), "--device", "gpu"]) == 2 and "device" in capsys.readouterr().err
     monkeypatch.setattr(settle_bundle, "PACK_SIZE", 64)
     assert trainer([str(word) for word in words]) == 2 and "looks at more than 64 pixels" in capsys.readouterr().err

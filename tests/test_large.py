@@ -53,9 +53,10 @@ def test_a_head_on_the_teachers_answers_is_written_without_the_weights(
     assert bundle.manifest.results["val_clip_auc"]["street"]["value"] > 0.9
     assert 0.2 < bundle.threshold < 1.0
     card = large.render_card(manifest)
-    value = manifest["results"]["val_clip_auc"]["street"]["value"]
     assert f"{shape[0]}×{shape[1]} pixels" in card
-    assert f"| street | 10 / 10 | {value:.3f} [" in card and "models fetch i3d-kinetics400" in card
+    assert "models fetch i3d-kinetics400" in card
+    assert "| street | 10 / 10 |" not in card  # no figure of clips that the head was chosen on
+    assert "<!-- benchmark:heldout -->" in card and "<!-- benchmark:standard -->" in card
 
 
 def test_windows_of_a_clip_are_in_order_and_one_split_is_not_enough(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="whole recordings of which one half is learned from and the threshold must lie above the other",
     )
-    parser.add_argument("--note", action="append", default=[], help="what the card should say beside the figures")
+    parser.add_argument("--note", action="append", default=[], help="kept in bundle.json, in `training`")
     parser.add_argument(
         "--quiet-scenes",
         type=int,

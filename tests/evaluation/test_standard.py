@@ -120,6 +120,10 @@ def test_the_command_goes_from_files_to_a_record_and_reads_its_cache_again(
     words = ["evaluate", "--standard", "--clips", str(clips), "--i3d", "w", "--cache", str(tmp_path / "cache")]
     assert trainer_main.main([*words, "--out", str(out)]) == 0
     record = json.loads(out.read_text(encoding="utf-8"))
+    assert trainer_main.main([*words, "--out", str(out), "--limit", "cctv_fights=6"]) == 0
+    fewer = json.loads(out.read_text(encoding="utf-8"))
+    assert fewer["results"]["clips"] == 28
+    assert fewer["settings"]["kept"] == record["settings"]["kept"]  # what is kept for good does not depend on limits
     assert record["name"] == "standard_colour"
     assert record["results"]["clips"] == 32
     assert record["results"]["outer"]["pooled"]["value"] > 0.9
@@ -157,7 +161,7 @@ def test_clips_are_read_whatever_their_split_and_limited_evenly(tmp_path: Path) 
     pieces = read_pieces(folder(tmp_path, per_label=4))
     assert len(pieces) == 16
     assert {p.kind for p in pieces if p.abnormal} == {"fight"}
-    few = limited(pieces, {"cctv_fights": 2})
+    few = [pieces[place] for place in limited(pieces, {"cctv_fights": 2})]
     assert sum(p.set == "cctv_fights" for p in few) == 4
     assert sum(p.set == "cctv_crashes" for p in few) == 8
 

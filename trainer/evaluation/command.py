@@ -56,9 +56,12 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--standard needs --clips and either --i3d or --bundle; give them")
     console = Console(stderr=True)
     limits = limits_of(args.limit)
-    pieces = limited(read_pieces(args.clips, args.more), limits)
-    samples = _samples(pieces)
-    labels = labelled(pieces, _backgrounds(args.cache, pieces, samples, console))
+    everything = read_pieces(args.clips, args.more)
+    samples = _samples(everything)
+    labels = labelled(everything, _backgrounds(args.cache, everything, samples, console))
+    kept = _kept_digest(everything, labels.folds)
+    places = limited(everything, limits)  # groups and folds are those of all clips, whatever the limits
+    pieces, labels = [everything[place] for place in places], labels.where(places)
     about: dict[str, Any] = {"settings": settings_of(limits)}
     if args.bundle is not None:
         bundle = Bundle.load(args.bundle)
@@ -77,15 +80,13 @@ def main(args: argparse.Namespace) -> int:
         store = Store(args.cache, i3d_look(args.i3d, args.size), samples)
         _tell(console, store.look.name, store.fill([piece.file for piece in pieces]))
         features = [store.features(piece.file) for piece in pieces]
-        quiet = _quiet(args, store, console)
-        hours = sum(len(q.features) * WINDOW_FRAMES / q.fps for q in quiet) / 3600
-        about["settings"] |= {"quiet_hours": round(hours, 3), "head": "logistic regression on clip means"}
+        about["settings"] |= {"quiet_minutes": args.quiet_minutes, "head": "logistic regression on clip means"}
         console.print("features are there; folds, sources and streams follow")
-        results = evaluate_look(pieces, labels, features, quiet)
+        results = evaluate_look(pieces, labels, features, lambda: _quiet(args, store, console))
     about["settings"] |= {
         "look": store.look.name,
         "pixels": store.folder.name,
-        "kept": _kept_digest(pieces, labels.folds),
+        "kept": kept,
     }
     name = args.name or args.out.stem
     _write(args.out, {"name": name, **_circumstances(), **about, "results": results})

@@ -17,7 +17,7 @@ from stream_detector.types import Float32Array
 from trainer.evaluation.figures import Bools, Floats
 from trainer.evaluation.folds import Ints
 
-DECAYS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
+DECAYS = (10.0, 3.0, 1.0, 0.3)
 WEIGHTS = ("clips", "sets")
 
 

@@ -80,8 +80,8 @@ def _read(root: Path, *, sources: bool) -> list[Piece]:
     return pieces
 
 
-def limited(pieces: Sequence[Piece], limits: Mapping[str, int]) -> list[Piece]:
-    """At most `limits[set]` clips of every set and label, spread over the list; the others as they are."""
+def limited(pieces: Sequence[Piece], limits: Mapping[str, int]) -> list[int]:
+    """Places of at most `limits[set]` clips of every set and label, spread over the list, and of all others."""
     cells: dict[tuple[str, bool], list[int]] = {}
     for place, piece in enumerate(pieces):
         cells.setdefault((piece.set, piece.abnormal), []).append(place)
@@ -89,4 +89,4 @@ def limited(pieces: Sequence[Piece], limits: Mapping[str, int]) -> list[Piece]:
     for (name, _), places in cells.items():
         most = min(len(places), limits.get(name, len(places)))
         chosen += [places[k * len(places) // most] for k in range(most)]
-    return [pieces[place] for place in sorted(chosen)]
+    return sorted(chosen)

@@ -47,6 +47,19 @@ class Labels:
     folds: Ints
     pairs: tuple[tuple[int, int], ...] = ()
 
+    def where(self, places: Sequence[int]) -> Labels:
+        """Those clips only, in this order; groups and folds stay as they are."""
+        new = {place: k for k, place in enumerate(places)}
+        pairs = tuple((new[a], new[b]) for a, b in self.pairs if a in new and b in new)
+        chosen = list(places)
+        return Labels(
+            self.abnormal[chosen],
+            tuple(self.sets[p] for p in chosen),
+            tuple(self.groups[p] for p in chosen),
+            self.folds[chosen],
+            pairs,
+        )
+
     def purged(self, learned: Ints, judged: Ints) -> Ints:
         """The learned clips without those that look like a judged one."""
         known, out = set(judged.tolist()), set()

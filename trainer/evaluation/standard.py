@@ -9,7 +9,7 @@ A bundle cannot be nested: its backbone and head saw labels. So it is judged on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,13 +69,14 @@ def evaluate_look(
     pieces: Sequence[Piece],
     labels: Labels,
     features: Sequence[Float32Array],
-    quiet: Sequence[Quiet] = (),
+    quiet: Sequence[Quiet] | Callable[[], Sequence[Quiet]] = (),
     plan: StreamPlan | None = None,
     choices: Sequence[tuple[float, str]] | None = None,
 ) -> dict[str, Any]:
     """All figures of a network that saw no label of these clips, with a regression on its features.
 
-    features: float32 (n_i, D) of each piece.  quiet: [] leaves the streams out.  choices: fewer than `logistic` has.
+    features: float32 (n_i, D) of each piece.  quiet: recordings, or what gives them, asked last; [] leaves the streams
+    out.  choices: fewer than `logistic` has.
     """
     learner = Logistic(features, labels.abnormal, labels.sets)
     if choices is not None:
@@ -99,8 +100,9 @@ def evaluate_look(
         "choices": [choice_row(fold) for fold in folds],
         "left_out": left_out(pieces, labels, learner),
     }
-    if quiet:
-        found["streams"] = stream_figures(pieces, labels, folds, learner, quiet, plan or StreamPlan())
+    hours = quiet() if callable(quiet) else quiet
+    if hours:
+        found["streams"] = stream_figures(pieces, labels, folds, learner, hours, plan or StreamPlan())
     return found
 
 
