@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -124,6 +125,10 @@ def test_the_command_goes_from_files_to_a_record_and_reads_its_cache_again(
     fewer = json.loads(out.read_text(encoding="utf-8"))
     assert fewer["results"]["clips"] == 28
     assert fewer["settings"]["kept"] == record["settings"]["kept"]  # what is kept for good does not depend on limits
+    kept = command.kept_paths(clips, None, tmp_path / "cache")
+    assert len(kept) == 8  # of eight groups a set and label, two
+    digest = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:16]
+    assert digest == record["settings"]["kept"]
     assert record["name"] == "standard_colour"
     assert record["results"]["clips"] == 32
     assert record["results"]["outer"]["pooled"]["value"] > 0.9

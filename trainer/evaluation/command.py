@@ -31,6 +31,7 @@ from stream_detector.errors import DataError, UsageError
 from stream_detector.head import Head
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.evaluation import pixels
+from trainer.evaluation.folds import KEPT
 from trainer.evaluation.looks import Store, bundle_look, i3d_look
 from trainer.evaluation.material import Piece, limited, read_pieces
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
@@ -95,6 +96,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def kept_paths(clips: Path, more: Path | None, cache: Path, console: Console | None = None) -> frozenset[str]:
+    """Paths, as the indexes name them, of the clips that distillation must leave out for good (fold `KEPT`)."""
+    pieces = read_pieces(clips, more)
+    quiet = console or Console(stderr=True, quiet=True)
+    labels = labelled(pieces, _backgrounds(cache, pieces, _samples(pieces), quiet))
+    return frozenset(p.path for p, fold in zip(pieces, labels.folds.tolist(), strict=True) if fold == KEPT)
+
+
 def _samples(pieces: Sequence[Piece]) -> list[Path]:
     """The first clip of every set: what they decode to names the pixels."""
     first: dict[str, Path] = {}
@@ -143,7 +152,7 @@ def _quiet(args: argparse.Namespace, store: Store, console: Console) -> list[Qui
 
 def _kept_digest(pieces: Sequence[Piece], folds: Any) -> str:
     """Names the clips of the fold that is kept for good: it must be the same in every record."""
-    names = sorted(piece.path for piece, fold in zip(pieces, folds.tolist(), strict=True) if fold == 0)
+    names = sorted(piece.path for piece, fold in zip(pieces, folds.tolist(), strict=True) if fold == KEPT)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Folds of whole groups: fold 0 is kept out of everything for good, the others take turns.
+"""Folds of whole groups: fold 0 is kept out of what makes a network, for good; heads take turns over all folds.
 
     groups of each set ──a fifth, by a hash of the name──▶ fold 0 (kept out of distillation as well)
                        └─the rest, evenly by clips──────▶ folds 1 … n-1
@@ -18,7 +18,7 @@ from stream_detector.errors import DataError
 
 Ints = NDArray[np.int64]
 FOLDS = 5
-KEPT = 0  # number of the fold that nothing is ever made from
+KEPT = 0  # number of the fold that no network is ever made from: distillation leaves it out as well
 
 
 class LeakError(DataError):
