@@ -1,0 +1,66 @@
+"""A state folder of commit 662d5e1 opens in this version: its journal (with an alarm that a kill -9 left open), event
+file, a subscriber's cursor, a bundle and cameras.toml."""
+
+from __future__ import annotations
+
+import json
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_detector.assemble import assembled
+from stream_detector.bundle import Bundle
+from stream_detector.config import load_config
+from stream_detector.subscribe import Subscriber
+from stream_detector.testing import ConstantEngine
+
+STATE = Path(__file__).parent / "fixtures" / "state-662d5e1.zip"
+OPEN_ALARM = "85593ee1b07f920a52f7260c5f5c13da"
+FINGERPRINT = "0edf406bbe825db0"
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with zipfile.ZipFile(STATE) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_alarm_that_was_open_ends_once_everywhere(state: Path) -> None:
+    config = load_config(Path("cameras.toml"))
+    camera = config.cameras[0].model_copy(
+        update={"source": type(config.cameras[0].source).parse("demo:duration=1,incident=0")}
+    )
+    config = config.model_copy(update={"cameras": (camera,)})
+    had = [json.loads(line) for line in Path("received.jsonl").read_text().splitlines()]
+    assert [body["id"] for body in had if body["schema"].startswith("stream-detector.alarm")] == [OPEN_ALARM]
+    came: list[dict[str, Any]] = []
+    with (
+        assembled(config, engine=ConstantEngine(0.0)) as assembly,
+        Subscriber("ipc://events.ipc", cursor=Path("cursor.json"), kinds=("alarm",)) as subscriber,
+    ):
+        run = threading.Thread(target=assembly.pipeline.run)
+        run.start()
+        while not came and (message := subscriber.receive(20.0)) is not None:
+            came.append(message.body)
+        run.join(30.0)
+        assert subscriber.lost == 0
+    assert [(body["id"], body["type"], body["reason"]) for body in came] == [(OPEN_ALARM, "end", "restart")]
+    lines = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
+    told = [(body["type"], body["reason"]) for body in lines if body.get("id") == OPEN_ALARM]
+    assert told == [("start", None), ("end", "restart")]
+
+
+def test_the_cameras_keep_their_settings(state: Path) -> None:
+    config = load_config(Path("cameras.toml"))
+    (camera,) = config.cameras
+    assert (camera.name, camera.threshold, camera.stride, len(camera.mask)) == ("gate", 0.2, 8, 4)
+    assert (config.alarm.cooldown_s, config.pace, camera.evidence) == (30, "max", False)
+
+
+def test_the_bundle_keeps_its_fingerprint(state: Path) -> None:
+    assert Bundle.load("bundle").fingerprint == FINGERPRINT
