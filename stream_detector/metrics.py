@@ -119,6 +119,15 @@ def make_registry(telemetry: SnapshotSource) -> CollectorRegistry:
     return registry
 
 
+def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    """(text, content type) for a scrape. accept: its Accept header; one that cannot be read counts as none."""
+    try:
+        encode, kind = choose_encoder(accept)
+    except (TypeError, ValueError):  # prometheus_client compares versions that it could not parse
+        encode, kind = choose_encoder("")
+    return encode(registry), kind
+
+
 class _Bounded(ThreadingHTTPServer):
     """A thread a connection, for few and short connections: beyond MOST the oldest makes room, so that peers that ask
     and never read, or never ask, keep nobody out."""
@@ -180,8 +189,8 @@ class MetricsServer:
                 if local and not all(is_local_host(name) for name in asked):
                     self._answer(421, PLAIN, b"this host name is not served; ask 127.0.0.1 or localhost\n")
                 elif path == "/metrics":
-                    encode, kind = choose_encoder(self.headers.get("Accept") or "")
-                    self._answer(200, kind, encode(registry))
+                    text, kind = exposition(registry, self.headers.get("Accept") or "")
+                    self._answer(200, kind, text)
                 elif path in PATHS:
                     code, body = check(path, telemetry.snapshot(), config, names=True)
                     self._answer(code, "application/json", json.dumps(body).encode())

@@ -107,10 +107,12 @@ def served(telemetry: Telemetry, **config: Any) -> Iterator[int]:
         server.close()
 
 
-def ask(port: int, path: str, method: str = "GET", host: str = "localhost") -> tuple[int, bytes, dict[str, str]]:
+def ask(
+    port: int, path: str, method: str = "GET", host: str = "localhost", **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     with contextlib.closing(connection):
-        connection.request(method, path, headers={"host": host})
+        connection.request(method, path, headers={"host": host, **headers})
         answer = connection.getresponse()
         return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
 
@@ -136,6 +138,15 @@ def test_the_endpoints_over_http() -> None:
         telemetry.went_round()
         assert ask(port, "/readyz")[0] == 200
         assert ask(port, "/other")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "accept", ["", "*/*", "a/b" * 999, "application/openmetrics-text; version=\xff", "text/plain;version="]
+)
+def test_a_scrape_may_accept_anything(accept: str) -> None:
+    with served(Telemetry(["gate"], FakeClock())) as port:
+        code, body, headers = ask(port, "/metrics", Accept=accept)
+    assert code == 200 and b"stream_detector_uptime_seconds" in body and "text" in headers["content-type"]
 
 
 def test_peers_that_never_read_keep_no_probe_out() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -26,6 +25,7 @@ from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ConfigError, DataError, EndpointError, StageError, StreamDetectorError
 from stream_detector.health import PATHS as HEALTH
 from stream_detector.health import check
+from stream_detector.metrics import exposition
 from stream_detector.ratelimit import RateLimit
 from stream_detector.web.auth import COOKIE, SESSION_S, Gate
 from stream_detector.web.board import Board
@@ -149,8 +149,8 @@ class Api:
         return JSONResponse(body, status)
 
     async def _metrics(self, request: Request) -> Response:
-        encode, content = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._r.registry), headers={"content-type": content})
+        text, content = exposition(self._r.registry, request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content})
 
     async def _run(self, _request: Request) -> Response:
         assembly = self._r.assembly

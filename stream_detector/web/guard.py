@@ -74,7 +74,7 @@ class Guard:
             if refusal is not None and refusal[0] == 401 and not scope["path"].startswith(("/api/", "/metrics")):
                 await _redirect(guarded, "/login")
             elif refusal is not None:
-                await answer(guarded, *refusal)
+                await answer(guarded, *refusal, close=refusal[0] in (400, 431))
             else:
                 await self._app(scope, receive, guarded)
         except (asyncio.CancelledError, ConnectionError):
@@ -86,7 +86,7 @@ class Guard:
             if not started:
                 await answer(guarded, 408, "the request came too slowly")
         except Exception:
-            log.exception("the page failed at %s", scope["path"])
+            log.exception("the page failed at %r", scope["path"][:200])
             if not started:
                 await answer(guarded, 500, "the server made a mistake; its log says more")
 
@@ -99,6 +99,8 @@ class Guard:
             return 429, "too many requests; wait a little"
         if len(scope["headers"]) > MAX_HEADERS:
             return 431, f"at most {MAX_HEADERS} headers are taken"
+        if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may see another request in it
+            return 400, "a request has either a content-length or a transfer-encoding"
         if scope["method"] not in METHODS:
             return 405, "only GET, HEAD and POST are answered"
         if not self._gate.host_allowed(headers.get(b"host", "")):
@@ -133,10 +135,12 @@ class Guard:
         return right
 
 
-async def answer(send: Send, status: int, text: str) -> None:
+async def answer(send: Send, status: int, text: str, *, close: bool = False) -> None:
     """A small JSON answer."""
     body = json.dumps({"error": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if close:
+        headers.append((b"connection", b"close"))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if status in (429, 503):

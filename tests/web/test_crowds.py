@@ -113,6 +113,18 @@ def test_huge_heads_are_refused(page: Page) -> None:
     assert page.ask("/api/run", headers={"cookie": "a=b; stream-detector=x\\\\; c"}).status == 200
 
 
+def test_a_request_that_a_proxy_may_see_as_two_is_refused(page: Page) -> None:
+    both = (
+        b"POST /login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"
+    )
+    with connect(page) as peer:
+        peer.sendall(both + GET % b"/api/run")
+        whole = b""
+        while part := peer.recv(65536):
+            whole += part
+    assert whole.startswith(b"HTTP/1.1 400") and whole.count(b"HTTP/1.1 ") == 1
+
+
 def test_descriptors_are_kept_for_the_cameras(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     few = doors.Room(most=40, most_a_peer=30, highest=0)  # every descriptor is one of the reserve
     with monkeypatch.context() as patch:

@@ -10,7 +10,9 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 
+from stream_detector.errors import EndpointError
 from stream_detector.telemetry import Telemetry
+from stream_detector.testing import FakeClock
 from stream_detector.types import Preview, SystemClock
 from stream_detector.web import streams
 from stream_detector.web.board import Board
@@ -80,3 +82,53 @@ def test_a_picture_is_encoded_once_for_all_viewers(monkeypatch: pytest.MonkeyPat
 
     assert asyncio.run(main()) == [ROUNDS * len(NAMES)] * VIEWERS
     assert sorted(encoded) == sorted(10 * value + place for value in range(ROUNDS) for place in range(len(NAMES)))
+
+
+def make_hub() -> streams.Hub:
+    return streams.Hub(Board(len(NAMES)), Telemetry(NAMES, SystemClock()).snapshot, NAMES)
+
+
+def test_in_a_full_house_the_oldest_of_the_largest_peer_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_VIEWERS", 4)
+    hub = make_hub()
+    came = [hub.viewer([], 0, peer) for peer in ("ann", "eve", "eve", "eve")]
+    hub._viewers.update(came)
+    with pytest.raises(EndpointError, match="try again"):  # all of them have only just come
+        hub.viewer([], 0, "bob")
+    for place, viewer in enumerate(came):
+        viewer.came_s -= 100.0 - place
+    bob = hub.viewer([], 0, "bob")
+    assert [viewer.over for viewer in came] == [False, True, False, False] and hub.viewers == 3
+    hub._viewers.add(bob)
+    hub.viewer([], 0, "ann")
+    assert [viewer.over for viewer in came] == [False, True, True, False]
+
+
+def test_no_stream_lasts_for_ever_and_every_second_something_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> list[bytes]:
+        hub = make_hub()
+        ticking = asyncio.create_task(hub.run())
+        crowd = Crowd(hub)
+        async with asyncio.timeout(20.0):
+            while min(b"".join(mine).count(b'"at_s":') for mine in crowd.told) < 3:  # though nothing happens
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(streams, "STREAM_S", 0.0)
+            await asyncio.gather(*crowd.tasks)
+        hub.close()
+        await ticking
+        return [b"".join(mine) for mine in crowd.told]
+
+    told = asyncio.run(main())
+    assert all(text.endswith(b"event: again\ndata: {}\n\n") and b"event: bye" not in text for text in told)
+
+
+def test_the_state_tells_how_old_a_picture_is_and_whether_the_detector_decides() -> None:
+    telemetry = Telemetry(NAMES, clock := FakeClock())
+    hub = streams.Hub(Board(3), telemetry.snapshot, NAMES, 5.0, "e" * 16)
+    telemetry.went_round()
+    head = hub._overall(telemetry.snapshot())
+    assert head["live"] and head["epoch"] == "e" * 16 and head["decided_age_s"] == 0
+    clock.advance(6.0)
+    assert not hub._overall(telemetry.snapshot())["live"]
+    camera = telemetry.snapshot().cameras[0]
+    assert [streams.state_of(camera, age)["picture_age_s"] for age in (None, 1.0, 3.5, 90.9)] == [None, None, 3, 90]
