@@ -16,6 +16,7 @@ from stream_detector import stops
 from stream_detector.bundle import Bundle
 from stream_detector.config import Config
 from stream_detector.decide import CameraPlan, ScoresFile
+from stream_detector.decoded import look
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError
 from stream_detector.eventfile import check_ordinary
@@ -24,7 +25,6 @@ from stream_detector.ledger import Ledger
 from stream_detector.lockfile import claimed
 from stream_detector.metrics import serve_metrics
 from stream_detector.pipeline import Pipeline
-from stream_detector.preprocess import resize_frame
 from stream_detector.publish import Publisher
 from stream_detector.sinks import Sinks
 from stream_detector.stages import make_decider, plan_camera
@@ -146,7 +146,7 @@ def assembled(
             config=config,
             cameras=tuple(zip(config.cameras, plans, strict=True)),
             engine=engine,
-            resize=lambda picture: resize_frame(picture, recipe),
+            resize=lambda picture: look(picture, recipe),
             frame_fps=recipe.fps,
             decider=decider,
             sink=publisher,

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.decoded import MaskedPicture, Picture, UnreadablePictureError, as_picture, painter_for
 from stream_detector.errors import SourceError
-from stream_detector.pictures import blank, is_flat, shrink
+from stream_detector.pictures import is_flat
 from stream_detector.readers import GrabResult, Reader, make_reader
 from stream_detector.tally import Spacing, Tally
 from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame, Preview, UInt8Array
@@ -33,6 +34,7 @@ __all__ = ["Capture", "Watchdog"]
 T = TypeVar("T")
 
 _CLEAN_WAIT_S = 2.0  # after a reconnect: flat pictures are skipped for so long, then taken for what the camera sees
+_FLAT_SIDE = 64  # pixels; so small a picture is looked at
 _MAX_ABANDONED = 3  # threads of one camera left stuck at a time; beyond that the stuck reader is waited for
 
 
@@ -43,7 +45,7 @@ class _Outdated(Exception):
 class Capture:
     """One camera being read.
 
-    resize: uint8 (h, w, 3) BGR → uint8 (H, W, 3) RGB, called once a frame, in this thread.
+    resize: a picture → its views, uint8 (H, W, 3) RGB each, at least one; called once a frame, in this thread.
     frame_fps: frames a second that the recipe wants; frames much closer to each other are grabbed but not decoded.
     pace: files only; "realtime" waits for each frame's time, "max" does not.
     on_frame: called in the capture thread; for files it may block (that is the back-pressure), for live sources it must
@@ -61,7 +63,7 @@ class Capture:
         camera: CameraConfig,
         config: CaptureConfig,
         *,
-        resize: Callable[[UInt8Array], UInt8Array],
+        resize: Callable[[Picture], tuple[UInt8Array, ...]],
         frame_fps: float,
         pace: Literal["realtime", "max"],
         on_frame: Callable[[Frame], None],
@@ -83,6 +85,7 @@ class Capture:
         self._camera = camera
         self._config = config
         self._resize = resize
+        self._painter = painter_for(camera.mask)
         self._spacing = Spacing(frame_fps)
         self._paced = pace == "realtime" and not self.live
         self._on_frame = on_frame
@@ -224,7 +227,7 @@ class Capture:
         try:
             reader = self._open_reader(self._camera, self._config)
             self._call(generation, reader.open)
-            self.duration_s = getattr(reader, "frame_count", 0) / reader.fps or None
+            self.duration_s = getattr(reader, "duration_s", None)
             zero_s: float | None = None
             while not self._stop.is_set():
                 grabbed = self._call(generation, reader.grab)
@@ -348,17 +351,24 @@ class Capture:
             self._pending.add(cause)
 
     def _hand_on(self, generation: int, reader: Reader, media_s: float, captured_s: float) -> None:
-        picture = self._call(generation, reader.retrieve)
-        if picture is None:
+        found = self._call(generation, reader.retrieve)
+        if found is None:
             self._drop("corrupt")
             return
-        if self._clean_by_s is not None:
-            if media_s < self._clean_by_s and is_flat(picture):
-                self._drop("unclean")
-                return
-            self._clean_by_s = None
-        if self._camera.mask:
-            picture = blank(picture, self._camera.mask)
+        picture = as_picture(found)
+        try:
+            if self._clean_by_s is not None:
+                if media_s < self._clean_by_s and is_flat(picture.bgr(_FLAT_SIDE)):
+                    self._drop("unclean")
+                    return
+                self._clean_by_s = None
+            if self._painter is not None:
+                picture = MaskedPicture(picture, self._painter)
+            views = self._resize(picture)
+            preview = self._preview(picture, media_s)
+        except UnreadablePictureError:
+            self._drop("corrupt")
+            return
         causes = tuple(sorted(self._pending))
         self._pending.clear()
         self._spacing.taken(media_s)
@@ -371,20 +381,21 @@ class Capture:
             media_s,
             captured_s,
             self._clock.utc(),
-            self._resize(picture),
-            self._preview(picture, media_s),
+            views[0],
+            preview,
             causes,
+            views[1:],
         )
         self._on_frame(frame)
 
-    def _preview(self, picture: UInt8Array, media_s: float) -> Preview | None:
+    def _preview(self, picture: Picture, media_s: float) -> Preview | None:
         if not self._previews or media_s < self._preview_due_s:
             return None
         period_s = 1.0 / self._config.preview_fps
         self._preview_due_s += period_s
         if self._preview_due_s <= media_s:  # the first one, or after a hole
             self._preview_due_s = media_s + period_s
-        return Preview(media_s, shrink(picture, self._config.preview_size))
+        return Preview(media_s, picture.bgr(self._config.preview_size))
 
     def _set_state(
         self, state: CameraState, detail: str = "", *, media_s: float | None = None, only_from: str | None = None

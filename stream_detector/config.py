@@ -58,6 +58,7 @@ class CaptureConfig(Section):
     exit_on_error: bool = False  # a source that cannot be opened ends the run with exit code 2
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     decoder_threads: Annotated[int, Field(ge=1, le=64)] = 1  # each further one costs a frame of latency
+    hwaccel: Annotated[str, Field(pattern=r"^[a-z0-9]{0,32}$")] = ""  # "": software; "cuda", "qsv", …: where it works
     preview_fps: Annotated[float, Field(ge=0, le=60)] = 6.0
     preview_size: Annotated[int, Field(ge=64, le=1920)] = (
         384  # long side, pixels; VP8 encodes that in some 20 ms of one core

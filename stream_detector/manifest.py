@@ -13,7 +13,7 @@ from stream_detector.backbones import backbone_spec
 from stream_detector.config import SmoothConfig
 from stream_detector.errors import StreamDetectorError
 from stream_detector.head import temporal_spec
-from stream_detector.preprocess import Recipe
+from stream_detector.recipe import DEFAULT_FILTER, WHOLE, Filter, Fit, Recipe, View
 from stream_detector.types import WINDOW_FRAMES
 
 SCHEMA: Literal["stream-detector.bundle/1"] = "stream-detector.bundle/1"
@@ -40,8 +40,16 @@ class BackbonePart(Part):
     reference: Name | None = None
 
 
+class ViewPart(Part):
+    """A `View` of the recipe's size: which part of the picture (left, top, right, bottom, in shares)."""
+
+    name: Name
+    fit: Fit = "stretch"
+    box: tuple[Number, Number, Number, Number] = WHOLE
+
+
 class PreprocessPart(Part):
-    """The numbers of a `Recipe`; `recipe` is its name."""
+    """The numbers of a `Recipe`; `recipe` is its name. views: empty for one view of the whole picture."""
 
     recipe: Name
     size: tuple[int, int]
@@ -50,7 +58,9 @@ class PreprocessPart(Part):
     std: Triple
     scale: Number
     fps: Number = 25.0
-    fit: Literal["stretch", "crop"] = "stretch"
+    fit: Fit = "stretch"
+    filter: Filter = DEFAULT_FILTER
+    views: Annotated[tuple[ViewPart, ...], Field(max_length=1)] = ()  # more, once an engine scores several
 
     @model_validator(mode="after")
     def _is_possible(self) -> PreprocessPart:
@@ -62,8 +72,9 @@ class PreprocessPart(Part):
 
     def to_recipe(self) -> Recipe:
         """The recipe that these numbers make."""
-        numbers = self.model_dump(exclude={"recipe"})
-        return Recipe(name=self.recipe, **numbers)
+        numbers = self.model_dump(exclude={"recipe", "views"})
+        views = tuple(View(part.name, self.size, part.fit, part.box) for part in self.views)
+        return Recipe(name=self.recipe, views=views, **numbers)
 
 
 class HeadPart(Part):

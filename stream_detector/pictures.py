@@ -13,6 +13,11 @@ from stream_detector.types import UInt8Array
 
 _FLAT_RANGE = 8  # grey levels
 _MASK_GREY = (127, 127, 127)
+_MASK_MARGIN = 2  # pixels of the result that the widest scaler filter mixes on either side
+_SUBPIXEL_BITS = 8
+_KEPT_MASKS = 8
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in shares
 
 
 def to_bgr(image: NDArray[Any]) -> UInt8Array:
@@ -33,14 +38,39 @@ def is_flat(picture: UInt8Array) -> bool:
     return bool((np.ptp(sample.reshape(-1, sample.shape[2]), axis=0) <= _FLAT_RANGE).all())
 
 
-def blank(picture: UInt8Array, polygon: Sequence[tuple[float, float]]) -> UInt8Array:
-    """The picture with the polygon (shares of width and height) mid-grey; in place where that is possible."""
-    height, width = picture.shape[:2]
-    points = np.array([(round(x * width), round(y * height)) for x, y in polygon], np.int32)
-    if not (picture.flags.writeable and picture.flags.c_contiguous):
-        picture = np.array(picture, order="C")
-    cv2.fillPoly(picture, [points], _MASK_GREY)
-    return picture
+class MaskPainter:
+    """Paints one camera's mask, a polygon in shares of the picture's width and height, mid-grey at any size.
+
+    The pixels around the polygon are painted, too: a small picture's pixel mixes those of its neighbourhood, and
+    nothing from under the mask may show.
+    """
+
+    def __init__(self, polygon: Sequence[tuple[float, float]]) -> None:
+        self._polygon = np.asarray(polygon, np.float64)
+        self._made: dict[tuple[int, int, Box], NDArray[np.bool_]] = {}
+
+    def paint(self, picture: UInt8Array, box: Box = (0.0, 0.0, 1.0, 1.0)) -> UInt8Array:
+        """uint8 (h, w, 3), painted in place and returned. box: the part of the whole picture that it shows."""
+        height, width = picture.shape[:2]
+        covered = self._made.get((height, width, box))
+        if covered is None:
+            if len(self._made) >= _KEPT_MASKS:
+                self._made.clear()
+            covered = self._made[height, width, box] = self._cover(height, width, box)
+        picture[covered] = _MASK_GREY
+        return picture
+
+    def _cover(self, height: int, width: int, box: Box) -> NDArray[np.bool_]:
+        left, top, right, bottom = box
+        share = (self._polygon - (left, top)) / (right - left, bottom - top)
+        # Pixel k reaches from k - ½ to k + ½ in OpenCV's coordinates; what the outline touches is drawn as well.
+        far = _MASK_MARGIN + 1  # so far beyond the edges is drawn as well: what lies there reaches in
+        points = np.round((share * (width, height) - 0.5 + far) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+        drawn = np.zeros((height + 2 * far, width + 2 * far), np.uint8)
+        cv2.fillPoly(drawn, [points], 1, shift=_SUBPIXEL_BITS)
+        cv2.polylines(drawn, [points], True, 1, shift=_SUBPIXEL_BITS)
+        side = 2 * _MASK_MARGIN + 1
+        return np.asarray(cv2.dilate(drawn, np.ones((side, side), np.uint8))[far:-far, far:-far] > 0)
 
 
 def shrink(picture: UInt8Array, long_side: int) -> UInt8Array:

@@ -26,6 +26,7 @@ from stream_detector.batch import WindowBuffer
 from stream_detector.capture import Capture, Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.decide import CameraPlan, Decider
+from stream_detector.decoded import Picture
 from stream_detector.errands import Errands
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.memory import give_back
@@ -109,7 +110,7 @@ class Pipeline:
     config: Config
     cameras: tuple[tuple[CameraConfig, CameraPlan], ...]
     engine: Engine
-    resize: Callable[[UInt8Array], UInt8Array]
+    resize: Callable[[Picture], tuple[UInt8Array, ...]]
     frame_fps: float
     decider: Decider
     sink: EventSink

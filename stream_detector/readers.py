@@ -25,6 +25,8 @@ from cv2.utils import logging as _log
 
 from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.decoded import AnyPicture, DecodedPicture, Picture
+from stream_detector.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder
 from stream_detector.errors import SourceError
 from stream_detector.pictures import to_bgr
 from stream_detector.sources import demo_options
@@ -32,12 +34,8 @@ from stream_detector.types import DegradedCause, UInt8Array
 
 GrabStatus = Literal["frame", "bad", "lost", "end"]
 
-DEFAULT_FPS = 25.0
-_MISSES_AT_END = 8  # False in a row that end a file whose frames have all been seen
-_MISSES_ALWAYS = 100  # False in a row that end any file
 _LOST_AFTER = 3  # False in a row after which a live source is lost (one alone may be a damaged packet)
 _BACKLOG_S = 2.0  # at most so much is skipped when a live source was opened
-_SEEK_BACK_S = 1.0  # a step back of the time stamps by more than this is a cut, less is disorder
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _options_lock = threading.Lock()
 _options_ours = ""
@@ -74,8 +72,8 @@ class Reader(Protocol):
         """Take the next frame off the source without converting it; may block for the read time-out or longer."""
         ...
 
-    def retrieve(self) -> UInt8Array | None:
-        """The grabbed frame: uint8 (h, w, 3) BGR, the caller's to change; None when it cannot be decoded."""
+    def retrieve(self) -> AnyPicture | None:
+        """The grabbed frame, or an array uint8 (h, w, 3) BGR; None when it cannot be decoded."""
         ...
 
     def close(self) -> None:
@@ -110,90 +108,108 @@ class FileReader:
     def __init__(self, path: Path, config: CaptureConfig) -> None:
         self.fps = DEFAULT_FPS
         self.detail = ""
-        self.frame_count = 0  # as the container says; 0 when it does not
+        self.duration_s: float | None = None  # as the container says, for a progress bar
         self._path = path
-        self._config = config
-        self._cap: cv2.VideoCapture | None = None
-        self._ahead = False  # open() grabbed the first frame already
-        self._grabbed = 0
-        self._missed = 0
-        self._media_s = -1.0
-        self._shift_s = 0.0
+        self._decoder = Decoder(
+            _file_address(path),
+            options={"protocol_whitelist": "file,crypto,data"},  # a playlist that poses as a video opens no network
+            threads=config.decoder_threads,
+            hwaccel=config.hwaccel,
+        )
+        self._open = False
+        self._ahead: Decoded | None = None  # open() read the first frame already
+        self._now: Decoded | None = None
 
     def open(self) -> None:
-        """Open and grab the first frame. Raises SourceError when there is none."""
+        """Open and decode the first frame. Raises SourceError when there is none."""
+        name = shown_path(self._path)
         if not self._path.is_file():
-            raise SourceError(f"video file {str(self._path)!r} does not exist; give an existing file")
+            raise SourceError(f"video file {name} does not exist; give an existing file")
         if not os.access(self._path, os.R_OK):
-            raise SourceError(f"video file {str(self._path)!r} may not be read; give the user read permission")
-        # An absolute path, because FFmpeg takes a leading "name:" for a protocol.
-        cap = _open(str(self._path.absolute()), [cv2.CAP_PROP_N_THREADS, self._config.decoder_threads], self._config)
-        if cap is None:
-            why = "is not a video that can be decoded, or was cut off before its index was written"
-            if self._path.stat().st_size == 0:
-                why = "is empty"
-            raise SourceError(f"{str(self._path)!r} {why}; give a complete video file")
-        self._cap = cap
-        self.fps = _sane_fps(cap.get(cv2.CAP_PROP_FPS))
-        count = cap.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.frame_count = int(count) if 0 < count < 1e9 else 0
-        if not any(_grab(cap) for _ in range(_MISSES_ALWAYS)):
+            raise SourceError(f"video file {name} may not be read; give the user read permission")
+        if self._path.stat().st_size == 0:
+            raise SourceError(f"{name} is empty; give a complete video file")
+        try:
+            self._decoder.open()
+        except DecodeError as error:
+            raise SourceError(f"{name} {error}; give a complete video file") from None
+        while self._ahead is None and not self._decoder.ended:
+            self._ahead = self._decoder.next()
+        if self._ahead is None:
+            codec = self._decoder.codec
             self.close()
-            raise SourceError(f"{str(self._path)!r} holds no frame that can be decoded; give a video with frames")
-        self._ahead = True
+            if not self._decoder.packets:
+                raise SourceError(f"{name} holds no frames at all; give a complete video file")
+            raise SourceError(
+                f"{name} holds no frame that can be decoded (its video is encoded in {codec}); give a video with frames"
+            )
+        self.fps, self.duration_s = self._decoder.fps, self._decoder.duration_s
+        self._open = True
 
     def grab(self) -> GrabResult:
-        """The next frame with its media time; "end" after the last. Reads that fail on the way are in `missed`."""
-        cap = self._cap
-        if cap is None:
+        """The next frame with its media time; "end" after the last. `missed`: packets before it without a picture."""
+        if not self._open:
             return GrabResult("end")
-        missed = 0
-        got, self._ahead = self._ahead or _grab(cap), False
-        while not got:
-            missed += 1
-            all_seen = self._grabbed >= self.frame_count > 0
-            if missed >= (_MISSES_AT_END if all_seen else _MISSES_ALWAYS):
-                self._finish()
-                return GrabResult("end")
-            got = _grab(cap)
-        self._grabbed += 1
-        self._missed += missed
-        media_s, cut = self._time(cap.get(cv2.CAP_PROP_POS_MSEC) / 1000.0)
-        return GrabResult("frame", media_s, "corrupt" if missed else "seek" if cut else None, missed)
-
-    def _time(self, pts_s: float) -> tuple[float, bool]:
-        """Media time that always rises; where stamps stand still or go back, it goes on by one frame from there."""
-        step_s = 1.0 / self.fps
-        if not math.isfinite(pts_s):
-            pts_s = -self._shift_s + self._media_s + step_s
-        media_s = pts_s + self._shift_s
-        cut = False
-        if media_s <= self._media_s or media_s < 0.0:
-            cut = self._media_s >= 0.0 and media_s < self._media_s - _SEEK_BACK_S
-            media_s = self._media_s + step_s if self._media_s >= 0.0 else 0.0
-            self._shift_s = media_s - pts_s
-        self._media_s = media_s
-        return media_s, cut
+        found, self._ahead = self._ahead or self._decoder.next(), None
+        self._now = found
+        if found is None:
+            if not self._decoder.ended:
+                return GrabResult("bad")
+            self._finish()
+            return GrabResult("end")
+        cause: DegradedCause | None = "corrupt" if found.missed or found.corrupt else "seek" if found.cut else None
+        return GrabResult("frame", found.media_s, cause, found.missed)
 
     def _finish(self) -> None:
-        """Say in `detail` what is missing, where the container promised more than there was."""
-        missing = self.frame_count - self._grabbed
-        if missing > max(2, self.frame_count // 50):
-            length_s = self.frame_count / self.fps
-            cut_off = length_s - (self._media_s + 1.0 / self.fps) > max(3.0 / self.fps, 0.02 * length_s)
-            if cut_off:  # for variable rates the count is a guess, the length is not
-                self.detail = f"truncated: {self._grabbed} of {self.frame_count} frames could be read"
-        if not self.detail and self._missed:
-            self.detail = f"damaged: {self._missed} reads failed, {self._grabbed} frames could be read"
+        """Say in `detail` what is missing or damaged, by what was decoded."""
+        decoder = self._decoder
+        told = f"{decoder.pictures} frames could be read"
+        if decoder.broken_end or max(decoder.last_byte(), wanted_bytes(self._path)) > self._path.stat().st_size:
+            self.detail = f"truncated: the file ends in the middle of the video; {told}"
+        elif decoder.damaged:
+            self.detail = f"damaged: {decoder.damaged} frames are lost or damaged, {told}"
 
-    def retrieve(self) -> UInt8Array | None:
-        """uint8 (h, w, 3) BGR, rotated as the file says; None when it cannot be decoded."""
-        return _retrieve(self._cap)
+    def retrieve(self) -> Picture | None:
+        """The grabbed frame, upright as the file says."""
+        return None if self._now is None else DecodedPicture(self._now.frame)
+
+    def seek(self, media_s: float) -> bool:
+        """Go on with the key frame at or before a media time; False where the file cannot: then open it again."""
+        self._ahead = self._now = None
+        return self._decoder.seek(media_s)
 
     def close(self) -> None:
         """Release the file."""
-        _release(self._cap)
-        self._cap = None
+        self._open = False
+        self._ahead = self._now = None
+        self._decoder.close()
+
+
+def shown_path(path: Path) -> str:
+    """A path in quotes for people: bytes that are no text are shown as \\xNN."""
+    return repr(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def _file_address(path: Path) -> str:
+    """What FFmpeg opens: with the protocol's name, because it takes any other "name:" at the front for a protocol."""
+    return f"file:{path.absolute()}"
+
+
+def wanted_bytes(path: Path) -> int:
+    """The size that a Matroska or AVI file says it has, in bytes; 0 where it does not say, and for other formats."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return 0
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return 8 + int.from_bytes(head[4:8], "little")
+    at = head.find(b"\x18\x53\x80\x67")  # a segment, and its length: as many bytes as the first one has leading zeros
+    if head[:4] != b"\x1a\x45\xdf\xa3" or at < 0 or at + 5 > len(head) or not head[at + 4]:
+        return 0
+    length = 9 - head[at + 4].bit_length()
+    value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
+    return 0 if value == (1 << 7 * length) - 1 else at + 4 + length + value  # all ones: not known, as in a recording
 
 
 class StreamReader:
@@ -274,7 +290,7 @@ class DemoReader:
 
     def __init__(self, source: Source, scene: Callable[[], _Scene] | None = None) -> None:
         self.fps = DEFAULT_FPS
-        self.frame_count = 0
+        self.duration_s: float | None = None
         self.detail = ""
         self._options = demo_options(source)
         self._make = scene
@@ -285,7 +301,7 @@ class DemoReader:
         """Set the scene."""
         self._scene = self._make() if self._make else self._demo_scene()
         self.fps = float(self._scene.fps)
-        self.frame_count = self._scene.frame_count
+        self.duration_s = self._scene.frame_count / self.fps
         self._index = -1
 
     @property

@@ -87,8 +87,9 @@ class Frame:
 
     camera: name.  index: 0-based number of the frame in its source (counts every grabbed frame; goes on after a
     reconnect).  media_s: media time.  captured_s: monotonic time right after the grab.  captured_utc: UTC of the same.
-    image: uint8 (H, W, 3) RGB, H×W as the bundle's recipe asks.  preview: see Preview; None on most frames.
-    discontinuity: causes why this frame does not follow on from the one before it; empty normally.
+    image: uint8 (H, W, 3) RGB, H×W as the bundle's recipe asks: its first view.  preview: see Preview; None on most
+    frames.  discontinuity: causes why this frame does not follow on from the one before it; empty normally.
+    views: the recipe's further views, each as `image`; empty for a recipe of one view.
     """
 
     camera: str
@@ -99,6 +100,7 @@ class Frame:
     image: UInt8Array
     preview: Preview | None = None
     discontinuity: tuple[str, ...] = ()
+    views: tuple[UInt8Array, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +128,15 @@ class WindowRef:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """16 frames of one camera. frames: uint8 (16, H, W, 3) RGB.  previews: those seen since the window before."""
+    """16 frames of one camera. frames: uint8 (16, H, W, 3) RGB.  previews: those seen since the window before.
+
+    views: the recipe's further views, each as `frames`; empty for a recipe of one view.
+    """
 
     ref: WindowRef
     frames: UInt8Array
     previews: tuple[Preview, ...] = ()
+    views: tuple[UInt8Array, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A discontinuity (reconnect, seek, cut, corrupt frame, a hole in media time) resets the window: no window ever holds
 frames from both sides of it, unless cuts follow each other within less than a window. The first window after it
-carries the causes as `degraded`.
+carries the causes as `degraded`. Of a window that will never be whole nothing is kept: neither frames nor previews.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import numpy as np
 
 from stream_detector.cuts import CutFinder
 from stream_detector.types import WINDOW_FRAMES, Clock, Frame, Preview, Window, WindowRef
+
+_KEEPS_HAPPENING = {"cut", "corrupt"}  # and must not keep a camera from being scored
+MAX_PREVIEWS = 48  # that wait for a window; with a long stride the oldest go
 
 
 class Windower:
@@ -41,12 +44,12 @@ class Windower:
         self._clock = clock
         self._cuts = cuts
         self._frames: deque[Frame] = deque(maxlen=WINDOW_FRAMES)
-        self._previews: list[Preview] = []
+        self._previews: deque[Preview] = deque(maxlen=MAX_PREVIEWS)
         self._causes: set[str] = set()
         self._skip = 0  # frames still to pass over before the next window may begin (stride > 16)
         self._last_media_s: float | None = None
         self._index = index
-        self._began_at_cut = False
+        self._began_at: set[str] = set()  # what keeps happening: a window that began at it is filled all the same
         self.discarded_frames = 0  # frames of windows that a discontinuity or the end left incomplete
 
     def push(self, frame: Frame) -> Window | None:
@@ -58,12 +61,13 @@ class Windower:
                 causes.add("gap" if step_s > 0 else "seek")
         self._last_media_s = frame.media_s
         if self._cuts and self._cuts.push(frame.image):
-            # A window that began at a cut is filled all the same: pictures that keep jumping must be scored, too.
-            (self._causes if self._began_at_cut else causes).add("cut")
-            self._began_at_cut = True
-        if causes:
+            causes.add("cut")
+        # A window that began at a cut is filled all the same: pictures that keep jumping must be scored, too.
+        new = causes - self._began_at
+        self._began_at |= causes & _KEEPS_HAPPENING
+        if new:
             self._reset()
-            self._causes |= causes
+        self._causes |= causes
         if frame.preview is not None:
             self._previews.append(frame.preview)
         if self._skip:
@@ -83,7 +87,8 @@ class Windower:
         the window is marked `short`; otherwise the incomplete rest is discarded."""
         frames = list(self._frames)
         self._frames.clear()
-        if not frames or self._index > 0:
+        too_slow = "gap" in self._causes and len(frames) == 1  # the last picture of a source that never fills a window
+        if not frames or self._index > 0 or too_slow:
             self.discarded_frames += len(frames) if self.stride_frames >= WINDOW_FRAMES else 0
             return None
         self._causes.add("short")
@@ -92,6 +97,7 @@ class Windower:
     def _reset(self) -> None:
         self.discarded_frames += len(self._frames)
         self._frames.clear()
+        self._previews.clear()
         self._skip = 0
 
     def _window(self, frames: list[Frame]) -> Window:
@@ -111,7 +117,14 @@ class Windower:
         )
         previews = tuple(self._previews)
         self._index += 1
-        self._began_at_cut = False
+        self._began_at.clear()
         self._causes.clear()
         self._previews.clear()
-        return Window(ref, np.stack([frame.image for frame in frames]), previews)
+        views = tuple(np.stack(view) for view in zip(*(frame.views for frame in frames), strict=True))
+        return Window(ref, np.stack([frame.image for frame in frames]), previews, views)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the pictures that are held at the moment."""
+        held = sum(frame.image.nbytes + sum(view.nbytes for view in frame.views) for frame in self._frames)
+        return held + sum(preview.image.nbytes for preview in self._previews)

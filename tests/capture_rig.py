@@ -11,6 +11,7 @@ import pytest
 
 from stream_detector.capture import Capture
 from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.decoded import Picture
 from stream_detector.testing import FakeClock, FakeSource
 from stream_detector.types import CameraStatus, Frame, UInt8Array
 
@@ -76,8 +77,8 @@ class Rig:
         self._opened += 1
         return source
 
-    def resize(self, picture: UInt8Array) -> UInt8Array:
-        return np.ascontiguousarray(picture[:32, :32, ::-1])
+    def resize(self, picture: Picture) -> tuple[UInt8Array, ...]:
+        return (np.ascontiguousarray(picture.bgr()[:32, :32, ::-1]),)
 
     def on_frame(self, frame: Frame) -> None:
         if self._also:

@@ -87,7 +87,7 @@ def make(
         config=config,
         cameras=tuple(zip(cameras, plans, strict=True)),
         engine=engine or ConstantEngine(score_of=bright_between(64, 127)),
-        resize=lambda picture: np.ascontiguousarray(picture[..., ::-1]),
+        resize=lambda picture: (np.ascontiguousarray(picture.bgr()[..., ::-1]),),
         frame_fps=25.0,
         decider=Decider(plans, "f00d", sink=sink, telemetry=telemetry, clock=SystemClock()),
         sink=sink,

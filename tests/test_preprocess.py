@@ -105,7 +105,7 @@ def test_a_frame_of_the_right_size_is_not_aliased() -> None:
     "bad",
     [
         np.zeros((4, 4, 3), np.float32),
-        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 5), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros(4, np.uint8),
         np.zeros((1, 4, 4, 3), np.uint8),

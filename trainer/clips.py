@@ -15,14 +15,19 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from stream_detector.errors import DataError
+from stream_detector.decoded import AnyPicture, as_picture
+from stream_detector.errors import DataError, SourceError
+from stream_detector.recipe import DEFAULT_FILTER, View
+from stream_detector.recordings import pictures
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 
 Size = int | tuple[int, int]  # of a picture in pixels: a side, or (rows, columns)
@@ -150,25 +155,18 @@ def parse_size(text: str) -> Size:
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
-def read_frames(path: Path, size: Size, *, limit: int | None = None, step: int = 1) -> UInt8Array:
-    """Every `step`-th frame of a video, at most `limit` of them: uint8 (n, rows, columns, 3) RGB, stretched.
+def read_frames(path: Path, size: Size, *, limit: int | None = None, fps: float = 25.0) -> UInt8Array:
+    """The frames of a video that a recipe of `fps` wants, at most `limit`: uint8 (n, rows, columns, 3) RGB, stretched.
+
+    Those that the running detector would see: of 50 or 60 frames a second every other one.
 
     Raises DataError if the file cannot be opened or holds no frame.
     """
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    frames: list[UInt8Array] = []
     try:
-        index = 0
-        while (limit is None or len(frames) < limit) and capture.grab():
-            if index % step == 0:
-                good, image = capture.retrieve()
-                if good:
-                    frames.append(small_rgb(image, size))
-            index += 1
-    finally:
-        capture.release()
-    if not frames:
-        raise DataError(f"{str(path)!r} gives no frame; check that it exists and is a video")
+        with closing(pictures(Path(path), fps)) as seen:
+            frames = [small_rgb(picture.picture, size) for picture in islice(seen, limit)]
+    except SourceError as error:
+        raise DataError(f"{str(path)!r} gives no frame: {error}") from None
     return np.stack(frames)
 
 
@@ -185,11 +183,9 @@ def stretch(image: Any, size: Size) -> UInt8Array:
     return result
 
 
-def small_rgb(image: Any, size: Size) -> UInt8Array:
-    """A decoded BGR frame, stretched to uint8 (rows, columns, 3) RGB."""
-    small: Any = stretch(image, size)
-    result: UInt8Array = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
-    return result
+def small_rgb(image: AnyPicture, size: Size) -> UInt8Array:
+    """A decoded picture or BGR array, stretched to uint8 (rows, columns, 3) RGB by the recipes' usual filter."""
+    return as_picture(image).rgb(View("whole", sides(size)), DEFAULT_FILTER)
 
 
 def window_at(frames: UInt8Array, start: int, step: int = 1, length: int = WINDOW_FRAMES) -> UInt8Array:

@@ -1,8 +1,7 @@
 """Videos to windows of pixels, several videos at once, never more than a few windows of each in memory.
 
-The same reader, frame spacing, resizing and windower as the stream's, so a feature made here is the one that the stream
-would see. One thread per video being decoded; each hands its windows over through a short queue and waits when that is
-full.
+The windows are those of `stream_detector.recordings`, so a feature made here is the one that the stream would see. One
+thread per video being decoded; each hands its windows over through a short queue and waits when that is full.
 """
 
 from __future__ import annotations
@@ -11,66 +10,16 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from stream_detector.config import CaptureConfig
-from stream_detector.cuts import CutFinder
 from stream_detector.errors import SourceError
-from stream_detector.preprocess import Recipe, resize_frame
-from stream_detector.readers import FileReader
-from stream_detector.tally import Spacing
-from stream_detector.types import Frame, SystemClock, Window
-from stream_detector.window import Windower
+from stream_detector.recipe import Recipe
+from stream_detector.recordings import DecodeState, windows
+from stream_detector.types import Window
+
+__all__ = ["DecodeState", "Decoding", "decode_all", "windows"]
 
 QUEUE_WINDOWS = 16
-MAX_GAP_S = 2.0
-
-
-@dataclass
-class DecodeState:
-    """What is known of a video once it is decoded. frames: grabbed.  fps: of the file.  detail: damage, or ""."""
-
-    frames: int = 0
-    fps: float = 0.0
-    detail: str = ""
-    error: str = ""
-
-
-def windows(path: Path, recipe: Recipe, stride_frames: int, state: DecodeState) -> Iterator[Window]:
-    """Windows of one file in order. Fills `state`. Raises SourceError when it is not a video."""
-    reader = FileReader(path, CaptureConfig())
-    reader.open()
-    state.fps = reader.fps
-    spacing, clock = Spacing(recipe.fps), SystemClock()
-    windower = Windower("video", path.name, stride_frames, MAX_GAP_S, clock, CutFinder())
-    pending: set[str] = set()
-    try:
-        while (grabbed := reader.grab()).status == "frame":
-            index, media_s = state.frames, grabbed.media_s or 0.0
-            state.frames += 1
-            if grabbed.cause:
-                pending.add(grabbed.cause)
-            if not spacing.wanted(media_s):
-                continue
-            picture = reader.retrieve()
-            if picture is None:
-                pending.add("corrupt")
-                continue
-            spacing.taken(media_s)
-            causes = tuple(sorted(pending))
-            pending.clear()
-            window = windower.push(
-                Frame("video", index, media_s, 0.0, 0.0, resize_frame(picture, recipe), None, causes)
-            )
-            if window is not None:
-                yield window
-        last = windower.finish()
-        if last is not None:
-            yield last
-        state.detail = reader.detail
-    finally:
-        reader.close()
 
 
 class Decoding:

@@ -16,16 +16,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 import stream_detector.demo as demo
 from stream_detector.demo import DemoScene
-from stream_detector.errors import DataError
+from stream_detector.errors import DataError, SourceError
+from stream_detector.recordings import pictures
 from stream_detector.types import UInt8Array
 from trainer.clips import PACK_SIZE, Clip, PackedFrames, PackWriter, small_rgb
 
 FIRST_SEED = 1000
+RECIPE_FPS = 25.0
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
 
 
@@ -119,22 +120,24 @@ def video_files(folder: Path) -> Sequence[Path]:
 
 
 def _spread(file: Path, count: int, frames: int, size: int) -> Iterator[tuple[int, UInt8Array]]:
-    capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
+    """(first frame, pictures) of `count` segments of a video, evenly spread over what the recipe sees of it.
+
+    The video is read through twice: how long it is, nobody knows before.
+    """
     try:
-        total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        for k in range(count):
-            start = int((k + 0.5) * max(1, total - frames) / count)
-            capture.set(cv2.CAP_PROP_POS_FRAMES, start)
-            part: list[UInt8Array] = []
-            while len(part) < frames:
-                good, image = capture.read()
-                if not good:
-                    break
-                part.append(small_rgb(image, size))
-            if part:
-                yield start, np.stack(part)
-    finally:
-        capture.release()
+        total = sum(1 for _ in pictures(file, RECIPE_FPS))
+        starts = sorted({int((k + 0.5) * max(1, total - frames) / count) for k in range(count)})
+        parts: dict[int, list[UInt8Array]] = {start: [] for start in starts}
+        for number, seen in enumerate(pictures(file, RECIPE_FPS)):
+            wanted = [start for start in starts if start <= number < start + frames]
+            if wanted:
+                small = small_rgb(seen.picture, size)
+                for start in wanted:
+                    parts[start].append(small)
+    except SourceError as error:
+        raise DataError(f"{str(file)!r} gives no frame: {error}") from None
+    for start in starts:
+        yield start, np.stack(parts[start])
 
 
 def pack_scenes(

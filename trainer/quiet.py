@@ -9,17 +9,18 @@ at night are in the hours between them. The halves are files in turn, as there.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from stream_detector.errors import DataError
+from stream_detector.errors import DataError, SourceError
+from stream_detector.recipe import RECIPES
+from stream_detector.recordings import DecodeState, windows
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
-from trainer.clips import small_rgb
 from trainer.extras import video_files
 from trainer.fit import Bag
 from trainer.kept import kept
@@ -41,22 +42,16 @@ def windows_of(file: Path, size: int) -> Iterator[tuple[UInt8Array, float]]:
 
     Raises DataError if there is none.
     """
-    capture = cv2.VideoCapture(str(file), cv2.CAP_FFMPEG)
-    fps = float(capture.get(cv2.CAP_PROP_FPS)) or 25.0
-    frames: list[UInt8Array] = []
+    recipe = dataclasses.replace(RECIPES["stream-112"], size=(size, size), views=())
+    state = DecodeState()
     found = False
     try:
-        while True:
-            good, image = capture.read()
-            if not good:
-                break
-            frames.append(small_rgb(image, size))
-            if len(frames) == WINDOW_FRAMES:
+        for window in windows(file, recipe, state=state):
+            if "short" not in window.ref.degraded:
                 found = True
-                yield np.stack(frames), fps
-                frames = []
-    finally:
-        capture.release()
+                yield window.frames, state.fps
+    except SourceError as error:
+        raise DataError(f"{str(file)!r} gives no window: {error}") from None
     if not found:
         raise DataError(f"{str(file)!r} gives no window of {WINDOW_FRAMES} frames; check that it is a video")
 

@@ -132,7 +132,7 @@ def run_pipeline(plan: Plan) -> None:
         ),
         cameras=tuple(zip(cameras, plans, strict=True)),
         engine=ConstantEngine(score_of=lambda frames: 1.0 if 32 <= int(frames[0, 0, 0, 0]) < 224 else 0.0),
-        resize=lambda picture: np.ascontiguousarray(picture[..., ::-1]),
+        resize=lambda picture: (np.ascontiguousarray(picture.bgr()[..., ::-1]),),
         frame_fps=plan.fps,
         decider=Decider(plans, "f00d", sink=publisher, telemetry=telemetry, clock=clock, epoch=ledger.epoch),
         sink=publisher,

@@ -19,10 +19,10 @@ from typing import Any
 from stream_detector.bundle import Bundle
 from stream_detector.config import CameraConfig, Config
 from stream_detector.decide import ScoresFile
+from stream_detector.decoded import look
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
 from stream_detector.pipeline import Pipeline
-from stream_detector.preprocess import resize_frame
 from stream_detector.stages import make_decider, plan_camera
 from stream_detector.telemetry import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, EngineOutput, SystemClock, UInt8Array
@@ -111,7 +111,7 @@ class Scorer:
                 config=config,
                 cameras=((camera, plan),),
                 engine=_Kept(self._engine),
-                resize=lambda picture: resize_frame(picture, recipe),
+                resize=lambda picture: look(picture, recipe),
                 frame_fps=recipe.fps,
                 decider=decider,
                 sink=sink,

@@ -24,10 +24,11 @@ from stream_detector.cluster.messages import Ended, Item, Resume, Scored, shard_
 from stream_detector.cluster.resume import Lane
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.decide import CameraPlan
+from stream_detector.decoded import look
 from stream_detector.errors import StageError
 from stream_detector.familiar import FamiliarWatch
-from stream_detector.preprocess import Recipe, resize_frame
 from stream_detector.readers import Reader, make_reader
+from stream_detector.recipe import Recipe
 from stream_detector.trouble import PictureWatch, marked
 from stream_detector.types import Batch, CameraStatus, Clock, EngineOutput, SystemClock, Timing, UInt8Array, Window
 
@@ -132,7 +133,7 @@ class CameraHost:
         capture = Capture(
             camera,
             self._config.capture,
-            resize=lambda picture: resize_frame(picture, recipe),
+            resize=lambda picture: look(picture, recipe),
             frame_fps=recipe.fps,
             pace=self._config.pace,
             on_frame=lambda frame: self._window(held, lane.push(frame)),

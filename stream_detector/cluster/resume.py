@@ -17,6 +17,7 @@ from stream_detector.cluster.messages import Resume
 from stream_detector.config import Config
 from stream_detector.cuts import RUN_UP, CutFinder
 from stream_detector.decide import CameraPlan
+from stream_detector.decoded import AnyPicture
 from stream_detector.readers import GrabResult, Reader
 from stream_detector.types import CameraStatus, Clock, Frame, UInt8Array, Window, WindowRef
 from stream_detector.window import Windower
@@ -122,8 +123,9 @@ class _Skipping:
         self.fps, self.detail = reader.fps, reader.detail
 
     @property
-    def frame_count(self) -> int:
-        return int(getattr(self._reader, "frame_count", 0))
+    def duration_s(self) -> float | None:
+        found: float | None = getattr(self._reader, "duration_s", None)
+        return found
 
     def open(self) -> None:
         self._reader.open()
@@ -135,7 +137,7 @@ class _Skipping:
         self._index += grabbed.status == "frame"
         return grabbed
 
-    def retrieve(self) -> UInt8Array | None:
+    def retrieve(self) -> AnyPicture | None:
         return self._reader.retrieve() if self._index >= self._first_frame else _BLANK
 
     def close(self) -> None:

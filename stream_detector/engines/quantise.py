@@ -10,35 +10,53 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from stream_detector.bundle import Bundle
 from stream_detector.engines.openvino_engine import graph_path, load_graph, save_graph
-from stream_detector.errors import DataError, EngineError, MissingExtraError, SourceError
-from stream_detector.preprocess import Recipe, resize_frame
+from stream_detector.errors import DataError, EngineError, MissingExtraError
+from stream_detector.recipe import Recipe
+from stream_detector.recordings import windows
 from stream_detector.types import UInt8Array
 
 MIN_WINDOWS = 8
 
 
 def windows_of(videos: Sequence[Path], recipe: Recipe, limit: int) -> UInt8Array:
-    """Windows spread evenly over videos: uint8 (n, 16, H, W, 3) RGB, n <= limit. Raises SourceError, DataError."""
+    """Windows spread evenly over videos: uint8 (n, 16, H, W, 3) RGB, n <= limit. Raises SourceError, DataError.
+
+    Never more than twice a video's share of them is in memory, however long the video is.
+    """
     found: list[UInt8Array] = []
     share = -(-limit // len(videos))
     for path in videos:
-        windows = read_windows(path, recipe)
-        count = min(share, len(windows))
-        found += [windows[round(index * (len(windows) - 1) / max(1, count - 1))] for index in range(count)]
+        found += _spread(read_windows(path, recipe), share)
     if len(found) < MIN_WINDOWS:
         raise DataError(
             f"calibration needs at least {MIN_WINDOWS} windows of 16 frames, got {len(found)}; give more video"
         )
     return np.stack(found[:limit])
+
+
+def _spread(windows: Iterable[UInt8Array], count: int) -> list[UInt8Array]:
+    """At most `count` of them, evenly spread, without knowing how many there are: every 1st, then every 2nd, 4th, …"""
+    kept: list[UInt8Array] = []
+    step = 1
+    for index, window in enumerate(windows):
+        if index % step:
+            continue
+        if len(kept) == 2 * count:
+            kept, step = kept[::2], 2 * step
+            if index % step:
+                continue
+        kept.append(window)
+    most = min(count, len(kept))
+    return [kept[round(k * (len(kept) - 1) / max(1, most - 1))] for k in range(most)]
 
 
 def quantise(bundle: Bundle, windows: UInt8Array) -> Path:
@@ -82,22 +100,10 @@ def _head_nodes(graph: Any) -> list[str]:
     return [name for name in names if name]
 
 
-def read_windows(path: Path, recipe: Recipe, limit: int | None = None) -> list[UInt8Array]:
-    """The windows of a video one after the other, at most `limit`: uint8 (16, H, W, 3) RGB each. Raises SourceError."""
-    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    found: list[UInt8Array] = []
-    frames: list[UInt8Array] = []
-    try:
-        if not path.is_file() or not reader.isOpened():
-            raise SourceError(f"{str(path)!r} cannot be opened as a video; give an existing video file")
-        while limit is None or len(found) < limit:
-            ok, picture = reader.read()
-            if not ok:
-                break
-            frames.append(resize_frame(np.asarray(picture, dtype=np.uint8), recipe))
-            if len(frames) == recipe.frames:
-                found.append(np.stack(frames))
-                frames = []
-    finally:
-        reader.release()
-    return found
+def read_windows(path: Path, recipe: Recipe, limit: int | None = None) -> Iterator[UInt8Array]:
+    """The windows of a video as the stream would cut them, at most `limit`: uint8 (16, H, W, 3) RGB each.
+
+    Raises SourceError.
+    """
+    for window in islice(windows(path, recipe), limit):
+        yield window.frames

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import cv2
+import numpy as np
 
 from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import DataError, SourceError
-from stream_detector.pictures import blank, shrink, to_bgr
-from stream_detector.readers import DemoReader
+from stream_detector.pictures import MaskPainter, shrink
+from stream_detector.readers import DemoReader, FileReader
 from stream_detector.types import UInt8Array
 from stream_detector.web.streams import encode_picture
 
@@ -39,32 +39,35 @@ class Film(Protocol):
 
 
 class VideoFilm:
-    """A video file. Raises SourceError if it cannot be opened."""
+    """A video file, by the detector's own reader: same pictures and times. Raises SourceError if it cannot be opened."""
 
     def __init__(self, path: Path) -> None:
-        self._cap = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        if not self._cap.isOpened():
-            raise SourceError("the recording cannot be opened any more")
+        self._path = path
+        self._reader = FileReader(path, CaptureConfig())
         self._at_s = -1.0
-        self._first_s: float | None = None
+        self._reader.open()
 
     def frame_at(self, media_s: float) -> UInt8Array | None:
         """The picture shown at this media time, or None beyond the end."""
         if not 0.0 <= media_s - self._at_s <= STEP_ON_S or self._at_s < 0:
-            self._cap.set(cv2.CAP_PROP_POS_MSEC, media_s * 1e3)
-        for _ in range(400):
-            if not self._cap.grab():
+            if not self._reader.seek(media_s):
+                self._reader.close()
+                self._reader = FileReader(self._path, CaptureConfig())
+                self._reader.open()
+            self._at_s = -1.0
+        while self._at_s < media_s - 1e-3:
+            grabbed = self._reader.grab()
+            if grabbed.status == "end":
                 self._at_s = -1.0
                 return None
-            self._at_s = self._cap.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-            if self._at_s >= media_s - 1e-3:
-                break
-        done, picture = self._cap.retrieve()
-        return to_bgr(picture) if done else None
+            if grabbed.media_s is not None:
+                self._at_s = grabbed.media_s
+        picture = self._reader.retrieve()
+        return None if picture is None else picture.bgr(LONG_SIDE)
 
     def close(self) -> None:
         """Close the file."""
-        self._cap.release()
+        self._reader.close()
 
 
 class DemoFilm:
@@ -141,5 +144,5 @@ class Recordings:
         if picture is None:
             return None
         if recording.camera.mask:  # what is blanked out for the detector is nobody's to see
-            picture = blank(picture, recording.camera.mask)
+            picture = MaskPainter(recording.camera.mask).paint(np.array(picture))
         return encode_picture(shrink(picture, LONG_SIDE))

@@ -1,0 +1,65 @@
+"""Presentation time stamps → media time that always rises, whatever the container's stamps do.
+
+rising stamps            media time is the stamp less the container's start
+a stamp that is absent   one frame after the last one
+standing still, disorder a little after the last one; the next good stamp counts again
+a jump (where the format restarts its clock in the middle: MPEG-TS, MPEG-PS): a cut, and time goes on from there
+"""
+
+from __future__ import annotations
+
+import math
+
+SEEK_BACK_S = 1.0  # a step back by more than this is a cut, less is disorder
+JUMP_S = 10.0  # a step ahead by more than this is a cut, where the format's stamps may jump
+LATEST_START_S = 86_400.0  # video that begins later than this after the container's start: the start is wrong
+STANDING = 2  # stamps in a row that do not rise; from then on they are taken for absent
+
+
+class MediaClock:
+    """Media time of one file or connection. start_s: stamp that is media time 0; None: the first stamp.
+
+    may_jump: whether a step ahead by JUMP_S is a cut rather than a hole of that length.
+    """
+
+    def __init__(self, start_s: float | None = None, may_jump: bool = False) -> None:
+        self.last_s: float | None = None
+        self._start_s = start_s
+        self._may_jump = may_jump
+        self._shift_s = 0.0
+        self._standing = 0
+
+    def time(self, stamp_s: float | None, step_s: float) -> tuple[float, bool]:
+        """(media time in seconds, whether a cut lies before it). step_s: usual time from frame to frame."""
+        if stamp_s is not None and not math.isfinite(stamp_s):
+            stamp_s = None
+        last_s = self.last_s
+        if last_s is None:
+            self.last_s = self._first(stamp_s)
+            return self.last_s, False
+        cut = False
+        if stamp_s is None:
+            media_s = last_s + step_s
+        else:
+            media_s = stamp_s + self._shift_s
+            ahead_s = media_s - last_s
+            cut = ahead_s < -SEEK_BACK_S or (self._may_jump and ahead_s > JUMP_S)
+            if cut:
+                media_s = last_s + step_s
+                self._shift_s = media_s - stamp_s
+            elif ahead_s <= 0.0:
+                self._standing += 1
+                media_s = last_s + (step_s if self._standing > STANDING else step_s / 2)
+            else:
+                self._standing = 0
+        self.last_s = media_s
+        return media_s, cut
+
+    def _first(self, stamp_s: float | None) -> float:
+        if stamp_s is None:
+            return 0.0
+        start_s = self._start_s if self._start_s is not None else stamp_s
+        if not 0.0 <= stamp_s - start_s <= LATEST_START_S:
+            start_s = stamp_s
+        self._shift_s = -start_s
+        return stamp_s - start_s
