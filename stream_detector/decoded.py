@@ -21,7 +21,6 @@ from typing import Any, Protocol
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
@@ -260,10 +259,7 @@ def _matrix(frame: av.VideoFrame) -> Colorspace | None:
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
     """(quarter turns against the clock, whether mirrored left to right before them) that show the frame upright."""
-    notes = frame.side_data
-    if not len(notes):  # type: ignore[arg-type]
-        return 0, False
-    found = notes.get(Type.DISPLAYMATRIX)  # type: ignore[attr-defined]
+    found: Any = frame.side_data.get("DISPLAYMATRIX") if len(frame.side_data) else None
     if found is None or len(bytes(found)) < 36:
         return 0, False
     across, down, _, across_2, down_2 = struct.unpack("<5i", bytes(found)[:20])  # (x, y) → x · column 1 + y · column 2

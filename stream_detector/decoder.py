@@ -34,6 +34,10 @@ class DecodeError(Exception):
     """A source cannot be opened or holds nothing to decode. The text is half a sentence: "is … ". No address in it."""
 
 
+class UnknownCodecError(DecodeError):
+    """There is a video stream, and no decoder for it; FFmpeg does not tell the name of what it does not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """One frame. media_s: media time.  cut: the stamps jumped before it.  missed: packets lost right before it.
@@ -140,7 +144,7 @@ class Decoder:
             raise DecodeError("holds no video stream")
         able = [s for s in films if s.codec_context is not None]
         if not able:
-            raise DecodeError(f"holds video encoded in {_codec_name(films[0])}, which this build cannot decode")
+            raise UnknownCodecError("holds video encoded in a way that this build cannot decode")
         best = container.streams.best("video")
         return best if best in able else max(able, key=lambda s: (s.width or 0) * (s.height or 0))
 
@@ -237,10 +241,11 @@ class Decoder:
 
     def last_byte(self) -> int:
         """Where the last picture ends by the container's own index, in bytes; 0 without an index."""
-        entries = getattr(self._stream, "index_entries", None)
+        entries: Any = getattr(self._stream, "index_entries", None)
         if entries is None or not len(entries):
             return 0
-        return max(e.pos + e.size for e in (entries[k] for k in range(max(0, len(entries) - 8), len(entries))))
+        newest = [entries[k] for k in range(max(0, len(entries) - 8), len(entries))]
+        return max(int(entry.pos + entry.size) for entry in newest)
 
     def close(self) -> None:
         """Let go of the source. Safe to call twice."""
@@ -256,18 +261,12 @@ def is_void(frame: av.VideoFrame) -> bool:
     """Whether all planes are zero, as no black is: what some decoders hand out for what they cannot decode."""
     if frame.format.is_rgb or len(frame.planes) < 3:
         return False
-    return not any(np.frombuffer(plane, np.uint8)[::13].any() for plane in frame.planes)
+    return not any(np.frombuffer(memoryview(plane), np.uint8)[::13].any() for plane in frame.planes)
 
 
 def sane_fps(fps: float) -> float:
     """A rate that can be; DEFAULT_FPS for others."""
     return fps if math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS else DEFAULT_FPS
-
-
-def _codec_name(stream: Any) -> str:
-    name = getattr(stream, "name", None)
-    tag = getattr(stream, "codec_tag", "")
-    return str(name or tag or "an unknown codec")
 
 
 def _why(error: BaseException) -> str:

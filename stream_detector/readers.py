@@ -25,8 +25,9 @@ from cv2.utils import logging as _log
 
 from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.containers import codec_named, wanted_bytes
 from stream_detector.decoded import AnyPicture, DecodedPicture, Picture
-from stream_detector.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder
+from stream_detector.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder, UnknownCodecError
 from stream_detector.errors import SourceError
 from stream_detector.pictures import to_bgr
 from stream_detector.sources import demo_options
@@ -131,6 +132,11 @@ class FileReader:
             raise SourceError(f"{name} is empty; give a complete video file")
         try:
             self._decoder.open()
+        except UnknownCodecError:
+            codec = codec_named(self._path) or "a way that it does not name"
+            raise SourceError(
+                f"{name} holds video encoded in {codec}, which this build cannot decode; convert it to H.264"
+            ) from None
         except DecodeError as error:
             raise SourceError(f"{name} {error}; give a complete video file") from None
         while self._ahead is None and not self._decoder.ended:
@@ -193,23 +199,6 @@ def shown_path(path: Path) -> str:
 def _file_address(path: Path) -> str:
     """What FFmpeg opens: with the protocol's name, because it takes any other "name:" at the front for a protocol."""
     return f"file:{path.absolute()}"
-
-
-def wanted_bytes(path: Path) -> int:
-    """The size that a Matroska or AVI file says it has, in bytes; 0 where it does not say, and for other formats."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError:
-        return 0
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return 8 + int.from_bytes(head[4:8], "little")
-    at = head.find(b"\x18\x53\x80\x67")  # a segment, and its length: as many bytes as the first one has leading zeros
-    if head[:4] != b"\x1a\x45\xdf\xa3" or at < 0 or at + 5 > len(head) or not head[at + 4]:
-        return 0
-    length = 9 - head[at + 4].bit_length()
-    value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
-    return 0 if value == (1 << 7 * length) - 1 else at + 4 + length + value  # all ones: not known, as in a recording
 
 
 class StreamReader:

@@ -8,7 +8,7 @@ would score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Seen:
     causes: tuple[str, ...]
 
 
-def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> Iterator[Seen]:
+def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> Generator[Seen]:
     """The pictures of one file that a recipe of `frame_fps` wants, in order. Fills `state`. Raises SourceError."""
     state = state if state is not None else DecodeState()
     reader = FileReader(path, CaptureConfig())

@@ -39,7 +39,7 @@ class Film(Protocol):
 
 
 class VideoFilm:
-    """A video file, by the detector's own reader: same pictures and times. Raises SourceError if it cannot be opened."""
+    """A video file, by the detector's own reader: same pictures and times. Raises SourceError if it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
