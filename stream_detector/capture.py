@@ -21,12 +21,12 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.decoded import MaskedPicture, Picture, UnreadablePictureError, as_picture, painter_for
+from stream_detector.decoded import Picture, UnreadablePictureError
 from stream_detector.errors import SourceError
-from stream_detector.pictures import is_flat
+from stream_detector.framing import Framer, Views
 from stream_detector.readers import GrabResult, Reader, make_reader
 from stream_detector.tally import Spacing, Tally
-from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame, Preview, UInt8Array
+from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame
 from stream_detector.watchdog import Watchdog
 
 __all__ = ["Capture", "Watchdog"]
@@ -34,7 +34,6 @@ __all__ = ["Capture", "Watchdog"]
 T = TypeVar("T")
 
 _CLEAN_WAIT_S = 2.0  # after a reconnect: flat pictures are skipped for so long, then taken for what the camera sees
-_FLAT_SIDE = 64  # pixels; so small a picture is looked at
 _MAX_ABANDONED = 3  # threads of one camera left stuck at a time; beyond that the stuck reader is waited for
 
 
@@ -55,7 +54,7 @@ class Capture:
     on_error: called instead of on_end when a callback, `resize` or the reader raised what it should not have.
     previews: whether frames carry pictures for people.  wait: stands in for `stop.wait`.  jitter: in [0, 1).
 
-    The mask polygon is painted over before anything else sees the picture, so evidence does not show it either.
+    The mask polygon is painted over before anything is made of the picture, so evidence does not show it either.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Capture:
         camera: CameraConfig,
         config: CaptureConfig,
         *,
-        resize: Callable[[Picture], tuple[UInt8Array, ...]],
+        resize: Callable[[Picture], Views],
         frame_fps: float,
         pace: Literal["realtime", "max"],
         on_frame: Callable[[Frame], None],
@@ -84,8 +83,7 @@ class Capture:
         self.duration_s: float | None = None  # of a file, as its container says
         self._camera = camera
         self._config = config
-        self._resize = resize
-        self._painter = painter_for(camera.mask)
+        self._framer = Framer(camera, config, resize, previews)
         self._spacing = Spacing(frame_fps)
         self._paced = pace == "realtime" and not self.live
         self._on_frame = on_frame
@@ -94,7 +92,6 @@ class Capture:
         self._on_error = on_error
         self._clock = clock
         self._stop = stop
-        self._previews = previews and config.preview_fps > 0
         self._open_reader = open_reader
         self._wait = wait or stop.wait
         self._jitter = jitter
@@ -111,7 +108,6 @@ class Capture:
         self._zero_s = 0.0  # media time 0 of a live source, monotonic
         self._index = -1  # of the last frame grabbed
         self._was_online = False
-        self._preview_due_s = 0.0  # media time
         self._pending: set[str] = set()  # causes for the next frame handed on
         self._clean_by_s: float | None = None  # media time until which flat pictures are skipped
 
@@ -355,20 +351,16 @@ class Capture:
         if found is None:
             self._drop("corrupt")
             return
-        picture = as_picture(found)
         try:
-            if self._clean_by_s is not None:
-                if media_s < self._clean_by_s and is_flat(picture.bgr(_FLAT_SIDE)):
-                    self._drop("unclean")
-                    return
-                self._clean_by_s = None
-            if self._painter is not None:
-                picture = MaskedPicture(picture, self._painter)
-            views = self._resize(picture)
-            preview = self._preview(picture, media_s)
+            flat = self._clean_by_s is not None and media_s < self._clean_by_s
+            shot = self._framer.shoot(found, media_s, refuse_flat=flat)
         except UnreadablePictureError:
             self._drop("corrupt")
             return
+        if shot is None:
+            self._drop("unclean")
+            return
+        self._clean_by_s = None
         causes = tuple(sorted(self._pending))
         self._pending.clear()
         self._spacing.taken(media_s)
@@ -381,21 +373,12 @@ class Capture:
             media_s,
             captured_s,
             self._clock.utc(),
-            views[0],
-            preview,
+            shot.views[0],
+            shot.preview,
             causes,
-            views[1:],
+            shot.views[1:],
         )
         self._on_frame(frame)
-
-    def _preview(self, picture: Picture, media_s: float) -> Preview | None:
-        if not self._previews or media_s < self._preview_due_s:
-            return None
-        period_s = 1.0 / self._config.preview_fps
-        self._preview_due_s += period_s
-        if self._preview_due_s <= media_s:  # the first one, or after a hole
-            self._preview_due_s = media_s + period_s
-        return Preview(media_s, picture.bgr(self._config.preview_size))
 
     def _set_state(
         self, state: CameraState, detail: str = "", *, media_s: float | None = None, only_from: str | None = None

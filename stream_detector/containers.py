@@ -26,7 +26,7 @@ def wanted_bytes(path: Path) -> int:
 
 
 def codec_named(path: Path) -> str:
-    """How an AVI, MP4 or Matroska file names its first video codec ("XYZ7", "V_QUICKTIME"); "" where it is not found."""
+    """How an AVI, MP4 or Matroska file names its first video codec ("XYZ7", "V_SNOW"); "" where it is not found."""
     data = _read(path)
     if data[:4] == _EBML:
         found = _MATROSKA_CODEC.search(data)

@@ -15,7 +15,6 @@ import math
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -272,8 +271,3 @@ def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
 def _shrunk(width: int, height: int, long_side: int | None) -> tuple[int, int]:
     share = 1.0 if long_side is None else long_side / max(width, height)
     return (width, height) if share >= 1.0 else (max(1, round(width * share)), max(1, round(height * share)))
-
-
-def painter_for(polygon: Sequence[tuple[float, float]]) -> MaskPainter | None:
-    """What paints a camera's mask; None for a camera without one."""
-    return MaskPainter(polygon) if polygon else None

@@ -26,9 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "pictures": set(),
     "mediaclock": set(),
     "decoder": {"mediaclock"},
+    "containers": set(),
     "decoded": {"pictures", "recipe"},
-    "capture": {"decoded", "pictures", "readers", "sources", "tally", "watchdog"},
-    "readers": {"decoded", "decoder", "demo", "pictures", "sources"},
+    "framing": {"decoded", "pictures"},
+    "capture": {"decoded", "framing", "readers", "sources", "tally", "watchdog"},
+    "readers": {"containers", "decoded", "decoder", "demo", "pictures", "sources"},
     "recordings": {"cuts", "decoded", "readers", "recipe", "tally", "window"},
     "sources": {"demo"},
     "publish": {
