@@ -114,7 +114,7 @@ def first_windows(folder: Path, split: str, limit: int, recipe: Recipe) -> tuple
         if len(frames) == limit:
             break
         try:
-            found = read_windows(folder / row["path"], recipe, 1)
+            found = list(read_windows(folder / row["path"], recipe, 1))
         except SourceError:
             continue
         frames += found

@@ -34,6 +34,8 @@ from benchmarks.clock_server import BAND, BITS
 from stream_detector.address import Source
 from stream_detector.assemble import Assembly, assembled
 from stream_detector.config import CameraConfig, CaptureConfig, Config, build_config
+from stream_detector.decoded import AnyPicture, Picture, as_picture
+from stream_detector.framing import Views
 from stream_detector.readers import FileReader, GrabResult, StreamReader
 from stream_detector.types import UInt8Array
 
@@ -105,7 +107,7 @@ class LiveFile:
         watch.frames += 1
         return GrabResult("frame", None, None, result.missed)
 
-    def retrieve(self) -> UInt8Array | None:
+    def retrieve(self) -> AnyPicture | None:
         cpu_s = time.thread_time()
         picture = self._reader.retrieve()
         self._watch.retrieve_s += time.thread_time() - cpu_s
@@ -135,13 +137,13 @@ class ClockStream:
         self._watch.frames += result.status == "frame"
         return result
 
-    def retrieve(self) -> UInt8Array | None:
+    def retrieve(self) -> AnyPicture | None:
         cpu_s = time.thread_time()
         picture = self._reader.retrieve()
         self._watch.retrieve_s += time.thread_time() - cpu_s
         self._watch.retrieved += 1
         if picture is not None:
-            shown_ms = read_band(picture)
+            shown_ms = read_band(as_picture(picture).bgr())
             age_ms = (round(self._grabbed_s * 1000) - shown_ms) % (1 << BITS)
             self._watch.capture_ms[self._watch.frames - 1] = float(age_ms)
         return picture
@@ -210,7 +212,7 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
         pipeline.open_reader = reader
         resize, total = pipeline.resize, Stopwatch()
 
-        def timed_resize(picture: UInt8Array) -> UInt8Array:
+        def timed_resize(picture: Picture) -> Views:
             cpu_s = time.thread_time()
             image = resize(picture)
             total.resize_s += time.thread_time() - cpu_s  # a lost update among threads is a lost 0.1 ms

@@ -27,12 +27,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
-import numpy as np
-
 from stream_detector.capture import Capture, Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.types import CameraStatus, Frame, SystemClock, UInt8Array
+from stream_detector.decoded import Picture, look
+from stream_detector.framing import Views
+from stream_detector.recipe import RECIPES
+from stream_detector.types import CameraStatus, Frame, SystemClock
 
 SCRIPT = Path(__file__).parents[1] / "tests" / "integration" / "rtsp_server.py"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -215,8 +215,8 @@ def measure(cycles: int, stall_s: float = 8.0, baseline_s: float = 10.0) -> dict
     recorder, stop, clock, config = Recorder(), threading.Event(), SystemClock(), CaptureConfig()
     errors: list[str] = []
 
-    def resize(picture: UInt8Array) -> UInt8Array:
-        return np.asarray(cv2.cvtColor(cv2.resize(picture, (112, 112)), cv2.COLOR_BGR2RGB), np.uint8)
+    def resize(picture: Picture) -> Views:
+        return look(picture, RECIPES["stream-112"])
 
     def on_frame(frame: Frame) -> None:
         recorder.frame(frame.camera)

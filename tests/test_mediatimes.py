@@ -66,7 +66,7 @@ MADE: dict[str, tuple[str, str]] = {
     "ntsc.mp4": (X264, SCENE.replace("r=25", "r=30000/1001")),
     "fast.mp4": (X264, SCENE.replace("r=25", "r=60")),
     "slow.mp4": (X264, "testsrc2=s=192x144:r=5:d=5"),
-    "variable.mkv": (f"-vf setpts='if(lt(N,20),N*2,40+(N-20)*4)/(25*2)/TB' -vsync vfr {X264}", SCENE),
+    "variable.mkv": (f"-vf setpts='if(lt(N\\,20)\\,N*2\\,40+(N-20)*4)/50/TB' -vsync vfr {X264}", SCENE),
 }
 
 

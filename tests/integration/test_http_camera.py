@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import cv2
-import numpy as np
 import pytest
 
 from stream_detector.capture import Capture, Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.decoded import Picture, look
+from stream_detector.framing import Views
+from stream_detector.recipe import RECIPES
 from stream_detector.testing import FakeCamera
-from stream_detector.types import CameraStatus, Frame, SystemClock, UInt8Array
+from stream_detector.types import CameraStatus, Frame, SystemClock
 
 pytestmark = pytest.mark.integration
 
@@ -24,8 +25,8 @@ CONFIG = CaptureConfig(
 DEADLINE_S = 20.0
 
 
-def resize(picture: UInt8Array) -> UInt8Array:
-    return np.asarray(cv2.cvtColor(cv2.resize(picture, (112, 112)), cv2.COLOR_BGR2RGB), np.uint8)
+def resize(picture: Picture) -> Views:
+    return look(picture, RECIPES["stream-112"])
 
 
 class Watched:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.rtsp_faults import RtspServer, measure, met, missing_server
 from stream_detector.address import Source
 from stream_detector.config import CaptureConfig
+from stream_detector.decoded import as_picture
 from stream_detector.errors import SourceError
 from stream_detector.readers import StreamReader
 
@@ -32,8 +33,10 @@ def test_frames_come_over_tcp() -> None:
         reader = StreamReader(Source.parse(server.url), CaptureConfig())
         reader.open()
         assert [reader.grab().status for _ in range(10)] == ["frame"] * 10
-        picture = reader.retrieve()
-        assert picture is not None and picture.shape == (240, 320, 3) and picture.std() > 5
+        found = reader.retrieve()
+        assert found is not None
+        picture = as_picture(found).bgr()
+        assert picture.shape == (240, 320, 3) and picture.std() > 5
         assert reader.fps == pytest.approx(20.0)
         server.kill()
         results = [reader.grab().status for _ in range(200)]
