@@ -12,7 +12,18 @@ PACKAGE = ROOT / "stream_detector"
 
 FOUNDATION = {"types", "errors", "config", "config_errors", "address", "secretfile"}
 # What a module may import of the package beside the foundation. A stage that is not named here may import nothing else.
-MODEL = {"registry", "preprocess", "recipe", "backbones", "head", "temporal", "familiar", "manifest", "bundle", "weights"}
+MODEL = {
+    "registry",
+    "preprocess",
+    "recipe",
+    "backbones",
+    "head",
+    "temporal",
+    "familiar",
+    "manifest",
+    "bundle",
+    "weights",
+}
 ALLOWED: dict[str, set[str]] = {
     "bundle": MODEL,
     "manifest": MODEL,
