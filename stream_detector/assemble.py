@@ -24,6 +24,7 @@ from stream_detector.evidence import EvidenceWriter
 from stream_detector.ledger import Ledger
 from stream_detector.lockfile import claimed
 from stream_detector.metrics import serve_metrics
+from stream_detector.outputs import check_apart, check_free
 from stream_detector.pipeline import Pipeline
 from stream_detector.publish import Publisher
 from stream_detector.sinks import Sinks
@@ -55,6 +56,16 @@ def _keeps_evidence(config: Config) -> bool:
     return any(config.evidence.enabled if c.evidence is None else c.evidence for c in config.cameras)
 
 
+def check_outputs(config: Config) -> None:
+    """Refuse outputs that would overwrite a recording, each other, or what is not ours. Raises UsageError."""
+    journal = config.publish.ledger
+    outputs = {"--scores": config.scores, "--events": config.events, "--ledger": journal}
+    recordings = [camera.source.path for camera in config.cameras if camera.source.kind == "file"]
+    check_apart({**outputs, "--log-file": config.telemetry.log_file}, recordings)
+    if config.scores:
+        check_free(config.scores, "scores")
+
+
 @contextlib.contextmanager
 def assembled(
     config: Config,
@@ -73,6 +84,7 @@ def assembled(
     """
     if not config.cameras:
         raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")
+    check_outputs(config)
     clock = clock or SystemClock()
     with contextlib.ExitStack() as stack:
         publish = config.publish
@@ -108,6 +120,8 @@ def assembled(
             stack.callback(serve_metrics(telemetry, port, config=config.telemetry).close)
         scores = ScoresFile(config.scores) if config.scores else None
         if scores:
+            if scores.kept:
+                log.warning("the scores of a former run are kept in %s", scores.kept)
             stack.callback(scores.close)
         evidence = None
         if any(plan.evidence for plan in plans):

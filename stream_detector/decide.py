@@ -20,6 +20,7 @@ from stream_detector.alarm import AlarmRule, make_alarm_rule
 from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
 from stream_detector.errors import UsageError
 from stream_detector.familiar import FamiliarWatch
+from stream_detector.outputs import SCORE_COLUMNS, keep_former
 from stream_detector.smooth import make_smoother, smooth_on
 from stream_detector.telemetry import Telemetry
 from stream_detector.temporal import CUTS, StreamingHead
@@ -38,18 +39,6 @@ from stream_detector.types import (
 )
 from stream_detector.wire import alarm_id
 
-SCORE_COLUMNS = (
-    "source",
-    "camera",
-    "window",
-    "start_frame",
-    "end_frame",
-    "start_s",
-    "end_s",
-    "raw",
-    "smoothed",
-    "degraded",
-)
 TICK_S = 1.0
 FLUSH_S = 1.0  # what a killed run may lose of its scores
 LOST_STATES = ("offline", "stalled", "failed")
@@ -92,10 +81,16 @@ class ScoresFile:
     """scores.csv: one row a window, columns SCORE_COLUMNS. Written by the decision thread only."""
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        """keep_bytes: go on after so much of the file that is there (see `flush`) instead of beginning anew."""
+        """keep_bytes: go on after so much of the file that is there (see `flush`) instead of beginning anew.
+
+        A table of a former run is kept under another name, `kept`. Raises UsageError.
+        """
+        self.kept = None if keep_bytes else keep_former(path, "scores")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO = path.open("r+" if keep_bytes else "w", newline="", encoding="utf-8")
+            self._file: TextIO = path.open(
+                "r+" if keep_bytes else "w", newline="", encoding="utf-8", errors="backslashreplace"
+            )
             if keep_bytes:
                 self._file.seek(keep_bytes)
                 self._file.truncate()

@@ -13,6 +13,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from stream_detector.errors import CheckpointError
 
@@ -39,12 +40,12 @@ def download(url: str, target: Path, progress: Progress | None = None) -> None:
                 done = 0
             length = int(answer.headers.get("Content-Length") or 0)
             total = done + length if length else 0
-            with part.open("ab" if done else "wb") as file:
+            with _opened(part, "ab" if done else "wb") as file:
                 while chunk := answer.read(CHUNK):
                     done += len(chunk)
                     if done > MAX_BYTES:
                         raise CheckpointError(f"{url} sends more than {MAX_BYTES:,} bytes; it is not the file wanted")
-                    file.write(chunk)
+                    _put(file, chunk, part)
                     if progress:
                         progress(done, total)
     except urllib.error.HTTPError as error:
@@ -62,6 +63,27 @@ def download(url: str, target: Path, progress: Progress | None = None) -> None:
             f"{url} broke off after {done:,} of {total:,} bytes; run the same command again, it resumes"
         )
     os.replace(part, target)
+
+
+def _opened(part: Path, mode: str) -> BinaryIO:
+    try:
+        return cast("BinaryIO", part.open(mode))
+    except OSError as error:
+        raise _unwritable(part, error) from None
+
+
+def _put(file: BinaryIO, chunk: bytes, part: Path) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        raise _unwritable(part, error) from None
+
+
+def _unwritable(part: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"the download {str(part)!r} cannot be written ({error.strerror or error}); free the disk or set "
+        "STREAM_DETECTOR_CACHE to another folder; the same command goes on from there"
+    )
 
 
 def pip_download(

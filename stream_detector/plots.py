@@ -7,13 +7,15 @@ tell apart; every mark differs in shape or place as well. Drawn without pyplot, 
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stream_detector.errors import DataError
+from stream_detector.errors import DataError, UsageError
+from stream_detector.outputs import SOFTWARE, replace_file
 from stream_detector.records import AlarmRecord, ScoreRow, by_camera, gather_alarms, read_events, read_scores, spans_of
 
 BLUE, SKY, VERMILION, ORANGE, GREEN, INK, PALE = (
@@ -97,11 +99,12 @@ def plot_scores(
     heading = (_literal(title) or "Anomaly score") + left_out
     figure.text(0.1 / width, 1 - 0.14 / height, heading, va="top", fontsize=12, fontweight="bold")
     figure.text(0.5, 0.12 / height, "media time", ha="center", fontsize=9, color=INK)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": SOFTWARE})
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, format="png")
-    except OSError as error:
-        raise DataError(f"plot {str(out)!r} cannot be written ({error.strerror or error}); give another path") from None
+        replace_file(out, drawn.getvalue(), "plot")
+    except UsageError as error:
+        raise DataError(str(error)) from None
     return out
 
 

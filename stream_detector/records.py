@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import DataError
+from stream_detector.outputs import SCORE_COLUMNS
 from stream_detector.types import Score, Timing, WindowRef
 
-COLUMNS = ("source", "camera", "window", "start_frame", "end_frame", "start_s", "end_s", "raw", "smoothed", "degraded")
+COLUMNS = SCORE_COLUMNS
 ALARM_SCHEMA = "stream-detector.alarm/1"
 EVENT_TYPES = ("start", "update", "end")
 MAX_LINE = 1 << 20

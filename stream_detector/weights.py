@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -171,7 +172,12 @@ def fetch(
         load(name)
         return show(name)
     downloads = cache_directory() / "downloads"
-    downloads.mkdir(parents=True, exist_ok=True)
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=downloads):
+            pass  # before anything is fetched: a folder that is there may be read-only
+    except OSError as error:
+        raise _cache_error(error) from None
     target = downloads / entry.file
     if not (target.is_file() and file_sha256(target).startswith(entry.sha256)):
         if entry.requirement is not None:
@@ -212,12 +218,17 @@ def _store(checkpoint: Checkpoint, name: str, file: Path, licence: str) -> Store
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
     except OSError as error:
-        raise CheckpointError(
-            f"the cache {str(cache_directory())!r} cannot be written ({error.strerror}); set STREAM_DETECTOR_CACHE"
-        ) from None
+        raise _cache_error(error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return record
+
+
+def _cache_error(error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"the cache {str(cache_directory())!r} cannot be written ({error.strerror or error}); "
+        "set STREAM_DETECTOR_CACHE to a folder that can be"
+    )
 
 
 def _read_record(path: Path) -> StoredWeights:

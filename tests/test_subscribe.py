@@ -345,13 +345,14 @@ def test_acknowledgements_are_heard_recovered_and_shown(bench: Bench, subscribe:
 def test_the_command_keeps_a_file_without_loss_or_double(served: Bench, tmp_path: Path) -> None:
     where, out, cursor = served.publisher.endpoint, tmp_path / "out.jsonl", tmp_path / "c.json"
     base = ["subscribe", where, "--kind", "alarm", "--output", str(out), "--cursor", str(cursor), "--timeout", "10"]
-    out.write_text("earlier\n")
+    earlier = '{"schema":"stream-detector.alarm/1"}'
+    out.write_text(f"{earlier}\n")
     assert main([*base, "--from-start", "--count", "1"]) == 0
     with out.open("a") as file:
         file.write('{"half a line of a killed proc')
     assert main([*base, "--count", "1"]) == 0
     first, *events = out.read_text().splitlines()
-    assert first == "earlier" and [json.loads(line)["seq"] for line in events] == [1, 2]
+    assert first == earlier and [json.loads(line)["seq"] for line in events] == [1, 2]
     out.write_text("")
     assert main([*base, "--count", "1"]) == 2
 

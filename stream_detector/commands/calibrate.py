@@ -7,7 +7,6 @@ by the real alarm machine with the settings of the camera.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -32,6 +31,7 @@ from stream_detector.config import AlarmConfig, CameraConfig, Config, build_conf
 from stream_detector.errors import ConfigError, RunError, UsageError
 from stream_detector.records import ScoreRow, read_scores
 from stream_detector.report import make_report
+from stream_detector.stdio import json_text
 
 SCHEMA = "stream-detector.calibration/1"
 Series = list[list[ScoreRow]]
@@ -252,7 +252,7 @@ def write_threshold(path: Path, camera: str, threshold: float) -> None:
 def _tell(args: argparse.Namespace, found: dict[str, Calibration], checked: dict[str, dict[str, Any]]) -> None:
     if args.json:
         told = {name: c.to_dict() | ({"check": checked[name]} if name in checked else {}) for name, c in found.items()}
-        print(json.dumps({"schema": SCHEMA, "groups": told}, indent=2))
+        print(json_text({"schema": SCHEMA, "groups": told}))
         return
     for name, calibration in found.items():
         prefix = f"{name}: " if len(found) > 1 else ""

@@ -21,6 +21,7 @@ from stream_detector.bundle import Bundle
 from stream_detector.download import Progress as Report
 from stream_detector.errors import BundleError, CheckpointError, StreamDetectorError
 from stream_detector.manifest import Manifest
+from stream_detector.stdio import json_text
 
 
 def add_parser(subparsers: Any) -> None:
@@ -206,4 +207,4 @@ def _size(count: int) -> str:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value))

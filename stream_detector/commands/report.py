@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import UsageError
+from stream_detector.outputs import check_apart, check_free, replace_file
 from stream_detector.records import gather_alarms, read_events, read_scores
 from stream_detector.report import make_report
 from stream_detector.reportpage import page
+from stream_detector.stdio import json_text
 
 
 def add_parser(subparsers: Any) -> None:
@@ -32,21 +33,18 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("the page has no place to go; give --out FILE.html, or --json for the figures alone")
     if args.threshold is not None and not 0.0 <= args.threshold <= 1.0:
         raise UsageError(f"--threshold {args.threshold} is not a score; give a number from 0 to 1")
+    if args.out is not None:
+        check_free(args.out, "page")
+        check_apart({"--out": args.out}, [path for path in (args.scores, args.events) if path])
     rows = read_scores(args.scores) if args.scores else []
     alarms = gather_alarms(read_events(args.events)) if args.events else []
     report = make_report(rows, alarms, threshold=args.threshold)
     if args.out is not None:
         base = (args.events or args.scores).parent
         text = page(report, title=args.title, base=base, out=args.out)
-        try:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"report {str(args.out)!r} cannot be written ({error.strerror or error}); give another path"
-            ) from None
+        replace_file(args.out, text.encode("utf-8", "backslashreplace"), "page")
     if args.json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False, indent=2))
+        print(json_text(report.to_dict()))
     else:
         print(args.out)
     return 0

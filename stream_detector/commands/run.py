@@ -15,7 +15,7 @@ from stream_detector import stops
 from stream_detector.assemble import Assembly, assembled
 from stream_detector.commands.outcome import exit_code_of, print_outcome
 from stream_detector.config import Config, build_config, load_config, merge
-from stream_detector.dashboard import Dashboard, HeaderInfo, drawable
+from stream_detector.dashboard import Dashboard, HeaderInfo, count_text, drawable
 from stream_detector.errors import MissingExtraError, StageError, UsageError
 from stream_detector.logs import fields, run_log
 from stream_detector.narrate import Narrator
@@ -275,8 +275,8 @@ def _tell_start(assembly: Assembly) -> None:
     names, endpoint = [plan.name for plan in assembly.plans], assembly.publisher.endpoint
     bundle = f"{assembly.bundle.name} {assembly.bundle.fingerprint}"
     log.info(
-        "watching %d cameras; bundle %s; events at %s",
-        len(names),
+        "watching %s; bundle %s; events at %s",
+        count_text(len(names), "camera"),
         bundle,
         endpoint or "no socket",
         extra=fields(event="run_start", cameras=names, bundle=bundle, endpoint=endpoint or None),
@@ -287,11 +287,11 @@ def _tell_end(assembly: Assembly, result: RunResult) -> None:
     drops = assembly.telemetry.snapshot().drops
     counted = {"windows": result.windows, "alarms": result.alarms, "drops": drops, "stopped": result.stopped}
     log.info(
-        "%s: %d windows scored, %d drops, %d alarms",
+        "%s: %s scored, %s, %s",
         "stopped" if result.stopped else "done",
-        result.windows,
-        drops,
-        result.alarms,
+        count_text(result.windows, "window"),
+        count_text(drops, "drop"),
+        count_text(result.alarms, "alarm"),
         extra=fields(event="run_end", exit_code=exit_code_of(result), **counted),
     )
 

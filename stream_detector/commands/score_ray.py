@@ -13,13 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stream_detector import stops
 from stream_detector.address import Source
+from stream_detector.assemble import check_outputs
 from stream_detector.bundle import Bundle
 from stream_detector.cluster.archive import FileScores, Parts, Scorer
 from stream_detector.commands.score import report, summarise
 from stream_detector.config import CameraConfig, Config
-from stream_detector.decide import SCORE_COLUMNS
 from stream_detector.engines import choose, this_machine
 from stream_detector.errors import UsageError
+from stream_detector.outputs import SCORE_COLUMNS, Kind, keep_former, replace_file
 from stream_detector.pipeline import RunResult
 from stream_detector.raypool import connected, import_ray, work_through
 
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     import_ray("score --ray")
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers} is not possible; give at least 1")
+    check_outputs(config)
     bundle = Bundle.load(config.bundle)
     chosen = choose(config.engine, this_machine())  # one engine and one precision for all nodes: the same scores
     device = "cuda" if chosen.device.startswith("cuda") else "cpu"
@@ -96,13 +98,13 @@ def _write(
         failure = scored.failure if isinstance(scored, FileScores) else scored
         if failure:
             failed[camera.name] = failure
-    try:
-        for path, texts in ((args.out, rows), (args.events, lines)):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("".join(texts), encoding="utf-8", newline="")
-    except OSError as error:
-        raise UsageError(f"the table cannot be written ({error}); give another path, nothing is lost") from None
+    kinds: tuple[Kind, ...] = ("scores", "events")
+    for what, path, texts in zip(kinds, (args.out, args.events), (rows, lines), strict=True):
+        if path is not None:
+            kept = keep_former(path, what)
+            if kept:
+                print(f"stream-detector: the {what} of a former run are kept in {kept}", file=sys.stderr)
+            replace_file(path, "".join(texts).encode("utf-8", "backslashreplace"), what)
     print(f"{len(failed)} of {len(cameras)} files were set aside", file=sys.stderr)
     alarms = sum(text.count('"type":"start"') for text in lines)
     return RunResult(windows, alarms, stopped, failed)

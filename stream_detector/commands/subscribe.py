@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from stream_detector.curve import load_pair, load_public
 from stream_detector.errors import LedgerError, RunError, UsageError
+from stream_detector.outputs import check_apart, check_free
 from stream_detector.subscribe import KINDS, Subscriber
 from stream_detector.wire import Message, encode
 
@@ -44,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; 1 if `--count` was not reached within `--timeout`."""
+    check_apart({"--output": args.output, "--cursor": args.cursor}, [key for key in (args.key, args.server_key) if key])
     recover = args.recover or args.from_start or args.cursor is not None
     subscriber = Subscriber(
         args.endpoint,
@@ -89,6 +91,7 @@ def _output(path: Path | None, subscriber: Subscriber) -> Iterator[BinaryIO | No
     if path is None:
         yield None
         return
+    check_free(path, "events")
     try:
         with path.open("ab", buffering=0) as file:
             length = os.fstat(file.fileno()).st_size
@@ -101,8 +104,6 @@ def _output(path: Path | None, subscriber: Subscriber) -> Iterator[BinaryIO | No
                 raise UsageError(f"file {str(path)!r} is shorter than its cursor says; delete both, or restore it")
             yield file
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
         raise LedgerError(
             f"file {str(path)!r} cannot be written ({error.strerror}); give another, or free it"
         ) from None
@@ -114,6 +115,7 @@ def _show(message: Message, output: BinaryIO | None, as_json: bool) -> None:
         if output.write(line) != len(line):
             raise OSError(28, "no space left on device")
     elif as_json:
+        sys.stdout.flush()
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
     else:
@@ -141,14 +143,16 @@ def describe(message: Message) -> str:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("give a number of at least 1")
-    return value
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) < 10**12:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not possible; give a whole number of at least 1")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError("give seconds, not negative")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not possible; give seconds, from 0 to 999999999")
     return value
