@@ -7,20 +7,17 @@ write_camera(Path("cameras.toml"), "gate", 0.6, SmoothConfig(kind="median", span
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stream_detector.alarm import make_alarm_rule
-from stream_detector.config import AlarmConfig, SmoothConfig, load_config
-from stream_detector.errors import ConfigError
+from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.config_edit import write_camera_settings
 from stream_detector.records import ScoreRow
 from stream_detector.smooth import make_smoother, smooth_on
 from stream_detector.types import AlarmEvent
-from stream_detector.web.tomledit import set_camera
 
 MAX_POINTS = 1500
 
@@ -84,38 +81,12 @@ def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
 
 
 def write_camera(path: Path, camera: str, threshold: float, smooth: SmoothConfig) -> None:
-    """Set a camera's threshold and smoothing in a configuration file; all else in it stays, comments too.
-
-    The new text is read back and checked before it takes the old one's place, at once. Raises ConfigError.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path.name!r} cannot be read ({error}); mend it by hand") from None
+    """Set a camera's threshold and smoothing in a configuration file; all else in it stays. Raises ConfigError."""
     smoothing: dict[str, Any] = {"kind": smooth.kind}
     if smooth.kind == "ema":
         smoothing["time_constant_s"] = float(smooth.time_constant_s)
     elif smooth.kind == "median":
         smoothing["span"] = smooth.span
-    old = text.removeprefix("\ufeff")  # editors of Windows begin with a byte order mark; it stays
-    new = text[: len(text) - len(old)] + set_camera(
-        old, camera, {"threshold": float(threshold), "smoothing": smoothing}
-    )
-    part = ""
-    try:
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".toml", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(new)
-            file.flush()
-            os.fsync(file.fileno())
-        load_config(Path(part))
-        os.chmod(part, path.stat().st_mode & 0o777)
-        os.replace(part, path)
-        part = ""
-    except OSError as error:
-        raise ConfigError(
-            f"configuration file {path.name!r} cannot be written ({error.strerror}); change it by hand"
-        ) from None
-    finally:
-        if part:
-            Path(part).unlink(missing_ok=True)
+    elif smooth.options:
+        smoothing["options"] = smooth.options
+    write_camera_settings(path, camera, {"threshold": float(threshold), "smoothing": smoothing})

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from stream_detector.config import SmoothConfig
+from stream_detector.config_edit import set_camera
 from stream_detector.errors import ConfigError
 from stream_detector.web.history import Filter, History
-from stream_detector.web.tomledit import set_camera
 
 from .conftest import Page, running, until
 
@@ -172,6 +172,8 @@ def test_tuning_writes_the_configuration_and_keeps_its_comments(page: Page) -> N
         "[[cameras]]\nname = 'b'\nsource = 'y'\n[[cameras]]\nname = 'a'\nsource = 'x'\nmask = [\n [0, 0],\n [1, 0],\n"
         " [1, 1],\n]\n",
         "[ cameras . 'a' ]\nsource = 'x'\nsmoothing = {kind = 'none'}",
+        "cameras = {a = {source = 'x'}}\n",
+        "cameras.a.source = 'x'\r\n",
     ],
 )
 def test_a_camera_of_any_layout_is_changed(text: str) -> None:
@@ -183,8 +185,8 @@ def test_a_camera_of_any_layout_is_changed(text: str) -> None:
     assert ("# why" in new) == ("# why" in text)
 
 
-@pytest.mark.parametrize("text", ["[cameras.b]\nsource = 'x'\n", "cameras = {a = {source = 'x'}}\n", "[cameras.a\n"])
-def test_a_layout_that_is_not_understood_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["[cameras.b]\nsource = 'x'\n", "cameras = 3\n", "[cameras.a\n", "pace = 'max'"])
+def test_a_text_without_the_camera_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         set_camera(text, "a", {"threshold": 0.25})
 

@@ -1,0 +1,109 @@
+"""Change settings of one camera in a configuration file and leave everything else as its author wrote it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+from tomlkit.items import InlineTable, Table
+
+from stream_detector.config import load_config
+from stream_detector.errors import ConfigError
+
+BYTE_ORDER_MARK = "\ufeff"  # editors of Windows begin a file with it
+
+
+def set_camera(text: str, camera: str, settings: Mapping[str, Any]) -> str:
+    """`text` with `settings` (key → number, text or flat table) in the camera's table; comments and layout stay.
+
+    Raises ConfigError where the text is not valid TOML or does not name the camera.
+    """
+    try:
+        document = tomlkit.parse(text)
+    except TOMLKitError as error:
+        raise ConfigError(f"the configuration file is not valid TOML ({error}); mend that line") from None
+    table = _table_of(document, camera)
+    if table is None:
+        raise ConfigError(
+            f"camera {camera!r} is not in the configuration file; add a table [cameras.{camera}] with its source first"
+        )
+    for key, value in settings.items():
+        old = table.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Table):
+            for name in [name for name in old if name not in value]:
+                old.remove(name)
+            for name, entry in value.items():
+                old[name] = entry
+        elif isinstance(value, Mapping):
+            inline = tomlkit.inline_table()
+            inline.update(value)
+            table[key] = inline
+        else:
+            table[key] = value
+    return tomlkit.dumps(document)
+
+
+def write_camera_settings(path: Path, camera: str, settings: Mapping[str, Any]) -> None:
+    """`set_camera` on a file. The new text is read back and checked before it takes the old one's place, at once.
+
+    Raises ConfigError; the file then is as it was.
+    """
+    by_hand = f"write it by hand into [cameras.{camera}]: {_written(settings)}"
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path.name!r} cannot be read ({error}); {by_hand}") from None
+    old = text.removeprefix(BYTE_ORDER_MARK)
+    new = text[: len(text) - len(old)] + set_camera(old, camera, settings)
+    part = ""
+    try:
+        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".toml", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(new)
+            file.flush()
+            os.fsync(file.fileno())
+        load_config(Path(part))
+        os.chmod(part, path.stat().st_mode & 0o777)
+        os.replace(part, path)
+    except OSError as error:
+        raise ConfigError(f"configuration file {path.name!r} cannot be written ({error.strerror}); {by_hand}") from None
+    finally:
+        if part:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part)
+
+
+def _table_of(document: tomlkit.TOMLDocument, camera: str) -> Any:
+    """The camera's table; `gate = "rtsp://…"` below [cameras] becomes one. None where the camera is not named."""
+    cameras: Any = document.get("cameras")
+    if isinstance(cameras, list):
+        return next((entry for entry in cameras if entry.get("name") == camera), None)
+    if not isinstance(cameras, Mapping) or camera not in cameras:
+        return None
+    entry = cameras[camera]
+    if isinstance(entry, Mapping):
+        return entry
+    comment = entry.trivia.comment
+    table: InlineTable = tomlkit.inline_table()
+    table["source"] = entry
+    cameras[camera] = table  # type: ignore[index]
+    cameras[camera].trivia.comment = comment  # which the assignment drops
+    return cameras[camera]
+
+
+def _written(settings: Mapping[str, Any]) -> str:
+    document = tomlkit.document()
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            inline = tomlkit.inline_table()
+            inline.update(value)
+            document[key] = inline
+        else:
+            document[key] = value
+    return ", ".join(tomlkit.dumps(document).splitlines())
