@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stream_detector.errors import CheckpointError
 from stream_detector.temporal import Scaling, StreamingHead
 from trainer.heads import HeadSpec
+from trainer.stopping import trailing_means
 
 SCHEMA = "stream-detector.head/1"
 
@@ -41,10 +42,12 @@ class Curve:
 
     @property
     def best_step(self) -> int:
-        """Step with the best validation figure, the first of equals; the last without any; 0 before the first look."""
+        """Step whose weights were kept: the first with the best mean of the last looks (`stopping.trailing_means`); the
+        last without any figure; 0 before the first look."""
         if self.step and np.isnan(self.validation).all():
             return self.step[-1]
-        return self.step[self.validation.index(max(self.validation))] if self.step else 0
+        smooth = trailing_means(self.validation)
+        return self.step[smooth.index(max(smooth))] if self.step else 0
 
 
 @dataclass(frozen=True)

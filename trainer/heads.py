@@ -14,7 +14,8 @@ their logits are added (a product of experts: suspicious place times sudden chan
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,15 @@ class HeadSpec(TemporalSpec):
             ) from None
 
 
-def fit_scaling(rows: Float32Array, target_norm: float, standardise: bool, projection: int) -> Scaling:
+def fit_scaling(
+    rows: Float32Array, target_norm: float, standardise: bool, projection: int, centre: bool = True
+) -> Scaling:
     """Scaling from training rows (R, D).
 
     standardise False: one factor for all dimensions that brings the mean row norm to `target_norm` (unit rows are too
     small for the usual learning rates). True: every dimension to mean 0, deviation 1. projection: principal axes of
-    what results.
+    what results.  centre: whether these go through the mean of the rows; without it they are the leading right singular
+    vectors, and what is published for unit rows is trained on unit rows.
     """
     dim = rows.shape[1]
     if standardise:
@@ -68,7 +72,7 @@ def fit_scaling(rows: Float32Array, target_norm: float, standardise: bool, proje
         mean, std = np.zeros(dim, np.float32), np.full(dim, max(norm, 1e-12) / target_norm, np.float32)
     if not projection:
         return Scaling(mean.astype(np.float32), std.astype(np.float32))
-    if not standardise:
+    if centre and not standardise:
         mean = rows.mean(axis=0)  # axes through the centre
     x = (rows - mean) / std
     axes = principal_axes(x.astype(np.float32), projection)
@@ -124,15 +128,27 @@ def see(x: Float32Array, view: str) -> Float32Array:
     return np.concatenate(shown, axis=-1).astype(np.float32, copy=False)
 
 
-def build_head(spec: HeadSpec, view: str = "rows", length: int | None = None) -> Any:
-    """The trained part of one network as a Keras model: what the view shows (B, T, P) → logits (B, T)."""
+def build_head(
+    spec: HeadSpec,
+    view: str = "rows",
+    length: int | None = None,
+    initializer: str = "glorot_uniform",
+    linear_last: bool = False,
+) -> Any:
+    """The trained part of one network as a Keras model: what the view shows (B, T, P) → logits (B, T).
+
+    initializer: of the dense kernels.  linear_last: the last hidden layer ends without ReLU ("mlp"; see `merged`).
+    """
     import keras
     from keras import layers
 
     inputs = keras.Input((length, spec.input_width(view)))
     x = inputs
     for i, width in enumerate(spec.hidden):
-        x = layers.Dense(width, activation="relu", name=f"dense_{i}")(x)
+        linear = linear_last and i == len(spec.hidden) - 1
+        x = layers.Dense(
+            width, activation=None if linear else "relu", kernel_initializer=initializer, name=f"dense_{i}"
+        )(x)
         x = layers.Dropout(spec.dropout)(x)
     if spec.kind == "causal":
         for i, dilation in enumerate(spec.dilations):
@@ -148,7 +164,7 @@ def build_head(spec: HeadSpec, view: str = "rows", length: int | None = None) ->
     elif spec.kind == "gru":
         x = layers.GRU(spec.widths[0], return_sequences=True, reset_after=True, name="gru_0")(x)
         x = layers.Dropout(spec.dropout)(x)
-    x = layers.Dense(1, name="logit")(x)
+    x = layers.Dense(1, kernel_initializer=initializer, name="logit")(x)
     return keras.Model(inputs, keras.ops.squeeze(x, axis=-1))
 
 
@@ -164,6 +180,26 @@ def weights_of(model: Any) -> dict[str, NDArray[np.float32]]:
                 # A copy: on PyTorch the array is the parameter's own memory, and training goes on in place.
                 named[f"{layer.name}/{part}"] = np.array(keras.ops.convert_to_numpy(variable), np.float32)
     return named
+
+
+def merged(
+    spec: HeadSpec, networks: Sequence[dict[str, NDArray[np.float32]]]
+) -> tuple[HeadSpec, list[dict[str, NDArray[np.float32]]]]:
+    """The same function without the last hidden layer, which has no ReLU: two linear layers in a row are one.
+
+    Between them is dropout, which is the identity once training is over. Raises DataError for any head but "mlp" with
+    at least two hidden layers.
+    """
+    if spec.kind != "mlp" or len(spec.widths) < 2:
+        raise DataError("linear_last needs a head of kind mlp with at least two hidden layers; leave it out")
+    last, found = f"dense_{len(spec.widths) - 1}", []
+    for network in networks:
+        kernel, bias = network["logit/kernel"].astype(np.float64), network["logit/bias"].astype(np.float64)
+        kept = {name: array for name, array in network.items() if not name.startswith((f"{last}/", "logit/"))}
+        kept["logit/kernel"] = (network[f"{last}/kernel"] @ kernel).astype(np.float32)
+        kept["logit/bias"] = (network[f"{last}/bias"] @ kernel + bias).astype(np.float32)
+        found.append(kept)
+    return replace(spec, widths=spec.widths[:-1]), found
 
 
 def kernels_of(model: Any) -> list[Any]:

@@ -1,6 +1,7 @@
 """One optimisation step, compiled where the backend can: the only file that knows how each backend differentiates.
 
-TensorFlow traces the step into a graph once; PyTorch runs it eagerly. Keras' own `fit` is not used because a step here
+TensorFlow traces the step into a graph once; PyTorch runs it eagerly (plain heads:
+`densechain.py`). Keras' own `fit` is not used because a step here
 draws its own bags and because its bookkeeping costs more than these small networks do.
 """
 
@@ -41,10 +42,14 @@ def value_and_gradients(
     return float(result.detach()), [g.numpy() for g in zero_filled]
 
 
-def make_step(model: Any, optimizer: Any, objective: Callable[[Tensor], Tensor]) -> Callable[[Any], float]:
-    """A function `step(features) -> loss` that draws the gradient of `objective(model(features))` and applies it.
+def make_step(
+    model: Any, optimizer: Any, objective: Callable[[Tensor], Tensor], rows: NDArray[np.float32], seed: int = 0
+) -> Callable[[NDArray[np.int64]], float]:
+    """A function `step(videos) -> loss` that draws the gradient of `objective(model(rows[videos]))` and applies it.
 
-    features: float32 (B, T, D), the same shape at every call.  The loss returned is that before the step.
+    rows: float32 (V, T, D) of all videos; they go to the backend once.  videos: int64 (B,), the same number at every
+    call.  seed: of the dropout of plain heads on PyTorch; everything else draws from what `seed_everything` seeded.
+    The loss returned is that before the step.
     """
     import keras
 
@@ -53,26 +58,62 @@ def make_step(model: Any, optimizer: Any, objective: Callable[[Tensor], Tensor])
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
+        pool = tf.constant(rows)
+
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator, unused-ignore]
-        def traced(features: Tensor) -> Tensor:
+        def traced(videos: Tensor) -> Tensor:
             with tf.GradientTape() as tape:
-                value = objective(model(features, training=True))
+                value = objective(model(tf.gather(pool, videos), training=True))
             optimizer.apply(tape.gradient(value, variables), variables)
             return value
 
-        return lambda features: float(traced(tf.convert_to_tensor(features)))
+        return lambda videos: float(traced(tf.convert_to_tensor(videos)))
     import torch
 
-    parameters = [v.value for v in variables]
+    from trainer.densechain import chain_of
+    from trainer.densechain import value_and_gradients as by_hand
 
-    def eager(features: Any) -> float:
-        value = objective(model(torch.as_tensor(features), training=True))
-        gradients = torch.autograd.grad(value, parameters)
-        with torch.no_grad():
-            optimizer.apply(list(gradients), variables)
+    parameters, stored = [v.value for v in variables], torch.as_tensor(rows)
+    chain, rng = chain_of(model), np.random.Generator(np.random.SFC64(seed))
+    apply = _applier(optimizer, variables)
+
+    def eager(videos: NDArray[np.int64]) -> float:
+        features = stored.index_select(0, torch.as_tensor(videos))
+        if chain is not None:
+            value, gradients = by_hand(chain, objective, features, rng)
+        else:
+            value = objective(model(features, training=True))
+            gradients = list(torch.autograd.grad(value, parameters))
+        apply(gradients)
         return float(value.detach())
 
     return eager
+
+
+def _applier(optimizer: Any, variables: Sequence[Any]) -> Callable[[list[Tensor]], None]:
+    """Applies gradients on PyTorch. Its own Adagrad follows the rule of Keras 1 and is several times as fast."""
+    import torch
+
+    from trainer.optimizers import Adagrad
+
+    if isinstance(optimizer, Adagrad):
+        parameters = [v.value for v in variables]
+        native = torch.optim.Adagrad(
+            parameters, float(optimizer.learning_rate), 0.0, 0.0, optimizer.accumulator, optimizer.epsilon, foreach=True
+        )
+
+        def apply(gradients: list[Tensor]) -> None:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            native.step()
+
+        return apply
+
+    def apply_keras(gradients: list[Tensor]) -> None:
+        with torch.no_grad():
+            optimizer.apply(gradients, variables)
+
+    return apply_keras
 
 
 def predict(model: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -28,10 +28,12 @@ from trainer.backend import BACKENDS, seed_everything, use_backend
 from trainer.bags import Sampler, bags_of, validation_split
 from trainer.checkpoint import Checkpoint, Curve, versions
 from trainer.features import FeatureSet, load_features, require_both_classes, require_finite
-from trainer.heads import HeadSpec, build_head, fit_scaling, kernels_of, see, weights_of
+from trainer.heads import HeadSpec, build_head, fit_scaling, kernels_of, merged, see, weights_of
 from trainer.metrics import roc_auc
+from trainer.stopping import has_turned
 
 Progress = Callable[[int, int, str], None]
+Look = Callable[[int, Any], None]
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ class Hyper:
     dilations: tuple[int, ...] = ()  # causal: one residual convolution each
     views: tuple[str, ...] = ("rows",)  # what a network is shown; one expert each
     members: int = 1  # networks per view
+    initializer: str = "glorot_uniform"  # of dense kernels; the paper names none, Sultani's code glorot_normal
+    linear_last: bool = False  # mlp: no ReLU after the last hidden layer, as in Sultani's code
     # features
     segments: int = 32  # windows a bag; short videos repeat
     standardise: bool = False  # True: every dimension to mean 0, deviation 1
     target_norm: float = 1.0  # False above: mean row norm after rescaling
     projection: int = 0  # principal axes kept; 0: none
+    centre: bool = True  # axes through the mean of the rows; False: rows as published, turned only
     # loss (see losses_numpy.py)
     loss: str = "milr"  # milr | sultani | topk
     mu1: float = 8e-5  # smoothness; paper
@@ -59,21 +64,33 @@ class Hyper:
     sparsity_on: str = "abnormal"  # eq. 14: abnormal as the text says, normal as printed
     k: int = 3  # topk: ranks of a bag that are trained
     # optimisation
-    optimizer: str = "adagrad"  # adagrad | adam | adamw; paper: adagrad
+    optimizer: str = "adagrad"  # adagrad | adadelta (optimizers.py) | adam | adamw (Keras'); paper: adagrad
     learning_rate: float = 0.001  # paper
-    weight_decay: float = 0.0  # adamw
+    accumulator: float = 0.0  # adagrad: where sums of squares start; Keras 1 and PyTorch 0, Keras 3 0.1
+    epsilon: float = 1e-8  # adagrad, adadelta; Sultani's code and Keras 1
+    weight_decay: float = 0.0  # adamw: taken off the weights, not added to the loss
     pairs: int = 30  # abnormal and normal videos a batch, each; paper
     steps: int = 25_000  # at most; paper
     # stopping
     val_share: float = 0.15  # of the training videos, by video; 0: all are trained on, for exactly `steps`
     check_every: int = 25  # steps between two looks at the validation videos
-    patience: int = 20  # looks without a better figure before stopping
+    patience: int = 20  # looks in each third of a curve, at least, before it can be said to have turned
+    least_steps: int = 0  # before which training never stops
     seed: int = 0
 
 
 PRESETS: dict[str, Hyper] = {
-    "paper": Hyper(),
-    "sultani": Hyper(loss="sultani", mu3=0.001, learning_rate=0.01, steps=20_000),
+    "paper": Hyper(least_steps=5_000),
+    "sultani": Hyper(  # as his code has it; his paper tells the rate as 0.001
+        widths=(512, 32),
+        initializer="glorot_normal",
+        linear_last=True,
+        loss="sultani",
+        mu3=0.001,
+        learning_rate=0.01,
+        steps=20_000,
+        least_steps=5_000,
+    ),
     "topk": Hyper(
         widths=(128,), loss="topk", mu3=0.0, optimizer="adamw", weight_decay=0.01, target_norm=8.0, steps=600
     ),
@@ -137,13 +154,17 @@ def make_optimizer(hyper: Hyper) -> Any:
     import keras
 
     rate = hyper.learning_rate
-    if hyper.optimizer == "adagrad":
-        return keras.optimizers.Adagrad(rate)
+    if hyper.optimizer in ("adagrad", "adadelta"):
+        from trainer import optimizers
+
+        if hyper.optimizer == "adadelta":
+            return optimizers.Adadelta(rate, epsilon=hyper.epsilon)
+        return optimizers.Adagrad(rate, hyper.accumulator, hyper.epsilon)
     if hyper.optimizer == "adam":
         return keras.optimizers.Adam(rate)
     if hyper.optimizer == "adamw":
         return keras.optimizers.AdamW(rate, weight_decay=hyper.weight_decay)
-    raise DataError(f"unknown optimizer {hyper.optimizer!r}; use one of: adagrad, adam, adamw")
+    raise DataError(f"unknown optimizer {hyper.optimizer!r}; use one of: adagrad, adadelta, adam, adamw")
 
 
 def validation_figure(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
@@ -169,21 +190,23 @@ def train_network(
     hyper: Hyper,
     seed: int,
     progress: Progress | None = None,
+    look: Look | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32], Curve]:
     """Train one network. rows: what the view shows, (V, T, P). fit, val: indices of videos.
 
-    Returns its best weights, its logits on the validation videos with these, and its curve.
+    look: called as look(step, model) at every look at the validation videos.  Returns its best weights, its logits on
+    the validation videos with these, and its curve.
     """
     from trainer.step import make_step, predict
 
     seed_everything(seed)
-    model = build_head(spec, view, rows.shape[1])
-    step = make_step(model, make_optimizer(hyper), make_objective(hyper, model))
+    model = build_head(spec, view, rows.shape[1], hyper.initializer, hyper.linear_last)
+    step = make_step(model, make_optimizer(hyper), make_objective(hyper, model), rows, seed)
     sampler = Sampler(fit[labels[fit] == 1], fit[labels[fit] == 0], hyper.pairs)
     batches = sampler.batches(np.random.default_rng(seed))
-    curve, best, kept, kept_logits, recent = Curve(view, seed), -1.0, weights_of(model), None, list[float]()
+    curve, kept, kept_logits, recent = Curve(view, seed), weights_of(model), None, list[float]()
     for number in range(1, hyper.steps + 1):
-        recent.append(step(rows[next(batches)]))
+        recent.append(step(next(batches)))
         if not np.isfinite(recent[-1]):
             raise DataError(
                 f"the loss is no longer finite at step {number}; lower learning_rate or rescale the features"
@@ -194,11 +217,15 @@ def train_network(
         figure = validation_figure(logits, labels[val])
         curve.add(number, float(np.mean(recent)), figure)
         recent = []
-        if figure > best or not len(val):
-            best, kept, kept_logits = figure, weights_of(model), logits
+        if curve.best_step == number:
+            kept, kept_logits = weights_of(model), logits
+        if look:
+            look(number, model)
         if progress:
-            progress(number, hyper.steps, f"loss {curve.loss[-1]:.3f}  validation {figure:.3f}  best {best:.3f}")
-        if len(val) and number - curve.best_step >= hyper.patience * hyper.check_every:
+            progress(
+                number, hyper.steps, f"loss {curve.loss[-1]:.3f}  validation {figure:.3f}  kept step {curve.best_step}"
+            )
+        if len(val) and number >= hyper.least_steps and has_turned(curve.validation, hyper.patience):
             break
     assert kept_logits is not None  # the last step always looks
     return kept, kept_logits, curve
@@ -207,7 +234,7 @@ def train_network(
 def training_scaling(features: FeatureSet, hyper: Hyper) -> Scaling:
     """Rescaling and principal axes from all training videos; labels are not used, so held-out ones may take part."""
     rows = bags_of(features, hyper.segments).reshape(-1, features.dim)
-    return fit_scaling(rows, hyper.target_norm, hyper.standardise, min(hyper.projection, features.dim))
+    return fit_scaling(rows, hyper.target_norm, hyper.standardise, min(hyper.projection, features.dim), hyper.centre)
 
 
 def train(
@@ -216,6 +243,7 @@ def train(
     backend: str,
     progress: Progress | None = None,
     scaling: Scaling | None = None,
+    look: Look | None = None,
 ) -> Checkpoint:
     """Train every network of the head on the videos of `features` (all of them training videos).
 
@@ -225,6 +253,8 @@ def train(
     require_both_classes(features)
     require_finite(features)
     spec = head_spec(hyper, features.dim)
+    if hyper.linear_last:
+        merged(spec, [])  # raises for a head that cannot have it
     keras = use_backend(backend)
     labels, rows = features.labels(), bags_of(features, hyper.segments)
     fit, val = validation_split(features, hyper.val_share, hyper.seed)
@@ -235,11 +265,13 @@ def train(
         shown = see(scaled, view)
         for member in range(spec.members):
             seed = hyper.seed * 1000 + number * 100 + member
-            kept, logits, curve = train_network(shown, labels, fit, val, spec, view, hyper, seed, progress)
+            kept, logits, curve = train_network(shown, labels, fit, val, spec, view, hyper, seed, progress, look)
             networks.append(kept)
             curves.append(curve)
             total += logits / spec.members
             keras.utils.clear_session(free_memory=False)
+    if hyper.linear_last:
+        spec, networks = merged(spec, networks)
     return Checkpoint(
         spec=spec,
         scaling=scaling,

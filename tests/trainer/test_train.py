@@ -127,7 +127,7 @@ def test_equal_seeds_give_equal_heads(data: Path) -> None:
 @pytest.mark.parametrize("preset", ["paper", "sultani"])
 def test_ranking_losses_learn_too(data: Path, preset: str) -> None:
     features = load_features(data / "features.npz").of_split("train")
-    hyper = replace(QUICK, loss=PRESETS[preset].loss, optimizer="adam", learning_rate=0.01, mu3=1e-4, steps=80)
+    hyper = replace(QUICK, loss=PRESETS[preset].loss, optimizer="adagrad", learning_rate=0.05, mu3=1e-4, steps=80)
     checkpoint = train(features, hyper, "torch")
     assert checkpoint.validation > 0.75 and checkpoint.curves[0].loss[-1] < checkpoint.curves[0].loss[0]
 
@@ -146,6 +146,26 @@ def test_an_exported_head_scores_the_same(data: Path) -> None:
     with torch.no_grad():
         found = head(torch.from_numpy(rows)).numpy()
     assert np.abs(found - checkpoint.head().score_rows(rows)).max() < 1e-6
+
+
+def test_a_layer_without_relu_is_folded_away_and_the_scores_stay(data: Path) -> None:
+    from trainer.heads import build_head as keras_head
+    from trainer.heads import merged, weights_of
+    from trainer.step import predict
+
+    spec = head_spec(replace(QUICK, widths=(9, 4)), DIM)
+    model = keras_head(spec, "rows", SEGMENTS, "glorot_normal", True)
+    shorter, (folded,) = merged(spec, [weights_of(model)])
+    rows = np.random.default_rng(0).normal(size=(1, SEGMENTS, DIM)).astype(np.float32)
+    hidden = np.maximum(rows[0] @ folded["dense_0/kernel"] + folded["dense_0/bias"], 0)
+    assert shorter.widths == (9,) and set(folded) == {"dense_0/kernel", "dense_0/bias", "logit/kernel", "logit/bias"}
+    assert np.abs((hidden @ folded["logit/kernel"] + folded["logit/bias"])[:, 0] - predict(model, rows)[0]).max() < 1e-5
+    features = load_features(data / "features.npz").of_split("train")
+    checkpoint = train(features, replace(QUICK, widths=(9, 4), linear_last=True, steps=20), "torch")
+    assert checkpoint.spec.widths == (9,) and checkpoint.hyper["widths"] == (9, 4)
+    assert head_state(checkpoint)[0]["dims"] == [DIM, 9, 1]
+    with pytest.raises(DataError, match="linear_last"):
+        train(features, replace(QUICK, linear_last=True), "torch")
 
 
 def test_the_test_split_is_never_trained_on(data: Path) -> None:
