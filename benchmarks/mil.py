@@ -17,138 +17,103 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.milbound import bounds
-from benchmarks.results import write_results
+from benchmarks.milcurves import LONG, Scores, advance, keep_scores, kept_scores, path_of
+from benchmarks.results import read_results, write_results
 from trainer.annotations import annotation_of, read_annotations
-from trainer.bags import bags_of
-from trainer.evaluate import evaluate, jsonable, score_videos, timeline_of
+from trainer.evaluate import evaluate, jsonable, timeline_of
 from trainer.features import load_features
 from trainer.metrics import frame_figures
 from trainer.oracles import oracle_lines
-from trainer.timeline import all_pieces
-from trainer.train import PRESETS, Hyper, train, training_scaling
+from trainer.timeline import Timeline, all_pieces
+from trainer.train import PRESETS, Hyper, train
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far_at_half")
-CURVE_STEPS = (100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 5000, 7000, 10_000)
 # All methods train on the whole training list for a fixed number of steps; nothing is chosen on the test list. With
 # 153 abnormal videos, stopping by a held-out seventh of them was worse in cross-validation (milsearch), and so were
 # principal axes for the top-k losses. The ranking losses have the paper's head and 512 axes, for ten thousand steps on
 # 4096 dimensions take too long; the axes do not go through the mean, so rows stay what was published (unit rows).
 WHOLE = {"val_share": 0.0}
-LONG = {**WHOLE, "steps": 10_000, "check_every": 100, "projection": 512}
-MILR = replace(PRESETS["paper"], centre=False, **LONG)  # type: ignore[arg-type]
-SULTANI = replace(PRESETS["sultani"], widths=(128, 32), centre=False, **LONG)  # type: ignore[arg-type]
 METHODS: dict[str, Hyper] = {
-    "sultani": SULTANI,
-    "milr": MILR,
     "topk-mlp": replace(PRESETS["topk"], steps=150, projection=0, **WHOLE),  # type: ignore[arg-type]
     "causal": replace(PRESETS["causal"], **WHOLE),  # type: ignore[arg-type]
-    "topk-512": replace(PRESETS["topk"], **LONG),  # type: ignore[arg-type]
-    # What each difference from the sources is worth: a thousand steps, one change at a time.
-    "milr, accumulators from 0.1 and centred rows": replace(MILR, steps=1000, accumulator=0.1, centre=True),
-    "milr, accumulators from 0.1": replace(MILR, steps=1000, accumulator=0.1),
-    "milr, centred rows": replace(MILR, steps=1000, centre=True),
-    "milr, glorot_normal": replace(MILR, steps=1000, initializer="glorot_normal"),
-    "milr, no ReLU after 32": replace(MILR, steps=1000, linear_last=True),
-    "sultani, accumulators from 0.1 and centred rows": replace(SULTANI, steps=1000, accumulator=0.1, centre=True),
-    "sultani, accumulators from 0.1": replace(SULTANI, steps=1000, accumulator=0.1),
-    "sultani, glorot_uniform": replace(SULTANI, steps=1000, initializer="glorot_uniform"),
-    "sultani, ReLU after 32": replace(SULTANI, steps=1000, linear_last=False),
-    "sultani, Adadelta": replace(SULTANI, steps=1000, optimizer="adadelta"),
+    **LONG,
 }
-BACKEND_STEPS = {
-    "tensorflow": 2000
-}  # it takes a graph's time for each; compare with the same step of the other's curve
 MAIN = (("causal", "torch"), ("topk-mlp", "torch"), ("milr", "torch"), ("sultani", "torch"),
         ("milr", "tensorflow"), ("sultani", "tensorflow"))  # fmt: skip
-VARIANTS = tuple((name, "torch") for name in METHODS if ", " in name)
-RUNS = (*MAIN, *VARIANTS, ("topk-512", "torch"))
-FIRST = ("milr", "sultani")  # of all seeds before the others, for they take longest
+RUNS = (*MAIN, ("topk-512", "torch"), *((name, "torch") for name in METHODS if ", " in name))
 
 
-def hyper_of(method: str, backend: str, steps: int = 0) -> Hyper:
-    """What a run trains with. steps: 0 for the method's own."""
-    hyper = METHODS[method]
-    return replace(hyper, steps=steps or min(hyper.steps, BACKEND_STEPS.get(backend, hyper.steps)))
+def run_methods(methods: list[str], backend: str, data: Path, seeds: int, keep: Path, most: int) -> None:
+    """Train every seed of the methods, the long ones side by side; `keep` holds what a killed run goes on from.
 
-
-def run_methods(
-    methods: list[str], backend: str, data: Path, seeds: int, bootstrap: int, keep: Path, steps: int
-) -> None:
-    """Train and score every seed of the methods; one JSON file a seed in `keep`, so a killed run goes on there."""
+    most: steps at most; 0: each method's own.
+    """
     features = load_features(data / "c3d_fc6_segments.npz")
-    annotations = read_annotations(data / "test_annotations.csv")
     training, test = features.of_split("train"), features.of_split("test")
-    labels, scalings = test.labels(), dict[Any, Any]()
-    order = sorted(((m not in FIRST, s, m) for s in range(seeds) for m in methods), key=lambda x: x[:2])
-    for _, seed, method in order:
-        hyper = hyper_of(method, backend, steps)
-        key = (hyper.projection, hyper.target_norm, hyper.centre)
-        out = keep / f"{file_name(method)}-{backend}-{seed}.json"
-        if kept_row(out, hyper) is not None:
+    long = [method for method in methods if method in LONG]
+    advance(long, backend, seeds, training, test, keep, most)
+    for method, seed in ((m, s) for m in methods if m not in LONG for s in range(seeds)):
+        hyper = replace(METHODS[method], seed=seed)
+        hyper = replace(hyper, steps=min(hyper.steps, most or hyper.steps))
+        path = path_of(keep, method, backend, seed)
+        if kept_scores(path, hyper):
             continue
-        if key not in scalings:
-            scalings[key] = training_scaling(training, hyper)
-        curve = list[dict[str, float]]()
-
-        def look(step: int, model: Any, rows: Any = None, curve: list[dict[str, float]] = curve) -> None:
-            from trainer.step import predict
-
-            if step in CURVE_STEPS:
-                scores = 1 / (1 + np.exp(-predict(model, rows).astype(np.float64)))
-                lines = [
-                    timeline_of(v, s, annotation_of(annotations, v.name))
-                    for v, s in zip(test.videos, scores, strict=True)
-                ]
-                told = frame_figures(all_pieces(lines, "content"), labels, 0)
-                curve.append({"step": step, **{k: round(told[k].value, 4) for k in SHOWN}})
-
-        has_curve = hyper.head == "mlp" and hyper.steps > 150
-        shown = scalings[key].apply(bags_of(test, hyper.segments)) if has_curve else None
-        began = time.monotonic()
-        checkpoint = train(
-            training,
-            replace(hyper, seed=seed),
-            backend,
-            scaling=scalings[key],
-            look=partial(look, rows=shown) if has_curve else None,
-        )
-        seconds = time.monotonic() - began
-        found = evaluate(score_videos(test, checkpoint, annotations), bootstrap, oracles=False)
-        row = {
-            "seed": seed,
-            "hyper": jsonable(asdict(hyper)),
-            "train_s": round(seconds, 1),
-            "steps": hyper.steps,
-            "loss": [curve.loss[-1] for curve in checkpoint.curves],
-            "curve": curve,
-            **jsonable({k: found[k] for k in ("content", "emission", "events_at")}),
-        }
-        part = out.with_suffix(".part")
-        part.write_text(json.dumps(row))
-        part.replace(out)
-        print(f"{method} {backend} seed {seed}: {hyper.steps} steps, {seconds:.0f} s", file=sys.stderr, flush=True)
+        checkpoint = train(training, hyper, backend)
+        head = checkpoint.head()
+        scores = np.stack([head.score_rows(v.rows, v.cuts) for v in test.videos])
+        keep_scores(path, hyper, {hyper.steps: scores}, {})
+        print(f"{method} {backend} seed {seed}: {hyper.steps} steps", file=sys.stderr, flush=True)
 
 
-def kept_row(path: Path, hyper: Hyper) -> dict[str, Any] | None:
-    """What a finished seed left; None where there is none, or where it was trained with other hyper-parameters."""
-    if not path.is_file():
+def told(
+    method: str, backend: str, seeds: int, data: Path, keep: Path, bootstrap: int, most: int
+) -> dict[str, Any] | None:
+    """Figures of all seeds at the last step that all of them reached, and the frame AUC on the way there."""
+    features = load_features(data / "c3d_fc6_segments.npz").of_split("test")
+    annotations = read_annotations(data / "test_annotations.csv")
+    hyper = replace(METHODS[method], steps=min(METHODS[method].steps, most or METHODS[method].steps))
+    kept = {seed: kept_scores(path_of(keep, method, backend, seed), replace(hyper, seed=seed)) for seed in range(seeds)}
+    kept = {seed: scores for seed, scores in kept.items() if scores}
+    if not kept:
         return None
-    row: dict[str, Any] = json.loads(path.read_text())
-    return row if row.get("hyper") == json.loads(json.dumps(jsonable(asdict(hyper)))) else None
+
+    def lines(scores: Scores) -> list[Timeline]:
+        pairs = zip(features.videos, scores, strict=True)
+        return [timeline_of(v, s.astype(np.float64), annotation_of(annotations, v.name)) for v, s in pairs]
+
+    def auc(scores: Scores) -> float:
+        return frame_figures(all_pieces(lines(scores), "content"), features.labels(), 0)["auc"].value
+
+    common = sorted(set.intersection(*(set(scores) for scores in kept.values())))
+    curve = []
+    for step in common if len(common) > 1 else []:
+        values = [round(auc(scores[step]), 4) for scores in kept.values()]
+        curve.append({"step": step, "median": float(np.median(values)), "range": [min(values), max(values)]})
+    rows = []
+    for seed, scores in kept.items():
+        found = evaluate(lines(scores[common[-1]]), bootstrap, oracles=False)
+        rows.append({"seed": seed, **jsonable({k: found[k] for k in ("content", "emission", "events_at")})})
+    return {"hyper": asdict(hyper), "steps": common[-1], "content": summary(rows),
+            "emission": summary(rows, "emission"), "curve": curve, "seeds": rows}  # fmt: skip
 
 
-def file_name(method: str) -> str:
-    """A method's name as part of a file's."""
-    return method.replace(", ", "_").replace(" ", "-")
+def former(method: str, backend: str) -> dict[str, Any] | None:
+    """A row of the last record, with its date, where it was trained with the same hyper-parameters; else None."""
+    try:
+        record = read_results("trainer_mil")
+    except FileNotFoundError:
+        return None
+    one: dict[str, Any] | None = record["results"]["methods"].get(f"{method} ({backend})")
+    asked = jsonable(asdict(METHODS[method]))
+    same = one and all(json.dumps(asked[key]) == json.dumps(value) for key, value in one["hyper"].items())
+    return {"measured": record["date"][:10], **one} if one and same else None
 
 
 def summary(rows: list[dict[str, Any]], stamping: str = "content") -> dict[str, Any]:
@@ -192,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = [run for run in RUNS if not args.only or run[0] in args.only]
     if args.worker:
         mine = [method for method, backend in runs if backend == args.worker]
-        run_methods(mine, args.worker, args.data, args.seeds, args.bootstrap, args.keep, args.steps)
+        run_methods(mine, args.worker, args.data, args.seeds, args.keep, args.steps)
         return 0
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -201,16 +166,11 @@ def main(argv: list[str] | None = None) -> int:
         if not args.collect:
             train_all(runs, args, keep)
         for method, backend in runs:
-            paths = [keep / f"{file_name(method)}-{backend}-{seed}.json" for seed in range(args.seeds)]
-            kept = [kept_row(path, hyper_of(method, backend, args.steps)) for path in paths]
-            rows = [{k: v for k, v in row.items() if k != "hyper"} for row in kept if row is not None]
-            if not rows:
-                continue
-            name = f"{method} ({backend})"
-            hyper = asdict(hyper_of(method, backend, args.steps))
-            found[name] = {"hyper": hyper, "content": summary(rows), "emission": summary(rows, "emission"),
-                           "curve": curve_of(rows), "seeds": rows}  # fmt: skip
-            show(name, found[name]["content"])
+            one = told(method, backend, args.seeds, args.data, keep, args.bootstrap, args.steps)
+            one = one or former(method, backend)
+            if one is not None:
+                found[f"{method} ({backend})"] = one
+                show(f"{method} ({backend})", one["content"])
     lines = oracles(args.data, args.bootstrap)
     for name, figures in lines.items():
         print(f"{name:<38}" + "".join(f"{_number(figures[k]['value']):>26}" for k in SHOWN))
@@ -229,7 +189,7 @@ def train_all(runs: list[tuple[str, str]], args: argparse.Namespace, keep: Path)
     try:
         for backend in dict.fromkeys(backend for _, backend in runs):
             command = [sys.executable, "-m", "benchmarks.mil", "--data", str(args.data), "--seeds", str(args.seeds),
-                       "--bootstrap", str(args.bootstrap), "--keep", str(keep), "--steps", str(args.steps), *only,
+                       "--keep", str(keep), "--steps", str(args.steps), *only,
                        "--worker", backend]  # fmt: skip
             threads = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
             workers.append(subprocess.Popen(command, env={**threads, **os.environ}))
@@ -240,16 +200,6 @@ def train_all(runs: list[tuple[str, str]], args: argparse.Namespace, keep: Path)
         for worker in workers:
             worker.terminate()
             worker.wait()
-
-
-def curve_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Median and range of the frame AUC over the seeds, at every step that all of them were looked at."""
-    steps = [{point["step"]: point["auc"] for point in row["curve"]} for row in rows]
-    told = []
-    for step in sorted(set.intersection(*map(set, steps))):
-        values = [points[step] for points in steps]
-        told.append({"step": step, "median": round(float(np.median(values)), 4), "range": [min(values), max(values)]})
-    return told
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ FIGURES = {
     "auc_abnormal": "AUC, abnormal videos only",
     "auc_macro": "mean AUC of a video",
 }
+SHOWN_STEPS = (100, 300, 500, 1000, 2000, 3000, 5000, 7000, 10_000)
 
 
 def mil(record: Record) -> str:
@@ -23,13 +24,64 @@ def mil(record: Record) -> str:
         return f"{figures['median']:.3f} [{figures['range'][0]:.3f}, {figures['range'][1]:.3f}]"
 
     rows: list[list[Any]] = [
-        [name, *(told(each["content"][key]) for key in FIGURES)] for name, each in found["methods"].items()
+        [
+            name + (f" of {each['measured']}" if "measured" in each else ""),
+            steps_of(each),
+            *(told(each["content"][key]) for key in FIGURES),
+        ]
+        for name, each in found["methods"].items()
+        if ", " not in name
     ]
     for name, figures in found["oracles"].items():
         values = [figures[key]["value"] for key in FIGURES]
-        rows.append([f"*oracle: {name}*", *("–" if value is None else f"{value:.3f}" for value in values)])
-    head = [f"median [range] of {record['settings']['seeds']} seeds", *FIGURES.values()]
+        rows.append(
+            [
+                f"*{name if name.startswith('oracle') else f'oracle: {name}'}*",
+                "",
+                *("–" if value is None else f"{value:.3f}" for value in values),
+            ]
+        )
+    head = [f"median [range] of {record['settings']['seeds']} seeds", "steps", *FIGURES.values()]
     return table(head, rows)
+
+
+def steps_of(each: dict[str, Any]) -> str:
+    """The step that a row's figures are of."""
+    return f"{each.get('steps', each['hyper']['steps']):,}"
+
+
+def milcurves(record: Record) -> str:
+    """Median and range of the frame AUC on the way, where a method was looked at on it."""
+    found = {n: each for n, each in record["results"]["methods"].items() if ", " not in n and each.get("curve")}
+    steps = [s for s in SHOWN_STEPS if any(point["step"] == s for each in found.values() for point in each["curve"])]
+    rows = []
+    for name, each in found.items():
+        at = {point["step"]: point for point in each["curve"]}
+        cells = (
+            f"{at[s]['median']:.3f} [{at[s]['range'][0]:.3f}, {at[s]['range'][1]:.3f}]" if s in at else ""
+            for s in steps
+        )
+        rows.append([name, *cells])
+    return table(["frame AUC after so many steps", *(f"{s:,}" for s in steps)], rows)
+
+
+def milvariants(record: Record) -> str:
+    """What one difference from the sources is worth, at the steps that all variants of a loss have."""
+    methods = record["results"]["methods"]
+    rows = []
+    for name, each in methods.items():
+        method, comma, change = name.removesuffix(" (torch)").partition(", ")
+        base = methods.get(f"{method} (torch)")
+        if not comma or base is None:
+            continue
+        plain = next((p for p in base["curve"] if p["step"] == each["steps"]), None)
+        shown = [
+            f"{x['median']:.3f} [{x['range'][0]:.3f}, {x['range'][1]:.3f}]"
+            for x in (each["content"]["auc"], plain)
+            if x
+        ]
+        rows.append([method, change, steps_of(each), *shown, *[""] * (2 - len(shown))])
+    return table(["loss", "changed", "steps", "frame AUC", "unchanged"], rows)
 
 
 def losses(record: Record) -> str:
@@ -77,6 +129,8 @@ def endtoend(record: Record) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "mil": ("trainer_mil", mil),
+    "milcurves": ("trainer_mil", milcurves),
+    "milvariants": ("trainer_mil", milvariants),
     "losses": ("trainer_losses", losses),
     "training": ("trainer_training", training),
     "extraction": ("trainer_extraction", extraction),

@@ -168,6 +168,16 @@ def candidates_of(series: Sequence[Sequence[float]]) -> list[float]:
     return sorted(((math.floor(peak * unit + 1e-9) + 1) / unit for peak in peaks), reverse=True)
 
 
+def check_rate(asked: float, confidence: float) -> None:
+    """Raises UsageError for a rate or a confidence that no footage can show."""
+    if not (math.isfinite(asked) and asked > 0.0):
+        raise UsageError(
+            f"a rate of {asked:g} false alarms an hour cannot be shown; give a number above 0, such as 0.1"
+        )
+    if not 0.5 <= confidence < 1.0:
+        raise UsageError(f"confidence {confidence:g} is not between 0.5 and 1; give for instance 0.95")
+
+
 def calibrate(
     count_alarms: Callable[[float], int],
     candidates: Sequence[float],
@@ -182,12 +192,7 @@ def calibrate(
     footage is too short to show the rate, the lowest threshold without any alarm is taken.  Raises UsageError for an
     impossible rate or confidence, DataError without footage.
     """
-    if not (math.isfinite(asked) and asked > 0.0):
-        raise UsageError(
-            f"a rate of {asked:g} false alarms an hour cannot be shown; give a number above 0, such as 0.1"
-        )
-    if not 0.5 <= confidence < 1.0:
-        raise UsageError(f"confidence {confidence:g} is not between 0.5 and 1; give for instance 0.95")
+    check_rate(asked, confidence)
     if hours <= 0.0 or not candidates:
         raise DataError("no window was scored, so nothing can be calibrated; give footage of at least one window")
     allowed = max(0, allowed_alarms(hours, asked, confidence))

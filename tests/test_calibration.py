@@ -26,7 +26,7 @@ from stream_detector.calibration import (
 )
 from stream_detector.commands import calibrate as command
 from stream_detector.config import AlarmConfig
-from stream_detector.errors import ConfigError, DataError, UsageError
+from stream_detector.errors import ConfigError, DataError, SourceError, UsageError
 from stream_detector.records import COLUMNS, ScoreRow
 
 
@@ -252,6 +252,50 @@ def test_wrong_calls_are_one_sentence(tmp_path: Path) -> None:
         run("n.csv", *rate, "--config", str(toml), "--camera", "yard")
     with pytest.raises(DataError, match="does not exist"):
         run(str(tmp_path / "n.csv"), *rate)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["GOOD", "--false-alarms-per-hour", "0"], "cannot be shown"),
+        (["GOOD", "--false-alarms-per-hour", "nan"], "cannot be shown"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--confidence", "1"], "not between 0.5 and 1"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--at-once", "0"], "at least 1"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--stride", "0"], "stride"),
+        (["GOOD", "NONE", "--false-alarms-per-hour", "1"], "does not exist"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--check", "NONE"], "does not exist"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--check", "GOOD"], "needs other footage"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--check", "EMPTY"], "no scored window"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--check", "DAMAGED"], "not a scores file"),
+        (["GOOD", "--false-alarms-per-hour", "1", "--config", "NOTABLE", "--camera", "gate", "--write"], "no table"),
+        (
+            ["GOOD", "--false-alarms-per-hour", "1", "--config", "LOCKED", "--camera", "gate", "--write"],
+            "cannot be wri",
+        ),
+    ],
+)
+def test_every_argument_is_checked_before_anything_is_scored(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.csv").write_text(",".join(COLUMNS) + "\n")
+    (tmp_path / "damaged.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "none.toml").write_text('[cameras]\ngate = "rtsp://10.0.0.7/a"\n')
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / "c.toml").write_text('[cameras.gate]\nsource = "rtsp://10.0.0.7/a"\n')
+    (tmp_path / "locked" / "c.toml.part").mkdir()  # stands in for a folder that cannot be written: root can write any
+    places = {
+        "GOOD": write_scores(tmp_path / "n.csv", noise(500, 1)),
+        "NONE": str(tmp_path / "none.mp4"),
+        "EMPTY": str(tmp_path / "empty.csv"),
+        "DAMAGED": str(tmp_path / "damaged.csv"),
+        "NOTABLE": str(tmp_path / "none.toml"),
+        "LOCKED": str(tmp_path / "locked" / "c.toml"),
+    }
+    scored: list[Any] = []
+    monkeypatch.setattr(command, "score_footage", lambda *given: scored.append(given))
+    with pytest.raises((UsageError, ConfigError, DataError, SourceError), match=told):
+        run(*(places.get(word, word) for word in words))
+    assert not scored
 
 
 def test_videos_go_through_the_scorer() -> None:

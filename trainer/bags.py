@@ -98,7 +98,10 @@ def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDA
     for label, kind in ((1, "abnormal"), (0, "normal")):
         have = np.flatnonzero(labels == label)
         if len(have) < 2:
-            raise DataError(f"{len(have)} {kind} videos cannot be split into training and validation; give at least 2")
+            raise DataError(
+                f"{len(have)} {kind} videos cannot be split into training and validation; give at least 2, "
+                "or train on all of them with --set val_share=0"
+            )
         if not set(have) & set(held):
             held.append(int(rng.choice(have)))
     val = np.array(sorted(held))

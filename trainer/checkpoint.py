@@ -55,6 +55,8 @@ class Checkpoint:
     """A trained head. networks: arrays by name, `members` per view.  hyper: every hyper-parameter.
 
     validation: figure of the whole head on the held-out training videos.  temperature, bias: Platt scaling.
+    training_videos: name → digests of every video that was trained on or decided when to stop, see `seen.py`; {} when
+    unknown.
     """
 
     spec: HeadSpec
@@ -69,6 +71,7 @@ class Checkpoint:
     versions: dict[str, str]
     temperature: float = 1.0
     bias: float = 0.0
+    training_videos: dict[str, list[str]] = field(default_factory=dict)
 
     def head(self) -> StreamingHead:
         """The head with a fresh state."""
@@ -95,6 +98,7 @@ class Checkpoint:
             "versions": self.versions,
             "temperature": self.temperature,
             "bias": self.bias,
+            "training_videos": self.training_videos,
         }
         contiguous = {k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}
         part = path.with_name(path.name + ".part")
@@ -128,7 +132,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
     rest = {k: facts[k] for k in ("hyper", "validation", "features", "backend", "versions", "temperature", "bias")}
     curves = tuple(Curve(**c) for c in facts["curves"])
     return Checkpoint(
-        spec, scaling, tuple(networks), curves=curves, validation_videos=tuple(facts["validation_videos"]), **rest
+        spec,
+        scaling,
+        tuple(networks),
+        curves=curves,
+        validation_videos=tuple(facts["validation_videos"]),
+        training_videos=facts.get("training_videos", {}),
+        **rest,
     )
 
 

@@ -29,6 +29,7 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.recipe import DEFAULT_FILTER, View
 from stream_detector.recordings import pictures
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
+from trainer.contents import files_digest
 
 Size = int | tuple[int, int]  # of a picture in pixels: a side, or (rows, columns)
 PACK_SIZE = 128
@@ -255,9 +256,13 @@ class PackedFrames:
         return result
 
 
-def clips_key(clips: Sequence[Clip], size: Size, limit: int) -> str:
-    """Names the content of a pack: it changes with the list of clips and with how they are packed."""
-    text = json.dumps([size, limit, [asdict(clip) for clip in clips]])
+def clips_key(clips: Sequence[Clip], root: Path, size: Size, limit: int) -> str:
+    """Names the content of a pack: it changes with the list of clips, with their bytes and with how they are packed.
+
+    Raises DataError for a clip that is not there.
+    """
+    content = files_digest(Path(root) / clip.path for clip in clips)
+    text = json.dumps([size, limit, [asdict(clip) for clip in clips], content])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -268,7 +273,7 @@ def pack_clips(
 
     limit: at most so many frames of a clip.  Raises DataError for a clip that cannot be read.
     """
-    path, key = Path(cache) / f"{name}.u8", clips_key(clips, size, limit)
+    path, key = Path(cache) / f"{name}.u8", clips_key(clips, root, size, limit)
     if path.with_suffix(".json").exists() and PackedFrames(path).key == key:
         return
     writer = PackWriter(path, size)

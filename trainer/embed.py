@@ -29,6 +29,7 @@ from trainer import extras
 from trainer.card import write_card
 from trainer.choose import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.clips import Clip, named, parse_size
+from trainer.contents import file_digest
 from trainer.distill import use_threads
 from trainer.fit import calibrate
 from trainer.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, look, measured
@@ -47,7 +48,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     student = student_from(state)
     backbone = student.backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     cache, began = Path(args.cache), time.monotonic()
-    key = [state["step"], state["seconds"]]
+    key = [state["step"], file_digest(Path(args.run) / "student.pt")]
     see = partial(look, backbone, recipe, device=args.device)
     footage = Footage(see, recipe.size[0], cache, Path(args.run), key, args.workers)
     footage.pack_val(Path(args.clips), console)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from stream_detector.errors import DataError, UsageError
+from trainer import seen
 from trainer.annotations import Annotation, annotation_of, read_annotations
 from trainer.bags import windows_of
 from trainer.checkpoint import Checkpoint, load_checkpoint
@@ -167,7 +169,10 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     annotations = read_annotations(args.annotations) if args.annotations else None
     timelines = score_videos(features, checkpoint, annotations)
-    found = evaluate(timelines, args.bootstrap, args.delay)
+    known = seen.told(features, checkpoint)
+    if words := seen.warning(known, len(features.videos)):
+        print(f"warning: {words}", file=sys.stderr)
+    found = {**evaluate(timelines, args.bootstrap, args.delay), "seen_in_training": known}
     args.out.mkdir(parents=True, exist_ok=True)
     about = {"split": args.split, "truth": "annotations" if annotations else "clip labels",
              "hyper": checkpoint.hyper,

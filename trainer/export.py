@@ -124,6 +124,7 @@ def main(args: argparse.Namespace) -> int:
         try:
             found = json.loads(args.results.read_text(encoding="utf-8"))
             results = {k: found[k] for k in ("videos", "hours", "content", "emission", "events_at")}
+            results["seen_in_training"] = found.get("seen_in_training")
         except (OSError, ValueError, KeyError):
             raise DataError(f"{args.results} is not a results.json of `trainer evaluate`; evaluate again") from None
     bundle = export(

@@ -17,6 +17,7 @@ import json
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
 from stream_detector.temporal import CUTS
 from stream_detector.types import Engine, Window
+from trainer.contents import file_digest
 from trainer.decode import DecodeState, Decoding, decode_all
 from trainer.features import MANIFEST, MANIFEST_SCHEMA
 from trainer.videos import LabelledVideo, read_list, read_ucf_crime
@@ -41,7 +43,7 @@ BATCH = 8  # windows a call of the network; part of the key: another batch may r
 
 @dataclass
 class Tally:
-    """What a run did. skipped: name → why."""
+    """What a run did. skipped: name → why.  changed: whose file was another than the features' and was done again."""
 
     done: int = 0
     resumed: int = 0
@@ -49,6 +51,7 @@ class Tally:
     video_s: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
 
 class EngineKind(Protocol):
@@ -114,13 +117,14 @@ def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any,
     }
 
 
-def save_video(path: Path, arrays: dict[str, np.ndarray[Any, Any]], state: DecodeState, key: str) -> None:
+def save_video(path: Path, arrays: dict[str, np.ndarray[Any, Any]], state: DecodeState, key: str, sha256: str) -> None:
     """Write `path` whole or not at all; the same arrays give the same bytes (zip time stamps are constant)."""
     facts = {
         "frames": np.array(state.frames),
         "fps": np.array(state.fps),
         "key": np.array(key),
         "detail": np.array(state.detail),
+        "sha256": np.array(sha256),
     }
     part = path.with_suffix(".part")
     with part.open("wb") as file:
@@ -140,6 +144,7 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
                 "fps": float(data["fps"]),
                 "windows": len(data["starts"]),
                 "detail": str(data["detail"]),
+                "sha256": str(data["sha256"]) if "sha256" in data else "",
             }
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         path.unlink()  # not ours, or of a disk that lost its tail: make it again
@@ -154,10 +159,17 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
 def unfinished(
     videos: Sequence[LabelledVideo], out: Path, key: str, entries: dict[str, dict[str, Any]], tally: Tally
 ) -> list[LabelledVideo]:
-    """The videos still to be done; the others are entered. Raises DataError for features of another key."""
+    """The videos still to be done; the others are entered. Raises DataError for features of another key.
+
+    Features belong to the recording that they were made from: where the file is another now, they are made again. Where
+    it is gone, they are kept.
+    """
     todo = []
     for video in videos:
         known = finished(out / f"{video.name}.npz", key)
+        if known is not None and video.path.is_file() and known["sha256"] != file_digest(video.path):
+            known = None
+            tally.changed.append(video.name)
         if known is None:
             todo.append(video)
             continue
@@ -175,9 +187,10 @@ def extracted(
     tally: Tally,
 ) -> None:
     """Save and enter one video. place: (folder, key)."""
-    save_video(place[0] / f"{video.name}.npz", arrays, state, place[1])
+    sha256 = file_digest(video.path)
+    save_video(place[0] / f"{video.name}.npz", arrays, state, place[1], sha256)
     entries[video.name] = {"frames": state.frames, "fps": state.fps, "windows": len(arrays["starts"]),
-                           "detail": state.detail}  # fmt: skip
+                           "detail": state.detail, "sha256": sha256}  # fmt: skip
     tally.done += 1
     tally.windows += len(arrays["starts"])
     tally.video_s += state.frames / state.fps if state.fps else 0.0
@@ -301,6 +314,8 @@ def main(args: argparse.Namespace) -> int:
 
     where = {k: set(v.split(",")) for k, _, v in (w.partition("=") for w in args.where)}
     videos = read_list(args.list, args.root, where) if args.list else read_ucf_crime(args.ucf_crime)
+    parts = Counter(video.split or "none" for video in videos)
+    print("splits: " + ", ".join(f"{count} {name}" for name, count in sorted(parts.items())), file=sys.stderr)
     if args.ray:
         from stream_detector.raypool import import_ray
 
@@ -315,6 +330,7 @@ def main(args: argparse.Namespace) -> int:
     for name, why in tally.damaged.items():
         print(f"damaged {name}: {why}", file=sys.stderr)
     print(json.dumps({"extracted": tally.done, "resumed": tally.resumed, "skipped": len(tally.skipped),
+                      "changed": len(tally.changed),
                       "windows": tally.windows, "video_hours": round(tally.video_s / 3600, 4),
                       "seconds": round(seconds, 2),
                       "times_real_time": round(tally.video_s / seconds, 2) if seconds else 0.0}))  # fmt: skip

@@ -24,6 +24,7 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.recordings import pictures
 from stream_detector.types import UInt8Array
 from trainer.clips import PACK_SIZE, Clip, PackedFrames, PackWriter, small_rgb
+from trainer.contents import files_digest
 
 FIRST_SEED = 1000
 RECIPE_FPS = 25.0
@@ -98,7 +99,7 @@ def pack_normal(
     """Take segments, evenly spread, of every video in `folder` into `cache`/long_normal.u8; yields (done, all)."""
     files = video_files(folder)
     path = Path(cache) / "long_normal.u8"
-    key = json.dumps([[f.name for f in files], per_file, frames, size])
+    key = json.dumps([[f.name for f in files], files_digest(files), per_file, frames, size])
     if path.with_suffix(".json").exists() and PackedFrames(path).key == key:
         return
     writer = PackWriter(path, size)

@@ -45,6 +45,7 @@ class VideoFeatures:
     starts, ends: int64 (T,) half-open windows in frames, or None when rows are equal parts of the video.
     frames, fps: of the video at the rate of extraction; 0 when unknown.
     cuts: rows that do not follow on from the row before (a seek, a hole, damage).
+    sha256: of the file that the rows were made from; "" when unknown.
     """
 
     name: str
@@ -56,6 +57,7 @@ class VideoFeatures:
     frames: int = 0
     fps: float = 0.0
     cuts: tuple[int, ...] = ()
+    sha256: str = ""
 
     @property
     def label(self) -> int:
@@ -239,6 +241,7 @@ def _from_manifest(folder: Path) -> FeatureSet:
                 int(one["frames"]),
                 float(one["fps"]),
                 tuple(int(row) for row in np.flatnonzero(data.get("cut", ()))),
+                str(one.get("sha256", "")),
             )
         )
     return FeatureSet(tuple(videos), str(folder), {k: v for k, v in manifest.items() if k != "videos"})

@@ -21,5 +21,8 @@ def kept(path: Path, key: str, make: Callable[[], Sequence[Float32Array]]) -> li
                 return [arrays[f"arr_{k}"] for k in range(len(arrays.files) - 1)]
     made = list(make())
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, *made, key=np.array(key))
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez(file, *made, key=np.array(key))
+    part.replace(path)
     return made

@@ -19,6 +19,7 @@ from stream_detector.backbones.i3d import load_i3d
 from trainer import extras
 from trainer.clips import Size, clips_key, load_clips, named, pack_clips, read_frames, read_index, sides
 from trainer.compiled import compiled_teacher
+from trainer.contents import file_digest
 from trainer.pool import SHARES, Pack, Pool
 from trainer.teacher import FrameSource, Job, Targets, answer, plan
 from trainer.views import ROUNDS, ViewSource, pack_views, soft_labels
@@ -37,7 +38,8 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
         frames, packed = load_clips(cache)
         lengths = [int(m["frames"]) for m in frames.meta]
         jobs = plan(packed, lengths, per_clip=args.teacher_per_clip, per_set=args.teacher_windows, seed=args.seed)
-        key = f"i3d/{named(args.teacher_size)}/{clips_key(clips, args.teacher_size, CLIP_LIMIT)}"
+        teacher = file_digest(Path(args.teacher)) if Path(args.teacher).is_file() else str(args.teacher)
+        key = f"i3d/{teacher}/{named(args.teacher_size)}/{clips_key(clips, root, args.teacher_size, CLIP_LIMIT)}"
         targets = Targets(cache / f"teacher-{named(args.teacher_size)}", jobs, key)
 
         def decoded(size: Size) -> FrameSource:
@@ -62,11 +64,12 @@ def make_pool(args: argparse.Namespace, console: Console) -> Pool:
         rounds = []
         for number, plan_of_views in enumerate(ROUNDS[: args.views]):
             name, kept = f"views-{number}", "-maps" if args.maps else ""
-            large = ViewSource(shaped, plan_of_views, args.teacher_size)
-            small = ViewSource(square, plan_of_views, VIEW_SIZE)
+            content = [pack.frames.key for pack in packs]
+            large = ViewSource(shaped, plan_of_views, args.teacher_size, content)
+            small = ViewSource(square, plan_of_views, VIEW_SIZE, content)
             _show(progress, name, pack_views(small, cache / f"{name}.u8"))
             views, seen = load_clips(cache, name)
-            asked, key = [Job(item, 0) for item in range(len(seen))], f"i3d/{large.key}"
+            asked, key = [Job(item, 0) for item in range(len(seen))], f"i3d/{teacher}/{large.key}"
             targets = Targets(cache / f"teacher-{name}{kept}", asked, key, maps=args.maps)
             _ask(progress, f"teacher, {name}", targets, large.view, args)
             labels = soft_labels(targets, seen, SHARES) if args.label_weight else None

@@ -34,11 +34,11 @@ class Adagrad(keras.optimizers.Optimizer):  # type: ignore[misc, unused-ignore]
             return
         super().build(var_list)
         start = keras.initializers.Constant(self.accumulator)
-        self._sums = self.add_optimizer_variables(var_list, "accumulator", initializer=start)
+        self.sums = self.add_optimizer_variables(var_list, "accumulator", initializer=start)
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
         """One variable."""
-        sums = self._sums[self._get_variable_index(variable)]
+        sums = self.sums[self._get_variable_index(variable)]
         self.assign_add(sums, ops.square(gradient))
         rate = ops.cast(learning_rate, variable.dtype)
         self.assign_sub(variable, rate * gradient / (ops.sqrt(sums) + self.epsilon))

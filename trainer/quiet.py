@@ -21,6 +21,7 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.recipe import RECIPES
 from stream_detector.recordings import DecodeState, windows
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
+from trainer.contents import files_digest
 from trainer.extras import video_files
 from trainer.fit import Bag
 from trainer.kept import kept
@@ -74,7 +75,7 @@ def recordings(
             rates.append(fps)
         return [*found, np.array(rates, dtype=np.float32)]
 
-    *features, rates = kept(path, json.dumps([key, size, [file.name for file in files], "rates last"]), watch)
+    *features, rates = kept(path, json.dumps([key, size, files_digest(files), "rates last"]), watch)
     return [Recording(f.name, float(fps), rows) for f, fps, rows in zip(files, rates, features, strict=True)]
 
 

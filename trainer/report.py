@@ -14,6 +14,7 @@ from rich.table import Table
 
 from trainer.metrics import Figure
 from trainer.plots import plot_roc_pr, plot_scores
+from trainer.seen import warning
 from trainer.timeline import Timeline, all_pieces
 
 TITLES = {
@@ -62,12 +63,14 @@ def _short(figure: Figure) -> str:
 
 
 def summary_line(found: dict[str, Any]) -> str:
-    """What was scored."""
+    """What was scored, and whether the head had seen it before."""
+    known = found.get("seen_in_training")
+    words = warning(known, found["videos"]) if known else ""
     return (
         f"{found['videos']} videos ({found['abnormal_videos']} abnormal), {found['hours']:.2f} h, "
         f"{found['events']} events, {100 * found['prevalence']:.2f} % of frames abnormal; "
         "95 % intervals over resampled videos"
-    )
+    ) + (f". Warning: {words}" if words else "")
 
 
 def print_figures(found: dict[str, Any]) -> None:

@@ -102,6 +102,9 @@ def _applier(optimizer: Any, variables: Sequence[Any]) -> Callable[[list[Tensor]
             parameters, float(optimizer.learning_rate), 0.0, 0.0, optimizer.accumulator, optimizer.epsilon, foreach=True
         )
 
+        for parameter, sums in zip(parameters, optimizer.sums, strict=True):
+            native.state[parameter]["sum"] = sums.value  # one memory: what is kept of the optimiser is always current
+
         def apply(gradients: list[Tensor]) -> None:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient

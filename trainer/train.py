@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -30,10 +30,10 @@ from trainer.checkpoint import Checkpoint, Curve, versions
 from trainer.features import FeatureSet, load_features, require_both_classes, require_finite
 from trainer.heads import HeadSpec, build_head, fit_scaling, kernels_of, merged, see, weights_of
 from trainer.metrics import roc_auc
+from trainer.seen import training_marks
 from trainer.stopping import has_turned
 
 Progress = Callable[[int, int, str], None]
-Look = Callable[[int, Any], None]
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,38 @@ def validation_figure(logits: NDArray[np.floating[Any]], labels: NDArray[np.int6
     return float(np.mean(found))
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One network that is being trained. model: Keras.  step: of `make_step`.  batches: endless, for `step`."""
+
+    model: Any
+    optimizer: Any
+    step: Callable[[NDArray[np.int64]], float]
+    batches: Iterator[NDArray[np.int64]]
+
+
+def begin(
+    rows: Float32Array,
+    labels: NDArray[np.int64],
+    fit: NDArray[np.int64],
+    spec: HeadSpec,
+    view: str,
+    hyper: Hyper,
+    seed: int,
+) -> Network:
+    """A network before its first step. Arguments as of `train_network`."""
+    from trainer.step import make_step
+
+    seed_everything(seed)
+    model, optimizer = (
+        build_head(spec, view, rows.shape[1], hyper.initializer, hyper.linear_last),
+        make_optimizer(hyper),
+    )
+    step = make_step(model, optimizer, make_objective(hyper, model), rows, seed)
+    sampler = Sampler(fit[labels[fit] == 1], fit[labels[fit] == 0], hyper.pairs)
+    return Network(model, optimizer, step, sampler.batches(np.random.default_rng(seed)))
+
+
 def train_network(
     rows: Float32Array,
     labels: NDArray[np.int64],
@@ -190,23 +222,18 @@ def train_network(
     hyper: Hyper,
     seed: int,
     progress: Progress | None = None,
-    look: Look | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32], Curve]:
     """Train one network. rows: what the view shows, (V, T, P). fit, val: indices of videos.
 
-    look: called as look(step, model) at every look at the validation videos.  Returns its best weights, its logits on
-    the validation videos with these, and its curve.
+    Returns its best weights, its logits on the validation videos with these, and its curve.
     """
-    from trainer.step import make_step, predict
+    from trainer.step import predict
 
-    seed_everything(seed)
-    model = build_head(spec, view, rows.shape[1], hyper.initializer, hyper.linear_last)
-    step = make_step(model, make_optimizer(hyper), make_objective(hyper, model), rows, seed)
-    sampler = Sampler(fit[labels[fit] == 1], fit[labels[fit] == 0], hyper.pairs)
-    batches = sampler.batches(np.random.default_rng(seed))
+    network = begin(rows, labels, fit, spec, view, hyper, seed)
+    model = network.model
     curve, kept, kept_logits, recent = Curve(view, seed), weights_of(model), None, list[float]()
     for number in range(1, hyper.steps + 1):
-        recent.append(step(next(batches)))
+        recent.append(network.step(next(network.batches)))
         if not np.isfinite(recent[-1]):
             raise DataError(
                 f"the loss is no longer finite at step {number}; lower learning_rate or rescale the features"
@@ -219,8 +246,6 @@ def train_network(
         recent = []
         if curve.best_step == number:
             kept, kept_logits = weights_of(model), logits
-        if look:
-            look(number, model)
         if progress:
             progress(
                 number, hyper.steps, f"loss {curve.loss[-1]:.3f}  validation {figure:.3f}  kept step {curve.best_step}"
@@ -243,7 +268,6 @@ def train(
     backend: str,
     progress: Progress | None = None,
     scaling: Scaling | None = None,
-    look: Look | None = None,
 ) -> Checkpoint:
     """Train every network of the head on the videos of `features` (all of them training videos).
 
@@ -265,7 +289,7 @@ def train(
         shown = see(scaled, view)
         for member in range(spec.members):
             seed = hyper.seed * 1000 + number * 100 + member
-            kept, logits, curve = train_network(shown, labels, fit, val, spec, view, hyper, seed, progress, look)
+            kept, logits, curve = train_network(shown, labels, fit, val, spec, view, hyper, seed, progress)
             networks.append(kept)
             curves.append(curve)
             total += logits / spec.members
@@ -283,6 +307,7 @@ def train(
         features={"origin": Path(features.origin).name, "videos": len(labels), **features.manifest},
         backend=backend,
         versions=versions(backend),
+        training_videos=training_marks(features),
     )
 
 

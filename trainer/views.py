@@ -71,10 +71,17 @@ class ViewSource:
     """The views of a plan, drawn when asked for; at every size the very same parts of the very same frames.
 
     sources: clips, and what gives the frames of the i-th: uint8 (n, rows, columns, 3) RGB.  size: of a view.
+    content: names the frames of the sources, so that views of other recordings are other views.
     """
 
-    def __init__(self, sources: Sequence[tuple[Sequence[Clip], Frames]], plan: ViewPlan, size: Size) -> None:
-        self.plan, self.size = plan, size
+    def __init__(
+        self,
+        sources: Sequence[tuple[Sequence[Clip], Frames]],
+        plan: ViewPlan,
+        size: Size,
+        content: Sequence[str] = (),
+    ) -> None:
+        self.plan, self.size, self.content = plan, size, tuple(content)
         self._wanted = [(part, i, clip) for part, (clips, _) in enumerate(sources) for i, clip in enumerate(clips)]
         self._wanted = [entry for entry in self._wanted if plan.count(entry[2])]
         self._places = [(place, n) for place, (*_, clip) in enumerate(self._wanted) for n in range(plan.count(clip))]
@@ -89,7 +96,8 @@ class ViewSource:
     @property
     def key(self) -> str:
         """Changes when any of the views would."""
-        text = json.dumps([self.size, asdict(self.plan), [asdict(clip) for *_, clip in self._wanted], "by share"])
+        wanted = [asdict(clip) for *_, clip in self._wanted]
+        text = json.dumps([self.size, asdict(self.plan), wanted, self.content, "by share"])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def view(self, number: int) -> UInt8Array:

@@ -22,6 +22,7 @@ from stream_detector.calibration import (
     Calibration,
     calibrate,
     candidates_of,
+    check_rate,
     hours_text,
     poisson_lower,
     poisson_upper,
@@ -75,6 +76,9 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
         raise UsageError("there is nowhere to write the threshold; give --config FILE.toml and --camera NAME")
     if args.write and args.apart:
         raise UsageError("a camera has one threshold, --apart gives several; choose one of them and leave out --write")
+    check_rate(args.false_alarms_per_hour, args.confidence)
+    if args.at_once < 1:
+        raise UsageError(f"--at-once {args.at_once} reads no file; give at least 1")
     values: dict[str, Any] = {}
     if args.bundle:
         values["bundle"] = args.bundle
@@ -88,6 +92,11 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
     for word in args.normal:
         group, path = _group(word)
         groups.setdefault(group if args.apart else "all", []).append(path)
+    others = [_group(word)[1] for word in args.check]
+    if scorer is None:  # hours of scoring must not end at an argument
+        check_footage([path for paths in groups.values() for path in paths], others)
+    if args.write:
+        check_writable(args.config, args.camera)
     score = scorer or score_footage
     found: dict[str, Calibration] = {}
     for name, paths in groups.items():
@@ -101,7 +110,7 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
         )
     checked = {}
     if args.check:
-        other = score(args, config, [_group(word)[1] for word in args.check])
+        other = score(args, config, others)
         for name, calibration in found.items():
             checked[name] = check(calibration, other, config.alarm)
     if args.write:
@@ -109,6 +118,25 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
         write_threshold(args.config, args.camera, calibration.threshold)
     _tell(args, found, checked)
     return 0
+
+
+def check_footage(normal: Sequence[str], others: Sequence[str]) -> None:
+    """Every table is read and every video looked for, before anything is scored.
+
+    Raises SourceError for what is no video, DataError for a damaged table, UsageError for tables without a row and for
+    footage that is given to calibrate on and to check on.
+    """
+    from stream_detector.commands.score import find_videos
+
+    both = {Path(path).resolve() for path in normal} & {Path(path).resolve() for path in others}
+    if both:
+        name = str(min(both))
+        raise UsageError(f"{name!r} is given to calibrate on and to --check; a check needs other footage")
+    for path in (*normal, *others):
+        if not path.lower().endswith(".csv"):
+            find_videos([path])
+        elif not read_scores(Path(path)):
+            raise UsageError(f"{path!r} holds no scored window; give a table of footage that was scored")
 
 
 def _group(word: str) -> tuple[str, str]:
@@ -209,17 +237,21 @@ def check(calibration: Calibration, series: Series, alarm: AlarmConfig) -> dict[
     }
 
 
-def write_threshold(path: Path, camera: str, threshold: float) -> None:
-    """Set `threshold` in the [cameras.NAME] table of a TOML file; everything else stays as it is, comments too.
+def edited(path: Path, camera: str, threshold: float) -> str:
+    """The text of a TOML file with `threshold` in the [cameras.NAME] table; everything else as it is, comments too.
 
-    Raises ConfigError when the camera has no table of its own or the file cannot be written.
+    Raises ConfigError when the camera has no table of its own or the file cannot be read.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"{path} cannot be read ({reason}); give a readable configuration") from None
     lines = text.splitlines(keepends=True)
     name = re.escape(camera)
     header = re.compile(rf"\s*\[\s*(cameras|\"cameras\")\s*\.\s*({name}|\"{name}\"|'{name}')\s*\]\s*(#.*)?$")
     start = next((number for number, line in enumerate(lines) if header.match(line.rstrip("\r\n"))), None)
-    advice = f"write 'threshold = {threshold}' into the table [cameras.{camera}] yourself"
+    advice = _advice(camera, threshold)
     if start is None:
         raise ConfigError(f"{path}: camera {camera!r} has no table [cameras.{camera}] to write into; {advice}")
     end = next((n for n in range(start + 1, len(lines)) if re.match(r"\s*\[[^,]*\]\s*(#.*)?$", lines[n])), len(lines))
@@ -240,13 +272,38 @@ def write_threshold(path: Path, camera: str, threshold: float) -> None:
         good = False
     if not good:
         raise ConfigError(f"{path}: the table [cameras.{camera}] is written in a way that cannot be edited; {advice}")
+    return changed
+
+
+def check_writable(path: Path, camera: str) -> None:
+    """Whether `write_threshold` will be able to do its work; leaves the file as it is. Raises ConfigError."""
+    edited(path, camera, 0.5)
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"{path} cannot be written ({reason}); make its folder writable or leave out --write"
+        ) from None
+
+
+def write_threshold(path: Path, camera: str, threshold: float) -> None:
+    """Set `threshold` in the [cameras.NAME] table of a TOML file, see `edited`. Raises ConfigError."""
+    changed = edited(path, camera, threshold)
     try:
         aside = path.with_name(f"{path.name}.part")
         aside.write_text(changed, encoding="utf-8")
         shutil.copymode(path, aside)
         os.replace(aside, path)
     except OSError as error:
+        advice = _advice(camera, threshold)
         raise ConfigError(f"{path} cannot be written ({error.strerror or error}); {advice}") from None
+
+
+def _advice(camera: str, threshold: float) -> str:
+    return f"write 'threshold = {threshold}' into the table [cameras.{camera}] yourself"
 
 
 def _tell(args: argparse.Namespace, found: dict[str, Calibration], checked: dict[str, dict[str, Any]]) -> None:
