@@ -7,11 +7,8 @@ by the real alarm machine with the settings of the camera.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shutil
 import tempfile
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from stream_detector.calibration import (
     rate_text,
 )
 from stream_detector.config import AlarmConfig, CameraConfig, Config, build_config, load_config, slug
+from stream_detector.config_edit import set_camera, write_camera_settings
 from stream_detector.errors import ConfigError, RunError, UsageError
 from stream_detector.records import ScoreRow, read_scores
 from stream_detector.report import make_report
@@ -115,7 +113,7 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
             checked[name] = check(calibration, other, config.alarm)
     if args.write:
         (calibration,) = found.values()
-        write_threshold(args.config, args.camera, calibration.threshold)
+        write_camera_settings(args.config, args.camera, {"threshold": calibration.threshold})
     _tell(args, found, checked)
     return 0
 
@@ -237,73 +235,20 @@ def check(calibration: Calibration, series: Series, alarm: AlarmConfig) -> dict[
     }
 
 
-def edited(path: Path, camera: str, threshold: float) -> str:
-    """The text of a TOML file with `threshold` in the [cameras.NAME] table; everything else as it is, comments too.
-
-    Raises ConfigError when the camera has no table of its own or the file cannot be read.
-    """
+def check_writable(path: Path, camera: str) -> None:
+    """Whether `write_camera_settings` will be able to do its work; leaves the file as it is. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise ConfigError(f"{path} cannot be read ({reason}); give a readable configuration") from None
-    lines = text.splitlines(keepends=True)
-    name = re.escape(camera)
-    header = re.compile(rf"\s*\[\s*(cameras|\"cameras\")\s*\.\s*({name}|\"{name}\"|'{name}')\s*\]\s*(#.*)?$")
-    start = next((number for number, line in enumerate(lines) if header.match(line.rstrip("\r\n"))), None)
-    advice = _advice(camera, threshold)
-    if start is None:
-        raise ConfigError(f"{path}: camera {camera!r} has no table [cameras.{camera}] to write into; {advice}")
-    end = next((n for n in range(start + 1, len(lines)) if re.match(r"\s*\[[^,]*\]\s*(#.*)?$", lines[n])), len(lines))
-    setting = re.compile(r"(\s*threshold\s*=\s*)[^#\r\n]*?(\s*(#.*)?[\r\n]*)$")
-    old = next((n for n in range(start + 1, end) if setting.match(lines[n])), None)
-    if old is None:
-        if not lines[start].endswith("\n"):
-            lines[start] += "\n"
-        lines.insert(start + 1, f"threshold = {threshold}\n")
-    else:
-        lines[old] = setting.sub(lambda match: f"{match[1]}{threshold}{match[2]}", lines[old])
-    changed = "".join(lines)
-    expected = tomllib.loads(text)
-    expected["cameras"][camera]["threshold"] = threshold
-    try:
-        good = tomllib.loads(changed) == expected
-    except tomllib.TOMLDecodeError:
-        good = False
-    if not good:
-        raise ConfigError(f"{path}: the table [cameras.{camera}] is written in a way that cannot be edited; {advice}")
-    return changed
-
-
-def check_writable(path: Path, camera: str) -> None:
-    """Whether `write_threshold` will be able to do its work; leaves the file as it is. Raises ConfigError."""
-    edited(path, camera, 0.5)
-    aside = path.with_name(f"{path.name}.part")
-    try:
-        aside.touch()
-        aside.unlink()
+        set_camera(text, camera, {"threshold": 0.5})
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} cannot be read (it is not UTF-8); save it as UTF-8") from None
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(
             f"{path} cannot be written ({reason}); make its folder writable or leave out --write"
         ) from None
-
-
-def write_threshold(path: Path, camera: str, threshold: float) -> None:
-    """Set `threshold` in the [cameras.NAME] table of a TOML file, see `edited`. Raises ConfigError."""
-    changed = edited(path, camera, threshold)
-    try:
-        aside = path.with_name(f"{path.name}.part")
-        aside.write_text(changed, encoding="utf-8")
-        shutil.copymode(path, aside)
-        os.replace(aside, path)
-    except OSError as error:
-        advice = _advice(camera, threshold)
-        raise ConfigError(f"{path} cannot be written ({error.strerror or error}); {advice}") from None
-
-
-def _advice(camera: str, threshold: float) -> str:
-    return f"write 'threshold = {threshold}' into the table [cameras.{camera}] yourself"
 
 
 def _tell(args: argparse.Namespace, found: dict[str, Calibration], checked: dict[str, dict[str, Any]]) -> None:
