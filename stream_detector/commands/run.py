@@ -43,7 +43,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="[NAME=]SOURCE",
-        help="file, folder, glob, rtsp:// or http:// URL, USB camera number, or 'demo'; none: the rendered demo",
+        help="file, folder, glob, rtsp:// or http:// URL (${NAME}: a variable of the environment), USB camera, or "
+        "'demo'; none: the rendered demo",
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings; options given here win")
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
