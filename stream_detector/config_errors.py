@@ -28,12 +28,18 @@ _KINDS = {
     "tuple": "a list in brackets",
     "list": "a list in brackets",
 }
+_FORMS: dict[int | str, str] = {"device": "auto, cpu, cuda or cuda:N", "hwaccel": "a name of a-z and 0-9"}
+_PLAIN = ("bool", "int", "float", "str")  # what a value of a free table may be; pydantic tells of each
 _UNITS = ("_s", "_ms", "_fps", "_days", "_bytes", "_ratio", "_windows")
 
 
 def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str]) -> str:
     """One sentence for the first thing that is wrong. names: of the cameras, in their order."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = errors[0]
+    if first["type"] == "missing":  # a key that is missing may stand there with a slip in its name
+        same = [e for e in errors if e["type"] == "extra_forbidden" and e["loc"][:-1] == first["loc"][:-1]]
+        first = same[0] if same else first
     location = first["loc"]
     prefix = ""
     if location and location[0] == "cameras" and len(location) > 1 and isinstance(location[1], int):
@@ -50,6 +56,8 @@ def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         table = _table(location, names)
         return f"{prefix}{key or 'this'} is a section; write [{table}] and its keys below it"
+    if location[-1] in _PLAIN and "options" in location:
+        return f"{prefix}{_key(location[:-1])} must be a number, a text in quotes, or true or false"
     given = first["input"]
     shown = f", not {given}" if isinstance(given, int | float) else ""  # never a text: it may hold a password
     return f"{prefix}{key} must be {_wanted(kind, first.get('ctx', {}), location, model)}{shown}"
@@ -58,7 +66,7 @@ def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str
 def _key(location: Location) -> str:
     """The key below its table, as it is written: 'alarm.threshold', or 'mask, entry 2' of a camera."""
     parts = location[2:] if location[:1] == ("cameras",) and len(location) > 1 else location
-    words = ".".join(str(part) for part in parts if isinstance(part, str))
+    words = ".".join(str(part) for part in parts if isinstance(part, str) and part != "[key]")
     return words + "".join(f", entry {part + 1}" for part in parts if isinstance(part, int))
 
 
@@ -75,7 +83,7 @@ def _wanted(kind: str, context: dict[str, Any], location: Location, model: type[
     if kind == "literal_error":
         return f"one of {context['expected']}"
     if kind == "string_pattern_mismatch":
-        return "auto, cpu, cuda or cuda:N" if location[-1:] == ("device",) else "a text of another form"
+        return _FORMS.get(location[-1], "a name of a-z, 0-9, '.', '_' and '-'")
     if kind in ("greater_than_equal", "greater_than", "less_than_equal", "less_than", "finite_number"):
         return bounds or "a finite number"
     if kind in ("too_long", "too_short"):
@@ -90,6 +98,9 @@ def _annotation(location: Location, model: type[BaseModel]) -> Any:
     for part in location:
         if isinstance(part, int):
             annotation = next((a for a in typing.get_args(_bare(annotation)) if a is not Ellipsis), None)
+            continue
+        if typing.get_origin(_bare(annotation)) is dict:  # of tables with names of the user's
+            annotation = typing.get_args(_bare(annotation))[1]
             continue
         owner = _model(annotation)
         field = owner.model_fields.get(part) if owner else None

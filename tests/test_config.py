@@ -55,10 +55,11 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         (GATE + "mask = [[0, 0], [1, 1]]", "camera gate: mask: a mask polygon needs at least 3 points, got 2"),
         (GATE + "mask = 5", "camera gate: mask must be a list in brackets, not 5"),
         (GATE + "smoothing = 5", "camera gate: smoothing is a section; write [cameras.gate.smoothing] and its keys"),
-        (GATE + 'smoothing = {kind = "mean"}', "camera gate: smoothing.kind must be one of 'ema', 'median' or 'none'"),
+        (GATE + "smoothing = {kind = 5}", "camera gate: smoothing.kind must be a text in quotes, not 5"),
         (GATE + 'smoothing = {span = "x"}', "camera gate: smoothing.span must be a whole number between 1 and 99"),
         (GATE + "treshold = 0.5", "camera gate: unknown key 'treshold'; did you mean 'threshold'?"),
         (GATE + "cooldown = 5", "camera gate: unknown key 'cooldown'; did you mean 'cooldown_s' in [alarm]?"),
+        ("[cameras.gate]\nsorce = '0'", "camera gate: unknown key 'sorce'; did you mean 'source'?"),
         ("[cameras.gate]\nstride = 8", "camera gate: source is missing; add it"),
         ("[cameras.gate]\nsource = 1.5", "camera gate: source: it must be a text"),
         ('[[cameras]]\nsource = "0"', "camera 1 has no name"),
@@ -78,6 +79,10 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         ("[publish]\nheartbeat_s = 0", "publish.heartbeat_s must be more than 0 and at most 60, not 0"),
         ("[publish]\nbind = 5", "publish.bind must be a text in quotes, not 5"),
         ("events = 5", "events must be the path of a file, a text in quotes, not 5"),
+        (GATE + 'smoothing = {kind = "A B"}', "camera gate: smoothing.kind must be a name of a-z, 0-9, '.', '_'"),
+        ("[smooth.options]\nx = [1]", "smooth.options.x must be a number, a text in quotes, or true or false"),
+        ("[sinks.door]\nurl = 1", "unknown key 'url' in [sinks.door]"),
+        ("[sinks.door]", "sinks.door.kind is missing; add it"),
         ("pace = 'fast'", "pace must be one of 'realtime' or 'max'"),
         ("threshold = 0.5\n[alarm]\nthreshold = 0.6", "threshold stands at the top and in [alarm]; leave one out"),
         ("a = ", "not valid TOML"),
@@ -93,7 +98,7 @@ def fields(model: Any, table: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     for name, field in model.model_fields.items():
         options = [field.annotation, *typing.get_args(field.annotation)]
         inner = next((o for o in options if hasattr(o, "model_fields")), None)
-        if name != "cameras":
+        if name not in ("cameras", "sinks"):  # by the user's own names
             found += fields(inner, (*table, name)) if inner else [(*table, name)]
     return found
 
