@@ -21,6 +21,7 @@ from stream_detector.types import Clock
 _READ_AT_ONCE = 256
 _DEAF_S, _MOST_DEAF_S = 0.25, 60.0
 _DEAF_PEERS = 2000
+_LEARN = 0.1
 
 
 class Recovery:
@@ -29,16 +30,20 @@ class Recovery:
     def __init__(self, socket: zmq.Socket[bytes], answerer: Answerer, clock: Clock) -> None:
         self._socket, self._answerer, self._clock = socket, answerer, clock
         self._rate = RateLimit()
+        self._refusals = RateLimit(rate=2.0, burst=20.0)  # to say no costs time, too
         self._queue: FairQueue[list[bytes]] = FairQueue()
+        self._costs = {"snapshot": 0.001, "from": 0.0002}  # seconds, usually
         self._deaf: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # peer → (until, for how long)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # tells when an answer cannot be handed over
 
     def serve(self, until_s: float) -> None:
         """Read and answer until there is nothing more to do, or until `time.monotonic()` is `until_s`."""
+        now_s = time.monotonic()
+        enough_s = now_s + (until_s - now_s) / 2  # a flood must leave time for answers
         for frames in waiting(self._socket, _READ_AT_ONCE):
             if len(frames) in (2, 3) and (len(frames) == 2 or not frames[1]):  # else neither DEALER nor REQ
                 self._take(frames)
-            if time.monotonic() >= until_s:
+            if time.monotonic() >= enough_s:
                 break
         while True:
             begun_s = time.monotonic()
@@ -48,7 +53,9 @@ class Recovery:
             peer, frames = taken
             if not self._is_deaf(peer):
                 self._send(frames, self._answerer.answer(frames[-1]))
-            self._queue.spent(peer, time.monotonic() - begun_s)
+            spent_s, kind = time.monotonic() - begun_s, _kind(frames[-1])
+            self._costs[kind] += _LEARN * (spent_s - self._costs[kind])
+            self._queue.spent(peer, spent_s)
 
     def _take(self, frames: list[bytes]) -> None:
         peer, refusal = frames[0], ""
@@ -56,9 +63,9 @@ class Recovery:
             return
         if not self._rate.allow(peer, self._clock.monotonic()):
             refusal = "too many requests; wait a little"
-        elif not self._queue.put(peer, frames, sum(map(len, frames))):
+        elif not self._queue.put(peer, frames, sum(map(len, frames)), self._costs[_kind(frames[-1])]):
             refusal = "too many requests wait for an answer; wait a little"
-        if refusal:
+        if refusal and self._refusals.allow(peer, self._clock.monotonic()):
             self._send(frames, self._answerer.refusal(refusal, retry_after_s=1.0))
 
     def _is_deaf(self, peer: bytes) -> bool:
@@ -80,6 +87,10 @@ class Recovery:
                 raise
         else:
             self._deaf.pop(peer, None)
+
+
+def _kind(request: bytes) -> str:
+    return "snapshot" if b'"snapshot"' in request else "from"
 
 
 def waiting(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:

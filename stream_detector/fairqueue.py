@@ -1,7 +1,8 @@
-"""Whose request is answered next: of all who wait, the peer on which the least time was spent so far.
+"""Whose request is answered next: of all who wait, the one that will have cost the least time by then.
 
-Start-time fair queueing: each peer's next request begins, in virtual time, where its last one ended, but not before
-now. So somebody who asks now and then is served next, however many others ask without end. Bounded on all sides.
+Fair queueing: each peer's next request begins, in virtual time, where its last one ended, but not before
+now, and ends when what it probably costs is over; the one that ends first is served. So somebody who asks now and then,
+and for little, is served next, however many others ask without end. Bounded on all sides.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ T = TypeVar("T")
 class FairQueue(Generic[T]):
     """peers: how many are remembered.  each: requests of one peer that may wait.  most_bytes: of all that waits."""
 
-    def __init__(self, peers: int = 2000, each: int = 8, most_bytes: int = 4 << 20) -> None:
+    def __init__(self, peers: int = 2000, each: int = 4, most_bytes: int = 4 << 20) -> None:
         self._peers, self._each, self._most_bytes = peers, each, most_bytes
-        self._now = 0.0
+        self._now = self._begun = 0.0
         self._ends: OrderedDict[bytes, float] = OrderedDict()
-        self._waiting: dict[bytes, deque[tuple[T, int]]] = {}
+        self._waiting: dict[bytes, deque[tuple[T, int, float]]] = {}
         self._heap: list[tuple[float, int, bytes]] = []
         self._count = 0
         self._bytes = 0
@@ -28,33 +29,35 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def put(self, peer: bytes, item: T, size: int) -> bool:
-        """Have it wait; False if there is no room for it. size: bytes that it takes."""
+    def put(self, peer: bytes, item: T, size: int, cost_s: float) -> bool:
+        """Have it wait; False if there is no room for it. size: bytes that it takes.  cost_s: what it may cost."""
         mine = self._waiting.get(peer)
         full = len(self._waiting) >= self._peers if mine is None else len(mine) >= self._each
         if full or self._bytes + size > self._most_bytes:
             return False
         self._bytes += size
         if mine is None:
-            self._waiting[peer] = deque([(item, size)])
+            self._waiting[peer] = deque([(item, size, cost_s)])
             self._push(peer)
         else:
-            mine.append((item, size))
+            mine.append((item, size, cost_s))
         return True
 
     def take(self) -> tuple[bytes, T] | None:
         """(peer, item) to be served now, or None. Call `spent` for the peer before the next `take`."""
         if not self._heap:
             return None
-        begin, _, peer = heapq.heappop(self._heap)
-        self._now = max(self._now, begin)
-        item, size = self._waiting[peer].popleft()
+        end, _, peer = heapq.heappop(self._heap)
+        item, size, cost_s = self._waiting[peer].popleft()
+        self._begun = end - cost_s
+        self._now = max(self._now, self._begun)
         self._bytes -= size
         return peer, item
 
     def spent(self, peer: bytes, seconds: float) -> None:
         """So much time went into the request of `peer` that was taken last."""
-        self._ends[peer] = max(self._now, self._ends.pop(peer, 0.0)) + seconds
+        self._ends.pop(peer, None)
+        self._ends[peer] = self._begun + seconds
         while len(self._ends) > self._peers:
             self._ends.popitem(last=False)
         if self._waiting.get(peer):
@@ -64,4 +67,5 @@ class FairQueue(Generic[T]):
 
     def _push(self, peer: bytes) -> None:
         self._count += 1
-        heapq.heappush(self._heap, (max(self._now, self._ends.get(peer, 0.0)), self._count, peer))
+        end = max(self._now, self._ends.get(peer, 0.0)) + self._waiting[peer][0][2]
+        heapq.heappush(self._heap, (end, self._count, peer))

@@ -279,9 +279,11 @@ class Ledger(Reads):
         self._identity = self._seen(path)
         return db
 
-    def _memory(self, path: Path | None = None) -> sqlite3.Connection:
+    def _memory(self, path: Path | None = None, kept: sqlite3.Connection | None = None) -> sqlite3.Connection:
         db = store.open_memory()
-        if path is not None and path.exists():
+        if kept is not None:
+            salvage.copy_all(kept, db)
+        elif path is not None and path.exists():
             salvage.copy_newest(path, db, _TAIL)
         self._enter(db, self._tail, self._open.rows if self._loaded else None)
         return db
@@ -293,7 +295,12 @@ class Ledger(Reads):
             pruning.bound_gaps(db, self._ordinal, self._seqs)
 
     def _guard(self, action: Callable[[], object], again: bool = False) -> None:
-        """Run `action` on the database; if that fails, replace the database, and run it once more if `again`."""
+        """Run `action` on the database; if that fails, replace the database, and run it once more if `again`.
+
+        Raises LedgerError after `close`.
+        """
+        if self._closed:
+            raise LedgerError("the journal was asked after it was closed; close the journal last")
         try:
             action()
         except (sqlite3.Error, Corrupt) as error:
@@ -349,9 +356,7 @@ class Ledger(Reads):
         self._retry_s = max(self._retry_s, self._clock.monotonic() + _RETRY_S)
         self.degraded = self._path is not None
         try:
-            db = self._memory(self._path if copy else None)
-            if kept is not None:
-                salvage.copy_all(kept, db)
+            db = self._memory(self._path if copy else None, kept)
         except (sqlite3.Error, Corrupt) as error:  # the old file holds what cannot be copied
             log.warning("the event journal cannot be copied (%s)", error)
             db = self._memory()

@@ -6,7 +6,6 @@ Kept as finished JSON texts, so that telling it costs nothing but the copy: neit
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
@@ -95,8 +94,8 @@ class Greeter:
         elif "" not in self._prefixes:
             self._prefixes[prefix] = None
 
-    def slice(self, now_s: float) -> Iterator[tuple[str, str]]:
-        """(topic, text): the next messages to be sent; few enough for one turn of the thread."""
+    def slice(self, now_s: float) -> Iterator[tuple[str, list[str]]]:
+        """(topic, texts): the next messages to be sent; few enough for one turn of the thread."""
         if self._prefixes and now_s - self._looked_s >= _AGAIN_S:
             self._looked_s = now_s
             topics = self._present.topics()
@@ -107,18 +106,14 @@ class Greeter:
             return
         self._tokens = min(_BURST, self._tokens + (now_s - self._tokens_s) * _RATE)
         self._tokens_s = now_s
-        later: deque[str] = deque()
-        sent = 0
         for topic in list(islice(self._waiting, _AT_ONCE)):
-            if sent >= min(_AT_ONCE, self._tokens):
-                break
+            if self._tokens < 1.0:
+                return
             del self._waiting[topic]
             if now_s - self._told_s.get(topic, float("-inf")) < _AGAIN_S:
-                later.append(topic)
+                self._waiting[topic] = None  # at the end
                 continue
             self._told_s[topic] = now_s
-            for text in self._present.texts(topic):
-                sent += 1
-                yield topic, text
-        self._tokens = max(0.0, self._tokens - sent)
-        self._waiting.update(dict.fromkeys(later))
+            texts = list(self._present.texts(topic))
+            self._tokens -= len(texts)
+            yield topic, texts

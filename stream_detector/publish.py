@@ -215,7 +215,7 @@ class Publisher:
             self._heartbeat()
         begun_s = time.monotonic()  # real time: this guards the thread, it decides nothing
         if begun_s >= self._strangers_again_s:
-            self._see_to_strangers(begun_s + _STRANGERS_S)
+            self._see_to_strangers()
             spent_s = time.monotonic() - begun_s
             self._strangers_again_s = begun_s + spent_s / _STRANGERS_SHARE if spent_s > _CHEAP_S else begun_s
 
@@ -233,13 +233,14 @@ class Publisher:
         for text in self._ledger.take_troubles():
             self._tell(text)
 
-    def _see_to_strangers(self, until_s: float) -> None:
+    def _see_to_strangers(self) -> None:
+        """Each sort of work has its own share of the time: a flood of one must not stop the others."""
         if self._gatekeeper:
             self._gatekeeper.service()
         self._handshakes.read()
-        self._read_subscriptions(until_s)
-        self._greet(until_s)
-        self._answer_requests(until_s)
+        self._read_subscriptions(time.monotonic() + 0.2 * _STRANGERS_S)
+        self._greet(time.monotonic() + 0.2 * _STRANGERS_S)
+        self._answer_requests(time.monotonic() + 0.6 * _STRANGERS_S)
 
     def close(self) -> None:
         """A last heartbeat, then every socket and file, within `linger_ms`. Safe to call twice."""
@@ -354,9 +355,11 @@ class Publisher:
 
     def _greet(self, until_s: float) -> None:
         """New subscribers are told what is present; everybody gets it, and drops by seq what they had."""
-        if time.monotonic() < until_s:
-            for topic, text in self._greeter.slice(self._clock.monotonic()):
+        for topic, texts in self._greeter.slice(self._clock.monotonic()):
+            for text in texts:
                 self._send(topic, text.encode())
+            if time.monotonic() >= until_s:
+                return
 
     def _answer_requests(self, until_s: float) -> None:
         self._answering.serve(until_s)

@@ -7,6 +7,7 @@ No sockets here; `answering` has them.
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
@@ -17,6 +18,9 @@ from stream_detector.wire import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_r
 
 _REPLY_BYTES = 256 << 10  # a reply stops growing here; what follows is asked for again
 _RING_EVENTS = 2000
+_COSTLY_S = 0.002  # a snapshot that takes longer is given to others as well, for a while
+_RECENT_S = 0.5
+_RECENT = 8
 
 
 class Gone(Protocol):
@@ -82,6 +86,7 @@ class Answerer:
         self._limit = limit
         self._present = present or Present(journal)
         self._topics: list[str] = []
+        self._recent: dict[tuple[str, ...], tuple[float, bytes]] = {}  # prefixes → (until, snapshot) where that is long
         self.refused = 0  # malformed requests
 
     def answer(self, data: bytes) -> bytes:
@@ -133,18 +138,30 @@ class Answerer:
         ).encode()
 
     def _snapshot(self, request: Request) -> bytes:
+        prefixes = request.snapshot or ()
+        now_s = time.monotonic()
+        known = self._recent.get(prefixes)
+        if known is None or now_s >= known[0]:
+            begun_s = time.thread_time()
+            body = self._make_snapshot(prefixes)
+            known = (now_s, body)
+            if time.thread_time() - begun_s > _COSTLY_S:  # what came since is fetched like any other hole
+                while len(self._recent) >= _RECENT:
+                    del self._recent[next(iter(self._recent))]
+                known = self._recent[prefixes] = (now_s + _RECENT_S, body)
+        return self._head(request).encode() + known[1]
+
+    def _make_snapshot(self, prefixes: tuple[str, ...]) -> bytes:
         topics, places = self._sorted_topics(), self._journal.places()
         scores = self._scores.last_seqs()
         matching: dict[str, tuple[str, int]] = {}
-        events: dict[str, None] = {}
-        for prefix in request.snapshot or ():
+        told: dict[str, None] = {}
+        for prefix in prefixes:
             for topic in below(topics, prefix):
                 matching[topic] = (self._journal.epoch, scores[topic]) if topic in scores else places[topic]
-            for topic in below(self._present.topics(), prefix):
-                for text in self._present.texts(topic):  # overlapping prefixes: once
-                    events[f"[{json.dumps(topic)},{text}]"] = None
-        head = self._head(request)
-        return f'{head},"last":{json.dumps(matching)},"events":[{",".join(events)}]}}'.encode()
+            told.update(dict.fromkeys(below(self._present.topics(), prefix)))  # overlapping prefixes: once
+        events = [f'["{topic}",{text}]' for topic in told for text in self._present.texts(topic)]
+        return f',"last":{json.dumps(matching)},"events":[{",".join(events)}]}}'.encode()
 
     def _sorted_topics(self) -> list[str]:
         """All topics ever numbered. They are only ever added to."""

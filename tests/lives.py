@@ -142,6 +142,7 @@ class Life:
             self.publisher.alarm(an_event(id=name, camera=camera, type="end", reason="shutdown"))
         self.publisher.service()
         self.publisher._heartbeat(closing=True)
+        self.world.listener.client.answer = None
         self.publisher.close()
         self.ledger.close()
 

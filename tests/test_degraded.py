@@ -115,6 +115,7 @@ def test_a_rerun_of_a_file_in_a_life_without_a_journal_keeps_both_alarms(tmp_pat
         world.read_only = False
         second.tick(31.0)
         second.publisher.alarm(an_event(id="1" * 32, type="end", reason="normal"))
+        world.listener.take()
         second.stop()
         assert heard(world) == [
             ("start", None, None),

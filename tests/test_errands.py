@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.errands import MAX_WAITING, Errands
@@ -70,6 +70,7 @@ def test_an_acknowledgement_that_times_out_leaves_the_thread_alive() -> None:
     assert never_begun.cancelled() and running.done()
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=MAX_WAITING))
 def test_whatever_askers_do_every_other_errand_is_done(actions: list[str]) -> None:
     errands, made = Errands(), []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.config import EvidenceConfig
@@ -132,6 +132,7 @@ def test_a_row_dated_ahead_does_not_stop_expiry(tmp_path: Path) -> None:
     ledger.close()
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(60, 30 * DAY_S), st.floats(0, 30 * DAY_S)), min_size=2, max_size=8),
     st.integers(0, 7),

@@ -88,6 +88,7 @@ def last_life(world: World) -> None:
         life.tick(2.0)
         world.listener.take()
     life.alarm("gate")
+    world.listener.take()
     life.stop()
     world.listener.take()
 
@@ -120,6 +121,7 @@ def judge(world: World) -> None:
 @example([Story("healthy", ("alarm gate",), ("committed", 0))])  # between commit and file, first event of an epoch
 @example([Story("healthy", ("alarm gate",), ("idle", 0)), Story("read-only", (), ("idle", 0))])
 @example([Story("healthy", ("alarm gate", "fill", "alarm gate"), ("idle", 0))])
+@example([Story("healthy", ("alarm gate",), ("written", 0)), Story("healthy", ("fill", "delete journal"), None)])
 def test_every_alarm_that_reached_the_journal_has_one_start_and_one_end(stories: list[Story]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         judge(tell(stories, Path(folder)))
