@@ -192,15 +192,24 @@ def _is_number(value: object) -> bool:
 
 
 def gather_alarms(events: list[dict[str, Any]]) -> list[AlarmRecord]:
-    """One record per alarm, in the order in which they first appear; events that come twice count once."""
-    alarms: dict[tuple[str, str], AlarmRecord] = {}
+    """One record per alarm, in the order in which they first appear; events that come twice count once.
+
+    A file that is played again repeats its ids: a start in another epoch is another alarm.
+    """
+    alarms: dict[tuple[str, str, int], AlarmRecord] = {}
+    begun: dict[tuple[str, str], tuple[int, object]] = {}  # camera and id → how often it began, epoch of the last time
     seen: set[tuple[object, ...]] = set()
     for event in events:
         once = (event["camera"], event["id"], event["type"], event.get("epoch"), event.get("seq"))
         if event.get("seq") is not None and once in seen:
             continue
         seen.add(once)
-        key = (event["camera"], event["id"])
+        name = (event["camera"], event["id"])
+        times, epoch = begun.get(name, (0, None))
+        if event["type"] == "start" and epoch != event.get("epoch"):
+            times, epoch = times + (epoch is not None), event.get("epoch")
+        begun[name] = (times, epoch)
+        key = (*name, times)
         evidence = event.get("evidence") or {}
         timing = event.get("timing")
         old = alarms.get(key) or AlarmRecord(

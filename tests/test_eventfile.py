@@ -17,7 +17,7 @@ from stream_detector.errors import UsageError
 from stream_detector.ledger import Ledger
 from stream_detector.lockfile import LockFile, claimed
 from stream_detector.publish import Publisher
-from stream_detector.records import read_events
+from stream_detector.records import gather_alarms, read_events
 from stream_detector.testing import FakeClock
 
 
@@ -160,6 +160,18 @@ def test_a_second_detector_on_the_same_event_file_is_refused(bench: Bench, tmp_p
         Publisher(config, Ledger(None, clock=bench.clock), clock=bench.clock, events_path=path)
     first.close()
     Publisher(config, Ledger(None, clock=bench.clock), clock=bench.clock, events_path=path).close()
+
+
+def test_a_rerun_of_a_file_is_another_alarm_in_what_is_read_back(make_bench: MakeBench, tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(bind="none", events_path=path)
+    for score in (0.7, 0.9):
+        bench.publisher.alarm(an_event(id="1", peak_score=score))
+        bench.publisher.alarm(an_event(id="1", type="end", reason="normal", peak_score=score, end_s=9.0))
+        bench.stop()
+        bench.start(bind="none", events_path=path)
+    found = [(record.id, record.peak_score, record.ended, record.events) for record in gather_alarms(read_events(path))]
+    assert found == [("1", 0.7, True, 2), ("1", 0.9, True, 2)]
 
 
 # -- locks ----------------------------------------------------------------------------------------------------------
