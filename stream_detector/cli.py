@@ -8,6 +8,7 @@ when it is called for, so that `subscribe` starts without loading a network.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -19,6 +20,7 @@ from stream_detector.arguments import Parser
 from stream_detector.errors import OutputError, StreamDetectorError
 from stream_detector.memory import keep_flat
 
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the user wrote, wherever it was used
 COMMANDS = {
     "run": "watch cameras and recordings, publish alarms",
     "cluster": "the same as run, on many machines, by Ray",
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
         advice = "" if isinstance(error, OSError) else "; --debug shows where it came from"
         print(f"stream-detector: {reason + place}{advice}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, OSError) and error.errno in _BAD_NAMES else 1
 
 
 def _told(error: StreamDetectorError | stops.Interrupted, sentence: str = "") -> int:

@@ -155,12 +155,12 @@ class EventFile:
                 os.ftruncate(self._descriptor, size)
             if not self._failed:
                 self._failed = True
-                self._tell(f"the event file {self.path} cannot be written ({error.strerror}); free or mend the disk")
+                self._told(f"the event file {self.path} cannot be written ({error.strerror}); free or mend the disk")
             return False
         self._size = size + len(data)
         if self._failed:
             self._failed = False
-            self._tell(f"the event file {self.path} is written again")
+            self._told(f"the event file {self.path} is written again")
         return True
 
     def look(self) -> None:
@@ -183,7 +183,7 @@ class EventFile:
             except (OSError, UsageError) as error:
                 if not self._failed:
                     self._failed = True
-                    self._tell(f"the event file {self.path} was moved or deleted, and no new one can be made ({error})")
+                    self._told(f"the event file {self.path} was moved or deleted, and no new one can be made ({error})")
                 return
             os.close(self._descriptor)
             self._descriptor = descriptor
@@ -194,6 +194,11 @@ class EventFile:
             body = encode({"schema": FOLLOWS_SCHEMA, "topic": place[0], "epoch": place[1], "seq": place[2]})
             if not self._append(body + b"\n"):
                 self._waiting.appendleft(body)
+
+    def _told(self, text: str) -> None:
+        """Trouble is told on the wire, and in the log."""
+        log.warning("%s", text)
+        self._tell(text)
 
     def close(self) -> None:
         """Close the file and give its lock back. Safe to call twice."""

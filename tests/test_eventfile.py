@@ -202,3 +202,19 @@ def test_a_lock_whose_file_is_deleted_is_taken_again(tmp_path: Path) -> None:
     assert other.acquire() and not lock.renew()
     other.release()
     assert not (tmp_path / "x.lock").exists()
+
+
+def test_trouble_with_the_event_file_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    logged: list[str] = []
+    monkeypatch.setattr(eventfile.log, "warning", lambda text, *values: logged.append(text % values))
+    file = eventfile.EventFile(tmp_path / "events.jsonl", told.append)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        file.write(b"{}")
+    file.close()
+    assert len(told) == 1 and logged == told

@@ -173,3 +173,8 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(
     monkeypatch.setenv("STREAM_DETECTOR_CACHE", str(tmp_path / "file" / "cache"))
     code, _, err = called(capsys, "models", "fetch", "r3d-18-kinetics400")
     assert code == 2 and "set STREAM_DETECTOR_CACHE" in err
+
+
+def test_a_name_that_no_file_can_have_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = called(capsys, "run", "x" * 300)
+    assert code == 2 and "too long" in err and len(err.splitlines()) == 1
