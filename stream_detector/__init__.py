@@ -26,7 +26,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stream_detector.api import Detector, Model, load_bundle, score, watch
+    from stream_detector.api import Detector, Model, load_bundle, read_frames, score, watch
     from stream_detector.config import CameraConfig, Config
     from stream_detector.curve import KeyPair
     from stream_detector.errors import (
@@ -79,6 +79,7 @@ _MODULES = {
     "Subscriber": "stream_detector.subscribe",
     "UsageError": "stream_detector.errors",
     "load_bundle": "stream_detector.api",
+    "read_frames": "stream_detector.api",
     "score": "stream_detector.api",
     "watch": "stream_detector.api",
 }
@@ -111,6 +112,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "load_bundle",
+    "read_frames",
     "score",
     "watch",
 ]

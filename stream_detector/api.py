@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,16 +17,17 @@ from typing import Any, Literal
 import numpy as np
 
 from stream_detector.assemble import Assembly, assembled
-from stream_detector.bundle import Bundle
+from stream_detector.bundle import Bundle, find_bundle, read_manifest
 from stream_detector.config import CameraConfig, Config, build_config, load_config, merge
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError, StageError, UsageError
 from stream_detector.pipeline import RunResult
 from stream_detector.preprocess import Recipe
 from stream_detector.published import PublishedAlarm
+from stream_detector.recordings import frames
 from stream_detector.records import ScoreRow
 from stream_detector.sources import parse_sources
-from stream_detector.types import Decision, Engine, Float32Array, UInt8Array
+from stream_detector.types import Decision, Engine, Float32Array, Frame, UInt8Array
 
 QUEUE_ITEMS = 1000  # rows or events between the run and whoever iterates over it
 POLL_S = 0.1
@@ -108,6 +109,17 @@ def load_bundle(
     config = build_config({"engine": {"engine": engine, "device": device, "precision": precision}}, "load_bundle")
     bundle = Bundle.load(name_or_dir)
     return Model(bundle, load_engine(bundle, config.engine))
+
+
+def read_frames(path: str | Path, *, bundle: str | Path = "embedded") -> Iterator[Frame]:
+    """The frames of a recording that a bundle sees: its frame rate, its size, the pixels of the stream.
+
+    Yields `Frame`: `image` is uint8 (H, W, 3) RGB, `media_s` the presentation time in seconds, `index` the number in
+    the file, `discontinuity` the causes why it does not follow on from the one before it. Pushed into a `Session` with
+    the same bundle they give the scores of `score`, bit for bit. Raises SourceError or BundleError.
+    """
+    recipe = read_manifest(find_bundle(bundle)).preprocess.to_recipe()
+    return frames(Path(path), recipe)
 
 
 def score(

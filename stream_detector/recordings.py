@@ -79,6 +79,23 @@ def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> 
         reader.close()
 
 
+def frames(path: Path, recipe: Recipe, camera: str = "video", state: DecodeState | None = None) -> Iterator[Frame]:
+    """The pictures of one file as frames of the recipe's views, in order. Fills `state`. Raises SourceError.
+
+    captured_s, captured_utc: 0, for nobody filmed them now.
+    """
+    unreadable: set[str] = set()
+    for seen in pictures(path, recipe.fps, state):
+        try:
+            views = look(seen.picture, recipe)
+        except UnreadablePictureError:
+            unreadable = {"corrupt"}
+            continue
+        causes = tuple(sorted(unreadable.union(seen.causes)))
+        unreadable = set()
+        yield Frame(camera, seen.index, seen.media_s, 0.0, 0.0, views[0], None, causes, views[1:])
+
+
 def windows(
     path: Path, recipe: Recipe, stride_frames: int | None = None, state: DecodeState | None = None
 ) -> Iterator[Window]:
@@ -90,16 +107,7 @@ def windows(
     windower = Windower(
         "video", path.name, stride_frames or recipe.frames, settings.max_gap_s, SystemClock(), CutFinder()
     )
-    unreadable: set[str] = set()
-    for seen in pictures(path, recipe.fps, state):
-        try:
-            views = look(seen.picture, recipe)
-        except UnreadablePictureError:
-            unreadable = {"corrupt"}
-            continue
-        causes = tuple(sorted(unreadable.union(seen.causes)))
-        unreadable = set()
-        frame = Frame("video", seen.index, seen.media_s, 0.0, 0.0, views[0], None, causes, views[1:])
+    for frame in frames(path, recipe, state=state):
         window = windower.push(frame)
         if window is not None:
             yield window

@@ -9,6 +9,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from stream_detector.address import Source
 from stream_detector.bundle import Bundle
 from stream_detector.config import CameraConfig, Config, build_config
@@ -140,7 +142,7 @@ class Session:
 
         camera: 1 to 64 of a-z, 0-9, "_" and "-"; the first frame of a new name adds the camera.
         image: uint8 (H, W, 3) RGB. At the recipe's size (as from `read_frames`) it is taken as it is, else resized by
-        area averaging, which differs a little from how the stream scales pictures.
+        the recipe's filter; the stream scales before it converts to RGB, so its pixels differ a little.
         media_s: media time in seconds, of any origin, rising; a step back or a hole begins a new window.
         Frames that come faster than the bundle's frame rate are passed over, as in the stream.
         index: number of the frame in its source; counted here where it is not given.
@@ -156,7 +158,7 @@ class Session:
             return ()
         held.spacing.taken(media_s)
         if image.shape[:2] != self._bundle.recipe.size:
-            image = resize_frame(image[:, :, ::-1], self._bundle.recipe)
+            image = resize_frame(np.ascontiguousarray(image[:, :, ::-1]), self._bundle.recipe)
         frame = Frame(camera, number, media_s, self._clock.monotonic(), self._clock.utc(), image, None, discontinuity)
         return self._decide(held, held.stage.push(frame))
 

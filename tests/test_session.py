@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import pytest
 from model_samples import SMALL, noise_windows, small_bundle
@@ -105,3 +107,46 @@ def test_bad_frames_names_and_settings_are_one_sentence(bundle: Bundle) -> None:
             session.push("Gate 1", moving(1)[0], 0.0)
     with pytest.raises(sd.ConfigError, match="cooldown"):
         sd.Session(bundle, engine=ConstantEngine(), settings={"alarm": {"cooldown": 3}})
+
+
+def test_frames_of_a_recording_score_as_the_stream_scores_it(bundle: Bundle, video: Path) -> None:
+    folder = str(bundle.directory)
+    wanted = [(row.start_frame, row.end_frame, row.raw, row.smoothed) for row in sd.score(video, bundle=folder)]
+    assert len(wanted) >= 4
+    with sd.Session(folder) as session:
+        came = []
+        for frame in sd.read_frames(video, bundle=folder):
+            came += session.push("video", frame.image, frame.media_s, index=frame.index)
+    assert [(d.score.ref.start_frame, d.score.ref.end_frame, d.score.raw, d.smoothed) for d in came] == wanted
+    with sd.Session(folder) as session:  # pictures that were decoded elsewhere differ by their scaling alone
+        own = [
+            d.score.raw
+            for number, image in enumerate(decoded_by_opencv(video))
+            for d in session.push("video", image, number / FPS)
+        ]
+    assert np.allclose(own, [raw for _, _, raw, _ in wanted], atol=0.05)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Three seconds of a picture that slides, as H.264."""
+    path = tmp_path / "video.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        smooth = cv2.GaussianBlur(moving(1, (240, 320), seed=5)[0], (0, 0), 6)
+        smooth = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+        for shift in range(75):
+            picture = np.roll(smooth, 2 * shift, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def decoded_by_opencv(path: Path) -> list[UInt8Array]:
+    capture = cv2.VideoCapture(str(path))
+    pictures = []
+    while (found := capture.read())[0]:
+        pictures.append(np.ascontiguousarray(found[1][:, :, ::-1]))
+    capture.release()
+    return pictures
