@@ -3,7 +3,7 @@
     extract      videos → features per window, resumable
     audit        are these features what they claim to be?
     train        features and video labels → head
-    evaluate     head → figures with intervals and oracle lines, plots, report
+    evaluate     head → figures with intervals and oracle lines, plots, report; --standard: nested grouped folds
     export       head → bundle
     distill      train the small backbone from a large one
     average      the mean of two points of that training

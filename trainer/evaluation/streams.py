@@ -18,10 +18,11 @@ import numpy as np
 from stream_detector.smooth import Ema
 from stream_detector.types import WINDOW_FRAMES
 from trainer.evaluation.figures import Floats, rate_figure, share_figure
-from trainer.measure import alarms
 
 GAP_S = 20.0  # at least, between what is cut in
 GRACE_S = 2.0
+OFF_RATIO = 0.7  # of the threshold: below it an alarm ends
+COOLDOWN_S = 10.0
 TIME_CONSTANTS_S = (0.5, 1.0, 2.0)
 BUDGETS = (0.1, 0.5, 1.0)  # false alarms an hour of one camera
 LEVELS = 150  # thresholds that are tried
@@ -157,10 +158,26 @@ class Outcome:
         return Outcome(self.found + other.found, self.false + other.false, self.hours + other.hours)
 
 
+def alarm_starts(smoothed: Floats, ends_s: Floats, threshold: float) -> list[float]:
+    """What `trainer.measure.alarms` gives with its defaults, from crossing to crossing instead of window by window."""
+    above, below = np.flatnonzero(smoothed >= threshold), np.flatnonzero(smoothed < threshold * OFF_RATIO)
+    starts: list[float] = []
+    place, ready_s = 0, -np.inf
+    while True:
+        later = above[np.searchsorted(above, place) :]
+        later = later[ends_s[later] >= ready_s]
+        if not len(later):
+            return starts
+        starts.append(float(ends_s[later[0]]))
+        after = np.searchsorted(below, later[0])
+        if after == len(below):
+            return starts
+        place, ready_s = int(below[after]), float(ends_s[below[after]]) + COOLDOWN_S
+
+
 def judge(track: Track, smoothed: Floats, threshold: float) -> Outcome:
     """What the alarms of one track are worth; the delay is from the onset to the end of the raising window."""
-    starts = alarms(smoothed, track.ends_s, threshold)
-    left = list(starts)
+    left = alarm_starts(smoothed, track.ends_s, threshold)
     found: list[tuple[Incident, float | None]] = []
     for incident in track.incidents:
         hits = [at for at in left if incident.start_s <= at <= incident.end_s + GRACE_S]
