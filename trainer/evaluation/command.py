@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     """Evaluate by the protocol and write the record; returns the exit code."""
     if args.clips is None or (args.i3d is None and args.bundle is None):
         raise UsageError("--standard needs --clips and either --i3d or --bundle; give them")
-    console = Console(stderr=True)
+    console, began = Console(stderr=True), _circumstances()
     limits = limits_of(args.limit)
     everything = read_pieces(args.clips, args.more)
     samples = _samples(everything)
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
     kept = _kept_digest(everything, labels.folds)
     places = limited(everything, limits)  # groups and folds are those of all clips, whatever the limits
     pieces, labels = [everything[place] for place in places], labels.where(places)
-    about: dict[str, Any] = {"settings": settings_of(limits)}
+    about: dict[str, Any] = {**began, "settings": settings_of(limits)}
     if args.bundle is not None:
         bundle = Bundle.load(args.bundle)
         _, head, _ = bundle.build()
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
         "kept": kept,
     }
     name = args.name or args.out.stem
-    _write(args.out, {"name": name, **_circumstances(), **about, "results": results})
+    _write(args.out, {"name": name, **about, "results": results})
     console.print_json(json.dumps({key: results[key] for key in ("outer", "unseen", "kinds") if key in results}))
     console.print(f"wrote {args.out}")
     return 0
