@@ -16,6 +16,11 @@ from stream_detector.calibration import poisson_lower, poisson_upper
 FEW = 5  # clips of a label; no figure for fewer
 
 
+NOTE = """In brackets 95 % intervals; \\* drawn over clips (fewer than ten groups of a label, or pairs across sources): no
+coverage is claimed. Streams last 10 minutes and hold five incidents and five normal clips, every set as likely as another;
+their quiet footage is of one camera, whose hours were looked at before."""
+
+
 def records(bundles: bool) -> dict[str, Record]:
     """Records of bundles judged as they are, or of networks with a nested head; by name without "standard_"."""
     found = {}
@@ -32,7 +37,7 @@ def _auc(row: dict[str, Any] | None) -> str:
     if row.get("abnormal", FEW) < FEW or row.get("normal", FEW) < FEW:
         return f"too few clips ({row['abnormal']} and {row['normal']})"
     low = "" if row.get("low") is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    few = "*" if row.get("over") == "clips" else ""
+    few = "*" if row.get("over", "clips") == "clips" else ""
     return f"{row['value']:.3f}{low}{few}"
 
 
@@ -129,7 +134,7 @@ def standard(_: Record) -> str:
     return "\n\n".join(
         [
             table(["outer folds", *names], rows),
-            "In brackets 95 % intervals; \\* fewer than ten groups of a label: over clips, no coverage is claimed.",
+            NOTE,
             table(["set", "groups with abnormal clips", "groups with normal clips"], counted),
             f"{stamps}.",
         ]

@@ -129,7 +129,8 @@ def cross(judged: Judged, mine: Bools) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     drawn = [value(*(rng.choice(p, len(p)) if len(p) else p for p in parts)) for _ in range(ROUNDS // 2)]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"value": round(value(*parts), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    bounds = {"low": round(float(low), 4), "high": round(float(high), 4)}
+    return {"value": round(value(*parts), 4), **bounds, "over": "clips"}
 
 
 def calibration_error(scores: Floats, abnormal: Bools, bins: int = BINS) -> float:
