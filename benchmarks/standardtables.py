@@ -16,9 +16,9 @@ from stream_detector.calibration import poisson_lower, poisson_upper
 FEW = 5  # clips of a label; no figure for fewer
 
 
-NOTE = """In brackets 95 % intervals; \\* drawn over clips (fewer than ten groups of a label, or pairs across sources): no
-coverage is claimed. Streams last 10 minutes and hold five incidents and five normal clips, every set as likely as another;
-their quiet footage is of one camera, whose hours were looked at before."""
+NOTE = """In brackets 95 % intervals; \\* drawn over clips (fewer than ten groups of a label, or pairs across sources):
+no coverage is claimed. Streams last 10 minutes and hold five incidents and five normal clips, every set as likely as
+another; their quiet footage is of one camera, whose hours were looked at before."""
 
 
 def records(bundles: bool) -> dict[str, Record]:
