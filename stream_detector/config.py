@@ -101,7 +101,7 @@ class EngineConfig(Section):
     """Which engine scores the windows."""
 
     engine: Literal["auto", "torch", "openvino"] = "auto"
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
     on_failure: Literal["stop", "fallback"] = "stop"  # fallback: go on with torch on the CPU, and say so
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores

@@ -28,7 +28,7 @@ _KINDS = {
     "tuple": "a list in brackets",
     "list": "a list in brackets",
 }
-_FORMS: dict[int | str, str] = {"device": "auto, cpu, cuda or cuda:N", "hwaccel": "a name of a-z and 0-9"}
+_FORMS: dict[int | str, str] = {"device": "auto, cpu, cuda, cuda:N or mps", "hwaccel": "a name of a-z and 0-9"}
 _PLAIN = ("bool", "int", "float", "str")  # what a value of a free table may be; pydantic tells of each
 _UNITS = ("_s", "_ms", "_fps", "_days", "_bytes", "_ratio", "_windows")
 

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "bundle": MODEL,
     "manifest": MODEL,
     "weights": MODEL | {"download"},
-    "engines": MODEL | {"engines", "recordings"},  # quantisation reads footage
+    "engines": MODEL | {"engines", "recordings", "demo"},  # footage to quantise on, the demo to compare on
     "backbones": MODEL | {"backbones"},
     "window": {"cuts"},
     "head": {"preprocess", "temporal"},

@@ -251,3 +251,44 @@ def test_a_bad_configuration_is_refused(tmp_path: Path) -> None:
     path.write_text("treshold = 0.5\n")
     with pytest.raises(ConfigError, match="treshold"):
         run("--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "own_gb", "state", "told"),
+    [
+        (79.0, 0.0, "ok", "79.0 of 80.0 GB free"),
+        (20.0, 1.0, "warn", "other processes hold about 59.0 GB"),
+        (75.0, 4.5, "ok", "75.0 of 80.0 GB free"),  # its own
+        (1.0, 78.5, "warn", "1.0 of 80.0 GB free"),
+    ],
+)
+def test_a_gpu_tells_its_free_memory_and_other_users(
+    monkeypatch: pytest.MonkeyPatch, free_gb: float, own_gb: float, state: str, told: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    named = SimpleNamespace(name="H100", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: named)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _index: (int(free_gb * 1e9), 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _index: int(own_gb * 1e9))
+    (check,) = doctor.gpu()
+    assert (
+        (check.name, check.state) == ("gpu", state) and told in check.detail and bool(check.advice) == (state != "ok")
+    )
+
+
+def test_a_gpu_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(_index: int) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: out of memory\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    named = SimpleNamespace(name="H100", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: named)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    (check,) = doctor.gpu()
+    assert check.state == "warn" and "\n" not in check.detail and "--device cpu" in check.advice

@@ -49,6 +49,7 @@ OPTIONAL = {
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
 LOW_DISK_BYTES, NO_DISK_BYTES = 2_000_000_000, 100_000_000
 LOW_FILES = 1024
+LOW_GPU_BYTES, SHARED_GPU_BYTES = 2_000_000_000, 1_500_000_000  # a context of one's own takes some 0.5 GB
 
 
 def add_parser(subparsers: Any) -> None:
@@ -162,16 +163,34 @@ def _read(path: str) -> str:
 
 
 def gpu() -> list[Check]:
-    """CUDA devices as torch sees them."""
+    """CUDA devices as torch sees them, their free memory, and who else uses them."""
     import torch
 
     if not torch.cuda.is_available():
         built = torch.version.cuda
         detail = f"none usable (torch {torch.__version__}, built {'for CUDA ' + built if built else 'without CUDA'})"
         return [Check("gpu", "ok", detail)]
-    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    told = (f"{d.name}, {d.total_memory / 1e9:.0f} GB, compute {d.major}.{d.minor}" for d in devices)
-    return [Check("gpu", "ok", "; ".join(told))]
+    checks = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        told = f"{device.name}, compute {device.major}.{device.minor}"
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:  # not even a context fits
+            detail = f"{told}; cannot be used ({str(error).splitlines()[0][:120]})"
+            checks.append(Check("gpu", "warn", detail, "end what else runs on it, or use --device cpu"))
+            continue
+        held = total - free - torch.cuda.memory_reserved(index)
+        shared = held > SHARED_GPU_BYTES
+        told += f", {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        advice = ""
+        if shared:
+            told += f"; other processes hold about {held / 1e9:.1f} GB"
+            advice = "another process uses this GPU too: nvidia-smi names it; both get slower"
+        if free < LOW_GPU_BYTES:
+            advice = "free some of its memory, or use --device cpu"
+        checks.append(Check("gpu", "warn" if advice else "ok", told, advice))
+    return checks
 
 
 def model(config: Config) -> list[Check]:

@@ -28,11 +28,17 @@ __all__ = ["Choice", "FallbackEngine", "Machine", "choose", "load_engine", "this
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What engines depend on. cuda: names of the devices.  bf16: the CPU has AVX512-BF16 or AMX (or ARM's BF16)."""
+    """What engines depend on.
+
+    cuda: names of the devices that PyTorch calls CUDA.  bf16: the CPU has AVX512-BF16 or AMX (or ARM's BF16), and the
+    environment does not forbid it.  rocm: the devices are AMD's.  mps: there is an Apple GPU.
+    """
 
     cuda: tuple[str, ...]
     openvino: bool
     bf16: bool
+    rocm: bool = False
+    mps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,9 @@ def this_machine() -> Machine:
     names: tuple[str, ...] = ()
     if torch.cuda.is_available():
         names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    return Machine(names, importlib.util.find_spec("openvino") is not None, has_bf16())
+    rocm = getattr(torch.version, "hip", None) is not None
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    return Machine(names, has_openvino, has_bf16(), rocm, torch.backends.mps.is_available())
 
 
 def choose(config: EngineConfig, machine: Machine) -> Choice:
@@ -60,15 +68,22 @@ def choose(config: EngineConfig, machine: Machine) -> Choice:
     if wants_cuda and index >= len(machine.cuda):
         found = ", ".join(machine.cuda) or "none"
         raise ConfigError(f"device {config.device!r} was asked for, CUDA devices here: {found}; use --device cpu")
-    if wants_cuda and config.engine == "openvino":
+    if config.device == "mps" and not machine.mps:
+        raise ConfigError("device 'mps' was asked for, and there is no Apple GPU here; use --device cpu")
+    if (wants_cuda or config.device == "mps") and config.engine == "openvino":
         raise ConfigError("the OpenVINO engine runs on the CPU here; use --device cpu, or --engine torch")
     on_cuda = wants_cuda or (config.device == "auto" and bool(machine.cuda) and config.engine != "openvino")
     on_cuda = on_cuda and (wants_cuda or config.precision != "int8")
-    if on_cuda:
+    if on_cuda or config.device == "mps":
         if config.precision == "int8":
             raise ConfigError("int8 is for OpenVINO on the CPU; use --device cpu, or --precision fp16")
+        if config.precision == "tf32" and (machine.rocm or config.device == "mps"):
+            raise ConfigError("tf32 is for NVIDIA GPUs; use --precision fp16 or fp32")
         wanted = "fp16" if config.precision == "auto" else config.precision
-        return Choice("torch", f"cuda:{index}", wanted, f"CUDA device {machine.cuda[index]}")
+        if config.device == "mps":  # never by itself: nobody has tried it yet
+            return Choice("torch", "mps", wanted, "the Apple GPU was asked for")
+        kind = "ROCm" if machine.rocm else "CUDA"
+        return Choice("torch", f"cuda:{index}", wanted, f"{kind} device {machine.cuda[index]}")
     if config.engine == "openvino" and not machine.openvino:
         raise MissingExtraError("the OpenVINO engine", "openvino", "openvino")
     if config.precision == "int8" and (config.engine == "torch" or not machine.openvino):
@@ -170,7 +185,7 @@ def _load(bundle: Bundle, choice: Choice, config: EngineConfig) -> Engine:
     if choice.device != "cpu":
         from stream_detector.engines.cuda_engine import CudaEngine
 
-        return CudaEngine(bundle, choice.device, choice.precision, choice.reason)
+        return CudaEngine(bundle, choice.device, choice.precision, choice.reason, config.deterministic)
     from stream_detector.engines.torch_engine import TorchEngine
 
     return TorchEngine(bundle, choice.precision, choice.reason, config.threads, config.deterministic)

@@ -1,17 +1,27 @@
-"""PyTorch on a CUDA device: uploads overlap with computing, and nothing but kernels is launched twice.
+"""PyTorch on a GPU: uploads overlap with computing, and nothing but kernels is launched twice.
 
     host pinned slot ──copy stream──▶ device slot ──compute stream──▶ graph input → normalise → network → pinned results
 
 A batch is cut into chunks of at most 32 windows. While one chunk is computed, the next one is uploaded; the host waits
-only to reuse a slot, and once at the end. Every chunk runs a CUDA graph that was captured for its bucket (1, 2, 4 … 32
-windows; the unused rows of a bucket hold old windows, whose results are dropped). cuDNN picks kernels by shape, so a
-score may differ by the rounding of the half-precision format between buckets.
+only to reuse a slot, and once at the end. Every chunk runs a graph that was captured for its bucket (1, 2, 4 … 32
+windows; the unused rows of a bucket hold old windows, whose results are dropped). The first layer runs as a 2D
+convolution (`fold`).
+
+cuDNN picks kernels by shape and by a stopwatch, so a score may differ between buckets and loads by rounding. With
+`deterministic` there is one bucket and no stopwatch; where even the place in that bucket shows, its size is 1.
+
+fp16 and bf16 are tried at load against fp32 on windows of the rendered demo, and given up where a score is off by more
+than 5e-3. Where memory is short, at load or later, the largest buckets go. What a device must be able to do is said by
+`accelerator`; the CPU will do, for tests.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,23 +30,29 @@ import torch
 from torch import Tensor
 
 from stream_detector.bundle import Bundle
+from stream_detector.engines.accelerator import Accelerator, Captured, accelerator, out_of_memory
+from stream_detector.engines.fold import fold_first_layer
 from stream_detector.engines.network import Network, blank, check_windows, checked_output
+from stream_detector.engines.promise import company_error, demo_windows, probes
 from stream_detector.errors import EngineError
-from stream_detector.types import EngineOutput, UInt8Array
+from stream_detector.types import EngineOutput, Float32Array, UInt8Array
+
+log = logging.getLogger(__name__)
 
 BUCKETS = (1, 2, 4, 8, 16, 32)
+FIXED_BUCKET = 8  # with `deterministic`: a compromise between one camera and many
 SLOTS = 2
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NEXT = {"fp16": "bf16", "bf16": "fp32"}  # where a precision is given up
+MAX_APART = 5e-3
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """A captured run. frames: uint8 (bucket, 16, H, W, 3).  features (bucket, D), scores (bucket,): float32."""
+    """A captured run and its input. frames: uint8 (bucket, 16, H, W, 3)."""
 
-    graph: Any
     frames: Tensor
-    features: Tensor
-    scores: Tensor
+    captured: Captured
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,10 @@ class _Slot:
 
 
 class CudaEngine:
-    """Implements `types.Engine`. device: "cuda" or "cuda:N".  precision: "fp16", "bf16" or "fp32"."""
+    """Implements `types.Engine`. device: "cuda", "cuda:N" or "mps".  precision: "fp16", "bf16", "tf32" or "fp32".
+
+    on: the device in place of PyTorch's, for tests and benchmarks.
+    """
 
     name = "torch"
     max_batch = 128
@@ -58,31 +77,33 @@ class CudaEngine:
     good_wait_s = 0.005
 
     def __init__(
-        self, bundle: Bundle, device: str = "cuda", precision: str = "fp16", reason: str = "asked for"
+        self,
+        bundle: Bundle,
+        device: str = "cuda",
+        precision: str = "fp16",
+        reason: str = "asked for",
+        deterministic: bool = False,
+        on: Accelerator | None = None,
     ) -> None:
-        self.precision = precision
-        self.reason = reason
-        self._recipe = bundle.recipe
-        self._device = torch.device(device if ":" in device else "cuda:0")
-        self.device = str(self._device)
+        self.precision, self.reason, self.deterministic = precision, reason, deterministic
+        self._bundle, self._recipe = bundle, bundle.recipe
+        self._on = on or accelerator(device)
+        self.device = str(self._on.device)
+        self._network: Network | None = None
         self._graphs: dict[int, _Graph] = {}
+        self._slots: list[_Slot] = []
         try:
-            with torch.cuda.device(self._device):
-                torch.backends.cudnn.benchmark = True  # shapes are few and fixed
-                self._network: Network | None = Network(bundle).to_compute(self._device, DTYPES[precision])
-                make_stream: Any = torch.cuda.Stream
-                self._copy, self._compute = make_stream(self._device), make_stream(self._device)
-                shape = tuple(blank(self._recipe, BUCKETS[-1]).shape)
-                self._slots = [self._slot(shape) for _ in range(SLOTS)]
-                for bucket in BUCKETS:
-                    self._graphs[bucket] = self._capture(bucket)
-                dim = self._graphs[1].features.shape[1]
-                self._features = torch.empty((self.max_batch, dim), pin_memory=True)
-                self._scores = torch.empty(self.max_batch, pin_memory=True)
-                self._done = _event()
+            with self._on.entered():
+                self._copy, self._compute, self._done = self._on.stream(), self._on.stream(), self._on.event()
+                self._load_checked()
+                if deterministic and company_error(self, probes(self._recipe, FIXED_BUCKET)) > 0:
+                    self._load_buckets((1,))
         except RuntimeError as error:
             self.close()
-            raise _failed(error) from error
+            raise self._failed(error) from error
+        except EngineError:
+            self.close()
+            raise
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """frames: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= 128. The upload counts as forward time. Raises EngineError."""
@@ -91,68 +112,176 @@ class CudaEngine:
             raise EngineError("the engine was closed already; load it again")
         started = time.perf_counter()
         windows = torch.from_numpy(np.ascontiguousarray(frames))
-        count = len(windows)
-        try:
-            with torch.inference_mode(), torch.cuda.device(self._device):
-                for number, start in enumerate(range(0, count, BUCKETS[-1])):
-                    self._launch(self._slots[number % SLOTS], windows[start : start + BUCKETS[-1]], start)
-                self._done.record(self._compute)
-                self._done.synchronize()
-                features, scores = self._features[:count].numpy().copy(), self._scores[:count].numpy().copy()
-        except RuntimeError as error:
-            raise _failed(error) from error
+        while True:
+            try:
+                features, scores = self._run(windows)
+                break
+            except RuntimeError as error:
+                if not (out_of_memory(error) and self._shrink()):
+                    raise self._failed(error) from error
         return checked_output(features, scores, 0.0, time.perf_counter() - started)
 
     def close(self) -> None:
         """Release graphs, buffers and the network."""
-        self._graphs = {}
-        self._slots = []
+        self._drop()
         self._network = None
-        with contextlib.suppress(RuntimeError):  # a lost device cannot be tidied up
-            torch.cuda.empty_cache()
+        self._on.release()
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The sizes of chunks for which there is a graph, ascending."""
+        return tuple(self._graphs)
+
+    def _load_checked(self) -> None:
+        """Load in the precision asked for, or in the next one that agrees with fp32."""
+        buckets = (FIXED_BUCKET,) if self.deterministic else BUCKETS
+        reference: Float32Array | None = None
+        while True:
+            if self.precision not in NEXT:
+                self._load(buckets)
+                return
+            windows = demo_windows(self._recipe)
+            if reference is None:
+                reference = self._reference(windows)
+            self._load(buckets)
+            apart = self._apart(windows, reference)
+            if apart <= MAX_APART:
+                return
+            given_up, self.precision = self.precision, NEXT[self.precision]
+            found = (
+                f"{given_up} overflowed"
+                if apart == math.inf
+                else f"{given_up} moved a score of the demo by {apart:.2g}"
+            )
+            log.warning("%s on %s; going on in %s", found, self.device, self.precision)
+            self.reason = f"{self.reason}; {found}, so this is {self.precision}"
+
+    def _reference(self, windows: UInt8Array) -> Float32Array:
+        """Scores in fp32, one window at a time, through the network as it is."""
+        network = Network(self._bundle).to_compute(self._on.device, torch.float32)
+        with torch.inference_mode(), self._kernels("fp32"):
+            parts = [network(torch.from_numpy(windows[i : i + 1]).to(self._on.device))[1] for i in range(len(windows))]
+            scores: Float32Array = torch.cat(parts).cpu().numpy()
+        return scores
+
+    def _apart(self, windows: UInt8Array, reference: Float32Array) -> float:
+        """The largest difference from `reference`, alone and together; infinite where a score is not a number."""
+        alone = np.concatenate([self._run(torch.from_numpy(windows[i : i + 1]))[1] for i in range(len(windows))])
+        together = self._run(torch.from_numpy(windows))[1]
+        apart = max(np.abs(alone - reference).max(), np.abs(together - reference).max())
+        return float(apart) if math.isfinite(apart) else math.inf
+
+    def _load(self, buckets: tuple[int, ...]) -> None:
+        self._drop()
+        self._network = None
+        self._on.release()
+        network = Network(self._bundle).to_compute(self._on.device, DTYPES[self.precision])
+        fold_first_layer(network.backbone)
+        self._network = network
+        while True:
+            try:
+                self._load_buckets(buckets)
+                return
+            except RuntimeError as error:
+                fewer = buckets[:-1] if len(buckets) > 1 else tuple(b for b in (1,) if b < buckets[0])
+                if not out_of_memory(error) or not fewer:
+                    raise
+            self._drop()  # outside of the handler, whose traceback holds on to tensors
+            self._on.release()
+            log.warning(
+                "the memory of %s is too small for %d windows at once; trying %d", self.device, buckets[-1], fewer[-1]
+            )
+            buckets = fewer
+
+    def _load_buckets(self, buckets: tuple[int, ...]) -> None:
+        self._drop()
+        self._on.release()
+        shape = tuple(blank(self._recipe, buckets[-1]).shape)
+        self._slots = [self._slot(shape) for _ in range(SLOTS)]
+        with self._kernels(self.precision):
+            for bucket in buckets:
+                self._graphs[bucket] = self._capture(bucket)
+        dim = self._graphs[buckets[0]].captured.features.shape[1]
+        self._features = self._on.host((self.max_batch, dim), torch.float32)
+        self._scores = self._on.host((self.max_batch,), torch.float32)
+
+    def _shrink(self) -> bool:
+        """Give up the largest bucket; False when there is only one left."""
+        if len(self._graphs) < 2:
+            return False
+        largest = max(self._graphs)
+        with contextlib.suppress(RuntimeError):
+            self._done.record(self._compute)
+            self._done.synchronize()
+        del self._graphs[largest]
+        self._on.release()
+        log.warning(
+            "the memory of %s ran out; going on with at most %d windows at once", self.device, max(self._graphs)
+        )
+        return True
+
+    def _run(self, windows: Tensor) -> tuple[Float32Array, Float32Array]:
+        count, top = len(windows), max(self._graphs)
+        with torch.inference_mode(), self._on.entered():
+            for number, start in enumerate(range(0, count, top)):
+                self._launch(self._slots[number % SLOTS], windows[start : start + top], start)
+            self._done.record(self._compute)
+            self._done.synchronize()
+            return self._features[:count].numpy().copy(), self._scores[:count].numpy().copy()
 
     def _launch(self, slot: _Slot, windows: Tensor, start: int) -> None:
         count = len(windows)
-        graph = self._graphs[next(bucket for bucket in BUCKETS if bucket >= count)]
+        graph = self._graphs[next(bucket for bucket in self._graphs if bucket >= count)]
         slot.consumed.synchronize()
         slot.host[:count].copy_(windows)
-        with torch.cuda.stream(self._copy):
+        with self._on.on(self._copy):
             slot.device[:count].copy_(slot.host[:count], non_blocking=True)
             slot.uploaded.record(self._copy)
-        with torch.cuda.stream(self._compute):
+        with self._on.on(self._compute):
             self._compute.wait_event(slot.uploaded)
             graph.frames[:count].copy_(slot.device[:count])
             slot.consumed.record(self._compute)
-            graph.graph.replay()
-            self._features[start : start + count].copy_(graph.features[:count], non_blocking=True)
-            self._scores[start : start + count].copy_(graph.scores[:count], non_blocking=True)
+            graph.captured.replay()
+            self._features[start : start + count].copy_(graph.captured.features[:count], non_blocking=True)
+            self._scores[start : start + count].copy_(graph.captured.scores[:count], non_blocking=True)
 
     def _slot(self, shape: tuple[int, ...]) -> _Slot:
-        host = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        device = torch.empty(shape, dtype=torch.uint8, device=self._device)
-        return _Slot(host, device, _event(), _event())
+        device = torch.empty(shape, dtype=torch.uint8, device=self._on.device)
+        return _Slot(self._on.host(shape, torch.uint8), device, self._on.event(), self._on.event())
 
     def _capture(self, bucket: int) -> _Graph:
         network = self._network
         assert network is not None
-        frames = blank(self._recipe, bucket).to(self._device)
+        frames = blank(self._recipe, bucket).to(self._on.device)
         with torch.inference_mode():
-            self._compute.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(self._compute):
-                for _ in range(3):  # cuDNN chooses its kernels now, not while capturing
-                    network(frames)
-            self._compute.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._compute):
-                features, scores = network(frames)
-        return _Graph(graph, frames, features, scores)
+            return _Graph(frames, self._on.capture(lambda: network(frames), self._compute))
 
+    @contextlib.contextmanager
+    def _kernels(self, precision: str) -> Iterator[None]:
+        """How cuDNN and cuBLAS choose while graphs are captured, and never after."""
+        matmul = torch.backends.cuda.matmul
+        before, matmul.allow_tf32 = matmul.allow_tf32, precision == "tf32"
+        try:
+            with torch.backends.cudnn.flags(
+                enabled=True,
+                benchmark=not self.deterministic,  # shapes are few and fixed
+                deterministic=self.deterministic,
+                allow_tf32=precision == "tf32",
+            ):
+                yield
+        finally:
+            matmul.allow_tf32 = before
 
-def _event() -> Any:
-    make: Any = torch.cuda.Event
-    return make()
+    def _drop(self) -> None:
+        self._graphs, self._slots = {}, []
 
-
-def _failed(error: BaseException) -> EngineError:
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return EngineError(f"CUDA failed ({text[0][:200]}); lower batch.max_size, or run with --device cpu")
+    def _failed(self, error: BaseException) -> EngineError:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        if out_of_memory(error):
+            memory = self._on.free_bytes()
+            left = f", {memory[0] / 1e9:.1f} of {memory[1] / 1e9:.1f} GB free" if memory else ""
+            return EngineError(
+                f"the memory of {self.device} is too small for one window{left}; "
+                "end what else runs on it, or run with --device cpu"
+            )
+        return EngineError(f"{self.device} failed ({text}); run with --device cpu")

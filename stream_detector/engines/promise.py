@@ -8,9 +8,11 @@ torch on a GPU, tf32/fp16/bf16 2e-3; bit-equal with `deterministic = true`
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from stream_detector.preprocess import Recipe
+from stream_detector.preprocess import Recipe, resize_frame
 from stream_detector.types import Engine, UInt8Array
 
 PROBES = 5
@@ -41,6 +43,21 @@ def probes(recipe: Recipe, count: int = PROBES) -> UInt8Array:
         for index in range(recipe.frames):
             window[index] = np.roll(picture, index * int(rng.integers(0, 4)), axis=1)
     return windows
+
+
+@functools.cache
+def demo_windows(recipe: Recipe) -> UInt8Array:
+    """Four windows of the rendered demo, two of its incident: uint8 (4, 16, H, W, 3) RGB, kept; not to be changed."""
+    from stream_detector.demo import DemoScene
+
+    scene = DemoScene(seed=0, duration_s=20.0, size=(320, 240))
+    incident_s = scene.incident_start_s or 8.0
+    windows: list[UInt8Array] = []
+    for begin_s in (1.0, 5.0, incident_s + 1.0, incident_s + 4.0):
+        first = round(begin_s * scene.fps)
+        frames = [resize_frame(scene.frame(first + i), recipe) for i in range(recipe.frames)]
+        windows.append(np.stack(frames))
+    return np.stack(windows)
 
 
 def company_error(engine: Engine, windows: UInt8Array) -> float:

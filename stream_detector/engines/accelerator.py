@@ -1,0 +1,201 @@
+"""What the GPU engine needs of a device, apart from the engine, so that it also runs where there is no CUDA.
+
+    TorchCuda   NVIDIA, and AMD through ROCm (PyTorch calls that CUDA too): streams, pinned memory, captured graphs
+    Eager       any device of PyTorch, one operation after the other: Apple's MPS, and the CPU in tests and benchmarks
+
+Nothing here touches a device on import. ROCm and MPS are untried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Run = Callable[[], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A computation to be repeated on the same input memory. features (B, D), scores (B,): where its results lie."""
+
+    replay: Callable[[], None]
+    features: Tensor
+    scores: Tensor
+
+
+class Accelerator(Protocol):
+    """A device. `stream` and `event` give what PyTorch's CUDA objects give, or objects that do nothing."""
+
+    device: torch.device
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """Make the device the current one."""
+        ...
+
+    def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory of the host that the device reads fastest, not set."""
+        ...
+
+    def stream(self) -> Any:
+        """A queue of work."""
+        ...
+
+    def event(self) -> Any:
+        """A mark in a queue."""
+        ...
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Put what follows into `stream`."""
+        ...
+
+    def capture(self, run: Run, stream: Any) -> Captured:
+        """Warm `run` up and keep it for repetition. Raises RuntimeError as PyTorch does."""
+        ...
+
+    def free_bytes(self) -> tuple[int, int] | None:
+        """Free and total memory of the device in bytes; None where it cannot be asked."""
+        ...
+
+    def release(self) -> None:
+        """Give unused memory back; never raises."""
+        ...
+
+
+class TorchCuda:
+    """A device that PyTorch calls "cuda:N"."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """See `Accelerator`."""
+        return torch.cuda.device(self.device)
+
+    def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Pinned memory."""
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+    def stream(self) -> Any:
+        """See `Accelerator`."""
+        make: Any = torch.cuda.Stream
+        return make(self.device)
+
+    def event(self) -> Any:
+        """See `Accelerator`."""
+        make: Any = torch.cuda.Event
+        return make()
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """See `Accelerator`."""
+        return torch.cuda.stream(stream)
+
+    def capture(self, run: Run, stream: Any) -> Captured:
+        """A CUDA graph: one launch for all kernels."""
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # cuDNN chooses its kernels now, not while capturing
+                run()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            features, scores = run()
+        return Captured(graph.replay, features, scores)
+
+    def free_bytes(self) -> tuple[int, int] | None:
+        """See `Accelerator`."""
+        with contextlib.suppress(RuntimeError):
+            free, total = torch.cuda.mem_get_info(self.device)
+            return int(free), int(total)
+        return None
+
+    def release(self) -> None:
+        """See `Accelerator`."""
+        with contextlib.suppress(RuntimeError):  # a lost device cannot be tidied up
+            torch.cuda.empty_cache()
+
+
+class _Nothing:
+    """Stands for a stream or an event of a device that works in order."""
+
+    def __init__(self, wait: Callable[[], None]) -> None:
+        self._wait = wait
+
+    def wait_event(self, event: Any) -> None:
+        """In order already."""
+
+    def record(self, stream: Any = None) -> None:
+        """In order already."""
+
+    def synchronize(self) -> None:
+        """Wait for all work."""
+        self._wait()
+
+
+class Eager:
+    """Any device of PyTorch without streams or graphs: "mps", "cpu"."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """See `Accelerator`."""
+        return contextlib.nullcontext()
+
+    def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Plain memory."""
+        return torch.empty(shape, dtype=dtype)
+
+    def stream(self) -> Any:
+        """See `Accelerator`."""
+        return _Nothing(self._wait)
+
+    def event(self) -> Any:
+        """See `Accelerator`."""
+        return _Nothing(self._wait)
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """See `Accelerator`."""
+        return contextlib.nullcontext()
+
+    def capture(self, run: Run, stream: Any) -> Captured:
+        """Runs it again at every replay."""
+        features, scores = run()
+
+        def replay() -> None:
+            new_features, new_scores = run()
+            features.copy_(new_features)
+            scores.copy_(new_scores)
+
+        return Captured(replay, features, scores)
+
+    def free_bytes(self) -> tuple[int, int] | None:
+        """Not known."""
+        return None
+
+    def release(self) -> None:
+        """See `Accelerator`."""
+        if self.device.type == "mps":
+            torch.mps.empty_cache()
+
+    def _wait(self) -> None:
+        if self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def accelerator(device: str) -> Accelerator:
+    """For "cuda", "cuda:N", "mps" or "cpu"."""
+    if device.startswith("cuda"):
+        return TorchCuda(torch.device(device if ":" in device else "cuda:0"))
+    return Eager(torch.device(device))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of PyTorch means that the device's memory is full (libraries beside it say so in words only)."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text

@@ -1,0 +1,79 @@
+"""The first layer of a video network as a 2D convolution.
+
+A convolution over 3 colours is what GPU libraries have only old kernels for (more than half of the embedded network's
+time on an H100). Over taps × colours, filled up to a multiple of 8 channels, it is an ordinary 2D convolution:
+
+    (B, 3, T, H, W) → rows (B, H, W, (T + 2·padding) · 3) → a view of `taps · 3` lanes at every step of time → conv2d
+
+The view overlaps itself, so gathering the taps is one copy. Lanes beyond the taps meet weights of 0. The result is that
+of the 3D form up to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LANES = 8  # channels come in multiples of this for the fast kernels
+FEW_CHANNELS = 4
+
+
+class FoldedConv3d(nn.Module):
+    """Takes the place of an `nn.Conv3d` that `can_fold`; on its device, in its dtype, without gradients."""
+
+    def __init__(self, layer: nn.Conv3d) -> None:
+        super().__init__()
+        outputs, channels, self.taps, height, width = layer.weight.shape
+        self.step, *stride = layer.stride
+        self.before, *padding = (int(p) for p in layer.padding)
+        self.stride, self.padding = tuple(stride), tuple(padding)
+        self.lanes = -(-self.taps * channels // LANES) * LANES
+        weight = layer.weight.detach().new_zeros((outputs, self.lanes, height, width))
+        weight[:, : self.taps * channels] = (
+            layer.weight.detach().permute(0, 2, 1, 3, 4).reshape(outputs, -1, height, width)
+        )
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) → (B, outputs, T', H', W'), as the 3D layer, in channels-last memory."""
+        batch, channels, frames, height, width = x.shape
+        steps = (frames + 2 * self.before - self.taps) // self.step + 1
+        hop = self.step * channels
+        length = max((frames + 2 * self.before) * channels, (steps - 1) * hop + self.lanes)
+        rows = x.new_zeros((batch, height, width, length))
+        inner = rows[..., self.before * channels : (self.before + frames) * channels]
+        inner.view(batch, height, width, frames, channels).copy_(x.permute(0, 3, 4, 2, 1))
+        shape = (batch, steps, height, width, self.lanes)
+        taps = rows.as_strided(shape, (height * width * length, hop, width * length, length, 1))
+        flat = taps.reshape(batch * steps, height, width, self.lanes).permute(0, 3, 1, 2)
+        y = functional.conv2d(flat, self.weight, self.bias, self.stride, self.padding)
+        return y.view(batch, steps, *y.shape[1:]).transpose(1, 2)
+
+
+def can_fold(layer: nn.Module) -> bool:
+    """Whether a layer is a plain 3D convolution over few channels."""
+    return (
+        isinstance(layer, nn.Conv3d)
+        and layer.in_channels <= FEW_CHANNELS
+        and layer.groups == 1
+        and tuple(layer.dilation) == (1, 1, 1)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
+
+
+def fold_first_layer(network: nn.Module) -> bool:
+    """Replace the first 3D convolution of a network, in place. False when it is not one that can be folded."""
+    name = next((name for name, module in network.named_modules() if isinstance(module, nn.Conv3d)), "")
+    if not name or not can_fold(network.get_submodule(name)):
+        return False
+    layer = network.get_submodule(name)
+    assert isinstance(layer, nn.Conv3d)
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, FoldedConv3d(layer))
+    return True
