@@ -36,7 +36,7 @@ from stream_detector.assemble import Assembly, assembled
 from stream_detector.config import CameraConfig, CaptureConfig, Config, build_config
 from stream_detector.decoded import AnyPicture, Picture, as_picture
 from stream_detector.framing import Views
-from stream_detector.readers import FileReader, GrabResult, StreamReader
+from stream_detector.readers import FileReader, GrabResult, NetworkReader
 from stream_detector.types import UInt8Array
 
 ROOT = Path(__file__).parents[1]
@@ -119,10 +119,14 @@ class LiveFile:
 
 
 class ClockStream:
-    """A `StreamReader` that reads the time which its pictures show."""
+    """A `NetworkReader` that reads the time which its pictures show."""
 
     def __init__(self, url: Source, config: CaptureConfig, watch: Stopwatch) -> None:
-        self._reader, self._watch, self._grabbed_s = StreamReader(url, config), watch, 0.0
+        self._reader, self._watch, self._grabbed_s = (
+            NetworkReader(CameraConfig(name="clock", source=url), config),
+            watch,
+            0.0,
+        )
         self.fps, self.detail = 25.0, ""
 
     def open(self) -> None:

@@ -27,7 +27,7 @@ from pydantic_core import core_schema
 
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 
-Kind = Literal["file", "rtsp", "http", "usb", "demo"]
+Kind = Literal["file", "rtsp", "http", "usb", "pipe", "demo"]
 
 NETWORK: dict[str, Kind] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
 _OTHERS = ("ftp", "sftp", "srt", "rtmp", "rtmps", "rtp", "udp", "tcp", "mms", "onvif", "hls", "smb")  # named in errors
@@ -79,7 +79,7 @@ class Source:
     @property
     def live(self) -> bool:
         """Whether frames come when they come (camera) rather than when they are asked for (file, demo)."""
-        return self.kind in ("rtsp", "http", "usb")
+        return self.kind in ("rtsp", "http", "usb", "pipe")
 
     @property
     def path(self) -> Path:
@@ -227,7 +227,9 @@ def _filled(template: str, values: list[str], safe: str | None = None) -> str:
 
 
 def _is_device_or_demo(text: str) -> bool:
-    return text == "demo" or text.startswith("demo:") or bool(_USB.fullmatch(text) or _DEVICE.fullmatch(text))
+    return (
+        text == "demo" or text.startswith(("demo:", "pipe:")) or bool(_USB.fullmatch(text) or _DEVICE.fullmatch(text))
+    )
 
 
 def _local(text: str) -> Source:
@@ -236,6 +238,8 @@ def _local(text: str) -> Source:
         return Source("usb", f"usb:{int(usb[1])}", SecretStr(f"/dev/video{int(usb[1])}"))
     if _DEVICE.fullmatch(text):
         return Source("usb", text, SecretStr(text))
+    if text.startswith("pipe:"):
+        return Source("pipe", text, SecretStr(text))
     if _is_device_or_demo(text):
         return Source("demo", text, SecretStr(text))
     return _file(text)

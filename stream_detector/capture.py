@@ -10,7 +10,8 @@ stalled server's socket goes on delivering old frames for a while. A reader that
 left to itself: its thread's generation number is outdated, so whatever it still brings is thrown away; it closes its
 own connection when it wakes up; and a new thread takes the camera over.
 
-Live frames are stamped with the monotonic time after the grab, relative to `start()`; file frames with their PTS.
+Live frames are stamped with the monotonic time after the grab, relative to `start()`, their own stamps keeping those of
+a burst apart (`mediaclock.LiveClock`); file frames with their PTS.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.decoded import Picture, UnreadablePictureError
 from stream_detector.errors import SourceError
 from stream_detector.framing import Framer, Views
+from stream_detector.mediaclock import LiveClock
+from stream_detector.pacing import Backoff, FilePace
 from stream_detector.readers import GrabResult, Reader, make_reader
+from stream_detector.slowness import SlowWatch
 from stream_detector.tally import Spacing, Tally
 from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame
 from stream_detector.watchdog import Watchdog
@@ -33,6 +37,7 @@ __all__ = ["Capture", "Watchdog"]
 
 T = TypeVar("T")
 
+_BURST_S = 0.5  # pictures of a live source may be handed on so much ahead of their time; then they are spread out
 _CLEAN_WAIT_S = 2.0  # after a reconnect: flat pictures are skipped for so long, then taken for what the camera sees
 _MAX_ABANDONED = 3  # threads of one camera left stuck at a time; beyond that the stuck reader is waited for
 
@@ -52,9 +57,8 @@ class Capture:
     on_end: called once with (camera, reason), reason being "ended", "stopped", "truncated: …", "damaged: …" or "failed:
     …"; a live source ends only by `stop`, or with `exit_on_error` when its first opening fails.
     on_error: called instead of on_end when a callback, `resize` or the reader raised what it should not have.
+    max_gap_s: a source whose pictures are all further apart is told as too slow.
     previews: whether frames carry pictures for people.  wait: stands in for `stop.wait`.  jitter: in [0, 1).
-
-    The mask polygon is painted over before anything is made of the picture, so evidence does not show it either.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Capture:
         clock: Clock,
         stop: threading.Event,
         previews: bool = True,
+        max_gap_s: float = 2.0,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
         wait: Callable[[float], bool] | None = None,
         jitter: Callable[[], float] = random.random,
@@ -85,6 +90,8 @@ class Capture:
         self._config = config
         self._framer = Framer(camera, config, resize, previews)
         self._spacing = Spacing(frame_fps)
+        self._slow = SlowWatch(max_gap_s, frame_fps)
+        self._stamps = LiveClock()
         self._paced = pace == "realtime" and not self.live
         self._on_frame = on_frame
         self._on_status = on_status
@@ -108,6 +115,7 @@ class Capture:
         self._zero_s = 0.0  # media time 0 of a live source, monotonic
         self._index = -1  # of the last frame grabbed
         self._was_online = False
+        self._over = False  # a pipe has come to its end
         self._pending: set[str] = set()  # causes for the next frame handed on
         self._clean_by_s: float | None = None  # media time until which flat pictures are skipped
 
@@ -201,10 +209,8 @@ class Capture:
                 if generation != self._generation:
                     return
                 self._finished = True
-            failed = reason.startswith("failed: ")
-            self._set_state(
-                "failed" if failed else "ended", "" if reason == "ended" else reason.removeprefix("failed: ")
-            )
+            told = "" if reason == "ended" else reason.removeprefix("failed: ")
+            self._set_state("failed" if reason.startswith("failed: ") else "ended", told)
             self._on_end(self.name, reason)
         except _Outdated:
             return  # its late frame is thrown away
@@ -224,22 +230,19 @@ class Capture:
             reader = self._open_reader(self._camera, self._config)
             self._call(generation, reader.open)
             self.duration_s = getattr(reader, "duration_s", None)
-            zero_s: float | None = None
+            pace = FilePace(self._clock, self._wait)
             while not self._stop.is_set():
                 grabbed = self._call(generation, reader.grab)
                 if grabbed.status in ("end", "lost"):
-                    return reader.detail or "ended"
+                    return self._slow.ending(self.source, reader.detail or "ended")
                 if not self._count(grabbed):
                     continue
                 media_s = grabbed.media_s or 0.0
                 if not self._spacing.wanted(media_s):
                     continue
-                if self._paced:
-                    now_s = self._clock.monotonic()
-                    zero_s = now_s - media_s if zero_s is None else zero_s
-                    if zero_s + media_s > now_s and self._wait(zero_s + media_s - now_s):
-                        break
-                self._hand_on(generation, reader, media_s, self._clock.monotonic())
+                if self._paced and pace.stopped(media_s):
+                    break
+                self._hand_on(generation, reader, media_s, self._clock.monotonic(), grabbed.key)
             return "stopped"
         except SourceError as error:
             return f"failed: {error}"
@@ -247,7 +250,7 @@ class Capture:
             self._close(generation, reader)
 
     def _play_live(self, generation: int) -> str:
-        attempt = 0
+        backoff = Backoff(self._config, self._jitter)
         while not self._stop.is_set():
             opened_s = self._clock.monotonic()
             frames = 0
@@ -256,7 +259,9 @@ class Capture:
                 reader = self._open_reader(self._camera, self._config)
                 self._call(generation, reader.open)
                 frames = self._drain(generation, reader)
-                detail = "the connection was lost"
+                if self._over:
+                    return "ended"
+                detail = reader.detail or "the connection was lost"
             except SourceError as error:
                 if self._config.exit_on_error and not self._was_online:
                     return f"failed: {error}"
@@ -266,16 +271,9 @@ class Capture:
             if self._stop.is_set():
                 break
             self._set_state("offline", detail)
-            if frames and self._clock.monotonic() - opened_s > 2 * self._delay_s(attempt):
-                attempt = 0
-            delay_s = self._delay_s(attempt) * (0.5 + 0.5 * self._jitter())  # jitter: cameras of one switch spread out
-            attempt += 1
-            if self._wait(delay_s):
+            if self._wait(backoff.next_s(self._clock.monotonic() - opened_s if frames else 0.0)):
                 break
         return "stopped"
-
-    def _delay_s(self, attempt: int) -> float:
-        return float(min(self._config.backoff_max_s, self._config.backoff_min_s * 2.0 ** min(attempt, 32)))
 
     def _drain(self, generation: int, reader: Reader) -> int:
         """Read an opened live source until it is lost or the run stops; returns the number of frames grabbed."""
@@ -283,11 +281,16 @@ class Capture:
         while not self._stop.is_set():
             grabbed = self._call(generation, reader.grab)
             if grabbed.status in ("lost", "end"):
+                self._over = grabbed.status == "end"
                 break
             if not self._count(grabbed):
                 continue
             now_s = self._clock.monotonic()
             media_s = now_s - self._zero_s
+            if grabbed.media_s is not None:
+                media_s = self._stamps.time(grabbed.media_s, media_s)
+                if self._stamps.lead_s > _BURST_S and self._wait(self._stamps.lead_s - _BURST_S):
+                    break
             if frames == 0:
                 self._clean_by_s = media_s + _CLEAN_WAIT_S
                 if self._was_online:
@@ -295,7 +298,7 @@ class Capture:
                     self._tally.reconnect()
             frames += 1
             if self._spacing.wanted(media_s, self.fps):
-                self._hand_on(generation, reader, media_s, now_s)
+                self._hand_on(generation, reader, media_s, now_s, grabbed.key)
         return frames
 
     def _call(self, generation: int, call: Callable[[], T]) -> T:
@@ -346,7 +349,7 @@ class Capture:
         if cause == "corrupt":
             self._pending.add(cause)
 
-    def _hand_on(self, generation: int, reader: Reader, media_s: float, captured_s: float) -> None:
+    def _hand_on(self, generation: int, reader: Reader, media_s: float, captured_s: float, key: bool | None) -> None:
         found = self._call(generation, reader.retrieve)
         if found is None:
             self._drop("corrupt")
@@ -365,7 +368,10 @@ class Capture:
         self._pending.clear()
         self._spacing.taken(media_s)
         self._was_online = True
-        if self.state != "online":
+        self._slow.see(media_s, key)
+        if slow := self._slow.slow:
+            self._set_state("stalled", slow)
+        elif self.state != "online":
             self._set_state("online", media_s=media_s)
         frame = Frame(
             self.name,

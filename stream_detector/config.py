@@ -56,7 +56,7 @@ class CaptureConfig(Section):
     backoff_min_s: Seconds = 0.5  # reconnect: doubled each time, jittered, never given up
     backoff_max_s: Seconds = 30.0
     exit_on_error: bool = False  # a source that cannot be opened ends the run with exit code 2
-    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+    rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"  # auto: TCP first, then UDP
     decoder_threads: Annotated[int, Field(ge=1, le=64)] = 1  # each further one costs a frame of latency
     hwaccel: Annotated[str, Field(pattern=r"^[a-z0-9]{0,32}$")] = ""  # "": software; "cuda", "qsv", …: where it works
     preview_fps: Annotated[float, Field(ge=0, le=60)] = 6.0
@@ -208,6 +208,9 @@ class CameraConfig(Section):
     smoothing: SmoothConfig | None = None
     mask: tuple[Point, ...] = ()
     evidence: bool | None = None
+    rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
+    snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # an address that gives one JPEG is asked so often
+    allow_hosts: tuple[str, ...] = ()  # that redirects and playlists may name beside the camera's own
 
     @model_validator(mode="before")
     @classmethod

@@ -6,11 +6,15 @@ What the container claims (number of frames, rate, duration) decides nothing her
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import math
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import av
@@ -19,6 +23,7 @@ import av.stream
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
+from stream_detector.httpio import HttpError
 from stream_detector.mediaclock import MediaClock
 
 DEFAULT_FPS = 25.0
@@ -27,6 +32,7 @@ MIN_FPS = 0.001
 FAILURES_AT_ONCE = 64  # packets in a row without a picture, after which `next` comes back all the same
 READ_ERRORS = 8  # errors of the container in a row that end it
 MAX_PIXELS = 8192 * 8192  # of a picture; a larger one is refused before memory is taken for it
+MAX_ALLOCATION = 512 << 20  # bytes of one allocation by FFmpeg: a description of 2 GB is refused, not read
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +48,7 @@ class UnknownCodecError(DecodeError):
 class Decoded:
     """One frame. media_s: media time.  cut: the stamps jumped before it.  missed: packets lost right before it.
 
-    corrupt: the decoder says that it conceals damage.  key: it is a key frame.
+    corrupt: the decoder says that it conceals damage.  key: it is a key frame.  stamped: whether media_s says anything.
     """
 
     frame: av.VideoFrame
@@ -51,10 +57,11 @@ class Decoded:
     missed: int
     corrupt: bool
     key: bool
+    stamped: bool = True
 
 
 class Decoder:
-    """One opened source. address: what FFmpeg opens; a secret, never shown.
+    """One opened source. address: what FFmpeg opens (a secret, never shown), or an opened file to read from.
 
     timeout: seconds for opening and for each read; None: never.  options: of FFmpeg.  threads: of the decoder.
     hwaccel: name of a device such as "cuda", or ""; software where it fails.  Raises DecodeError from `open`, and
@@ -63,7 +70,7 @@ class Decoder:
 
     def __init__(
         self,
-        address: str,
+        address: Any,
         *,
         form: str | None = None,
         options: Mapping[str, str] | None = None,
@@ -71,6 +78,7 @@ class Decoder:
         threads: int = 1,
         hwaccel: str = "",
         live: bool = False,
+        io_open: Callable[[str, int, dict[str, str]], Any] | None = None,
     ) -> None:
         self.fps = DEFAULT_FPS  # an estimate until frames have come
         self.duration_s: float | None = None  # as the container says; to be shown, not to be relied on
@@ -82,6 +90,7 @@ class Decoder:
         self.broken_end = False  # the last packet was cut off
         self._address, self._form, self._options = address, form, dict(options or {})
         self._timeout, self._threads, self._hwaccel, self._live = timeout, threads, hwaccel, live
+        self._io_open = io_open
         self._container: av.container.InputContainer | None = None
         self._stream: Any = None
         self._demuxed: Iterator[Any] = iter(())
@@ -98,14 +107,19 @@ class Decoder:
                 accel = HWAccel(self._hwaccel, allow_software_fallback=True)
             except (ValueError, RuntimeError, NotImplementedError, av.FFmpegError):
                 log.warning("hardware decoding by %s cannot be had here; decoding in software", self._hwaccel)
+        begun_s = time.monotonic()
         try:
             self._open(accel)
-        except DecodeError:
+        except (DecodeError, HttpError):
             self.close()
             raise
         except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
             self.close()
-            raise DecodeError(_why(error)) from None
+            waited = self._timeout is not None and time.monotonic() - begun_s > 0.9 * self._timeout[0]
+            why = "did not answer in time" if waited else _why(error)
+            if self._live and isinstance(error, av.error.InvalidDataError) and not waited:
+                why = "sends no video that can be decoded"
+            raise DecodeError(why) from None
 
     def _open(self, accel: HWAccel | None) -> None:
         container = av.open(
@@ -115,6 +129,7 @@ class Decoder:
             metadata_errors="replace",
             timeout=self._timeout,
             hwaccel=accel,
+            io_open=self._io_open,
         )
         self._container = container
         stream = self._stream = self._choose(container)
@@ -279,8 +294,25 @@ def _why(error: BaseException) -> str:
         return "may not be read"
     if isinstance(error, av.error.ExitError | TimeoutError):
         return "did not answer in time"
-    return "cannot be opened"
+    if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
+        return "refuses user or password"
+    if isinstance(error, av.error.HTTPNotFoundError):
+        return "has no stream of that name"
+    if isinstance(error, av.error.ConnectionRefusedError):
+        return "refused the connection"
+    if isinstance(error, av.error.MemoryError | MemoryError):
+        return "sends more than can be taken at once"
+    return "gives no video that can be read"
 
 
+def _limit_allocations() -> None:
+    """Bound what FFmpeg takes at a time; PyAV has no call for it. Without the library's file nothing is bounded."""
+    folder = Path(av.__file__).parent
+    for path in [*(folder.parent / "av.libs").glob("libavutil*.so*"), *(folder / ".dylibs").glob("libavutil*.dylib")]:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(str(path)).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
+
+
+_limit_allocations()
 _NO_STAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
 _TS_DISCONT = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: the format's clock may start again in the middle

@@ -13,6 +13,10 @@ import math
 SEEK_BACK_S = 1.0  # a step back by more than this is a cut, less is disorder
 JUMP_S = 10.0  # a step ahead by more than this is a cut, where the format's stamps may jump
 LATEST_START_S = 86_400.0  # video that begins later than this after the container's start: the start is wrong
+LATE_S = 3.0  # a live picture may arrive so much later than its stamp says
+EARLY_S = 12.0  # and so much earlier: a burst, such as a segment
+FOLLOW = 0.0005  # of the difference is made up for with each picture
+LEAST_STEP_S = 1e-4
 STANDING = 2  # stamps in a row that do not rise; from then on they are taken for absent
 
 
@@ -63,3 +67,27 @@ class MediaClock:
             start_s = stamp_s
         self._shift_s = -start_s
         return stamp_s - start_s
+
+
+class LiveClock:
+    """Media time of a live source: its stamps' spacing, laid over the time of arrival.
+
+    A segment of HLS arrives at once and RTP packets come unevenly; the stamps know how far apart the pictures were
+    taken. `lead_s` says how long a picture is ahead of its arrival: the caller may wait for so long, so that what comes
+    in bursts is handed on evenly. Where stamps and arrival disagree too much, arrival counts.
+    """
+
+    def __init__(self) -> None:
+        self.lead_s = 0.0
+        self._last_s = -math.inf
+        self._shift_s: float | None = None
+
+    def time(self, stamp_s: float, arrived_s: float) -> float:
+        """Media time in seconds, always rising. stamp_s: of the picture.  arrived_s: since the camera was started."""
+        if self._shift_s is None or not -LATE_S <= stamp_s + self._shift_s - arrived_s <= EARLY_S:
+            self._shift_s = arrived_s - stamp_s
+        ahead_s = stamp_s + self._shift_s - arrived_s
+        self._shift_s -= FOLLOW * ahead_s  # two clocks never run alike
+        self._last_s = max(stamp_s + self._shift_s, self._last_s + LEAST_STEP_S)
+        self.lead_s = max(0.0, self._last_s - arrived_s)
+        return self._last_s

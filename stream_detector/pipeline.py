@@ -231,6 +231,7 @@ class Pipeline:
             on_end=self._capture_ended,
             on_error=self.fail,
             previews=plan.evidence or self.on_preview is not None,
+            max_gap_s=self.config.window.max_gap_s,
             clock=self.clock,
             stop=self._stop,
             open_reader=self.open_reader,

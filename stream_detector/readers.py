@@ -1,62 +1,47 @@
 """Blocking readers: one per kind of source, all with the same five calls. Used by one capture thread each.
 
-    FileReader     a video file; media time is its presentation time stamps
-    StreamReader   RTSP, HTTP or USB camera; the capture thread stamps the time
-    DemoReader     the rendered scene; behaves like a file
+    FileReader      a video file; media time is its presentation time stamps
+    NetworkReader   RTSP, HTTP, a pipe (`netreaders`)
+    UsbReader       a USB camera; the capture thread stamps the time
+    DemoReader      the rendered scene; behaves like a file
 
-Everything is decoded by OpenCV's FFmpeg backend, by name: without the name its time-outs are ignored. What that backend
-does not tell: a decoder that conceals damage delivers the picture as good, so "corrupt" here means a frame that could
-not be had at all.
+Everything but USB cameras is decoded by PyAV; OpenCV's opener holds one lock for the whole process while it opens.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
-from cv2.utils import logging as _log
 
 from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.containers import codec_named, wanted_bytes
 from stream_detector.decoded import AnyPicture, DecodedPicture, Picture
-from stream_detector.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder, UnknownCodecError
+from stream_detector.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder, UnknownCodecError, sane_fps
 from stream_detector.errors import SourceError
+from stream_detector.grabs import GrabResult, GrabStatus
+from stream_detector.netreaders import ALL_KEYS, NetworkReader
 from stream_detector.pictures import to_bgr
 from stream_detector.sources import demo_options
 from stream_detector.types import DegradedCause, UInt8Array
 
-GrabStatus = Literal["frame", "bad", "lost", "end"]
+__all__ = [
+    "DemoReader",
+    "FileReader",
+    "GrabResult",
+    "GrabStatus",
+    "NetworkReader",
+    "Reader",
+    "UsbReader",
+    "make_reader",
+]
 
-_LOST_AFTER = 3  # False in a row after which a live source is lost (one alone may be a damaged packet)
-_BACKLOG_S = 2.0  # at most so much is skipped when a live source was opened
-_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_options_lock = threading.Lock()
-_options_ours = ""
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # quiet: FFmpeg's own lines name URLs with their passwords
-
-
-@dataclass(frozen=True, slots=True)
-class GrabResult:
-    """What one `grab` brought.
-
-    status: "frame" (retrieve may be called), "bad" (no frame this time, go on), "lost" (live source gone: reopen),
-    "end" (nothing more will come).  media_s: seconds of media time; None for a live source.
-    cause: why this frame does not follow on from the one before it, or None.  missed: reads that failed before it.
-    """
-
-    status: GrabStatus
-    media_s: float | None = None
-    cause: DegradedCause | None = None
-    missed: int = 0
+_LOST_AFTER = 3  # False in a row after which a USB camera is lost (one alone may be a damaged packet)
 
 
 class Reader(Protocol):
@@ -89,7 +74,9 @@ def make_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
         return FileReader(source.path, config)
     if source.kind == "demo":
         return DemoReader(source)
-    return StreamReader(source, config)
+    if source.kind == "usb":
+        return UsbReader(source, config)
+    return NetworkReader(camera, config)
 
 
 def check_source(camera: CameraConfig, config: CaptureConfig) -> None:
@@ -164,7 +151,8 @@ class FileReader:
             self._finish()
             return GrabResult("end")
         cause: DegradedCause | None = "corrupt" if found.missed or found.corrupt else "seek" if found.cut else None
-        return GrabResult("frame", found.media_s, cause, found.missed)
+        key = None if self._decoder.codec in ALL_KEYS else found.key
+        return GrabResult("frame", found.media_s, cause, found.missed, key)
 
     def _finish(self) -> None:
         """Say in `detail` what is missing or damaged, by what was decoded."""
@@ -201,8 +189,8 @@ def _file_address(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
-class StreamReader:
-    """A live camera over RTSP, HTTP (MJPEG, MPEG-TS) or USB."""
+class UsbReader:
+    """A USB camera, by OpenCV."""
 
     def __init__(self, source: Source, config: CaptureConfig) -> None:
         self.fps = DEFAULT_FPS
@@ -210,48 +198,26 @@ class StreamReader:
         self._source = source
         self._config = config
         self._cap: cv2.VideoCapture | None = None
-        self._ahead = False  # open() grabbed the first fresh frame already
 
     def open(self) -> None:
-        """Connect. Raises SourceError without the credentials."""
-        if self._source.kind == "usb":
-            cap = cv2.VideoCapture(self._source.usb_index, cv2.CAP_ANY)
-            self._cap = cap if cap.isOpened() else None
-        else:
-            settings = [
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-                max(1, round(1000 * self._config.open_timeout_s)),
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                max(1, round(1000 * self._config.read_timeout_s)),
-                cv2.CAP_PROP_N_THREADS,
-                self._config.decoder_threads,
-            ]
-            self._cap = _open(self._source.reveal(), settings, self._config)
-        if self._cap is None:
+        """Open the device. Raises SourceError."""
+        cap = cv2.VideoCapture(self._source.usb_index, cv2.CAP_ANY)
+        if not cap.isOpened():
+            cap.release()
             raise SourceError(
-                f"source {self._source.shown!r} cannot be opened; check that the camera is on, reachable and that "
-                "the address, user and password are right"
+                f"USB camera {self._source.shown!r} cannot be opened; check that it is plugged in, that the user may "
+                "read it, and that no other program has it"
             )
-        self.fps = _sane_fps(self._cap.get(cv2.CAP_PROP_FPS))
-        self._skip_backlog(self._cap)
-
-    def _skip_backlog(self, cap: cv2.VideoCapture) -> None:
-        """Throw away what FFmpeg kept while it probed the stream (a second of RTSP): it is old, and comes at once."""
-        began_s = now_s = time.monotonic()
-        for _ in range(round(_BACKLOG_S * self.fps)):
-            self._ahead = _grab(cap)
-            before_s, now_s = now_s, time.monotonic()
-            if not self._ahead or now_s - before_s > 0.2 / self.fps or now_s - began_s > _BACKLOG_S:
-                break
+        self._cap = cap
+        self.fps = sane_fps(cap.get(cv2.CAP_PROP_FPS))
 
     def grab(self) -> GrabResult:
-        """The next frame, however old; "lost" when the connection is gone."""
+        """The next frame; "lost" when the camera is gone."""
         for missed in range(_LOST_AFTER):
             began_s = time.monotonic()
             if self._cap is None:
                 break
-            got, self._ahead = self._ahead or _grab(self._cap), False
-            if got:
+            if _grab(self._cap):
                 return GrabResult("frame", None, "corrupt" if missed else None, missed)
             if time.monotonic() - began_s > 0.5 * self._config.read_timeout_s:
                 break  # a time-out: asking again would wait as long
@@ -262,8 +228,9 @@ class StreamReader:
         return _retrieve(self._cap)
 
     def close(self) -> None:
-        """Hang up."""
-        _release(self._cap)
+        """Let go of the device."""
+        if self._cap is not None:
+            self._cap.release()
         self._cap = None
 
 
@@ -326,25 +293,6 @@ class DemoReader:
         self._scene = None
 
 
-def _open(target: str, settings: list[int], config: CaptureConfig) -> cv2.VideoCapture | None:
-    """An opened capture of the FFmpeg backend, or None."""
-    global _options_ours
-    with _options_lock:  # the environment is the only way to these options, and is read when a source is opened
-        wanted = f"rtsp_transport;{config.rtsp_transport}"
-        present = os.environ.get(_OPTIONS, "")
-        if present != wanted and present == _options_ours:  # what the user has set stays
-            os.environ[_OPTIONS] = _options_ours = wanted
-    _log.setLogLevel(_log.LOG_LEVEL_SILENT)  # OpenCV's warnings would name the URL
-    try:
-        cap = cv2.VideoCapture(target, cv2.CAP_FFMPEG, settings)
-    except cv2.error:
-        return None
-    if not cap.isOpened():
-        cap.release()
-        return None
-    return cap
-
-
 def _grab(cap: cv2.VideoCapture) -> bool:
     try:
         return bool(cap.grab())
@@ -360,12 +308,3 @@ def _retrieve(cap: cv2.VideoCapture | None) -> UInt8Array | None:
         return to_bgr(image) if ok and image is not None and image.size else None
     except cv2.error:
         return None
-
-
-def _release(cap: cv2.VideoCapture | None) -> None:
-    if cap is not None:
-        cap.release()
-
-
-def _sane_fps(fps: float) -> float:
-    return fps if math.isfinite(fps) and 0.1 <= fps <= 240.0 else DEFAULT_FPS

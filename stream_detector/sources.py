@@ -6,6 +6,7 @@
     rtsp://user:secret@host/1    RTSP, also rtsps://                 → camera "host"
     http://host/video            HTTP: MJPEG or MPEG-TS, also https  → camera "host"
     0, usb:0                     a USB camera by index               → camera "usb-0"
+    pipe:, pipe:/run/camera.fifo standard input, or a named pipe that a program writes video to → camera "pipe"
     demo, demo:seed=3,duration=60,incident=0    the rendered scene   → camera "demo"
     gate=<any of these>          the same under a name               → camera "gate"
 
@@ -135,7 +136,9 @@ def _default_name(source: Source) -> str:
         return slug(source.path.stem)
     if source.kind == "usb":
         return slug(source.shown.removeprefix("/dev/").removeprefix("v4l/"))
-    return "demo" if source.kind == "demo" else slug(urlsplit(source.shown).hostname or source.kind)
+    if source.kind in ("demo", "pipe"):
+        return source.kind
+    return slug(urlsplit(source.shown).hostname or source.kind)
 
 
 def _with_names(found: Sequence[tuple[str | None, Source]]) -> tuple[CameraConfig, ...]:

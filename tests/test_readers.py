@@ -13,7 +13,15 @@ import pytest
 from stream_detector.address import Source
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
-from stream_detector.readers import DemoReader, FileReader, GrabResult, StreamReader, check_source, make_reader
+from stream_detector.readers import (
+    DemoReader,
+    FileReader,
+    GrabResult,
+    NetworkReader,
+    UsbReader,
+    check_source,
+    make_reader,
+)
 from stream_detector.testing import FakeCamera, numbered_image
 from stream_detector.types import UInt8Array
 
@@ -263,14 +271,14 @@ def test_a_colon_in_a_file_name_is_no_protocol(video: MakeVideo, monkeypatch: py
 
 def test_readers_are_chosen_by_source(tmp_path: Path) -> None:
     chosen = [make_reader(CameraConfig(name="a", source=s), CONFIG) for s in ("clip.mp4", "rtsp://h/1", "0", "demo")]
-    assert [type(r) for r in chosen] == [FileReader, StreamReader, StreamReader, DemoReader]
+    assert [type(r) for r in chosen] == [FileReader, NetworkReader, UsbReader, DemoReader]
 
 
 def test_a_camera_that_is_not_there_is_refused_without_its_password(capfd: pytest.CaptureFixture[str]) -> None:
     camera = FakeCamera(user="admin", password="hunter2")
     camera.start()
     camera.stop()
-    reader = StreamReader(Source.parse(camera.url), CONFIG)
+    reader = NetworkReader(CameraConfig(name="a", source=camera.url), CONFIG)
     with pytest.raises(SourceError) as error:
         reader.open()
     assert "hunter2" not in str(error.value) and "127.0.0.1" in str(error.value)

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from benchmarks.rtsp_faults import RtspServer, measure, met, missing_server
-from stream_detector.address import Source
-from stream_detector.config import CaptureConfig
+from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.decoded import as_picture
 from stream_detector.errors import SourceError
-from stream_detector.readers import StreamReader
+from stream_detector.readers import NetworkReader
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +29,7 @@ def cycle() -> dict[str, Any]:
 
 def test_frames_come_over_tcp() -> None:
     with RtspServer(fps=20) as server:
-        reader = StreamReader(Source.parse(server.url), CaptureConfig())
+        reader = NetworkReader(CameraConfig(name="a", source=server.url), CaptureConfig())
         reader.open()
         assert [reader.grab().status for _ in range(10)] == ["frame"] * 10
         found = reader.retrieve()

@@ -1,0 +1,141 @@
+"""HTTP for cameras: answers read piece by piece, within time and size, and never beyond the camera's host.
+
+FFmpeg's own HTTP follows redirects anywhere and takes parts of any size, so what cameras send over HTTP comes through
+here: Basic and Digest authentication, https, redirects on the same host. Errors hold no address.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Collection
+from typing import IO, Any
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+MAX_REDIRECTS = 5
+AGENT = "stream-detector"
+
+
+class HttpError(OSError):
+    """A request failed. The text is half a sentence: "answered 404". No address in it."""
+
+
+class Body:
+    """The body of an answer; a file object for PyAV. kind: its content type, in lower case.
+
+    A read waits at most the time-out for the next bytes, and `patience` seconds after the last `allow` altogether, so
+    a server that drips is no better than a silent one.
+    """
+
+    def __init__(self, answer: http.client.HTTPResponse, timeout_s: float) -> None:
+        self.kind = (answer.headers.get("Content-Type") or "").strip().lower()
+        self.header = answer.headers.get("Content-Type") or ""
+        self._answer = answer
+        self._timeout_s = timeout_s
+        self._until_s = 0.0
+        self.allow()
+
+    def allow(self) -> None:
+        """Begin the time-out anew: the caller wants the next picture."""
+        self._until_s = time.monotonic() + self._timeout_s
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, at least one but at the end. Raises HttpError."""
+        if time.monotonic() > self._until_s:
+            raise HttpError("sent too little in time")
+        try:
+            return self._answer.read1(size if size > 0 else 65_536)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise HttpError(_why(error)) from None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Hang up."""
+        self._answer.close()
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    max_redirections = MAX_REDIRECTS
+
+    def __init__(self, hosts: Collection[str]) -> None:
+        self._hosts = hosts
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if not may_open(newurl, self._hosts):
+            fp.close()
+            raise HttpError("redirects to another host; allow it by `allow_hosts`, or give that address")
+        return super().redirect_request(req, fp, code, msg, headers, urljoin(req.full_url, newurl))
+
+
+def may_open(address: str, hosts: Collection[str]) -> bool:
+    """Whether an address is http or https and its host is among `hosts` (lower case)."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and (parts.hostname or "").lower() in hosts
+    except ValueError:
+        return False
+
+
+def fetch(address: str, hosts: Collection[str], open_s: float, read_s: float) -> Body:
+    """The answer to a GET. hosts: that may be asked, the address's own among them. Raises HttpError."""
+    if not may_open(address, hosts):
+        raise HttpError("names another host; allow it by `allow_hosts`")
+    parts = urlsplit(address)
+    place = parts.netloc.rpartition("@")[2]
+    plain = urlunsplit((parts.scheme, place, parts.path or "/", parts.query, ""))
+    known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    if parts.username is not None:
+        known.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
+    careless = ssl.create_default_context()  # a camera's certificate is its own; it never was checked here
+    careless.check_hostname = False
+    careless.verify_mode = ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}),
+        urllib.request.HTTPSHandler(context=careless),
+        urllib.request.HTTPBasicAuthHandler(known),
+        urllib.request.HTTPDigestAuthHandler(known),
+        _SameHost(hosts),
+    )
+    request = urllib.request.Request(plain, headers={"User-Agent": AGENT, "Accept": "*/*"})
+    try:
+        answer: Any = opener.open(request, timeout=open_s)
+    except HttpError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise HttpError(_why(error)) from None
+    sock = getattr(getattr(getattr(answer, "fp", None), "raw", None), "_sock", None)
+    if sock is not None:
+        sock.settimeout(read_s)
+    return Body(answer, read_s)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        asks = ": check user and password" if error.code in (401, 403) else ""
+        return f"answered {error.code}{asks}"
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, TimeoutError):
+        return "did not answer in time"
+    if isinstance(reason, ConnectionRefusedError):
+        return "refused the connection"
+    if isinstance(reason, OSError) and reason.strerror:
+        return f"cannot be reached ({reason.strerror})"
+    return "broke off" if isinstance(error, http.client.HTTPException) else "cannot be reached"

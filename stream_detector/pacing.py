@@ -1,0 +1,45 @@
+"""How long a capture thread waits: for the time of a file's picture, and between two attempts to open a camera."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stream_detector.config import CaptureConfig
+from stream_detector.types import Clock
+
+LONGEST_WAIT_S = 10.0  # for a picture of a file; a longer hole in the recording is not sat out
+
+
+class FilePace:
+    """Plays a file in its own time. wait: waits so many seconds or until the run is stopped; says whether it is."""
+
+    def __init__(self, clock: Clock, wait: Callable[[float], bool]) -> None:
+        self._clock, self._wait = clock, wait
+        self._zero_s: float | None = None  # monotonic time of media time 0
+
+    def stopped(self, media_s: float) -> bool:
+        """Wait for the time of a picture; whether the run was stopped meanwhile."""
+        now_s = self._clock.monotonic()
+        if self._zero_s is None or self._zero_s + media_s > now_s + LONGEST_WAIT_S:
+            self._zero_s = now_s - media_s
+        return self._zero_s + media_s > now_s and self._wait(self._zero_s + media_s - now_s)
+
+
+class Backoff:
+    """Doubles from attempt to attempt, up to a limit. jitter: in [0, 1): cameras of one switch spread out."""
+
+    def __init__(self, config: CaptureConfig, jitter: Callable[[], float]) -> None:
+        self._config, self._jitter = config, jitter
+        self._attempt = 0
+
+    def next_s(self, good_s: float) -> float:
+        """Seconds until the next attempt. good_s: how long frames came; after a good while it starts afresh."""
+        if good_s > 2 * self._delay_s():
+            self._attempt = 0
+        delay_s = self._delay_s() * (0.5 + 0.5 * self._jitter())
+        self._attempt += 1
+        return delay_s
+
+    def _delay_s(self) -> float:
+        doubled_s = self._config.backoff_min_s * 2.0 ** min(self._attempt, 32)
+        return float(min(self._config.backoff_max_s, doubled_s))

@@ -1,0 +1,43 @@
+"""A source too slow to fill a window of 16 frames is told by name, instead of being "online" and never scored."""
+
+from __future__ import annotations
+
+from collections import deque
+
+STEPS = 3  # from picture to picture, in a row; each longer than a window may have a hole
+
+
+class SlowWatch:
+    """Looks at the times of a source's pictures. max_gap_s: a longer step begins a new window.  fps: of the recipe."""
+
+    def __init__(self, max_gap_s: float, fps: float) -> None:
+        self._max_gap_s, self._fps = max_gap_s, fps
+        self._last_s: float | None = None
+        self._steps: deque[float] = deque(maxlen=STEPS)
+        self._keys: deque[bool | None] = deque(maxlen=STEPS)
+        self.ever_fast = False  # whether any two pictures came close enough
+
+    def see(self, media_s: float, key: bool | None = None) -> None:
+        """Take the time of the next picture."""
+        if self._last_s is not None:
+            self._steps.append(media_s - self._last_s)
+            self._keys.append(key)
+            self.ever_fast |= media_s - self._last_s <= self._max_gap_s
+        self._last_s = media_s
+
+    def ending(self, source: str, otherwise: str) -> str:
+        """How a file ended: a failure where it was too slow from beginning to end, else as `otherwise` says."""
+        return f"failed: {source}: {self.slow}" if self.slow and not self.ever_fast else otherwise
+
+    @property
+    def slow(self) -> str:
+        """A sentence for people when the source is too slow at the moment, else ""."""
+        if len(self._steps) < STEPS or min(self._steps) <= self._max_gap_s:
+            return ""
+        every = sorted(self._steps)[STEPS // 2]
+        what = "only key frames, one" if all(self._keys) else "one picture"
+        least = 1.0 / self._max_gap_s if self._max_gap_s > 0 else self._fps
+        return (
+            f"it sends {what} every {every:.1f} s, too slow for this model, which needs {self._fps:g} fps "
+            f"(at least {least:.2g} fps to fill a window); raise the camera's frame rate"
+        )
