@@ -48,6 +48,7 @@ OPTIONAL = {
 }
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
 LOW_DISK_BYTES, NO_DISK_BYTES = 2_000_000_000, 100_000_000
+DECODERS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "mjpeg")  # of cameras and recorders
 LOW_FILES = 1024
 LOW_GPU_BYTES, SHARED_GPU_BYTES = 2_000_000_000, 1_500_000_000  # a context of one's own takes some 0.5 GB
 
@@ -230,15 +231,15 @@ def model(config: Config) -> list[Check]:
 
 
 def video() -> list[Check]:
-    """OpenCV's FFmpeg, and the encoders that really write a clip which can be read back."""
-    import cv2
+    """PyAV's decoders and devices, and the encoders that really write a clip which can be read back."""
+    import av
+    from av.codec.hwaccel import hwdevices_available
 
-    build = cv2.getBuildInformation()
-    line = next((text for text in build.splitlines() if text.strip().startswith("FFMPEG:")), "")
-    decodes = "YES" in line
-    advice = "" if decodes else "install opencv-python-headless from PyPI: its build has FFmpeg"
-    detail = f"OpenCV {cv2.__version__} {'with' if decodes else 'without'} FFmpeg"
-    checks = [Check("decoder", "ok" if decodes else "fail", detail, advice)]
+    missing = [name for name in DECODERS if name not in av.codecs_available]
+    devices = ", ".join(hwdevices_available()) or "none"
+    detail = f"PyAV {av.__version__} with FFmpeg {av.ffmpeg_version_info}; --hwaccel takes (untested here): {devices}"
+    advice = f"cannot decode {', '.join(missing)}: install av from PyPI" if missing else ""
+    checks = [Check("decoder", "warn" if missing else "ok", detail, advice)]
     with tempfile.TemporaryDirectory() as folder, _quiet_stderr():
         works = {
             name: _writes(Path(folder) / f"clip.{suffix}", code)

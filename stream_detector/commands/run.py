@@ -62,6 +62,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--deterministic", action="store_true", default=None, help="torch: the same score to the last bit, but slower"
     )
     parser.add_argument(
+        "--hwaccel", metavar="NAME", help="decode on a device, where that works: cuda, qsv, … (`doctor` lists them)"
+    )
+    parser.add_argument(
         "--stride", type=int, metavar="FRAMES", help="from one 16-frame window to the next (default 16)"
     )
     parser.add_argument(
@@ -117,6 +120,7 @@ _MAP: dict[str, tuple[str, ...]] = {
     "device": ("engine", "device"),
     "precision": ("engine", "precision"),
     "deterministic": ("engine", "deterministic"),
+    "hwaccel": ("capture", "hwaccel"),
     "stride": ("window", "stride"),
     "threshold": ("alarm", "threshold"),
     "evidence": ("evidence", "directory"),

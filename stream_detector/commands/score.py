@@ -35,6 +35,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what computes")
     parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where it computes")
     parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), default="auto")
+    parser.add_argument("--hwaccel", default="", metavar="NAME", help="decode on a device: cuda, qsv, … (see `doctor`)")
     parser.add_argument(
         "--deterministic", action="store_true", help="torch: the same score to the last bit, but slower"
     )
@@ -94,6 +95,7 @@ def main(args: argparse.Namespace) -> int:
         "pace": "max",
         "scores": args.out,
         "events": args.events,
+        "capture": {"hwaccel": args.hwaccel},
         "window": {"stride": args.stride},
         "alarm": {"threshold": args.threshold},
         "engine": {
