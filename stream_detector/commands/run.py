@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", choices=("auto", "torch", "openvino"), help="what computes (default: auto, the fastest)"
     )
-    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]", help="where it computes (default: auto)")
+    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]|mps", help="where it computes (default: auto)")
     parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), help="(default: auto)")
     parser.add_argument(
         "--deterministic", action="store_true", default=None, help="torch: the same score to the last bit, but slower"

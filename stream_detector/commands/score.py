@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarms there would have been")
     parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="model bundle")
     parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what computes")
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where it computes")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="where it computes")
     parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), default="auto")
     parser.add_argument("--hwaccel", default="", metavar="NAME", help="decode on a device: cuda, qsv, … (see `doctor`)")
     parser.add_argument(
