@@ -86,7 +86,7 @@ class Listener:
     def take(self) -> None:
         """Everything that can be had now."""
         quiet = 0
-        while quiet < 8:
+        while quiet < 8 or self.socket.frames:
             message = self.subscriber.receive(0.0)
             quiet = 0 if message else quiet + 1
             if message:
@@ -164,6 +164,7 @@ class World:
         self.journal, self.events = folder / "l.sqlite3", folder / "e.jsonl"
         self.told: list[str] = []
         self.number = 0
+        self.started: set[str] = set()  # ids of alarms whose start reached the disk
         self.heard = True
         self.read_only = self.full = False
         self.kill_at: tuple[str, int] | None = None
@@ -216,9 +217,12 @@ class World:
                 raise
             return append(file, data)
 
-        def journalling(ledger: Ledger, *args: Any, **options: Any) -> int:
+        def journalling(ledger: Ledger, topic: str, body: dict[str, Any], *args: Any) -> int:
             world.point("before")
-            return journal_append(ledger, *args, **options)
+            seq = journal_append(ledger, topic, body, *args)
+            if body.get("type") == "start" and not ledger.degraded:
+                world.started.add(body["id"])
+            return seq
 
         sqlite3.connect = connecting  # type: ignore[assignment]
         store.insert = inserting

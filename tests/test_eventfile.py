@@ -12,10 +12,11 @@ import pytest
 from event_bench import Bench, MakeBench, an_event
 
 from stream_detector import eventfile, wire
+from stream_detector.cli import main
 from stream_detector.config import PublishConfig
 from stream_detector.errors import UsageError
 from stream_detector.ledger import Ledger
-from stream_detector.lockfile import LockFile, claimed
+from stream_detector.lockfile import LockFile, claim_events, claim_evidence, claim_journal, claimed
 from stream_detector.publish import Publisher
 from stream_detector.records import gather_alarms, read_events
 from stream_detector.testing import FakeClock
@@ -218,3 +219,21 @@ def test_trouble_with_the_event_file_is_logged(tmp_path: Path, monkeypatch: pyte
         file.write(b"{}")
     file.close()
     assert len(told) == 1 and logged == told
+
+
+@pytest.mark.parametrize("option", ["--ledger", "--events", "--evidence"])
+def test_the_command_refuses_before_it_loads_anything(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stream_detector.bundle.Bundle.load", lambda *_: pytest.fail("a bundle was loaded"))
+    mine = {"--ledger": tmp_path / "l.sqlite3", "--events": tmp_path / "e.jsonl", "--evidence": tmp_path / "evidence"}
+    lock = {"--ledger": claim_journal, "--events": claim_events, "--evidence": claim_evidence}[option](mine[option])
+    command = ["run", "demo", "--no-dashboard", "--bind", "none"]
+    assert main([*command, *(str(part) for pair in mine.items() for part in pair)]) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "is in use by another detector" in error and f"another with {option}" in error
+    lock.release()
+    os.mkfifo(tmp_path / "fifo")
+    assert main([*command, "--events", str(tmp_path / "fifo")]) == 2
+    assert "is a FIFO" in capfd.readouterr().err

@@ -105,8 +105,7 @@ def tell(stories: list[Story], folder: Path) -> World:
 def judge(world: World) -> None:
     journalled = counts(world.journalled())
     in_file, heard = counts(world.lines()), counts(world.listener.events)
-    started = {name for name, types in journalled.items() if types["start"]}
-    for name in started:
+    for name in world.started | {name for name, types in journalled.items() if types["start"]}:
         for where in (journalled, in_file, heard):
             types = where.get(name, {})
             assert types.get("start") == 1 and types.get("end") == 1, (name, types, where is in_file, where is heard)
@@ -122,6 +121,9 @@ def judge(world: World) -> None:
 @example([Story("healthy", ("alarm gate",), ("idle", 0)), Story("read-only", (), ("idle", 0))])
 @example([Story("healthy", ("alarm gate", "fill", "alarm gate"), ("idle", 0))])
 @example([Story("healthy", ("alarm gate",), ("written", 0)), Story("healthy", ("fill", "delete journal"), None)])
+@example([Story("healthy", ("tick", "listen", "alarm gate", "listen", "fill", "alarm gate", "listen"), ("idle", 0))])
+@example([Story("healthy", ("alarm gate",), ("idle", 0)), Story("read-only", ("tick", "listen"), ("idle", 0))])
+@example([Story("healthy", ("tick", "listen", "alarm gate", "listen", "delete journal", "alarm yard"), ("idle", 0))])
 def test_every_alarm_that_reached_the_journal_has_one_start_and_one_end(stories: list[Story]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         judge(tell(stories, Path(folder)))
