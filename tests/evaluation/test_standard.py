@@ -158,8 +158,10 @@ def test_windows_are_those_of_the_detector(tmp_path: Path) -> None:
     assert [w.shape for w in pixels.windows(tmp_path / "a.mp4", (24, 32))] == [(16, 24, 32, 3)] * 2
     (only,) = pixels.windows(tmp_path / "short.mp4", 16)
     assert np.array_equal(only[4], only[15])
-    with pytest.raises(DataError, match="gives no frame"):
+    with pytest.raises(DataError, match="gives no"):
         list(pixels.windows(tmp_path / "none.mp4", 16))
+    assert pixels.rate(tmp_path / "a.mp4") == pytest.approx(10.0)
+    assert [pixels.seen_rate(fps) for fps in (5.0, 25.0, 30.0, 50.0, 60.0)] == [5.0, 25.0, 30.0, 25.0, 30.0]
 
 
 def test_clips_are_read_whatever_their_split_and_limited_evenly(tmp_path: Path) -> None:

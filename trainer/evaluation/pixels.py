@@ -8,58 +8,77 @@ soon as the product reads pixels otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from stream_detector.errors import DataError
+from stream_detector import recordings
+from stream_detector.errors import DataError, SourceError
+from stream_detector.recipe import RECIPES
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
-from trainer.clips import Size, small_rgb
+from trainer.clips import Size, sides, small_rgb
 
 PROBE_FRAMES = 8
+RECIPE = RECIPES["stream-112"]  # its rate and filter; the size is the network's
 
 
 def pictures(path: Path, size: Size) -> Iterator[UInt8Array]:
-    """Every frame of a file: uint8 (rows, columns, 3) RGB, stretched to `size`. Raises DataError if there is none."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    """The frames of a file that the detector would see: uint8 (rows, columns, 3) RGB, stretched to `size`.
+
+    Raises DataError if there is none.
+    """
     found = False
     try:
-        while True:
-            good, image = capture.read()
-            if not good:
-                break
-            found = True
-            yield small_rgb(image, size)
-    finally:
-        capture.release()
+        with closing(recordings.pictures(Path(path), RECIPE.fps)) as seen:
+            for each in seen:
+                found = True
+                yield small_rgb(each.picture, size)
+    except SourceError as error:
+        raise DataError(f"{str(path)!r} gives no frame: {error}") from None
     if not found:
-        raise DataError(f"{str(path)!r} gives no frame; check that it exists and is a video")
+        raise DataError(f"{str(path)!r} gives no frame; check that it is a video")
 
 
 def rate(path: Path) -> float:
-    """Frames a second, as the file states them. Raises DataError where it states none."""
-    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    fps = float(capture.get(cv2.CAP_PROP_FPS))
-    capture.release()
-    if not 0 < fps < 1000:
+    """Frames a second that the detector would see, as the file states them. Raises DataError where it states none."""
+    state = recordings.DecodeState()
+    try:
+        with closing(recordings.pictures(Path(path), RECIPE.fps, state)) as seen:
+            next(seen, None)
+    except SourceError as error:
+        raise DataError(f"{str(path)!r} gives no frame: {error}") from None
+    if not 0 < state.fps < 1000:
         raise DataError(f"{str(path)!r} states no frame rate; check that it is a video")
-    return fps
+    return seen_rate(state.fps)
+
+
+def seen_rate(fps: float) -> float:
+    """Of a file of `fps` frames a second so many are seen: of 50 and 60 every other one, of 30 all."""
+    return fps / max(1, int(fps / RECIPE.fps + 1e-3))
 
 
 def windows(path: Path, size: Size) -> Iterator[UInt8Array]:
-    """Full windows: uint8 (16, rows, columns, 3) RGB. The last frame of a file that is shorter is repeated."""
-    frames: list[UInt8Array] = []
+    """Full windows: uint8 (16, rows, columns, 3) RGB, as the detector cuts them from the file.
+
+    The last frame of a file that is shorter is repeated.  Raises DataError if it gives none.
+    """
+    recipe = dataclasses.replace(RECIPE, size=sides(size), views=())
     given = 0
-    for picture in pictures(path, size):
-        frames.append(picture)
-        if len(frames) == WINDOW_FRAMES:
-            given += 1
-            yield np.stack(frames)
-            frames = []
+    try:
+        for window in recordings.windows(Path(path), recipe):
+            if "short" not in window.ref.degraded:
+                given += 1
+                yield window.frames
+    except SourceError as error:
+        raise DataError(f"{str(path)!r} gives no window: {error}") from None
     if not given:
+        frames = list(islice(pictures(path, size), WINDOW_FRAMES))
         yield np.stack(frames + frames[-1:] * (WINDOW_FRAMES - len(frames)))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from stream_detector.errors import DataError
 from stream_detector.types import Float32Array, UInt8Array
-from trainer.evaluation import figures, groups, streams
+from trainer.evaluation import figures, groups, pixels, streams
 from trainer.evaluation.figures import Bools, Floats, Judged
 from trainer.evaluation.folds import FOLDS, KEPT, fold_of, group_counts
 from trainer.evaluation.logistic import DECAYS, WEIGHTS, Logistic
@@ -151,7 +151,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 def takes_of(pieces: Sequence[Piece], places: Sequence[int], scores: Sequence[Floats]) -> list[Take]:
     """Clips as the streams cut them in."""
     return [
-        Take(pieces[p].path, s, pieces[p].fps, pieces[p].set, pieces[p].kind, pieces[p].abnormal)
+        Take(pieces[p].path, s, pixels.seen_rate(pieces[p].fps), pieces[p].set, pieces[p].kind, pieces[p].abnormal)
         for p, s in zip(places, scores, strict=True)
     ]
 
