@@ -70,7 +70,7 @@ class Source:
     @classmethod
     def of_file(cls, path: str | Path) -> Source:
         """The Source of a file that is known to be one; nothing in its name is interpreted."""
-        return cls("file", str(path), SecretStr(str(path)))
+        return cls("file", printable(path), SecretStr(str(path)))
 
     def reveal(self) -> str:
         """The address with its secrets, user and password percent-encoded. For the code that opens it, only."""
@@ -153,6 +153,11 @@ class Source:
         return core_schema.no_info_plain_validator_function(
             _validated, serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="always")
         )
+
+
+def printable(path: str | Path) -> str:
+    """A path for people: bytes of its name that are no UTF-8 become \\xNN, so that it can be written anywhere."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _validated(value: object) -> Source:

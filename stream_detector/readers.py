@@ -18,7 +18,7 @@ from typing import Protocol
 
 import cv2
 
-from stream_detector.address import Source
+from stream_detector.address import Source, printable
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.containers import codec_named, wanted_bytes
 from stream_detector.decoded import AnyPicture, DecodedPicture, Picture
@@ -110,7 +110,7 @@ class FileReader:
 
     def open(self) -> None:
         """Open and decode the first frame. Raises SourceError when there is none."""
-        name = shown_path(self._path)
+        name = repr(printable(self._path))
         if not self._path.is_file():
             raise SourceError(f"video file {name} does not exist; give an existing file")
         if not os.access(self._path, os.R_OK):
@@ -177,11 +177,6 @@ class FileReader:
         self._open = False
         self._ahead = self._now = None
         self._decoder.close()
-
-
-def shown_path(path: Path) -> str:
-    """A path in quotes for people: bytes that are no text are shown as \\xNN."""
-    return repr(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def _file_address(path: Path) -> str:

@@ -16,19 +16,22 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stream_detector.address import Source, path_exists
+from stream_detector.address import Source, path_exists, printable
 from stream_detector.config import CAMERA_NAME, CameraConfig, slug
 from stream_detector.errors import ConfigError, SourceError
 
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv"}
+    | {".dav", ".mxf", ".dv", ".m2v", ".mpv", ".divx", ".3g2", ".ogg", ".nut", ".y4m", ".av1", ".ivf", ".obu", ".m3u8"}
     | {".f4v", ".3gp", ".ogv", ".vob", ".mjpeg", ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc"}
 )
+log = logging.getLogger(__name__)
 _NAMED = re.compile(r"^([^=/\\:*?\[\]]+)=(.+)$", re.DOTALL)
 _DEMO_KEYS: dict[str, type] = {"seed": int, "duration": float, "incident": bool}
 
@@ -112,7 +115,7 @@ def resolve(source: Source) -> list[Source]:
         return [source]
     path = source.path
     if path.is_dir():
-        files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
+        files = _videos(sorted(path.iterdir()))
         if not files:
             raise SourceError(f"directory {source.shown!r} holds no video; give one with files such as .mp4 or .avi")
         return [Source.of_file(p) for p in files]
@@ -121,14 +124,22 @@ def resolve(source: Source) -> list[Source]:
     if path.exists():
         raise SourceError(f"source {source.shown!r} is neither a file nor a directory; give a video file")
     if re.search(r"[*?\[]", source.shown):
-        matches = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-        files = [p for p in matches if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
+        files = _videos([Path(p) for p in sorted(glob.glob(str(path), recursive=True))])
         if not files:
             raise SourceError(f"glob {source.shown!r} matches no video; give one that matches files such as .mp4")
         return [Source.of_file(p) for p in files]
     raise SourceError(
         f"source {source.shown!r} does not exist; give a video file, a directory, a URL, a USB index or 'demo'"
     )
+
+
+def _videos(paths: Iterable[Path]) -> list[Path]:
+    """Those that are videos by their names. What macOS puts beside every file on foreign disks is skipped, and said."""
+    found = [p for p in paths if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
+    beside = [p for p in found if p.name.startswith("._")]
+    if beside:
+        log.warning("skipped %d files of macOS that are no videos, such as %s", len(beside), repr(printable(beside[0])))
+    return [p for p in found if p not in beside]
 
 
 def _default_name(source: Source) -> str:

@@ -170,7 +170,7 @@ def test_a_name_of_any_bytes_is_read_and_shown(tmp_path: Path) -> None:
     path.write_bytes(b"no video at all" * 99)
     with pytest.raises(SourceError) as error:
         read(path)
-    assert r"caf\\xe9" in str(error.value) or r"caf\xe9" in str(error.value)
+    assert r"caf\\xe9" in str(error.value)
     str(error.value).encode("utf-8")  # can be printed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,16 @@ def test_every_default_name_is_a_topic(stem: str) -> None:
     cameras = parse_sources([f"rtsp://{host}/1", f"rtsp://{host}/2"])
     assert all(CAMERA_NAME.fullmatch(camera.name) for camera in cameras)
     assert cameras[0].name != cameras[1].name
+
+
+def test_a_folder_with_odd_names_gives_every_video_in_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Names that are not UTF-8 are played and can be written; what macOS leaves beside them is skipped, and said."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
+    for name in (odd, *(os.fsencode(tmp_path / n) for n in ("._a.mp4", "a.mp4", "b.dav", "c.MXF", "notes.txt"))):
+        with open(name, "wb"):
+            pass
+    with caplog.at_level("WARNING"):
+        cameras = parse_sources([str(tmp_path)])
+    assert [os.fsencode(c.source.path.name) for c in cameras] == [b"a.mp4", b"b.dav", b"c.MXF", b"caf\xe9.mp4"]
+    assert cameras[3].source.shown.endswith(r"caf\xe9.mp4") and cameras[3].source.shown.encode()
+    assert caplog.text.count("skipped 1 files") == 1 and "._a.mp4" in caplog.text

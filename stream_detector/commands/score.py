@@ -71,7 +71,7 @@ def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
             found: list[str] = []
             for folder in folders:
                 try:
-                    found += [camera.source.shown for camera in parse_sources([str(folder)])]
+                    found += [str(camera.source.path) for camera in parse_sources([str(folder)])]
                 except SourceError:
                     continue  # a folder without videos, among others
             if not found:
