@@ -54,7 +54,8 @@ def missing_server() -> str:
 class RtspServer:
     """The test server as a process. stall, resume and kill are signals; `start` again takes the same port."""
 
-    def __init__(self, fps: int = 25) -> None:
+    def __init__(self, fps: int = 25, udp: bool = False) -> None:
+        self._more = ["udp"] if udp else []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -71,7 +72,7 @@ class RtspServer:
 
     def start(self, timeout_s: float = 20.0) -> None:
         """Start it and wait until it listens. Raises RuntimeError when it does not."""
-        command = [SYSTEM_PYTHON, str(SCRIPT), str(self.port), str(self._fps)]
+        command = [SYSTEM_PYTHON, str(SCRIPT), str(self.port), str(self._fps), *self._more]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self._process = process
         assert process.stdout is not None

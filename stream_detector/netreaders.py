@@ -161,6 +161,7 @@ class NetworkReader:
             return GrabResult("lost")
         for body in self._bodies:
             body.allow()
+        self._now = None  # the decoder may have its memory back
         try:
             found, self._ahead = self._ahead or flow.next(), None
         except (HttpError, av.FFmpegError, OSError) as error:

@@ -143,6 +143,7 @@ class FileReader:
         """The next frame with its media time; "end" after the last. `missed`: packets before it without a picture."""
         if not self._open:
             return GrabResult("end")
+        self._now = None  # the decoder may have its memory back
         found, self._ahead = self._ahead or self._decoder.next(), None
         self._now = found
         if found is None:

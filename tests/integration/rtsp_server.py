@@ -1,4 +1,4 @@
-"""An RTSP server on loopback: `/usr/bin/python3 rtsp_server.py PORT [FPS]`; it prints "ready" once it listens.
+"""An RTSP server on loopback: `/usr/bin/python3 rtsp_server.py PORT [FPS [udp]]`; it prints "ready" once it listens.
 
 It needs GStreamer's introspection (`gi`), which belongs to the system's Python; `.ci/install-rtsp.sh` installs it.
 Serves rtsp://127.0.0.1:PORT/live, 320×240 H.264: a moving ball on a pattern, one key frame a second, shared by all
@@ -11,7 +11,7 @@ import gi
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
 
 PIPELINE = (
     "( videotestsrc is-live=true pattern=smpte ! video/x-raw,width=320,height=240,framerate={fps}/1 "
@@ -34,6 +34,8 @@ def main() -> None:
         pipeline = pipeline.replace("! timeoverlay ", "").replace("pattern=smpte", "pattern=ball")
     factory.set_launch(pipeline)
     factory.set_shared(True)
+    if "udp" in sys.argv[3:]:
+        factory.set_protocols(GstRtsp.RTSPLowerTrans.UDP)  # TCP is answered with 461, unsupported transport
     server.get_mount_points().add_factory("/live", factory)
     if not server.attach(None):
         sys.exit(f"cannot listen on port {port}")

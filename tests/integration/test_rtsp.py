@@ -45,6 +45,20 @@ def test_frames_come_over_tcp() -> None:
             reader.open()
 
 
+def test_a_server_that_speaks_udp_only_is_read_by_itself_or_by_the_camera_s_own_setting() -> None:
+    with RtspServer(fps=20, udp=True) as server:
+        for transport, works in (("auto", True), ("udp", True), ("tcp", False)):
+            camera = CameraConfig.model_validate({"name": "a", "source": server.url, "rtsp_transport": transport})
+            reader = NetworkReader(camera, CaptureConfig())
+            if not works:
+                with pytest.raises(SourceError, match="cannot be opened"):
+                    reader.open()
+                continue
+            reader.open()
+            assert [reader.grab().status for _ in range(10)] == ["frame"] * 10
+            reader.close()
+
+
 def test_a_stopped_server_is_reported_as_a_stall_within_5_s(cycle: dict[str, Any]) -> None:
     assert cycle["stall_reported_s"]["worst"] is not None and cycle["stall_reported_s"]["worst"] <= 5.0
 
