@@ -35,7 +35,7 @@ _APPLICATION_ID = 0x53444C31  # "SDL1"
 _BROKEN = {1, 11, 26}  # SQLITE_ERROR (a table is gone), SQLITE_CORRUPT, SQLITE_NOTADB; all else is the disk's fault
 MARKED = b',"unjournalled":true}'  # how the text of an event ends that was not on disk when it was sent
 _UNJOURNALLED = MARKED.decode()
-_CHECK_BYTES = 64 << 20  # a larger file is not checked through at the start; errors are found when rows are read
+_CHECK_BYTES = 32 << 20  # a larger file is not checked through at the start; errors are found when rows are read
 
 
 class Corrupt(Exception):
@@ -87,7 +87,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         if known not in (0, _APPLICATION_ID):
             raise Corrupt("its header is not that of an event journal")
         if path.stat().st_size <= _CHECK_BYTES:
-            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise Corrupt(str(verdict).splitlines()[0])
         if not known:
