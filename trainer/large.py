@@ -79,6 +79,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         name=f"i3d-{named(args.teacher_size)}-stretch",
         size=sides(args.teacher_size),
         fit="stretch",
+        views=(),
     )
     console.print({name: round(row["value"], 3) for name, row in table.items()})
     parts = {
