@@ -43,7 +43,7 @@ def windows_of(file: Path, size: int) -> Iterator[tuple[UInt8Array, float]]:
 
     Raises DataError if there is none.
     """
-    recipe = dataclasses.replace(RECIPES["stream-112"], size=(size, size), views=())
+    recipe = dataclasses.replace(RECIPES["stream-112"], size=(size, size))
     state = DecodeState()
     found = False
     try:
