@@ -10,6 +10,7 @@ that completing it never goes behind that:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import stat
@@ -36,6 +37,8 @@ _WAITING = 10_000  # lines kept while the disk refuses them; beyond, they come f
 _BLOCK_BYTES = 1 << 20
 _TAIL_BYTES = 2 * MAX_EVENT_BYTES
 _MOST_BYTES = 256 << 20  # so far back the file is read for a line that the journal knows
+_ROTATED = 20  # so many files beside it are asked what it held
+_ROTATED_LINES = 1000
 _BEGINNINGS = tuple(f'{{"schema":"{schema}"'.encode() for schema in (ALARM_SCHEMA, FOLLOWS_SCHEMA))
 
 
@@ -105,17 +108,7 @@ class EventFile:
 
     def lines_back(self) -> Iterator[bytes]:
         """The whole lines of the file, newest first, as far back as 256 MiB."""
-        end = self._length()
-        stop = max(0, end - _MOST_BYTES)
-        rest = b""
-        while end > stop:
-            begin = max(stop, end - _BLOCK_BYTES)
-            block = os.pread(self._descriptor, end - begin, begin) + rest
-            first, *lines = block.split(b"\n")
-            if begin == 0:
-                lines.insert(0, first)
-            yield from (line for line in reversed(lines) if line)
-            rest, end = first if begin else b"", begin
+        return _lines_back(self._descriptor)
 
     def begin(self, place: Place) -> None:
         """Write the line that says which event the file follows."""
@@ -208,6 +201,45 @@ class EventFile:
         lock = getattr(self, "_lock", None)
         if lock is not None:
             lock.release()
+
+
+def _lines_back(descriptor: int) -> Iterator[bytes]:
+    end = os.fstat(descriptor).st_size
+    stop = max(0, end - _MOST_BYTES)
+    rest = b""
+    while end > stop:
+        begin = max(stop, end - _BLOCK_BYTES)
+        block = os.pread(descriptor, end - begin, begin) + rest
+        first, *lines = block.split(b"\n")
+        if begin == 0:
+            lines.insert(0, first)
+        yield from (line for line in reversed(lines) if line)
+        rest, end = first if begin else b"", begin
+
+
+def rotated_places(path: Path) -> Iterator[Place]:
+    """The newest places in the files that `path` may have been renamed to (`<path>.1`, `<path>-20250301`, …).
+
+    Of the newest file first, newest place first; of a few files, a few places each. What cannot be read is left out.
+    """
+    dated: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):
+        for other in path.parent.iterdir():
+            status = other.lstat() if other.name.startswith(path.name) and other.name != path.name else None
+            if status is not None and stat.S_ISREG(status.st_mode):
+                dated.append((status.st_mtime, other))
+    for _, other in sorted(dated, reverse=True)[:_ROTATED]:
+        try:
+            descriptor = os.open(other, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            places = map(place_of, itertools.islice(_lines_back(descriptor), _ROTATED_LINES))
+            yield from [place for place in places if place is not None]
+        except OSError as error:
+            log.debug("the rotated event file %s cannot be read (%s)", other, error)
+        finally:
+            os.close(descriptor)
 
 
 def check_ordinary(path: Path) -> None:

@@ -3,14 +3,15 @@
 Behind the newest line that the journal knows, everything is brought in that the file lacks, across any number of lives.
 Where the journal knows no line (it was begun anew, or is another), the file is completed from the moment at which it
 was first opened with this journal: that place is kept in the journal until a line of the file is known. A new file
-follows what was journalled before it, and says so in its first line.
+follows the newest line of the one that was rotated away, where that lies beside it, or else what was journalled before
+it, and says so in its first line.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from stream_detector.eventfile import EventFile, place_of
+from stream_detector.eventfile import EventFile, place_of, rotated_places
 from stream_detector.store import MARKED, Row
 from stream_detector.wire import Place
 
@@ -100,6 +101,11 @@ class FileCopy:
         if place is not None:
             self.complete()
             return
+        for named in rotated_places(self._file.path):  # the process may have died before that file had its last event
+            if self._journal.place_after(*named) is not None:
+                self._file.begin(named)
+                self.complete()
+                return
         before = self._journal.newest(ALARMS)
         if before is not None:
             self._file.begin((before.topic, before.epoch, before.seq))

@@ -119,12 +119,15 @@ def _too_old(db: sqlite3.Connection, now: Now, keep_s: float) -> int:
     if oldest is None:
         return 0
     first = max(oldest[0], now.number - _MOST_LIVES)
-    begun = retention.beginnings(retention.read_lives(db, first, now.number))
+    lives = retention.read_lives(db, first, now.number)
+    begun, ran_s = retention.beginnings(lives), retention.ran_since(lives, now.number)
     now_s = begun.get(now.number, 0.0) + now.at_s
     found = 0
     for n, life, at_s in db.execute("SELECT n, life, at_s FROM marks ORDER BY n"):
         began = begun.get(life, begun[min(begun)] if begun else 0.0)
         age_s = now.at_s - at_s if life == now.number else now_s - (began + at_s)
+        if life in ran_s:  # so much it is by the monotonic clock alone, whatever wall clocks showed
+            age_s = max(age_s, now.at_s + ran_s[life] - at_s)
         if age_s <= keep_s:
             break
         found = n

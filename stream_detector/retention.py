@@ -10,7 +10,7 @@ as its neighbours bear it out:
 
 One wrong reading is thereby held between its neighbours. A life whose clock did not jump for `CONFIRM_S` counts in
 full; until the present one has come so far, the time since the life before is not counted. All errors are on the side
-of keeping; limits by size go by order alone.
+of keeping, but for the time for which lives ran: that old everything is at least. Limits by size go by order alone.
 """
 
 from __future__ import annotations
@@ -101,6 +101,18 @@ def beginnings(lives: Sequence[Life]) -> dict[int, float]:
             readings = [value for value in (own, *after[:2]) if value is not None]
             # Rather too young than too old.
             found[life.number] = statistics.median(readings) if len(readings) == 3 else max(readings, default=0.0)
+    return found
+
+
+def ran_since(lives: Sequence[Life], number: int) -> dict[int, float]:
+    """number → seconds for which lives ran from its beginning to that of the life `number`: so old it is at least.
+
+    lives: in order.
+    """
+    found, ran_s = {}, 0.0
+    for life in reversed([life for life in lives if life.number < number]):
+        ran_s += max(0.0, life.lasted_s)
+        found[life.number] = ran_s
     return found
 
 

@@ -54,7 +54,8 @@ class Subscriber:
     instead of now.  timeout_s: the iteration ends after so long without an event; None waits for ever.
     keys, server_key: CURVE, both or neither.
     Counters: `lost` (events that cannot be had any more; at least so many, where the detector does not know the number
-    itself), `duplicates` (dropped), `recovered` (fetched), `malformed`.
+    itself; counted again by the next subscriber if this one ends without handling the events behind them),
+    `duplicates` (dropped), `recovered` (fetched), `malformed`.
     Raises EndpointError, UsageError or ProtocolError (damaged cursor file).
     """
 
@@ -311,6 +312,8 @@ class Subscriber:
         filled = fill(self._seen, reply, group, self._heard, self._accept)
         if filled.strange:
             log.warning("the detector's journal does not reach back to where this subscriber was; some may be lost")
+        if filled.lost and not self._ready and not self._joining:  # nothing is left to handle before that place
+            self._done = self._seen.copy()
         self.lost += filled.lost
         self.recovered += filled.recovered
         self.duplicates += filled.duplicates

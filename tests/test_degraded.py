@@ -220,6 +220,32 @@ def test_a_subscriber_that_was_away_while_retention_pruned_is_told_how_many(tmp_
         third.stop()
 
 
+def test_a_loss_with_nothing_behind_it_is_not_told_again_to_the_next_subscriber(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.listener = Listener(world.clock, cursor=tmp_path / "cursor.json")
+    with world.patched():
+        life = begun(world)
+        life.publisher.alarm(an_event())
+        assert len(heard(world)) == 1
+        world.heard = False
+        for _ in range(5):
+            life.publisher.alarm(an_event())
+        prune(world, life)
+        world.heard = True
+        life.tick(2.0)
+        world.listener.take()
+        assert world.listener.subscriber.lost == 5
+        world.listener.subscriber.commit()
+        world.listener = Listener(world.clock, cursor=tmp_path / "cursor.json")
+        world.listener.client.answer = life.publisher._answerer.answer
+        life.tick(2.0)
+        world.listener.take()
+        assert world.listener.subscriber.lost == 0
+        life.publisher.alarm(an_event())
+        assert len(heard(world)) == 1 and world.listener.subscriber.lost == 0
+        life.stop()
+
+
 def test_an_epoch_that_the_journal_never_knew_counts_as_a_loss(tmp_path: Path) -> None:
     world = World(tmp_path)
     with world.patched():

@@ -107,6 +107,24 @@ def test_a_rotated_file_says_what_it_follows_and_is_completed_from_there_only(
     assert [body.get("seq") for body in lines(path)] == [1, 2] and kinds(path)[1] == ("3", "end")
 
 
+@pytest.mark.parametrize("rotated", ["e.jsonl.1", "e.jsonl-20250301", "elsewhere.jsonl"])
+def test_what_a_kill_kept_from_a_file_that_was_rotated_then_is_in_the_next_one(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rotated: str
+) -> None:
+    path = tmp_path / "e.jsonl"
+    bench = make_bench(bind="none", events_path=path)
+    bench.publisher.alarm(an_event(id="1"))
+    bench.publisher.alarm(an_event(id="1", type="end", reason="normal"))
+    without_the_file(bench, monkeypatch, {"id": "2"})
+    with path.open("ab") as file:
+        file.write(b'{"schema":"stream-detector.alarm/1","id":"2","ty')  # torn
+    path.rename(tmp_path / rotated)  # while no detector runs
+    (tmp_path / "e.jsonl.other").write_bytes(b"nothing of ours\n")
+    bench.start(bind="none", events_path=path)
+    expected = [("s", ""), ("2", "start"), ("2", "end")]
+    assert kinds(path) == (expected if rotated.startswith("e.jsonl") else [("s", ""), ("2", "end")])
+
+
 def test_a_file_that_is_cut_to_nothing_begins_anew(make_bench: MakeBench, tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
     bench = make_bench(bind="none", events_path=path)

@@ -119,6 +119,25 @@ def test_the_time_that_a_machine_was_off_counts_once_the_clock_has_kept_still(tm
     ledger.close()
 
 
+@pytest.mark.parametrize("wrong", WRONG)
+def test_whatever_the_clocks_of_lives_showed_what_a_later_one_outlived_goes(tmp_path: Path, wrong: str) -> None:
+    """The clock is wrong in all of the first lives; the running time of the last is enough to make them old."""
+    for _ in range(3):
+        clock = SetClock()
+        clock.set(WRONG[wrong](clock))
+        ledger = make(tmp_path / "l.sqlite3", clock)
+        ledger.append(GATE, {"name": "old"})
+        run(ledger, clock, 300)
+        ledger.close()
+    clock = SetClock()
+    ledger = make(tmp_path / "l.sqlite3", clock)
+    run(ledger, clock, DAY_S - 3600)
+    assert kept(ledger) == ["old"] * 3
+    run(ledger, clock, 3700)
+    assert kept(ledger) == []
+    ledger.close()
+
+
 def test_a_row_dated_ahead_does_not_stop_expiry(tmp_path: Path) -> None:
     clock = SetClock()
     right = clock.utc()
