@@ -35,20 +35,27 @@ from benchmarks.faultlib.hostile import hostile
 from benchmarks.faultlib.judge import FAULTS
 from benchmarks.faultlib.kills import kill_detector, kill_subscriber
 from benchmarks.faultlib.stalls import stop_subscriber
+from benchmarks.faultlib.truth import between, clocks, deleted, pruned, rotated, without
 from benchmarks.results import commit, read_results, write_results
 
 
-def parts(scale: float, seed: int, events_per_s: int) -> dict[str, Callable[[Path], dict[str, Any]]]:
+def parts(scale: float, seed: int, events_per_s: int, kills: int = 200) -> dict[str, Callable[[Path], dict[str, Any]]]:
     """Name → what runs it in an empty folder."""
 
     def times(count: int) -> int:
         return max(1, round(count * scale))
 
     return {
-        "detector": lambda folder: kill_detector(folder, times(200), seed),
-        "subscriber": lambda folder: kill_subscriber(folder, times(200), seed),
+        "detector": lambda folder: kill_detector(folder, times(kills), seed),
+        "subscriber": lambda folder: kill_subscriber(folder, times(kills), seed),
         "stalls": lambda folder: stop_subscriber(folder, times(50), seed, events_per_s),
         "disks": lambda folder: disks(folder, times(50), seed),
+        "between": lambda folder: between(folder, times(kills), seed),
+        "without_a_disk": lambda folder: without(folder, times(kills), seed),
+        "deleted": lambda folder: deleted(folder, times(kills), seed),
+        "clocks": lambda folder: clocks(folder, times(kills), seed),
+        "rotated": lambda folder: rotated(folder, times(kills), seed),
+        "pruned": lambda folder: pruned(folder, times(kills), seed),
         "hostile": lambda folder: hostile(folder, times(50) * 10, times(100), seed),
         "fuzz": lambda folder: fuzz(times(100_000), times(10_000), seed),
     }
@@ -77,6 +84,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of faults")
+    parser.add_argument(
+        "--times", type=int, default=200, metavar="N", help="kills of every part that kills, at scale 1"
+    )
     parser.add_argument("--events-per-s", type=int, default=2000, help="of the part `stalls`")
     known = parts(1.0, 0, 0)
     parser.add_argument("--only", nargs="+", choices=sorted(known), default=list(known), metavar="PART")
@@ -89,7 +99,7 @@ def main(argv: list[str]) -> int:
         with tempfile.TemporaryDirectory(
             prefix="faults-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
         ) as folder:
-            result = parts(args.scale, args.seed, args.events_per_s)[name](Path(folder))
+            result = parts(args.scale, args.seed, args.events_per_s, args.times)[name](Path(folder))
         result["took_s"] = round(time.monotonic() - begun_s, 1)
         result["commit"], result["date"] = commit(), datetime.now(UTC).isoformat(timespec="seconds")
         done[name] = result

@@ -6,10 +6,12 @@ Both run in a process of their own, forked from a server that has imported every
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.process
 import os
 import signal
 import socket
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,8 +200,9 @@ def run_server(plan: Plan) -> None:
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["benchmarks.faultlib.detector", "stream_detector.commands.subscribe"])
+_CONTEXT.set_forkserver_preload(["benchmarks.faultlib.lives", "stream_detector.commands.subscribe"])
 Process = multiprocessing.process.BaseProcess
+_ONE_AT_A_TIME = threading.Lock()  # a start looks at all processes, and an exit code can be read once only
 
 
 def _quiet(target: object, args: tuple[object, ...]) -> None:
@@ -212,20 +215,29 @@ def _quiet(target: object, args: tuple[object, ...]) -> None:
 def start(target: object, *args: object, quiet: bool = True) -> Process:
     """Run `target(*args)` in a new process that dies with this one's end at the latest."""
     process = _CONTEXT.Process(target=_quiet if quiet else target, args=(target, args) if quiet else args, daemon=True)  # type: ignore[arg-type]
-    process.start()
+    with _ONE_AT_A_TIME:
+        process.start()
     return process
 
 
 def kill(process: Process, number: int = signal.SIGKILL, timeout_s: float = 20.0) -> int:
     """Send a signal and wait for the end; returns the exit code. Raises TimeoutError if it does not end."""
     assert process.pid is not None
-    os.kill(process.pid, number)
-    process.join(timeout_s)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
+    if ended(process, 0.0) is None:
+        os.kill(process.pid, number)
+    code = ended(process, timeout_s)
+    if code is None:
+        os.kill(process.pid, signal.SIGKILL)
+        ended(process, timeout_s)
         raise TimeoutError("a process did not end")
-    return process.exitcode
+    return code
+
+
+def ended(process: Process, timeout_s: float) -> int | None:
+    """Wait up to `timeout_s` for the end; the exit code, or None while it runs. For any thread."""
+    multiprocessing.connection.wait([process.sentinel], timeout_s)
+    with _ONE_AT_A_TIME:
+        return process.exitcode
 
 
 def free_endpoint() -> str:
