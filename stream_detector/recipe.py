@@ -77,10 +77,13 @@ class Recipe:
             raise DataError(f"recipe {self.name!r}: size, frames, std, scale and fps must be positive; correct them")
         if max(self.size) > 1024 or self.frames > 256:
             raise DataError(f"recipe {self.name!r}: at most 1024 pixels a side and 256 frames; make it smaller")
-        if not self.views:
-            object.__setattr__(self, "views", (View("whole", self.size, self.fit),))
         if any(view.size != self.size for view in self.views):
             raise DataError(f"recipe {self.name!r}: every view must have the size {self.size}; correct the views")
+
+    @property
+    def seen(self) -> tuple[View, ...]:
+        """The views that the network gets of every picture, at least one."""
+        return self.views or (View("whole", self.size, self.fit),)
 
     @property
     def gain(self) -> Triple:
@@ -97,9 +100,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        whole = (View("whole", self.size, self.fit),)
-        named = () if self.views == whole else self.views
-        values["views"] = [{"name": v.name, "fit": v.fit, "box": list(v.box)} for v in named]
+        values["views"] = [{"name": v.name, "fit": v.fit, "box": list(v.box)} for v in self.views]
         return values
 
 

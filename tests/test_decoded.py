@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -78,6 +80,10 @@ def test_any_view_of_any_picture_has_its_size_and_lies_inside(
 def test_impossible_views_are_refused(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(DataError, match="box"):
         View("x", (4, 4), box=box)
+
+
+def test_a_recipe_made_larger_sees_its_own_size() -> None:
+    assert look(scene(), dataclasses.replace(RECIPES["stream-112"], size=(64, 80)))[0].shape == (64, 80, 3)
 
 
 def test_views_of_another_size_than_the_network_s_are_refused() -> None:
