@@ -35,7 +35,7 @@ from rich.table import Table
 
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import ROOT
-from stream_detector.bundle import Bundle
+from stream_detector.models.bundle import Bundle
 
 FPS = 25
 SIZE = (320, 240)
@@ -208,7 +208,7 @@ def main(argv: list[str]) -> int:
     quiet = sorted(args.quiet.glob("*.mp4"))
     if not loud or not still or not quiet:
         parser.error("no incidents, no controls or no quiet recordings; check --clips, --sets, --controls and --quiet")
-    quiet = quiet[1::2]  # every other one is training's (see trainer/extras.py)
+    quiet = quiet[1::2]  # every other one is training's (see trainer/recipes/embedded/extras.py)
     load, bundle, console = load_before(), Bundle.load(args.bundle), Console(stderr=True)
     hours = args.streams * args.minutes / 60
     tallies: dict[tuple[float, int], Tally] = {}

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import write_results
-from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine, this_machine
 from stream_detector.errors import DataError, SourceError
-from stream_detector.preprocess import Recipe
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.preprocess import Recipe
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
 

@@ -33,10 +33,10 @@ from benchmarks.footage import SYSTEM_PYTHON, find_clips, make_h264, make_raw, m
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
 from benchmarks.rtsp_faults import missing_server
-from stream_detector.alarm import make_alarm_rule
-from stream_detector.bundle import Bundle
+from stream_detector.alarms.alarm import make_alarm_rule
+from stream_detector.alarms.smooth import make_smoother
 from stream_detector.config import AlarmConfig
-from stream_detector.smooth import make_smoother
+from stream_detector.models.bundle import Bundle
 from stream_detector.types import Score, Timing, WindowRef
 
 SCORE = "stream-detector.score/1"

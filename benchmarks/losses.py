@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import write_results
-from trainer import losses_numpy as spec
-from trainer.backend import BACKENDS, use_backend
+from trainer.mil import losses_numpy as spec
+from trainer.mil.backend import BACKENDS, use_backend
 
 BAGS, SEGMENTS, SEED = 30, 32, 7
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,8 +57,8 @@ def pad(side: list[spec.Array]) -> tuple[spec.Array, np.ndarray[Any, np.dtype[np
 def run_backend(backend: str) -> dict[str, Any]:
     """Value and gradients of every case on this backend, as lists."""
     keras = use_backend(backend)
-    from trainer import losses
-    from trainer.step import value_and_gradients
+    from trainer.mil import losses
+    from trainer.mil.step import value_and_gradients
 
     found: dict[str, Any] = {}
     for dtype in ("float64", "float32"):

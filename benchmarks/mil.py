@@ -26,13 +26,13 @@ import numpy as np
 from benchmarks.milbound import bounds
 from benchmarks.milcurves import LONG, Scores, advance, keep_scores, kept_scores, path_of
 from benchmarks.results import read_results, write_results
-from trainer.annotations import annotation_of, read_annotations
-from trainer.evaluate import evaluate, jsonable, timeline_of
-from trainer.features import load_features
-from trainer.metrics import frame_figures
-from trainer.oracles import oracle_lines
-from trainer.timeline import Timeline, all_pieces
-from trainer.train import PRESETS, Hyper, train
+from trainer.data.annotations import annotation_of, read_annotations
+from trainer.data.features import load_features
+from trainer.data.timeline import Timeline, all_pieces
+from trainer.evaluation.evaluate import evaluate, jsonable, timeline_of
+from trainer.evaluation.metrics import frame_figures
+from trainer.evaluation.oracles import oracle_lines
+from trainer.mil.train import PRESETS, Hyper, train
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far_at_half")
 # All methods train on the whole training list for a fixed number of steps; nothing is chosen on the test list. With

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer.features import FeatureSet, VideoFeatures
-from trainer.heads import fit_scaling, see
-from trainer.metrics import frame_figures
-from trainer.oracles import segment_scores
-from trainer.timeline import Timeline, all_pieces
+from trainer.data.features import FeatureSet, VideoFeatures
+from trainer.data.timeline import Timeline, all_pieces
+from trainer.evaluation.metrics import frame_figures
+from trainer.evaluation.oracles import segment_scores
+from trainer.mil.heads import fit_scaling, see
 
 AXES = 128
 FOLDS = 5

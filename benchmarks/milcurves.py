@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.backend import use_backend
-from trainer.bags import bags_of
-from trainer.features import FeatureSet
-from trainer.train import PRESETS, Hyper, Network, begin, head_spec, training_scaling
+from trainer.data.features import FeatureSet
+from trainer.mil.backend import use_backend
+from trainer.mil.bags import bags_of
+from trainer.mil.train import PRESETS, Hyper, Network, begin, head_spec, training_scaling
 
 Scores = NDArray[np.float32]  # (V, T) of the test videos, in [0, 1]
 
@@ -132,7 +132,7 @@ class Run:
         """Go on up to `step`; score and keep."""
         from keras import ops
 
-        from trainer.step import predict
+        from trainer.mil.step import predict
 
         scores = self._begin(dim)
         assert self.network is not None

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import load_before, write_results
-from stream_detector.temporal import Scaling
-from trainer.features import FeatureSet, load_features
-from trainer.heads import HeadSpec
-from trainer.metrics import roc_auc
-from trainer.train import Hyper, train, training_scaling
+from stream_detector.models.temporal import Scaling
+from trainer.data.features import FeatureSet, load_features
+from trainer.evaluation.metrics import roc_auc
+from trainer.mil.heads import HeadSpec
+from trainer.mil.train import Hyper, train, training_scaling
 
 FOLDS = 4
 THREE = ("rows", "mean:32", "change:8")

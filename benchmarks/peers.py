@@ -44,8 +44,8 @@ def seed_way(videos: list[str], arch: str, out: Path) -> None:
     import cv2
     import torch
 
-    from stream_detector.backbones import build_backbone
-    from stream_detector.bundle import Bundle
+    from stream_detector.models.backbones import build_backbone
+    from stream_detector.models.bundle import Bundle
 
     network: Any = build_backbone(arch or Bundle.load("embedded").manifest.backbone.arch)
     windows = 0
@@ -72,7 +72,7 @@ def plain_way(videos: list[str], out: Path) -> None:
     import cv2
     import torch
 
-    from stream_detector.bundle import Bundle
+    from stream_detector.models.bundle import Bundle
 
     bundle = Bundle.load("embedded")
     backbone, head, recipe = bundle.build()

@@ -2,8 +2,8 @@
 
     python -m benchmarks quiet --videos DIR [--asked 1.0] [--learned-too]
 
-Every other recording is left out, for heads learn from it (see `trainer/quiet.py`). The rest are those that the
-threshold of the shipped bundle had to lie above, so that alarms in them bound the rate on that camera at best. They are
+Every other recording is left out, for heads learn from it (see `trainer/recipes/embedded/quiet.py`). The threshold of
+the shipped bundle had to lie above the rest, so alarms in them bound the rate on that camera at best. They are
 played by `stream-detector run --pace max` at the bundle's own threshold. Then the hours are split by day (the name up
 to the first dash): `stream-detector calibrate` chooses a threshold on one half, and the alarms at that threshold are
 counted on the other; and the other way round. "kept": the rate seen there lies below the bound stated.
@@ -27,8 +27,8 @@ from rich.table import Table
 
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import ROOT
-from stream_detector.bundle import Bundle
-from stream_detector.calibration import poisson_upper
+from stream_detector.alarms.calibration import poisson_upper
+from stream_detector.models.bundle import Bundle
 
 GOAL_PER_HOUR = 0.2
 

@@ -31,12 +31,12 @@ from typing import Any
 import psutil
 
 from benchmarks.clock_server import BAND, BITS
-from stream_detector.address import Source
-from stream_detector.assemble import Assembly, assembled
+from stream_detector.capture.decoded import AnyPicture, Picture, as_picture
+from stream_detector.capture.framing import Views
+from stream_detector.capture.readers import FileReader, GrabResult, NetworkReader
 from stream_detector.config import CameraConfig, CaptureConfig, Config, build_config
-from stream_detector.decoded import AnyPicture, Picture, as_picture
-from stream_detector.framing import Views
-from stream_detector.readers import FileReader, GrabResult, NetworkReader
+from stream_detector.config.address import Source
+from stream_detector.runtime.assemble import Assembly, assembled
 from stream_detector.types import UInt8Array
 
 ROOT = Path(__file__).parents[1]

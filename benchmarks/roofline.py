@@ -26,14 +26,14 @@ import torch
 from torch import nn
 
 from benchmarks.results import write_results
-from stream_detector.backbones import backbone_spec, build_backbone
-from stream_detector.bundle import Bundle, find_bundle, write_bundle
 from stream_detector.engines import this_machine
 from stream_detector.engines.network import Network
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import BundleError, StreamDetectorError
-from stream_detector.head import Head
-from stream_detector.preprocess import normalise, recipe_named
+from stream_detector.models.backbones import backbone_spec, build_backbone
+from stream_detector.models.bundle import Bundle, find_bundle, write_bundle
+from stream_detector.models.head import Head
+from stream_detector.models.preprocess import normalise, recipe_named
 from stream_detector.types import Engine, UInt8Array
 
 CALIBRATION_WINDOWS = 32

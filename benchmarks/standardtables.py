@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.tables import Record, table
-from stream_detector.calibration import poisson_lower, poisson_upper
+from stream_detector.alarms.calibration import poisson_lower, poisson_upper
 
 FEW = 5  # clips of a label; no figure for fewer
 

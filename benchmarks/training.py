@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import write_results
-from trainer.backend import BACKENDS, seed_everything, use_backend
-from trainer.heads import HeadSpec, build_head
-from trainer.train import PRESETS, make_objective, make_optimizer
+from trainer.mil.backend import BACKENDS, seed_everything, use_backend
+from trainer.mil.heads import HeadSpec, build_head
+from trainer.mil.train import PRESETS, make_objective, make_optimizer
 
 PAIRS, SEGMENTS, DIM = 30, 32, 512
 TEST_PAIRS = 120  # the seed scores 124 + 126 test videos in blocks of 30 + 30 and drops the rest
@@ -38,7 +38,7 @@ def bags(videos: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
 def ours(backend: str, steps: int) -> float:
     """Seconds a step, after a warm-up."""
     use_backend(backend)
-    from trainer.step import make_step
+    from trainer.mil.step import make_step
 
     seed_everything(0)
     hyper = PRESETS["paper"]

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stream_detector.api import Detector, Model, load_bundle, read_frames, score, watch
+    from stream_detector.client.subscribe import Subscriber
     from stream_detector.config import CameraConfig, Config
-    from stream_detector.curve import KeyPair
     from stream_detector.errors import (
         BundleError,
         ConfigError,
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
         StreamDetectorError,
         UsageError,
     )
-    from stream_detector.pipeline import RunResult
-    from stream_detector.published import PublishedAlarm
-    from stream_detector.records import ScoreRow
-    from stream_detector.session import Session
-    from stream_detector.subscribe import Subscriber
+    from stream_detector.events.curve import KeyPair
+    from stream_detector.events.published import PublishedAlarm
+    from stream_detector.events.wire import Message
+    from stream_detector.reports.records import ScoreRow
+    from stream_detector.runtime.pipeline import RunResult
+    from stream_detector.runtime.session import Session
     from stream_detector.types import AlarmEvent, Decision, Frame
-    from stream_detector.wire import Message
 
 __version__ = "0.1.0"
 
@@ -64,19 +64,19 @@ _MODULES = {
     "EndpointError": "stream_detector.errors",
     "EngineError": "stream_detector.errors",
     "Frame": "stream_detector.types",
-    "KeyPair": "stream_detector.curve",
-    "Message": "stream_detector.wire",
+    "KeyPair": "stream_detector.events.curve",
+    "Message": "stream_detector.events.wire",
     "MissingExtraError": "stream_detector.errors",
     "Model": "stream_detector.api",
     "ProtocolError": "stream_detector.errors",
-    "PublishedAlarm": "stream_detector.published",
+    "PublishedAlarm": "stream_detector.events.published",
     "RunError": "stream_detector.errors",
-    "RunResult": "stream_detector.pipeline",
-    "ScoreRow": "stream_detector.records",
-    "Session": "stream_detector.session",
+    "RunResult": "stream_detector.runtime.pipeline",
+    "ScoreRow": "stream_detector.reports.records",
+    "Session": "stream_detector.runtime.session",
     "SourceError": "stream_detector.errors",
     "StreamDetectorError": "stream_detector.errors",
-    "Subscriber": "stream_detector.subscribe",
+    "Subscriber": "stream_detector.client.subscribe",
     "UsageError": "stream_detector.errors",
     "load_bundle": "stream_detector.api",
     "read_frames": "stream_detector.api",

@@ -16,17 +16,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stream_detector.assemble import Assembly, assembled
-from stream_detector.bundle import Bundle, find_bundle, read_manifest
+from stream_detector.capture.recordings import frames
+from stream_detector.capture.sources import parse_sources
 from stream_detector.config import CameraConfig, Config, build_config, load_config, merge
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError, StageError, UsageError
-from stream_detector.pipeline import RunResult
-from stream_detector.preprocess import Recipe
-from stream_detector.published import PublishedAlarm
-from stream_detector.recordings import frames
-from stream_detector.records import ScoreRow
-from stream_detector.sources import parse_sources
+from stream_detector.events.published import PublishedAlarm
+from stream_detector.models.bundle import Bundle, find_bundle, read_manifest
+from stream_detector.models.preprocess import Recipe
+from stream_detector.reports.records import ScoreRow
+from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.runtime.pipeline import RunResult
 from stream_detector.types import Decision, Engine, Float32Array, Frame, UInt8Array
 
 QUEUE_ITEMS = 1000  # rows or events between the run and whoever iterates over it

@@ -10,10 +10,10 @@ from typing import Any
 
 import zmq
 
-from stream_detector import wire
 from stream_detector.config import PublishConfig
-from stream_detector.ledger import Ledger
-from stream_detector.publish import Publisher
+from stream_detector.events import wire
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.publish import Publisher
 from stream_detector.testing import FakeClock
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, EventWindow, Score, Timing, WindowRef
 

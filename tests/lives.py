@@ -15,11 +15,11 @@ from typing import Any
 import zmq
 from event_bench import an_event
 
-from stream_detector import eventfile, store, wire
+from stream_detector.client.subscribe import Subscriber
 from stream_detector.config import PublishConfig
-from stream_detector.ledger import Ledger
-from stream_detector.publish import Publisher
-from stream_detector.subscribe import Subscriber
+from stream_detector.events import eventfile, store, wire
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.publish import Publisher
 from stream_detector.testing import FakeClock
 from stream_detector.types import CameraStatus
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from parity_weights import seeded_state, uniform
 
-from stream_detector.backbones import build_backbone
-from stream_detector.bundle import Bundle, write_bundle
-from stream_detector.head import Head
-from stream_detector.preprocess import Recipe
+from stream_detector.models.backbones import build_backbone
+from stream_detector.models.bundle import Bundle, write_bundle
+from stream_detector.models.head import Head
+from stream_detector.models.preprocess import Recipe
 from stream_detector.types import UInt8Array
 
 ARCH = "resnet3d-10-b-w0.125"

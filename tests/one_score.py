@@ -10,10 +10,10 @@ import sys
 from contextlib import closing
 from typing import Any
 
-from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine
 from stream_detector.engines.promise import company_error, probes, tolerance
+from stream_detector.models.bundle import Bundle
 from stream_detector.types import Engine
 
 

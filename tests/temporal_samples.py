@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from model_samples import DIM, small_parts, small_states
 
-from stream_detector.bundle import Bundle, write_bundle
-from stream_detector.temporal import Scaling
-from trainer.checkpoint import Checkpoint
+from stream_detector.models.bundle import Bundle, write_bundle
+from stream_detector.models.temporal import Scaling
 from trainer.export import head_state
-from trainer.heads import HeadSpec
+from trainer.mil.checkpoint import Checkpoint
+from trainer.mil.heads import HeadSpec
 
 SPECS = {
     "causal-conv": HeadSpec(

@@ -15,9 +15,9 @@ import pytest
 import torch
 from model_samples import ARCH, DIM, SMALL, small_bundle, small_parts, small_states
 
-from stream_detector.backbones.tensors import file_sha256, write_tensors
-from stream_detector.bundle import EMBEDDED, Bundle, find_bundle, read_manifest, write_bundle
 from stream_detector.errors import BundleError, CheckpointError, StreamDetectorError
+from stream_detector.models.backbones.tensors import file_sha256, write_tensors
+from stream_detector.models.bundle import EMBEDDED, Bundle, find_bundle, read_manifest, write_bundle
 
 FILES = ("bundle.json", "backbone.safetensors", "head.safetensors")
 

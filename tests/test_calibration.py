@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.calibration import (
+from stream_detector.alarms.calibration import (
     allowed_alarms,
     calibrate,
     candidates_of,
@@ -25,10 +25,10 @@ from stream_detector.calibration import (
     poisson_lower,
     poisson_upper,
 )
-from stream_detector.commands import calibrate as command
+from stream_detector.cli import calibrate as command
 from stream_detector.config import AlarmConfig
 from stream_detector.errors import ConfigError, DataError, SourceError, UsageError
-from stream_detector.records import COLUMNS, ScoreRow
+from stream_detector.reports.records import COLUMNS, ScoreRow
 
 
 def test_the_bounds_are_the_exact_ones() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from stream_detector.errors import DataError
-from trainer.augment import Augmentation, augment, frame_indices, plain
-from trainer.clips import (
+from trainer.data.clips import (
     Clip,
     PackedFrames,
     PackWriter,
@@ -28,6 +27,7 @@ from trainer.clips import (
     window_at,
     window_starts,
 )
+from trainer.recipes.embedded.augment import Augmentation, augment, frame_indices, plain
 
 HEADER = "path,set,label,category,group,split,fps,licence\n"
 

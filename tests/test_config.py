@@ -11,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from stream_detector.assemble import plan_camera
-from stream_detector.bundle import Bundle
-from stream_detector.commands.run import add_options, make_config
+from stream_detector.cli.run import add_options, make_config
 from stream_detector.config import Config, build_config, load_config
 from stream_detector.errors import ConfigError, UsageError
+from stream_detector.models.bundle import Bundle
+from stream_detector.runtime.assemble import plan_camera
 
 GATE = '[cameras.gate]\nsource = "rtsp://admin@10.0.0.7/live"\n'
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from model_samples import noise_windows, small_bundle
 
-from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines import FallbackEngine, Machine, choose, cuda_engine
 from stream_detector.engines.accelerator import Captured, Eager, Run, TorchCuda, accelerator, out_of_memory
@@ -22,6 +21,7 @@ from stream_detector.engines.cuda_engine import BUCKETS, FIXED_BUCKET, CudaEngin
 from stream_detector.engines.promise import company_error, demo_windows, tolerance
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import ConfigError, EngineError
+from stream_detector.models.bundle import Bundle
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.decoded import ArrayPicture, MaskedPicture, as_picture, look, shown_box
+from stream_detector.capture.decoded import ArrayPicture, MaskedPicture, as_picture, look, shown_box
+from stream_detector.capture.pictures import MaskPainter, is_flat, to_bgr
 from stream_detector.errors import DataError
-from stream_detector.pictures import MaskPainter, is_flat, to_bgr
-from stream_detector.recipe import RECIPES, Recipe, View
+from stream_detector.models.recipe import RECIPES, Recipe, View
 from stream_detector.testing import numbered_image
 from stream_detector.types import UInt8Array
 

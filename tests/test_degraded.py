@@ -11,11 +11,11 @@ import pytest
 from event_bench import an_event
 from lives import Life, Listener, World, counts
 
-from stream_detector import ledger as ledger_module
-from stream_detector.cursor import Anchor, Cursor, load_cursor
-from stream_detector.ledger import Ledger
+from stream_detector.client.cursor import Anchor, Cursor, load_cursor
+from stream_detector.events import ledger as ledger_module
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.wire import decode_reply
 from stream_detector.testing import FakeClock
-from stream_detector.wire import decode_reply
 
 GATE = "v1/alarm/gate/"
 
@@ -163,7 +163,7 @@ def test_files_that_are_deleted_while_in_use_are_noticed(tmp_path: Path, which: 
 def test_a_large_journal_that_is_deleted_goes_on_with_its_newest_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_detector.salvage._WHOLE_BYTES", 1000)
+    monkeypatch.setattr("stream_detector.events.salvage._WHOLE_BYTES", 1000)
     monkeypatch.setattr(ledger_module, "_TAIL", 10)
     path, clock = tmp_path / "l.sqlite3", FakeClock()
     ledger = Ledger(path, clock=clock, on_trouble=lambda text: None)
@@ -281,7 +281,7 @@ def test_what_is_lost_is_in_the_answer(tmp_path: Path) -> None:
 
 
 def test_the_table_of_what_is_gone_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream_detector.pruning._MOST_PLACES", 5)
+    monkeypatch.setattr("stream_detector.events.pruning._MOST_PLACES", 5)
     clock, epochs = FakeClock(), []
     for _ in range(20):
         ledger = Ledger(tmp_path / "l.sqlite3", clock=clock, max_bytes=1)

@@ -12,16 +12,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM, I3D
-from stream_detector.backbones.resnet3d import ResNet3D
 from stream_detector.errors import DataError
-from stream_detector.preprocess import normalise, recipe_named
-from trainer.average import mean_state, measure_statistics
-from trainer.clips import Clip, PackedFrames, PackWriter
-from trainer.distill import Run, TrainConfig, begin, parse_sizes
-from trainer.pool import Drawn, Pack, Pool
-from trainer.student import LossWeights, Outputs, Student, inherit_stem, student_from, student_loss
-from trainer.teacher import MAPS, Job, Targets, answer, plan
+from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM, I3D
+from stream_detector.models.backbones.resnet3d import ResNet3D
+from stream_detector.models.preprocess import normalise, recipe_named
+from trainer.data.clips import Clip, PackedFrames, PackWriter
+from trainer.recipes.embedded.average import mean_state, measure_statistics
+from trainer.recipes.embedded.distill import Run, TrainConfig, begin, parse_sizes
+from trainer.recipes.embedded.pool import Drawn, Pack, Pool
+from trainer.recipes.embedded.student import LossWeights, Outputs, Student, inherit_stem, student_from, student_loss
+from trainer.recipes.embedded.teacher import MAPS, Job, Targets, answer, plan
 
 SIZE = 32
 TINY = TrainConfig(arch="resnet3d-10-b-w0.125", steps=4, batch=4, warmup=2, sizes=((SIZE, 1.0),))

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import stream_detector as sd
-from stream_detector.alarm import ALARM_RULES
-from stream_detector.backbones import BACKBONES, build_backbone
-from stream_detector.bundle import write_bundle
+from stream_detector.alarms.alarm import ALARM_RULES
+from stream_detector.alarms.smooth import SMOOTHERS
 from stream_detector.errors import BundleError, ConfigError
-from stream_detector.preprocess import recipe_named
-from stream_detector.registry import Registry
-from stream_detector.sinks import SINKS
-from stream_detector.smooth import SMOOTHERS
+from stream_detector.models.backbones import BACKBONES, build_backbone
+from stream_detector.models.bundle import write_bundle
+from stream_detector.models.preprocess import recipe_named
+from stream_detector.sinks.sinks import SINKS
+from stream_detector.system.registry import Registry
 from stream_detector.testing import ConstantEngine
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -148,7 +148,7 @@ def test_an_entry_point_that_cannot_be_loaded_is_one_sentence(monkeypatch: pytes
     from importlib.metadata import EntryPoint
 
     point = EntryPoint("broken", "no_such_module:thing", "group")
-    monkeypatch.setattr("stream_detector.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("stream_detector.system.registry.entry_points", lambda group: [point])
     registry: Registry[Any] = Registry("thing", "group", {})
     assert registry.names() == ("broken",)
     with pytest.raises(ConfigError, match=r"no_such_module.*cannot be loaded"):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from event_bench import MakeBench
 
-from stream_detector.commands import doctor
+from stream_detector.cli import doctor
 from stream_detector.config import Config, WebConfig, build_config
 from stream_detector.errors import BundleError, ConfigError
 from stream_detector.types import EngineOutput
@@ -62,7 +62,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> OneScoreEngine:
         name="embedded", fingerprint="abc", threshold=0.5, recipe=SimpleNamespace(size=(96, 128), frames=16), load=None
     )
     importlib.import_module("stream_detector.engines.promise")  # before its package is replaced
-    bundles, engines = ModuleType("stream_detector.bundle"), ModuleType("stream_detector.engines")
+    bundles, engines = ModuleType("stream_detector.models.bundle"), ModuleType("stream_detector.engines")
 
     def load(name: str) -> Any:
         if name != "embedded":
@@ -71,7 +71,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> OneScoreEngine:
 
     bundles.Bundle = SimpleNamespace(load=load)  # type: ignore[attr-defined]
     engines.load_engine = lambda _bundle, _config: fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "stream_detector.bundle", bundles)
+    monkeypatch.setitem(sys.modules, "stream_detector.models.bundle", bundles)
     monkeypatch.setitem(sys.modules, "stream_detector.engines", engines)
     return fake
 

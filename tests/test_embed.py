@@ -15,16 +15,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from stream_detector.bundle import EMBEDDED, Bundle
 from stream_detector.errors import DataError
-from trainer import embed, extras, footage, settle_bundle
+from stream_detector.models.bundle import EMBEDDED, Bundle
 from trainer.__main__ import main as trainer
-from trainer.card import render_card
-from trainer.clips import Clip, PackWriter, load_clips, pack_clips, read_index
-from trainer.distill import Run, TrainConfig
-from trainer.familiar import ODD
-from trainer.pool import Pack, Pool
-from trainer.teacher import Targets, plan
+from trainer.data.clips import Clip, PackWriter, load_clips, pack_clips, read_index
+from trainer.recipes.embedded import embed, extras, footage, settle_bundle
+from trainer.recipes.embedded.card import render_card
+from trainer.recipes.embedded.distill import Run, TrainConfig
+from trainer.recipes.embedded.familiar import ODD
+from trainer.recipes.embedded.pool import Pack, Pool
+from trainer.recipes.embedded.teacher import Targets, plan
 
 SIDE = 48
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from model_samples import noise_windows, small_bundle
 
-from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines import FallbackEngine, Machine, choose, load_engine, this_machine
 from stream_detector.engines.network import Network, checked_output, fuse_batchnorm
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
-from stream_detector.head import head_numpy
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.head import head_numpy
 from stream_detector.testing.engine import ConstantEngine
 from stream_detector.types import Engine
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.errands import MAX_WAITING, Errands
 from stream_detector.errors import StageError
+from stream_detector.runtime.errands import MAX_WAITING, Errands
 
 ACTIONS = ("cancel", "wait", "settle", "raise", "settle-running", "cancel-running")
 

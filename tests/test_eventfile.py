@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from event_bench import Bench, MakeBench, an_event
 
-from stream_detector import eventfile, wire
-from stream_detector.cli import main
+from stream_detector.cli.main import main
 from stream_detector.config import PublishConfig
 from stream_detector.errors import UsageError
-from stream_detector.ledger import Ledger
-from stream_detector.lockfile import LockFile, claim_events, claim_evidence, claim_journal, claimed
-from stream_detector.publish import Publisher
-from stream_detector.records import gather_alarms, read_events
+from stream_detector.events import eventfile, wire
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.publish import Publisher
+from stream_detector.reports.records import gather_alarms, read_events
+from stream_detector.system.lockfile import LockFile, claim_events, claim_evidence, claim_journal, claimed
 from stream_detector.testing import FakeClock
 
 
@@ -244,7 +244,7 @@ def test_the_command_refuses_before_it_loads_anything(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stream_detector.bundle.Bundle.load", lambda *_: pytest.fail("a bundle was loaded"))
+    monkeypatch.setattr("stream_detector.models.bundle.Bundle.load", lambda *_: pytest.fail("a bundle was loaded"))
     mine = {"--ledger": tmp_path / "l.sqlite3", "--events": tmp_path / "e.jsonl", "--evidence": tmp_path / "evidence"}
     lock = {"--ledger": claim_journal, "--events": claim_events, "--evidence": claim_evidence}[option](mine[option])
     command = ["run", "demo", "--no-dashboard", "--bind", "none"]

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector import clipfile
-from stream_detector import evidence as evidence_module
 from stream_detector.config import EvidenceConfig
-from stream_detector.evidence import EvidenceWriter
+from stream_detector.evidence import clipfile
+from stream_detector.evidence import evidence as evidence_module
+from stream_detector.evidence.evidence import EvidenceWriter
 from stream_detector.testing import FakeClock
 from stream_detector.types import Preview
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from model_samples import DIM, noise_windows, small_parts, small_states
 
-from stream_detector.bundle import Bundle, write_bundle
 from stream_detector.config import AlarmConfig, EngineConfig, SmoothConfig, TroubleConfig
-from stream_detector.decide import CameraPlan, Decider
 from stream_detector.engines import load_engine
 from stream_detector.errors import BundleError, DataError
-from stream_detector.familiar import Familiar, FamiliarWatch, watches
-from stream_detector.telemetry import Telemetry
+from stream_detector.models.bundle import Bundle, write_bundle
+from stream_detector.models.familiar import Familiar, FamiliarWatch, watches
+from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.telemetry.telemetry import Telemetry
 from stream_detector.testing import FakeClock
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Float32Array, Score, Timing, WindowRef
-from trainer.familiar import ODD, find_limit, fit_familiar
-from trainer.fit import Bag
+from trainer.recipes.embedded.familiar import ODD, find_limit, fit_familiar
+from trainer.recipes.embedded.fit import Bag
 
 AXES = 3
 WINDOW_S = 16 / 25

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from tiny_weights import TINY, saved, tiny_state
 
-from stream_detector import weights
-from stream_detector.backbones.tensors import file_sha256
-from stream_detector.download import download, pip_download
 from stream_detector.errors import CheckpointError
-from stream_detector.weights import KnownWeights, fetch
+from stream_detector.models import weights
+from stream_detector.models.backbones.tensors import file_sha256
+from stream_detector.models.download import download, pip_download
+from stream_detector.models.weights import KnownWeights, fetch
 
 pytestmark = pytest.mark.usefixtures("cache")  # nothing here may touch the real one
 

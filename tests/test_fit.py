@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+from stream_detector.alarms.smooth import Ema
 from stream_detector.errors import DataError
-from stream_detector.smooth import Ema
-from trainer import choose
-from trainer.clips import Clip
-from trainer.fit import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
-from trainer.measure import Stream, alarms, auc, clip_aucs, judge_scenes, leave_one_set_out, teacher_probe
-from trainer.teacher import Job, Targets
-from trainer.threshold import Judged, above_most, choose_smoothing, find_threshold, quiet_floor
+from trainer.data.clips import Clip
+from trainer.recipes.embedded import choose
+from trainer.recipes.embedded.fit import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
+from trainer.recipes.embedded.measure import (
+    Stream,
+    alarms,
+    auc,
+    clip_aucs,
+    judge_scenes,
+    leave_one_set_out,
+    teacher_probe,
+)
+from trainer.recipes.embedded.teacher import Job, Targets
+from trainer.recipes.embedded.threshold import Judged, above_most, choose_smoothing, find_threshold, quiet_floor
 
 
 def _bags(count: int, seed: int, gap: float = 2.0) -> list[Bag]:

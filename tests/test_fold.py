@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stream_detector.backbones import build_backbone
 from stream_detector.engines.fold import FoldedConv3d, can_fold, fold_first_layer
 from stream_detector.engines.network import fuse_batchnorm
+from stream_detector.models.backbones import build_backbone
 
 
 @settings(max_examples=40, deadline=None)

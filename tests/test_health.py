@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector import metrics
 from stream_detector.config import TelemetryConfig
-from stream_detector.health import START_S, check, is_live, is_local_host, ready_share
-from stream_detector.telemetry import Telemetry
+from stream_detector.telemetry import metrics
+from stream_detector.telemetry.health import START_S, check, is_live, is_local_host, ready_share
+from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.telemetry.views import CameraView, Histogram, TelemetrySnapshot
 from stream_detector.testing import FakeClock
 from stream_detector.types import CameraStatus
-from stream_detector.views import CameraView, Histogram, TelemetrySnapshot
 
 SILENT = 620
 

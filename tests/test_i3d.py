@@ -14,8 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stream_detector.backbones.i3d import CLASSES, I3D, _pad_same, load_i3d, read_i3d_checkpoint
 from stream_detector.errors import CheckpointError
+from stream_detector.models.backbones.i3d import CLASSES, I3D, _pad_same, load_i3d, read_i3d_checkpoint
 
 
 def _published(model: I3D) -> dict[str, Any]:

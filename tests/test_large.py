@@ -11,13 +11,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from stream_detector import weights
-from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM, I3D
-from stream_detector.backbones.tensors import tensor_digest
 from stream_detector.errors import DataError
-from trainer import large
-from trainer.clips import Clip, parse_size
-from trainer.teacher import Job, Targets
+from stream_detector.models import weights
+from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM, I3D
+from stream_detector.models.backbones.tensors import tensor_digest
+from trainer.data.clips import Clip, parse_size
+from trainer.recipes.embedded import large
+from trainer.recipes.embedded.teacher import Job, Targets
 
 
 def answered(folder: Path, splits: tuple[str, ...], size: str = "224") -> tuple[Targets, tuple[Clip, ...]]:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from stream_detector import store
 from stream_detector.errors import LedgerError, ProtocolError, UsageError
-from stream_detector.ledger import Ledger
+from stream_detector.events import store
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.wire import ALARM_SCHEMA
 from stream_detector.testing import FakeClock
-from stream_detector.wire import ALARM_SCHEMA
 
 GATE, YARD = "v1/alarm/gate/", "v1/status/yard/"
 

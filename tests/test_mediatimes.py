@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import pytest
 
+from stream_detector.capture.readers import FileReader
+from stream_detector.capture.recordings import DecodeState, windows
 from stream_detector.config import CaptureConfig
 from stream_detector.errors import SourceError
-from stream_detector.readers import FileReader
-from stream_detector.recipe import RECIPES
-from stream_detector.recordings import DecodeState, windows
+from stream_detector.models.recipe import RECIPES
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None,

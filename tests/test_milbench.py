@@ -11,8 +11,8 @@ if importlib.util.find_spec("sklearn") is None:
     pytest.skip("scikit-learn is not installed (extra: train)", allow_module_level=True)
 
 from benchmarks import endtoend, milbound, milsearch
-from trainer.features import FeatureSet, VideoFeatures
-from trainer.timeline import Timeline, segment_windows
+from trainer.data.features import FeatureSet, VideoFeatures
+from trainer.data.timeline import Timeline, segment_windows
 
 SEGMENTS, DIM, FRAMES = 8, 140, 320
 

@@ -16,9 +16,9 @@ if importlib.util.find_spec("keras") is None or importlib.util.find_spec("sklear
 
 from benchmarks import milcurves, trainertables
 from benchmarks.milcurves import LONG, advance, kept_scores, path_of
-from trainer.backend import use_backend
-from trainer.features import FeatureSet, VideoFeatures
-from trainer.train import begin
+from trainer.data.features import FeatureSet, VideoFeatures
+from trainer.mil.backend import use_backend
+from trainer.mil.train import begin
 
 
 @pytest.fixture(autouse=True)

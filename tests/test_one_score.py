@@ -17,12 +17,12 @@ import pytest
 from model_samples import noise_windows, small_bundle
 from one_score import look
 
-from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine
 from stream_detector.engines.layout import instruction_set
 from stream_detector.engines.promise import company_error, in_words, probes, tolerance
 from stream_detector.engines.torch_engine import TorchEngine
+from stream_detector.models.bundle import Bundle
 from stream_detector.testing.engine import ConstantEngine
 from stream_detector.types import EngineOutput, UInt8Array
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stream_detector.decide import ScoresFile
 from stream_detector.errors import UsageError
-from stream_detector.outputs import SCORE_COLUMNS, Kind, check_apart, check_free, keep_former, replace_file
+from stream_detector.runtime.decide import ScoresFile
+from stream_detector.system.outputs import SCORE_COLUMNS, Kind, check_apart, check_free, keep_former, replace_file
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 HEADER = ",".join(SCORE_COLUMNS) + "\r\n"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from parity_weights import CLASSES, SHAPES, seeded_clip, seeded_state
 
-from stream_detector.backbones import backbone_spec, build_backbone
+from stream_detector.models.backbones import backbone_spec, build_backbone
 
 FIXTURES = sorted((Path(__file__).parent / "fixtures" / "parity").glob("*_18.json")) + sorted(
     (Path(__file__).parent / "fixtures" / "parity").glob("resnet3d-*.json")

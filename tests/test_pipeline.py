@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from stream_detector.config import AlarmConfig, BatchConfig, CameraConfig, CaptureConfig, Config, SmoothConfig
-from stream_detector.decide import CameraPlan, Decider
 from stream_detector.errors import EngineError, SourceError, StageError
-from stream_detector.pipeline import Pipeline, RunResult
-from stream_detector.telemetry import Telemetry
+from stream_detector.events.wire import alarm_to_dict
+from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.runtime.pipeline import Pipeline, RunResult
+from stream_detector.telemetry.telemetry import Telemetry
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, SystemClock, UInt8Array
-from stream_detector.wire import alarm_to_dict
 
 DEADLINE_S = 10.0
 NO_WAIT = BatchConfig(max_wait_ms=0)

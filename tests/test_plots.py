@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from stream_detector.errors import DataError
-from stream_detector.plots import _lines, clock_label, plot_scores, step_s
-from stream_detector.records import (
+from stream_detector.reports.plots import _lines, clock_label, plot_scores, step_s
+from stream_detector.reports.records import (
     ALARM_SCHEMA,
     COLUMNS,
     ScoreRow,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.errors import DataError
-from stream_detector.preprocess import (
+from stream_detector.models.preprocess import (
     RECIPES,
     Normalise,
     Recipe,

@@ -12,12 +12,12 @@ import pytest
 import zmq
 from event_bench import Bench, MakeBench, a_decision, an_event, online
 
-from stream_detector import curve, endpoint, wire
 from stream_detector.config import PublishConfig
 from stream_detector.errors import ConfigError, EndpointError, UsageError
-from stream_detector.ledger import Ledger
-from stream_detector.publish import Publisher
-from stream_detector.ratelimit import RateLimit
+from stream_detector.events import curve, endpoint, wire
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.publish import Publisher
+from stream_detector.system.ratelimit import RateLimit
 from stream_detector.types import CameraStatus
 
 

@@ -10,10 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.address import Source
-from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.errors import SourceError
-from stream_detector.readers import (
+from stream_detector.capture.readers import (
     DemoReader,
     FileReader,
     GrabResult,
@@ -22,6 +19,9 @@ from stream_detector.readers import (
     check_source,
     make_reader,
 )
+from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.config.address import Source
+from stream_detector.errors import SourceError
 from stream_detector.testing import FakeCamera, numbered_image
 from stream_detector.types import UInt8Array
 

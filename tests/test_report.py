@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from stream_detector.commands import report as command
+from stream_detector.cli import report as command
 from stream_detector.errors import DataError, StreamDetectorError, UsageError
-from stream_detector.records import ALARM_SCHEMA, COLUMNS, ScoreRow, gather_alarms
-from stream_detector.report import gaps_of, make_report
-from stream_detector.reportpage import MAX_POINTS, find_evidence, link_to, page, share_text, thinned, unbroken
+from stream_detector.reports.records import ALARM_SCHEMA, COLUMNS, ScoreRow, gather_alarms
+from stream_detector.reports.report import gaps_of, make_report
+from stream_detector.reports.reportpage import MAX_POINTS, find_evidence, link_to, page, share_text, thinned, unbroken
 
 JPEG = b"\xff\xd8\xff\xe0" + b"\0" * 40
 VOID = {"meta", "img", "br"}
@@ -178,7 +178,8 @@ def test_the_policy_in_the_page_allows_its_own_script_only(tmp_path: Path) -> No
     pin = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = next(a["content"] for tag, a in Outline(text).tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{pin}'"
-    assert script == resources.files("stream_detector").joinpath("assets", "report.js").read_text(encoding="utf-8")
+    assets = resources.files("stream_detector").joinpath("reports", "assets")
+    assert script == assets.joinpath("report.js").read_text(encoding="utf-8")
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\u2028\x1b"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stream_detector.backbones import backbone_spec, build_backbone
-from stream_detector.backbones.resnet3d import ResNet3D, ShortcutA
 from stream_detector.errors import BundleError
+from stream_detector.models.backbones import backbone_spec, build_backbone
+from stream_detector.models.backbones.resnet3d import ResNet3D, ShortcutA
 
 
 @pytest.mark.parametrize(

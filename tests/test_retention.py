@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.config import EvidenceConfig
-from stream_detector.evidence import EvidenceWriter
-from stream_detector.evidenceorder import EvidenceOrder
-from stream_detector.ledger import Ledger
-from stream_detector.retention import CONFIRM_S, Life, WallClock, beginnings
+from stream_detector.events.ledger import Ledger
+from stream_detector.evidence.evidence import EvidenceWriter
+from stream_detector.evidence.evidenceorder import EvidenceOrder
+from stream_detector.system.retention import CONFIRM_S, Life, WallClock, beginnings
 from stream_detector.testing import FakeClock
 
 GATE = "v1/alarm/gate/"

@@ -24,17 +24,17 @@ from prometheus_client import generate_latest
 from rich.console import Console
 from secret_rig import PLACES, Address, addresses, check
 
-from stream_detector.address import Source
-from stream_detector.assemble import Assembly, assembled
-from stream_detector.commands.outcome import outcome
+from stream_detector.cli.outcome import outcome
 from stream_detector.config import build_config
-from stream_detector.dashboard import Dashboard, HeaderInfo, render
+from stream_detector.config.address import Source
 from stream_detector.errors import SourceError
-from stream_detector.logs import JsonFormatter, TextFormatter
-from stream_detector.metrics import make_registry
-from stream_detector.records import gather_alarms, read_events, read_scores
-from stream_detector.report import make_report
-from stream_detector.reportpage import page
+from stream_detector.reports.records import gather_alarms, read_events, read_scores
+from stream_detector.reports.report import make_report
+from stream_detector.reports.reportpage import page
+from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.system.logs import JsonFormatter, TextFormatter
+from stream_detector.telemetry.dashboard import Dashboard, HeaderInfo, render
+from stream_detector.telemetry.metrics import make_registry
 from stream_detector.testing import ConstantEngine, FakeClock, FakeSource
 
 DEADLINE_S = 60.0

@@ -11,7 +11,7 @@ import pytest
 from model_samples import SMALL, noise_windows, small_bundle
 
 import stream_detector as sd
-from stream_detector.bundle import Bundle
+from stream_detector.models.bundle import Bundle
 from stream_detector.testing import ConstantEngine
 from stream_detector.types import UInt8Array
 

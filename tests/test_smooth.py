@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_detector.alarms.smooth import Ema, Identity, Median, make_smoother
 from stream_detector.config import SmoothConfig
-from stream_detector.smooth import Ema, Identity, Median, make_smoother
 
 
 def test_ema_reaches_one_minus_one_over_e_after_its_time_constant() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.address import Source
+from stream_detector.capture.sources import demo_options, expand_cameras, parse_sources
 from stream_detector.config import CAMERA_NAME, CameraConfig
+from stream_detector.config.address import Source
 from stream_detector.errors import ConfigError, SourceError
-from stream_detector.sources import demo_options, expand_cameras, parse_sources
 
 
 def touch(folder: Path, *names: str) -> None:

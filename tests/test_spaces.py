@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from stream_detector.errors import DataError
-from trainer.fit import Bag, HeadConfig, fit_head
-from trainer.spaces import fit_in_space, fold, maps_of
-from trainer.student import Student
+from trainer.recipes.embedded.fit import Bag, HeadConfig, fit_head
+from trainer.recipes.embedded.spaces import fit_in_space, fold, maps_of
+from trainer.recipes.embedded.student import Student
 
 CONFIG = HeadConfig(decay=0.03, steps=60)
 

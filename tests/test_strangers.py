@@ -11,10 +11,10 @@ from event_bench import Bench, MakeBench, an_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector import wire
-from stream_detector.fairqueue import FairQueue
-from stream_detector.present import Greeter, Present, below, replayed
-from stream_detector.store import OpenRow
+from stream_detector.events import wire
+from stream_detector.events.fairqueue import FairQueue
+from stream_detector.events.present import Greeter, Present, below, replayed
+from stream_detector.events.store import OpenRow
 from stream_detector.types import CameraStatus
 
 TOPICS = st.builds("v1/{}/{}/".format, st.sampled_from(("alarm", "status")), st.text("a1_-", min_size=1, max_size=5))

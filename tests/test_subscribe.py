@@ -13,14 +13,14 @@ import pytest
 import zmq
 from event_bench import EPOCH, Bench, MakeBench, a_decision, an_event, online
 
-from stream_detector import wire
-from stream_detector.cli import main
-from stream_detector.commands.subscribe import describe
-from stream_detector.cursor import Cursor, load_cursor
-from stream_detector.curve import load_pair, load_public, new_pair
+from stream_detector.cli.main import main
+from stream_detector.cli.subscribe import describe
+from stream_detector.client.cursor import Cursor, load_cursor
+from stream_detector.client.subscribe import Subscriber
 from stream_detector.errors import EndpointError, ProtocolError, UsageError
-from stream_detector.subscribe import Subscriber
-from stream_detector.wire import Message
+from stream_detector.events import wire
+from stream_detector.events.curve import load_pair, load_public, new_pair
+from stream_detector.events.wire import Message
 
 GATE = "v1/alarm/gate/"
 Subscribe = Callable[..., Subscriber]
@@ -259,8 +259,8 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_a_detector_without_a_recovery_socket_is_followed_with_losses_counted(
     bench: Bench, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_detector.subscribe._PATIENCE_S", 0.3)
-    monkeypatch.setattr("stream_detector.recoveryclient.REQUEST_S", 0.05)
+    monkeypatch.setattr("stream_detector.client.subscribe._PATIENCE_S", 0.3)
+    monkeypatch.setattr("stream_detector.client.recoveryclient.REQUEST_S", 0.05)
     subscriber = joined(bench, subscribe())
     monkeypatch.setattr(bench.publisher, "_answer_requests", lambda until_s: None)
     hear = deafen(monkeypatch, bench)

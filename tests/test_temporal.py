@@ -18,15 +18,15 @@ from temporal_samples import SPECS, feature_rows, small_checkpoint, temporal_bun
 from test_bundle import edit, replace_tensors
 from test_pipeline import ALARM, make
 
-from stream_detector.bundle import Bundle
-from stream_detector.cli import main as detector
+from stream_detector.cli.main import main as detector
 from stream_detector.config import BatchConfig, Config, EngineConfig, SmoothConfig
-from stream_detector.decide import CameraPlan, Decider
 from stream_detector.engines import load_engine
 from stream_detector.errors import BundleError
-from stream_detector.head import TemporalHead
-from stream_detector.telemetry import Telemetry
-from stream_detector.temporal import StreamingHead
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.head import TemporalHead
+from stream_detector.models.temporal import StreamingHead
+from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.telemetry.telemetry import Telemetry
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import Decision, EngineOutput, Score, SystemClock, Timing, UInt8Array, WindowRef
 from trainer.__main__ import main as trainer

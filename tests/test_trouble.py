@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.alarm import AlarmMachine
+from stream_detector.alarms.alarm import AlarmMachine
+from stream_detector.capture.trouble import CameraTrouble, Coverage, PictureWatch, look, marked
+from stream_detector.capture.window import Windower
 from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
-from stream_detector.decide import CameraPlan, Decider
-from stream_detector.preprocess import recipe_named, resize_frame
-from stream_detector.telemetry import Telemetry
+from stream_detector.models.preprocess import recipe_named, resize_frame
+from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.telemetry.telemetry import Telemetry
 from stream_detector.testing import FakeClock
-from stream_detector.trouble import CameraTrouble, Coverage, PictureWatch, look, marked
 from stream_detector.types import (
     AlarmEvent,
     CameraStatus,
@@ -30,7 +31,6 @@ from stream_detector.types import (
     Window,
     WindowRef,
 )
-from stream_detector.window import Windower
 
 CONFIG = TroubleConfig()
 WINDOW_S = 16 / 25

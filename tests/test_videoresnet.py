@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stream_detector.backbones import build_backbone
+from stream_detector.models.backbones import build_backbone
 
 ARCHS = ["r3d_18", "mc3_18", "r2plus1d_18"]
 

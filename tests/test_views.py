@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from stream_detector.backbones.i3d import CLASSES, FEATURE_DIM
 from stream_detector.errors import DataError
+from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM
 from stream_detector.types import UInt8Array
-from trainer.augment import Augmentation, augment, shrink, spoil, take
-from trainer.clips import Clip, PackedFrames, Size, load_clips
-from trainer.pool import Pack, Pool
-from trainer.teacher import MAPS, Job, Targets
-from trainer.views import ViewPlan, ViewSource, mix, pack_views, soft_labels
+from trainer.data.clips import Clip, PackedFrames, Size, load_clips
+from trainer.recipes.embedded.augment import Augmentation, augment, shrink, spoil, take
+from trainer.recipes.embedded.pool import Pack, Pool
+from trainer.recipes.embedded.teacher import MAPS, Job, Targets
+from trainer.recipes.embedded.views import ViewPlan, ViewSource, mix, pack_views, soft_labels
 
 SIZE = 40
 STILL = Augmentation(p_light=0, p_grey=0, p_low=0, p_blur=0, p_noise=0, p_jpeg=0)

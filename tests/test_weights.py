@@ -17,12 +17,12 @@ import pytest
 import torch
 from tiny_weights import TINY, saved, tiny_state
 
-from stream_detector import weights
-from stream_detector.backbones import build_backbone
-from stream_detector.backbones.checkpoints import read_checkpoint
-from stream_detector.backbones.tensors import file_sha256, tensor_digest
 from stream_detector.errors import CheckpointError
-from stream_detector.weights import add_checkpoint
+from stream_detector.models import weights
+from stream_detector.models.backbones import build_backbone
+from stream_detector.models.backbones.checkpoints import read_checkpoint
+from stream_detector.models.backbones.tensors import file_sha256, tensor_digest
+from stream_detector.models.weights import add_checkpoint
 
 pytestmark = pytest.mark.usefixtures("cache")  # nothing here may touch the real one
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.cuts import CutFinder
+from stream_detector.capture.cuts import CutFinder
+from stream_detector.capture.window import Windower
 from stream_detector.testing import FakeSource
 from stream_detector.types import Frame, Preview, Window
-from stream_detector.window import Windower
 
 
 class Still:

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.faultlib.fuzz import mutated
-from stream_detector import wire
+from stream_detector.client.cursor import parse_cursor
 from stream_detector.config import build_config
-from stream_detector.cursor import parse_cursor
 from stream_detector.errors import ConfigError, ProtocolError, StreamDetectorError
+from stream_detector.events import wire
 
 # fmt: off
 KEYS = [
@@ -29,7 +29,7 @@ KEYS = [
 
 
 def schema() -> dict[str, Any]:
-    text = resources.files("stream_detector").joinpath("schemas/alarm-1.schema.json").read_text(encoding="utf-8")
+    text = resources.files("stream_detector").joinpath("events/schemas/alarm-1.schema.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from parity_weights import seeded_state
 
-from stream_detector.backbones import build_backbone
+from stream_detector.models.backbones import build_backbone
 
 TINY = "resnet3d-10-b-w0.125"
 

@@ -26,18 +26,18 @@ from collections.abc import Sequence
 from stream_detector.errors import StreamDetectorError
 
 COMMANDS = {
-    "extract": "extract",
-    "audit": "audit",
-    "train": "train",
-    "evaluate": "evaluate",
+    "extract": "data.extract",
+    "audit": "data.audit",
+    "train": "mil.train",
+    "evaluate": "evaluation.evaluate",
     "export": "export",
-    "distill": "distill",
-    "average": "average",
-    "embed": "embed",
-    "settle": "settle_bundle",
-    "large": "large",
-    "familiar": "familiar",
-    "import-seed": "import_seed",
+    "distill": "recipes.embedded.distill",
+    "average": "recipes.embedded.average",
+    "embed": "recipes.embedded.embed",
+    "settle": "recipes.embedded.settle_bundle",
+    "large": "recipes.embedded.large",
+    "familiar": "recipes.embedded.familiar",
+    "import-seed": "mil.import_seed",
 }
 HELP = (__doc__ or "").strip()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stream_detector.capture.readers import GrabResult
 from stream_detector.config import (
     AlarmConfig,
     BatchConfig,
@@ -28,13 +29,12 @@ from stream_detector.config import (
     SmoothConfig,
     WindowConfig,
 )
-from stream_detector.decide import CameraPlan, Decider
-from stream_detector.ledger import Ledger
-from stream_detector.memory import keep_flat
-from stream_detector.pipeline import Pipeline
-from stream_detector.publish import Publisher
-from stream_detector.readers import GrabResult
-from stream_detector.telemetry import Telemetry
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.publish import Publisher
+from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.runtime.pipeline import Pipeline
+from stream_detector.system.memory import keep_flat
+from stream_detector.telemetry.telemetry import Telemetry
 from stream_detector.testing import ConstantEngine, numbered_image
 from stream_detector.types import Score, SystemClock, Timing, UInt8Array, WindowRef
 
@@ -200,7 +200,7 @@ def run_server(plan: Plan) -> None:
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["benchmarks.faultlib.lives", "stream_detector.commands.subscribe"])
+_CONTEXT.set_forkserver_preload(["benchmarks.faultlib.lives", "stream_detector.cli.subscribe"])
 Process = multiprocessing.process.BaseProcess
 _ONE_AT_A_TIME = threading.Lock()  # a start looks at all processes, and an exit code can be read once only
 

@@ -16,13 +16,13 @@ import zmq
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from stream_detector import curve, wire
+from stream_detector.client.cursor import SCHEMA, load_cursor
 from stream_detector.config import load_config
-from stream_detector.cursor import SCHEMA, load_cursor
 from stream_detector.errors import StreamDetectorError
-from stream_detector.eventfile import EventFile
-from stream_detector.ledger import Ledger
-from stream_detector.recovery import Answerer, ScoreRing
+from stream_detector.events import curve, wire
+from stream_detector.events.eventfile import EventFile
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.recovery import Answerer, ScoreRing
 from stream_detector.types import AlarmEvent, SystemClock
 
 _EACH = 20  # inputs from one example: hypothesis makes the first, and the seed of the others (it is slow to draw)

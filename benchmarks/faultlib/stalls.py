@@ -19,7 +19,7 @@ from rich.progress import track
 from benchmarks.faultlib.detector import Plan, free_endpoint, kill, run_decider, run_server, start
 from benchmarks.faultlib.judge import journalled, judge, passed, read_lines
 from benchmarks.faultlib.kills import subscribe
-from stream_detector.cursor import load_cursor
+from stream_detector.client.cursor import load_cursor
 
 CAMERAS = 4
 SETTLE_S = 2.0  # at the beginning

@@ -22,11 +22,11 @@ from stream_detector.cluster.enginehost import EngineHost
 from stream_detector.cluster.messages import Item, Resume
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import CameraConfig, Config
-from stream_detector.decide import CameraPlan
 from stream_detector.errors import EngineError
-from stream_detector.familiar import Familiar, watches
-from stream_detector.logs import set_up_logging
-from stream_detector.preprocess import Recipe
+from stream_detector.models.familiar import Familiar, watches
+from stream_detector.models.preprocess import Recipe
+from stream_detector.runtime.decide import CameraPlan
+from stream_detector.system.logs import set_up_logging
 from stream_detector.types import CameraStatus, Decision, EndReason, EngineOutput, UInt8Array
 
 ENGINE_S = 30.0  # an engine that does not answer for so long is passed over
@@ -125,8 +125,8 @@ def _gone() -> tuple[type[Exception], ...]:
 
 def _load(config: Config, max_wait_s: float = 0.0) -> tuple[EngineHost, dict[str, Any]]:
     """An engine behind a host, and what there is to tell of it."""
-    from stream_detector.bundle import Bundle
     from stream_detector.engines import load_engine
+    from stream_detector.models.bundle import Bundle
 
     engine = load_engine(Bundle.load(config.bundle), config.engine)
     about = {

@@ -18,18 +18,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stream_detector.batch import WindowBuffer
-from stream_detector.capture import Capture
+from stream_detector.capture.capture import Capture
+from stream_detector.capture.decoded import look
+from stream_detector.capture.readers import Reader, make_reader
+from stream_detector.capture.trouble import PictureWatch, marked
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored, shard_of
 from stream_detector.cluster.resume import Lane
 from stream_detector.config import CameraConfig, CaptureConfig, Config
-from stream_detector.decide import CameraPlan
-from stream_detector.decoded import look
 from stream_detector.errors import StageError
-from stream_detector.familiar import FamiliarWatch
-from stream_detector.readers import Reader, make_reader
-from stream_detector.recipe import Recipe
-from stream_detector.trouble import PictureWatch, marked
+from stream_detector.models.familiar import FamiliarWatch
+from stream_detector.models.recipe import Recipe
+from stream_detector.runtime.batch import WindowBuffer
+from stream_detector.runtime.decide import CameraPlan
 from stream_detector.types import Batch, CameraStatus, Clock, EngineOutput, SystemClock, Timing, UInt8Array, Window
 
 DRAIN_S = 5.0  # a camera that comes back waits so long for its former windows to leave the buffer

@@ -20,14 +20,14 @@ from typing import Any
 
 import zmq
 
-from stream_detector import curve, endpoint
 from stream_detector.cluster import merge
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError, ProtocolError
-from stream_detector.lockfile import LockFile
-from stream_detector.ratelimit import RateLimit
+from stream_detector.events import curve, endpoint
+from stream_detector.events.wire import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
+from stream_detector.system.lockfile import LockFile
+from stream_detector.system.ratelimit import RateLimit
 from stream_detector.types import Clock, SystemClock
-from stream_detector.wire import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
 
 log = logging.getLogger(__name__)
 

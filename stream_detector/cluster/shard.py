@@ -24,14 +24,14 @@ from typing import Any
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored, ref_from_list, ref_to_list
 from stream_detector.cluster.shardlog import ShardLog
 from stream_detector.config import Config
-from stream_detector.decide import CameraPlan, Decider, ScoresFile
 from stream_detector.errors import LedgerError, StageError
-from stream_detector.ledger import Ledger
-from stream_detector.lockfile import lock_of
-from stream_detector.publish import Publisher
-from stream_detector.telemetry import Telemetry
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.publish import Publisher
+from stream_detector.events.wire import DETECTOR, topic_of
+from stream_detector.runtime.decide import CameraPlan, Decider, ScoresFile
+from stream_detector.system.lockfile import lock_of
+from stream_detector.telemetry.telemetry import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision, EndReason, Score, SystemClock
-from stream_detector.wire import DETECTOR, topic_of
 
 log = logging.getLogger(__name__)
 

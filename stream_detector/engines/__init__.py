@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stream_detector.bundle import Bundle
 from stream_detector.config import EngineConfig
 from stream_detector.engines.layout import has_bf16
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
+from stream_detector.models.bundle import Bundle
 from stream_detector.types import Engine, EngineOutput, UInt8Array
 
 log = logging.getLogger(__name__)

@@ -29,12 +29,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream_detector.bundle import Bundle
 from stream_detector.engines.accelerator import Accelerator, Captured, accelerator, out_of_memory
 from stream_detector.engines.fold import fold_first_layer
 from stream_detector.engines.network import Network, blank, check_windows, checked_output
 from stream_detector.engines.promise import company_error, demo_windows, probes
 from stream_detector.errors import EngineError
+from stream_detector.models.bundle import Bundle
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
 log = logging.getLogger(__name__)

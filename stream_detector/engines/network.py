@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stream_detector.bundle import Bundle
 from stream_detector.errors import EngineError
-from stream_detector.preprocess import Normalise, Recipe
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.preprocess import Normalise, Recipe
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
 

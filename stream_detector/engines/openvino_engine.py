@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from stream_detector.bundle import Bundle
 from stream_detector.engines.layout import RATES, available_cores, choose_layout, instruction_set, multiply_adds
 from stream_detector.engines.network import Network, blank, check_windows, checked_output
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.weights import cache_directory
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
-from stream_detector.weights import cache_directory
 
 log = logging.getLogger(__name__)
 

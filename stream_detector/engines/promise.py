@@ -12,7 +12,7 @@ import functools
 
 import numpy as np
 
-from stream_detector.preprocess import Recipe, resize_frame
+from stream_detector.models.preprocess import Recipe, resize_frame
 from stream_detector.types import Engine, UInt8Array
 
 PROBES = 5

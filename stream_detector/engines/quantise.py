@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.bundle import Bundle
+from stream_detector.capture.recordings import windows
 from stream_detector.engines.openvino_engine import graph_path, load_graph, save_graph
 from stream_detector.errors import DataError, EngineError, MissingExtraError
-from stream_detector.recipe import Recipe
-from stream_detector.recordings import windows
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.recipe import Recipe
 from stream_detector.types import UInt8Array
 
 MIN_WINDOWS = 8

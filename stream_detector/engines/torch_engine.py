@@ -14,9 +14,9 @@ import time
 import numpy as np
 import torch
 
-from stream_detector.bundle import Bundle
 from stream_detector.engines.network import Network, blank, check_windows, checked_output
 from stream_detector.errors import EngineError
+from stream_detector.models.bundle import Bundle
 from stream_detector.types import EngineOutput, UInt8Array
 
 CHUNK = {"fp32": 8, "bf16": 1}

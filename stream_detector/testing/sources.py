@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from stream_detector.capture.readers import GrabResult
 from stream_detector.errors import SourceError
-from stream_detector.readers import GrabResult
 from stream_detector.testing.clock import FakeClock
 from stream_detector.types import Frame, UInt8Array
 

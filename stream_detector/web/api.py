@@ -20,13 +20,13 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from stream_detector.assemble import Assembly
 from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ConfigError, DataError, EndpointError, StageError, StreamDetectorError
-from stream_detector.health import PATHS as HEALTH
-from stream_detector.health import check
-from stream_detector.metrics import exposition
-from stream_detector.ratelimit import RateLimit
+from stream_detector.runtime.assemble import Assembly
+from stream_detector.system.ratelimit import RateLimit
+from stream_detector.telemetry.health import PATHS as HEALTH
+from stream_detector.telemetry.health import check
+from stream_detector.telemetry.metrics import exposition
 from stream_detector.web.auth import COOKIE, SESSION_S, Gate
 from stream_detector.web.board import Board
 from stream_detector.web.export import export_csv, export_json

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stream_detector.config import WebConfig
 from stream_detector.errors import ConfigError, EndpointError
-from stream_detector.health import is_local_host
+from stream_detector.telemetry.health import is_local_host
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stream_detector.ratelimit import RateLimit
+from stream_detector.system.ratelimit import RateLimit
 from stream_detector.web import guard
 
 log = logging.getLogger(__name__)

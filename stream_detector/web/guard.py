@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_detector.errors import DataError
-from stream_detector.health import PATHS as HEALTH
-from stream_detector.ratelimit import RateLimit
+from stream_detector.system.ratelimit import RateLimit
+from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.web.auth import COOKIE, Gate
 
 log = logging.getLogger(__name__)

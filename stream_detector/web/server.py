@@ -21,10 +21,10 @@ from typing import Any
 
 import uvicorn
 
-from stream_detector.assemble import Assembly
 from stream_detector.config import WebConfig
 from stream_detector.errors import EndpointError
-from stream_detector.metrics import make_registry
+from stream_detector.runtime.assemble import Assembly
+from stream_detector.telemetry.metrics import make_registry
 from stream_detector.web.api import Api, Rooms
 from stream_detector.web.auth import Gate, place_of, read_token
 from stream_detector.web.board import Board

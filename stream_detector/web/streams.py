@@ -28,10 +28,10 @@ import cv2
 from starlette.types import Receive, Scope, Send
 
 from stream_detector.errors import EndpointError
-from stream_detector.evidence import step_back
-from stream_detector.health import is_live
+from stream_detector.evidence.evidence import step_back
+from stream_detector.telemetry.health import is_live
+from stream_detector.telemetry.views import CameraView, TelemetrySnapshot
 from stream_detector.types import Preview, UInt8Array
-from stream_detector.views import CameraView, TelemetrySnapshot
 from stream_detector.web.board import Board
 from stream_detector.web.guard import answer
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_detector.capture.cuts import RUN_UP
 from stream_detector.cluster.camerahost import CameraHost
 from stream_detector.cluster.enginehost import EngineHost
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored
 from stream_detector.config import BatchConfig, CameraConfig, Config, TroubleConfig
-from stream_detector.cuts import RUN_UP
 from stream_detector.errors import EngineError
-from stream_detector.familiar import Familiar, FamiliarWatch, watches
-from stream_detector.preprocess import Recipe
+from stream_detector.models.familiar import Familiar, FamiliarWatch, watches
+from stream_detector.models.preprocess import Recipe
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import CameraStatus, WindowRef
 from tests.cluster.bench import FakeLink, plan

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_detector import cli
+from stream_detector.cli import main
 from trainer.__main__ import main as trainer_main
 
 PIP = "pip install 'stream-detector[ray]'"
@@ -26,7 +26,7 @@ def test_without_ray_one_sentence_names_the_pip_command(
     film = tmp_path / "film.mp4"
     film.write_bytes(b"anything")
     words = [word.format(film=film, out=tmp_path / "s.csv") for word in command]
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     err = capsys.readouterr().err
     assert PIP in err and err.count("\n") == 1
 
@@ -51,6 +51,6 @@ def test_without_ray_the_trainer_says_the_same(tmp_path: Path, capsys: pytest.Ca
 )
 def test_what_a_cluster_cannot_do_is_refused(options: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'stream-detector[ray]'")
-    assert cli.main(["cluster", "demo", *options]) == 2
+    assert main.main(["cluster", "demo", *options]) == 2
     err = capsys.readouterr().err
     assert word in err and err.count("\n") == 1

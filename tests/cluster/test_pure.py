@@ -13,8 +13,8 @@ from stream_detector.cluster.messages import Ended, Item, Scored, item_from_list
 from stream_detector.cluster.placement import Node, place
 from stream_detector.cluster.shardlog import ShardLog
 from stream_detector.errors import LedgerError, ProtocolError
+from stream_detector.events.wire import decode_reply, decode_request
 from stream_detector.types import CameraStatus, Timing, WindowRef
-from stream_detector.wire import decode_reply, decode_request
 
 A, B, C = (Node(name, 4.0) for name in "abc")
 CAMERAS = [f"cam{index:02d}" for index in range(12)]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.clusterlib import Run, compare, config_for, single
-from stream_detector import cli
-from stream_detector.raypool import connected
+from stream_detector.cli import main
+from stream_detector.system.raypool import connected
 from trainer.__main__ import main as trainer_main
 
 WHY = "Ray is not installed: pip install 'stream-detector[ray]'"
@@ -71,9 +71,9 @@ def test_score_by_ray_gives_the_same_table_and_sets_bad_files_aside(
     paths = [str(path) for path in sorted(films.glob("*.mp4"))]
     (tmp_path / "bad.mp4").write_bytes(b"not a video" * 100)
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    assert cli.main(["score", *paths, "--out", str(one), "--precision", "fp32"]) == 0
+    assert main.main(["score", *paths, "--out", str(one), "--precision", "fp32"]) == 0
     words = ["score", *paths, str(tmp_path / "bad.mp4"), "--out", str(two), "--precision", "fp32", "--ray"]
-    assert cli.main([*words, "--workers", "2"]) == 2
+    assert main.main([*words, "--workers", "2"]) == 2
     assert "bad: " in capsys.readouterr().err
     rows = [{line.split(",")[1] + line.split(",")[2] for line in p.read_text().splitlines()} for p in (one, two)]
     assert rows[0] == rows[1]

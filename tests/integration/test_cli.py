@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import zmq
 
-from stream_detector.cli import main
+from stream_detector.cli.main import main
 from stream_detector.testing import FakeCamera
 
 pytestmark = pytest.mark.integration
@@ -279,7 +279,7 @@ def test_a_bundle_with_a_wrong_fingerprint_is_refused(
 ) -> None:
     import shutil
 
-    from stream_detector.bundle import find_bundle
+    from stream_detector.models.bundle import find_bundle
 
     write_video(tmp_path / "a.mp4", 20)
     shutil.copytree(find_bundle("embedded"), tmp_path / "bundle")

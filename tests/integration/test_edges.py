@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from process_rig import DEADLINE_S, ROOT
 
-from stream_detector.cli import main
+from stream_detector.cli.main import main
 
 pytestmark = pytest.mark.integration
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stream_detector.capture import Capture, Watchdog
+from stream_detector.capture.capture import Capture, Watchdog
+from stream_detector.capture.decoded import Picture, look
+from stream_detector.capture.framing import Views
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.decoded import Picture, look
-from stream_detector.framing import Views
-from stream_detector.recipe import RECIPES
+from stream_detector.models.recipe import RECIPES
 from stream_detector.testing import FakeCamera
 from stream_detector.types import CameraStatus, Frame, SystemClock
 

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import pytest
 
+from stream_detector.capture.decoded import as_picture
+from stream_detector.capture.readers import NetworkReader
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.decoded import as_picture
 from stream_detector.errors import SourceError
-from stream_detector.readers import NetworkReader
 from stream_detector.testing import FakeCamera, numbered_image
 
 pytestmark = pytest.mark.integration

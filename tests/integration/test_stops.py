@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 QUIET = ("--no-dashboard", "--bind", "none", "--ledger", "none", "--no-evidence")
 RUN = str(ROOT / "run_stream.py")
-SCRIPT = "from stream_detector.start import entry; entry()"  # what the console script does
+SCRIPT = "from stream_detector.cli.start import entry; entry()"  # what the console script does
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_signal_at_a_random_point_of_the_imports(
     processes.append(process)
 
     def reached(lines: list[str]) -> bool:
-        first = next((n for n, line in enumerate(lines) if "stream_detector.cli" in line), None)
+        first = next((n for n, line in enumerate(lines) if "stream_detector.cli.main" in line), None)
         return first is not None and len(lines) > first + after
 
     process.when(reached, f"line {after}")
@@ -197,7 +197,7 @@ def test_a_hangup_of_the_terminal_ends_a_command(
     modules = waiting_module(tmp_path / "modules", "numpy", tmp_path / "never")
     take_terminal = (
         "import os, fcntl, sys, termios; master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0); "
-        "sys.argv[1:1] = []; from stream_detector.start import entry; entry()"
+        "sys.argv[1:1] = []; from stream_detector.cli.start import entry; entry()"
     )
     process = Process("-c", take_terminal, *arguments, cwd=tmp_path, path=modules, start_new_session=True)
     processes.append(process)

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("scipy", reason="scipy is not installed (extra: trainer-lite)")
 
 from trainer.__main__ import main
-from trainer.audit import Audit, audit
-from trainer.features import FeatureSet, VideoFeatures, load_features
+from trainer.data.audit import Audit, audit
+from trainer.data.features import FeatureSet, VideoFeatures, load_features
 
 
 def relu_like(seed: int, shift: float = 0.0) -> VideoFeatures:

@@ -16,11 +16,11 @@ import pytest
 if importlib.util.find_spec("keras") is None:
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
-from stream_detector.bundle import Bundle
+from stream_detector.models.bundle import Bundle
 from trainer.__main__ import main
-from trainer.backend import use_backend
-from trainer.features import load_features
-from trainer.videos import LabelledVideo, read_list, with_splits
+from trainer.data.features import load_features
+from trainer.data.videos import LabelledVideo, read_list, with_splits
+from trainer.mil.backend import use_backend
 
 FRAMES, VIDEOS = 40, 8
 
@@ -87,8 +87,8 @@ def test_the_five_commands_on_the_simplest_list(
 
 
 def test_a_training_video_under_another_name_is_recognised(listed: Path, tmp_path: Path) -> None:
-    from trainer import seen
-    from trainer.train import PRESETS, replace, train
+    from trainer.mil import seen
+    from trainer.mil.train import PRESETS, replace, train
 
     features = tmp_path / "features"
     assert main(["extract", "--list", str(listed), "--out", str(features)]) == 0

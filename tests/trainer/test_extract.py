@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.bundle import Bundle
 from stream_detector.errors import DataError
-from stream_detector.preprocess import Recipe
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.preprocess import Recipe
 from stream_detector.types import EngineOutput, UInt8Array
-from trainer.decode import DecodeState, decode_all, windows
-from trainer.extract import extract
-from trainer.features import load_features
-from trainer.videos import LabelledVideo
+from trainer.data.decode import DecodeState, decode_all, windows
+from trainer.data.extract import extract
+from trainer.data.features import load_features
+from trainer.data.videos import LabelledVideo
 
 RECIPE = Recipe("tiny", (24, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, fps=25.0)
 

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from stream_detector.errors import DataError
-from trainer.annotations import annotation_of, read_annotations
-from trainer.bags import Sampler, bags_of, segment_edges, to_segments, validation_split
-from trainer.features import FeatureSet, VideoFeatures, category_of, load_features, require_both_classes, require_finite
-from trainer.videos import read_list, read_ucf_crime
+from trainer.data.annotations import annotation_of, read_annotations
+from trainer.data.features import (
+    FeatureSet,
+    VideoFeatures,
+    category_of,
+    load_features,
+    require_both_classes,
+    require_finite,
+)
+from trainer.data.videos import read_list, read_ucf_crime
+from trainer.mil.bags import Sampler, bags_of, segment_edges, to_segments, validation_split
 
 RNG = np.random.default_rng(0)
 

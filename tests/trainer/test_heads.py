@@ -14,9 +14,9 @@ if importlib.util.find_spec("keras") is None:  # importing it here would fix its
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
 from stream_detector.errors import DataError
-from stream_detector.temporal import Scaling, StreamingHead, view_parts
-from trainer.backend import seed_everything, use_backend
-from trainer.heads import HeadSpec, build_head, fit_scaling, principal_axes, see, weights_of
+from stream_detector.models.temporal import Scaling, StreamingHead, view_parts
+from trainer.mil.backend import seed_everything, use_backend
+from trainer.mil.heads import HeadSpec, build_head, fit_scaling, principal_axes, see, weights_of
 
 SPECS = {
     "paper": HeadSpec(24, "mlp", (12, 5)),
@@ -35,7 +35,7 @@ def keras() -> Iterator[Any]:
 
 def made(spec: HeadSpec, rows: np.ndarray) -> tuple[StreamingHead, Any]:
     """The streaming head, and a function that gives the framework's logits (V, T)."""
-    from trainer.step import predict
+    from trainer.mil.step import predict
 
     seed_everything(5)
     scaling = fit_scaling(rows.reshape(-1, spec.dim), 8.0, False, spec.projection)

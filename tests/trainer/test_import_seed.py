@@ -9,8 +9,8 @@ import pytest
 
 from stream_detector.errors import CheckpointError, DataError
 from trainer.__main__ import main
-from trainer.features import load_features
-from trainer.import_seed import dense_layers, head_of, read_checkpoint
+from trainer.data.features import load_features
+from trainer.mil.import_seed import dense_layers, head_of, read_checkpoint
 
 RNG = np.random.default_rng(0)
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from trainer import losses_numpy as spec
+from trainer.mil import losses_numpy as spec
 
 RNG = np.random.default_rng(3)
 BAGS = ([RNG.uniform(0, 1, n) for n in (9, 5, 32)], [RNG.uniform(0, 1, n) for n in (7, 3, 32)])

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.errors import DataError
-from trainer.annotations import read_annotations
-from trainer.events import alarms, best_threshold, event_figures, event_table, judge
-from trainer.metrics import average_precision, calibration_error, far, frame_figures, roc_auc
-from trainer.oracles import late_scores, oracle_lines, video_scores
-from trainer.timeline import Timeline, all_pieces, pieces_of, segment_windows
+from trainer.data.annotations import read_annotations
+from trainer.data.timeline import Timeline, all_pieces, pieces_of, segment_windows
+from trainer.evaluation.events import alarms, best_threshold, event_figures, event_table, judge
+from trainer.evaluation.metrics import average_precision, calibration_error, far, frame_figures, roc_auc
+from trainer.evaluation.oracles import late_scores, oracle_lines, video_scores
 
 metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
 

@@ -15,7 +15,7 @@ import pytest
 if importlib.util.find_spec("keras") is None:
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
-from trainer.backend import seed_everything, use_backend
+from trainer.mil.backend import seed_everything, use_backend
 
 STEPS, VIDEOS, SEGMENTS, DIM, HIDDEN = 20, 8, 6, 5, 4
 BACKENDS = ["torch", *(["tensorflow"] if importlib.util.find_spec("tensorflow") else [])]
@@ -24,13 +24,13 @@ WORKER = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np
-from trainer.backend import use_backend
+from trainer.mil.backend import use_backend
 backend, told = sys.argv[1], json.loads(sys.stdin.read())
 use_backend(backend)
 from keras import ops
-from trainer.heads import HeadSpec, build_head
-from trainer.step import make_step
-from trainer.train import Hyper, make_optimizer
+from trainer.mil.heads import HeadSpec, build_head
+from trainer.mil.step import make_step
+from trainer.mil.train import Hyper, make_optimizer
 rows, found = np.array(told["rows"], np.float32), []
 for optimizer, rate, accumulator in told["cases"]:
     hyper = Hyper(optimizer=optimizer, learning_rate=rate, accumulator=accumulator)
@@ -113,9 +113,9 @@ def test_gradients_by_hand_are_those_of_the_framework(dropout: float, linear_las
         import torch
         from keras import ops
 
-        from trainer import losses
-        from trainer.densechain import chain_of, value_and_gradients
-        from trainer.heads import HeadSpec, build_head, kernels_of
+        from trainer.mil import losses
+        from trainer.mil.densechain import chain_of, value_and_gradients
+        from trainer.mil.heads import HeadSpec, build_head, kernels_of
 
         seed_everything(0)
         model = build_head(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.checkpoint import Curve
-from trainer.stopping import has_turned, trailing_means
+from trainer.mil.checkpoint import Curve
+from trainer.mil.stopping import has_turned, trailing_means
 
 LEAST = 10
 

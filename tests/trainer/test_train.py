@@ -19,14 +19,14 @@ if importlib.util.find_spec("keras") is None:  # importing it here would fix its
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
 from stream_detector.errors import CheckpointError, DataError
-from stream_detector.head import TemporalHead, build_head
+from stream_detector.models.head import TemporalHead, build_head
 from trainer.__main__ import main
-from trainer.backend import use_backend
-from trainer.checkpoint import load_checkpoint
-from trainer.evaluate import evaluate, score_videos
+from trainer.data.features import FeatureSet, load_features
+from trainer.evaluation.evaluate import evaluate, score_videos
 from trainer.export import head_state
-from trainer.features import FeatureSet, load_features
-from trainer.train import PRESETS, head_spec, parse_setting, train
+from trainer.mil.backend import use_backend
+from trainer.mil.checkpoint import load_checkpoint
+from trainer.mil.train import PRESETS, head_spec, parse_setting, train
 
 FRAMES, SEGMENTS, DIM = 320, 8, 12
 QUICK = replace(
@@ -106,7 +106,7 @@ def build_bundle_head(part: dict[str, Any], state: dict[str, Any]) -> TemporalHe
 
 
 def test_a_snapshot_of_weights_does_not_move_with_training() -> None:
-    from trainer.heads import build_head, weights_of
+    from trainer.mil.heads import build_head, weights_of
 
     model = build_head(head_spec(QUICK, DIM), "rows")
     kept = weights_of(model)
@@ -135,7 +135,7 @@ def test_ranking_losses_learn_too(data: Path, preset: str) -> None:
 def test_an_exported_head_scores_the_same(data: Path) -> None:
     import torch
 
-    from stream_detector.head import Head
+    from stream_detector.models.head import Head
 
     features = load_features(data / "features.npz").of_split("train")
     checkpoint = train(features, replace(QUICK, steps=20, projection=7, widths=(9, 4)), "torch")
@@ -149,9 +149,9 @@ def test_an_exported_head_scores_the_same(data: Path) -> None:
 
 
 def test_a_layer_without_relu_is_folded_away_and_the_scores_stay(data: Path) -> None:
-    from trainer.heads import build_head as keras_head
-    from trainer.heads import merged, weights_of
-    from trainer.step import predict
+    from trainer.mil.heads import build_head as keras_head
+    from trainer.mil.heads import merged, weights_of
+    from trainer.mil.step import predict
 
     spec = head_spec(replace(QUICK, widths=(9, 4)), DIM)
     model = keras_head(spec, "rows", SEGMENTS, "glorot_normal", True)
@@ -169,7 +169,7 @@ def test_a_layer_without_relu_is_folded_away_and_the_scores_stay(data: Path) -> 
 
 
 def test_the_test_split_is_never_trained_on(data: Path) -> None:
-    from trainer.train import training_videos
+    from trainer.mil.train import training_videos
 
     features = load_features(data / "features.npz")
     assert {v.split for v in training_videos(features).videos} == {"train"}

@@ -17,8 +17,8 @@ import pytest
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 
-from stream_detector.assemble import Assembly, assembled
 from stream_detector.config import Config, WebConfig, build_config
+from stream_detector.runtime.assemble import Assembly, assembled
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import UInt8Array
 from stream_detector.web.board import Board

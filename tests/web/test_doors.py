@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stream_detector.cli import main
+from stream_detector.cli.main import main
 from stream_detector.config import WebConfig
 from stream_detector.errors import ConfigError, EndpointError
 from stream_detector.web.api import Api

@@ -26,16 +26,16 @@ import torch
 from rich.console import Console
 
 import trainer
-from stream_detector.bundle import Bundle
 from stream_detector.errors import DataError, UsageError
-from stream_detector.head import Head
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.head import Head
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.evaluation import pixels
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.looks import Store, bundle_look, i3d_look
 from trainer.evaluation.material import Piece, limited, read_pieces
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
-from trainer.extras import video_files
+from trainer.recipes.embedded.extras import video_files
 
 BACKGROUND = (18, 32)
 
@@ -133,7 +133,7 @@ def _backgrounds(cache: Path, pieces: Sequence[Piece], samples: Sequence[Path], 
 
 
 def _quiet(args: argparse.Namespace, store: Store, console: Console) -> list[Quiet]:
-    """Every other recording of the folder, those that no network was trained on (see `trainer.extras`)."""
+    """Every other recording of the folder: no network was trained on them (see `extras`)."""
     if args.quiet is None:
         return []
     found: list[Quiet] = []

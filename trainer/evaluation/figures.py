@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_detector.calibration import poisson_lower, poisson_upper
-from trainer.measure import auc
+from stream_detector.alarms.calibration import poisson_lower, poisson_upper
+from trainer.recipes.embedded.measure import auc
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

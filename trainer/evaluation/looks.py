@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stream_detector.backbones.i3d import load_i3d
-from stream_detector.bundle import Bundle
 from stream_detector.config import build_config
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
+from stream_detector.models.backbones.i3d import load_i3d
+from stream_detector.models.bundle import Bundle
 from stream_detector.types import Float32Array, UInt8Array
-from trainer.clips import Size, named
-from trainer.compiled import compiled_teacher
+from trainer.data.clips import Size, named
 from trainer.evaluation import pixels
+from trainer.recipes.embedded.compiled import compiled_teacher
 
 Answer = Callable[[UInt8Array], Float32Array]
 

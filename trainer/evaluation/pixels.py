@@ -18,11 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from stream_detector import recordings
+from stream_detector.capture import recordings
 from stream_detector.errors import DataError, SourceError
-from stream_detector.recipe import RECIPES
+from stream_detector.models.recipe import RECIPES
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
-from trainer.clips import Size, sides, small_rgb
+from trainer.data.clips import Size, sides, small_rgb
 
 PROBE_FRAMES = 8
 RECIPE = RECIPES["stream-112"]  # its rate and filter; the size is the network's

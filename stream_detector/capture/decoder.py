@@ -1,0 +1,318 @@
+"""A container and the decoder of its video stream, by PyAV: packets in, frames with their stamps and their damage out.
+
+What the container claims (number of frames, rate, duration) decides nothing here. FFmpeg's own lines are kept quiet
+(PyAV's default), and its errors never get out as they are: they hold the whole address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.stream
+import numpy as np
+from av.codec.hwaccel import HWAccel
+
+from stream_detector.capture.httpio import HttpError
+from stream_detector.capture.mediaclock import MediaClock
+
+DEFAULT_FPS = 25.0
+MAX_FPS = 240.0
+MIN_FPS = 0.001
+FAILURES_AT_ONCE = 64  # packets in a row without a picture, after which `next` comes back all the same
+READ_ERRORS = 8  # errors of the container in a row that end it
+MAX_PIXELS = 8192 * 8192  # of a picture; a larger one is refused before memory is taken for it
+MAX_ALLOCATION = 512 << 20  # bytes of one allocation by FFmpeg: a description of 2 GB is refused, not read
+log = logging.getLogger(__name__)
+
+
+class DecodeError(Exception):
+    """A source cannot be opened or holds nothing to decode. The text is half a sentence: "is … ". No address in it."""
+
+
+class UnknownCodecError(DecodeError):
+    """There is a video stream, and no decoder for it; FFmpeg does not tell the name of what it does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One frame. media_s: media time.  cut: the stamps jumped before it.  missed: packets lost right before it.
+
+    corrupt: the decoder says that it conceals damage.  key: it is a key frame.  stamped: whether media_s says anything.
+    """
+
+    frame: av.VideoFrame
+    media_s: float
+    cut: bool
+    missed: int
+    corrupt: bool
+    key: bool
+    stamped: bool = True
+
+
+class Decoder:
+    """One opened source. address: what FFmpeg opens (a secret, never shown), or an opened file to read from.
+
+    timeout: seconds for opening and for each read; None: never.  options: of FFmpeg.  threads: of the decoder.
+    hwaccel: name of a device such as "cuda", or ""; software where it fails.  Raises DecodeError from `open`, and
+    av.FFmpegError from `next` for a network source that breaks (files end instead).
+    """
+
+    def __init__(
+        self,
+        address: Any,
+        *,
+        form: str | None = None,
+        options: Mapping[str, str] | None = None,
+        timeout: tuple[float, float] | None = None,
+        threads: int = 1,
+        hwaccel: str = "",
+        live: bool = False,
+        io_open: Callable[[str, int, dict[str, str]], Any] | None = None,
+    ) -> None:
+        self.fps = DEFAULT_FPS  # an estimate until frames have come
+        self.duration_s: float | None = None  # as the container says; to be shown, not to be relied on
+        self.codec = ""
+        self.packets = 0
+        self.pictures = 0
+        self.keys = 0
+        self.damaged = 0  # packets that gave an error, and pictures flagged as damaged
+        self.broken_end = False  # the last packet was cut off
+        self._address, self._form, self._options = address, form, dict(options or {})
+        self._timeout, self._threads, self._hwaccel, self._live = timeout, threads, hwaccel, live
+        self._io_open = io_open
+        self._container: av.container.InputContainer | None = None
+        self._stream: Any = None
+        self._demuxed: Iterator[Any] = iter(())
+        self._ready: deque[tuple[av.VideoFrame, int]] = deque()
+        self._missed = 0
+        self._ended = False
+        self._clock = MediaClock()
+
+    def open(self) -> None:
+        """Open the container and its decoder; nothing is decoded yet beyond what FFmpeg looks at itself."""
+        accel = None
+        if self._hwaccel:
+            try:
+                accel = HWAccel(self._hwaccel, allow_software_fallback=True)
+            except (ValueError, RuntimeError, NotImplementedError, av.FFmpegError):
+                log.warning("hardware decoding by %s cannot be had here; decoding in software", self._hwaccel)
+        begun_s = time.monotonic()
+        try:
+            self._open(accel)
+        except (DecodeError, HttpError):
+            self.close()
+            raise
+        except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
+            self.close()
+            waited = self._timeout is not None and time.monotonic() - begun_s > 0.9 * self._timeout[0]
+            why = "did not answer in time" if waited else _why(error)
+            if self._live and isinstance(error, av.error.InvalidDataError) and not waited:
+                why = "sends no video that can be decoded"
+            raise DecodeError(why) from None
+
+    def _open(self, accel: HWAccel | None) -> None:
+        container = av.open(
+            self._address,
+            format=self._form,
+            options={"max_pixels": str(MAX_PIXELS), **self._options},
+            metadata_errors="replace",
+            timeout=self._timeout,
+            hwaccel=accel,
+            io_open=self._io_open,
+        )
+        self._container = container
+        stream = self._stream = self._choose(container)
+        context = stream.codec_context
+        context.thread_count = self._threads
+        if self._threads > 1:
+            context.thread_type = "AUTO"
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        self.codec = context.name
+        rate = stream.average_rate or stream.guessed_rate
+        self.fps = sane_fps(float(rate) if rate else 0.0)
+        self.duration_s = container.duration / av.time_base if container.duration else None
+        start_s = None if container.start_time is None else container.start_time / av.time_base
+        self._clock = MediaClock(start_s, may_jump=bool(container.format.flags & _TS_DISCONT))
+        self._demuxed = container.demux(stream)
+
+    @staticmethod
+    def _choose(container: av.container.InputContainer) -> Any:
+        """The stream to decode. Raises DecodeError where there is none, in the user's words."""
+        kinds = [stream.type for stream in container.streams]
+        films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not films:
+            if container.streams.video:
+                raise DecodeError("holds a cover picture but no video")
+            if "audio" in kinds:
+                raise DecodeError("holds sound but no video")
+            raise DecodeError("holds no video stream")
+        able = [s for s in films if s.codec_context is not None]
+        if not able:
+            raise UnknownCodecError("holds video encoded in a way that this build cannot decode")
+        best = container.streams.best("video")
+        return best if best in able else max(able, key=lambda s: (s.width or 0) * (s.height or 0))
+
+    def next(self) -> Decoded | None:
+        """The next frame; None when there is none for now: then `ended` says whether the source is at its end."""
+        failures = 0
+        while not self._ready:
+            packet = self._packet()
+            if packet is None:
+                return None
+            before = len(self._ready)
+            self._decode(packet)
+            failures += len(self._ready) == before
+            if failures >= FAILURES_AT_ONCE and not self._ready:
+                return None
+        frame, missed = self._ready.popleft()
+        return self._told(frame, missed)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._ended and not self._ready
+
+    def _packet(self) -> Any:
+        """The next packet of the stream, the empty one that flushes the decoder, or None at the end."""
+        for _ in range(READ_ERRORS):
+            if self._ended or self._container is None:
+                return None
+            try:
+                packet = next(self._demuxed)
+            except StopIteration:
+                self._ended = True
+                return None
+            except (av.FFmpegError, OSError):
+                if self._live:
+                    raise
+                self._lost()  # a damaged stretch of a file: go on behind it
+                self._demuxed = self._container.demux(self._stream)
+                continue
+            if packet.size:
+                self.packets += 1
+                self.broken_end = packet.is_corrupt
+            return packet
+        self._ended = True
+        return None
+
+    def _decode(self, packet: Any) -> None:
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except (av.FFmpegError, OSError, ValueError):
+            self._lost()
+            return
+        for frame in frames:
+            if not self.pictures and is_void(frame):
+                self._lost()  # success was reported, and there is no picture
+                continue
+            self.pictures += 1
+            self.keys += bool(frame.key_frame)
+            self.damaged += bool(frame.is_corrupt)
+            self._ready.append((frame, self._missed))
+            self._missed = 0
+
+    def _lost(self) -> None:
+        self._missed += 1
+        self.damaged += 1
+
+    def _told(self, frame: av.VideoFrame, missed: int) -> Decoded:
+        base = frame.time_base
+        stamp_s = None if frame.pts is None or base is None else float(frame.pts * base)
+        length_s = float(frame.duration * base) if frame.duration and base is not None else 0.0
+        step_s = length_s if 1 / MAX_FPS <= length_s <= 10.0 else 1.0 / self.fps
+        media_s, cut = self._clock.time(stamp_s, step_s)
+        return Decoded(frame, media_s, cut, missed, bool(frame.is_corrupt), bool(frame.key_frame))
+
+    def seek(self, media_s: float) -> bool:
+        """Go to the key frame at or before a media time; False where the source cannot.
+
+        Stamps count from the container's start, as before; one without stamps or with jumps cannot be sought in.
+        """
+        container = self._container
+        if container is None or container.start_time is None or bool(container.format.flags & _NO_STAMPS):
+            return False
+        try:
+            container.seek(container.start_time + int(media_s * av.time_base), backward=True)
+        except (av.FFmpegError, OSError):
+            return False
+        self._ready.clear()
+        self._ended = False
+        self._clock = MediaClock(container.start_time / av.time_base)
+        self._demuxed = container.demux(self._stream)
+        return True
+
+    def last_byte(self) -> int:
+        """Where the last picture ends by the container's own index, in bytes; 0 without an index."""
+        entries: Any = getattr(self._stream, "index_entries", None)
+        if entries is None or not len(entries):
+            return 0
+        newest = [entries[k] for k in range(max(0, len(entries) - 8), len(entries))]
+        return max(int(entry.pos + entry.size) for entry in newest)
+
+    def close(self) -> None:
+        """Let go of the source. Safe to call twice."""
+        container, self._container, self._stream = self._container, None, None
+        self._demuxed = iter(())
+        self._ready.clear()
+        self._ended = True
+        if container is not None:
+            container.close()
+
+
+def is_void(frame: av.VideoFrame) -> bool:
+    """Whether all planes are zero, as no black is: what some decoders hand out for what they cannot decode."""
+    if frame.format.is_rgb or len(frame.planes) < 3:
+        return False
+    return not any(np.frombuffer(memoryview(plane), np.uint8)[::13].any() for plane in frame.planes)
+
+
+def sane_fps(fps: float) -> float:
+    """A rate that can be; DEFAULT_FPS for others."""
+    return fps if math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS else DEFAULT_FPS
+
+
+def _why(error: BaseException) -> str:
+    """Half a sentence on why a source cannot be opened; nothing of the library's own text, which holds the address."""
+    if isinstance(error, av.error.DecoderNotFoundError):
+        return "is encoded in a way that this build cannot decode"
+    if isinstance(error, av.error.InvalidDataError | av.error.DemuxerNotFoundError):
+        return "is not a video that can be decoded, or was cut off before its index was written"
+    if isinstance(error, av.error.PermissionError | PermissionError):
+        return "may not be read"
+    if isinstance(error, av.error.ExitError | TimeoutError):
+        return "did not answer in time"
+    if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
+        return "refuses user or password"
+    if isinstance(error, av.error.HTTPNotFoundError):
+        return "has no stream of that name"
+    if isinstance(error, av.error.ConnectionRefusedError):
+        return "refused the connection"
+    if isinstance(error, av.error.MemoryError | MemoryError):
+        return "sends more than can be taken at once"
+    return "gives no video that can be read"
+
+
+def _limit_allocations() -> None:
+    """Bound what FFmpeg takes at a time; PyAV has no call for it. Without the library's file nothing is bounded."""
+    folder = Path(av.__file__).parent
+    for path in [*(folder.parent / "av.libs").glob("libavutil*.so*"), *(folder / ".dylibs").glob("libavutil*.dylib")]:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(str(path)).av_max_alloc(ctypes.c_size_t(MAX_ALLOCATION))
+
+
+_limit_allocations()
+_NO_STAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
+_TS_DISCONT = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: the format's clock may start again in the middle

@@ -1,0 +1,306 @@
+"""Blocking readers: one per kind of source, all with the same five calls. Used by one capture thread each.
+
+    FileReader      a video file; media time is its presentation time stamps
+    NetworkReader   RTSP, HTTP, a pipe (`netreaders`)
+    UsbReader       a USB camera; the capture thread stamps the time
+    DemoReader      the rendered scene; behaves like a file
+
+Everything but USB cameras is decoded by PyAV; OpenCV's opener holds one lock for the whole process while it opens.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+
+from stream_detector.capture.containers import codec_named, wanted_bytes
+from stream_detector.capture.decoded import AnyPicture, DecodedPicture, Picture
+from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder, UnknownCodecError, sane_fps
+from stream_detector.capture.grabs import GrabResult, GrabStatus
+from stream_detector.capture.netreaders import ALL_KEYS, NetworkReader
+from stream_detector.capture.pictures import to_bgr
+from stream_detector.capture.sources import demo_options
+from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.config.address import Source, printable
+from stream_detector.errors import SourceError
+from stream_detector.types import DegradedCause, UInt8Array
+
+__all__ = [
+    "DemoReader",
+    "FileReader",
+    "GrabResult",
+    "GrabStatus",
+    "NetworkReader",
+    "Reader",
+    "UsbReader",
+    "make_reader",
+]
+
+_LOST_AFTER = 3  # False in a row after which a USB camera is lost (one alone may be a damaged packet)
+
+
+class Reader(Protocol):
+    """A source being read. fps: frames a second as the source says (an estimate).  detail: how it ended, or ""."""
+
+    fps: float
+    detail: str
+
+    def open(self) -> None:
+        """Open the source; may block for the open time-out. Raises SourceError."""
+        ...
+
+    def grab(self) -> GrabResult:
+        """Take the next frame off the source without converting it; may block for the read time-out or longer."""
+        ...
+
+    def retrieve(self) -> AnyPicture | None:
+        """The grabbed frame, or an array uint8 (h, w, 3) BGR; None when it cannot be decoded."""
+        ...
+
+    def close(self) -> None:
+        """Release the source. Safe to call twice."""
+        ...
+
+
+def make_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
+    """The reader for a camera's source. Raises SourceError for a source that cannot exist."""
+    source = camera.source
+    if source.kind == "file":
+        return FileReader(source.path, config)
+    if source.kind == "demo":
+        return DemoReader(source)
+    if source.kind == "usb":
+        return UsbReader(source, config)
+    return NetworkReader(camera, config)
+
+
+def check_source(camera: CameraConfig, config: CaptureConfig) -> None:
+    """Open a file or demo, see its first frame, close it; live sources are not touched. Raises SourceError."""
+    if camera.source.live:
+        return
+    reader = make_reader(camera, config)
+    try:
+        reader.open()
+    finally:
+        reader.close()
+
+
+class FileReader:
+    """A video file, read to its true end: a damaged stretch is skipped, a missing end is told in `detail`."""
+
+    def __init__(self, path: Path, config: CaptureConfig) -> None:
+        self.fps = DEFAULT_FPS
+        self.detail = ""
+        self.duration_s: float | None = None  # as the container says, for a progress bar
+        self._path = path
+        self._decoder = Decoder(
+            _file_address(path),
+            options={"protocol_whitelist": "file,crypto,data"},  # a playlist that poses as a video opens no network
+            threads=config.decoder_threads,
+            hwaccel=config.hwaccel,
+        )
+        self._open = False
+        self._ahead: Decoded | None = None  # open() read the first frame already
+        self._now: Decoded | None = None
+
+    def open(self) -> None:
+        """Open and decode the first frame. Raises SourceError when there is none."""
+        name = repr(printable(self._path))
+        if not self._path.is_file():
+            raise SourceError(f"video file {name} does not exist; give an existing file")
+        if not os.access(self._path, os.R_OK):
+            raise SourceError(f"video file {name} may not be read; give the user read permission")
+        if self._path.stat().st_size == 0:
+            raise SourceError(f"{name} is empty; give a complete video file")
+        try:
+            self._decoder.open()
+        except UnknownCodecError:
+            codec = codec_named(self._path) or "a way that it does not name"
+            raise SourceError(
+                f"{name} holds video encoded in {codec}, which this build cannot decode; convert it to H.264"
+            ) from None
+        except DecodeError as error:
+            raise SourceError(f"{name} {error}; give a complete video file") from None
+        while self._ahead is None and not self._decoder.ended:
+            self._ahead = self._decoder.next()
+        if self._ahead is None:
+            codec = self._decoder.codec
+            self.close()
+            if not self._decoder.packets:
+                raise SourceError(f"{name} holds no frames at all; give a complete video file")
+            raise SourceError(
+                f"{name} holds no frame that can be decoded (its video is encoded in {codec}); give a video with frames"
+            )
+        self.fps, self.duration_s = self._decoder.fps, self._decoder.duration_s
+        self._open = True
+
+    def grab(self) -> GrabResult:
+        """The next frame with its media time; "end" after the last. `missed`: packets before it without a picture."""
+        if not self._open:
+            return GrabResult("end")
+        self._now = None  # the decoder may have its memory back
+        found, self._ahead = self._ahead or self._decoder.next(), None
+        self._now = found
+        if found is None:
+            if not self._decoder.ended:
+                return GrabResult("bad")
+            self._finish()
+            return GrabResult("end")
+        cause: DegradedCause | None = "corrupt" if found.missed or found.corrupt else "seek" if found.cut else None
+        key = None if self._decoder.codec in ALL_KEYS else found.key
+        return GrabResult("frame", found.media_s, cause, found.missed, key)
+
+    def _finish(self) -> None:
+        """Say in `detail` what is missing or damaged, by what was decoded."""
+        decoder = self._decoder
+        told = f"{decoder.pictures} frames could be read"
+        if decoder.broken_end or max(decoder.last_byte(), wanted_bytes(self._path)) > self._path.stat().st_size:
+            self.detail = f"truncated: the file ends in the middle of the video; {told}"
+        elif decoder.damaged:
+            self.detail = f"damaged: {decoder.damaged} frames are lost or damaged, {told}"
+
+    def retrieve(self) -> Picture | None:
+        """The grabbed frame, upright as the file says."""
+        return None if self._now is None else DecodedPicture(self._now.frame)
+
+    def seek(self, media_s: float) -> bool:
+        """Go on with the key frame at or before a media time; False where the file cannot: then open it again."""
+        self._ahead = self._now = None
+        return self._decoder.seek(media_s)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._open = False
+        self._ahead = self._now = None
+        self._decoder.close()
+
+
+def _file_address(path: Path) -> str:
+    """What FFmpeg opens: with the protocol's name, because it takes any other "name:" at the front for a protocol."""
+    return f"file:{path.absolute()}"
+
+
+class UsbReader:
+    """A USB camera, by OpenCV."""
+
+    def __init__(self, source: Source, config: CaptureConfig) -> None:
+        self.fps = DEFAULT_FPS
+        self.detail = ""
+        self._source = source
+        self._config = config
+        self._cap: cv2.VideoCapture | None = None
+
+    def open(self) -> None:
+        """Open the device. Raises SourceError."""
+        cap = cv2.VideoCapture(self._source.usb_index, cv2.CAP_ANY)
+        if not cap.isOpened():
+            cap.release()
+            raise SourceError(
+                f"USB camera {self._source.shown!r} cannot be opened; check that it is plugged in, that the user may "
+                "read it, and that no other program has it"
+            )
+        self._cap = cap
+        self.fps = sane_fps(cap.get(cv2.CAP_PROP_FPS))
+
+    def grab(self) -> GrabResult:
+        """The next frame; "lost" when the camera is gone."""
+        for missed in range(_LOST_AFTER):
+            began_s = time.monotonic()
+            if self._cap is None:
+                break
+            if _grab(self._cap):
+                return GrabResult("frame", None, "corrupt" if missed else None, missed)
+            if time.monotonic() - began_s > 0.5 * self._config.read_timeout_s:
+                break  # a time-out: asking again would wait as long
+        return GrabResult("lost")
+
+    def retrieve(self) -> UInt8Array | None:
+        """uint8 (h, w, 3) BGR; None when it cannot be decoded."""
+        return _retrieve(self._cap)
+
+    def close(self) -> None:
+        """Let go of the device."""
+        if self._cap is not None:
+            self._cap.release()
+        self._cap = None
+
+
+class _Scene(Protocol):
+    fps: float
+    frame_count: int
+
+    def frame(self, index: int) -> UInt8Array: ...
+
+
+class DemoReader:
+    """The rendered demo, drawn frame by frame as it is read. scene: injectable; else `demo.DemoScene`."""
+
+    def __init__(self, source: Source, scene: Callable[[], _Scene] | None = None) -> None:
+        self.fps = DEFAULT_FPS
+        self.duration_s: float | None = None
+        self.detail = ""
+        self._options = demo_options(source)
+        self._make = scene
+        self._scene: _Scene | None = None
+        self._index = -1
+
+    def open(self) -> None:
+        """Set the scene."""
+        self._scene = self._make() if self._make else self._demo_scene()
+        self.fps = float(self._scene.fps)
+        self.duration_s = self._scene.frame_count / self.fps
+        self._index = -1
+
+    @property
+    def scene(self) -> _Scene | None:
+        """The scene once it is set."""
+        return self._scene
+
+    def _demo_scene(self) -> _Scene:
+        from stream_detector.demo import DemoScene
+
+        options = self._options
+        chosen: dict[str, int | float | bool] = {}
+        if "duration" in options:
+            chosen["duration_s"] = float(options["duration"])
+        if "incident" in options:
+            chosen["incident"] = bool(options["incident"])
+        make: Callable[..., _Scene] = DemoScene
+        return make(seed=int(options.get("seed", 0)), **chosen)
+
+    def grab(self) -> GrabResult:
+        """Step to the next frame; nothing is drawn yet."""
+        if self._scene is None or self._index + 1 >= self._scene.frame_count:
+            return GrabResult("end")
+        self._index += 1
+        return GrabResult("frame", self._index / self.fps)
+
+    def retrieve(self) -> UInt8Array | None:
+        """Draw the frame: uint8 (h, w, 3) BGR."""
+        return None if self._scene is None else self._scene.frame(self._index)
+
+    def close(self) -> None:
+        """Forget the scene."""
+        self._scene = None
+
+
+def _grab(cap: cv2.VideoCapture) -> bool:
+    try:
+        return bool(cap.grab())
+    except cv2.error:
+        return False
+
+
+def _retrieve(cap: cv2.VideoCapture | None) -> UInt8Array | None:
+    if cap is None:
+        return None
+    try:
+        ok, image = cap.retrieve()
+        return to_bgr(image) if ok and image is not None and image.size else None
+    except cv2.error:
+        return None

@@ -1,0 +1,116 @@
+"""Recordings read whole, without a capture thread: what the trainer, calibration and quantisation see of a file.
+
+    file ──FileReader──▶ Spacing ──▶ Seen (a picture that the recipe wants) ──views──▶ Windower ──▶ Window
+
+The same reader, spacing, scaling, cuts and windower as the stream's, so a window made here is the one that the stream
+would score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stream_detector.capture.cuts import CutFinder
+from stream_detector.capture.decoded import Picture, UnreadablePictureError, as_picture, look
+from stream_detector.capture.readers import FileReader
+from stream_detector.capture.tally import Spacing
+from stream_detector.capture.window import Windower
+from stream_detector.config import CaptureConfig, WindowConfig
+from stream_detector.models.recipe import Recipe
+from stream_detector.types import Frame, SystemClock, Window
+
+
+@dataclass
+class DecodeState:
+    """What is known of a video once it is decoded. frames: grabbed.  fps: measured over the whole of it; until the end
+    what the file says.  detail: damage, or "".  error: why it could not be read, or ""."""
+
+    frames: int = 0
+    fps: float = 0.0
+    detail: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture that is wanted. index: of the frame in its file.  causes: why it does not follow on from the last."""
+
+    index: int
+    media_s: float
+    picture: Picture
+    causes: tuple[str, ...]
+
+
+def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> Generator[Seen]:
+    """The pictures of one file that a recipe of `frame_fps` wants, in order. Fills `state`. Raises SourceError."""
+    state = state if state is not None else DecodeState()
+    reader = FileReader(path, CaptureConfig())
+    spacing = Spacing(frame_fps)
+    pending: set[str] = set()
+    first_s = media_s = 0.0
+    try:
+        reader.open()
+        state.fps = reader.fps
+        while (grabbed := reader.grab()).status != "end":
+            if grabbed.status != "frame":
+                pending.add("corrupt")
+                continue
+            index, media_s = state.frames, grabbed.media_s or 0.0
+            first_s = first_s if index else media_s
+            state.frames += 1
+            if grabbed.cause:
+                pending.add(grabbed.cause)
+            if not spacing.wanted(media_s):
+                continue
+            found = reader.retrieve()
+            if found is None:
+                pending.add("corrupt")
+                continue
+            spacing.taken(media_s)
+            causes = tuple(sorted(pending))
+            pending.clear()
+            yield Seen(index, media_s, as_picture(found), causes)
+        if state.frames > 1 and media_s > first_s:
+            state.fps = (state.frames - 1) / (media_s - first_s)
+        state.detail = reader.detail
+    finally:
+        reader.close()
+
+
+def frames(path: Path, recipe: Recipe, camera: str = "video", state: DecodeState | None = None) -> Iterator[Frame]:
+    """The pictures of one file as frames of the recipe's views, in order. Fills `state`. Raises SourceError.
+
+    captured_s, captured_utc: 0, for nobody filmed them now.
+    """
+    unreadable: set[str] = set()
+    for seen in pictures(path, recipe.fps, state):
+        try:
+            views = look(seen.picture, recipe)
+        except UnreadablePictureError:
+            unreadable = {"corrupt"}
+            continue
+        causes = tuple(sorted(unreadable.union(seen.causes)))
+        unreadable = set()
+        yield Frame(camera, seen.index, seen.media_s, 0.0, 0.0, views[0], None, causes, views[1:])
+
+
+def windows(
+    path: Path, recipe: Recipe, stride_frames: int | None = None, state: DecodeState | None = None
+) -> Iterator[Window]:
+    """The windows of one file in order, cut as by a run with the usual settings. Fills `state`. Raises SourceError.
+
+    stride_frames: frames of the recipe between the starts of two windows; None: a window's length.
+    """
+    settings = WindowConfig()
+    windower = Windower(
+        "video", path.name, stride_frames or recipe.frames, settings.max_gap_s, SystemClock(), CutFinder()
+    )
+    for frame in frames(path, recipe, state=state):
+        window = windower.push(frame)
+        if window is not None:
+            yield window
+    last = windower.finish()
+    if last is not None:
+        yield last

@@ -1,0 +1,321 @@
+"""`stream-detector doctor`: what is installed, what will be used and why, and whether the detector can run here.
+
+Nothing is taken on trust: the engine scores a window, the encoders write a clip that is read back, ports are bound and
+files are written. Every check is independent; one that fails says what to do. Exit code 0 when none failed, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stream_detector.cli.findings import Check, State, print_findings
+from stream_detector.cli.ports import ports
+from stream_detector.config import Config, build_config, load_config
+from stream_detector.errors import StreamDetectorError
+
+SCHEMA = "stream-detector.doctor/1"
+REQUIRED = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "pyzmq",
+    "rich",
+    "pydantic",
+    "safetensors",
+    "prometheus-client",
+    "matplotlib",
+    "platformdirs",
+)
+OPTIONAL = {
+    "openvino": "the fast engine on CPUs",
+    "nncf": "int8",
+    "uvicorn": "the page to watch",
+    "scikit-learn": "training",
+    "tensorflow": "training",
+}
+CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
+LOW_DISK_BYTES, NO_DISK_BYTES = 2_000_000_000, 100_000_000
+DECODERS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "mjpeg")  # of cameras and recorders
+LOW_FILES = 1024
+LOW_GPU_BYTES, SHARED_GPU_BYTES = 2_000_000_000, 1_500_000_000  # a context of one's own takes some 0.5 GB
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options."""
+    parser = subparsers.add_parser("doctor", help="what is installed, and what will be used and why")
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="check for this configuration")
+    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="check this bundle (default: the embedded one)")
+    parser.add_argument("--bind", metavar="ENDPOINT", help="check this endpoint (default tcp://127.0.0.1:5555)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run every check, print the findings; 0 when the detector can run, else 1. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    if args.bundle:
+        values["bundle"] = args.bundle
+    if args.bind:
+        values["publish"] = {"bind": args.bind}
+    config = load_config(args.config, values) if args.config else build_config(values)
+    checks = examine(config)
+    able = all(check.state != "fail" for check in checks)
+    if args.json:
+        print(json.dumps({"schema": SCHEMA, "can_run": able, "checks": [asdict(c) for c in checks]}, indent=2))
+    else:
+        print_findings(checks, able)
+    return 0 if able else 1
+
+
+def examine(config: Config) -> list[Check]:
+    """All findings for a run as `config` asks for it; never raises."""
+    checks: list[Check] = []
+    examinations: tuple[tuple[str, Callable[[], list[Check]]], ...] = (
+        ("packages", packages),
+        ("machine", machine),
+        ("gpu", gpu),
+        ("bundle and engine", lambda: model(config)),
+        ("video", video),
+        ("ports", lambda: ports(config)),
+        ("folders", lambda: folders(config)),
+    )
+    for name, examination in examinations:
+        try:
+            checks += examination()
+        except StreamDetectorError as error:
+            checks.append(Check(name, "fail", str(error)))
+        except Exception as error:  # a broken installation breaks in any way; that is what this command is for
+            checks.append(Check(name, "fail", f"{type(error).__name__}: {error}", "reinstall: pip install -e ."))
+    return checks
+
+
+def packages() -> list[Check]:
+    """Python and the packages with their versions."""
+    wanted = sys.version_info >= (3, 11)
+    advice = "" if wanted else "use Python 3.11 or newer"
+    checks = [
+        Check("python", "ok" if wanted else "fail", f"{platform.python_version()} on {platform.system()}", advice)
+    ]
+    found = {name: _version(name) for name in REQUIRED}
+    if found["opencv-python-headless"] is None:
+        found["opencv-python-headless"] = _version("opencv-python")
+    missing = [name for name, version in found.items() if version is None]
+    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    checks.append(Check("packages", "ok", told))
+    if missing:
+        checks.append(Check("missing packages", "fail", ", ".join(missing), "run: pip install -e ."))
+    extras = ", ".join(f"{name} {_version(name) or 'not installed'} ({use})" for name, use in OPTIONAL.items())
+    advice = "" if _version("openvino") else "on an Intel or AMD CPU: pip install 'stream-detector[openvino]'"
+    return [*checks, Check("extras", "ok", extras, advice)]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def machine() -> list[Check]:
+    """CPU, memory, open files."""
+    info = _read("/proc/cpuinfo")
+    lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    features = [name for name in CPU_FEATURES if name in flags]
+    named = fields.get("model name") or platform.processor() or platform.machine()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    checks = [
+        Check("cpu", "ok", f"{named}, {usable} cores usable; {', '.join(features) or 'no known vector features'}")
+    ]
+    memory = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    if "MemAvailable" in memory:
+        free_gb = int(memory["MemAvailable"].split()[0]) / 1e6
+        low = free_gb < 1.5
+        advice = "free some: 16 cameras need about 1.5 GB" if low else ""
+        checks.append(Check("memory", "warn" if low else "ok", f"{free_gb:.1f} GB available", advice))
+    with contextlib.suppress(ImportError):
+        import resource
+
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        low = soft != resource.RLIM_INFINITY and soft < LOW_FILES
+        advice = f"many cameras need more: ulimit -n {LOW_FILES}" if low else ""
+        checks.append(Check("open files", "warn" if low else "ok", f"limit {soft}", advice))
+    return checks
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def gpu() -> list[Check]:
+    """CUDA devices as torch sees them, their free memory, and who else uses them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        detail = f"none usable (torch {torch.__version__}, built {'for CUDA ' + built if built else 'without CUDA'})"
+        return [Check("gpu", "ok", detail)]
+    checks = []
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        told = f"{device.name}, compute {device.major}.{device.minor}"
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:  # not even a context fits
+            detail = f"{told}; cannot be used ({str(error).splitlines()[0][:120]})"
+            checks.append(Check("gpu", "warn", detail, "end what else runs on it, or use --device cpu"))
+            continue
+        held = total - free - torch.cuda.memory_reserved(index)
+        shared = held > SHARED_GPU_BYTES
+        told += f", {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        advice = ""
+        if shared:
+            told += f"; other processes hold about {held / 1e9:.1f} GB"
+            advice = "another process uses this GPU too: nvidia-smi names it; both get slower"
+        if free < LOW_GPU_BYTES:
+            advice = "free some of its memory, or use --device cpu"
+        checks.append(Check("gpu", "warn" if advice else "ok", told, advice))
+    return checks
+
+
+def model(config: Config) -> list[Check]:
+    """The bundle is verified; the engine that a run would use scores one window, then some alone and together."""
+    import numpy as np
+
+    from stream_detector.engines import load_engine
+    from stream_detector.engines.promise import company_error, in_words, probes, tolerance
+    from stream_detector.models.bundle import Bundle
+    from stream_detector.types import WINDOW_FRAMES
+
+    bundle = Bundle.load(config.bundle)
+    told = f"{bundle.name}, fingerprint {bundle.fingerprint}, threshold {bundle.threshold:g}, verified"
+    checks = [Check("bundle", "ok", told)]
+    begun_s = time.perf_counter()
+    engine = load_engine(bundle, config.engine)
+    loaded_s = time.perf_counter() - begun_s
+    try:
+        frames = np.zeros((1, WINDOW_FRAMES, *bundle.recipe.size, 3), np.uint8)
+        engine.infer(frames)
+        begun_s = time.perf_counter()
+        score = float(engine.infer(frames).scores[0])
+        took_ms = (time.perf_counter() - begun_s) * 1e3
+        moved, limit = company_error(engine, probes(bundle.recipe)), tolerance(engine)
+    finally:
+        engine.close()
+    detail = f"{engine.name} on {engine.device} in {engine.precision}: {engine.reason}"
+    checks.append(Check("engine", "ok", detail))
+    sane = 0.0 <= score <= 1.0
+    measured = f"loaded in {loaded_s:.1f} s; one window in {took_ms:.0f} ms, score {score:.3f} for a black picture"
+    advice = "" if sane else "a score must lie in 0 to 1: try --engine torch, and report this"
+    checks.append(Check("first window", "ok" if sane else "fail", measured, advice))
+    found = f"promised: {in_words(limit)}; found here: {f'differs by {moved:.1e}' if moved else 'bit-equal'}"
+    kept = moved <= limit
+    advice = "" if kept else "a replay may raise other events than the run: try --engine torch, and report this"
+    return [*checks, Check("one score", "ok" if kept else "warn", found, advice)]
+
+
+def video() -> list[Check]:
+    """PyAV's decoders and devices, and the encoders that really write a clip which can be read back."""
+    import av
+    from av.codec.hwaccel import hwdevices_available
+
+    missing = [name for name in DECODERS if name not in av.codecs_available]
+    devices = ", ".join(hwdevices_available()) or "none"
+    detail = f"PyAV {av.__version__} with FFmpeg {av.ffmpeg_version_info}; --hwaccel takes (untested here): {devices}"
+    advice = f"cannot decode {', '.join(missing)}: install av from PyPI" if missing else ""
+    checks = [Check("decoder", "warn" if missing else "ok", detail, advice)]
+    with tempfile.TemporaryDirectory() as folder, _quiet_stderr():
+        works = {
+            name: _writes(Path(folder) / f"clip.{suffix}", code)
+            for name, suffix, code in (("VP8", "webm", "VP80"), ("VP9", "webm", "VP90"), ("H.264", "mp4", "avc1"))
+        }
+    writable = [name for name, can in works.items() if can]
+    advice = (
+        "" if works["VP8"] else "evidence clips need VP8: install opencv-python-headless from PyPI, or --no-evidence"
+    )
+    told = f"written and read back: {', '.join(writable) or 'none'}"
+    return [*checks, Check("encoders", "ok" if works["VP8"] else "warn", told, advice)]
+
+
+def _writes(path: Path, code: str) -> bool:
+    """Whether ten frames written with `code` can be read back."""
+    import cv2
+    import numpy as np
+
+    count, size = 10, (160, 120)
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10.0, size)
+    try:
+        if not writer.isOpened():
+            return False
+        for index in range(count):
+            writer.write(np.full((size[1], size[0], 3), 20 * index, np.uint8))
+    finally:
+        writer.release()
+    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        return sum(1 for _ in range(count) if reader.read()[0]) == count
+    finally:
+        reader.release()
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """FFmpeg writes its complaints about missing encoders straight to descriptor 2; they are expected here."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def folders(config: Config) -> list[Check]:
+    """Whether files can be written where a run writes them, and how much room there is."""
+    from stream_detector.models.weights import cache_directory
+
+    wanted: dict[str, tuple[Path, State]] = {}
+    if config.evidence.enabled:
+        wanted["evidence"] = (config.evidence.directory, "fail")
+    if config.publish.ledger is not None:
+        wanted["ledger"] = (config.publish.ledger.parent, "fail")
+    for name, path in (("events", config.events), ("scores", config.scores)):
+        if path is not None:
+            wanted[name] = (path.parent, "fail")
+    wanted["cache"] = (cache_directory(), "warn")
+    checks = []
+    for name, (folder, trouble) in wanted.items():
+        standing = next((p for p in (folder.absolute(), *folder.absolute().parents) if p.exists()), Path("/"))
+        try:
+            with tempfile.TemporaryFile(dir=standing) as probe:
+                probe.write(b"x")
+        except OSError as error:
+            detail = f"{folder} cannot be written ({error.strerror or error})"
+            checks.append(Check(f"{name} folder", trouble, detail, f"make it writable: {standing}"))
+            continue
+        free = shutil.disk_usage(standing).free
+        state: State = (
+            "fail" if free < NO_DISK_BYTES and trouble == "fail" else "warn" if free < LOW_DISK_BYTES else "ok"
+        )
+        detail = f"{folder} can be written, {free / 1e9:.1f} GB free"
+        checks.append(Check(f"{name} folder", state, detail, "" if state == "ok" else "free some disk space"))
+    return checks

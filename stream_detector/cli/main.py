@@ -1,0 +1,126 @@
+"""The command line. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 (128 + signal) interrupted,
+141 the reader of standard output went away; errors are one sentence on stderr.
+
+Every command lives in `cli/<name>.py` with `add_parser(subparsers)` and `main(args) -> int`; it is imported only
+when it is called for, so that `subscribe` starts without loading a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from stream_detector import __version__
+from stream_detector.cli.arguments import Parser
+from stream_detector.errors import OutputError, StreamDetectorError
+from stream_detector.system import stops
+from stream_detector.system.memory import keep_flat
+
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the user wrote, wherever it was used
+COMMANDS = {
+    "run": "watch cameras and recordings, publish alarms",
+    "cluster": "the same as run, on many machines, by Ray",
+    "score": "score recordings into a table, as fast as it goes",
+    "subscribe": "print events as they come",
+    "calibrate": "choose a threshold from your own normal footage",
+    "models": "list, show, add, fetch and verify models",
+    "report": "one HTML page from scores and events",
+    "doctor": "what is installed, and what will be used and why",
+    "keys": "make CURVE keys for encrypted subscribers",
+}
+
+
+def build_parser(command: str | None = None) -> Parser:
+    """The parser; only the named command's own options are loaded, the others are listed by name."""
+    parser = Parser(
+        prog="stream-detector",
+        description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
+        epilog="COMMAND --help tells more. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 "
+        "interrupted. An error is one sentence; --debug shows where it came from.",
+    )
+    parser.add_argument("--version", action="version", version=f"stream-detector {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        if name == command:
+            importlib.import_module(f"stream_detector.cli.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary, add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (usage errors of argparse leave by SystemExit(2))."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        args = build_parser(command).parse_args(arguments)
+        args.debug = debug
+        module = importlib.import_module(f"stream_detector.cli.{args.command}")
+        with stops.phase("command"):
+            return int(module.main(args))
+    except OutputError as error:
+        return _told(error) if error.gone else _told(error, str(error))
+    except BrokenPipeError:  # as above, where standard output is not ours (see `stdio`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OutputError("", gone=True).exit_code
+    except StreamDetectorError as error:
+        if debug:
+            traceback.print_exception(error)  # without the values of variables
+        return _told(error, str(error))
+    except stops.Interrupted as error:
+        return _told(error, "interrupted")
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        advice = "" if isinstance(error, OSError) else "; --debug shows where it came from"
+        print(f"stream-detector: {reason + place}{advice}", file=sys.stderr)
+        return 2 if isinstance(error, OSError) and error.errno in _BAD_NAMES else 1
+
+
+def _told(error: StreamDetectorError | stops.Interrupted, sentence: str = "") -> int:
+    if sentence:
+        print(f"stream-detector: {sentence}", file=sys.stderr)
+    return error.exit_code
+
+
+def leave(first: str | None = None) -> None:
+    """`main` as a process: leaves at once, because unloading the inference libraries takes seconds, and because a
+    capture thread that is stuck in a dead camera's read must not hold the exit up. Everything is closed by then.
+
+    first: a command to put before the arguments of the process.
+    """
+    keep_flat()
+    try:
+        code = main(sys.argv[1:] if first is None else [first, *sys.argv[1:]])
+    except SystemExit as leaving:  # argparse: --help, usage errors
+        code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
+    try:
+        sys.stdout.flush()
+    except OutputError as error:
+        code = code or _told(error, "" if error.gone else str(error))
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(stops.final_code(code))
+
+
+def entry() -> None:
+    """What console scripts installed by older versions call; `start.entry` does more, earlier."""
+    from stream_detector.cli import start
+
+    start.entry()
+
+
+if __name__ == "__main__":
+    entry()

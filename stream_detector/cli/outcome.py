@@ -1,0 +1,149 @@
+"""What a run leaves on the screen: the alarms, and where everything lies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stream_detector.capture.sources import demo_options
+from stream_detector.demo import DemoScene
+from stream_detector.errors import StreamDetectorError
+from stream_detector.reports.records import read_events, read_scores
+from stream_detector.runtime.assemble import Assembly
+from stream_detector.runtime.pipeline import RunResult
+from stream_detector.system import stops
+from stream_detector.system.stdio import json_text
+from stream_detector.telemetry.views import AlarmView
+
+
+def incidents(assembly: Assembly) -> dict[str, tuple[float, float]]:
+    """The true incident of every rendered scene, by camera: start and end in media seconds."""
+    found = {}
+    for camera in assembly.config.cameras:
+        if camera.source.kind == "demo":
+            given = demo_options(camera.source)
+            scene = DemoScene(
+                seed=int(given.get("seed", 0)),
+                incident=bool(given.get("incident", True)),
+                duration_s=float(given.get("duration", 40.0)),
+            )
+            if scene.incident_start_s is not None and scene.incident_end_s is not None:
+                found[camera.name] = (scene.incident_start_s, scene.incident_end_s)
+    return found
+
+
+def outcome(assembly: Assembly, result: RunResult, plot: Path | None) -> dict[str, Any]:
+    """The outcome as plain values, for --json and for the table alike."""
+    config = assembly.config
+    snapshot = assembly.telemetry.snapshot()
+    return {
+        "exit_code": exit_code_of(result),
+        "stopped": result.stopped,
+        "windows": result.windows,
+        "alarms": result.alarms,
+        "drops": snapshot.drops,
+        "elapsed_s": round(snapshot.elapsed_s, 3),
+        "engine": {
+            "name": assembly.engine.name,
+            "device": assembly.engine.device,
+            "precision": assembly.engine.precision,
+        },
+        "bundle": assembly.bundle.fingerprint,
+        "failed": dict(result.failed),
+        "incidents": {name: list(span) for name, span in incidents(assembly).items()},
+        "newest_alarms": [
+            {
+                "id": alarm.id,
+                "camera": alarm.camera,
+                "start_s": alarm.start_s,
+                "end_s": alarm.end_s,
+                "reason": alarm.reason,
+                "peak_score": alarm.peak_score,
+                "clip": alarm.clip,
+                "snapshot": alarm.snapshot,
+            }
+            for alarm in snapshot.alarms
+        ],
+        "files": {
+            name: str(path)
+            for name, path in (("events", config.events), ("scores", config.scores), ("plot", plot))
+            if path is not None and Path(path).exists()
+        },
+    }
+
+
+def exit_code_of(result: RunResult) -> int:
+    """What the process ends with: 128 + the signal's number after a stop, unless the run failed."""
+    stopped = result.stopped and result.error is None and stops.received()
+    return 128 + stops.received() if stopped else result.exit_code
+
+
+def print_outcome(assembly: Assembly, result: RunResult, args: argparse.Namespace) -> int:
+    """Say how the run went, and return the exit code. Failures go to stderr, one sentence each, and come first:
+    nothing that is printed or drawn later may hide them."""
+    for name, reason in result.failed.items():
+        print(f"stream-detector: {name}: {reason}", file=sys.stderr)
+    if result.error is not None and str(result.error) not in result.failed.values():
+        print(f"stream-detector: {result.error}", file=sys.stderr)
+    plot = _plot(assembly, args.run_dir) if args.run_dir else None
+    values = outcome(assembly, result, plot)
+    if args.json:
+        print(json_text(values))
+    else:
+        _print_table(Console(), assembly, values)
+    return int(values["exit_code"])
+
+
+def _plot(assembly: Assembly, folder: Path) -> Path | None:
+    from stream_detector.reports.plots import plot_scores
+
+    config = assembly.config
+    try:
+        rows = read_scores(config.scores) if config.scores and config.scores.exists() else []
+        if not rows:
+            return None  # nothing was scored; why is told already
+        found = read_events(config.events) if config.events and config.events.exists() else []
+        events = [event for event in found if event.get("epoch") == assembly.ledger.epoch]  # the file holds former runs
+        return plot_scores(rows, events, folder / "scores.png", incidents(assembly) or None)
+    except StreamDetectorError as error:
+        print(f"stream-detector: there is no plot of this run: {error}", file=sys.stderr)
+        return None
+
+
+def _print_table(console: Console, assembly: Assembly, values: dict[str, Any]) -> None:
+    if values["incidents"]:
+        console.print("[bold yellow]The footage was rendered by stream-detector itself; no real people are shown.[/]")
+        for name, (start_s, end_s) in values["incidents"].items():
+            console.print(f"Scripted incident in {name}: {start_s:.1f} s to {end_s:.1f} s.")
+    elapsed_s, windows = values["elapsed_s"], values["windows"]
+    console.print(
+        f"{windows} windows of {len(assembly.plans)} cameras scored in {elapsed_s:.1f} s, {values['drops']} drops."
+    )
+    alarms = assembly.telemetry.snapshot().alarms
+    if alarms:
+        console.print(_alarm_table(alarms, values["alarms"]))
+    else:
+        console.print("No alarm.")
+    for name, path in values["files"].items():
+        console.print(f"  {name:8} {escape(path)}")
+    for alarm in alarms[-3:]:
+        for name, text in (("clip", alarm.clip), ("snapshot", alarm.snapshot)):
+            if text and Path(text).exists():
+                console.print(f"  {name:8} {escape(text)}")
+
+
+def _alarm_table(alarms: tuple[AlarmView, ...], total: int) -> Table:
+    table = Table(title=f"{total} alarm{'s' if total != 1 else ''}", title_justify="left")
+    for column in ("camera", "start", "end", "peak", "threshold", "ended because"):
+        table.add_column(column)
+    for alarm in alarms:
+        end = "–" if alarm.end_s is None else f"{alarm.end_s:.2f} s"
+        row = (f"{alarm.start_s:.2f} s", end, f"{alarm.peak_score:.3f}", f"{alarm.threshold:.3f}", alarm.reason or "–")
+        table.add_row(escape(alarm.camera), *row)
+    return table

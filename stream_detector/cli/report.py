@@ -1,0 +1,50 @@
+"""`stream-detector report`: one HTML page from scores and events."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stream_detector.errors import UsageError
+from stream_detector.reports.records import gather_alarms, read_events, read_scores
+from stream_detector.reports.report import make_report
+from stream_detector.reports.reportpage import page
+from stream_detector.system.outputs import check_apart, check_free, replace_file
+from stream_detector.system.stdio import json_text
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options."""
+    parser = subparsers.add_parser("report", help="one HTML page from scores and events")
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="what 'run --scores' or 'score' wrote")
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="what 'run --events' wrote")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
+    parser.add_argument("--threshold", type=float, help="shown for cameras without an alarm")
+    parser.add_argument("--title", default="Detection report")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON; --out is then optional")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write the page, print where it lies or the figures. Raises UsageError and DataError."""
+    if args.scores is None and args.events is None:
+        raise UsageError("there is nothing to report on; give --scores FILE.csv, --events FILE.jsonl or both")
+    if args.out is None and not args.json:
+        raise UsageError("the page has no place to go; give --out FILE.html, or --json for the figures alone")
+    if args.threshold is not None and not 0.0 <= args.threshold <= 1.0:
+        raise UsageError(f"--threshold {args.threshold} is not a score; give a number from 0 to 1")
+    if args.out is not None:
+        check_free(args.out, "page")
+        check_apart({"--out": args.out}, [path for path in (args.scores, args.events) if path])
+    rows = read_scores(args.scores) if args.scores else []
+    alarms = gather_alarms(read_events(args.events)) if args.events else []
+    report = make_report(rows, alarms, threshold=args.threshold)
+    if args.out is not None:
+        base = (args.events or args.scores).parent
+        text = page(report, title=args.title, base=base, out=args.out)
+        replace_file(args.out, text.encode("utf-8", "backslashreplace"), "page")
+    if args.json:
+        print(json_text(report.to_dict()))
+    else:
+        print(args.out)
+    return 0

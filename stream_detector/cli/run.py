@@ -1,0 +1,309 @@
+"""`stream-detector run`: watch cameras and recordings, publish alarms."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import re
+import threading
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from stream_detector.capture.sources import expand_cameras, parse_sources
+from stream_detector.cli.outcome import exit_code_of, print_outcome
+from stream_detector.config import Config, build_config, load_config, merge
+from stream_detector.errors import MissingExtraError, StageError, UsageError
+from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.runtime.pipeline import RunResult
+from stream_detector.system import stops
+from stream_detector.system.logs import fields, run_log
+from stream_detector.system.notify import Notifier
+from stream_detector.telemetry.dashboard import Dashboard, HeaderInfo, count_text, drawable
+from stream_detector.telemetry.narrate import Narrator
+
+log = logging.getLogger("stream_detector.run")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options; each maps onto one key of the configuration (see `_MAP`)."""
+    add_options(
+        subparsers.add_parser(
+            "run",
+            help="watch cameras and recordings, publish alarms",
+            description="Watch cameras and recordings, publish alarms. Files end by themselves, cameras with Ctrl-C.",
+        )
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What a run can be told; `make_config` reads it."""
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="[NAME=]SOURCE",
+        help="file, folder, glob, rtsp:// or http:// URL (${NAME}: a variable of the environment), USB camera, or "
+        "'demo'; none: the rendered demo",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings; options given here win")
+    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
+    parser.add_argument("--bind", metavar="ENDPOINT", help="ZeroMQ endpoint, or 'none' (default tcp://127.0.0.1:5555)")
+    parser.add_argument("--insecure", action="store_true", default=None, help="allow a public bind without CURVE")
+    parser.add_argument("--curve-secret", type=Path, metavar="FILE", help="server key; see 'stream-detector keys'")
+    parser.add_argument("--curve-clients", type=Path, metavar="DIR", help="public keys of the clients let in")
+    parser.add_argument("--pace", choices=("realtime", "max"), help="files: at their own speed, or as fast as it goes")
+    parser.add_argument(
+        "--engine", choices=("auto", "torch", "openvino"), help="what computes (default: auto, the fastest)"
+    )
+    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]|mps", help="where it computes (default: auto)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), help="(default: auto)")
+    parser.add_argument(
+        "--deterministic", action="store_true", default=None, help="torch: the same score to the last bit, but slower"
+    )
+    parser.add_argument(
+        "--hwaccel", metavar="NAME", help="decode on a device, where that works: cuda, qsv, … (`doctor` lists them)"
+    )
+    parser.add_argument(
+        "--stride", type=int, metavar="FRAMES", help="from one 16-frame window to the next (default 16)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="X",
+        help="smoothed score, 0 to 1, at which an alarm starts (default: the bundle's)",
+    )
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="append every alarm event, one a line")
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="write the score of every window")
+    parser.add_argument("--evidence", type=Path, metavar="DIR", help="clips and snapshots (default runs/evidence)")
+    parser.add_argument("--no-evidence", action="store_true", help="no clips, no snapshots")
+    parser.add_argument(
+        "--ledger", metavar="FILE", help="event journal, or 'none': in memory (default runs/ledger.sqlite3)"
+    )
+    parser.add_argument(
+        "--metrics-port", type=int, metavar="PORT", help="serve /metrics (Prometheus), /livez and /readyz on 127.0.0.1"
+    )
+    parser.add_argument("--web", metavar="HOST:PORT", help="a page to watch, for instance 127.0.0.1:8080")
+    parser.add_argument(
+        "--web-token-file", type=Path, metavar="FILE", help="one line of at least 16 characters that viewers enter"
+    )
+    parser.add_argument("--web-cert", type=Path, metavar="FILE.pem", help="TLS certificate of the page")
+    parser.add_argument("--web-key", type=Path, metavar="FILE.pem", help="its key")
+    parser.add_argument("--web-stay", action="store_true", help="serve the page after the sources have ended")
+    parser.add_argument("--no-dashboard", action="store_true", default=None, help="log lines instead of the live view")
+    parser.add_argument("--log-format", choices=("text", "json"), help="of log lines (default text)")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="append log lines there, not to standard error")
+    parser.add_argument(
+        "--exit-on-error", action="store_true", default=None, help="end with 2 when a source cannot be opened"
+    )
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="events, scores, evidence and a plot, all in here")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="any other setting, for instance alarm.cooldown_s=10; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+_MAP: dict[str, tuple[str, ...]] = {
+    "bundle": ("bundle",),
+    "pace": ("pace",),
+    "events": ("events",),
+    "scores": ("scores",),
+    "bind": ("publish", "bind"),
+    "insecure": ("publish", "insecure"),
+    "curve_secret": ("publish", "curve_secret"),
+    "curve_clients": ("publish", "curve_clients"),
+    "engine": ("engine", "engine"),
+    "device": ("engine", "device"),
+    "precision": ("engine", "precision"),
+    "deterministic": ("engine", "deterministic"),
+    "hwaccel": ("capture", "hwaccel"),
+    "stride": ("window", "stride"),
+    "threshold": ("alarm", "threshold"),
+    "evidence": ("evidence", "directory"),
+    "metrics_port": ("telemetry", "metrics_port"),
+    "web": ("web", "bind"),
+    "web_token_file": ("web", "token_file"),
+    "web_cert": ("web", "cert"),
+    "web_key": ("web", "key"),
+    "log_format": ("telemetry", "log_format"),
+    "log_file": ("telemetry", "log_file"),
+    "exit_on_error": ("capture", "exit_on_error"),
+}
+
+
+def make_config(args: argparse.Namespace) -> Config:
+    """The Config that the options describe. Raises ConfigError and SourceError."""
+    values: dict[str, Any] = {}
+    if args.run_dir:
+        folder: Path = args.run_dir
+        values = {
+            "events": folder / "events.jsonl",
+            "scores": folder / "scores.csv",
+            "evidence": {"directory": folder / "evidence"},
+            "publish": {"ledger": folder / "ledger.sqlite3"},
+        }
+    for name, path in _MAP.items():
+        value = getattr(args, name)
+        if value is not None:
+            values = merge(values, _nested(path, value))
+    if args.no_dashboard:
+        values = merge(values, {"telemetry": {"dashboard": False}})
+    if args.no_evidence:
+        values = merge(values, {"evidence": {"enabled": False}})
+    if args.ledger:
+        values = merge(values, {"publish": {"ledger": None if args.ledger == "none" else args.ledger}})
+    for setting in args.set:
+        values = merge(values, _setting(setting))
+    options = {
+        ".".join(path): f"--{name.replace('_', '-')}" for name, path in _MAP.items() if getattr(args, name) is not None
+    }
+    config = load_config(args.config, values, options) if args.config else build_config(values, options=options)
+    given = parse_sources(args.sources)
+    cameras = (*expand_cameras(config.cameras), *given)
+    if not cameras:
+        cameras = parse_sources(["demo"])
+    fields = {name: getattr(config, name) for name in Config.model_fields}
+    return build_config(fields | {"cameras": cameras})
+
+
+def _nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return dict(value)
+
+
+def _setting(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        shown = f" {text}" if re.fullmatch(r"[a-z_.]+", text) else ""
+        raise UsageError(f"--set{shown} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return _nested(tuple(key.strip().split(".")), parsed)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run until the sources end or a signal comes."""
+    with stops.phase("opening"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = make_config(args)
+    live_view = config.telemetry.dashboard and not args.json and drawable()
+    telemetry = config.telemetry
+    level = logging.WARNING if live_view and telemetry.log_file is None else logging.INFO
+    with (
+        run_log(telemetry.log_format, level=level, path=telemetry.log_file) as lines,
+        stops.on_reopen(lines.reopen),
+    ):
+        if config.web.bind == "none":
+            with assembled(config) as assembly:
+                result = _watch(assembly, live_view)
+        else:
+            assembly, result = _watch_with_page(config, args, live_view)
+    return print_outcome(assembly, result, args)
+
+
+def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Assembly, RunResult]:
+    try:
+        from stream_detector.web.auth import place_of
+        from stream_detector.web.board import Board
+        from stream_detector.web.server import serve_web
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("--web", error.name or "starlette", "web") from None
+    place_of(config.web)  # refused before a model is loaded
+    board = Board(len(config.cameras))
+    with (
+        assembled(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as assembly,
+        serve_web(config.web, assembly, board, config_path=args.config) as server,
+    ):
+        log.warning("the page is at %s", server.url)
+        result = _watch(assembly, live_view)
+        if args.web_stay and not result.stopped and result.error is None:
+            log.warning("the sources have ended; the page stays at %s until you press Ctrl-C", server.url)
+            over = threading.Event()
+            with stops.on_stop(over.set):
+                while not over.wait(0.5):
+                    pass  # a wait without end would not let a signal through on every system
+    return assembly, result
+
+
+def _watch(assembly: Assembly, live_view: bool) -> RunResult:
+    over = threading.Event()
+    rendered = any(camera.source.kind == "demo" for camera in assembly.config.cameras)
+    narrator = Narrator(assembly.telemetry)  # also beside a live view: it may go to a file
+    viewers = [threading.Thread(target=narrator.run, args=(over,), name="narrator", daemon=True)]
+    if live_view:
+        engine = assembly.engine
+        info = HeaderInfo(
+            engine=f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
+            bundle=f"{assembly.bundle.name} {assembly.bundle.fingerprint}",
+            endpoint=assembly.publisher.endpoint or "no socket",
+            rendered=rendered,
+        )
+        dashboard = Dashboard(assembly.telemetry, info)
+        viewers.append(threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True))
+    elif rendered:
+        log.warning("RENDERED FOOTAGE: drawn by a program, no camera filmed it", extra=fields(event="rendered"))
+    for viewer in viewers:
+        viewer.start()
+    notifier = Notifier()
+    if notifier.active:
+        threading.Thread(target=_tell_systemd, args=(notifier, assembly, over), name="notify", daemon=True).start()
+    try:
+        _tell_start(assembly)
+        with stops.on_stop(assembly.pipeline.stop), stops.on_reopen(lambda: _reopen(assembly)):
+            result = assembly.pipeline.run()
+    finally:
+        notifier.stopping()
+        over.set()
+        for viewer in viewers:
+            viewer.join(1.0)
+    _tell_end(assembly, result)
+    return result
+
+
+def _reopen(assembly: Assembly) -> None:
+    """The event file may have been renamed (logrotate); it belongs to the decision thread."""
+    with contextlib.suppress(StageError):
+        assembly.pipeline.errands.post(assembly.publisher.reopen_events)
+
+
+def _tell_start(assembly: Assembly) -> None:
+    names, endpoint = [plan.name for plan in assembly.plans], assembly.publisher.endpoint
+    bundle = f"{assembly.bundle.name} {assembly.bundle.fingerprint}"
+    log.info(
+        "watching %s; bundle %s; events at %s",
+        count_text(len(names), "camera"),
+        bundle,
+        endpoint or "no socket",
+        extra=fields(event="run_start", cameras=names, bundle=bundle, endpoint=endpoint or None),
+    )
+
+
+def _tell_end(assembly: Assembly, result: RunResult) -> None:
+    drops = assembly.telemetry.snapshot().drops
+    counted = {"windows": result.windows, "alarms": result.alarms, "drops": drops, "stopped": result.stopped}
+    log.info(
+        "%s: %s scored, %s, %s",
+        "stopped" if result.stopped else "done",
+        count_text(result.windows, "window"),
+        count_text(drops, "drop"),
+        count_text(result.alarms, "alarm"),
+        extra=fields(event="run_end", exit_code=exit_code_of(result), **counted),
+    )
+
+
+def _tell_systemd(notifier: Notifier, assembly: Assembly, over: threading.Event) -> None:
+    """Ready, then signs of life. They are sent by the decision thread: the one whose hanging matters."""
+    notifier.ready(f"{len(assembly.plans)} cameras, events at {assembly.publisher.endpoint}")
+    while notifier.watchdog_s and not over.wait(notifier.watchdog_s):
+        with contextlib.suppress(StageError):  # it hangs: no sign of life is the sign
+            assembly.pipeline.errands.post(notifier.alive)

@@ -1,0 +1,184 @@
+"""`stream-detector score`: score recordings into a table, by the same pipeline as `run`, as fast as it goes."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from stream_detector.capture.sources import parse_sources
+from stream_detector.cli.outcome import exit_code_of
+from stream_detector.config import CameraConfig, build_config
+from stream_detector.errors import SourceError, UsageError
+from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.runtime.pipeline import RunResult
+from stream_detector.system import stops
+from stream_detector.system.logs import set_up_logging
+from stream_detector.system.stdio import json_text
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options."""
+    parser = subparsers.add_parser("score", help="score recordings into a table, as fast as it goes")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (searched to the bottom), globs")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="a row for every window")
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarms there would have been")
+    parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="model bundle")
+    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what computes")
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="where it computes")
+    parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), default="auto")
+    parser.add_argument("--hwaccel", default="", metavar="NAME", help="decode on a device: cuda, qsv, … (see `doctor`)")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="torch: the same score to the last bit, but slower"
+    )
+    parser.add_argument(
+        "--stride", type=int, default=16, metavar="FRAMES", help="from one window to the next (default 16)"
+    )
+    parser.add_argument("--threshold", type=float, metavar="X", help="of alarms, with --events (default: the bundle's)")
+    parser.add_argument(
+        "--at-once", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="files read side by side"
+    )
+    parser.add_argument("--ray", action="store_true", help="on the workers of a Ray cluster; goes on where it stopped")
+    parser.add_argument("--address", metavar="ADDRESS", help="--ray: 'auto' or HOST:PORT of a cluster (default: start)")
+    parser.add_argument("--workers", type=int, metavar="N", help="--ray: how many (default: the cluster's CPUs)")
+    parser.add_argument("--json", action="store_true", help="print a summary per file as JSON")
+
+
+@dataclass(slots=True)
+class FileSummary:
+    """What one file scored."""
+
+    windows: int = 0
+    peak: float = 0.0
+    peak_at_s: float = 0.0
+
+
+def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
+    """Files as given; a directory is searched to the bottom. Raises SourceError where there is no video."""
+    expanded: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            folders = sorted({file.parent for file in path.rglob("*") if file.is_file()})
+            found: list[str] = []
+            for folder in folders:
+                try:
+                    found += [str(camera.source.path) for camera in parse_sources([str(folder)])]
+                except SourceError:
+                    continue  # a folder without videos, among others
+            if not found:
+                raise SourceError(f"directory {argument!r} holds no video; give a folder with video files in it")
+            expanded += found
+        else:
+            expanded.append(argument)
+    cameras = parse_sources(expanded)
+    for camera in cameras:
+        if camera.source.live:
+            raise UsageError(f"{camera.source.shown!r} is a live source; 'score' takes recordings, use 'run' for it")
+    return cameras
+
+
+def main(args: argparse.Namespace) -> int:
+    """Score every file; a file that cannot be played is named at the end and the exit code is 2."""
+    set_up_logging("text", level=30)
+    values: dict[str, Any] = {
+        "cameras": find_videos(args.videos),
+        "bundle": args.bundle,
+        "pace": "max",
+        "scores": args.out,
+        "events": args.events,
+        "capture": {"hwaccel": args.hwaccel},
+        "window": {"stride": args.stride},
+        "alarm": {"threshold": args.threshold},
+        "engine": {
+            "engine": args.engine,
+            "device": args.device,
+            "precision": args.precision,
+            "deterministic": args.deterministic,
+        },
+        "evidence": {"enabled": False},
+        "publish": {"bind": "none", "ledger": None},
+        "telemetry": {"dashboard": False},
+    }
+    if args.ray:
+        from stream_detector.cli import score_ray
+
+        return score_ray.run(args, build_config(values))
+    with (
+        stops.phase("opening"),
+        assembled(build_config(values), open_limit=max(1, args.at_once)) as assembly,
+    ):
+        result = _play(assembly)
+    report(args, summarise(args.out), result)
+    return exit_code_of(result)
+
+
+def _play(assembly: Assembly) -> RunResult:
+    over = threading.Event()
+    columns = (
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files · {task.fields[windows]} windows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(assembly.plans), windows=0)
+
+        def follow() -> None:
+            while not over.wait(0.2):
+                cameras = assembly.telemetry.snapshot().cameras
+                done = sum(camera.state in ("ended", "failed") for camera in cameras)
+                progress.update(task, completed=done, windows=sum(camera.scored for camera in cameras))
+
+        viewer = threading.Thread(target=follow, name="progress", daemon=True)
+        viewer.start()
+        try:
+            with stops.on_stop(assembly.pipeline.stop):
+                result = assembly.pipeline.run()
+        finally:
+            over.set()
+            viewer.join(1.0)
+        progress.update(task, completed=len(assembly.plans), windows=result.windows)
+    return result
+
+
+def summarise(scores: Path) -> dict[str, FileSummary]:
+    """Windows, highest raw score and its time, by source."""
+    found: dict[str, FileSummary] = {}
+    with scores.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            summary = found.setdefault(row["source"], FileSummary())
+            summary.windows += 1
+            if float(row["raw"]) >= summary.peak:
+                summary.peak, summary.peak_at_s = float(row["raw"]), float(row["start_s"])
+    return found
+
+
+def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
+    """Print what was scored, and on stderr what could not be, which comes first."""
+    failed = dict(result.failed)
+    for name, reason in failed.items():
+        print(f"stream-detector: {name}: {reason}", file=sys.stderr)
+    if result.error is not None:
+        print(f"stream-detector: {result.error}", file=sys.stderr)
+    if result.stopped:
+        print(f"stream-detector: interrupted; {args.out} holds a part of the table", file=sys.stderr)
+    if args.json:
+        files = {
+            source: {"windows": s.windows, "peak": s.peak, "peak_at_s": s.peak_at_s} for source, s in summaries.items()
+        }
+        whole = {"out": str(args.out), "windows": result.windows, "files": files, "failed": failed}
+        print(json_text({**whole, "interrupted": result.stopped}))
+    else:
+        part = " (a part: it was interrupted)" if result.stopped else ""
+        print(f"{result.windows} windows of {len(summaries)} files → {args.out}{part}")

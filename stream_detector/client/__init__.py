@@ -1,0 +1,6 @@
+"""Events as a subscriber gets them: once, in order, across gaps and restarts.
+
+In: an endpoint.
+Out: messages, and a cursor that survives the process.
+Imports: events (protocol, CURVE, endpoints), config, types, errors; neither PyTorch nor OpenCV.
+"""

@@ -1,0 +1,51 @@
+"""Settings of a run: what cameras.toml and the command line may say, checked.
+
+In: TOML text, options. Out: frozen models, with every error as one sentence in the words of the file.
+Imports: errors.
+"""
+
+from stream_detector.config.settings import (
+    CAMERA_NAME,
+    DETECTOR,
+    AlarmConfig,
+    BatchConfig,
+    CameraConfig,
+    CaptureConfig,
+    Config,
+    EngineConfig,
+    EvidenceConfig,
+    PublishConfig,
+    SinkConfig,
+    SmoothConfig,
+    TelemetryConfig,
+    TroubleConfig,
+    WebConfig,
+    WindowConfig,
+    build_config,
+    load_config,
+    merge,
+    slug,
+)
+
+__all__ = [
+    "CAMERA_NAME",
+    "DETECTOR",
+    "AlarmConfig",
+    "BatchConfig",
+    "CameraConfig",
+    "CaptureConfig",
+    "Config",
+    "EngineConfig",
+    "EvidenceConfig",
+    "PublishConfig",
+    "SinkConfig",
+    "SmoothConfig",
+    "TelemetryConfig",
+    "TroubleConfig",
+    "WebConfig",
+    "WindowConfig",
+    "build_config",
+    "load_config",
+    "merge",
+    "slug",
+]

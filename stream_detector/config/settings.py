@@ -1,0 +1,400 @@
+"""Configuration: one frozen model per stage, read from TOML and the command line.
+
+    cameras.toml                                 python
+    ─────────────────────────────────            ─────────────────────────────────────────
+    threshold = 0.6          (any run key)        Config(cameras=(CameraConfig("gate", "rtsp://…"),))
+    [alarm]                  (any stage)
+    cooldown_s = 30
+    [cameras.gate]           (per camera)
+    source = "rtsp://user:${GATE_PASSWORD}@10.0.0.7/live"
+    stride = 8
+    mask = [[0, 0], [1, 0], [1, 0.2], [0, 0.2]]   # polygon in shares of width and height, blanked out
+
+The command line wins over a camera's own keys, these over the rest of the file, and that over the bundle.
+
+A password need not stand in the file: `${NAME}` in a source is a variable of the environment, and `password_file` or
+`source_file` beside it names a file. An unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stream_detector.config.address import Source
+from stream_detector.config.config_errors import describe
+from stream_detector.config.secretfile import with_files
+from stream_detector.errors import ConfigError, SourceError
+
+CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1/status/_detector/); no camera has it
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Point = tuple[Unit, Unit]
+Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]  # the name of something registered
+Options = dict[str, bool | int | float | str]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class CaptureConfig(Section):
+    """Sources → Frames."""
+
+    stall_after_s: Seconds = 3.0  # no frame for so long: status "stalled"
+    open_timeout_s: Seconds = 5.0
+    read_timeout_s: Seconds = 5.0
+    abandon_after_s: Seconds = 15.0  # a reader stuck for so long is abandoned and replaced
+    backoff_min_s: Seconds = 0.5  # reconnect: doubled each time, jittered, never given up
+    backoff_max_s: Seconds = 30.0
+    exit_on_error: bool = False  # a source that cannot be opened ends the run with exit code 2
+    rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"  # auto: TCP first, then UDP
+    decoder_threads: Annotated[int, Field(ge=1, le=64)] = 1  # each further one costs a frame of latency
+    hwaccel: Annotated[str, Field(pattern=r"^[a-z0-9]{0,32}$")] = ""  # "": software; "cuda", "qsv", …: where it works
+    preview_fps: Annotated[float, Field(ge=0, le=60)] = 6.0
+    preview_size: Annotated[int, Field(ge=64, le=1920)] = (
+        384  # long side, pixels; VP8 encodes that in some 20 ms of one core
+    )
+
+
+class WindowConfig(Section):
+    """Frames → Windows."""
+
+    stride: Annotated[int, Field(ge=1, le=10_000)] = 16  # frames between the starts of two windows
+    max_gap_s: Seconds = 2.0  # a hole in media time longer than this is a discontinuity
+    find_cuts: bool = True  # so is a picture that becomes another scene from one frame to the next
+
+
+class BatchConfig(Section):
+    """Windows → Batches. max_size and max_wait_ms: what suits the engine, unless given."""
+
+    max_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] | None = None
+    buffer_windows: Annotated[int, Field(ge=1, le=1024)] = 4  # per camera; live: the oldest is dropped, files wait
+
+
+class TroubleConfig(Section):
+    """Black, covered, blurred and frozen pictures, and too few scored windows: told as `degraded` and as status."""
+
+    enabled: bool = True
+    hold_s: Seconds = 2.0  # trouble is told when it has lasted for so long
+    black_below: Annotated[float, Field(ge=0, le=255)] = 12.0  # grey level of the brightest hundredth
+    even_below: Annotated[float, Field(ge=0, le=255)] = 3.0  # standard deviation of grey levels
+    covered_ratio: Unit = 0.3  # contrast, as a share of what is usual for the camera; together with blurred_ratio
+    blurred_ratio: Unit = 0.2  # variance of the Laplacian, as a share of what is usual for the camera
+    frozen_after_s: Seconds = 10.0
+    learn_s: Seconds = 30.0
+    relearn_s: Seconds = 1800.0
+    coverage_below: Unit = 0.8  # share of the last coverage_span_s whose windows were scored; live sources only
+    coverage_span_s: Annotated[float, Field(ge=5, le=3600)] = 60.0
+
+
+class EngineConfig(Section):
+    """Which engine scores the windows."""
+
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
+    on_failure: Literal["stop", "fallback"] = "stop"  # fallback: go on with torch on the CPU, and say so
+    threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores
+    deterministic: bool = False  # bit-equal scores in any company where that costs speed: torch, on CPU and GPU
+
+
+class SmoothConfig(Section):
+    """Causal smoothing of raw scores, in media time."""
+
+    kind: Kind = "ema"  # "ema", "median", "none", or the name of a registered smoother
+    time_constant_s: Seconds = 1.0  # ema: weight of the past falls to 1/e in this time
+    span: Annotated[int, Field(ge=1, le=99)] = 3  # median: windows
+    options: Options = {}  # what a registered smoother of another kind wants to be told
+
+
+class AlarmConfig(Section):
+    """Hysteresis: on, off, minimum length, cooldown. None: what the bundle says."""
+
+    rule: Kind = "hysteresis"  # or the name of a registered alarm rule
+    threshold: Unit | None = None
+    off_ratio: Unit = 0.7  # an alarm ends below threshold × off_ratio
+    min_length_s: Seconds = 2.0
+    cooldown_s: Seconds = 10.0  # one incident is one alarm: who runs off, or looks after the hurt, raises no second one
+    update_interval_s: Seconds = 2.0
+    options: Options = {}  # what a registered rule of another kind wants to be told
+
+
+class EvidenceConfig(Section):
+    """Clips and snapshots of alarms."""
+
+    enabled: bool = True
+    directory: Path = Path("runs/evidence")
+    pre_s: Seconds = 5.0
+    post_s: Seconds = 3.0
+    max_clip_s: Seconds = 60.0
+    keep_days: Seconds = 30.0
+    max_bytes: Annotated[int, Field(ge=0)] = 10_000_000_000
+
+
+class PublishConfig(Section):
+    """ZeroMQ and the files. bind "none": no socket."""
+
+    bind: str = "tcp://127.0.0.1:5555"
+    insecure: bool = False  # allow a bind beyond loopback without CURVE
+    curve_secret: Path | None = None  # server key file; turns CURVE on
+    curve_clients: Path | None = None  # folder of allowed public keys
+    high_water_mark: Annotated[int, Field(ge=1)] = 1000
+    linger_ms: Annotated[int, Field(ge=0, le=60_000)] = 1000
+    heartbeat_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    recovery_limit: Annotated[int, Field(ge=1, le=100_000)] = 1000  # events in one recovery answer
+    ledger: Path | None = Path("runs/ledger.sqlite3")  # None: in memory
+    keep_days: Seconds = 30.0
+    ledger_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+
+    @model_validator(mode="after")
+    def _curve_is_whole(self) -> PublishConfig:
+        if (self.curve_secret is None) != (self.curve_clients is None):
+            raise ValueError("curve_secret and curve_clients belong together: set both, or neither")
+        return self
+
+
+class SinkConfig(Section):
+    """One more place for alarm events, [sinks.NAME]. kind: of a registered sink."""
+
+    kind: Kind
+    options: Options = {}
+
+
+class TelemetryConfig(Section):
+    """Metrics, health and logs."""
+
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: off
+    log_format: Literal["text", "json"] = "text"
+    log_file: Path | None = None  # None: standard error
+    dashboard: bool = True
+    live_age_s: Annotated[float, Field(gt=0, le=3600)] = 10.0  # /livez: the decision thread went round so lately
+    ready_age_s: Annotated[float, Field(gt=0, le=86_400)] = 10.0  # /readyz: a camera was scored so lately
+    ready_share: Unit = 0.5  # /readyz: of the cameras that have not ended, this share was
+
+
+class WebConfig(Section):
+    """The page to watch (extra `web`). bind "none": off. Beyond loopback it needs the token and both TLS files."""
+
+    bind: str = "none"  # HOST:PORT
+    token_file: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    hosts: tuple[str, ...] = ()  # names, without port, under which it may be asked for; () with a token: any
+
+
+class CameraConfig(Section):
+    """One camera; None means: as the run says.
+
+    source: a text is parsed; what is kept shows no secret (`Source`).  source_file: holds the source instead.
+    password_file: holds the password of the user that the source names. The files are read once, when this is made.
+    """
+
+    name: str
+    source: Source
+    source_file: Path | None = None
+    password_file: Path | None = None
+    stride: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    threshold: Unit | None = None
+    smoothing: SmoothConfig | None = None
+    mask: tuple[Point, ...] = ()
+    evidence: bool | None = None
+    rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
+    snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # an address that gives one JPEG is asked so often
+    allow_hosts: tuple[str, ...] = ()  # that redirects and playlists may name beside the camera's own
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_files(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or isinstance(values.get("source"), Source):
+            return values
+        message = ""
+        try:
+            return with_files(values)
+        except SourceError as error:
+            message = str(error)
+        raise ValueError(message)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_topic(cls, name: str) -> str:
+        if not CAMERA_NAME.fullmatch(name):
+            raise ValueError(
+                f"camera name {name!r} is not allowed: use 1 to 64 of a-z, 0-9, '_' and '-', for instance "
+                f"{slug(name)!r}"
+            )
+        if name == DETECTOR:
+            raise ValueError(f"camera name {name!r} is not allowed: the detector reports its own trouble under it")
+        return name
+
+    @field_validator("mask")
+    @classmethod
+    def _mask_is_a_polygon(cls, mask: tuple[Point, ...]) -> tuple[Point, ...]:
+        if mask and len(mask) < 3:
+            raise ValueError(f"a mask polygon needs at least 3 points, got {len(mask)}")
+        return mask
+
+
+class Config(Section):
+    """Everything a run needs."""
+
+    cameras: tuple[CameraConfig, ...] = ()
+    bundle: str = "embedded"
+    pace: Literal["realtime", "max"] = "realtime"
+    events: Path | None = None
+    scores: Path | None = None
+    capture: CaptureConfig = CaptureConfig()
+    window: WindowConfig = WindowConfig()
+    trouble: TroubleConfig = TroubleConfig()
+    batch: BatchConfig = BatchConfig()
+    engine: EngineConfig = EngineConfig()
+    smooth: SmoothConfig | None = None  # None: what the bundle says
+    alarm: AlarmConfig = AlarmConfig()
+    evidence: EvidenceConfig = EvidenceConfig()
+    publish: PublishConfig = PublishConfig()
+    sinks: dict[Kind, SinkConfig] = {}
+    telemetry: TelemetryConfig = TelemetryConfig()
+    web: WebConfig = WebConfig()
+
+    @field_validator("cameras")
+    @classmethod
+    def _names_are_unique(cls, cameras: tuple[CameraConfig, ...]) -> tuple[CameraConfig, ...]:
+        seen: set[str] = set()
+        for camera in cameras:
+            if camera.name in seen:
+                raise ValueError(f"camera name {camera.name!r} is used twice; every camera needs its own")
+            seen.add(camera.name)
+        return cameras
+
+
+def slug(text: str) -> str:
+    """A camera name made from any text, for instance 'Gate 1' → 'gate-1'."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:64] or "camera"
+
+
+# A key of the run, and the key of one camera that says the same.
+_OWN: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("alarm", "threshold"), "threshold"),
+    (("window", "stride"), "stride"),
+    (("smooth",), "smoothing"),
+    (("evidence", "enabled"), "evidence"),
+)
+
+
+def build_config(
+    values: dict[str, Any], where: str = "command line", options: Mapping[str, str] | None = None
+) -> Config:
+    """A Config from nested values. Raises ConfigError with one sentence naming the key and the nearest known one.
+
+    options: names of keys for the sentence, for instance {"alarm.threshold": "--threshold"}.
+    """
+    return _validated(_tables(values, where), where, options or {})
+
+
+def load_config(
+    path: Path, overrides: dict[str, Any] | None = None, options: Mapping[str, str] | None = None
+) -> Config:
+    """Read a TOML file; `overrides` (nested, same keys) win over it, also over the own keys of its cameras.
+
+    options: as of `build_config`, for keys of `overrides`. Raises ConfigError.
+    """
+    values = _tables(_read_toml(path), str(path))
+    over = _tables(overrides or {}, "command line")
+    for keys, own in _OWN:
+        found = _at(over, keys)
+        for camera in values.get("cameras", {}).values() if found is not None else ():
+            if isinstance(camera, dict) and own in camera:
+                both = isinstance(camera[own], dict) and isinstance(found, dict)
+                camera[own] = merge(camera[own], found) if both else found
+    given = {key: name for key, name in (options or {}).items() if _at(over, tuple(key.split("."))) is not None}
+    return _validated(merge(values, over), str(path), given, over)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin with a byte order mark
+    except FileNotFoundError:
+        message = f"configuration file {str(path)!r} does not exist; give an existing TOML file"
+    except tomllib.TOMLDecodeError as error:
+        message = f"{path}: not valid TOML ({error}); mend that line"
+    except UnicodeDecodeError:
+        message = f"configuration file {str(path)!r} is not UTF-8 text; save it as UTF-8"
+    except OSError as error:
+        message = f"configuration file {str(path)!r} cannot be read ({error.strerror}); give a UTF-8 TOML file"
+    raise ConfigError(message)
+
+
+def _tables(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """`values` in one shape: cameras by name, and the threshold where it belongs. Raises ConfigError."""
+    result = dict(values)
+    if "cameras" in result:
+        result["cameras"] = _by_name(result["cameras"], where)
+    if "threshold" in result:  # a convenience: the one key people set
+        alarm = result.get("alarm", {})
+        if isinstance(alarm, dict):
+            if "threshold" in alarm:
+                raise ConfigError(f"{where}: threshold stands at the top and in [alarm]; leave one out")
+            result["alarm"] = {**alarm, "threshold": result.pop("threshold")}
+    return result
+
+
+def _by_name(cameras: Any, where: str) -> dict[str, Any]:
+    """Cameras by name from `[cameras.gate]`, `gate = "source"`, `[[cameras]]` or CameraConfigs. Raises ConfigError."""
+    if isinstance(cameras, dict):
+        return {name: c if isinstance(c, dict | CameraConfig) else {"source": c} for name, c in cameras.items()}
+    if not isinstance(cameras, list | tuple):
+        raise ConfigError(f"{where}: cameras must be a section; write [cameras.NAME] and its keys below it")
+    result: dict[str, Any] = {}
+    for number, camera in enumerate(cameras, 1):
+        name = camera.get("name") if isinstance(camera, dict) else getattr(camera, "name", None)
+        if not isinstance(name, str):
+            raise ConfigError(f'{where}: camera {number} has no name; write name = "gate" into its section')
+        if name in result:
+            raise ConfigError(f"{where}: camera name {name!r} is used twice; every camera needs its own")
+        result[name] = {k: v for k, v in camera.items() if k != "name"} if isinstance(camera, dict) else camera
+    return result
+
+
+def _at(values: dict[str, Any], keys: Sequence[str]) -> Any:
+    """The value at nested keys, or None."""
+    found: Any = values
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _validated(
+    values: dict[str, Any], where: str, options: Mapping[str, str], over: dict[str, Any] | None = None
+) -> Config:
+    cameras = values.get("cameras", {})
+    listed = [{"name": name, **camera} if isinstance(camera, dict) else camera for name, camera in cameras.items()]
+    message = ""
+    try:
+        return Config.model_validate({**values, "cameras": listed})
+    except ValidationError as error:
+        location = tuple(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+        if over and _at(over, location) is not None:
+            where = "command line"
+        message = describe(error, Config, list(cameras))
+        for key, name in options.items():
+            if location == tuple(key.split(".")):
+                message = message.replace(key, name, 1)
+    raise ConfigError(f"{where}: {message}")  # outside of the handler: the library's error holds the values
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, section by section; neither is changed."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result

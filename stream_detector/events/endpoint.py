@@ -1,0 +1,127 @@
+"""Endpoints: what may be bound, where the recovery socket lies, and the bind itself. Raises EndpointError."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import re
+from pathlib import Path
+
+import zmq
+
+from stream_detector.errors import EndpointError
+from stream_detector.system.lockfile import LockFile
+
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5}|\*)")
+_TRIES = 50
+
+
+def recovery_endpoint(endpoint: str) -> str:
+    """Where the ROUTER socket of a publisher lies: tcp port + 1, or the ipc path with `.recovery` behind it."""
+    if endpoint.startswith("ipc://") and len(endpoint) > 6:
+        return f"{endpoint}.recovery"
+    match = _TCP.fullmatch(endpoint)
+    port = int(match["port"]) if match and match["port"] != "*" else 0
+    if match is None or not 0 < port < 65535:
+        raise EndpointError(
+            f"endpoint {endpoint!r} is not understood; give tcp://HOST:PORT with a port from 1 to 65534, or ipc://PATH"
+        )
+    return f"tcp://{match['host']}:{port + 1}"
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether only this machine can reach `endpoint` (a loopback address or an ipc path)."""
+    if endpoint.startswith("ipc://"):
+        return True
+    match = _TCP.fullmatch(endpoint)
+    host = match["host"].strip("[]") if match else ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check(endpoint: str, encrypted: bool, insecure: bool) -> None:
+    """Raise EndpointError if `endpoint` is malformed, or open to the network without CURVE."""
+    match = _TCP.fullmatch(endpoint)
+    wildcard = bool(match) and match is not None and match["port"] in ("0", "*")
+    if not wildcard:
+        recovery_endpoint(endpoint)
+    if not is_local(endpoint) and not encrypted and not insecure:
+        raise EndpointError(
+            f"endpoint {endpoint!r} can be reached from other machines, and without CURVE anybody could read the "
+            f"events; bind to 127.0.0.1, set up keys, or allow it with --insecure"
+        )
+
+
+def keep_alive(socket: zmq.Socket[bytes]) -> None:
+    """Have dead connections noticed after a minute, by TCP and not by ZMTP heartbeats.
+
+    libzmq 4.3.5 aborts the process ("Assertion failed: !_io_error") when a ZMTP heartbeat falls due on a connection
+    that was closed while its incoming queue was full (libzmq issue 4841): a client that floods and leaves would end
+    the detector, and a detector that dies would end a slow subscriber.
+    """
+    socket.heartbeat_ivl = 0
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = 30
+    socket.tcp_keepalive_intvl = 10
+    socket.tcp_keepalive_cnt = 3
+
+
+def bind_pair(
+    events: zmq.Socket[bytes], recovery: zmq.Socket[bytes], endpoint: str
+) -> tuple[str, str, LockFile | None]:
+    """Bind both sockets; returns their real endpoints and, for ipc, the lock that guards the path.
+
+    A wildcard port (`0` or `*`) is a free one whose neighbour is free as well. Raises EndpointError.
+    """
+    match = _TCP.fullmatch(endpoint)
+    if match and match["port"] in ("0", "*"):
+        return (*_bind_any(events, recovery, match["host"]), None)
+    beside = recovery_endpoint(endpoint)
+    lock = None
+    if endpoint.startswith("ipc://"):  # a second bind on an ipc path succeeds, and steals it without a word
+        lock = LockFile(Path(endpoint.removeprefix("ipc://") + ".lock"))
+        try:
+            if not lock.acquire():
+                raise EndpointError(f"endpoint {endpoint!r} is in use by another process; stop it, or choose another")
+        except OSError as error:
+            raise EndpointError(
+                f"endpoint {endpoint!r} cannot be made ({error.strerror}); choose another path"
+            ) from None
+    try:
+        bind(events, endpoint)
+        bind(recovery, beside)
+    except EndpointError:
+        if lock:
+            lock.release()
+        raise
+    return endpoint, beside, lock
+
+
+def bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind one socket. Raises EndpointError."""
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            raise EndpointError(
+                f"endpoint {endpoint!r} is in use by another process; stop it, or choose another with --bind"
+            ) from None
+        raise EndpointError(f"endpoint {endpoint!r} cannot be bound ({error.strerror}); choose another") from None
+
+
+def _bind_any(events: zmq.Socket[bytes], recovery: zmq.Socket[bytes], host: str) -> tuple[str, str]:
+    for _ in range(_TRIES):
+        port = random.randrange(20_000, 60_000)
+        first, second = f"tcp://{host}:{port}", f"tcp://{host}:{port + 1}"
+        try:
+            bind(recovery, second)
+        except EndpointError:
+            continue
+        try:
+            bind(events, first)
+            return first, second
+        except EndpointError:
+            recovery.unbind(second)
+    raise EndpointError(f"no two neighbouring free ports were found on {host}; name a port")

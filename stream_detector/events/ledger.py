@@ -1,0 +1,390 @@
+"""The event journal: every alarm and status is written here before it is published.
+
+SQLite in WAL mode with synchronous=NORMAL: a commit costs tens of microseconds and survives `kill -9`; after a loss of
+power the newest commits may be gone, the file stays whole. Numbering: `epoch` is random per process start, `seq`
+counts per topic without holes and begins at 1 in every epoch. The order of epochs is kept, so `since` reads on across
+restarts. Scores are not journalled here (see `recovery.ScoreRing`).
+
+What goes wrong, and what happens then:
+    disk full, read-only, not writable    kept in memory (bounded), marked `unjournalled`, told once; the disk is tried
+                                          again every 30 s, and what was kept is written when it takes it
+    held by another process               UsageError: the open alarms in the file are the other's
+    corrupt (also a wrong row checksum)   renamed to *.corrupt-N, told, a new file begun; what this process still
+                                          remembers goes on into it, and what of the old file can be read and
+                                          matches its checksum (newest events, open alarms)
+    deleted or replaced while in use      noticed by `tend` within two seconds, told, a new file begun with what the
+                                          old one held (its newest part, if it is large)
+No call but the first raises because of the disk. A Ledger is used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stream_detector.errors import LedgerError, UsageError
+from stream_detector.events import pruning, salvage, store
+from stream_detector.events.journalreads import Reads
+from stream_detector.events.openalarms import OpenAlarm, OpenAlarms
+from stream_detector.events.pruning import Now
+from stream_detector.events.store import Corrupt, OpenRow, Row
+from stream_detector.events.wire import ALARM_SCHEMA, encode
+from stream_detector.system import retention
+from stream_detector.system.lockfile import LockFile, claim_journal
+from stream_detector.types import Clock
+
+__all__ = ["Ledger", "OpenAlarm"]
+
+log = logging.getLogger(__name__)
+
+_TAIL = 10_000  # events of this process kept for a new file
+_RETRY_S = 30.0
+_LOOK_S = 1.0  # between two looks at the files
+_RETENTION_S = 60.0
+_RETENTION_APPENDS = 1000
+_MEMORY_BYTES = 64 << 20
+_PARTS = ("", "-wal", "-shm")
+
+
+class Ledger(Reads):
+    """Journal of events; see the module docstring.
+
+    path: the SQLite file, or None for memory only.  keep_days, max_bytes: retention; 0 means no limit.
+    on_trouble: called with one sentence whenever the journal degrades or recovers (default: logged as an error); the
+    same sentences can be fetched with `take_troubles`.  epoch: go on in this epoch, numbering after what the file holds
+    of it (a process that replaces one which died); by default a new one begins.  lock: of the file, if it is held
+    already. Raises UsageError if another process has the file.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        clock: Clock,
+        keep_days: float = 30.0,
+        max_bytes: int = 1_000_000_000,
+        on_trouble: Callable[[str], None] | None = None,
+        epoch: str | None = None,
+        lock: LockFile | None = None,
+    ) -> None:
+        self.epoch = epoch or secrets.token_hex(8)
+        self.last_text = ""  # of the event appended last, as JSON: what is sent is what was journalled
+        self.last_owed = False  # whether that was an `end`, in memory only, of an alarm whose start is on disk
+        self.degraded = False  # True while a file was asked for, but events are kept in memory only
+        self.unjournalled = 0  # events of this process that are in memory only: so many may be lost
+        self._path = path
+        self._clock = clock
+        self._keep_s = keep_days * 86400 or float("inf")
+        self._max_bytes = max_bytes
+        self._on_trouble = on_trouble
+        self._troubles: deque[str] = deque(maxlen=100)
+        self._seqs: dict[str, int] = {}
+        self._places: dict[str, tuple[str, int]] = {}
+        self._open = OpenAlarms(self.epoch)
+        self._loaded = False  # whether _open is known; before, the file's open alarms must not be replaced
+        self._tail: deque[Row] = deque(maxlen=_TAIL)
+        self._lock = lock
+        self._identity: tuple[object, ...] = ()
+        self._wall = retention.WallClock(clock.monotonic(), clock.utc())
+        self._token = secrets.token_hex(8)
+        self._life = 0
+        self._retry_s = 0.0
+        self._look_s = clock.monotonic() + _LOOK_S
+        self._retention_s = clock.monotonic() + _RETENTION_S
+        self._appends = 0
+        self._ordinal = 0
+        self._closed = False
+        self._db = self._memory() if path is None else self._begin(path)
+        self._guard(self._load, again=True)
+        self._loaded = True
+        if epoch is not None:
+            self._seqs = {t: seq for t, (of, seq) in self._places.items() if of == epoch}
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def append(self, topic: str, body: dict[str, Any], ends: str = "") -> int:
+        """Journal one event; sets `body["epoch"]` and `body["seq"]` and returns seq.
+
+        While the journal is not on disk it sets `body["unjournalled"]` as well.  ends: the key of the open alarm that
+        this event ends, where the id alone could mean a later one. Raises ProtocolError if the body cannot be written
+        as JSON; then nothing is journalled and no seq is used. Raises LedgerError after `close`.
+        """
+        if self._closed:
+            raise LedgerError("an event came after the journal was closed; close the journal last")
+        if self.degraded and self._clock.monotonic() >= self._retry_s:
+            self._return_to_disk()
+        seq = self._seqs.get(topic, 0) + 1
+        row = self._row(topic, seq, body)
+        self._seqs[topic] = seq
+        self._places[topic] = (self.epoch, seq)
+        self._tail.append(row)
+        key = (ends or self._open.key(body)) if body.get("schema") == ALARM_SCHEMA else ""
+        before, kind = self._open.rows.get(key), str(body.get("type"))
+        if key:
+            self._open.track(key, row, kind, before)
+        in_memory = self.degraded
+        self._guard(lambda: self._write(row, key))
+        if self.degraded and not in_memory:  # the disk refused this very event
+            marked = self._tail[-1] = self._row(topic, seq, body)
+            if key:
+                self._open.track(key, marked, kind, before)
+            self._guard(lambda: self._write(marked, key, replace=True))
+            row = marked
+        self.last_text = row.text
+        self.last_owed = bool(key) and self._open.told(key, row, kind)
+        self.unjournalled += self.degraded
+        self._appends += 1
+        if self._appends >= _RETENTION_APPENDS or self._clock.monotonic() >= self._retention_s:
+            self._retain()
+        return seq
+
+    def _row(self, topic: str, seq: int, body: dict[str, Any]) -> Row:
+        body.pop("unjournalled", None)
+        body["epoch"], body["seq"] = self.epoch, seq
+        if self.degraded:
+            body["unjournalled"] = True
+        return Row(topic, self.epoch, seq, self._clock.utc(), encode(body).decode())
+
+    def _write(self, row: Row, key: str, replace: bool = False) -> None:
+        with self._db:
+            store.insert(self._db, row, self._ordinal, replace)
+            if key in self._open.rows:
+                store.insert_open(self._db, key, self._open.rows[key])
+            elif key:
+                store.delete_open(self._db, key)
+
+    def tend(self) -> None:
+        """Look after the files: deleted, mended, too old. Call it often; most calls do nothing."""
+        now_s = self._clock.monotonic()
+        if self._closed or now_s < self._look_s:
+            return
+        self._look_s = now_s + _LOOK_S
+        self._wall.observe(now_s, self._clock.utc())
+        if self._lock is not None and not self._lock.held():
+            self._take_lock_again(self._lock)
+        if self.degraded and now_s >= self._retry_s:
+            self._return_to_disk()
+        elif self._path is not None and not self.degraded and self._seen(self._path) != self._identity:
+            self._begin_anew(self._path)
+        if now_s >= self._retention_s:
+            self._retain()
+
+    def _retain(self) -> None:
+        now_s = self._clock.monotonic()
+        self._appends, self._retention_s = 0, now_s + _RETENTION_S
+        self._wall.observe(now_s, self._clock.utc())
+        limit = self._max_bytes
+        if self._path is None or self.degraded:
+            limit = min(limit or _MEMORY_BYTES, _MEMORY_BYTES)
+        now, step = Now(self._life, self._wall.lasted_s(now_s)), 2 * _RETENTION_APPENDS
+        self._guard(lambda: pruning.retain(self._db, now, self._wall, self._keep_s, limit, step))
+
+    # -- reading, beside what `Reads` has -----------------------------------------------------------------------
+
+    def last_seqs(self) -> dict[str, int]:
+        """topic → last seq, of this epoch."""
+        return dict(self._seqs)
+
+    def places(self) -> dict[str, tuple[str, int]]:
+        """As `last_positions`, from memory; not to be changed."""
+        return self._places
+
+    def open_alarms(self) -> list[OpenAlarm]:
+        """Alarms that started and did not end, also those of earlier epochs, oldest first."""
+        return self._open.listed()
+
+    def open_texts(self) -> dict[str, list[OpenRow]]:
+        """topic → its open alarms as JSON texts; not to be changed."""
+        return self._open.topics()
+
+    def take_troubles(self) -> list[str]:
+        """The sentences told since the last call."""
+        texts = list(self._troubles)
+        self._troubles.clear()
+        return texts
+
+    def close(self) -> None:
+        """Close the file and give its lock back. Safe to call twice."""
+        if not self._closed and not self.degraded:
+            self._guard(lambda: pruning.note(self._db, self._now(), self._wall))
+        self._closed = True
+        self._db.close()
+        if self._lock:
+            self._lock.release()
+
+    # -- what goes wrong ----------------------------------------------------------------------------------------
+
+    def _now(self) -> Now:
+        return Now(self._life, self._wall.lasted_s(self._clock.monotonic()))
+
+    def _begin(self, path: Path) -> sqlite3.Connection:
+        try:
+            self._lock = self._lock or claim_journal(path)
+        except OSError as error:
+            return self._to_memory(f"the event journal {path} cannot be made ({error.strerror})")
+        try:
+            return self._open_file(path)
+        except (sqlite3.Error, Corrupt, OSError) as error:
+            return self._replacement(error)
+
+    def _take_lock_again(self, lock: LockFile) -> None:
+        """Its file was deleted. If another process was quick enough to take it, the journal is the other's now."""
+        try:
+            if lock.renew() or self.degraded:
+                return
+        except OSError as error:
+            log.warning("the lock of the event journal cannot be made again (%s)", error)
+            return
+        self._retry_s = float("inf")
+        self._db.close()
+        self._db = self._to_memory(f"the event journal {self._path} was taken by another process", copy=False)
+
+    def _load(self) -> None:
+        self._open.load(store.read_open(self._db))
+        self._places = store.read_positions(self._db)
+
+    def _seen(self, path: Path) -> tuple[object, ...]:
+        """Which files lie at the journal's place."""
+        found: list[object] = []
+        for part in _PARTS:
+            try:
+                status = path.with_name(path.name + part).stat()
+                found.append((status.st_dev, status.st_ino))
+            except OSError:
+                found.append(None)
+        return tuple(found)
+
+    def _open_file(
+        self, path: Path, aside: Path | None = None, kept: sqlite3.Connection | None = None
+    ) -> sqlite3.Connection:
+        """Open or make the file; aside, kept: older ones to begin it with."""
+        db = store.open_file(path)
+        try:
+            if aside is not None:
+                salvage.copy_newest(aside, db, _TAIL)
+            if kept is not None:
+                salvage.copy_all(kept, db)
+            opened = self._open.merged(store.read_open(db)) if self._loaded else None
+            rows = [*self._open.owed.values(), *self._tail]
+            self._enter(db, rows, opened)
+        except BaseException:
+            db.close()
+            raise
+        if opened is not None:
+            self._open.load(opened)
+        self._identity = self._seen(path)
+        return db
+
+    def _memory(self, path: Path | None = None, kept: sqlite3.Connection | None = None) -> sqlite3.Connection:
+        db = store.open_memory()
+        if kept is not None:
+            salvage.copy_all(kept, db)
+        elif path is not None and path.exists():
+            salvage.copy_newest(path, db, _TAIL)
+        self._enter(db, self._tail, self._open.rows if self._loaded else None)
+        return db
+
+    def _enter(self, db: sqlite3.Connection, rows: Any, opened: dict[str, OpenRow] | None) -> None:
+        self._ordinal = store.begin_epoch(db, self.epoch, rows, opened)
+        with db:
+            self._life = retention.begin_life(db, self._token, self._wall.began_utc, self._now().at_s)
+            pruning.bound_gaps(db, self._ordinal, self._seqs)
+
+    def _guard(self, action: Callable[[], object], again: bool = False) -> None:
+        """Run `action` on the database; if that fails, replace the database, and run it once more if `again`.
+
+        Raises LedgerError after `close`.
+        """
+        if self._closed:
+            raise LedgerError("the journal was asked after it was closed; close the journal last")
+        try:
+            action()
+        except (sqlite3.Error, Corrupt) as error:
+            self._db.close()
+            self._db = self._replacement(error)
+            if again:
+                try:
+                    action()
+                except (sqlite3.Error, Corrupt) as second:
+                    self._db.close()
+                    self._db = self._to_memory(f"the event journal failed twice ({second})", copy=False)
+
+    def _replacement(self, error: Exception) -> sqlite3.Connection:
+        """The database to go on with after `error`: a new file if the old one is corrupt, else memory."""
+        path = self._path
+        if path is None or self.degraded:
+            return self._to_memory(f"the event journal in memory failed ({error})", copy=False)
+        if isinstance(error, OSError) or not store.is_corruption(error):
+            return self._to_memory(f"the event journal {path} cannot be written ({error})")
+        try:
+            aside = salvage.set_aside(path)
+            db = self._open_file(path, aside)
+        except (sqlite3.Error, Corrupt, OSError) as second:
+            return self._to_memory(f"the event journal {path} is corrupt and cannot be replaced ({second})", copy=False)
+        self._tell(
+            f"the event journal was corrupt ({error}); it was set aside as {aside} and a new one begun, "
+            f"with what of the old one could be read"
+        )
+        return db
+
+    def _begin_anew(self, path: Path) -> None:
+        """The files were deleted or replaced; the connection still holds the old ones."""
+        kept, same = store.open_memory(), self._seen(path)[0] == self._identity[0]
+        try:
+            salvage.copy_deleted(self._db, kept, _TAIL)
+        except (sqlite3.Error, Corrupt) as error:
+            log.warning("the deleted event journal cannot be read (%s)", error)
+        self._db.close()  # before a new one is made: closing deletes the old side files by their names
+        why = f"the event journal {path} was deleted or replaced while in use"
+        try:
+            if not same and any(self._seen(path)):
+                log.warning("what lay at its place was set aside as %s", salvage.set_aside(path, "found"))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = self._open_file(path, kept=kept)
+        except (sqlite3.Error, Corrupt, OSError) as error:
+            self._db = self._to_memory(f"{why}, and no new one can be made ({error})", copy=False, kept=kept)
+        else:
+            self._tell(f"{why}; a new one was begun with what the old one held")
+        finally:
+            kept.close()
+
+    def _to_memory(self, why: str, copy: bool = True, kept: sqlite3.Connection | None = None) -> sqlite3.Connection:
+        self._retry_s = max(self._retry_s, self._clock.monotonic() + _RETRY_S)
+        self.degraded = self._path is not None
+        try:
+            db = self._memory(self._path if copy else None, kept)
+        except (sqlite3.Error, Corrupt) as error:  # the old file holds what cannot be copied
+            log.warning("the event journal cannot be copied (%s)", error)
+            db = self._memory()
+        self._tell(
+            f"{why}; events are kept in memory only, marked unjournalled, and lost if the detector dies, "
+            f"free or mend the disk"
+        )
+        return db
+
+    def _return_to_disk(self) -> None:
+        self._retry_s = self._clock.monotonic() + _RETRY_S
+        path = self._path
+        try:
+            if path is None:
+                return
+            self._lock = self._lock or claim_journal(path)
+            db = self._open_file(path)
+        except (UsageError, OSError, sqlite3.Error, Corrupt) as error:
+            log.warning("the event journal %s still cannot be used (%s)", path, error)
+            return
+        self._db.close()
+        self._db, self.degraded = db, False
+        lost = max(0, self.unjournalled - _TAIL)
+        told = f"{self.unjournalled - lost} events of the time between were written to it"
+        self.unjournalled = 0
+        self._tell(f"the event journal {path} is in use again; {told}" + (f", {lost} are lost" if lost else ""))
+
+    def _tell(self, text: str) -> None:
+        self._troubles.append(text)
+        (self._on_trouble or log.error)(text)

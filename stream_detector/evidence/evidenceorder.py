@@ -1,0 +1,125 @@
+"""In which order evidence files came, and how old they are, by more than one reading of a clock (see `retention`).
+
+An index in the evidence folder, `.order.sqlite3`, holds for every file when it was first seen: in which life of a
+detector, and how many seconds after its beginning. Files that it does not know (of an earlier version, or the index was
+deleted) are entered when they are seen, in the order of their dates: so they are kept too long rather than too short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stream_detector.system import retention
+from stream_detector.types import Clock
+
+log = logging.getLogger(__name__)
+
+NAME = ".order.sqlite3"
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files(serial INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE NOT NULL,
+    life INTEGER NOT NULL, at_s REAL NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One file. name: below the folder.  age_s: since it was first seen; never more than can be borne out."""
+
+    name: str
+    age_s: float
+
+
+class EvidenceOrder:
+    """folder: of the evidence; made when something is written. Used by one thread. No call raises because of the disk:
+    without an index on it, one in memory serves as long as this process lives."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._path, self._clock = folder / NAME, clock
+        self._wall = retention.WallClock(clock.monotonic(), clock.utc())
+        self._token = secrets.token_hex(8)
+        self._db: sqlite3.Connection | None = None
+
+    def observe(self) -> None:
+        """Look at the clocks; call it now and then."""
+        self._wall.observe(self._clock.monotonic(), self._clock.utc())
+
+    def oldest_first(self, names: Sequence[str]) -> list[Seen]:
+        """Every one of `names` (files there now, in the order of their dates), in the order in which they came."""
+        self.observe()
+        try:
+            return self._sorted(names, self._connection())
+        except sqlite3.Error as error:
+            log.warning("the index of the evidence cannot be used (%s); a new one is begun", error)
+            return self._sorted(names, self._anew(error))
+
+    def close(self) -> None:
+        """Close the index. Safe to call twice."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = _open(str(self._path))
+        return self._db
+
+    def _anew(self, error: sqlite3.Error) -> sqlite3.Connection:
+        self.close()
+        if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            with contextlib.suppress(OSError, sqlite3.Error):
+                self._path.unlink()
+                self._db = _open(str(self._path))
+                return self._db
+        self._db = _open(":memory:")
+        return self._db
+
+    def _sorted(self, names: Sequence[str], db: sqlite3.Connection) -> list[Seen]:
+        at_s = self._wall.lasted_s(self._clock.monotonic())
+        with db:
+            life = retention.begin_life(db, self._token, self._wall.began_utc, at_s)
+            retention.note_life(db, life, self._wall, at_s)
+            new = [(name, life, at_s) for name in names]
+            db.executemany("INSERT OR IGNORE INTO files(name, life, at_s) VALUES (?,?,?)", new)
+            there = set(names)
+            rows = db.execute("SELECT name, life, at_s FROM files ORDER BY serial").fetchall()
+            gone = [(name,) for name, _, _ in rows if name not in there]
+            db.executemany("DELETE FROM files WHERE name = ?", gone)
+            oldest = min((of for name, of, _ in rows if name in there), default=life)
+            retention.forget_lives(db, oldest)
+        begun = retention.beginnings(retention.read_lives(db, oldest, life))
+        now_s = begun[life] + at_s
+        return [Seen(*seen) for seen in self._ages(rows, there, begun, life, at_s, now_s)]
+
+    def _ages(
+        self,
+        rows: Sequence[tuple[str, int, float]],
+        there: set[str],
+        begun: dict[int, float],
+        life: int,
+        at_s: float,
+        now_s: float,
+    ) -> Iterator[tuple[str, float]]:
+        """What came later is never told to be older."""
+        limit_s = float("inf")
+        for name, of, seen_s in rows:
+            if name in there:
+                age_s = at_s - seen_s if of == life else now_s - (begun.get(of, min(begun.values())) + seen_s)
+                limit_s = min(limit_s, age_s)
+                yield name, limit_s
+
+
+def _open(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
+    try:
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_TABLES + retention.TABLES)
+    except BaseException:
+        db.close()
+        raise
+    return db

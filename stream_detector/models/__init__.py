@@ -1,0 +1,6 @@
+"""What scores a window: recipes, backbones, heads, bundles.
+
+In: a bundle's folder, weights.
+Out: networks as plain PyTorch modules, recipes, thresholds.
+Imports: config, types, system, errors.
+"""

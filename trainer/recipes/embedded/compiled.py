@@ -1,0 +1,103 @@
+"""The teacher, compiled: on a CPU with bfloat16 arithmetic OpenVINO asks it four times as fast as PyTorch in float32.
+
+Only its answers are wanted, no gradients; their error in bfloat16 is measured by `compiled_teacher` on every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stream_detector.engines.layout import available_cores
+from stream_detector.engines.openvino_engine import convert_module, import_openvino
+from stream_detector.errors import DataError, MissingExtraError
+from stream_detector.models.backbones.i3d import I3D
+from stream_detector.types import WINDOW_FRAMES, UInt8Array
+from trainer.data.clips import Size, sides
+
+GRID = 5  # cells a side that the teacher's maps are kept in: all there are at 160 pixels
+MIDDLE = "Mixed_4f"  # the block whose output is the middle map
+
+
+class Answer(NamedTuple):
+    """What the teacher says of B windows: features (B, 1024), logits (B, 400), and, if asked for, two maps.
+
+    middle: (B, 832, 2, 5, 5), output of `Mixed_4f`.  last: (B, 1024, 1, 5, 5), whose mean is `features`.
+    """
+
+    features: Tensor
+    logits: Tensor
+    middle: Tensor | None = None
+    last: Tensor | None = None
+
+
+Teacher = Callable[[UInt8Array], Answer]
+
+
+def ask(model: I3D, clip: Tensor, *, maps: bool = False) -> Answer:
+    """The answer to float (B, 3, 16, s, s) in [-1, 1]; the maps are averaged over what falls into a cell."""
+    if not maps or model.fc is None:
+        return Answer(*model.both(clip))
+    x, middle = clip, clip
+    for name, stage in model.stages.named_children():
+        x = stage(x)
+        if name == MIDDLE:
+            middle = F.adaptive_avg_pool3d(x, (2, GRID, GRID))
+    features = x.mean(dim=(2, 3, 4))
+    return Answer(features, model.fc(features), middle, F.adaptive_avg_pool3d(x, (1, GRID, GRID)))
+
+
+class _FromBytes(nn.Module):
+    def __init__(self, model: I3D, maps: bool) -> None:
+        super().__init__()
+        self.model, self.maps = model, maps
+
+    def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
+        said = ask(self.model, windows.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0, maps=self.maps)
+        return tuple(part for part in said if part is not None)
+
+
+def compiled_teacher(model: I3D, size: Size, *, maps: bool = False, least_cosine: float = 0.995) -> Teacher | None:
+    """uint8 windows (B, 16, rows, columns, 3) RGB → `Answer`, with its maps if wanted; None where it would not help.
+
+    None without OpenVINO and on CPUs without bfloat16. Raises DataError if the compiled answer to one noisy window is
+    farther than `least_cosine` from PyTorch's.
+    """
+    try:
+        openvino = import_openvino()
+    except MissingExtraError:
+        return None
+    core = openvino.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return None
+    probe = torch.randint(0, 256, (1, WINDOW_FRAMES, *sides(size), 3), generator=torch.Generator().manual_seed(0))
+    probe = probe.to(torch.uint8)
+    plain = _FromBytes(model.eval(), maps)
+    count = available_cores()
+    hints = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(count)}
+    compiled = core.compile_model(convert_module(plain, probe), "CPU", hints)
+    requests = [compiled.create_infer_request() for _ in range(count)]
+
+    def answer(windows: UInt8Array) -> Answer:
+        rows: list[list[np.ndarray[Any, np.dtype[np.float32]]]] = []
+        for first in range(0, len(windows), count):
+            running: list[Any] = []
+            for request, window in zip(requests, windows[first : first + count], strict=False):
+                request.start_async([np.ascontiguousarray(window[None])])
+                running.append(request)
+            for request in running:
+                request.wait()
+                rows.append([request.get_output_tensor(k).data[0].copy() for k in range(4 if maps else 2)])
+        return Answer(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+
+    with torch.no_grad():
+        wanted = plain(probe)[0]
+    cosine = float(F.cosine_similarity(answer(probe.numpy()).features, wanted).item())
+    if cosine < least_cosine:
+        raise DataError(f"the compiled teacher differs from PyTorch's (cosine {cosine:.4f}); uninstall openvino")
+    return answer
