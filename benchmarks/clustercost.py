@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.clusterlib import choose_clips, compare, make_film
 from benchmarks.faultlib.detector import free_endpoint
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 
 CAMERAS = 8
 START_S = 90.0

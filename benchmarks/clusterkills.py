@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.clusterlib import Run, compare, config_for, nodes, scores_of, single
 from benchmarks.faultlib.detector import free_endpoint
 from benchmarks.faultlib.judge import journalled, judge, slim
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 
 CAMERAS = 4
 SETTLE_S = 3.0  # between a recovery and the next kill, at least

@@ -16,9 +16,9 @@ import cv2
 from benchmarks.footage import pictures
 from stream_detector.config import CameraConfig, Config, build_config
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.assemble import assembled
+from stream_detector.runtime.build import assembled
 from stream_detector.runtime.stages import plan_camera
-from stream_detector.system.raypool import import_ray
+from stream_detector.system.actor_pool import import_ray
 
 VOLATILE = ("epoch", "seq", "timing", "start_utc", "emitted_utc")
 FPS = 25

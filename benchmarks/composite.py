@@ -208,7 +208,7 @@ def main(argv: list[str]) -> int:
     quiet = sorted(args.quiet.glob("*.mp4"))
     if not loud or not still or not quiet:
         parser.error("no incidents, no controls or no quiet recordings; check --clips, --sets, --controls and --quiet")
-    quiet = quiet[1::2]  # every other one is training's (see trainer/recipes/embedded/extras.py)
+    quiet = quiet[1::2]  # every other one is training's (see trainer/recipes/embedded/extra_footage.py)
     load, bundle, console = load_before(), Bundle.load(args.bundle), Console(stderr=True)
     hours = args.streams * args.minutes / 60
     tallies: dict[tuple[float, int], Tally] = {}

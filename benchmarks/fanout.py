@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.results import load_before, write_results
 from stream_detector.config import PublishConfig
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
+from stream_detector.events.publisher import Publisher
 from stream_detector.types import AlarmEvent, Decision, EventWindow, Score, SystemClock, Timing, WindowRef
 
 A_PROCESS = 8

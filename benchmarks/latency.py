@@ -33,8 +33,8 @@ from benchmarks.footage import SYSTEM_PYTHON, find_clips, make_h264, make_raw, m
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
 from benchmarks.rtsp_faults import missing_server
-from stream_detector.alarms.alarm import make_alarm_rule
-from stream_detector.alarms.smooth import make_smoother
+from stream_detector.alarms.smoothing import make_smoother
+from stream_detector.alarms.state_machine import make_alarm_rule
 from stream_detector.config import AlarmConfig
 from stream_detector.models.bundle import Bundle
 from stream_detector.types import Score, Timing, WindowRef

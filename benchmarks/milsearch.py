@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import load_before, write_results
-from stream_detector.models.temporal import Scaling
+from stream_detector.models.streaming_heads import Scaling
 from trainer.data.features import FeatureSet, load_features
 from trainer.evaluation.metrics import roc_auc
 from trainer.mil.heads import HeadSpec

@@ -2,9 +2,9 @@
 
     python -m benchmarks quiet --videos DIR [--asked 1.0] [--learned-too]
 
-Every other recording is left out, for heads learn from it (see `trainer/recipes/embedded/quiet.py`). The threshold of
-the shipped bundle had to lie above the rest, so alarms in them bound the rate on that camera at best. They are
-played by `stream-detector run --pace max` at the bundle's own threshold. Then the hours are split by day (the name up
+Every other recording is left out, for heads learn from it (see `trainer/recipes/embedded/normal_recordings.py`). The
+threshold of the shipped bundle had to lie above the rest, so alarms in them bound the rate on that camera at best. They
+are played by `stream-detector run --pace max` at the bundle's own threshold. The hours are then split by day (name up
 to the first dash): `stream-detector calibrate` chooses a threshold on one half, and the alarms at that threshold are
 counted on the other; and the other way round. "kept": the rate seen there lies below the bound stated.
 """

@@ -31,12 +31,12 @@ from typing import Any
 import psutil
 
 from benchmarks.clock_server import BAND, BITS
-from stream_detector.capture.decoded import AnyPicture, Picture, as_picture
 from stream_detector.capture.framing import Views
+from stream_detector.capture.picture import AnyPicture, Picture, as_picture
 from stream_detector.capture.readers import FileReader, GrabResult, NetworkReader
 from stream_detector.config import CameraConfig, CaptureConfig, Config, build_config
-from stream_detector.config.address import Source
-from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.config.source import Source
+from stream_detector.runtime.build import Assembly, assembled
 from stream_detector.types import UInt8Array
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +170,7 @@ def running(config: Config, web: bool) -> Iterator[tuple[Assembly, str]]:
         with assembled(config) as assembly:
             yield assembly, ""
         return
-    from stream_detector.web.board import Board
+    from stream_detector.web.live_state import Board
     from stream_detector.web.server import serve_web
 
     board = Board(len(config.cameras))

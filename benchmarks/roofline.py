@@ -32,7 +32,7 @@ from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import BundleError, StreamDetectorError
 from stream_detector.models.backbones import backbone_spec, build_backbone
 from stream_detector.models.bundle import Bundle, find_bundle, write_bundle
-from stream_detector.models.head import Head
+from stream_detector.models.heads import Head
 from stream_detector.models.preprocess import normalise, recipe_named
 from stream_detector.types import Engine, UInt8Array
 

@@ -27,9 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stream_detector.capture.capture import Capture, Watchdog
-from stream_detector.capture.decoded import Picture, look
+from stream_detector.capture.camera import Capture, Watchdog
 from stream_detector.capture.framing import Views
+from stream_detector.capture.picture import Picture, look
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.models.recipe import RECIPES
 from stream_detector.types import CameraStatus, Frame, SystemClock

@@ -29,7 +29,7 @@ from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.messages import Item, Scored
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothConfig
-from stream_detector.runtime.decide import CameraPlan
+from stream_detector.runtime.decider import CameraPlan
 from stream_detector.types import Timing, WindowRef
 
 WITHIN = 0.15

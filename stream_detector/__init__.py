@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stream_detector.api import Detector, Model, load_bundle, read_frames, score, watch
-    from stream_detector.client.subscribe import Subscriber
+    from stream_detector.client.subscriber import Subscriber
     from stream_detector.config import CameraConfig, Config
     from stream_detector.errors import (
         BundleError,
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from stream_detector.events.curve import KeyPair
-    from stream_detector.events.published import PublishedAlarm
-    from stream_detector.events.wire import Message
-    from stream_detector.reports.records import ScoreRow
+    from stream_detector.events.protocol import Message
+    from stream_detector.events.published_alarm import PublishedAlarm
+    from stream_detector.reports.read_back import ScoreRow
     from stream_detector.runtime.pipeline import RunResult
     from stream_detector.runtime.session import Session
     from stream_detector.types import AlarmEvent, Decision, Frame
@@ -65,18 +65,18 @@ _MODULES = {
     "EngineError": "stream_detector.errors",
     "Frame": "stream_detector.types",
     "KeyPair": "stream_detector.events.curve",
-    "Message": "stream_detector.events.wire",
+    "Message": "stream_detector.events.protocol",
     "MissingExtraError": "stream_detector.errors",
     "Model": "stream_detector.api",
     "ProtocolError": "stream_detector.errors",
-    "PublishedAlarm": "stream_detector.events.published",
+    "PublishedAlarm": "stream_detector.events.published_alarm",
     "RunError": "stream_detector.errors",
     "RunResult": "stream_detector.runtime.pipeline",
-    "ScoreRow": "stream_detector.reports.records",
+    "ScoreRow": "stream_detector.reports.read_back",
     "Session": "stream_detector.runtime.session",
     "SourceError": "stream_detector.errors",
     "StreamDetectorError": "stream_detector.errors",
-    "Subscriber": "stream_detector.client.subscribe",
+    "Subscriber": "stream_detector.client.subscriber",
     "UsageError": "stream_detector.errors",
     "load_bundle": "stream_detector.api",
     "read_frames": "stream_detector.api",

@@ -21,11 +21,11 @@ from stream_detector.capture.sources import parse_sources
 from stream_detector.config import CameraConfig, Config, build_config, load_config, merge
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError, StageError, UsageError
-from stream_detector.events.published import PublishedAlarm
+from stream_detector.events.published_alarm import PublishedAlarm
 from stream_detector.models.bundle import Bundle, find_bundle, read_manifest
 from stream_detector.models.preprocess import Recipe
-from stream_detector.reports.records import ScoreRow
-from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.reports.read_back import ScoreRow
+from stream_detector.runtime.build import Assembly, assembled
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.types import Decision, Engine, Float32Array, Frame, UInt8Array
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from stream_detector.capture.capture import Capture
-from stream_detector.capture.decoded import Picture
+from stream_detector.capture.camera import Capture
+from stream_detector.capture.picture import Picture
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.testing import FakeClock, FakeSource
 from stream_detector.types import CameraStatus, Frame, UInt8Array

@@ -11,9 +11,9 @@ from typing import Any
 import zmq
 
 from stream_detector.config import PublishConfig
-from stream_detector.events import wire
+from stream_detector.events import protocol
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
+from stream_detector.events.publisher import Publisher
 from stream_detector.testing import FakeClock
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, EventWindow, Score, Timing, WindowRef
 
@@ -115,7 +115,7 @@ class Bench:
 
     def joined(self, *prefixes: str, **keys: Any) -> zmq.Socket[bytes]:
         """A subscriber that is surely connected: it has heard a heartbeat."""
-        socket = self.subscriber(wire.HEARTBEAT_TOPIC, *prefixes, **keys)
+        socket = self.subscriber(protocol.HEARTBEAT_TOPIC, *prefixes, **keys)
 
         def heard() -> bool:
             self.clock.advance(1.0)
@@ -124,7 +124,7 @@ class Bench:
         self.until(heard)
         while socket.poll(50):
             socket.recv_multipart()
-        socket.unsubscribe(wire.HEARTBEAT_TOPIC)
+        socket.unsubscribe(protocol.HEARTBEAT_TOPIC)
         return socket
 
     def ask(self, socket: zmq.Socket[bytes], request: object) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from typing import Any
 import zmq
 from event_bench import an_event
 
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.config import PublishConfig
-from stream_detector.events import eventfile, store, wire
+from stream_detector.events import jsonl_file, ledger_file, protocol
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
+from stream_detector.events.publisher import Publisher
 from stream_detector.testing import FakeClock
 from stream_detector.types import CameraStatus
 
@@ -60,13 +60,13 @@ class FakeClient:
         return self.asked is not None
 
     def send(self, body: dict[str, Any], topics: tuple[str, ...]) -> None:
-        self.asked = (wire.encode({"request": "r", **body}), topics)
+        self.asked = (protocol.encode({"request": "r", **body}), topics)
 
-    def receive(self, _wait_s: float) -> tuple[wire.Reply, tuple[str, ...]] | None:
+    def receive(self, _wait_s: float) -> tuple[protocol.Reply, tuple[str, ...]] | None:
         if self.asked is None or self.answer is None:
             return None
         (data, topics), self.asked = self.asked, None
-        return wire.decode_reply(self.answer(data)), topics
+        return protocol.decode_reply(self.answer(data)), topics
 
     def reset(self) -> None:
         self.asked = None
@@ -192,7 +192,7 @@ class World:
     @contextlib.contextmanager
     def patched(self) -> Iterator[None]:
         """The places at which disks fail and processes die."""
-        connect, insert, append = sqlite3.connect, store.insert, eventfile.EventFile._append
+        connect, insert, append = sqlite3.connect, ledger_file.insert, jsonl_file.EventFile._append
         journal_append = Ledger.append
         world = self
 
@@ -208,7 +208,7 @@ class World:
                 raise error
             insert(db, *args, **options)
 
-        def appending(file: eventfile.EventFile, data: bytes) -> bool:
+        def appending(file: jsonl_file.EventFile, data: bytes) -> bool:
             world.point("committed")
             try:
                 world.point("torn")
@@ -225,15 +225,15 @@ class World:
             return seq
 
         sqlite3.connect = connecting  # type: ignore[assignment]
-        store.insert = inserting
-        eventfile.EventFile._append = appending  # type: ignore[method-assign]
+        ledger_file.insert = inserting
+        jsonl_file.EventFile._append = appending  # type: ignore[method-assign]
         Ledger.append = journalling  # type: ignore[method-assign]
         try:
             yield
         finally:
             sqlite3.connect = connect
-            store.insert = insert
-            eventfile.EventFile._append = append  # type: ignore[method-assign]
+            ledger_file.insert = insert
+            jsonl_file.EventFile._append = append  # type: ignore[method-assign]
             Ledger.append = journal_append  # type: ignore[method-assign]
 
     # -- what came of it ------------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def counts(bodies: list[dict[str, Any]]) -> dict[str, Counter[str]]:
     """id → how many of which type."""
     found: dict[str, Counter[str]] = {}
     for body in bodies:
-        if body.get("schema") == wire.ALARM_SCHEMA:
+        if body.get("schema") == protocol.ALARM_SCHEMA:
             found.setdefault(body["id"], Counter())[body["type"]] += 1
     return found
 

@@ -11,7 +11,7 @@ from parity_weights import seeded_state, uniform
 
 from stream_detector.models.backbones import build_backbone
 from stream_detector.models.bundle import Bundle, write_bundle
-from stream_detector.models.head import Head
+from stream_detector.models.heads import Head
 from stream_detector.models.preprocess import Recipe
 from stream_detector.types import UInt8Array
 

@@ -10,7 +10,7 @@ import torch
 from model_samples import DIM, small_parts, small_states
 
 from stream_detector.models.bundle import Bundle, write_bundle
-from stream_detector.models.temporal import Scaling
+from stream_detector.models.streaming_heads import Scaling
 from trainer.export import head_state
 from trainer.mil.checkpoint import Checkpoint
 from trainer.mil.heads import HeadSpec

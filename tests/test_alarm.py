@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.alarms.alarm import AlarmMachine
+from stream_detector.alarms.state_machine import AlarmMachine
 from stream_detector.types import AlarmEvent, Score, Timing, WindowRef
 
 STEP_S = 0.64

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from stream_detector.runtime.batch import Taken, WindowBuffer
+from stream_detector.runtime.window_buffer import Taken, WindowBuffer
 from stream_detector.types import SystemClock, Window, WindowRef
 
 DEADLINE_S = 10.0

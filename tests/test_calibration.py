@@ -28,7 +28,7 @@ from stream_detector.alarms.calibration import (
 from stream_detector.cli import calibrate as command
 from stream_detector.config import AlarmConfig
 from stream_detector.errors import ConfigError, DataError, SourceError, UsageError
-from stream_detector.reports.records import COLUMNS, ScoreRow
+from stream_detector.reports.read_back import COLUMNS, ScoreRow
 
 
 def test_the_bounds_are_the_exact_ones() -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 from capture_rig import DEADLINE_S, LIVE, Make
 
-from stream_detector.capture.capture import Watchdog
+from stream_detector.capture.camera import Watchdog
 from stream_detector.config import CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.testing import FakeClock, FakeSource

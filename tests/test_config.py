@@ -15,7 +15,7 @@ from stream_detector.cli.run import add_options, make_config
 from stream_detector.config import Config, build_config, load_config
 from stream_detector.errors import ConfigError, UsageError
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.assemble import plan_camera
+from stream_detector.runtime.build import plan_camera
 
 GATE = '[cameras.gate]\nsource = "rtsp://admin@10.0.0.7/live"\n'
 

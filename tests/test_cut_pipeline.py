@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from test_pipeline import ALARM, make
 
-from stream_detector.alarms.smooth import Ema
+from stream_detector.alarms.smoothing import Ema
 from stream_detector.config import Config, SmoothConfig, WindowConfig
-from stream_detector.reports.records import ScoreRow
-from stream_detector.runtime.decide import CameraPlan, Decider
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.reports.read_back import ScoreRow
+from stream_detector.runtime.decider import CameraPlan, Decider
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import SystemClock
 from stream_detector.web.tune import tune

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.capture.cuts import LEAST_HISTORY, RUN_UP, CutFinder
+from stream_detector.capture.scene_cuts import LEAST_HISTORY, RUN_UP, CutFinder
 from stream_detector.types import UInt8Array
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from stream_detector.telemetry.dashboard import (
+from stream_detector.telemetry.snapshot import STAGES, AlarmView, CameraView, Histogram, Note, TelemetrySnapshot
+from stream_detector.telemetry.terminal_view import (
     Dashboard,
     HeaderInfo,
     clean,
@@ -21,7 +22,6 @@ from stream_detector.telemetry.dashboard import (
     score_bar,
     sparkline,
 )
-from stream_detector.telemetry.views import STAGES, AlarmView, CameraView, Histogram, Note, TelemetrySnapshot
 
 HEADER = HeaderInfo("openvino on cpu, int8", "embedded 3fa9c1d2", "tcp://127.0.0.1:5555")
 DEADLINE_S = 10.0

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.capture.decoded import ArrayPicture, MaskedPicture, as_picture, look, shown_box
-from stream_detector.capture.pictures import MaskPainter, is_flat, to_bgr
+from stream_detector.capture.bgr import MaskPainter, is_flat, to_bgr
+from stream_detector.capture.picture import ArrayPicture, MaskedPicture, as_picture, look, shown_box
 from stream_detector.errors import DataError
 from stream_detector.models.recipe import RECIPES, Recipe, View
 from stream_detector.testing import numbered_image

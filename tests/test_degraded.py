@@ -14,7 +14,7 @@ from lives import Life, Listener, World, counts
 from stream_detector.client.cursor import Anchor, Cursor, load_cursor
 from stream_detector.events import ledger as ledger_module
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.wire import decode_reply
+from stream_detector.events.protocol import decode_reply
 from stream_detector.testing import FakeClock
 
 GATE = "v1/alarm/gate/"

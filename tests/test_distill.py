@@ -19,9 +19,9 @@ from stream_detector.models.preprocess import normalise, recipe_named
 from trainer.data.clips import Clip, PackedFrames, PackWriter
 from trainer.recipes.embedded.average import mean_state, measure_statistics
 from trainer.recipes.embedded.distill import Run, TrainConfig, begin, parse_sizes
-from trainer.recipes.embedded.pool import Drawn, Pack, Pool
 from trainer.recipes.embedded.student import LossWeights, Outputs, Student, inherit_stem, student_from, student_loss
 from trainer.recipes.embedded.teacher import MAPS, Job, Targets, answer, plan
+from trainer.recipes.embedded.view_pool import Drawn, Pack, Pool
 
 SIZE = 32
 TINY = TrainConfig(arch="resnet3d-10-b-w0.125", steps=4, batch=4, warmup=2, sizes=((SIZE, 1.0),))

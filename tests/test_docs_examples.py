@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import stream_detector as sd
-from stream_detector.alarms.alarm import ALARM_RULES
-from stream_detector.alarms.smooth import SMOOTHERS
+from stream_detector.alarms.smoothing import SMOOTHERS
+from stream_detector.alarms.state_machine import ALARM_RULES
 from stream_detector.errors import BundleError, ConfigError
 from stream_detector.models.backbones import BACKBONES, build_backbone
 from stream_detector.models.bundle import write_bundle
 from stream_detector.models.preprocess import recipe_named
-from stream_detector.sinks.sinks import SINKS
+from stream_detector.sinks.sink_threads import SINKS
 from stream_detector.system.registry import Registry
 from stream_detector.testing import ConstantEngine
 

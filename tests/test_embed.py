@@ -19,12 +19,12 @@ from stream_detector.errors import DataError
 from stream_detector.models.bundle import EMBEDDED, Bundle
 from trainer.__main__ import main as trainer
 from trainer.data.clips import Clip, PackWriter, load_clips, pack_clips, read_index
-from trainer.recipes.embedded import embed, extras, footage, settle_bundle
+from trainer.recipes.embedded import adapt_bundle, embed, extra_footage, footage
 from trainer.recipes.embedded.card import render_card
 from trainer.recipes.embedded.distill import Run, TrainConfig
-from trainer.recipes.embedded.familiar import ODD
-from trainer.recipes.embedded.pool import Pack, Pool
+from trainer.recipes.embedded.novelty import ODD
 from trainer.recipes.embedded.teacher import Targets, plan
+from trainer.recipes.embedded.view_pool import Pack, Pool
 
 SIDE = 48
 
@@ -73,7 +73,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
             yield number + 1, incidents + quiet
         writer.close()
 
-    monkeypatch.setattr(extras, "pack_scenes", scenes)
+    monkeypatch.setattr(extra_footage, "pack_scenes", scenes)
     parser = argparse.ArgumentParser()
     embed.add_parser(parser.add_subparsers())
     words = ["embed", "--clips", tmp_path, "--cache", cache, "--run", tmp_path / "run", "--out", tmp_path / "bundle"]
@@ -131,7 +131,7 @@ def test_the_head_settles_and_everything_else_of_the_bundle_stays(
     assert text == render_card(after.manifest.model_dump(mode="json", by_alias=True))
     assert facts["notes"] == ["Tried on a Monday."] and "python -m trainer settle --bundle" in text
     assert trainer([*map(str, words), "--device", "gpu"]) == 2 and "device" in capsys.readouterr().err
-    monkeypatch.setattr(settle_bundle, "PACK_SIZE", 64)
+    monkeypatch.setattr(adapt_bundle, "PACK_SIZE", 64)
     assert trainer([str(word) for word in words]) == 2 and "looks at more than 64 pixels" in capsys.readouterr().err
 
 
@@ -151,7 +151,7 @@ def test_head_and_features_of_the_bundle_give_the_scores_that_were_measured(prep
 
 def test_rendered_training_scenes_never_use_the_demos_seeds(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="start at seed 1000"):
-        next(extras.pack_rendered(extras.RenderPlan(first=42), tmp_path))
+        next(extra_footage.pack_rendered(extra_footage.RenderPlan(first=42), tmp_path))
 
 
 def test_packs_of_scenes_keep_to_their_seeds(tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_segments_lie_before_and_in_the_incident() -> None:
     class Scene:
         fps, frame_count, incident_start_s, incident_end_s = 25.0, 400, 8.0, 15.0
 
-    plan_ = extras.RenderPlan(frames=26)
+    plan_ = extra_footage.RenderPlan(frames=26)
     for seed in range(20):
-        for first, abnormal in extras.segments(Scene(), plan_, np.random.default_rng(seed)):  # type: ignore[arg-type]
+        for first, abnormal in extra_footage.segments(Scene(), plan_, np.random.default_rng(seed)):  # type: ignore[arg-type]
             begin, end = first / 25, (first + plan_.frames) / 25
             assert (begin > 8.0 and end <= 15.0) if abnormal else (begin >= 0 and end <= 8.05)
 
@@ -175,12 +175,12 @@ def test_quiet_recordings_are_shared_between_train_and_val(tmp_path: Path) -> No
     for k in range(3):
         _clip(tmp_path / f"v/{k}.avi", True, k, frames=60)
     (tmp_path / "v" / "notes.txt").write_text("x", encoding="utf-8")
-    assert list(extras.pack_normal(tmp_path / "v", tmp_path, per_file=2, frames=20, size=16))[-1] == (3, 3)
+    assert list(extra_footage.pack_normal(tmp_path / "v", tmp_path, per_file=2, frames=20, size=16))[-1] == (3, 3)
     packed, clips = load_clips(tmp_path, "long_normal")
     assert [clip.split for clip in clips] == ["train"] * 2 + ["val"] * 2 + ["train"] * 2
     assert packed.frames(0).shape == (20, 16, 16, 3) and not any(clip.abnormal for clip in clips)
     with pytest.raises(DataError, match="holds no video"):
-        extras.video_files(tmp_path / "run")
+        extra_footage.video_files(tmp_path / "run")
 
 
 def test_the_card_of_the_shipped_bundle_is_the_one_in_docs() -> None:

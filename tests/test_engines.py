@@ -18,7 +18,7 @@ from stream_detector.engines.network import Network, checked_output, fuse_batchn
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.head import head_numpy
+from stream_detector.models.heads import head_numpy
 from stream_detector.testing.engine import ConstantEngine
 from stream_detector.types import Engine
 

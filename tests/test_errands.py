@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.errors import StageError
-from stream_detector.runtime.errands import MAX_WAITING, Errands
+from stream_detector.runtime.decision_queue import MAX_WAITING, Errands
 
 ACTIONS = ("cancel", "wait", "settle", "raise", "settle-running", "cancel-running")
 

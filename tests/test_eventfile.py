@@ -14,11 +14,11 @@ from event_bench import Bench, MakeBench, an_event
 from stream_detector.cli.main import main
 from stream_detector.config import PublishConfig
 from stream_detector.errors import UsageError
-from stream_detector.events import eventfile, wire
+from stream_detector.events import jsonl_file, protocol
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
-from stream_detector.reports.records import gather_alarms, read_events
-from stream_detector.system.lockfile import LockFile, claim_events, claim_evidence, claim_journal, claimed
+from stream_detector.events.publisher import Publisher
+from stream_detector.reports.read_back import gather_alarms, read_events
+from stream_detector.system.lock_file import LockFile, claim_events, claim_evidence, claim_journal, claimed
 from stream_detector.testing import FakeClock
 
 
@@ -90,7 +90,7 @@ def test_a_rotated_file_says_what_it_follows_and_is_completed_from_there_only(
     path.rename(tmp_path / "e.jsonl.1")
     bench.clock.advance(2.0)
     bench.publisher.service()
-    follows = {"schema": wire.FOLLOWS_SCHEMA, "topic": "v1/alarm/gate/", "epoch": bench.ledger.epoch, "seq": 1}
+    follows = {"schema": protocol.FOLLOWS_SCHEMA, "topic": "v1/alarm/gate/", "epoch": bench.ledger.epoch, "seq": 1}
     assert lines(path) == [follows]
     without_the_file(bench, monkeypatch, {"id": "1", "type": "end", "reason": "normal"}, {"id": "2"})
     bench.start(bind="none", events_path=path)
@@ -100,7 +100,7 @@ def test_a_rotated_file_says_what_it_follows_and_is_completed_from_there_only(
     bench.stop()
     path.rename(tmp_path / "e.jsonl.2")  # while no detector runs
     bench.start(bind="none", events_path=path)
-    assert [body["schema"] for body in lines(path)] == [wire.FOLLOWS_SCHEMA]
+    assert [body["schema"] for body in lines(path)] == [protocol.FOLLOWS_SCHEMA]
     bench.publisher.alarm(an_event(id="3"))
     path.unlink()
     bench.publisher.alarm(an_event(id="3", type="end", reason="normal"))  # noticed without waiting
@@ -138,7 +138,7 @@ def test_a_file_that_is_cut_to_nothing_begins_anew(make_bench: MakeBench, tmp_pa
 def test_a_disk_that_stays_full_leaves_no_hole(
     make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eventfile, "_WAITING", 5)
+    monkeypatch.setattr(jsonl_file, "_WAITING", 5)
     path = tmp_path / "e.jsonl"
     bench = make_bench(bind="none", events_path=path)
     bench.publisher.alarm(an_event(id="1"))
@@ -226,8 +226,8 @@ def test_a_lock_whose_file_is_deleted_is_taken_again(tmp_path: Path) -> None:
 def test_trouble_with_the_event_file_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     logged: list[str] = []
-    monkeypatch.setattr(eventfile.log, "warning", lambda text, *values: logged.append(text % values))
-    file = eventfile.EventFile(tmp_path / "events.jsonl", told.append)
+    monkeypatch.setattr(jsonl_file.log, "warning", lambda text, *values: logged.append(text % values))
+    file = jsonl_file.EventFile(tmp_path / "events.jsonl", told.append)
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from stream_detector.config import EvidenceConfig
-from stream_detector.evidence import clipfile
-from stream_detector.evidence import evidence as evidence_module
-from stream_detector.evidence.evidence import EvidenceWriter
+from stream_detector.evidence import clip_file
+from stream_detector.evidence import writer as evidence_module
+from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.testing import FakeClock
 from stream_detector.types import Preview
 
@@ -231,13 +231,13 @@ def test_odd_and_changing_sizes(rig: Rig) -> None:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Encoding stands still until the event is set."""
-    go, real = threading.Event(), clipfile.ClipFile._write
+    go, real = threading.Event(), clip_file.ClipFile._write
 
-    def slow(self: clipfile.ClipFile) -> None:
+    def slow(self: clip_file.ClipFile) -> None:
         assert go.wait(20)
         real(self)
 
-    monkeypatch.setattr(clipfile.ClipFile, "_write", slow)
+    monkeypatch.setattr(clip_file.ClipFile, "_write", slow)
     yield go
     go.set()
 
@@ -271,7 +271,7 @@ def test_close_is_bounded_when_encoding_hangs(tmp_path: Path, held: threading.Ev
     held.set()
     rig.writer._thread.join(20)
     assert not rig.writer._thread.is_alive()
-    assert clipfile.is_whole(Path(rig.writer.paths("gate", ID_1)[0]))  # late, with fewer pictures, but whole
+    assert clip_file.is_whole(Path(rig.writer.paths("gate", ID_1)[0]))  # late, with fewer pictures, but whole
 
 
 def test_unwritable_folder_is_told_once_and_nothing_stops(tmp_path: Path) -> None:
@@ -288,13 +288,13 @@ def test_unwritable_folder_is_told_once_and_nothing_stops(tmp_path: Path) -> Non
 
 
 def test_a_clip_cut_off_by_a_full_disk_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rig: Rig) -> None:
-    real: Callable[[Path], bool] = clipfile.is_whole
+    real: Callable[[Path], bool] = clip_file.is_whole
 
     def cut(path: Path) -> bool:
         os.truncate(path, path.stat().st_size - 100)  # what a full disk leaves behind
         return real(path)
 
-    monkeypatch.setattr(clipfile, "is_whole", cut)
+    monkeypatch.setattr(clip_file, "is_whole", cut)
     rig.show("gate", 0, 5)
     rig.alarm("gate", ID_1, 5, 7)
     rig.writer.flush_camera("gate")
@@ -371,7 +371,7 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 def test_what_others_print_meanwhile_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    with clipfile._opencv_kept_quiet():
+    with clip_file._opencv_kept_quiet():
         os.write(2, b"OpenCV: FFMPEG: tag is odd\nsomebody else\n")
     assert capfd.readouterr().err == "somebody else\n"
 

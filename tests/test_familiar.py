@@ -16,13 +16,13 @@ from stream_detector.config import AlarmConfig, EngineConfig, SmoothConfig, Trou
 from stream_detector.engines import load_engine
 from stream_detector.errors import BundleError, DataError
 from stream_detector.models.bundle import Bundle, write_bundle
-from stream_detector.models.familiar import Familiar, FamiliarWatch, watches
-from stream_detector.runtime.decide import CameraPlan, Decider
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.models.novelty import Familiar, FamiliarWatch, watches
+from stream_detector.runtime.decider import CameraPlan, Decider
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import FakeClock
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Float32Array, Score, Timing, WindowRef
-from trainer.recipes.embedded.familiar import ODD, find_limit, fit_familiar
-from trainer.recipes.embedded.fit import Bag
+from trainer.recipes.embedded.fit_head import Bag
+from trainer.recipes.embedded.novelty import ODD, find_limit, fit_familiar
 
 AXES = 3
 WINDOW_S = 16 / 25

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from stream_detector.alarms.smooth import Ema
+from stream_detector.alarms.smoothing import Ema
 from stream_detector.errors import DataError
 from trainer.data.clips import Clip
-from trainer.recipes.embedded import choose
-from trainer.recipes.embedded.fit import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
-from trainer.recipes.embedded.measure import (
+from trainer.recipes.embedded import select_head
+from trainer.recipes.embedded.clip_metrics import (
     Stream,
     alarms,
     auc,
@@ -23,6 +22,7 @@ from trainer.recipes.embedded.measure import (
     leave_one_set_out,
     teacher_probe,
 )
+from trainer.recipes.embedded.fit_head import Bag, HeadConfig, calibrate, cell_weights, clip_scores, fit_head, top_mean
 from trainer.recipes.embedded.teacher import Job, Targets
 from trainer.recipes.embedded.threshold import Judged, above_most, choose_smoothing, find_threshold, quiet_floor
 
@@ -213,11 +213,11 @@ def test_a_smoothing_that_lone_windows_do_not_startle_is_chosen() -> None:
 
 
 def test_the_head_that_serves_val_best_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "HEADS", (HeadConfig(space="classes"), HeadConfig(decay=0.003)))
+    monkeypatch.setattr(select_head, "HEADS", (HeadConfig(space="classes"), HeadConfig(decay=0.003)))
     blind = torch.nn.Linear(8, 3)  # a space in which nothing can be told
     torch.nn.init.zeros_(blind.weight)
     train, val = _bags(60, 0), _bags(60, 1)
-    head, chosen, tried = choose.choose_head(train, val, {"classes": blind}, {})
+    head, chosen, tried = select_head.choose_head(train, val, {"classes": blind}, {})
     assert chosen == HeadConfig(decay=0.003) and head.dims == (8, 1)
     assert [row["space"] for row in tried] == ["classes", "features"]
     assert tried[0]["mean_auc"] == 0.5 and tried[1]["mean_auc"] > 0.9

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.config import load_config
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.assemble import assembled
+from stream_detector.runtime.build import assembled
 from stream_detector.testing import ConstantEngine
 
 STATE = Path(__file__).parent / "fixtures" / "state-662d5e1.zip"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stream_detector.errors import BundleError
-from stream_detector.models.head import Head, build_head, head_numpy
+from stream_detector.models.heads import Head, build_head, head_numpy
 
 
 def seeded(dims: list[int]) -> Head:

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_detector.config import TelemetryConfig
-from stream_detector.telemetry import metrics
+from stream_detector.telemetry import prometheus
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.telemetry.health import START_S, check, is_live, is_local_host, ready_share
-from stream_detector.telemetry.telemetry import Telemetry
-from stream_detector.telemetry.views import CameraView, Histogram, TelemetrySnapshot
+from stream_detector.telemetry.snapshot import CameraView, Histogram, TelemetrySnapshot
 from stream_detector.testing import FakeClock
 from stream_detector.types import CameraStatus
 
@@ -100,7 +100,7 @@ def test_foreign_names(host: str) -> None:
 
 @contextlib.contextmanager
 def served(telemetry: Telemetry, **config: Any) -> Iterator[int]:
-    server = metrics.serve_metrics(telemetry, 0, config=TelemetryConfig(**config))
+    server = prometheus.serve_metrics(telemetry, 0, config=TelemetryConfig(**config))
     try:
         yield server.port
     finally:
@@ -162,7 +162,7 @@ def test_peers_that_never_read_keep_no_probe_out() -> None:
 
 
 def test_a_trickle_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "CONNECTION_S", 0.5)
+    monkeypatch.setattr(prometheus, "CONNECTION_S", 0.5)
     with (
         served(Telemetry(["gate"], FakeClock())) as port,
         socket.create_connection(("127.0.0.1", port), timeout=20) as peer,

@@ -16,7 +16,7 @@ from stream_detector.models import weights
 from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM, I3D
 from stream_detector.models.backbones.tensors import tensor_digest
 from trainer.data.clips import Clip, parse_size
-from trainer.recipes.embedded import large
+from trainer.recipes.embedded import teacher_bundle
 from trainer.recipes.embedded.teacher import Job, Targets
 
 
@@ -43,16 +43,16 @@ def test_a_head_on_the_teachers_answers_is_written_without_the_weights(
     monkeypatch.setattr(weights, "show", lambda name: argparse.Namespace(tensors_sha256=tensor_digest(state)))
     monkeypatch.setattr(weights, "load", lambda name, digest: state)
     _, clips = answered(tmp_path, ("train", "val"), size)
-    monkeypatch.setattr(large, "load_clips", lambda cache: (None, clips))
+    monkeypatch.setattr(teacher_bundle, "load_clips", lambda cache: (None, clips))
     args = argparse.Namespace(cache=tmp_path, teacher_size=parse_size(size), out=tmp_path / "big", name="i3d")
-    bundle = large.build(args, Console(quiet=True))
+    bundle = teacher_bundle.build(args, Console(quiet=True))
     manifest = json.loads((tmp_path / "big" / "bundle.json").read_text(encoding="utf-8"))
     assert manifest["backbone"]["reference"] == "i3d-kinetics400"
     assert manifest["preprocess"]["size"] == shape and manifest["preprocess"]["fit"] == "stretch"
     assert not (tmp_path / "big" / "backbone.safetensors").exists()
     assert bundle.manifest.results["val_clip_auc"]["street"]["value"] > 0.9
     assert 0.2 < bundle.threshold < 1.0
-    card = large.render_card(manifest)
+    card = teacher_bundle.render_card(manifest)
     assert f"{shape[0]}×{shape[1]} pixels" in card
     assert "models fetch i3d-kinetics400" in card
     assert "| street | 10 / 10 |" not in card  # no figure of clips that the head was chosen on
@@ -61,8 +61,8 @@ def test_a_head_on_the_teachers_answers_is_written_without_the_weights(
 
 def test_windows_of_a_clip_are_in_order_and_one_split_is_not_enough(tmp_path: Path) -> None:
     targets, clips = answered(tmp_path, ("train", "val"))
-    bag, clip = large.bags_of(targets, clips)["train"][0]
+    bag, clip = teacher_bundle.bags_of(targets, clips)["train"][0]
     assert clip.path == "0.mp4" and np.array_equal(bag.features[0], targets.features[40])  # start 0 before start 16
     targets, clips = answered(tmp_path / "other", ("train",))
     with pytest.raises(DataError, match="one split only"):
-        large.bags_of(targets, clips)
+        teacher_bundle.bags_of(targets, clips)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from stream_detector.errors import LedgerError, ProtocolError, UsageError
-from stream_detector.events import store
+from stream_detector.events import ledger_file
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.wire import ALARM_SCHEMA
+from stream_detector.events.protocol import ALARM_SCHEMA
 from stream_detector.testing import FakeClock
 
 GATE, YARD = "v1/alarm/gate/", "v1/status/yard/"
@@ -128,15 +128,15 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full = False
-        real = store.insert
+        real = ledger_file.insert
 
-        def insert(db: sqlite3.Connection, row: store.Row, ordinal: int, replace: bool = False) -> None:
+        def insert(db: sqlite3.Connection, row: ledger_file.Row, ordinal: int, replace: bool = False) -> None:
             if self.full and db.execute("PRAGMA database_list").fetchone()[2]:
                 db.execute("PRAGMA max_page_count = 1")
                 db.execute("CREATE TABLE filler AS SELECT hex(randomblob(100000)) AS x")
             real(db, row, ordinal, replace)
 
-        monkeypatch.setattr(store, "insert", insert)
+        monkeypatch.setattr(ledger_file, "insert", insert)
 
 
 def test_a_full_disk_degrades_to_memory_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

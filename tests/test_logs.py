@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from stream_detector.errors import UsageError
-from stream_detector.system.logs import LOGGER, QUEUE_LINES, LogFile, fields, run_log
-from stream_detector.telemetry.narrate import Narrator
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.system.logging_setup import LOGGER, QUEUE_LINES, LogFile, fields, run_log
+from stream_detector.telemetry.collector import Telemetry
+from stream_detector.telemetry.log_lines import Narrator
 from stream_detector.types import CameraStatus, SystemClock
 
 log = logging.getLogger(f"{LOGGER}.test")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.capture.mediaclock import JUMP_S, SEEK_BACK_S, MediaClock
+from stream_detector.capture.media_clock import JUMP_S, SEEK_BACK_S, MediaClock
 
 STEP_S = 0.04
 

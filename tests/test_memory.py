@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import sys, threading
 import numpy as np, psutil
-from stream_detector.system.memory import keep_flat
+from stream_detector.system.malloc import keep_flat
 if sys.argv[1] == "flat":
     assert keep_flat()
 process = psutil.Process()
@@ -34,7 +34,7 @@ def test_memory_is_given_back_after_many_threads_have_churned() -> None:
 
 SCATTERED = """
 import psutil
-from stream_detector.system.memory import give_back
+from stream_detector.system.malloc import give_back
 process = psutil.Process()
 blocks = [bytearray(20_000) for _ in range(10_000)]
 full = process.memory_info().rss

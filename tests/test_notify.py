@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_detector.system.notify import Notifier
+from stream_detector.system.sd_notify import Notifier
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -13,10 +13,10 @@ import pytest
 
 from stream_detector.config import AlarmConfig, BatchConfig, CameraConfig, CaptureConfig, Config, SmoothConfig
 from stream_detector.errors import EngineError, SourceError, StageError
-from stream_detector.events.wire import alarm_to_dict
-from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.events.protocol import alarm_to_dict
+from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.pipeline import Pipeline, RunResult
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, SystemClock, UInt8Array
 

@@ -13,7 +13,7 @@ import pytest
 
 from stream_detector.errors import DataError
 from stream_detector.reports.plots import _lines, clock_label, plot_scores, step_s
-from stream_detector.reports.records import (
+from stream_detector.reports.read_back import (
     ALARM_SCHEMA,
     COLUMNS,
     ScoreRow,

@@ -14,10 +14,10 @@ from event_bench import Bench, MakeBench, a_decision, an_event, online
 
 from stream_detector.config import PublishConfig
 from stream_detector.errors import ConfigError, EndpointError, UsageError
-from stream_detector.events import curve, endpoint, wire
+from stream_detector.events import curve, endpoint, protocol
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
-from stream_detector.system.ratelimit import RateLimit
+from stream_detector.events.publisher import Publisher
+from stream_detector.system.rate_limit import RateLimit
 from stream_detector.types import CameraStatus
 
 
@@ -71,7 +71,7 @@ def test_many_subscriptions_cause_few_snapshots(bench: Bench) -> None:
 
 def test_the_heartbeat_tells_last_seqs_ages_and_trouble(bench: Bench) -> None:
     socket = bench.joined()
-    socket.subscribe(wire.HEARTBEAT_TOPIC)
+    socket.subscribe(protocol.HEARTBEAT_TOPIC)
     bench.publisher.alarm(an_event())
     bench.publisher.score(a_decision())
     bench.ledger._tell("the disk is full")
@@ -86,7 +86,7 @@ def test_the_heartbeat_tells_last_seqs_ages_and_trouble(bench: Bench) -> None:
     assert body["last"] == {"v1/alarm/gate/": 1, "v1/score/gate/": 1, "v1/status/_detector/": 1}
     assert body["scored_age_s"]["gate"] >= 2.5 and body["scored_age_s"]["yard"] is None
     assert body["trouble"] == "the disk is full" and body["epoch"] == bench.ledger.epoch
-    wire.decode_message([b"v1/heartbeat/", json.dumps(body).encode()])
+    protocol.decode_message([b"v1/heartbeat/", json.dumps(body).encode()])
 
 
 @pytest.mark.parametrize("kind", [zmq.DEALER, zmq.REQ])
@@ -101,7 +101,7 @@ def test_recovery_answers_what_was_missed(bench: Bench, kind: int) -> None:
         ("v1/score/gate/", 5),
     ]
     assert (reply["request"], reply["more"], reply["epoch"]) == ("r1", False, bench.ledger.epoch)
-    parsed = wire.decode_reply(json.dumps(reply).encode())
+    parsed = protocol.decode_reply(json.dumps(reply).encode())
     assert parsed.events[0].camera == "gate" and not parsed.unknown_epoch
     part = bench.ask(socket, {"from": {"v1/alarm/gate/": 0}, "limit": 2})
     assert [body["seq"] for _, body in part["events"]] == [1, 2] and part["more"] is True
@@ -155,7 +155,7 @@ def test_a_restart_ends_what_the_last_run_left_open(make_bench: MakeBench, tmp_p
     bench.publisher.close()
     bench.start(events_path=tmp_path / "e.jsonl")
     follows, body = map(json.loads, (tmp_path / "e.jsonl").read_text().splitlines())
-    assert follows == {"schema": wire.FOLLOWS_SCHEMA, "topic": "v1/alarm/gate/", "epoch": first, "seq": 2}
+    assert follows == {"schema": protocol.FOLLOWS_SCHEMA, "topic": "v1/alarm/gate/", "epoch": first, "seq": 2}
     assert (body["type"], body["reason"], body["id"], body["seq"]) == ("end", "restart", "a" * 32, 1)
     assert body["epoch"] == bench.ledger.epoch != first and body["peak_score"] == 0.95
     reply = bench.ask(bench.socket(zmq.DEALER), {"from": {"v1/alarm/gate/": 1}, "epoch": first})

@@ -20,7 +20,7 @@ from stream_detector.capture.readers import (
     make_reader,
 )
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.config.address import Source
+from stream_detector.config.source import Source
 from stream_detector.errors import SourceError
 from stream_detector.testing import FakeCamera, numbered_image
 from stream_detector.types import UInt8Array

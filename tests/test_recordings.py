@@ -10,7 +10,7 @@ import pytest
 
 from stream_detector.errors import DataError
 from stream_detector.types import Float32Array, UInt8Array
-from trainer.recipes.embedded.quiet import bags_of, recordings
+from trainer.recipes.embedded.normal_recordings import bags_of, recordings
 
 
 def _video(path: Path, frames: int, level: int) -> None:

@@ -17,9 +17,9 @@ import pytest
 
 from stream_detector.cli import report as command
 from stream_detector.errors import DataError, StreamDetectorError, UsageError
-from stream_detector.reports.records import ALARM_SCHEMA, COLUMNS, ScoreRow, gather_alarms
-from stream_detector.reports.report import gaps_of, make_report
-from stream_detector.reports.reportpage import MAX_POINTS, find_evidence, link_to, page, share_text, thinned, unbroken
+from stream_detector.reports.html_page import MAX_POINTS, find_evidence, link_to, page, share_text, thinned, unbroken
+from stream_detector.reports.read_back import ALARM_SCHEMA, COLUMNS, ScoreRow, gather_alarms
+from stream_detector.reports.summary import gaps_of, make_report
 
 JPEG = b"\xff\xd8\xff\xe0" + b"\0" * 40
 VOID = {"meta", "img", "br"}

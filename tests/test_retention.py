@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from stream_detector.config import EvidenceConfig
 from stream_detector.events.ledger import Ledger
-from stream_detector.evidence.evidence import EvidenceWriter
-from stream_detector.evidence.evidenceorder import EvidenceOrder
+from stream_detector.evidence.file_order import EvidenceOrder
+from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.system.retention import CONFIRM_S, Life, WallClock, beginnings
 from stream_detector.testing import FakeClock
 

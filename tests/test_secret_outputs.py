@@ -26,15 +26,15 @@ from secret_rig import PLACES, Address, addresses, check
 
 from stream_detector.cli.outcome import outcome
 from stream_detector.config import build_config
-from stream_detector.config.address import Source
+from stream_detector.config.source import Source
 from stream_detector.errors import SourceError
-from stream_detector.reports.records import gather_alarms, read_events, read_scores
-from stream_detector.reports.report import make_report
-from stream_detector.reports.reportpage import page
-from stream_detector.runtime.assemble import Assembly, assembled
-from stream_detector.system.logs import JsonFormatter, TextFormatter
-from stream_detector.telemetry.dashboard import Dashboard, HeaderInfo, render
-from stream_detector.telemetry.metrics import make_registry
+from stream_detector.reports.html_page import page
+from stream_detector.reports.read_back import gather_alarms, read_events, read_scores
+from stream_detector.reports.summary import make_report
+from stream_detector.runtime.build import Assembly, assembled
+from stream_detector.system.logging_setup import JsonFormatter, TextFormatter
+from stream_detector.telemetry.prometheus import make_registry
+from stream_detector.telemetry.terminal_view import Dashboard, HeaderInfo, render
 from stream_detector.testing import ConstantEngine, FakeClock, FakeSource
 
 DEADLINE_S = 60.0
@@ -109,7 +109,7 @@ def web_answers(assembly: Assembly, board: Any) -> list[bytes]:
 
 def outputs(source: Source, folder: Path) -> list[object]:
     """All that a run of one camera with this source says and leaves behind."""
-    board_of = pytest.importorskip("stream_detector.web.board", reason="the extra 'web' is not installed").Board
+    board_of = pytest.importorskip("stream_detector.web.live_state", reason="the extra 'web' is not installed").Board
     clock, board = FakeClock(), board_of(1)
     said: list[Any] = []
     config = build_config(

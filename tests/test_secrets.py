@@ -23,9 +23,9 @@ from secret_rig import Address, addresses, check, secrets
 from stream_detector.capture.sources import expand_cameras, parse_sources
 from stream_detector.cli.main import main
 from stream_detector.config import CameraConfig, Config, build_config
-from stream_detector.config.address import Source
+from stream_detector.config.source import Source
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
-from stream_detector.system.logs import JsonFormatter, TextFormatter
+from stream_detector.system.logging_setup import JsonFormatter, TextFormatter
 
 TEMPLATES = ("admin:${PW}@h/1", "h/user=a_password=${PW}_c=1", "h/v?p=${PW}", "${PW}@h/", "h/#${PW}")
 MANY = settings(max_examples=100, deadline=None)

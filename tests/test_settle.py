@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from stream_detector.errors import DataError
-from stream_detector.models.head import Head
+from stream_detector.models.heads import Head
 from stream_detector.types import Float32Array
-from trainer.recipes.embedded.fit import Bag
-from trainer.recipes.embedded.measure import Stream
-from trainer.recipes.embedded.settle import SettleConfig, settle, units_of
-from trainer.recipes.embedded.settle_bundle import pieces
+from trainer.recipes.embedded.adapt_bundle import pieces
+from trainer.recipes.embedded.adapt_head import SettleConfig, settle, units_of
+from trainer.recipes.embedded.clip_metrics import Stream
+from trainer.recipes.embedded.fit_head import Bag
 
 DIM, KNOWN = 8, 5  # known clips vary along the first axes only
 

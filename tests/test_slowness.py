@@ -8,9 +8,9 @@ from capture_rig import Make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.capture.mediaclock import EARLY_S, LATE_S, LiveClock
+from stream_detector.capture.media_clock import EARLY_S, LATE_S, LiveClock
 from stream_detector.capture.slowness import SlowWatch
-from stream_detector.capture.window import MAX_PREVIEWS, Windower
+from stream_detector.capture.windower import MAX_PREVIEWS, Windower
 from stream_detector.testing import FakeClock, FakeSource
 from stream_detector.types import Frame, Preview
 

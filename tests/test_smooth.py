@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.alarms.smooth import Ema, Identity, Median, make_smoother
+from stream_detector.alarms.smoothing import Ema, Identity, Median, make_smoother
 from stream_detector.config import SmoothConfig
 
 

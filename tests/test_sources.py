@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream_detector.capture.sources import demo_options, expand_cameras, parse_sources
 from stream_detector.config import CAMERA_NAME, CameraConfig
-from stream_detector.config.address import Source
+from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError, SourceError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stream_detector.errors import DataError
-from trainer.recipes.embedded.fit import Bag, HeadConfig, fit_head
+from trainer.recipes.embedded.fit_head import Bag, HeadConfig, fit_head
 from trainer.recipes.embedded.spaces import fit_in_space, fold, maps_of
 from trainer.recipes.embedded.student import Student
 

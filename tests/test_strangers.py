@@ -11,10 +11,10 @@ from event_bench import Bench, MakeBench, an_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.events import wire
-from stream_detector.events.fairqueue import FairQueue
-from stream_detector.events.present import Greeter, Present, below, replayed
-from stream_detector.events.store import OpenRow
+from stream_detector.events import protocol
+from stream_detector.events.current_state import Greeter, Present, below, replayed
+from stream_detector.events.fair_queue import FairQueue
+from stream_detector.events.ledger_file import OpenRow
 from stream_detector.types import CameraStatus
 
 TOPICS = st.builds("v1/{}/{}/".format, st.sampled_from(("alarm", "status")), st.text("a1_-", min_size=1, max_size=5))
@@ -66,8 +66,8 @@ def test_prefixes_are_found_in_the_sorted_topics(topics: list[str], data: st.Dat
 
 
 def test_a_replayed_text_is_the_body_marked() -> None:
-    body = {"schema": wire.ALARM_SCHEMA, "note": '"}', "unjournalled": True}
-    assert json.loads(replayed(wire.encode(body).decode())) == {**body, "replayed": True}
+    body = {"schema": protocol.ALARM_SCHEMA, "note": '"}', "unjournalled": True}
+    assert json.loads(replayed(protocol.encode(body).decode())) == {**body, "replayed": True}
 
 
 @settings(deadline=None)

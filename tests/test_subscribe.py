@@ -16,11 +16,11 @@ from event_bench import EPOCH, Bench, MakeBench, a_decision, an_event, online
 from stream_detector.cli.main import main
 from stream_detector.cli.subscribe import describe
 from stream_detector.client.cursor import Cursor, load_cursor
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.errors import EndpointError, ProtocolError, UsageError
-from stream_detector.events import wire
+from stream_detector.events import protocol
 from stream_detector.events.curve import load_pair, load_public, new_pair
-from stream_detector.events.wire import Message
+from stream_detector.events.protocol import Message
 
 GATE = "v1/alarm/gate/"
 Subscribe = Callable[..., Subscriber]
@@ -259,8 +259,8 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_a_detector_without_a_recovery_socket_is_followed_with_losses_counted(
     bench: Bench, subscribe: Subscribe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream_detector.client.subscribe._PATIENCE_S", 0.3)
-    monkeypatch.setattr("stream_detector.client.recoveryclient.REQUEST_S", 0.05)
+    monkeypatch.setattr("stream_detector.client.subscriber._PATIENCE_S", 0.3)
+    monkeypatch.setattr("stream_detector.client.recovery_client.REQUEST_S", 0.05)
     subscriber = joined(bench, subscribe())
     monkeypatch.setattr(bench.publisher, "_answer_requests", lambda until_s: None)
     hear = deafen(monkeypatch, bench)
@@ -320,9 +320,9 @@ def test_the_command_prints_events(served: Bench, capfdbinary: pytest.CaptureFix
     assert main(["subscribe", where, "--json", "--from-start", "--count", "3", "--timeout", "10"]) == 0
     lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert sorted((b["schema"], b["seq"]) for b in lines) == [
-        (wire.ALARM_SCHEMA, 1),
-        (wire.ALARM_SCHEMA, 2),
-        (wire.STATUS_SCHEMA, 1),
+        (protocol.ALARM_SCHEMA, 1),
+        (protocol.ALARM_SCHEMA, 2),
+        (protocol.STATUS_SCHEMA, 1),
     ]
     assert main(["subscribe", where, "--recover", "--count", "2", "--camera", "gate", "--timeout", "10"]) == 0
     assert "gate" in (out := capfdbinary.readouterr().out.decode()) and "(as it stands)" in out

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from stream_detector.capture.tally import Spacing, Tally
+from stream_detector.capture.counters import Spacing, Tally
 from stream_detector.testing import FakeClock
 
 

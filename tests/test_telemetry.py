@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_detector.errors import EndpointError
-from stream_detector.telemetry.metrics import serve_metrics
-from stream_detector.telemetry.telemetry import HISTORY, MAX_CAUSES, RECENT_ALARMS, RECENT_NOTES, Telemetry
-from stream_detector.telemetry.views import BUCKETS, GROWTH, LOW_MS, Histogram, bound_ms, bucket_of
+from stream_detector.telemetry.collector import HISTORY, MAX_CAUSES, RECENT_ALARMS, RECENT_NOTES, Telemetry
+from stream_detector.telemetry.prometheus import serve_metrics
+from stream_detector.telemetry.snapshot import BUCKETS, GROWTH, LOW_MS, Histogram, bound_ms, bucket_of
 from stream_detector.types import CameraStatus, Decision, Score, Timing, WindowRef
 
 

@@ -23,10 +23,10 @@ from stream_detector.config import BatchConfig, Config, EngineConfig, SmoothConf
 from stream_detector.engines import load_engine
 from stream_detector.errors import BundleError
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.head import TemporalHead
-from stream_detector.models.temporal import StreamingHead
-from stream_detector.runtime.decide import CameraPlan, Decider
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.models.heads import TemporalHead
+from stream_detector.models.streaming_heads import StreamingHead
+from stream_detector.runtime.decider import CameraPlan, Decider
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import Decision, EngineOutput, Score, SystemClock, Timing, UInt8Array, WindowRef
 from trainer.__main__ import main as trainer

@@ -14,8 +14,8 @@ from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM
 from stream_detector.types import UInt8Array
 from trainer.data.clips import Clip, PackedFrames, Size, load_clips
 from trainer.recipes.embedded.augment import Augmentation, augment, shrink, spoil, take
-from trainer.recipes.embedded.pool import Pack, Pool
 from trainer.recipes.embedded.teacher import MAPS, Job, Targets
+from trainer.recipes.embedded.view_pool import Pack, Pool
 from trainer.recipes.embedded.views import ViewPlan, ViewSource, mix, pack_views, soft_labels
 
 SIZE = 40

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.capture.cuts import CutFinder
-from stream_detector.capture.window import Windower
+from stream_detector.capture.scene_cuts import CutFinder
+from stream_detector.capture.windower import Windower
 from stream_detector.testing import FakeSource
 from stream_detector.types import Frame, Preview, Window
 

@@ -18,7 +18,7 @@ from benchmarks.faultlib.fuzz import mutated
 from stream_detector.client.cursor import parse_cursor
 from stream_detector.config import build_config
 from stream_detector.errors import ConfigError, ProtocolError, StreamDetectorError
-from stream_detector.events import wire
+from stream_detector.events import protocol
 
 # fmt: off
 KEYS = [
@@ -35,7 +35,7 @@ def schema() -> dict[str, Any]:
 
 
 def test_an_event_has_exactly_the_keys_of_the_contract_and_fits_the_schema() -> None:
-    body = wire.alarm_to_dict(an_event(), EPOCH, 7, 1_700_000_001.0)
+    body = protocol.alarm_to_dict(an_event(), EPOCH, 7, 1_700_000_001.0)
     assert list(body) == KEYS
     assert body["start_utc"] == "2023-11-14T22:13:20.123Z"
     assert body["evidence"] is None
@@ -43,9 +43,9 @@ def test_an_event_has_exactly_the_keys_of_the_contract_and_fits_the_schema() -> 
     jsonschema.Draft202012Validator.check_schema(schema())
     validator = jsonschema.Draft202012Validator(schema())
     validator.validate(body)
-    validator.validate(wire.alarm_to_dict(an_event(type="end", reason="normal", end_s=3.0), EPOCH, 8, 1.0))
-    validator.validate(wire.restart_end(body, 1_700_000_002.0))
-    with_evidence = wire.alarm_to_dict(an_event(clip="a.webm"), EPOCH, 8, 1.0)
+    validator.validate(protocol.alarm_to_dict(an_event(type="end", reason="normal", end_s=3.0), EPOCH, 8, 1.0))
+    validator.validate(protocol.restart_end(body, 1_700_000_002.0))
+    with_evidence = protocol.alarm_to_dict(an_event(clip="a.webm"), EPOCH, 8, 1.0)
     assert with_evidence["evidence"] == {"clip": "a.webm", "snapshot": None}
     validator.validate(with_evidence)
     for spoiled in ({"seq": 0}, {"reason": "normal"}, {"epoch": "x"}, {"camera": "Gate 1"}):
@@ -54,37 +54,39 @@ def test_an_event_has_exactly_the_keys_of_the_contract_and_fits_the_schema() -> 
 
 def test_no_camera_has_the_name_under_which_the_detector_speaks() -> None:
     with pytest.raises(ConfigError, match="reports its own trouble"):
-        build_config({"cameras": [{"name": wire.DETECTOR, "source": "a.mp4"}]})
+        build_config({"cameras": [{"name": protocol.DETECTOR, "source": "a.mp4"}]})
 
 
 def test_ids_are_stable_and_tell_everything_apart() -> None:
     args = ("gate", "a.mp4", "f" * 64, 12)
-    assert wire.alarm_id(*args) == "5305adadce96f4345022fc3b28ce0ecd"  # also that of the next release: it is published
+    assert (
+        protocol.alarm_id(*args) == "5305adadce96f4345022fc3b28ce0ecd"
+    )  # also that of the next release: it is published
     others = [("yard", *args[1:]), ("gate", "b.mp4", *args[2:]), (*args[:2], "e" * 64, 12), (*args[:3], 13)]
-    assert len({wire.alarm_id(*a) for a in [args, *others]} | {wire.alarm_id(*args, run="r1")}) == 6
-    assert wire.alarm_id("a", "bc", "", 1) != wire.alarm_id("ab", "c", "", 1)
+    assert len({protocol.alarm_id(*a) for a in [args, *others]} | {protocol.alarm_id(*args, run="r1")}) == 6
+    assert protocol.alarm_id("a", "bc", "", 1) != protocol.alarm_id("ab", "c", "", 1)
 
 
 def test_times_far_out_do_not_raise() -> None:
     for utc in (-1e18, 1e18, math.inf, math.nan, 253402300799.9999):
-        assert wire.rfc3339(utc).endswith("Z")
-    assert wire.rfc3339(1.9999) == "1970-01-01T00:00:02.000Z"
+        assert protocol.rfc3339(utc).endswith("Z")
+    assert protocol.rfc3339(1.9999) == "1970-01-01T00:00:02.000Z"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "\ud800", {1, 2}])
 def test_what_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(ProtocolError):
-        wire.encode({"a": value})
+        protocol.encode({"a": value})
 
 
 def test_a_message_survives_the_wire() -> None:
-    body = wire.alarm_to_dict(an_event(), EPOCH, 7, 1.0)
-    message = wire.decode_message([b"v1/alarm/gate/", wire.encode(body)])
+    body = protocol.alarm_to_dict(an_event(), EPOCH, 7, 1.0)
+    message = protocol.decode_message([b"v1/alarm/gate/", protocol.encode(body)])
     assert (message.topic, message.kind, message.camera) == ("v1/alarm/gate/", "alarm", "gate")
     assert (message.epoch, message.seq, message.replayed, message.body) == (EPOCH, 7, False, body)
 
 
-GOOD = wire.encode(wire.alarm_to_dict(an_event(), EPOCH, 7, 1.0))
+GOOD = protocol.encode(protocol.alarm_to_dict(an_event(), EPOCH, 7, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ GOOD = wire.encode(wire.alarm_to_dict(an_event(), EPOCH, 7, 1.0))
         [b"v2/alarm/gate/", GOOD],
         [b"\xff", GOOD],
         [b"v1/alarm/" + b"a" * 200 + b"/", GOOD],
-        [b"v1/alarm/gate/", b"x" * (wire.MAX_EVENT_BYTES + 1)],
+        [b"v1/alarm/gate/", b"x" * (protocol.MAX_EVENT_BYTES + 1)],
         [b"v1/alarm/gate/", b"[" * 100_000],
         [b"v1/alarm/gate/", b"[1]"],
         [b"v1/alarm/gate/", b"\xff\xfe"],
@@ -114,14 +116,14 @@ GOOD = wire.encode(wire.alarm_to_dict(an_event(), EPOCH, 7, 1.0))
 )
 def test_bad_messages_are_refused(frames: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
-        wire.decode_message(frames)
+        protocol.decode_message(frames)
 
 
 def test_requests() -> None:
-    request = wire.decode_request(b'{"from": {"v1/alarm/gate/": 3}, "epoch": "0123456789abcdef", "limit": 5}')
+    request = protocol.decode_request(b'{"from": {"v1/alarm/gate/": 3}, "epoch": "0123456789abcdef", "limit": 5}')
     assert (request.positions, request.epoch, request.limit) == ({"v1/alarm/gate/": 3}, EPOCH, 5)
-    assert wire.decode_request(b'{"snapshot": ["v1/alarm/"]}').snapshot == ("v1/alarm/",)
-    many = {f"v1/alarm/c{i}/": 0 for i in range(wire.MAX_REQUEST_TOPICS + 1)}
+    assert protocol.decode_request(b'{"snapshot": ["v1/alarm/"]}').snapshot == ("v1/alarm/",)
+    many = {f"v1/alarm/c{i}/": 0 for i in range(protocol.MAX_REQUEST_TOPICS + 1)}
     bads: tuple[dict[str, Any], ...] = (
         {},
         {"from": {}, "snapshot": ["v1/"]},
@@ -138,12 +140,12 @@ def test_requests() -> None:
     )
     for bad in bads:
         with pytest.raises(ProtocolError):
-            wire.decode_request(json.dumps(bad).encode())
+            protocol.decode_request(json.dumps(bad).encode())
 
 
 REPLY = json.dumps(
     {
-        "schema": wire.RECOVERY_SCHEMA,
+        "schema": protocol.RECOVERY_SCHEMA,
         "epoch": EPOCH,
         "request": "r",
         "more": True,
@@ -158,16 +160,16 @@ CURSOR = json.dumps(
 
 
 def test_a_reply_survives_the_wire() -> None:
-    reply = wire.decode_reply(REPLY)
+    reply = protocol.decode_reply(REPLY)
     assert reply.more and reply.events[0].seq == 7 and reply.last == {"v1/alarm/gate/": (EPOCH, 9)}
     assert parse_cursor(CURSOR).places == {"v1/alarm/a/": ("first", 0)}
 
 
 PARSERS = {
-    "message": lambda data: wire.decode_message([b"v1/alarm/gate/", data]),
-    "topic": lambda data: wire.decode_message([data, GOOD]),
-    "request": wire.decode_request,
-    "reply": wire.decode_reply,
+    "message": lambda data: protocol.decode_message([b"v1/alarm/gate/", data]),
+    "topic": lambda data: protocol.decode_message([data, GOOD]),
+    "request": protocol.decode_request,
+    "reply": protocol.decode_reply,
     "cursor": parse_cursor,
 }
 VALID = {"message": GOOD, "topic": b"v1/alarm/gate/", "request": REQUEST, "reply": REPLY, "cursor": CURSOR}

@@ -20,12 +20,12 @@ import torch
 
 from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle, write_bundle
-from stream_detector.models.head import TEMPORAL
+from stream_detector.models.heads import TEMPORAL
 from trainer.mil.checkpoint import Checkpoint, load_checkpoint
 
 
 def head_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The manifest's `head` (without checksum) and the state of `stream_detector.models.head.build_head` of it."""
+    """The manifest's `head` (without checksum) and the state of `stream_detector.models.heads.build_head` of it."""
     spec = checkpoint.spec
     if spec.kind != "mlp" or spec.views != ("rows",) or spec.members != 1:
         return temporal_state(checkpoint)

@@ -30,11 +30,11 @@ from stream_detector.config import (
     WindowConfig,
 )
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
-from stream_detector.runtime.decide import CameraPlan, Decider
+from stream_detector.events.publisher import Publisher
+from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.pipeline import Pipeline
-from stream_detector.system.memory import keep_flat
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.system.malloc import keep_flat
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import ConstantEngine, numbered_image
 from stream_detector.types import Score, SystemClock, Timing, UInt8Array, WindowRef
 

@@ -18,10 +18,10 @@ from rich.progress import track
 
 from benchmarks.faultlib.detector import Plan, free_endpoint, kill, run_pipeline, run_server, start
 from benchmarks.faultlib.judge import Event, journalled, judge, passed, slim
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.config import PublishConfig
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
+from stream_detector.events.publisher import Publisher
 from stream_detector.types import AlarmEvent, CameraStatus, SystemClock
 
 

@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from stream_detector.client.cursor import SCHEMA, load_cursor
 from stream_detector.config import load_config
 from stream_detector.errors import StreamDetectorError
-from stream_detector.events import curve, wire
-from stream_detector.events.eventfile import EventFile
+from stream_detector.events import curve, protocol
+from stream_detector.events.jsonl_file import EventFile
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.recovery import Answerer, ScoreRing
+from stream_detector.events.recovery_server import Answerer, ScoreRing
 from stream_detector.types import AlarmEvent, SystemClock
 
 _EACH = 20  # inputs from one example: hypothesis makes the first, and the seed of the others (it is slow to draw)
 _EPOCH = "0123456789abcdef"
 _TOPIC = "v1/alarm/gate/"
-_EVENT = wire.encode(
-    wire.alarm_to_dict(
+_EVENT = protocol.encode(
+    protocol.alarm_to_dict(
         AlarmEvent("a" * 32, "gate", "start", None, 1.0, None, 1e9, 0.9, 0.9, 0.5, "f00d", degraded=("gap",)),
         _EPOCH, 7, 1e9,
     )
@@ -67,15 +67,15 @@ def parsers(folder: Path, stack: ExitStack) -> dict[str, tuple[Callable[[bytes],
         finally:
             opened.close()
 
-    reply = {"schema": wire.RECOVERY_SCHEMA, "epoch": _EPOCH, "more": True, "last": {_TOPIC: [_EPOCH, 9]}}
+    reply = {"schema": protocol.RECOVERY_SCHEMA, "epoch": _EPOCH, "more": True, "last": {_TOPIC: [_EPOCH, 9]}}
     cursor = {"schema": SCHEMA, "base": _EPOCH, "places": {_TOPIC: [_EPOCH, 3]}, "output_bytes": 9}
     key_file = f'metadata\ncurve\n    public-key = "{public.decode()}"\n    secret-key = "{secret.decode()}"\n'
     request = json.dumps({"from": {_TOPIC: 0}, "epoch": "first", "request": "x", "limit": 3}).encode()
     return {
-        "event body": (lambda data: wire.decode_message([_TOPIC.encode(), data]), _EVENT),
-        "event topic": (lambda data: wire.decode_message([data, _EVENT]), _TOPIC.encode()),
+        "event body": (lambda data: protocol.decode_message([_TOPIC.encode(), data]), _EVENT),
+        "event topic": (lambda data: protocol.decode_message([data, _EVENT]), _TOPIC.encode()),
         "request": (answerer.answer, request),
-        "reply": (wire.decode_reply, json.dumps({**reply, "events": [[_TOPIC, json.loads(_EVENT)]]}).encode()),
+        "reply": (protocol.decode_reply, json.dumps({**reply, "events": [[_TOPIC, json.loads(_EVENT)]]}).encode()),
         "handshake": (lambda data: gate._judge([data[i : i + 9] for i in range(0, len(data), 9)]), b"1.0" * 21),
         "cursor file": (through_file(lambda: load_cursor(file)), json.dumps(cursor).encode()),
         "key file": (through_file(lambda: curve.load_pair(file)), key_file.encode()),

@@ -19,7 +19,7 @@ from rich.progress import track
 
 from benchmarks.faultlib.detector import Plan, free_endpoint, kill, run_pipeline, run_server, start
 from benchmarks.faultlib.judge import Event, journalled, judge, passed, slim
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.events import curve
 
 _GREETING = b"\xff" + bytes(7) + b"\x01\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\x00" + bytes(31)

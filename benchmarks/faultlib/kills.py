@@ -13,7 +13,7 @@ from rich.progress import track
 from benchmarks.faultlib.detector import Plan, free_endpoint, kill, run_pipeline, run_server, start
 from benchmarks.faultlib.judge import Event, journalled, judge, passed, read_lines, slim
 from stream_detector.cli.main import main as command_line
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 
 _DEADLINE_S = 60.0
 

@@ -20,15 +20,15 @@ from typing import Any
 from benchmarks.faultlib import detector
 from benchmarks.faultlib.detector import Plan, Process, ended, free_endpoint, kill, run_server, start
 from benchmarks.faultlib.judge import Heard, heard, journalled, judge_lives, lines_of
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.config import PublishConfig
 from stream_detector.errors import UsageError
 from stream_detector.events import ledger as ledger_module
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
-from stream_detector.runtime.decide import Decider
-from stream_detector.system.lockfile import claimed
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.events.publisher import Publisher
+from stream_detector.runtime.decider import Decider
+from stream_detector.system.lock_file import claimed
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import CameraStatus, Score, SystemClock, Timing, WindowRef
 
 CAMERAS = 2

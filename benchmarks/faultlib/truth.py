@@ -20,7 +20,7 @@ from benchmarks.faultlib.detector import Plan, ended, kill, run_server, start
 from benchmarks.faultlib.disks import small_disk
 from benchmarks.faultlib.judge import Event, heard, lives_passed
 from benchmarks.faultlib.lives import CAMERAS, DEADLINE_S, PLACES, World, campaign, run_life
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.events.ledger import Ledger
 from stream_detector.testing import FakeClock
 

@@ -23,8 +23,8 @@ import av.stream
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
-from stream_detector.capture.httpio import HttpError
-from stream_detector.capture.mediaclock import MediaClock
+from stream_detector.capture.http_io import HttpError
+from stream_detector.capture.media_clock import MediaClock
 
 DEFAULT_FPS = 25.0
 MAX_FPS = 240.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stream_detector.capture.decoded import AnyPicture, MaskedPicture, Picture, as_picture
-from stream_detector.capture.pictures import MaskPainter, is_flat
+from stream_detector.capture.bgr import MaskPainter, is_flat
+from stream_detector.capture.picture import AnyPicture, MaskedPicture, Picture, as_picture
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.types import Preview, UInt8Array
 

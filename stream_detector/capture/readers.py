@@ -18,15 +18,15 @@ from typing import Protocol
 
 import cv2
 
-from stream_detector.capture.containers import codec_named, wanted_bytes
-from stream_detector.capture.decoded import AnyPicture, DecodedPicture, Picture
+from stream_detector.capture.bgr import to_bgr
+from stream_detector.capture.container_headers import codec_named, wanted_bytes
 from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder, UnknownCodecError, sane_fps
 from stream_detector.capture.grabs import GrabResult, GrabStatus
-from stream_detector.capture.netreaders import ALL_KEYS, NetworkReader
-from stream_detector.capture.pictures import to_bgr
+from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
+from stream_detector.capture.picture import AnyPicture, DecodedPicture, Picture
 from stream_detector.capture.sources import demo_options
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.config.address import Source, printable
+from stream_detector.config.source import Source, printable
 from stream_detector.errors import SourceError
 from stream_detector.types import DegradedCause, UInt8Array
 

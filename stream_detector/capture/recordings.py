@@ -12,11 +12,11 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream_detector.capture.cuts import CutFinder
-from stream_detector.capture.decoded import Picture, UnreadablePictureError, as_picture, look
+from stream_detector.capture.counters import Spacing
+from stream_detector.capture.picture import Picture, UnreadablePictureError, as_picture, look
 from stream_detector.capture.readers import FileReader
-from stream_detector.capture.tally import Spacing
-from stream_detector.capture.window import Windower
+from stream_detector.capture.scene_cuts import CutFinder
+from stream_detector.capture.windower import Windower
 from stream_detector.config import CaptureConfig, WindowConfig
 from stream_detector.models.recipe import Recipe
 from stream_detector.types import Frame, SystemClock, Window

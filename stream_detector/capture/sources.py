@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stream_detector.config import CAMERA_NAME, CameraConfig, slug
-from stream_detector.config.address import Source, path_exists, printable
+from stream_detector.config.source import Source, path_exists, printable
 from stream_detector.errors import ConfigError, SourceError
 
 VIDEO_EXTENSIONS = frozenset(

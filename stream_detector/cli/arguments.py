@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from stream_detector.config.address import Source
+from stream_detector.config.source import Source
 from stream_detector.errors import SourceError
 
 _PLAIN = re.compile(r"-{0,2}[\w.-]+")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stream_detector.alarms.alarm import make_alarm_rule
 from stream_detector.alarms.calibration import (
     Calibration,
     calibrate,
@@ -24,12 +23,13 @@ from stream_detector.alarms.calibration import (
     poisson_upper,
     rate_text,
 )
+from stream_detector.alarms.state_machine import make_alarm_rule
 from stream_detector.config import AlarmConfig, CameraConfig, Config, build_config, load_config, slug
-from stream_detector.config.config_edit import set_camera, write_camera_settings
+from stream_detector.config.edit import set_camera, write_camera_settings
 from stream_detector.errors import ConfigError, RunError, UsageError
-from stream_detector.reports.records import ScoreRow, read_scores
-from stream_detector.reports.report import make_report
-from stream_detector.system import stops
+from stream_detector.reports.read_back import ScoreRow, read_scores
+from stream_detector.reports.summary import make_report
+from stream_detector.system import signals
 from stream_detector.system.stdio import json_text
 
 SCHEMA = "stream-detector.calibration/1"
@@ -155,7 +155,7 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
     if videos:
         from stream_detector.cli.score import _play as play
         from stream_detector.cli.score import find_videos
-        from stream_detector.runtime.assemble import assembled
+        from stream_detector.runtime.build import assembled
 
         own = next((camera for camera in config.cameras if camera.name == args.camera), None)
         cameras = tuple(_as(own, number, found) for number, found in enumerate(find_videos(videos)))
@@ -165,14 +165,14 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
             fields |= {"cameras": cameras, "pace": "max", "scores": table, "events": None}
             fields |= {"evidence": {"enabled": False}, "publish": {"bind": "none", "ledger": None}}
             with (
-                stops.phase("opening"),
+                signals.phase("opening"),
                 assembled(build_config(fields), open_limit=max(1, args.at_once)) as assembly,
             ):
                 result = play(assembly)
             if result.error is not None:
                 raise result.error
             if result.stopped:
-                stops.check()
+                signals.check()
             if result.failed or result.stopped:
                 why = next(iter(result.failed.values()), "it was stopped")
                 raise RunError(f"the footage was not scored to its end ({why}); leave out what cannot be played")

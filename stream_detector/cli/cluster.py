@@ -12,14 +12,14 @@ from stream_detector.cli.run import add_options, make_config
 from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.placement import parse_near
 from stream_detector.config import Config, build_config
-from stream_detector.config.address import Source
+from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.head import TemporalHead
+from stream_detector.models.heads import TemporalHead
 from stream_detector.runtime.stages import plan_camera
-from stream_detector.system import stops
-from stream_detector.system.logs import set_up_logging
-from stream_detector.system.raypool import connected, import_ray
+from stream_detector.system import signals
+from stream_detector.system.actor_pool import connected, import_ray
+from stream_detector.system.logging_setup import set_up_logging
 from stream_detector.system.stdio import json_text
 
 
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"{len(plans)} cameras, events at {endpoint}", file=sys.stderr, flush=True)
 
         supervisor = Supervisor(ray, config, plans, bundle, args.shards, near, ready)
-        with stops.on_stop(supervisor.stop):
+        with signals.on_stop(supervisor.stop):
             result = supervisor.run()
     failed = dict(result.failed)
     for name, reason in failed.items():
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
         print(json_text({**body, "deaths": [kind for kind, _ in result.deaths]}))
     else:
         print(f"{result.windows} windows, {result.alarms} alarms, {len(result.deaths)} actors replaced")
-    return stops.final_code(result.exit_code)
+    return signals.final_code(result.exit_code)
 
 
 def cluster_config(config: Config, args: argparse.Namespace) -> Config:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from stream_detector import __version__
 from stream_detector.cli.arguments import Parser
 from stream_detector.errors import OutputError, StreamDetectorError
-from stream_detector.system import stops
-from stream_detector.system.memory import keep_flat
+from stream_detector.system import signals
+from stream_detector.system.malloc import keep_flat
 
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the user wrote, wherever it was used
 COMMANDS = {
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(command).parse_args(arguments)
         args.debug = debug
         module = importlib.import_module(f"stream_detector.cli.{args.command}")
-        with stops.phase("command"):
+        with signals.phase("command"):
             return int(module.main(args))
     except OutputError as error:
         return _told(error) if error.gone else _told(error, str(error))
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exception(error)  # without the values of variables
         return _told(error, str(error))
-    except stops.Interrupted as error:
+    except signals.Interrupted as error:
         return _told(error, "interrupted")
     except KeyboardInterrupt:
         return 130
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, OSError) and error.errno in _BAD_NAMES else 1
 
 
-def _told(error: StreamDetectorError | stops.Interrupted, sentence: str = "") -> int:
+def _told(error: StreamDetectorError | signals.Interrupted, sentence: str = "") -> int:
     if sentence:
         print(f"stream-detector: {sentence}", file=sys.stderr)
     return error.exit_code
@@ -112,7 +112,7 @@ def leave(first: str | None = None) -> None:
         code = code or _told(error, "" if error.gone else str(error))
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
-    os._exit(stops.final_code(code))
+    os._exit(signals.final_code(code))
 
 
 def entry() -> None:

@@ -14,12 +14,12 @@ from rich.table import Table
 from stream_detector.capture.sources import demo_options
 from stream_detector.demo import DemoScene
 from stream_detector.errors import StreamDetectorError
-from stream_detector.reports.records import read_events, read_scores
-from stream_detector.runtime.assemble import Assembly
+from stream_detector.reports.read_back import read_events, read_scores
+from stream_detector.runtime.build import Assembly
 from stream_detector.runtime.pipeline import RunResult
-from stream_detector.system import stops
+from stream_detector.system import signals
 from stream_detector.system.stdio import json_text
-from stream_detector.telemetry.views import AlarmView
+from stream_detector.telemetry.snapshot import AlarmView
 
 
 def incidents(assembly: Assembly) -> dict[str, tuple[float, float]]:
@@ -80,8 +80,8 @@ def outcome(assembly: Assembly, result: RunResult, plot: Path | None) -> dict[st
 
 def exit_code_of(result: RunResult) -> int:
     """What the process ends with: 128 + the signal's number after a stop, unless the run failed."""
-    stopped = result.stopped and result.error is None and stops.received()
-    return 128 + stops.received() if stopped else result.exit_code
+    stopped = result.stopped and result.error is None and signals.received()
+    return 128 + signals.received() if stopped else result.exit_code
 
 
 def print_outcome(assembly: Assembly, result: RunResult, args: argparse.Namespace) -> int:

@@ -52,8 +52,8 @@ def _heartbeat_comes(endpoint: str, config: Config) -> bool:
     """Whether a detector that needs no key speaks at `endpoint`: its heartbeat says so, within two intervals."""
     import zmq
 
-    from stream_detector.client.recoveryclient import connect
-    from stream_detector.events.wire import HEARTBEAT_TOPIC, decode_message
+    from stream_detector.client.recovery_client import connect
+    from stream_detector.events.protocol import HEARTBEAT_TOPIC, decode_message
 
     with zmq.Context() as context, contextlib.suppress(StreamDetectorError):
         listener = connect(context, zmq.SUB, endpoint, None)

@@ -15,13 +15,13 @@ from stream_detector.capture.sources import expand_cameras, parse_sources
 from stream_detector.cli.outcome import exit_code_of, print_outcome
 from stream_detector.config import Config, build_config, load_config, merge
 from stream_detector.errors import MissingExtraError, StageError, UsageError
-from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.runtime.build import Assembly, assembled
 from stream_detector.runtime.pipeline import RunResult
-from stream_detector.system import stops
-from stream_detector.system.logs import fields, run_log
-from stream_detector.system.notify import Notifier
-from stream_detector.telemetry.dashboard import Dashboard, HeaderInfo, count_text, drawable
-from stream_detector.telemetry.narrate import Narrator
+from stream_detector.system import signals
+from stream_detector.system.logging_setup import fields, run_log
+from stream_detector.system.sd_notify import Notifier
+from stream_detector.telemetry.log_lines import Narrator
+from stream_detector.telemetry.terminal_view import Dashboard, HeaderInfo, count_text, drawable
 
 log = logging.getLogger("stream_detector.run")
 
@@ -190,7 +190,7 @@ def _setting(text: str) -> dict[str, Any]:
 
 def main(args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes."""
-    with stops.phase("opening"):
+    with signals.phase("opening"):
         return _run(args)
 
 
@@ -201,7 +201,7 @@ def _run(args: argparse.Namespace) -> int:
     level = logging.WARNING if live_view and telemetry.log_file is None else logging.INFO
     with (
         run_log(telemetry.log_format, level=level, path=telemetry.log_file) as lines,
-        stops.on_reopen(lines.reopen),
+        signals.on_reopen(lines.reopen),
     ):
         if config.web.bind == "none":
             with assembled(config) as assembly:
@@ -214,7 +214,7 @@ def _run(args: argparse.Namespace) -> int:
 def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Assembly, RunResult]:
     try:
         from stream_detector.web.auth import place_of
-        from stream_detector.web.board import Board
+        from stream_detector.web.live_state import Board
         from stream_detector.web.server import serve_web
     except ModuleNotFoundError as error:
         raise MissingExtraError("--web", error.name or "starlette", "web") from None
@@ -229,7 +229,7 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
         if args.web_stay and not result.stopped and result.error is None:
             log.warning("the sources have ended; the page stays at %s until you press Ctrl-C", server.url)
             over = threading.Event()
-            with stops.on_stop(over.set):
+            with signals.on_stop(over.set):
                 while not over.wait(0.5):
                     pass  # a wait without end would not let a signal through on every system
     return assembly, result
@@ -259,7 +259,7 @@ def _watch(assembly: Assembly, live_view: bool) -> RunResult:
         threading.Thread(target=_tell_systemd, args=(notifier, assembly, over), name="notify", daemon=True).start()
     try:
         _tell_start(assembly)
-        with stops.on_stop(assembly.pipeline.stop), stops.on_reopen(lambda: _reopen(assembly)):
+        with signals.on_stop(assembly.pipeline.stop), signals.on_reopen(lambda: _reopen(assembly)):
             result = assembly.pipeline.run()
     finally:
         notifier.stopping()

@@ -18,10 +18,10 @@ from stream_detector.capture.sources import parse_sources
 from stream_detector.cli.outcome import exit_code_of
 from stream_detector.config import CameraConfig, build_config
 from stream_detector.errors import SourceError, UsageError
-from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.runtime.build import Assembly, assembled
 from stream_detector.runtime.pipeline import RunResult
-from stream_detector.system import stops
-from stream_detector.system.logs import set_up_logging
+from stream_detector.system import signals
+from stream_detector.system.logging_setup import set_up_logging
 from stream_detector.system.stdio import json_text
 
 
@@ -113,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
 
         return score_ray.run(args, build_config(values))
     with (
-        stops.phase("opening"),
+        signals.phase("opening"),
         assembled(build_config(values), open_limit=max(1, args.at_once)) as assembly,
     ):
         result = _play(assembly)
@@ -143,7 +143,7 @@ def _play(assembly: Assembly) -> RunResult:
         viewer = threading.Thread(target=follow, name="progress", daemon=True)
         viewer.start()
         try:
-            with stops.on_stop(assembly.pipeline.stop):
+            with signals.on_stop(assembly.pipeline.stop):
                 result = assembly.pipeline.run()
         finally:
             over.set()

@@ -14,15 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream_detector.cli.score import report, summarise
 from stream_detector.cluster.archive import FileScores, Parts, Scorer
 from stream_detector.config import CameraConfig, Config
-from stream_detector.config.address import Source
+from stream_detector.config.source import Source
 from stream_detector.engines import choose, this_machine
 from stream_detector.errors import UsageError
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.assemble import check_outputs
+from stream_detector.runtime.build import check_outputs
 from stream_detector.runtime.pipeline import RunResult
-from stream_detector.system import stops
+from stream_detector.system import signals
+from stream_detector.system.actor_pool import connected, import_ray, work_through
 from stream_detector.system.outputs import SCORE_COLUMNS, Kind, keep_former, replace_file
-from stream_detector.system.raypool import connected, import_ray, work_through
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     parts = Parts(args.out, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
     found = {camera.name: parts.load(camera) for camera in cameras}
     todo = [camera for camera in cameras if found[camera.name] is None]
-    stopped: stops.Interrupted | None = None
+    stopped: signals.Interrupted | None = None
     columns = (
         TextColumn("scoring"),
         BarColumn(),
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
                         parts.save(camera, outcome.value, outcome.error)
                         found[camera.name] = outcome.error or outcome.value
                         progress.advance(task)
-                except stops.Interrupted as interrupted:
+                except signals.Interrupted as interrupted:
                     stopped = interrupted
     result = _write(args, cameras, found, stopped is not None)
     if stopped is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from stream_detector.system import stdio, stops
+from stream_detector.system import signals, stdio
 
 
 def entry(first: str | None = None) -> None:
     """The command line as a process; does not return. first: a command put before the arguments (run_stream.py)."""
     stdio.mend_descriptors()
-    stops.install()
+    signals.install()
     stdio.mend_streams()
     from stream_detector.cli import main
 

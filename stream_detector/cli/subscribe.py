@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stream_detector.client.subscribe import KINDS, Subscriber
+from stream_detector.client.subscriber import KINDS, Subscriber
 from stream_detector.errors import LedgerError, RunError, UsageError
 from stream_detector.events.curve import load_pair, load_public
-from stream_detector.events.wire import Message, encode
+from stream_detector.events.protocol import Message, encode
 from stream_detector.system.outputs import check_apart, check_free
 
 _SAVE_EVERY = 64

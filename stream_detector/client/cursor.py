@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream_detector.errors import LedgerError, ProtocolError
-from stream_detector.events.wire import FIRST_EPOCH, MAX_SEQ, Message, decode_object, parse_topic
+from stream_detector.events.protocol import FIRST_EPOCH, MAX_SEQ, Message, decode_object, parse_topic
 
 SCHEMA = "stream-detector.cursor/1"
 _MAX_BYTES = 4 << 20

@@ -17,16 +17,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stream_detector.cluster.camerahost import CameraHost, Gone
-from stream_detector.cluster.enginehost import EngineHost
+from stream_detector.cluster.camera_host import CameraHost, Gone
+from stream_detector.cluster.engine_host import EngineHost
 from stream_detector.cluster.messages import Item, Resume
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import CameraConfig, Config
 from stream_detector.errors import EngineError
-from stream_detector.models.familiar import Familiar, watches
+from stream_detector.models.novelty import Familiar, watches
 from stream_detector.models.preprocess import Recipe
-from stream_detector.runtime.decide import CameraPlan
-from stream_detector.system.logs import set_up_logging
+from stream_detector.runtime.decider import CameraPlan
+from stream_detector.system.logging_setup import set_up_logging
 from stream_detector.types import CameraStatus, Decision, EndReason, EngineOutput, UInt8Array
 
 ENGINE_S = 30.0  # an engine that does not answer for so long is passed over

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_detector.capture.decoded import look
+from stream_detector.capture.picture import look
 from stream_detector.config import CameraConfig, Config
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
-from stream_detector.events.wire import alarm_to_dict, encode
+from stream_detector.events.protocol import alarm_to_dict, encode
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.decide import ScoresFile
+from stream_detector.runtime.decider import ScoresFile
 from stream_detector.runtime.pipeline import Pipeline
 from stream_detector.runtime.stages import make_decider, plan_camera
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, EngineOutput, SystemClock, UInt8Array
 
 

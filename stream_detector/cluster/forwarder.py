@@ -24,9 +24,9 @@ from stream_detector.cluster import merge
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.events import curve, endpoint
-from stream_detector.events.wire import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
-from stream_detector.system.lockfile import LockFile
-from stream_detector.system.ratelimit import RateLimit
+from stream_detector.events.protocol import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
+from stream_detector.system.lock_file import LockFile
+from stream_detector.system.rate_limit import RateLimit
 from stream_detector.types import Clock, SystemClock
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stream_detector.cluster.messages import shard_of
-from stream_detector.events.wire import DETECTOR, RECOVERY_SCHEMA, Request, encode, parse_topic
+from stream_detector.events.protocol import DETECTOR, RECOVERY_SCHEMA, Request, encode, parse_topic
 
 MAX_SHARDS = 6  # each reply may have a little more than 1 MiB, and a subscriber takes 8
 _OF_A_SHARD = re.compile(rf"{DETECTOR}(?:-(\d+))?")

@@ -13,13 +13,13 @@ import threading
 
 import numpy as np
 
-from stream_detector.capture.cuts import RUN_UP, CutFinder
-from stream_detector.capture.decoded import AnyPicture
+from stream_detector.capture.picture import AnyPicture
 from stream_detector.capture.readers import GrabResult, Reader
-from stream_detector.capture.window import Windower
+from stream_detector.capture.scene_cuts import RUN_UP, CutFinder
+from stream_detector.capture.windower import Windower
 from stream_detector.cluster.messages import Resume
 from stream_detector.config import Config
-from stream_detector.runtime.decide import CameraPlan
+from stream_detector.runtime.decider import CameraPlan
 from stream_detector.types import CameraStatus, Clock, Frame, UInt8Array, Window, WindowRef
 
 _BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture that no wanted window holds

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored, ref_from_list, ref_to_list
-from stream_detector.cluster.shardlog import ShardLog
+from stream_detector.cluster.shard_log import ShardLog
 from stream_detector.config import Config
 from stream_detector.errors import LedgerError, StageError
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.publish import Publisher
-from stream_detector.events.wire import DETECTOR, topic_of
-from stream_detector.runtime.decide import CameraPlan, Decider, ScoresFile
-from stream_detector.system.lockfile import lock_of
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.events.protocol import DETECTOR, topic_of
+from stream_detector.events.publisher import Publisher
+from stream_detector.runtime.decider import CameraPlan, Decider, ScoresFile
+from stream_detector.system.lock_file import lock_of
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision, EndReason, Score, SystemClock
 
 log = logging.getLogger(__name__)

@@ -22,11 +22,11 @@ from stream_detector.cluster.actors import ENGINE_CALLS, HOST_CALLS, CameraActor
 from stream_detector.cluster.forwarder import Forwarder
 from stream_detector.cluster.messages import shard_of
 from stream_detector.cluster.placement import Node, place
-from stream_detector.cluster.rayenv import living_nodes
+from stream_detector.cluster.ray_nodes import living_nodes
 from stream_detector.config import Config
 from stream_detector.errors import RunError, StageError, StreamDetectorError
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.decide import CameraPlan
+from stream_detector.runtime.decider import CameraPlan
 from stream_detector.types import CameraStatus, EndReason
 
 log = logging.getLogger(__name__)

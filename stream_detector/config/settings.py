@@ -26,9 +26,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from stream_detector.config.address import Source
-from stream_detector.config.config_errors import describe
-from stream_detector.config.secretfile import with_files
+from stream_detector.config.error_sentences import describe
+from stream_detector.config.secret_file import with_files
+from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError, SourceError
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")

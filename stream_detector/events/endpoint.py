@@ -10,7 +10,7 @@ from pathlib import Path
 import zmq
 
 from stream_detector.errors import EndpointError
-from stream_detector.system.lockfile import LockFile
+from stream_detector.system.lock_file import LockFile
 
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5}|\*)")
 _TRIES = 50

@@ -8,7 +8,7 @@ from itertools import islice
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from stream_detector.events.answering import waiting
+from stream_detector.events.recovery_service import waiting
 from stream_detector.types import Clock
 
 log = logging.getLogger(__name__)

@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import LedgerError, UsageError
-from stream_detector.events import pruning, salvage, store
-from stream_detector.events.journalreads import Reads
-from stream_detector.events.openalarms import OpenAlarm, OpenAlarms
+from stream_detector.events import ledger_file, pruning, salvage
+from stream_detector.events.ledger_file import Corrupt, OpenRow, Row
+from stream_detector.events.ledger_reads import Reads
+from stream_detector.events.open_alarms import OpenAlarm, OpenAlarms
+from stream_detector.events.protocol import ALARM_SCHEMA, encode
 from stream_detector.events.pruning import Now
-from stream_detector.events.store import Corrupt, OpenRow, Row
-from stream_detector.events.wire import ALARM_SCHEMA, encode
 from stream_detector.system import retention
-from stream_detector.system.lockfile import LockFile, claim_journal
+from stream_detector.system.lock_file import LockFile, claim_journal
 from stream_detector.types import Clock
 
 __all__ = ["Ledger", "OpenAlarm"]
@@ -152,11 +152,11 @@ class Ledger(Reads):
 
     def _write(self, row: Row, key: str, replace: bool = False) -> None:
         with self._db:
-            store.insert(self._db, row, self._ordinal, replace)
+            ledger_file.insert(self._db, row, self._ordinal, replace)
             if key in self._open.rows:
-                store.insert_open(self._db, key, self._open.rows[key])
+                ledger_file.insert_open(self._db, key, self._open.rows[key])
             elif key:
-                store.delete_open(self._db, key)
+                ledger_file.delete_open(self._db, key)
 
     def tend(self) -> None:
         """Look after the files: deleted, mended, too old. Call it often; most calls do nothing."""
@@ -245,8 +245,8 @@ class Ledger(Reads):
         self._db = self._to_memory(f"the event journal {self._path} was taken by another process", copy=False)
 
     def _load(self) -> None:
-        self._open.load(store.read_open(self._db))
-        self._places = store.read_positions(self._db)
+        self._open.load(ledger_file.read_open(self._db))
+        self._places = ledger_file.read_positions(self._db)
 
     def _seen(self, path: Path) -> tuple[object, ...]:
         """Which files lie at the journal's place."""
@@ -263,13 +263,13 @@ class Ledger(Reads):
         self, path: Path, aside: Path | None = None, kept: sqlite3.Connection | None = None
     ) -> sqlite3.Connection:
         """Open or make the file; aside, kept: older ones to begin it with."""
-        db = store.open_file(path)
+        db = ledger_file.open_file(path)
         try:
             if aside is not None:
                 salvage.copy_newest(aside, db, _TAIL)
             if kept is not None:
                 salvage.copy_all(kept, db)
-            opened = self._open.merged(store.read_open(db)) if self._loaded else None
+            opened = self._open.merged(ledger_file.read_open(db)) if self._loaded else None
             rows = [*self._open.owed.values(), *self._tail]
             self._enter(db, rows, opened)
         except BaseException:
@@ -281,7 +281,7 @@ class Ledger(Reads):
         return db
 
     def _memory(self, path: Path | None = None, kept: sqlite3.Connection | None = None) -> sqlite3.Connection:
-        db = store.open_memory()
+        db = ledger_file.open_memory()
         if kept is not None:
             salvage.copy_all(kept, db)
         elif path is not None and path.exists():
@@ -290,7 +290,7 @@ class Ledger(Reads):
         return db
 
     def _enter(self, db: sqlite3.Connection, rows: Any, opened: dict[str, OpenRow] | None) -> None:
-        self._ordinal = store.begin_epoch(db, self.epoch, rows, opened)
+        self._ordinal = ledger_file.begin_epoch(db, self.epoch, rows, opened)
         with db:
             self._life = retention.begin_life(db, self._token, self._wall.began_utc, self._now().at_s)
             pruning.bound_gaps(db, self._ordinal, self._seqs)
@@ -319,7 +319,7 @@ class Ledger(Reads):
         path = self._path
         if path is None or self.degraded:
             return self._to_memory(f"the event journal in memory failed ({error})", copy=False)
-        if isinstance(error, OSError) or not store.is_corruption(error):
+        if isinstance(error, OSError) or not ledger_file.is_corruption(error):
             return self._to_memory(f"the event journal {path} cannot be written ({error})")
         try:
             aside = salvage.set_aside(path)
@@ -334,7 +334,7 @@ class Ledger(Reads):
 
     def _begin_anew(self, path: Path) -> None:
         """The files were deleted or replaced; the connection still holds the old ones."""
-        kept, same = store.open_memory(), self._seen(path)[0] == self._identity[0]
+        kept, same = ledger_file.open_memory(), self._seen(path)[0] == self._identity[0]
         try:
             salvage.copy_deleted(self._db, kept, _TAIL)
         except (sqlite3.Error, Corrupt) as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.events import pruning
-from stream_detector.events.store import OpenRow, Row, insert_open
+from stream_detector.events.ledger_file import OpenRow, Row, insert_open
 
 log = logging.getLogger(__name__)
 

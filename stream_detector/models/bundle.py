@@ -31,9 +31,9 @@ from stream_detector.errors import BundleError
 from stream_detector.models import weights
 from stream_detector.models.backbones import backbone_spec, build_backbone
 from stream_detector.models.backbones.tensors import expected_bytes, load_strict, read_tensors, to_half, write_tensors
-from stream_detector.models.familiar import Familiar
-from stream_detector.models.head import Head, TemporalHead, build_head
+from stream_detector.models.heads import Head, TemporalHead, build_head
 from stream_detector.models.manifest import NAME, SCHEMA, Manifest
+from stream_detector.models.novelty import Familiar
 from stream_detector.models.preprocess import Recipe
 
 MAX_MANIFEST_BYTES = 1_000_000

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stream_detector.config import SmoothConfig
 from stream_detector.errors import StreamDetectorError
 from stream_detector.models.backbones import backbone_spec
-from stream_detector.models.head import temporal_spec
+from stream_detector.models.heads import temporal_spec
 from stream_detector.models.recipe import DEFAULT_FILTER, WHOLE, Filter, Fit, Recipe, View
 from stream_detector.types import WINDOW_FRAMES
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stream_detector.capture.decoded import look, resize_frame
+from stream_detector.capture.picture import look, resize_frame
 from stream_detector.errors import DataError
 from stream_detector.models.recipe import RECIPES, Filter, Recipe, View, recipe_named
 from stream_detector.types import Float32Array, UInt8Array

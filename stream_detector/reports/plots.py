@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import DataError, UsageError
-from stream_detector.reports.records import (
+from stream_detector.reports.read_back import (
     AlarmRecord,
     ScoreRow,
     by_camera,

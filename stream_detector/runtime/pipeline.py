@@ -22,17 +22,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stream_detector.capture.capture import Capture, Watchdog
-from stream_detector.capture.decoded import Picture
+from stream_detector.capture.camera import Capture, Watchdog
+from stream_detector.capture.picture import Picture
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
-from stream_detector.runtime.batch import WindowBuffer
-from stream_detector.runtime.decide import CameraPlan, Decider
-from stream_detector.runtime.errands import Errands
+from stream_detector.runtime.decider import CameraPlan, Decider
+from stream_detector.runtime.decision_queue import Errands
 from stream_detector.runtime.stages import CameraStage
-from stream_detector.system.memory import give_back
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.runtime.window_buffer import WindowBuffer
+from stream_detector.system.malloc import give_back
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     Batch,
     CameraCounters,

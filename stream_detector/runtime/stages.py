@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stream_detector.capture.cuts import CutFinder
-from stream_detector.capture.trouble import PictureWatch, marked
-from stream_detector.capture.window import Windower
+from stream_detector.capture.picture_quality import PictureWatch, marked
+from stream_detector.capture.scene_cuts import CutFinder
+from stream_detector.capture.windower import Windower
 from stream_detector.config import CameraConfig, Config
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.familiar import watches
-from stream_detector.models.head import TemporalHead
-from stream_detector.runtime.decide import CameraPlan, Decider, Evidence, ScoresFile
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.models.heads import TemporalHead
+from stream_detector.models.novelty import watches
+from stream_detector.runtime.decider import CameraPlan, Decider, Evidence, ScoresFile
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import Clock, Decision, EventSink, Frame, Window
 
 

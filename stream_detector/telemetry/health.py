@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from stream_detector.config import TelemetryConfig
-from stream_detector.telemetry.views import CameraView, TelemetrySnapshot
+from stream_detector.telemetry.snapshot import CameraView, TelemetrySnapshot
 
 PATHS = ("/livez", "/readyz", "/healthz")
 START_S = 300.0  # a process that still loads its model is alive for so long

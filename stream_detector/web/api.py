@@ -22,17 +22,17 @@ from starlette.types import Receive, Scope, Send
 
 from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ConfigError, DataError, EndpointError, StageError, StreamDetectorError
-from stream_detector.runtime.assemble import Assembly
-from stream_detector.system.ratelimit import RateLimit
+from stream_detector.runtime.build import Assembly
+from stream_detector.system.rate_limit import RateLimit
 from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.telemetry.health import check
-from stream_detector.telemetry.metrics import exposition
+from stream_detector.telemetry.prometheus import exposition
 from stream_detector.web.auth import COOKIE, SESSION_S, Gate
-from stream_detector.web.board import Board
 from stream_detector.web.export import export_csv, export_json
-from stream_detector.web.guard import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.history import Alarm, Filter, History, make_filter
 from stream_detector.web.inputs import settings_of, text_of, whole_number
+from stream_detector.web.live_state import Board
+from stream_detector.web.middleware import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
 from stream_detector.web.streams import Hub, encode_picture

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import DataError
-from stream_detector.events.wire import ACK_SCHEMA, ALARM_SCHEMA, rfc3339
+from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA, rfc3339
 
 log = logging.getLogger(__name__)
 

@@ -23,14 +23,14 @@ import uvicorn
 
 from stream_detector.config import WebConfig
 from stream_detector.errors import EndpointError
-from stream_detector.runtime.assemble import Assembly
-from stream_detector.telemetry.metrics import make_registry
+from stream_detector.runtime.build import Assembly
+from stream_detector.telemetry.prometheus import make_registry
 from stream_detector.web.api import Api, Rooms
 from stream_detector.web.auth import Gate, place_of, read_token
-from stream_detector.web.board import Board
-from stream_detector.web.doors import IDLE_S, Connection, Doors, room_for
-from stream_detector.web.guard import BURST, RATE, Guard
+from stream_detector.web.connections import IDLE_S, Connection, Doors, room_for
 from stream_detector.web.history import History
+from stream_detector.web.live_state import Board
+from stream_detector.web.middleware import BURST, RATE, Guard
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
 from stream_detector.web.streams import Hub

@@ -28,12 +28,12 @@ import cv2
 from starlette.types import Receive, Scope, Send
 
 from stream_detector.errors import EndpointError
-from stream_detector.evidence.evidence import step_back
+from stream_detector.evidence.writer import step_back
 from stream_detector.telemetry.health import is_live
-from stream_detector.telemetry.views import CameraView, TelemetrySnapshot
+from stream_detector.telemetry.snapshot import CameraView, TelemetrySnapshot
 from stream_detector.types import Preview, UInt8Array
-from stream_detector.web.board import Board
-from stream_detector.web.guard import answer
+from stream_detector.web.live_state import Board
+from stream_detector.web.middleware import answer
 
 TICK_S = 0.2
 STATE_TICKS = 3

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_detector.alarms.alarm import make_alarm_rule
-from stream_detector.alarms.smooth import make_smoother, smooth_on
+from stream_detector.alarms.smoothing import make_smoother, smooth_on
+from stream_detector.alarms.state_machine import make_alarm_rule
 from stream_detector.config import AlarmConfig, SmoothConfig
-from stream_detector.config.config_edit import write_camera_settings
-from stream_detector.reports.records import ScoreRow
+from stream_detector.config.edit import write_camera_settings
+from stream_detector.reports.read_back import ScoreRow
 from stream_detector.types import AlarmEvent
 
 MAX_POINTS = 1500

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.cluster.camerahost import Gone
+from stream_detector.cluster.camera_host import Gone
 from stream_detector.cluster.messages import Ended, Item, Scored
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothConfig
-from stream_detector.runtime.decide import CameraPlan
+from stream_detector.runtime.decider import CameraPlan
 from stream_detector.types import EngineOutput, Float32Array, Timing, UInt8Array, WindowRef
 
 EPOCH = "ab" * 8

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 from stream_detector.cluster.forwarder import Forwarder
 from stream_detector.cluster.messages import shard_of
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError
-from stream_detector.events.wire import Message
+from stream_detector.events.protocol import Message
 from tests.cluster.bench import EPOCH, config, items, plan
 
 SHARDS = 3

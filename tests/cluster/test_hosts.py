@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream_detector.capture.cuts import RUN_UP
-from stream_detector.cluster.camerahost import CameraHost
-from stream_detector.cluster.enginehost import EngineHost
+from stream_detector.capture.scene_cuts import RUN_UP
+from stream_detector.cluster.camera_host import CameraHost
+from stream_detector.cluster.engine_host import EngineHost
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored
 from stream_detector.config import BatchConfig, CameraConfig, Config, TroubleConfig
 from stream_detector.errors import EngineError
-from stream_detector.models.familiar import Familiar, FamiliarWatch, watches
+from stream_detector.models.novelty import Familiar, FamiliarWatch, watches
 from stream_detector.models.preprocess import Recipe
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import CameraStatus, WindowRef

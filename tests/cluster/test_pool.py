@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream_detector.errors import DataError, RunError
-from stream_detector.system.raypool import TRIES, Outcome, work_through
+from stream_detector.system.actor_pool import TRIES, Outcome, work_through
 
 
 class FakeRay:

@@ -11,9 +11,9 @@ import pytest
 from stream_detector.cluster import merge
 from stream_detector.cluster.messages import Ended, Item, Scored, item_from_list, item_to_list, shard_of
 from stream_detector.cluster.placement import Node, place
-from stream_detector.cluster.shardlog import ShardLog
+from stream_detector.cluster.shard_log import ShardLog
 from stream_detector.errors import LedgerError, ProtocolError
-from stream_detector.events.wire import decode_reply, decode_request
+from stream_detector.events.protocol import decode_reply, decode_request
 from stream_detector.types import CameraStatus, Timing, WindowRef
 
 A, B, C = (Node(name, 4.0) for name in "abc")

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.clusterlib import Run, compare, config_for, single
 from stream_detector.cli import main
-from stream_detector.system.raypool import connected
+from stream_detector.system.actor_pool import connected
 from trainer.__main__ import main as trainer_main
 
 WHY = "Ray is not installed: pip install 'stream-detector[ray]'"

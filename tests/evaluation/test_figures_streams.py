@@ -21,7 +21,7 @@ from trainer.evaluation.figures import (
     share_figure,
 )
 from trainer.evaluation.streams import GRACE_S, Take, Track, best_threshold, compose, draw, judge, settle
-from trainer.recipes.embedded.measure import alarms
+from trainer.recipes.embedded.clip_metrics import alarms
 
 
 def judged(scores: list[float], abnormal: list[bool], sets: str = "", kinds: tuple[str, ...] = ()) -> Judged:

@@ -25,7 +25,7 @@ from benchmarks.faultlib.disks import full_disk as fill_disk
 from benchmarks.faultlib.fuzz import fuzz
 from benchmarks.faultlib.hostile import hostile
 from benchmarks.faultlib.kills import kill_detector, kill_subscriber
-from stream_detector.client.subscribe import Subscriber
+from stream_detector.client.subscriber import Subscriber
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stream_detector.capture.capture import Capture, Watchdog
-from stream_detector.capture.decoded import Picture, look
+from stream_detector.capture.camera import Capture, Watchdog
 from stream_detector.capture.framing import Views
+from stream_detector.capture.picture import Picture, look
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.models.recipe import RECIPES
 from stream_detector.testing import FakeCamera

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.capture.decoded import as_picture
+from stream_detector.capture.picture import as_picture
 from stream_detector.capture.readers import NetworkReader
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rtsp_faults import RtspServer, measure, met, missing_server
-from stream_detector.capture.decoded import as_picture
+from stream_detector.capture.picture import as_picture
 from stream_detector.capture.readers import NetworkReader
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError

@@ -87,7 +87,7 @@ def test_the_five_commands_on_the_simplest_list(
 
 
 def test_a_training_video_under_another_name_is_recognised(listed: Path, tmp_path: Path) -> None:
-    from trainer.mil import seen
+    from trainer.mil import training_overlap
     from trainer.mil.train import PRESETS, replace, train
 
     features = tmp_path / "features"
@@ -98,13 +98,13 @@ def test_a_training_video_under_another_name_is_recognised(listed: Path, tmp_pat
     trained = next(v for v in known.videos if v.split == "train")
     unseen = next(v for v in known.videos if v.split == "val")
     renamed = replace(known, videos=(replace(trained, name="holiday"), replace(unseen, name=trained.name)))
-    found = seen.seen_in_training(renamed, checkpoint)
+    found = training_overlap.seen_in_training(renamed, checkpoint)
     assert found is not None and found.tolist() == [True, False]
     rows_alone = replace(known, videos=(replace(trained, name="other", sha256=""),))
-    assert seen.told(rows_alone, checkpoint)["videos"] == 1
+    assert training_overlap.told(rows_alone, checkpoint)["videos"] == 1
     older = replace(checkpoint, training_videos={})
-    assert seen.told(renamed, older)["known"] is False and "older checkpoint" in seen.warning(
-        seen.told(renamed, older), 2
+    assert training_overlap.told(renamed, older)["known"] is False and "older checkpoint" in training_overlap.warning(
+        training_overlap.told(renamed, older), 2
     )
 
 

@@ -14,7 +14,7 @@ if importlib.util.find_spec("keras") is None:  # importing it here would fix its
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
 from stream_detector.errors import DataError
-from stream_detector.models.temporal import Scaling, StreamingHead, view_parts
+from stream_detector.models.streaming_heads import Scaling, StreamingHead, view_parts
 from trainer.mil.backend import seed_everything, use_backend
 from trainer.mil.heads import HeadSpec, build_head, fit_scaling, principal_axes, see, weights_of
 

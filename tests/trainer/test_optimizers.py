@@ -114,7 +114,7 @@ def test_gradients_by_hand_are_those_of_the_framework(dropout: float, linear_las
         from keras import ops
 
         from trainer.mil import losses
-        from trainer.mil.densechain import chain_of, value_and_gradients
+        from trainer.mil.dense_layers import chain_of, value_and_gradients
         from trainer.mil.heads import HeadSpec, build_head, kernels_of
 
         seed_everything(0)

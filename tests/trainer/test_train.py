@@ -19,7 +19,7 @@ if importlib.util.find_spec("keras") is None:  # importing it here would fix its
     pytest.skip("keras is not installed (extra: train)", allow_module_level=True)
 
 from stream_detector.errors import CheckpointError, DataError
-from stream_detector.models.head import TemporalHead, build_head
+from stream_detector.models.heads import TemporalHead, build_head
 from trainer.__main__ import main
 from trainer.data.features import FeatureSet, load_features
 from trainer.evaluation.evaluate import evaluate, score_videos
@@ -135,7 +135,7 @@ def test_ranking_losses_learn_too(data: Path, preset: str) -> None:
 def test_an_exported_head_scores_the_same(data: Path) -> None:
     import torch
 
-    from stream_detector.models.head import Head
+    from stream_detector.models.heads import Head
 
     features = load_features(data / "features.npz").of_split("train")
     checkpoint = train(features, replace(QUICK, steps=20, projection=7, widths=(9, 4)), "torch")

@@ -18,10 +18,10 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 
 from stream_detector.config import Config, WebConfig, build_config
-from stream_detector.runtime.assemble import Assembly, assembled
+from stream_detector.runtime.build import Assembly, assembled
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import UInt8Array
-from stream_detector.web.board import Board
+from stream_detector.web.live_state import Board
 from stream_detector.web.server import WebServer
 
 DEADLINE_S = 20.0

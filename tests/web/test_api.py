@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from stream_detector.config import SmoothConfig
-from stream_detector.config.config_edit import set_camera
+from stream_detector.config.edit import set_camera
 from stream_detector.errors import ConfigError
 from stream_detector.web.history import Filter, History
 

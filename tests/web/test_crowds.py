@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_detector.config import WebConfig
-from stream_detector.web import api, doors, guard
+from stream_detector.web import api, connections, middleware
 from stream_detector.web.auth import Gate
 
 from .conftest import Page, running, until
@@ -63,7 +63,7 @@ def test_peers_that_ask_and_never_read_keep_nobody_out(page: Page, path: bytes) 
 
 
 def test_a_peer_that_reads_nothing_is_let_go(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "WRITE_S", 0.5)
+    monkeypatch.setattr(connections, "WRITE_S", 0.5)
     with connect(page) as peer:
         say(peer, (GET % b"/static/css/base.css") * 700)  # some 6 MB of answers: more than the kernel takes
         until(lambda: page.server._doors.connections == 0, "it was let go")
@@ -78,7 +78,7 @@ def test_a_peer_that_reads_nothing_is_let_go(page: Page, monkeypatch: pytest.Mon
 
 
 def test_a_body_and_a_head_that_trickle_are_timed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "REQUEST_S", 0.5)
+    monkeypatch.setattr(middleware, "REQUEST_S", 0.5)
     head = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
     for begun in (b"GET /api/run HTTP/1.1\r\nX: ", head):
         with connect(page) as peer:
@@ -104,7 +104,7 @@ def test_the_head_of_a_stream_ends_and_others_than_get_are_refused(page: Page) -
 
 
 def test_huge_heads_are_refused(page: Page) -> None:
-    many = "".join(f"x{i}: y\r\n" for i in range(guard.MAX_HEADERS + 1))
+    many = "".join(f"x{i}: y\r\n" for i in range(middleware.MAX_HEADERS + 1))
     for head, wanted in ((many, b"431"), (f"Cookie: {'a=b; ' * 50_000}\r\n", b"400"), ("X: " + "\\" * 90_000, b"400")):
         with connect(page) as peer:
             say(peer, f"GET /api/run HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
@@ -126,7 +126,7 @@ def test_a_request_that_a_proxy_may_see_as_two_is_refused(page: Page) -> None:
 
 
 def test_descriptors_are_kept_for_the_cameras(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = doors.Room(most=40, most_a_peer=30, highest=0)  # every descriptor is one of the reserve
+    few = connections.Room(most=40, most_a_peer=30, highest=0)  # every descriptor is one of the reserve
     with monkeypatch.context() as patch:
         patch.setattr(page.server._doors, "room", few)
         with connect(page) as peer:
@@ -138,8 +138,8 @@ def test_descriptors_are_kept_for_the_cameras(page: Page, monkeypatch: pytest.Mo
 
 @given(st.integers(64, 70_000), st.integers(1, 500))
 def test_the_page_s_share_leaves_some(descriptors: int, cameras: int) -> None:
-    room = doors.room_for(cameras, descriptors)
-    assert 0 < room.most_a_peer < room.most <= doors.MAX_CONNECTIONS
+    room = connections.room_for(cameras, descriptors)
+    assert 0 < room.most_a_peer < room.most <= connections.MAX_CONNECTIONS
     assert room.highest + min(descriptors * 3 // 4, 128 + 8 * cameras) == descriptors
 
 
@@ -155,7 +155,7 @@ def test_the_page_s_share_leaves_some(descriptors: int, cameras: int) -> None:
     ],
 )
 def test_who_counts_as_one_peer(a: str, b: str, same: bool) -> None:
-    assert (guard.peer_of(a) == guard.peer_of(b)) is same
+    assert (middleware.peer_of(a) == middleware.peer_of(b)) is same
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
@@ -178,7 +178,7 @@ def test_idle_and_half_open_tls_connections_do_not_use_up_descriptors(
         running(tmp_path, web=WebConfig(bind="127.0.0.1:0", cert=cert, key=key)) as page,
         contextlib.ExitStack() as all_,
     ):
-        page.server._doors.room = doors.Room(most=60, most_a_peer=50, highest=1 << 30)
+        page.server._doors.room = connections.Room(most=60, most_a_peer=50, highest=1 << 30)
         for number in range(400):
             peer = all_.enter_context(connect(page, f"127.0.0.{2 + number % 3}"))
             if number % 10 == 0:  # agreed on, then idle; the others never, or only begin
@@ -191,7 +191,7 @@ def test_idle_and_half_open_tls_connections_do_not_use_up_descriptors(
             with context.wrap_socket(connect(page, source)) as decent:
                 decent.sendall(GET % b"/api/run")
                 assert decent.recv(12) == b"HTTP/1.1 200"
-        monkeypatch.setattr(doors, "HANDSHAKE_S", 0.5)
+        monkeypatch.setattr(connections, "HANDSHAKE_S", 0.5)
         with connect(page, "127.0.0.77") as half:
             half.sendall(b"\x16\x03\x01\x02\x00\x01")
             with contextlib.suppress(ConnectionResetError):
@@ -199,7 +199,7 @@ def test_idle_and_half_open_tls_connections_do_not_use_up_descriptors(
 
 
 def test_a_right_guess_after_too_many_wrong_ones_is_stopped_too() -> None:
-    found = guard.Guard(lambda *_: None, Gate("the-right-token-it-is", local=True), tls=False)  # type: ignore[arg-type, return-value]
+    found = middleware.Guard(lambda *_: None, Gate("the-right-token-it-is", local=True), tls=False)  # type: ignore[arg-type, return-value]
     assert [found.guess("eve", f"wrong{i}", 100.0) for i in range(10)] == [False] * 10
     assert found.guess("eve", "the-right-token-it-is", 100.0) is None
     assert found.guess("ann", "the-right-token-it-is", 100.0) is True
@@ -261,8 +261,8 @@ def test_an_acknowledgement_that_takes_long_is_told_and_still_noted(
 
 def test_what_is_relied_on_of_uvicorn() -> None:
     """`doors` and `server` use a class that uvicorn does not document; pyproject.toml pins what this was tried with."""
-    names: dict[str, Any] = dict(inspect.signature(doors.H11Protocol.__init__).parameters)
+    names: dict[str, Any] = dict(inspect.signature(connections.H11Protocol.__init__).parameters)
     assert {"config", "server_state", "app_state"} <= names.keys()
     for name in ("connection_made", "data_received", "connection_lost", "on_response_complete", "resume_writing"):
-        assert callable(getattr(doors.H11Protocol, name))
-    assert callable(doors.H11Protocol._unset_keepalive_if_required)
+        assert callable(getattr(connections.H11Protocol, name))
+    assert callable(connections.H11Protocol._unset_keepalive_if_required)

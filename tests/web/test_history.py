@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 
-from stream_detector.events.wire import ACK_SCHEMA, ALARM_SCHEMA
+from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA
 from stream_detector.web import export
 from stream_detector.web.history import Filter, History
 

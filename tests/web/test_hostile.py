@@ -17,7 +17,7 @@ import pytest
 from stream_detector import web
 from stream_detector.config import build_config
 from stream_detector.errors import ConfigError
-from stream_detector.web import guard
+from stream_detector.web import middleware
 from stream_detector.web.streams import MAX_CAMERAS
 
 from .conftest import Page, running, until
@@ -239,7 +239,7 @@ def test_foreign_names_origins_and_methods_are_refused(target: Page) -> None:
 
 
 def test_200_slow_connections_are_let_go_and_others_served(target: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "REQUEST_S", 1.0)
+    monkeypatch.setattr(middleware, "REQUEST_S", 1.0)
     peers = []
     try:
         for number in range(200):

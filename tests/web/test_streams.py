@@ -11,11 +11,11 @@ import pytest
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 
 from stream_detector.errors import EndpointError
-from stream_detector.telemetry.telemetry import Telemetry
+from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import FakeClock
 from stream_detector.types import Preview, SystemClock
 from stream_detector.web import streams
-from stream_detector.web.board import Board
+from stream_detector.web.live_state import Board
 
 NAMES = ("gate", "yard", "hall")
 VIEWERS = 20

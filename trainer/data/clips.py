@@ -24,12 +24,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stream_detector.capture.decoded import AnyPicture, as_picture
+from stream_detector.capture.picture import AnyPicture, as_picture
 from stream_detector.capture.recordings import pictures
 from stream_detector.errors import DataError, SourceError
 from stream_detector.models.recipe import DEFAULT_FILTER, View
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
-from trainer.data.contents import files_digest
+from trainer.data.content_hash import files_digest
 
 Size = int | tuple[int, int]  # of a picture in pixels: a side, or (rows, columns)
 PACK_SIZE = 128

@@ -31,9 +31,9 @@ from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
 from stream_detector.models.backbones import backbone_spec
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.temporal import CUTS
+from stream_detector.models.streaming_heads import CUTS
 from stream_detector.types import Engine, Window
-from trainer.data.contents import file_digest
+from trainer.data.content_hash import file_digest
 from trainer.data.decode import DecodeState, Decoding, decode_all
 from trainer.data.features import MANIFEST, MANIFEST_SCHEMA
 from trainer.data.videos import LabelledVideo, read_list, read_ucf_crime
@@ -251,7 +251,7 @@ def bundle_for(args: argparse.Namespace) -> Iterator[Bundle]:
     import torch
 
     from stream_detector.models.bundle import write_bundle
-    from stream_detector.models.head import Head
+    from stream_detector.models.heads import Head
     from stream_detector.models.preprocess import recipe_named
 
     if not args.weights:
@@ -317,7 +317,7 @@ def main(args: argparse.Namespace) -> int:
     parts = Counter(video.split or "none" for video in videos)
     print("splits: " + ", ".join(f"{count} {name}" for name, count in sorted(parts.items())), file=sys.stderr)
     if args.ray:
-        from stream_detector.system.raypool import import_ray
+        from stream_detector.system.actor_pool import import_ray
 
         import_ray("extract --ray")  # the sentence about the package comes before any other
     with bundle_for(args) as bundle, step_progress("extracting") as progress:

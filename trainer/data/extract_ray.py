@@ -19,7 +19,7 @@ from stream_detector.config import EngineConfig
 from stream_detector.engines import choose, load_engine, this_machine
 from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle
-from stream_detector.system.raypool import connected, work_through
+from stream_detector.system.actor_pool import connected, work_through
 from trainer.data.decode import Decoding
 from trainer.data.extract import (
     Tally,

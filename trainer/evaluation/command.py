@@ -28,14 +28,14 @@ from rich.console import Console
 import trainer
 from stream_detector.errors import DataError, UsageError
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.head import Head
+from stream_detector.models.heads import Head
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.evaluation import pixels
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.looks import Store, bundle_look, i3d_look
 from trainer.evaluation.material import Piece, limited, read_pieces
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
-from trainer.recipes.embedded.extras import video_files
+from trainer.recipes.embedded.extra_footage import video_files
 
 BACKGROUND = (18, 32)
 

@@ -31,7 +31,7 @@ from trainer.evaluation.events import event_figures, event_table
 from trainer.evaluation.metrics import Figure, frame_figures
 from trainer.evaluation.options import add_options
 from trainer.evaluation.oracles import oracle_lines
-from trainer.mil import seen
+from trainer.mil import training_overlap
 from trainer.mil.bags import windows_of
 from trainer.mil.checkpoint import Checkpoint, load_checkpoint
 
@@ -169,8 +169,8 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     annotations = read_annotations(args.annotations) if args.annotations else None
     timelines = score_videos(features, checkpoint, annotations)
-    known = seen.told(features, checkpoint)
-    if words := seen.warning(known, len(features.videos)):
+    known = training_overlap.told(features, checkpoint)
+    if words := training_overlap.warning(known, len(features.videos)):
         print(f"warning: {words}", file=sys.stderr)
     found = {**evaluate(timelines, args.bootstrap, args.delay), "seen_in_training": known}
     args.out.mkdir(parents=True, exist_ok=True)

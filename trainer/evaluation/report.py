@@ -15,7 +15,7 @@ from rich.table import Table
 from trainer.data.timeline import Timeline, all_pieces
 from trainer.evaluation.metrics import Figure
 from trainer.evaluation.plots import plot_roc_pr, plot_scores
-from trainer.mil.seen import warning
+from trainer.mil.training_overlap import warning
 
 TITLES = {
     "auc": "frame ROC AUC (all frames pooled)",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.alarms.smooth import Ema
+from stream_detector.alarms.smoothing import Ema
 from stream_detector.types import WINDOW_FRAMES
 from trainer.evaluation.figures import Floats, rate_figure, share_figure
 
@@ -159,7 +159,7 @@ class Outcome:
 
 
 def alarm_starts(smoothed: Floats, ends_s: Floats, threshold: float) -> list[float]:
-    """What `trainer.recipes.embedded.measure.alarms` gives with its defaults, from crossing to crossing."""
+    """What `trainer.recipes.embedded.clip_metrics.alarms` gives with its defaults, from crossing to crossing."""
     above, below = np.flatnonzero(smoothed >= threshold), np.flatnonzero(smoothed < threshold * OFF_RATIO)
     starts: list[float] = []
     place, ready_s = 0, -np.inf

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.errors import CheckpointError
-from stream_detector.models.temporal import Scaling, StreamingHead
+from stream_detector.models.streaming_heads import Scaling, StreamingHead
 from trainer.mil.heads import HeadSpec
 from trainer.mil.stopping import trailing_means
 

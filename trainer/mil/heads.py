@@ -8,8 +8,8 @@ kind "causal"  a dense layer, then residual causal dilated convolutions (and not
 kind "gru"     a dense layer, then a GRU
 
 `projection` are principal axes of the training rows, fixed. What a view is, what is carried from window to window, and
-the same arithmetic without Keras: `stream_detector.models.temporal`. Every entry of `views` is an expert by itself;
-their logits are added (a product of experts: suspicious place times sudden change). All is causal.
+the same arithmetic without Keras: `stream_detector.models.streaming_heads`. Every entry of `views` is an expert; their
+logits are added (a product of experts: suspicious place times sudden change). All is causal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
-from stream_detector.models.temporal import Scaling, TemporalSpec, view_parts
+from stream_detector.models.streaming_heads import Scaling, TemporalSpec, view_parts
 from stream_detector.types import Float32Array
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from stream_detector.errors import CheckpointError, DataError, MissingExtraError
-from stream_detector.models.temporal import Scaling
+from stream_detector.models.streaming_heads import Scaling
 from trainer.data.features import FeatureSet, load_features
 from trainer.mil.checkpoint import Checkpoint
 from trainer.mil.heads import HeadSpec

@@ -70,8 +70,8 @@ def make_step(
         return lambda videos: float(traced(tf.convert_to_tensor(videos)))
     import torch
 
-    from trainer.mil.densechain import chain_of
-    from trainer.mil.densechain import value_and_gradients as by_hand
+    from trainer.mil.dense_layers import chain_of
+    from trainer.mil.dense_layers import value_and_gradients as by_hand
 
     parameters, stored = [v.value for v in variables], torch.as_tensor(rows)
     chain, rng = chain_of(model), np.random.Generator(np.random.SFC64(seed))

@@ -75,7 +75,7 @@ class CustomBackbone:
     paper: str = ""
 
 
-BACKBONES = Registry[CustomBackbone]("backbone", "stream_detector.models.backbones", {})
+BACKBONES = Registry[CustomBackbone]("backbone", "stream_detector.backbones", {})
 
 
 def backbone_spec(arch: str) -> BackboneSpec:

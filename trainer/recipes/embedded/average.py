@@ -22,8 +22,8 @@ from stream_detector.errors import DataError
 from stream_detector.models.preprocess import normalise, recipe_named
 from trainer.data.clips import load_clips
 from trainer.recipes.embedded.distill import use_threads
-from trainer.recipes.embedded.pool import Pack, Pool
 from trainer.recipes.embedded.student import Student, student_from
+from trainer.recipes.embedded.view_pool import Pack, Pool
 
 
 def mean_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

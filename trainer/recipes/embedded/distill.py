@@ -34,9 +34,9 @@ from stream_detector.models.backbones.i3d import load_i3d
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.preprocess import normalise, recipe_named
 from trainer.data.clips import parse_size
-from trainer.recipes.embedded.material import make_pool
-from trainer.recipes.embedded.pool import Drawn, Pool
 from trainer.recipes.embedded.student import LossWeights, Student, inherit_stem, student_loss
+from trainer.recipes.embedded.training_data import make_pool
+from trainer.recipes.embedded.view_pool import Drawn, Pool
 
 
 @dataclass(frozen=True, slots=True)

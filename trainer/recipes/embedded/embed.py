@@ -26,19 +26,19 @@ from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.preprocess import recipe_named
 from trainer.data.clips import Clip, named, parse_size
-from trainer.data.contents import file_digest
-from trainer.recipes.embedded import extras
+from trainer.data.content_hash import file_digest
+from trainer.recipes.embedded import extra_footage
 from trainer.recipes.embedded.card import write_card
-from trainer.recipes.embedded.choose import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
+from trainer.recipes.embedded.clip_metrics import leave_one_set_out, teacher_probe
 from trainer.recipes.embedded.distill import use_threads
-from trainer.recipes.embedded.fit import calibrate
+from trainer.recipes.embedded.fit_head import calibrate
 from trainer.recipes.embedded.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, look, measured
-from trainer.recipes.embedded.measure import leave_one_set_out, teacher_probe
-from trainer.recipes.embedded.pool import SHARES
-from trainer.recipes.embedded.quiet import bags_of
+from trainer.recipes.embedded.normal_recordings import bags_of
+from trainer.recipes.embedded.select_head import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.recipes.embedded.spaces import fit_in_space, maps_of
 from trainer.recipes.embedded.student import student_from
 from trainer.recipes.embedded.teacher import Targets
+from trainer.recipes.embedded.view_pool import SHARES
 
 
 def build(args: argparse.Namespace, console: Console) -> Bundle:
@@ -78,7 +78,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         "leave_one_set_out_head_only": everywhere,
         "leave_one_set_out_on_val": on_val,
     }
-    seeds = f"training from {extras.FIRST_SEED} and {QUIET[1]}, calibration {CALIBRATE[1]}, checks {CHECK[1]}"
+    seeds = f"training from {extra_footage.FIRST_SEED} and {QUIET[1]}, calibration {CALIBRATE[1]}, checks {CHECK[1]}"
     targets_dir = cache / f"teacher-{named(args.teacher_size)}"
     if targets_dir.exists():
         results["teacher_probe_val_clip_auc"] = teacher_probe(clips, Targets.open(targets_dir), SHARES)

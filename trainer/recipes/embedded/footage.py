@@ -23,16 +23,16 @@ from rich.console import Console
 from torch import nn
 
 from stream_detector.errors import DataError
-from stream_detector.models.head import Head
+from stream_detector.models.heads import Head
 from stream_detector.models.preprocess import Recipe, normalise
 from stream_detector.types import Float32Array, UInt8Array
 from trainer.data.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
-from trainer.data.kept import kept
-from trainer.recipes.embedded import extras
+from trainer.data.disk_cache import kept
+from trainer.recipes.embedded import extra_footage
 from trainer.recipes.embedded.augment import plain
-from trainer.recipes.embedded.fit import Bag, clip_scores
-from trainer.recipes.embedded.measure import Stream, clip_aucs, judge_scenes
-from trainer.recipes.embedded.quiet import Look, Recording, recordings
+from trainer.recipes.embedded.clip_metrics import Stream, clip_aucs, judge_scenes
+from trainer.recipes.embedded.fit_head import Bag, clip_scores
+from trainer.recipes.embedded.normal_recordings import Look, Recording, recordings
 from trainer.recipes.embedded.threshold import choose_smoothing
 
 # Packs of whole rendered scenes and their first seeds: to learn from, to find the threshold on, to check on.
@@ -187,7 +187,7 @@ class Footage:
         room = min((other - first for _, other in (QUIET, INCIDENTS, CALIBRATE, CHECK) if other > first), default=10**6)
         if incidents + quiet > room:
             raise DataError(f"{name} has seeds for {room} rendered scenes, got {incidents + quiet}; ask for fewer")
-        packing = extras.pack_scenes(self.cache, name, first, incidents, quiet, duration_s=duration_s)
+        packing = extra_footage.pack_scenes(self.cache, name, first, incidents, quiet, duration_s=duration_s)
         work(console, name, packing)
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from stream_detector.errors import DataError
-from stream_detector.models.head import Head
-from trainer.recipes.embedded.fit import Bag, HeadConfig, fit_head
+from stream_detector.models.heads import Head
+from trainer.recipes.embedded.fit_head import Bag, HeadConfig, fit_head
 from trainer.recipes.embedded.student import Student
 
 Maps = Mapping[str, nn.Linear]

@@ -24,8 +24,8 @@ from stream_detector.models.backbones import build_backbone
 from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM, I3D
 from stream_detector.models.backbones.resnet3d import ResNet3D
 from stream_detector.models.preprocess import Recipe
-from trainer.recipes.embedded.pool import Drawn
 from trainer.recipes.embedded.teacher import MAPS
+from trainer.recipes.embedded.view_pool import Drawn
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.recipes.embedded.measure import Floats, Stream, alarms
+from trainer.recipes.embedded.clip_metrics import Floats, Stream, alarms
 
 TIME_CONSTANTS_S = (0.5, 0.75, 1.0)  # of the smoothing, to choose from
 ALLOWED_PER_HOUR = 0.2  # alarms of a quiet camera

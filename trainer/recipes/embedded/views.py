@@ -25,7 +25,7 @@ from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.data.clips import Clip, PackedFrames, PackWriter, Size
 from trainer.recipes.embedded.augment import Augmentation, take
-from trainer.recipes.embedded.fit import Bag, HeadConfig, calibrate, fit_head
+from trainer.recipes.embedded.fit_head import Bag, HeadConfig, calibrate, fit_head
 from trainer.recipes.embedded.teacher import Targets
 
 Frames = Callable[[int], UInt8Array]

@@ -1,0 +1,166 @@
+"""JPEG pictures from a network camera: parts of an MJPEG answer, or snapshots asked for one by one. All bounded."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import av
+
+from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, Decoded, is_void
+from stream_detector.capture.http_io import Body, HttpError
+
+MAX_BYTES = 16 << 20  # of one picture
+MAX_HEADER = 16 << 10  # of one part
+_LENGTH = re.compile(rb"(?im)^content-length:\s*(\d{1,12})\s*$")
+_BOUNDARY = re.compile(r'(?i)boundary\s*=\s*"?([^";,\s]{1,200})')
+_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+
+
+class Pictures(Protocol):
+    """Where JPEGs come from."""
+
+    def next(self) -> bytes:
+        """The next picture's bytes; b"" at the end. Raises HttpError."""
+        ...
+
+    def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+class Multipart:
+    """The parts of a `multipart/x-mixed-replace` answer."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        named = _BOUNDARY.search(body.header)
+        self._mark = b"--" + (named[1].removeprefix("--").encode("latin-1", "ignore") if named else b"")
+        self._held = bytearray()
+
+    def next(self) -> bytes:
+        """See Pictures. A part without its length ends where the next one begins."""
+        self._body.allow()
+        head = self._until(b"\r\n\r\n", MAX_HEADER)
+        if head is None:
+            return b""
+        length = _LENGTH.search(head)
+        if length is None:
+            part = self._until(b"\r\n" + self._mark if len(self._mark) > 2 else _EOI, MAX_BYTES)
+            if part is not None and len(self._mark) <= 2:
+                part += _EOI
+            return part or b""
+        size = int(length[1])
+        if size > MAX_BYTES:
+            raise HttpError(f"sends a picture of more than {MAX_BYTES >> 20} MB")
+        while len(self._held) < size:
+            if not self._more():
+                return b""
+        part = bytes(self._held[:size])
+        del self._held[:size]
+        return part
+
+    def _until(self, end: bytes, limit: int) -> bytes | None:
+        seen = 0
+        while (at := self._held.find(end, max(0, seen - len(end)))) < 0:
+            seen = len(self._held)
+            if seen > limit:
+                raise HttpError(f"sends a picture of more than {limit >> 10} KB")
+            if not self._more():
+                return None
+        part = bytes(self._held[:at])
+        del self._held[: at + len(end)]
+        return part
+
+    def _more(self) -> bool:
+        found = self._body.read(65_536)
+        self._held += found
+        return bool(found)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._body.close()
+
+
+class Snapshots:
+    """One address asked again and again. first: its first answer.  wait: returns whether to stop."""
+
+    def __init__(self, first: Body, ask: Callable[[], Body], period_s: float, wait: Callable[[float], object]) -> None:
+        self._ask, self._period_s, self._wait = ask, period_s, wait
+        self._body: Body | None = first
+        self._due_s = time.monotonic()
+
+    def next(self) -> bytes:
+        """See Pictures. Waits until the next one is due."""
+        if self._body is None:
+            self._wait(max(0.0, self._due_s - time.monotonic()))
+            self._body = self._ask()
+        self._due_s = max(self._due_s + self._period_s, time.monotonic())
+        body, self._body = self._body, None
+        data = bytearray()
+        try:
+            while found := body.read(65_536):
+                data += found
+                if len(data) > MAX_BYTES:
+                    raise HttpError(f"sends a picture of more than {MAX_BYTES >> 20} MB")
+        finally:
+            body.close()
+        return bytes(data)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._body is not None:
+            self._body.close()
+
+
+class JpegStream:
+    """Pictures → frames, like `decoder.Decoder`; media_s is 0, the capture thread stamps the time."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.codec, self.fps = "mjpeg", DEFAULT_FPS
+        self._pictures = pictures
+        self._context = av.CodecContext.create("mjpeg", "r")
+        self._context.thread_count = 1
+        self._missed = 0
+        self.ended = False
+
+    def next(self) -> Decoded | None:
+        """The next frame; None for one that cannot be decoded, and at the end. Raises HttpError."""
+        data = self._pictures.next()
+        if not data:
+            self.ended = True
+            return None
+        width, height = size_of(data)
+        if width * height > MAX_PIXELS:
+            raise HttpError(f"sends pictures of {width}×{height} pixels, more than can be taken")
+        try:
+            frames = self._context.decode(av.Packet(data))
+        except (av.FFmpegError, OSError, ValueError):
+            frames = []
+        if not frames or is_void(frames[0]):
+            self._missed += 1
+            return None
+        missed, self._missed = self._missed, 0
+        cut_short = _EOI not in data[-64:]
+        return Decoded(frames[0], 0.0, False, missed, bool(frames[0].is_corrupt) or cut_short, True, stamped=False)
+
+    def close(self) -> None:
+        """Hang up."""
+        self.ended = True
+        self._pictures.close()
+
+
+def size_of(jpeg: bytes) -> tuple[int, int]:
+    """(width, height) that a JPEG names, before anything of it is decoded; (0, 0) where it is none."""
+    at = jpeg.find(_SOI) + 2
+    while 2 <= at < len(jpeg) - 9:
+        if jpeg[at] != 0xFF:
+            return 0, 0
+        kind = jpeg[at + 1]
+        if kind in _FRAME_HEADERS:
+            return int.from_bytes(jpeg[at + 7 : at + 9], "big"), int.from_bytes(jpeg[at + 5 : at + 7], "big")
+        at += 1 if kind == 0xFF else 2 if 0xD0 <= kind <= 0xD9 else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return 0, 0

@@ -1,0 +1,194 @@
+"""Network cameras, and programs that write to a pipe: RTSP, RTSPS, HTTP in all its shapes.
+
+    rtsp, rtsps ───────────────────────────────────▶ Decoder (FFmpeg's RTSP; TCP first, then UDP)
+    http, https ──Content-Type── multipart ────────▶ JpegStream of parts
+                                 image/jpeg ───────▶ JpegStream of snapshots, asked for `snapshot_fps` times a second
+                                 mpegurl, .m3u8 ───▶ Decoder (HLS), whose playlists and segments `httpio` fetches
+                                 anything else ────▶ Decoder (MPEG-TS, FLV, a recording) on the body
+    pipe: ─────────────────────────────────────────▶ Decoder on standard input, or on a named pipe
+
+No call holds anything that another camera waits for: neither OpenCV's opener nor a lock of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
+
+import av
+
+from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder
+from stream_detector.capture.grabs import GrabResult, GrabStatus
+from stream_detector.capture.http_io import Body, HttpError, fetch
+from stream_detector.capture.jpeg_snapshots import JpegStream, Multipart, Snapshots
+from stream_detector.capture.picture import DecodedPicture, Picture
+from stream_detector.config import CameraConfig, CaptureConfig
+from stream_detector.config.source import Source
+from stream_detector.errors import SourceError
+from stream_detector.types import DegradedCause
+
+BACKLOG_S = 2.0  # at most so much is skipped when a live source was opened
+ALL_KEYS = {"mjpeg", "mjpegb", "png", "rawvideo", "dvvideo", "prores", "jpeg2000"}  # codecs that have no others
+PROBE = {"probesize": "2000000", "analyzeduration": "2000000"}  # bytes, µs: what FFmpeg looks at before it begins
+_RTSP = {"rtsp": "rtp,udp,tcp", "rtsps": "rtp,udp,tcp,tls"}
+
+
+class Flow(Protocol):
+    """What frames come from: `decoder.Decoder` or `jpegs.JpegStream`."""
+
+    fps: float
+    codec: str
+
+    @property
+    def ended(self) -> bool: ...
+
+    def next(self) -> Decoded | None: ...
+
+    def close(self) -> None: ...
+
+
+class NetworkReader:
+    """A live camera, or a pipe. Implements `readers.Reader`."""
+
+    def __init__(self, camera: CameraConfig, config: CaptureConfig) -> None:
+        self.fps = DEFAULT_FPS
+        self.detail = ""
+        self._camera = camera
+        self._source: Source = camera.source
+        self._config = config
+        self._flow: Flow | None = None
+        self._bodies: list[Body] = []
+        self._pipe: IO[bytes] | None = None
+        self._closed = threading.Event()
+        self._ahead: Decoded | None = None  # open() read the first fresh frame already
+        self._now: Decoded | None = None
+
+    def open(self) -> None:
+        """Connect. Raises SourceError, which holds neither the address nor FFmpeg's words."""
+        self._closed.clear()
+        try:
+            flow = self._flow = self._connect()
+            self._skip_backlog(flow)
+        except (DecodeError, HttpError, av.FFmpegError, OSError) as error:
+            self.close()
+            why = str(error) if isinstance(error, DecodeError | HttpError) else "broke off"
+            raise SourceError(
+                f"source {self._source.shown!r} cannot be opened: it {why}; check that the camera is on and reachable, "
+                "and that address, user and password are right"
+            ) from None
+        self.fps = flow.fps
+
+    def _connect(self) -> Flow:
+        if self._source.kind == "rtsp":
+            return self._opened(self._rtsp())
+        if self._source.kind == "pipe":
+            return self._opened(self._piped())
+        body = self._fetch(self._source.reveal())
+        if body.kind.startswith("multipart/"):
+            return JpegStream(Multipart(body))
+        if body.kind.startswith("image/"):
+            period_s = 1.0 / self._camera.snapshot_fps
+            return JpegStream(Snapshots(body, lambda: self._fetch(self._source.reveal()), period_s, self._closed.wait))
+        if "mpegurl" in body.kind or urlsplit(self._source.reveal()).path.lower().endswith((".m3u8", ".m3u")):
+            body.close()
+            return self._opened(self._hls())
+        return self._opened(self._decoder(body, **PROBE))
+
+    @staticmethod
+    def _opened(decoder: Decoder) -> Decoder:
+        decoder.open()
+        return decoder
+
+    def _rtsp(self) -> Decoder:
+        transport = self._camera.rtsp_transport or self._config.rtsp_transport
+        way = {"rtsp_flags": "prefer_tcp"} if transport == "auto" else {"rtsp_transport": transport}
+        scheme = self._source.shown.partition(":")[0]
+        return self._decoder(self._source.reveal(), protocol_whitelist=_RTSP.get(scheme, _RTSP["rtsp"]), **way, **PROBE)
+
+    def _piped(self) -> Decoder:
+        path = self._source.reveal().removeprefix("pipe:")
+        self._pipe = open(path if path else os.dup(0), "rb", 0)  # noqa: SIM115  (`close` closes it)
+        return self._decoder(self._pipe, **PROBE)
+
+    def _hls(self) -> Decoder:
+        address = self._source.reveal()
+        return self._decoder(
+            address,
+            io_open=lambda url, flags, options: self._fetch(url),
+            form="hls",
+            protocol_whitelist="http,https,tcp,tls,crypto",
+            live_start_index="-1",
+            http_persistent="0",
+            **PROBE,
+        )
+
+    def _decoder(self, address: Any, io_open: Any = None, form: str | None = None, **options: str) -> Decoder:
+        return Decoder(
+            address,
+            form=form,
+            options=options,
+            timeout=(max(0.1, self._config.open_timeout_s), max(0.1, self._config.read_timeout_s)),
+            threads=self._config.decoder_threads,
+            hwaccel=self._config.hwaccel,
+            live=True,
+            io_open=io_open,
+        )
+
+    def _fetch(self, address: str) -> Body:
+        own = (urlsplit(self._source.reveal()).hostname or "").lower()
+        hosts = {own, *self._camera.allow_hosts}
+        body = fetch(address, hosts, max(0.1, self._config.open_timeout_s), max(0.1, self._config.read_timeout_s))
+        self._bodies = [*self._bodies[-7:], body]
+        return body
+
+    def _skip_backlog(self, flow: Flow) -> None:
+        """Throw away what FFmpeg kept while it probed the stream (a second of RTSP): it is old, and comes at once."""
+        began_s = now_s = time.monotonic()
+        for _ in range(round(BACKLOG_S * flow.fps)):
+            self._ahead = flow.next()
+            before_s, now_s = now_s, time.monotonic()
+            fresh = now_s - before_s > 0.2 / flow.fps or now_s - began_s > BACKLOG_S
+            if self._ahead is None or fresh or self._source.kind == "pipe":
+                break
+
+    def grab(self) -> GrabResult:
+        """The next frame, however old; "lost" when the connection is gone, "bad" where a picture was not to be had."""
+        flow = self._flow
+        if flow is None:
+            return GrabResult("lost")
+        for body in self._bodies:
+            body.allow()
+        self._now = None  # the decoder may have its memory back
+        try:
+            found, self._ahead = self._ahead or flow.next(), None
+        except (HttpError, av.FFmpegError, OSError) as error:
+            self.detail = str(error) if isinstance(error, HttpError) else ""
+            return GrabResult("lost")
+        self._now = found
+        if found is None:
+            over: GrabStatus = "end" if self._source.kind == "pipe" else "lost"
+            return GrabResult(over if flow.ended else "bad")
+        cause: DegradedCause | None = "corrupt" if found.missed or found.corrupt else None
+        key = None if flow.codec in ALL_KEYS else found.key
+        return GrabResult("frame", found.media_s if found.stamped else None, cause, found.missed, key)
+
+    def retrieve(self) -> Picture | None:
+        """The grabbed frame, upright."""
+        return None if self._now is None else DecodedPicture(self._now.frame)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._closed.set()
+        flow, self._flow = self._flow, None
+        self._ahead = self._now = None
+        if flow is not None:
+            flow.close()
+        for body in self._bodies:
+            body.close()
+        self._bodies = []
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None

@@ -1,0 +1,368 @@
+"""The client: events exactly once and in order, across gaps and restarts of either side.
+
+    with Subscriber("tcp://127.0.0.1:5555", cameras=["gate"]) as subscriber:
+        for event in subscriber:
+            print(event.body["type"], event.body["id"])
+
+How: subscribe first, then ask the recovery socket where every topic stands, then compare each message with the place of
+its topic. A message that follows on is yielded; an older one is dropped; a hole (by `seq`, or by the `last` of a
+heartbeat, or a new `epoch`) is fetched from the recovery socket, in bounded pieces, and live messages of that topic are
+left aside meanwhile (they come with the fetch). No thread; nothing happens outside `receive`.
+
+With `cursor` the place survives the process. An event counts as handled when the next one is asked for (or `commit` is
+called), so a client killed in between sees that event again; one that writes to a file makes this exactly-once by
+storing the file's length with the place (`output_bytes`) and truncating to it at the start, as `stream-detector
+subscribe --output` does. Without `recover` it is a plain subscriber that counts its losses.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import zmq
+
+from stream_detector.client.cursor import Cursor, load_cursor
+from stream_detector.client.recovery_client import REQUEST_S, ClientKeys, RecoveryClient, connect, milliseconds
+from stream_detector.client.recovery_reply import fill
+from stream_detector.config import CAMERA_NAME
+from stream_detector.errors import ProtocolError, UsageError
+from stream_detector.events import protocol
+from stream_detector.events.curve import KeyPair
+from stream_detector.events.endpoint import recovery_endpoint
+from stream_detector.events.protocol import Message
+from stream_detector.types import Clock, SystemClock
+
+log = logging.getLogger(__name__)
+
+KINDS = ("alarm", "score", "status", "ack")
+_PATIENCE_S = 10.0  # live messages come, but no answer for so long: go on, and count what is missing as lost
+_RESUME_S = 30.0  # then try recovery again
+_QUIET_S = 0.1
+_READ_AT_ONCE = 1000
+_EPOCHS_HEARD = 4
+
+
+class Subscriber:
+    """Iterable of `wire.Message`; see the module docstring.
+
+    endpoint: of the publisher; recovery is at port + 1.  cameras: empty for all.  kinds: of KINDS.
+    cursor: file that keeps the place.  from_start: without a cursor, begin at the oldest event the journal holds
+    instead of now.  timeout_s: the iteration ends after so long without an event; None waits for ever.
+    keys, server_key: CURVE, both or neither.
+    Counters: `lost` (events that cannot be had any more; at least so many, where the detector does not know the number
+    itself; counted again by the next subscriber if this one ends without handling the events behind them),
+    `duplicates` (dropped), `recovered` (fetched), `malformed`.
+    Raises EndpointError, UsageError or ProtocolError (damaged cursor file).
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        cameras: Sequence[str] = (),
+        kinds: Sequence[str] = ("alarm", "status"),
+        recover: bool = True,
+        cursor: Path | None = None,
+        from_start: bool = False,
+        timeout_s: float | None = None,
+        keys: KeyPair | None = None,
+        server_key: bytes | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if (keys is None) != (server_key is None):
+            raise UsageError("CURVE needs your own key pair and the server's public key; give both, or neither")
+        self._prefixes = _prefixes(cameras, kinds)
+        self._recover, self._timeout_s = recover, timeout_s
+        self._cursor_path = cursor
+        self._clock = clock or SystemClock()
+        self.lost = self.duplicates = self.recovered = self.malformed = 0
+        self.heartbeat: Message | None = None
+        self._heard: dict[str, Message] = {}  # epoch → its last heartbeat
+        self._heard_s = float("-inf")
+        done = (load_cursor(cursor) if cursor else None) or Cursor()
+        if not done.base and from_start:
+            done.base = protocol.FIRST_EPOCH
+        self.output_bytes = done.output_bytes  # kept with the place at every commit, for whoever writes a file
+        self._done = done  # what the caller has handled; base "": not joined yet
+        self._seen = done.copy()  # what lies in _ready as well
+        self._ready: deque[Message] = deque()
+        self._given: Message | None = None
+        self._joining = 0  # replayed events of the first snapshot still to be handled
+        self._joined = Cursor()  # the place to be taken when they are
+        self._epoch = ""  # of the publisher, as far as known
+        self._ask_snapshot = recover
+        self._behind: dict[str, None] = {}  # topics with a hole, as an ordered set
+        self._retry_s = float("-inf")
+        self._resume_s: float | None = None  # when to try recovery again after it was given up
+        self._tries = 0
+        self._alive_since_s: float | None = None  # no answers, but live messages, since then
+        client_keys = ClientKeys(keys, server_key) if keys and server_key else None
+        beside = recovery_endpoint(endpoint)
+        self._context = zmq.Context()
+        try:
+            self._socket = connect(self._context, zmq.SUB, endpoint, client_keys)
+        except BaseException:
+            self._context.destroy(0)
+            raise
+        for prefix in (*self._prefixes, protocol.HEARTBEAT_TOPIC):
+            self._socket.subscribe(prefix)
+        self._client = RecoveryClient(self._context, beside, client_keys, self._clock) if recover else None
+
+    def __enter__(self) -> Subscriber:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Message]:
+        while (message := self.receive(self._timeout_s)) is not None:
+            yield message
+
+    def receive(self, timeout_s: float | None = None) -> Message | None:
+        """The next event, or None after `timeout_s` seconds without one. Asking again handles the event before."""
+        if self._given is not None:
+            self.commit()
+        until_s = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        while not self._ready:
+            left_s = REQUEST_S if until_s is None else until_s - self._clock.monotonic()
+            self._step(max(0.0, min(left_s, REQUEST_S)))
+            if left_s <= 0 and not self._ready:
+                return None
+        self._given = self._ready.popleft()
+        return self._given
+
+    def commit(self, save: bool = True) -> None:
+        """Count the event given last as handled, and save the place if there is a cursor file. Raises LedgerError.
+
+        save: False leaves the file as it is until a later commit; after a kill the events since then come again.
+        """
+        message, self._given = self._given, None
+        if message is not None and self._joining:
+            self._joining -= 1
+            if not self._joining:  # until all are handled, a restart joins anew
+                self._done = self._joined.copy()
+        elif message is not None:
+            self._done.base = self._done.base or message.epoch
+            self._done.take(message)
+        if self._cursor_path and save:
+            self._done.output_bytes = self.output_bytes
+            self._done.save(self._cursor_path)
+
+    @property
+    def waiting(self) -> int:
+        """Events that `receive` would return at once."""
+        return len(self._ready)
+
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the detector was last heard of; infinite if never."""
+        return self._clock.monotonic() - self._heard_s
+
+    def close(self) -> None:
+        """Close the sockets. The event given last counts as handled only after `commit` or another `receive`."""
+        self._context.destroy(0)
+
+    # -- live ---------------------------------------------------------------------------------------------------
+
+    def _step(self, wait_s: float) -> None:
+        wants = self._recover and bool(self._ask_snapshot or self._behind)
+        if wants and self._client and self._clock.monotonic() >= self._retry_s:
+            self._ask(self._client, wait_s)
+            return
+        if not self._socket.poll(milliseconds(min(wait_s, _QUIET_S) if wants else wait_s)):
+            return
+        for _ in range(_READ_AT_ONCE):
+            message = self._read()
+            if message is not None:
+                self._take(message)
+            if message is None or self._ready or (self._recover and (self._ask_snapshot or self._behind)):
+                return
+
+    def _read(self) -> Message | None:
+        try:
+            message = protocol.decode_message(self._socket.recv_multipart(zmq.NOBLOCK))
+        except zmq.Again:
+            return None
+        except ProtocolError as error:
+            self.malformed += 1
+            if self.malformed % 1000 == 1:  # a flood of them must not flood the log as well
+                log.warning("dropped a message (the %dth): %s", self.malformed, error)
+            return None
+        self._heard_s = self._clock.monotonic()
+        return message
+
+    def _take(self, message: Message) -> None:
+        if message.kind == "heartbeat":
+            self.heartbeat = message
+            self._heard.pop(message.epoch, None)
+            self._heard[message.epoch] = message
+            while len(self._heard) > _EPOCHS_HEARD:
+                del self._heard[next(iter(self._heard))]
+            if self._resume_s is not None and self._clock.monotonic() >= self._resume_s:
+                self._recover, self._resume_s, self._tries, self._alive_since_s = True, None, 0, None
+            if self._recover:
+                self._compare(message)
+        elif not message.topic.startswith(self._prefixes):
+            self.malformed += 1
+        elif not self._recover:
+            self._take_plain(message)
+        elif message.replayed or self._ask_snapshot or message.topic in self._behind:
+            pass  # comes, or came, with the fetch
+        else:
+            epoch, seq = self._seen.place(message.topic)
+            if message.epoch == epoch:
+                if message.seq == seq + 1:
+                    self._accept(message)
+                elif message.seq <= seq:
+                    self.duplicates += 1
+                else:
+                    self._behind[message.topic] = None
+            elif message.epoch == self._epoch:
+                self._behind[message.topic] = None  # its first of this epoch: see that the one before was had whole
+            else:
+                self._ask_snapshot = True
+
+    def _take_plain(self, message: Message) -> None:
+        """Without recovery: in order, no doubles, losses counted; a snapshot's events are welcome."""
+        joined = bool(self._client and self._seen.base)  # recovery was given up: then the place is known all the same
+        epoch, seq = self._seen.place(message.topic) if joined else self._seen.places.get(message.topic, ("", 0))
+        self._seen.base = self._seen.base or message.epoch
+        if message.epoch == epoch and message.seq <= seq:
+            self.duplicates += 1
+            return
+        if message.epoch == epoch and not message.replayed:
+            self.lost += message.seq - seq - 1
+        self._accept(message)
+
+    def _compare(self, heartbeat: Message) -> None:
+        if heartbeat.epoch != self._epoch:
+            self._ask_snapshot = True
+            return
+        for topic, seq in heartbeat.body["last"].items():
+            if topic.startswith(self._prefixes) and topic not in self._behind:
+                had_epoch, had = self._seen.place(topic)
+                if had_epoch != heartbeat.epoch or had < seq:
+                    self._behind[topic] = None
+
+    def _accept(self, message: Message) -> bool:
+        """Whether it goes to the caller: an alarm that ended while nothing was journalled is not ended again."""
+        second = self._seen.ended_before(message)
+        self._seen.take(message)
+        if second:
+            self.duplicates += 1
+        else:
+            self._ready.append(message)
+        return not second
+
+    # -- recovery -----------------------------------------------------------------------------------------------
+
+    def _ask(self, client: RecoveryClient, wait_s: float) -> None:
+        """Send the next request, or go on waiting for the answer to the one sent, up to `wait_s`."""
+        try:
+            if not client.waiting:
+                client.send(*self._question())
+            answer = client.receive(wait_s)
+        except ProtocolError as error:
+            log.info("%s", error)
+            self._failed(client)
+            return
+        if answer is None:
+            return
+        reply, topics = answer
+        self._tries, self._alive_since_s = 0, None
+        if reply.error:
+            log.warning("the detector refused a recovery request: %s", reply.error)
+            self._retry_s = self._clock.monotonic() + max(0.1, reply.retry_after_s)
+        elif topics:
+            self._fill(reply, topics)
+        else:
+            self._join(reply)
+
+    def _question(self) -> tuple[dict[str, object], tuple[str, ...]]:
+        """The next request, and the topics it is about (none: a snapshot)."""
+        if self._ask_snapshot:
+            return {"snapshot": list(self._prefixes)}, ()
+        epoch = self._seen.place(next(iter(self._behind)))[0]
+        same = [topic for topic in self._behind if self._seen.place(topic)[0] == epoch]
+        topics = tuple(same[: protocol.MAX_REQUEST_TOPICS])
+        return {"from": {topic: self._seen.place(topic)[1] for topic in topics}, "epoch": epoch}, topics
+
+    def _join(self, reply: protocol.Reply) -> None:
+        self._epoch, self._ask_snapshot = reply.epoch, False
+        places = {topic: place for topic, place in reply.last.items() if topic.startswith(self._prefixes)}
+        if not self._seen.base:  # the very first time: from now on, and what is open now
+            self._seen = Cursor(reply.epoch, dict(places))
+            self._joined = self._seen.copy()
+            self._ready.extend(reply.events)
+            self._joining = len(reply.events)
+            if not self._joining:
+                self._done = self._joined.copy()
+                self.commit()
+            return
+        for topic, place in places.items():
+            if self._seen.place(topic) != place:
+                self._behind[topic] = None
+
+    def _fill(self, reply: protocol.Reply, group: tuple[str, ...]) -> None:
+        filled = fill(self._seen, reply, group, self._heard, self._accept)
+        if filled.strange:
+            log.warning("the detector's journal does not reach back to where this subscriber was; some may be lost")
+        if filled.lost and not self._ready and not self._joining:  # nothing is left to handle before that place
+            self._done = self._seen.copy()
+        self.lost += filled.lost
+        self.recovered += filled.recovered
+        self.duplicates += filled.duplicates
+        if reply.epoch != self._epoch:
+            self._ask_snapshot = True
+        if not reply.more or not filled.taken:
+            for topic in group:
+                if topic not in filled.again:
+                    self._behind.pop(topic, None)
+
+    def _failed(self, client: RecoveryClient) -> None:
+        """No answer. Normal while the detector is away; if it is heard all the same, give the hole up after a while."""
+        client.reset()
+        now_s = self._clock.monotonic()
+        heard = self._drain()
+        self._tries += 1
+        if self._tries == 1 or not heard:  # what was drained at the first failure may be older than it
+            self._alive_since_s = None
+        elif self._alive_since_s is None:
+            self._alive_since_s = now_s
+        elif now_s - self._alive_since_s >= _PATIENCE_S:
+            log.error("no answer from %s; going on without recovery, losses are counted", client.endpoint)
+            self._recover, self._resume_s = False, now_s + _RESUME_S
+            self._behind.clear()
+
+    def _drain(self) -> bool:
+        """Take what came meanwhile; whether there was anything. A hole in one topic must not hold up the others: the
+        detector may have sent their last events and gone."""
+        heard = False
+        for _ in range(10 * _READ_AT_ONCE):
+            message = self._read()
+            if message is None:
+                break
+            heard = True
+            self._take(message)
+        return heard
+
+
+def _prefixes(cameras: Sequence[str], kinds: Sequence[str]) -> tuple[str, ...]:
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise UsageError(f"kinds {unknown or 'none'} are not known; choose of {', '.join(KINDS)}")
+    prefixes = []
+    for kind in dict.fromkeys(kinds):
+        names = [*cameras, protocol.DETECTOR] if cameras and kind == "status" else cameras
+        for camera in names:
+            if not CAMERA_NAME.fullmatch(camera):
+                raise UsageError(f"camera name {camera!r} is not allowed; use 1 to 64 of a-z, 0-9, '_' and '-'")
+        prefixes += [f"v1/{kind}/{camera}/" for camera in dict.fromkeys(names)] or [f"v1/{kind}/"]
+    if len(prefixes) > protocol.MAX_REQUEST_TOPICS:
+        raise UsageError(f"{len(prefixes)} topics are too many; name fewer cameras, or none for all of them")
+    return tuple(prefixes)

@@ -1,0 +1,329 @@
+"""A camera host: the capture side of the pipeline for the cameras of one node, and the way to engines and shards.
+
+    Capture ─▶ Windower ─▶ WindowBuffer ─▶ send ─▶ engine … ─▶ collect ─▶ outbox of a shard ─▶ deliver
+    a thread a camera      bounded         thread              thread     stop and wait        a thread a shard
+
+Bounded everywhere: the buffer holds a few windows a camera (a file waits, a live camera drops its oldest), and at most
+`in_flight` windows are with engines or on their way to a shard. A window is forgotten when its shard has acknowledged
+it, so neither an engine's nor a shard's death loses one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stream_detector.capture.camera import Capture
+from stream_detector.capture.picture import look
+from stream_detector.capture.picture_quality import PictureWatch, marked
+from stream_detector.capture.readers import Reader, make_reader
+from stream_detector.cluster.messages import Ended, Item, Resume, Scored, shard_of
+from stream_detector.cluster.resume import Lane
+from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.errors import StageError
+from stream_detector.models.novelty import FamiliarWatch
+from stream_detector.models.recipe import Recipe
+from stream_detector.runtime.decider import CameraPlan
+from stream_detector.runtime.window_buffer import WindowBuffer
+from stream_detector.types import Batch, CameraStatus, Clock, EngineOutput, SystemClock, Timing, UInt8Array, Window
+
+DRAIN_S = 5.0  # a camera that comes back waits so long for its former windows to leave the buffer
+RETRY_S = 0.2
+WATCH_S = 0.25
+
+
+class Gone(Exception):
+    """The engine or shard that was asked has died, or there is none at the moment; ask again."""
+
+
+class Link(Protocol):
+    """How a host reaches the others. All may raise Gone; what else they raise ends the run.
+
+    good_batch, good_wait_s: see `types.Engine`; of the engines at present.
+    """
+
+    good_batch: int
+    good_wait_s: float
+
+    def submit(self, frames: UInt8Array) -> Any:
+        """Hand a batch to an engine; returns a ticket at once. frames: uint8 (B, 16, H, W, 3)."""
+        ...
+
+    def result(self, ticket: Any) -> EngineOutput:
+        """Wait for what the engine says of the batch."""
+        ...
+
+    def deliver(self, shard: int, items: list[Item]) -> None:
+        """Hand items to a shard and wait until it has them for good."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Camera:
+    plan: CameraPlan
+    resume: Resume
+    lane: Lane
+    capture: Capture
+    watch: PictureWatch | None
+    familiar: FamiliarWatch | None
+    stop: threading.Event
+    n: int = 0
+    failure: str = ""
+    released: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)  # numbering and the outbox's order are one
+
+
+class CameraHost:
+    """config: the run's.  link: see Link.  shards: how many there are.  in_flight: windows.  on_drop(camera, cause).
+
+    make_watch: of the bundle, see `familiar.watches`; a camera that moves is watched anew.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        recipe: Recipe,
+        link: Link,
+        shards: int,
+        *,
+        in_flight: int = 64,
+        make_watch: Callable[[], FamiliarWatch] | None = None,
+        clock: Clock | None = None,
+        on_drop: Callable[[str, str], None] | None = None,
+        open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
+    ) -> None:
+        self._config, self._recipe, self._link, self._shards = config, recipe, link, shards
+        self._clock = clock or SystemClock()
+        self._open_reader = open_reader
+        self._limit, self._make_watch = in_flight, make_watch
+        self._stop = threading.Event()
+        self._buffer = WindowBuffer(config.batch.buffer_windows, self._clock, on_drop)
+        self._cameras: dict[str, _Camera] = {}
+        self._drained: dict[str, threading.Event] = {}
+        self._changed = threading.Condition()  # guards the next two
+        self._in_flight = 0
+        self._outboxes: list[deque[Item]] = [deque() for _ in range(shards)]
+        self._sent: queue.Queue[tuple[Batch | None, Any, tuple[str, ...]]] = queue.Queue()
+        self.error: BaseException | None = None
+        self.delivered = 0  # windows
+        self.latency_ms: deque[float] = deque(maxlen=1000)  # completed → known, of the newest windows
+        stages: list[Callable[[], None]] = [self._send, self._collect, self._watch_stalls]
+        stages += [lambda s=shard: self._deliver(s) for shard in range(shards)]  # type: ignore[misc]
+        for number, stage in enumerate(stages):
+            threading.Thread(target=self._guard, args=(stage,), name=f"host-{number}", daemon=True).start()
+
+    # -- from outside ---------------------------------------------------------------------------------------------
+
+    def assign(self, camera: CameraConfig, plan: CameraPlan, resume: Resume) -> None:
+        """Run a camera from where it was. Returns once it is started; the source may be open or not."""
+        self.release(plan.name)
+        drained = self._drained.get(plan.name)
+        if drained is not None and not drained.wait(DRAIN_S):
+            raise StageError(f"the windows that camera {plan.name!r} left here were not taken in {DRAIN_S:g} s")
+        stop = threading.Event()
+        lane = Lane(plan, resume, self._config, self._clock, stop)
+        watch = PictureWatch(self._config.trouble) if self._config.trouble.enabled else None
+        recipe = self._recipe
+        held: _Camera
+        capture = Capture(
+            camera,
+            self._config.capture,
+            resize=lambda picture: look(picture, recipe),
+            frame_fps=recipe.fps,
+            pace=self._config.pace,
+            on_frame=lambda frame: self._window(held, lane.push(frame)),
+            on_status=lambda status: self._status(held, lane.status(status)),
+            on_end=lambda _name, reason: self._capture_ended(held, reason),
+            on_error=self.fail,
+            previews=False,
+            clock=self._clock,
+            stop=stop,
+            open_reader=lambda c, s: lane.reader(self._open_reader(c, s)),
+            wait=lane.wait,
+        )
+        familiar = self._make_watch() if self._make_watch else None
+        held = _Camera(plan, resume, lane, capture, watch, familiar, stop)
+        self._drained[plan.name] = threading.Event()
+        self._cameras[plan.name] = held
+        self._buffer.add(plan.name, plan.live)
+        capture.start()
+
+    def release(self, name: str) -> None:
+        """Let go of a camera at once: it runs elsewhere from now on, and what is still under way is not believed."""
+        held = self._cameras.pop(name, None)
+        if held is None:
+            return
+        held.released = True
+        held.stop.set()
+        held.capture.close()
+        with contextlib.suppress(KeyError):  # it had ended, and its lane is gone
+            self._buffer.end(name)
+
+    def beat(self) -> dict[str, Any]:
+        """A sign of life, with what was counted. Raises the error that ended this host."""
+        if self.error is not None:
+            raise self.error
+        counters = {name: held.capture.counters() for name, held in list(self._cameras.items())}
+        latencies = sorted(self.latency_ms)
+        return {
+            "cameras": sorted(counters),
+            "frames": sum(counted.frames for counted in counters.values()),
+            "windows": self.delivered,
+            "in_flight": self._in_flight,
+            "p95_ms": latencies[int(0.95 * (len(latencies) - 1))] if latencies else None,
+        }
+
+    def close(self, drain_s: float = 1.0) -> None:
+        """Stop every camera; what is scored by then is delivered."""
+        for name in list(self._cameras):
+            self.release(name)
+        until_s = self._clock.monotonic() + drain_s
+        with self._changed:
+            while (self._in_flight or any(self._outboxes)) and (left_s := until_s - self._clock.monotonic()) > 0:
+                self._changed.wait(min(left_s, 0.1))
+        self._stop.set()
+        self._buffer.abort()
+        with self._changed:
+            self._changed.notify_all()
+        self._sent.put((None, None, ()))
+
+    def fail(self, error: BaseException) -> None:
+        """A stage failed: the next beat tells it."""
+        if self.error is None:
+            self.error = error
+
+    # -- capture threads ------------------------------------------------------------------------------------------
+
+    def _window(self, held: _Camera, window: Window | None) -> None:
+        if window is None or held.released:
+            return
+        if held.watch is not None:
+            window = marked(window, held.watch.check(window))
+        self._buffer.put(window)
+
+    def _status(self, held: _Camera, status: CameraStatus) -> None:
+        self._post(held, status)
+
+    def _capture_ended(self, held: _Camera, reason: str) -> None:
+        if held.released:
+            return
+        if reason.startswith(("failed: ", "truncated: ")):
+            held.failure = reason.removeprefix("failed: ")
+        self._window(held, held.lane.finish())
+        if not held.released:
+            self._buffer.end(held.plan.name)
+
+    # -- the way out ----------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        while (taken := self._buffer.take(*self._batching())) is not None:
+            count = len(taken.batch.windows) if taken.batch else 0
+            with self._changed:
+                while self._in_flight and self._in_flight + count > self._limit and not self._stop.is_set():
+                    self._changed.wait()
+                self._in_flight += count
+            ticket = self._ask(taken.batch.frames) if taken.batch else None
+            self._sent.put((taken.batch, ticket, taken.ended))
+
+    def _batching(self) -> tuple[int, float]:
+        """Windows at once, and how long to wait for them: as asked for, or what suits the engines."""
+        asked = self._config.batch
+        wait_s = self._link.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
+        return asked.max_size or self._link.good_batch, wait_s
+
+    def _ask(self, frames: UInt8Array) -> Any:
+        while not self._stop.is_set():
+            with contextlib.suppress(Gone):
+                return self._link.submit(frames)
+            self._stop.wait(RETRY_S)
+        return None
+
+    def _collect(self) -> None:
+        while not self._stop.is_set():
+            batch, ticket, ended = self._sent.get()
+            while batch is not None and not self._stop.is_set():
+                try:
+                    self._scored(batch, self._link.result(ticket))
+                    break
+                except Gone:
+                    ticket = self._ask(batch.frames)
+            for name in ended:
+                self._drained[name].set()  # from here on, a window of that name belongs to whoever comes next
+                held = self._cameras.get(name)
+                if held is not None and not held.released:
+                    self._post(held, Ended(name, held.failure))
+
+    def _scored(self, batch: Batch, output: EngineOutput) -> None:
+        now_s = self._clock.monotonic()
+        posted = 0
+        spent_s = output.preprocess_s + output.forward_s
+        for window, raw, features in zip(batch.windows, output.scores, output.features, strict=True):
+            ref = window.ref
+            total_s = now_s - ref.completed_s
+            self.latency_ms.append(total_s * 1e3)
+            timing = Timing(
+                window=(ref.completed_s - ref.captured_s) * 1e3,
+                queue=max(0.0, total_s - spent_s) * 1e3,
+                preprocess=output.preprocess_s * 1e3,
+                forward=output.forward_s * 1e3,
+            )
+            held = self._cameras.get(ref.camera)
+            if held is not None and not held.released and ref.index >= held.resume.next_index:
+                ref = held.familiar.told(ref, features) if held.familiar else ref
+                posted += self._post(held, Scored(ref, float(raw), timing))
+        self._landed(len(batch.windows) - posted)
+
+    def _landed(self, count: int) -> None:
+        with self._changed:
+            self._in_flight -= count
+            self._changed.notify_all()
+
+    def _post(self, held: _Camera, what: Scored | Ended | CameraStatus) -> bool:
+        with held.lock, self._changed:
+            if held.released:
+                return False
+            item = Item(held.plan.name, held.resume.generation, held.n, what)
+            held.n += 1
+            self._outboxes[shard_of(held.plan.name, self._shards)].append(item)
+            self._changed.notify_all()
+            return True
+
+    def _deliver(self, shard: int) -> None:
+        outbox = self._outboxes[shard]
+        while True:
+            with self._changed:
+                while not outbox and not self._stop.is_set():
+                    self._changed.wait()
+                if not outbox:
+                    return
+                items = list(outbox)
+            while True:
+                try:
+                    self._link.deliver(shard, items)
+                    break
+                except Gone:
+                    if self._stop.wait(RETRY_S):
+                        return
+            count = sum(isinstance(item.what, Scored) for item in items)
+            self.delivered += count
+            with self._changed:
+                for _ in items:
+                    outbox.popleft()
+            self._landed(count)
+
+    def _watch_stalls(self) -> None:
+        """As `watchdog.Watchdog`, over cameras that come and go."""
+        while not self._stop.wait(WATCH_S):
+            for held in list(self._cameras.values()):
+                held.capture.check()
+
+    def _guard(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        except Exception as error:
+            self.fail(error)

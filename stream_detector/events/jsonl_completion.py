@@ -1,0 +1,118 @@
+"""Completing the event file from the journal, of which it is a copy.
+
+Behind the newest line that the journal knows, everything is brought in that the file lacks, across any number of lives.
+Where the journal knows no line (it was begun anew, or is another), the file is completed from the moment at which it
+was first opened with this journal: that place is kept in the journal until a line of the file is known. A new file
+follows the newest line of the one that was rotated away, where that lies beside it, or else what was journalled before
+it, and says so in its first line.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stream_detector.events.jsonl_file import EventFile, place_of, rotated_places
+from stream_detector.events.ledger_file import MARKED, Row
+from stream_detector.events.protocol import Place
+
+ALARMS = "v1/alarm/"
+_PAGE = 1000
+
+
+class Source(Protocol):
+    """What is asked of `ledger.Ledger`."""
+
+    def place_after(self, topic: str, epoch: str, seq: int) -> int | None: ...
+    def rest(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]: ...
+    def newest(self, prefix: str) -> Row | None: ...
+    def newest_place(self) -> int: ...
+    def fact(self, name: str) -> int | None: ...
+    def keep_fact(self, name: str, value: int | None) -> None: ...
+
+
+class FileCopy:
+    """One event file and the journal that it is a copy of. Completed when made, and by `complete`."""
+
+    def __init__(self, file: EventFile, journal: Source) -> None:
+        self._file, self._journal = file, journal
+        self._fact = f"events {file.path.absolute()}"
+        self._held: list[bytes] = []  # ends that may still be superseded, see `hold`
+        self._unknown = True  # no line of the file is known to be in the journal
+        if file.empty:
+            self._begin()
+        else:
+            self.complete()
+
+    def write(self, body: bytes) -> None:
+        """Add an event that was journalled just now."""
+        if self._file.write(body) and self._unknown:
+            self._known()
+
+    def hold(self, body: bytes) -> None:
+        """Keep an `end` back that is in memory only while its `start` is on disk: should this process die now, the
+        next one ends the alarm, and the file must hold one end."""
+        self._held.append(body)
+
+    def give(self) -> None:
+        """The journal is on disk again, and what was held back with it."""
+        for body in self._held:
+            self.write(body)
+        self._held.clear()
+
+    def look(self) -> None:
+        """Notice a rotation; bring in what had to be given up while the disk was full."""
+        self._file.look()
+        if self._file.behind:
+            self._file.behind = not self.complete()
+
+    def complete(self) -> bool:
+        """Bring in what the file lacks; False if it cannot be written now."""
+        skip: set[Place] = set()
+        place: int | None = None
+        for line in self._file.lines_back():
+            named = place_of(line)
+            if named is None:
+                continue
+            skip.add(named)
+            found_at = self._journal.place_after(*named)
+            if found_at is not None:
+                place = found_at if place is None else min(place, found_at)
+                if not line.endswith(MARKED):  # those came to the journal later than to the file
+                    break
+        if place is None:
+            place = self._journal.fact(self._fact)
+            if place is None:  # nothing is lacking yet
+                self._journal.keep_fact(self._fact, self._journal.newest_place())
+                return True
+        elif self._unknown:
+            self._known()
+        while found := self._journal.rest(place, ALARMS, _PAGE):
+            rows = [row for _, row in found if (row.topic, row.epoch, row.seq) not in skip]
+            if not self._file.extend([row.text.encode() for row in rows]):
+                return False
+            if rows and self._unknown:
+                self._known()
+            place = found[-1][0]
+        return True
+
+    def _begin(self) -> None:
+        """An empty file: one whose first lines were lost in a crash, or a new one."""
+        place = self._journal.fact(self._fact)
+        if place is not None:
+            self.complete()
+            return
+        for named in rotated_places(self._file.path):  # the process may have died before that file had its last event
+            if self._journal.place_after(*named) is not None:
+                self._file.begin(named)
+                self.complete()
+                return
+        before = self._journal.newest(ALARMS)
+        if before is not None:
+            self._file.begin((before.topic, before.epoch, before.seq))
+            self._unknown = False
+        else:
+            self._journal.keep_fact(self._fact, self._journal.newest_place())
+
+    def _known(self) -> None:
+        self._unknown = False
+        self._journal.keep_fact(self._fact, None)

@@ -1,0 +1,268 @@
+"""The event file: JSON Lines, alarm events only, each line exactly the body that subscribers got.
+
+It is a copy of the journal that can be completed after any crash (see `publish`). A file that takes the place of an
+earlier one (rotated, deleted, cut to nothing) begins with a line of another schema that names the event it follows, so
+that completing it never goes behind that:
+
+    {"schema": "stream-detector.follows/1", "topic": "v1/alarm/gate/", "epoch": "9f1c2a7be0d34455", "seq": 12}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from stream_detector.errors import ProtocolError, UsageError
+from stream_detector.events.protocol import (
+    ALARM_SCHEMA,
+    FOLLOWS_SCHEMA,
+    MAX_EVENT_BYTES,
+    Place,
+    check_place,
+    decode_object,
+    encode,
+    topic_of,
+)
+from stream_detector.system.lock_file import LockFile, claim_events
+
+log = logging.getLogger(__name__)
+
+_WAITING = 10_000  # lines kept while the disk refuses them; beyond, they come from the journal again
+_BLOCK_BYTES = 1 << 20
+_TAIL_BYTES = 2 * MAX_EVENT_BYTES
+_MOST_BYTES = 256 << 20  # so far back the file is read for a line that the journal knows
+_ROTATED = 20  # so many files beside it are asked what it held
+_ROTATED_LINES = 1000
+_BEGINNINGS = tuple(f'{{"schema":"{schema}"'.encode() for schema in (ALARM_SCHEMA, FOLLOWS_SCHEMA))
+
+
+class EventFile:
+    """Appends to `path`, one write a line, so that a killed process leaves no torn line.
+
+    While the disk is full, lines wait in memory (the newest 10,000) and are written when it takes them again; beyond
+    that the file is `behind`, and its owner completes it from the journal. `tell` gets one sentence at the beginning
+    and one at the end of such a time. Raises UsageError if the file cannot be opened, is no ordinary file, holds
+    something else, or is another detector's.  lock: if it is held already.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None], lock: LockFile | None = None) -> None:
+        self.path, self._tell, self._failed = path, tell, False
+        self.behind = False  # lines were given up: complete the file from the journal
+        self._waiting: deque[bytes] = deque()
+        self._descriptor = -1
+        check_ordinary(path)
+        try:
+            self._lock = lock or claim_events(path)
+            self._descriptor = self._open()
+            self._cut_torn_line()
+        except OSError as error:
+            self.close()
+            raise UsageError(f"event file {str(path)!r} cannot be written ({error.strerror}); give another") from None
+        except UsageError:
+            self.close()
+            raise
+        self._last = next(self.lines_back(), b"")
+        self._size = self._length()
+
+    def _open(self) -> int:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(self.path, flags, 0o644)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            check_ordinary(self.path)
+            raise OSError(22, "it is no ordinary file")
+        beginning = os.pread(descriptor, max(map(len, _BEGINNINGS)), 0)
+        length = len(beginning)
+        if not any(b[: min(length, len(b))] == beginning[: len(b)] for b in _BEGINNINGS):
+            os.close(descriptor)
+            raise UsageError(f"file {str(self.path)!r} is not an event file; give another name for the events")
+        return descriptor
+
+    def _length(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def _cut_torn_line(self) -> None:
+        """A crash of the machine can leave half a line; its event is in the journal, and comes again from there."""
+        size = self._length()
+        tail = os.pread(self._descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        torn = len(tail) - (tail.rfind(b"\n") + 1)
+        if torn:
+            os.ftruncate(self._descriptor, size - torn)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no line is in the file, and none waits for it."""
+        return not self._waiting and not self._length()
+
+    def last_line(self) -> bytes:
+        """The line that was written last, b"" if there is none."""
+        return self._last
+
+    def lines_back(self) -> Iterator[bytes]:
+        """The whole lines of the file, newest first, as far back as 256 MiB."""
+        return _lines_back(self._descriptor)
+
+    def begin(self, place: Place) -> None:
+        """Write the line that says which event the file follows."""
+        topic, epoch, seq = place
+        body = {"schema": FOLLOWS_SCHEMA, "topic": topic, "epoch": epoch, "seq": seq}
+        self.write(encode(body))
+
+    def write(self, body: bytes) -> bool:
+        """Add one line; whether it is in the file now."""
+        if self.behind:
+            return False
+        self._waiting.append(body)
+        if self._append(b"".join(line + b"\n" for line in self._waiting)):
+            self._last = self._waiting[-1]
+            self._waiting.clear()
+            return True
+        if len(self._waiting) >= _WAITING:
+            self.behind = True
+            self._waiting.clear()
+        return False
+
+    def extend(self, bodies: Sequence[bytes]) -> bool:
+        """Add lines that were missing, all or none; whether they are in the file now."""
+        if bodies and not self._append(b"".join(body + b"\n" for body in bodies)):
+            return False
+        self._last = bodies[-1] if bodies else self._last
+        return True
+
+    def _append(self, data: bytes) -> bool:
+        size = self._length()
+        try:
+            written = os.write(self._descriptor, data)
+            if written < len(data):
+                raise OSError(28, "no space left on device")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
+            if not self._failed:
+                self._failed = True
+                self._told(f"the event file {self.path} cannot be written ({error.strerror}); free or mend the disk")
+            return False
+        self._size = size + len(data)
+        if self._failed:
+            self._failed = False
+            self._told(f"the event file {self.path} is written again")
+        return True
+
+    def look(self) -> None:
+        """See whether the file is still the one at its place; if it was moved, deleted or cut, begin anew there.
+
+        Call it every second or so, and at once after a rotation.
+        """
+        try:
+            there, mine = self.path.stat(), os.fstat(self._descriptor)
+            moved = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+            if not moved and mine.st_size >= self._size:
+                return
+        except OSError:
+            moved = True
+        place = place_of(self._last)
+        if moved:
+            try:
+                check_ordinary(self.path)
+                descriptor = self._open()
+            except (OSError, UsageError) as error:
+                if not self._failed:
+                    self._failed = True
+                    self._told(f"the event file {self.path} was moved or deleted, and no new one can be made ({error})")
+                return
+            os.close(self._descriptor)
+            self._descriptor = descriptor
+            self._cut_torn_line()
+        self._size = self._length()
+        log.warning("the event file %s was moved, deleted or cut; a new one was begun in its place", self.path)
+        if not self._size and place is not None:
+            body = encode({"schema": FOLLOWS_SCHEMA, "topic": place[0], "epoch": place[1], "seq": place[2]})
+            if not self._append(body + b"\n"):
+                self._waiting.appendleft(body)
+
+    def _told(self, text: str) -> None:
+        """Trouble is told on the wire, and in the log."""
+        log.warning("%s", text)
+        self._tell(text)
+
+    def close(self) -> None:
+        """Close the file and give its lock back. Safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        lock = getattr(self, "_lock", None)
+        if lock is not None:
+            lock.release()
+
+
+def _lines_back(descriptor: int) -> Iterator[bytes]:
+    end = os.fstat(descriptor).st_size
+    stop = max(0, end - _MOST_BYTES)
+    rest = b""
+    while end > stop:
+        begin = max(stop, end - _BLOCK_BYTES)
+        block = os.pread(descriptor, end - begin, begin) + rest
+        first, *lines = block.split(b"\n")
+        if begin == 0:
+            lines.insert(0, first)
+        yield from (line for line in reversed(lines) if line)
+        rest, end = first if begin else b"", begin
+
+
+def rotated_places(path: Path) -> Iterator[Place]:
+    """The newest places in the files that `path` may have been renamed to (`<path>.1`, `<path>-20250301`, …).
+
+    Of the newest file first, newest place first; of a few files, a few places each. What cannot be read is left out.
+    """
+    dated: list[tuple[float, Path]] = []
+    with contextlib.suppress(OSError):
+        for other in path.parent.iterdir():
+            status = other.lstat() if other.name.startswith(path.name) and other.name != path.name else None
+            if status is not None and stat.S_ISREG(status.st_mode):
+                dated.append((status.st_mtime, other))
+    for _, other in sorted(dated, reverse=True)[:_ROTATED]:
+        try:
+            descriptor = os.open(other, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            places = map(place_of, itertools.islice(_lines_back(descriptor), _ROTATED_LINES))
+            yield from [place for place in places if place is not None]
+        except OSError as error:
+            log.debug("the rotated event file %s cannot be read (%s)", other, error)
+        finally:
+            os.close(descriptor)
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise UsageError for a FIFO, a device, a socket: whoever reads it could hold up the detector."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # for a folder, opening it says what is wrong
+        return
+    kinds = {"FIFO": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
+    kind = next((name for name, is_one in kinds.items() if is_one(mode)), "device")
+    raise UsageError(
+        f"event file {str(path)!r} is a {kind}, which could hold up the detector; give an ordinary file, or read the "
+        f"events with 'stream-detector subscribe'"
+    )
+
+
+def place_of(line: bytes) -> Place | None:
+    """(topic, epoch, seq) that a line of an event file names, or None."""
+    try:
+        body = decode_object(line, MAX_EVENT_BYTES, "line")
+        topic = body.get("topic") if body.get("schema") == FOLLOWS_SCHEMA else topic_of("alarm", body.get("camera", ""))
+        return check_place(topic, body.get("epoch"), body.get("seq"))
+    except (ProtocolError, TypeError):  # what is no event of ours is no reason to stop
+        return None

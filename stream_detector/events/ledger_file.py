@@ -1,0 +1,262 @@
+"""The SQLite file below the ledger: tables, checksums, opening, writing, reading. See `salvage` and `pruning` as well.
+
+Every function works on one connection and lets `sqlite3.Error` or `Corrupt` out; what happens then is `ledger`'s
+business. Each row carries a CRC-32 over all that matters in it: SQLite does not notice a bit flipped inside a text.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stream_detector.errors import ProtocolError
+from stream_detector.events.protocol import FIRST_EPOCH, MAX_EVENT_BYTES, MAX_SEQ, decode_object, parse_topic
+from stream_detector.system import retention
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS epochs(ordinal INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT UNIQUE NOT NULL);
+CREATE TABLE IF NOT EXISTS events(n INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, ordinal INTEGER NOT NULL,
+    seq INTEGER NOT NULL, utc REAL NOT NULL, body TEXT NOT NULL, crc INTEGER NOT NULL, UNIQUE(topic, ordinal, seq));
+CREATE TABLE IF NOT EXISTS open_alarms(id TEXT PRIMARY KEY, topic TEXT NOT NULL, first TEXT NOT NULL,
+    last TEXT NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS topics(topic TEXT PRIMARY KEY, ordinal INTEGER NOT NULL, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS pruned(topic TEXT NOT NULL, ordinal INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY(topic, ordinal)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS marks(n INTEGER PRIMARY KEY, life INTEGER NOT NULL, at_s REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+_TABLES += retention.TABLES
+_EPOCH = re.compile(r"[0-9a-f]{16}")
+_APPLICATION_ID = 0x53444C31  # "SDL1"
+_BROKEN = {1, 11, 26}  # SQLITE_ERROR (a table is gone), SQLITE_CORRUPT, SQLITE_NOTADB; all else is the disk's fault
+MARKED = b',"unjournalled":true}'  # how the text of an event ends that was not on disk when it was sent
+_UNJOURNALLED = MARKED.decode()
+_CHECK_BYTES = 32 << 20  # a larger file is not checked through at the start; errors are found when rows are read
+
+
+class Corrupt(Exception):
+    """The file is a database, but not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One event. text: its body as JSON."""
+
+    topic: str
+    epoch: str
+    seq: int
+    utc: float
+    text: str
+
+    def crc(self) -> int:
+        """CRC-32 of place and body."""
+        return zlib.crc32(f"{self.topic}\0{self.epoch}\0{self.seq}\0{self.text}".encode())
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRow:
+    """One open alarm: its first and its newest event, as JSON."""
+
+    topic: str
+    first: str
+    last: str
+
+    def crc(self, name: str) -> int:
+        """CRC-32 of everything."""
+        return zlib.crc32(f"{name}\0{self.topic}\0{self.first}\0{self.last}".encode())
+
+
+def is_corruption(error: Exception) -> bool:
+    """Whether `error` means a broken file, and not a disk that is full, read-only or busy."""
+    code = getattr(error, "sqlite_errorcode", 1)  # without a code: text that is no UTF-8, so a broken row
+    return not isinstance(error, sqlite3.Error) or code & 0xFF in _BROKEN
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open or make a journal, checked."""
+    db = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
+    try:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a new file only
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        known = db.execute("PRAGMA application_id").fetchone()[0]
+        if known not in (0, _APPLICATION_ID):
+            raise Corrupt("its header is not that of an event journal")
+        if path.stat().st_size <= _CHECK_BYTES:
+            verdict = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise Corrupt(str(verdict).splitlines()[0])
+        if not known:
+            db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        db.executescript(_TABLES)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def open_memory() -> sqlite3.Connection:
+    """An empty journal in memory."""
+    db = sqlite3.connect(":memory:", check_same_thread=False)
+    db.executescript(_TABLES)
+    return db
+
+
+def begin_epoch(db: sqlite3.Connection, epoch: str, rows: Iterable[Row], opened: dict[str, OpenRow] | None) -> int:
+    """Enter `epoch` and what is known of it; returns its ordinal. opened: replaces the open alarms, if given."""
+    with db:
+        db.execute("INSERT OR IGNORE INTO epochs(epoch) VALUES (?)", (epoch,))
+        ordinal = int(db.execute("SELECT ordinal FROM epochs WHERE epoch = ?", (epoch,)).fetchone()[0])
+        for row in rows:
+            insert(db, row, ordinal)
+        if opened is not None:
+            db.execute("DELETE FROM open_alarms")
+            for name, alarm in opened.items():
+                insert_open(db, name, alarm)
+    return ordinal
+
+
+def insert(db: sqlite3.Connection, row: Row, ordinal: int, replace: bool = False) -> None:
+    """Add one event; one that is there already stays, unless `replace`."""
+    values = (row.topic, ordinal, row.seq, row.utc, row.text, row.crc())
+    how = "REPLACE" if replace else "IGNORE"
+    db.execute(f"INSERT OR {how} INTO events(topic, ordinal, seq, utc, body, crc) VALUES (?,?,?,?,?,?)", values)
+    db.execute("INSERT OR REPLACE INTO topics VALUES (?,?,?)", (row.topic, ordinal, row.seq))
+
+
+def insert_open(db: sqlite3.Connection, name: str, alarm: OpenRow) -> None:
+    """Add or replace one open alarm."""
+    values = (name, alarm.topic, alarm.first, alarm.last, alarm.crc(name))
+    db.execute("INSERT OR REPLACE INTO open_alarms VALUES (?,?,?,?,?)", values)
+
+
+def delete_open(db: sqlite3.Connection, name: str) -> None:
+    """Forget one open alarm."""
+    db.execute("DELETE FROM open_alarms WHERE id = ?", (name,))
+
+
+def read_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int, limit: int) -> tuple[list[str], bool]:
+    """(bodies, whether the epoch is unknown); see `Ledger.since`."""
+    known = db.execute("SELECT ordinal FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
+    place = (known[0], seq) if known else (-1, 0)
+    rows = db.execute(
+        "SELECT epoch, seq, utc, body, crc FROM events JOIN epochs USING (ordinal)"
+        " WHERE topic = ? AND (ordinal, seq) > (?, ?) ORDER BY ordinal, seq LIMIT ?",
+        (topic, *place, limit),
+    )
+    texts = []
+    for row_epoch, row_seq, utc, text, crc in rows:
+        if Row(topic, row_epoch, row_seq, utc, text).crc() != crc:
+            raise Corrupt(f"event {row_seq} of {topic} does not match its checksum")
+        texts.append(text)
+    return texts, not known and epoch != FIRST_EPOCH
+
+
+def place_after(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> int | None:
+    """The `n` behind which the events lie that came after this one; None if the journal does not know it.
+
+    Of an event that retention has deleted it is 0: all that is left came later.
+    """
+    found = db.execute(
+        "SELECT n FROM events JOIN epochs USING (ordinal) WHERE topic = ? AND epoch = ? AND seq = ?",
+        (topic, epoch, seq),
+    ).fetchone()
+    if found:
+        return int(found[0])
+    gone = db.execute(
+        "SELECT 1 FROM pruned JOIN epochs USING (ordinal) WHERE topic = ? AND epoch = ? AND seq >= ?",
+        (topic, epoch, seq),
+    ).fetchone()
+    return 0 if gone else None
+
+
+def read_after(db: sqlite3.Connection, n: int, prefix: str, limit: int) -> list[tuple[int, Row]]:
+    """Up to `limit` events of topics that begin with `prefix`, in order of arrival behind `n`."""
+    rows = db.execute(
+        "SELECT n, topic, epoch, seq, utc, body, crc FROM events JOIN epochs USING (ordinal)"
+        " WHERE n > ? AND +topic >= ? AND +topic < ? ORDER BY n LIMIT ?",
+        (n, prefix, prefix + "\x7f", limit),
+    )
+    found = []
+    for number, *place, crc in rows:
+        row = Row(*place)
+        if row.crc() != crc:
+            raise Corrupt(f"event {row.seq} of {row.topic} does not match its checksum")
+        found.append((int(number), row))
+    return found
+
+
+def newest(db: sqlite3.Connection, prefix: str, on_disk: bool) -> Row | None:
+    """The event that arrived last on a topic that begins with `prefix`.
+
+    on_disk: leave out those that say they are not.
+    """
+    rows = db.execute(
+        "SELECT topic, epoch, seq, utc, body FROM events JOIN epochs USING (ordinal)"
+        " WHERE +topic >= ? AND +topic < ? ORDER BY n DESC",
+        (prefix, prefix + "\x7f"),
+    )
+    return next((r for r in (Row(*values) for values in rows) if not on_disk or not is_unjournalled(r.text)), None)
+
+
+def is_unjournalled(text: str) -> bool:
+    """Whether an event says that it was not on disk when it was sent."""
+    return text.endswith(_UNJOURNALLED)
+
+
+def last_n(db: sqlite3.Connection) -> int:
+    """The number of the event that arrived last, 0 if there is none."""
+    return int(db.execute("SELECT max(n) FROM events").fetchone()[0] or 0)
+
+
+def read_fact(db: sqlite3.Connection, name: str) -> int | None:
+    """A number that was kept under a name."""
+    found = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return int(found[0]) if found else None
+
+
+def write_fact(db: sqlite3.Connection, name: str, value: int | None) -> None:
+    """Keep a number under a name; None forgets it."""
+    with db:
+        if value is None:
+            db.execute("DELETE FROM facts WHERE name = ?", (name,))
+        else:
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (name, value))
+
+
+def read_positions(db: sqlite3.Connection) -> dict[str, tuple[str, int]]:
+    """topic → (epoch, seq) of its newest event."""
+    found = {}
+    for topic, epoch, seq in db.execute("SELECT topic, epoch, seq FROM topics JOIN epochs USING (ordinal)"):
+        try:  # a subscriber would refuse the whole answer for one such place
+            parse_topic(str(topic))
+        except ProtocolError as error:
+            raise Corrupt(str(error)) from None
+        if not _EPOCH.fullmatch(str(epoch)) or not isinstance(seq, int) or not 0 <= seq <= MAX_SEQ:
+            raise Corrupt("the table of topics holds a place that is none")
+        found[topic] = (epoch, seq)
+    return found
+
+
+def key_of(first: dict[str, object]) -> str:
+    """What names an open alarm: its id and the epoch of its start, for a rerun of a file repeats ids."""
+    return f"{first.get('id')}@{first.get('epoch')}"
+
+
+def read_open(db: sqlite3.Connection) -> dict[str, OpenRow]:
+    """`key_of` → open alarm, oldest first, every one checked."""
+    found = {}
+    for name, topic, first, last, crc in db.execute("SELECT * FROM open_alarms ORDER BY rowid"):
+        alarm = OpenRow(topic, first, last)
+        try:
+            if alarm.crc(name) != crc:
+                raise Corrupt("an open alarm does not match its checksum")
+            body, _ = (decode_object(text.encode(), MAX_EVENT_BYTES, "journalled event") for text in (first, last))
+        except (ProtocolError, AttributeError, TypeError, UnicodeEncodeError) as error:
+            raise Corrupt(str(error)) from None
+        found[key_of(body)] = alarm
+    return found

@@ -1,0 +1,89 @@
+"""What the journal can be asked, on top of `store` and `pruning`; `ledger.Ledger` is the journal.
+
+Every question goes through `_guard`, which replaces a database that fails and asks again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from stream_detector.events import ledger_file, pruning
+from stream_detector.events.ledger_file import Row
+from stream_detector.events.protocol import FIRST_EPOCH
+from stream_detector.events.pruning import Lost
+
+
+class Reads:
+    """The reading half of a Ledger. epoch: of this process."""
+
+    epoch: str
+    degraded: bool
+    _db: sqlite3.Connection
+    _seqs: dict[str, int]
+
+    def _guard(self, action: Callable[[], object], again: bool = False) -> None:
+        raise NotImplementedError
+
+    def keep_fact(self, name: str, value: int | None) -> None:
+        """Keep a number under a name, in the same file; None forgets it."""
+        self._guard(lambda: ledger_file.write_fact(self._db, name, value), again=True)
+
+    def since(self, topic: str, epoch: str | None, seq: int, limit: int) -> tuple[list[str], bool]:
+        """(bodies as JSON texts, whether the epoch is unknown): up to `limit` events of `topic` after (epoch, seq).
+
+        Oldest first, on into later epochs. epoch None: this process's; "first" or an epoch that is not known (any
+        more): everything the journal holds of the topic.
+        """
+        found: tuple[list[str], bool] = ([], False)
+
+        def read() -> None:
+            nonlocal found
+            found = ledger_file.read_since(self._db, topic, self.epoch if epoch is None else epoch, seq, limit)
+
+        self._guard(read, again=True)
+        return found
+
+    def lost(self, topic: str, epoch: str | None, seq: int) -> Lost | None:
+        """What of `topic` after (epoch, seq) retention has deleted; None: nothing. epoch as for `since`."""
+        found: list[Lost | None] = [None]
+        if epoch != FIRST_EPOCH:
+            of = self.epoch if epoch is None else epoch
+            self._guard(lambda: found.append(pruning.lost_since(self._db, topic, of, seq)), again=True)
+        return found[-1]
+
+    def place_after(self, topic: str, epoch: str, seq: int) -> int | None:
+        """The place, for `rest`, behind which the events lie that came after this one; None if it is not known."""
+        found: list[int | None] = [None]
+        self._guard(lambda: found.append(ledger_file.place_after(self._db, topic, epoch, seq)), again=True)
+        return found[-1]
+
+    def rest(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]:
+        """(place, event): up to `limit` events behind `place`, of topics that begin with `prefix`, as they came."""
+        found: list[list[tuple[int, Row]]] = [[]]
+        self._guard(lambda: found.append(ledger_file.read_after(self._db, place, prefix, limit)), again=True)
+        return found[-1]
+
+    def newest(self, prefix: str) -> Row | None:
+        """The event that came last on topics that begin with `prefix`; while degraded, the last that is on disk."""
+        found: list[Row | None] = [None]
+        self._guard(lambda: found.append(ledger_file.newest(self._db, prefix, self.degraded)), again=True)
+        return found[-1]
+
+    def newest_place(self) -> int:
+        """The place of the event that came last."""
+        found = [0]
+        self._guard(lambda: found.append(ledger_file.last_n(self._db)), again=True)
+        return found[-1]
+
+    def fact(self, name: str) -> int | None:
+        """What `keep_fact` kept, or None."""
+        found: list[int | None] = [None]
+        self._guard(lambda: found.append(ledger_file.read_fact(self._db, name)), again=True)
+        return found[-1]
+
+    def last_positions(self) -> dict[str, tuple[str, int]]:
+        """topic → (epoch, seq) of its newest event, of every epoch the journal holds."""
+        found: dict[str, tuple[str, int]] = {}
+        self._guard(lambda: found.update(ledger_file.read_positions(self._db)), again=True)
+        return {**found, **{topic: (self.epoch, seq) for topic, seq in self._seqs.items()}}

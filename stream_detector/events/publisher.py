@@ -1,0 +1,402 @@
+"""The publisher: journal first, then the event file, then the sockets.
+
+    XPUB    binds; events out, subscriptions in (a new one is greeted with a snapshot marked `"replayed": true`)
+    ROUTER  on port + 1; `answering.Recovery` answers what was missed
+    PAIRs   socket monitors: refused handshakes are logged
+
+One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). Nothing here blocks: a
+subscriber that does not read loses messages beyond the high-water mark (see `overflows`), and fetches them again.
+What strangers ask for gets a bounded share of the thread's time, whatever they ask and however many they are.
+
+While the journal is not on disk, events go out all the same, marked `unjournalled`. The ends of alarms that earlier
+lives left open wait until the journal takes them, in this life or in a later one: they must be told once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import zmq
+
+from stream_detector.config import PublishConfig
+from stream_detector.errors import EndpointError
+from stream_detector.events import curve, endpoint, jsonl_completion, protocol, recovery_server
+from stream_detector.events.current_state import Greeter, Present
+from stream_detector.events.handshakes import Handshakes
+from stream_detector.events.jsonl_file import EventFile
+from stream_detector.events.recovery_server import Answerer, ScoreRing
+from stream_detector.events.recovery_service import Recovery, waiting
+from stream_detector.system.lock_file import LockFile
+from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
+
+log = logging.getLogger(__name__)
+
+_SUBSCRIPTIONS_A_CALL = 256
+_STRANGERS_S = 0.02  # in one call; beyond this, what strangers want waits
+_STRANGERS_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
+_CHEAP_S = 0.0002
+_FILE_LOOK_S = 1.0
+_PEER_BYTES = protocol.MAX_REQUEST_BYTES  # largest message a peer may send; ZeroMQ cuts off whoever sends more
+_REPLY_BUFFER = 128 << 10  # bytes that the system holds for one peer: who does not read is noticed soon
+
+
+class OpenAlarmLike(Protocol):
+    """An open alarm as the journal tells it: its `start` event, and its newest event (maybe the same)."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def first(self) -> dict[str, Any]: ...
+    @property
+    def last(self) -> dict[str, Any]: ...
+    @property
+    def key(self) -> str: ...
+
+
+class Journal(recovery_server.Journal, jsonl_completion.Source, Protocol):
+    """What publishing asks of `ledger.Ledger`."""
+
+    last_text: str
+    last_owed: bool
+    degraded: bool
+    unjournalled: int
+
+    def append(self, topic: str, body: dict[str, Any], ends: str = "") -> int: ...
+    def last_seqs(self) -> dict[str, int]: ...
+    def open_alarms(self) -> Sequence[OpenAlarmLike]: ...
+    def take_troubles(self) -> list[str]: ...
+    def tend(self) -> None: ...
+
+
+class Publisher:
+    """Implements `types.EventSink`; see the module docstring.
+
+    config: endpoint, keys, limits; bind "none" opens no socket.  ledger: an open `ledger.Ledger`, closed by its maker.
+    events_path: the JSONL file, or None.  camera_names: cameras whose age of the last score the heartbeat tells.
+    health: further entries of the heartbeat, called once per heartbeat.  name: under which it speaks of itself.
+    score_seqs: topic → last seq sent in this epoch by the process that this one replaces.  events_lock: of the event
+    file, if it is held already.
+    Raises EndpointError, ConfigError (keys) or UsageError (event file) here, before anything else is started. Alarms
+    that an earlier process left open are ended here, with reason `restart`, unless `end_left_open` says that the caller
+    will (some may go on).
+    """
+
+    def __init__(
+        self,
+        config: PublishConfig,
+        ledger: Journal,
+        *,
+        clock: Clock,
+        events_path: Path | None = None,
+        camera_names: Sequence[str] = (),
+        health: Callable[[], dict[str, Any]] | None = None,
+        name: str = protocol.DETECTOR,
+        score_seqs: Mapping[str, int] | None = None,
+        end_left_open: bool = True,
+        events_lock: LockFile | None = None,
+    ) -> None:
+        self.endpoint = "none"
+        self.recovery_endpoint = "none"
+        self.overflows = 0  # times that a subscriber's queue was found full; it then loses until it reads again
+        self._config, self._ledger, self._clock, self._health = config, ledger, clock, health
+        self._name = name
+        self._scores = ScoreRing(ledger.epoch, seqs=score_seqs)
+        self._present = Present(ledger)
+        self._answerer = Answerer(ledger, self._scores, config.recovery_limit, self._present)
+        self._greeter = Greeter(self._present, clock.monotonic())
+        self._scored_s: dict[str, float | None] = dict.fromkeys(camera_names)
+        self._trouble = ""
+        self._heartbeats = 0
+        self._heartbeat_at_s = clock.monotonic()
+        self._strangers_again_s = float("-inf")
+        self._file_look_s = clock.monotonic() + _FILE_LOOK_S
+        self._in_memory = False  # whether the journal was, when it was last looked at
+        self._owing: set[str] | None = None  # keys of alarms to be ended when the journal is on disk; None: none
+        self._going_on: Container[str] = ()
+        self._closed = False
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._gatekeeper: curve.Gatekeeper | None = None
+        self._handshakes = Handshakes(clock)
+        self._lock: LockFile | None = None
+        self._file: EventFile | None = None
+        self._copy: jsonl_completion.FileCopy | None = None
+        try:
+            if events_path:
+                self._file = EventFile(events_path, self._tell, events_lock)
+            if config.bind != "none":
+                self._open()
+            if self._file:
+                self._copy = jsonl_completion.FileCopy(self._file, ledger)
+            self._load_statuses()
+        except BaseException:
+            self.close()
+            raise
+        if end_left_open:
+            self.end_left_open(())
+
+    @property
+    def refused_handshakes(self) -> int:
+        """Connections that were refused so far: a wrong or missing key, or not ZeroMQ."""
+        return self._handshakes.refused
+
+    # -- EventSink ----------------------------------------------------------------------------------------------
+
+    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
+        """Journal, write down, send; returns the body as sent. Raises ProtocolError for a body JSON cannot hold."""
+        emitted_utc = self._clock.utc() if event.emitted_utc is None else event.emitted_utc
+        body = protocol.alarm_to_dict(event, self._ledger.epoch, 0, emitted_utc)
+        return self._journal_and_send(protocol.topic_of("alarm", event.camera), body)
+
+    def score(self, decision: Decision) -> None:
+        """Send one score, and keep it for a while in memory."""
+        camera = decision.score.ref.camera
+        topic = protocol.topic_of("score", camera)
+        self._scored_s[camera] = self._clock.monotonic()
+        seq = self._scores.next_seq(topic)
+        emitted_utc = self._clock.utc() if decision.emitted_utc is None else decision.emitted_utc
+        data = protocol.encode(protocol.score_to_dict(decision, self._ledger.epoch, seq, emitted_utc))
+        self._scores.append(topic, seq, data.decode())
+        self._send(topic, data)
+
+    def status(self, status: CameraStatus) -> None:
+        """Journal, then send a camera's status."""
+        body = protocol.status_to_dict(status, self._ledger.epoch, 0, self._clock.utc())
+        self._journal_and_send(protocol.topic_of("status", status.camera), body)
+
+    def acknowledge(self, camera: str, alarm: str, note: str, by: str, alarm_epoch: str = "") -> dict[str, Any]:
+        """Journal, then send on `v1/ack/<camera>/`, that somebody has seen an alarm; returns the body as sent.
+
+        alarm_epoch: of the alarm's `start` (see `wire.ack_to_dict`).
+        """
+        body = protocol.ack_to_dict(camera, alarm, note, by, self._ledger.epoch, 0, self._clock.utc(), alarm_epoch)
+        return self._journal_and_send(protocol.topic_of("ack", camera), body)
+
+    def end_left_open(self, going_on: Container[str]) -> None:
+        """End with reason `restart` what the journal holds open, except the alarms whose ids are given.
+
+        While the journal is not on disk nothing is ended: that is done as soon as it is, by this process or a later.
+        """
+        left = [alarm for alarm in self._ledger.open_alarms() if alarm.last["id"] not in going_on]
+        if self._ledger.degraded:
+            self._owing, self._going_on = {alarm.key for alarm in left}, going_on
+            if left:
+                log.warning("%d alarms of earlier runs stay open until the journal can be written", len(left))
+            return
+        for alarm in left:
+            self._end(alarm)
+
+    def _end(self, alarm: OpenAlarmLike) -> None:
+        self._journal_and_send(alarm.topic, protocol.restart_end(alarm.last, self._clock.utc()), alarm.key)
+
+    def _end_owing(self, owing: set[str]) -> None:
+        self._owing = None
+        for alarm in self._ledger.open_alarms():
+            earlier = alarm.first["epoch"] != self._ledger.epoch and alarm.last["id"] not in self._going_on
+            if alarm.key in owing or earlier:
+                self._end(alarm)
+
+    def reopen_events(self) -> None:
+        """The event file may have been rotated: go on in the one that is at its place now. By the decision thread."""
+        self._file_look_s = self._clock.monotonic() + _FILE_LOOK_S
+        if self._copy:
+            self._copy.look()
+
+    def service(self) -> None:
+        """Look after the files, send the heartbeat when due, then see to strangers. Never blocks."""
+        self._tend()
+        if self._context is None or self._closed:
+            return
+        if self._clock.monotonic() >= self._heartbeat_at_s:
+            self._heartbeat()
+        begun_s = time.monotonic()  # real time: this guards the thread, it decides nothing
+        if begun_s >= self._strangers_again_s:
+            self._see_to_strangers()
+            spent_s = time.monotonic() - begun_s
+            self._strangers_again_s = begun_s + spent_s / _STRANGERS_SHARE if spent_s > _CHEAP_S else begun_s
+
+    def _tend(self) -> None:
+        if self._closed:
+            return
+        self._ledger.tend()
+        if self._in_memory and not self._ledger.degraded and self._copy:
+            self._copy.give()
+        self._in_memory = self._ledger.degraded
+        if self._owing is not None and not self._ledger.degraded:
+            self._end_owing(self._owing)
+        if self._clock.monotonic() >= self._file_look_s:
+            self.reopen_events()
+        for text in self._ledger.take_troubles():
+            self._tell(text)
+
+    def _see_to_strangers(self) -> None:
+        """Each sort of work has its own share of the time: a flood of one must not stop the others."""
+        if self._gatekeeper:
+            self._gatekeeper.service()
+        self._handshakes.read()
+        self._read_subscriptions(time.monotonic() + 0.2 * _STRANGERS_S)
+        self._greet(time.monotonic() + 0.2 * _STRANGERS_S)
+        self._answer_requests(time.monotonic() + 0.6 * _STRANGERS_S)
+
+    def close(self) -> None:
+        """A last heartbeat, then every socket and file, within `linger_ms`. Safe to call twice."""
+        if self._closed:
+            return
+        if self._ledger.degraded and self._ledger.unjournalled:
+            with contextlib.suppress(Exception):
+                self._tell(
+                    f"this run ends while the journal is in memory only: {self._ledger.unjournalled + 1} events of it, "
+                    f"this one with them, cannot be had any more"
+                )
+        if self._context is not None:
+            with contextlib.suppress(Exception):  # best effort: closing goes on whatever the last heartbeat meets
+                if self.endpoint != "none":
+                    self._heartbeat(closing=True)
+            self._closed = True
+            for socket, name in ((self._events, "events"), (self._recovery, "recovery")):
+                with contextlib.suppress(zmq.ZMQError):
+                    socket.disable_monitor()
+                socket.close(self._config.linger_ms)
+                log.debug("closed the %s socket", name)
+            self._handshakes.close()
+            if self._gatekeeper:
+                self._gatekeeper.close()
+            self._context.term()
+        self._closed = True
+        if self._lock:
+            self._lock.release()
+        if self._file:
+            self._file.close()
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def _journal_and_send(self, topic: str, body: dict[str, Any], ends: str = "") -> dict[str, Any]:
+        copied = self._copy if topic.startswith(jsonl_completion.ALARMS) else None
+        if copied:
+            copied.look()  # before the commit: a new file then says what it follows, and this event is missing in it
+        self._ledger.append(topic, body, ends)
+        text = self._ledger.last_text
+        data = text.encode()
+        if copied:
+            if self._ledger.last_owed:
+                copied.hold(data)
+            else:
+                copied.write(data)
+        elif topic.startswith("v1/status/"):
+            self._present.status(topic, text)
+        self._send(topic, data)
+        return body
+
+    def _send(self, topic: str, data: bytes) -> None:
+        if self._context is None or self._closed:
+            return
+        frames = (topic.encode(), data)
+        try:
+            self._events.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:  # a subscriber's queue is full: count it, and send to the others
+            self.overflows += 1
+            self._events.setsockopt(zmq.XPUB_NODROP, 0)
+            try:
+                self._events.send_multipart(frames, zmq.NOBLOCK)
+            finally:
+                self._events.setsockopt(zmq.XPUB_NODROP, 1)
+
+    def _load_statuses(self) -> None:
+        """Those of a process that this one replaces in the same epoch."""
+        for topic, seq in self._ledger.last_seqs().items():
+            if topic.startswith("v1/status/"):
+                texts, _ = self._ledger.since(topic, self._ledger.epoch, seq - 1, 1)
+                for text in texts:
+                    self._present.status(topic, text)
+
+    def _tell(self, text: str) -> None:
+        """Something is wrong with the detector itself: a loud status, and a line in every heartbeat from now on."""
+        self._trouble = text
+        body = {**protocol.trouble_to_dict(text, self._ledger.epoch, 0, self._clock.utc()), "camera": self._name}
+        self._journal_and_send(protocol.topic_of("status", self._name), body)
+
+    def _heartbeat(self, closing: bool = False) -> None:
+        now_s = self._clock.monotonic()
+        self._heartbeat_at_s = now_s + self._config.heartbeat_s
+        self._heartbeats += 1
+        body = {
+            "schema": protocol.HEARTBEAT_SCHEMA,
+            "epoch": self._ledger.epoch,
+            "seq": self._heartbeats,
+            "emitted_utc": protocol.rfc3339(self._clock.utc()),
+            "interval_s": self._config.heartbeat_s,
+            "last": {**self._ledger.last_seqs(), **self._scores.last_seqs()},
+            "scored_age_s": {
+                camera: None if at_s is None else round(now_s - at_s, 3) for camera, at_s in self._scored_s.items()
+            },
+            "overflows": self.overflows,
+            "trouble": self._trouble or None,
+            "unjournalled": self._ledger.unjournalled,
+            "health": self._health() if self._health else {},
+        }
+        if closing:
+            body["closing"] = True
+        self._send(protocol.HEARTBEAT_TOPIC, protocol.encode(body))
+
+    # -- listening ----------------------------------------------------------------------------------------------
+
+    def _read_subscriptions(self, until_s: float) -> None:
+        for frame in waiting(self._events, _SUBSCRIPTIONS_A_CALL):
+            prefix = frame[0][1:]
+            sane = len(frame) == 1 and len(prefix) <= protocol.MAX_TOPIC_BYTES and prefix.isascii()
+            if sane and frame[0][:1] == b"\x01":
+                self._greeter.wanted(prefix.decode("ascii"))
+            if time.monotonic() >= until_s:
+                return
+
+    def _greet(self, until_s: float) -> None:
+        """New subscribers are told what is present; everybody gets it, and drops by seq what they had."""
+        for topic, texts in self._greeter.slice(self._clock.monotonic()):
+            for text in texts:
+                self._send(topic, text.encode())
+            if time.monotonic() >= until_s:
+                return
+
+    def _answer_requests(self, until_s: float) -> None:
+        self._answering.serve(until_s)
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        config = self._config
+        endpoint.check(config.bind, config.curve_secret is not None, config.insecure)
+        pair = curve.load_pair(config.curve_secret) if config.curve_secret else None
+        context = self._context = zmq.Context()
+        self._events = context.socket(zmq.XPUB)
+        self._recovery = context.socket(zmq.ROUTER)
+        if pair and config.curve_clients:
+            self._gatekeeper = curve.Gatekeeper(context, pair, config.curve_clients, self._clock)
+        for socket in (self._events, self._recovery):
+            socket.linger = config.linger_ms
+            socket.maxmsgsize = _PEER_BYTES
+            socket.handshake_ivl = 5000  # half-open connections end
+            endpoint.keep_alive(socket)
+            socket.sndhwm = config.high_water_mark
+            socket.ipv6 = config.bind.startswith("tcp://[")
+            if self._gatekeeper:
+                self._gatekeeper.secure(socket)
+            self._handshakes.watch(socket)
+        self._events.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self._events.setsockopt(zmq.XPUB_NODROP, 1)
+        self._recovery.sndhwm = 2  # replies are large; who does not read them loses them
+        self._recovery.rcvhwm = 64
+        self._recovery.sndbuf = _REPLY_BUFFER
+        self._answering = Recovery(self._recovery, self._answerer, self._clock)
+        self.endpoint, self.recovery_endpoint, self._lock = _bind(self._events, self._recovery, config.bind)
+        log.info("events at %s, recovery at %s", self.endpoint, self.recovery_endpoint)
+
+
+def _bind(events: zmq.Socket[bytes], recovery: zmq.Socket[bytes], wanted: str) -> tuple[str, str, LockFile | None]:
+    try:
+        return endpoint.bind_pair(events, recovery, wanted)
+    except zmq.ZMQError as error:
+        raise EndpointError(f"endpoint {wanted!r} cannot be bound ({error.strerror}); choose another") from None

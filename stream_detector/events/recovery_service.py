@@ -1,0 +1,102 @@
+"""The recovery socket: requests are read, queued fairly, and answered as long as there is time for it.
+
+A peer that does not read its answers costs nothing: after an answer that could not be handed over its requests are left
+unanswered for a quarter of a second, then twice as long, up to a minute. The others are served in the order of
+`fairqueue`, each with at most so many requests a second (`ratelimit`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import zmq
+
+from stream_detector.events.fair_queue import FairQueue
+from stream_detector.events.recovery_server import Answerer
+from stream_detector.system.rate_limit import RateLimit
+from stream_detector.types import Clock
+
+_READ_AT_ONCE = 256
+_DEAF_S, _MOST_DEAF_S = 0.25, 60.0
+_DEAF_PEERS = 2000
+_LEARN = 0.1
+
+
+class Recovery:
+    """socket: a bound ROUTER, not owned.  clock: for what peers may do; how long work takes is real time."""
+
+    def __init__(self, socket: zmq.Socket[bytes], answerer: Answerer, clock: Clock) -> None:
+        self._socket, self._answerer, self._clock = socket, answerer, clock
+        self._rate = RateLimit()
+        self._refusals = RateLimit(rate=2.0, burst=20.0)  # to say no costs time, too
+        self._queue: FairQueue[list[bytes]] = FairQueue()
+        self._costs = {"snapshot": 0.001, "from": 0.0002}  # seconds, usually
+        self._deaf: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # peer → (until, for how long)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # tells when an answer cannot be handed over
+
+    def serve(self, until_s: float) -> None:
+        """Read and answer until there is nothing more to do, or until `time.monotonic()` is `until_s`."""
+        now_s = time.monotonic()
+        enough_s = now_s + (until_s - now_s) / 2  # a flood must leave time for answers
+        for frames in waiting(self._socket, _READ_AT_ONCE):
+            if len(frames) in (2, 3) and (len(frames) == 2 or not frames[1]):  # else neither DEALER nor REQ
+                self._take(frames)
+            if time.monotonic() >= enough_s:
+                break
+        while True:
+            begun_s = time.monotonic()
+            taken = self._queue.take() if begun_s < until_s else None
+            if taken is None:
+                return
+            peer, frames = taken
+            if not self._is_deaf(peer):
+                self._send(frames, self._answerer.answer(frames[-1]))
+            spent_s, kind = time.monotonic() - begun_s, _kind(frames[-1])
+            self._costs[kind] += _LEARN * (spent_s - self._costs[kind])
+            self._queue.spent(peer, spent_s)
+
+    def _take(self, frames: list[bytes]) -> None:
+        peer, refusal = frames[0], ""
+        if self._is_deaf(peer):
+            return
+        if not self._rate.allow(peer, self._clock.monotonic()):
+            refusal = "too many requests; wait a little"
+        elif not self._queue.put(peer, frames, sum(map(len, frames)), self._costs[_kind(frames[-1])]):
+            refusal = "too many requests wait for an answer; wait a little"
+        if refusal and self._refusals.allow(peer, self._clock.monotonic()):
+            self._send(frames, self._answerer.refusal(refusal, retry_after_s=1.0))
+
+    def _is_deaf(self, peer: bytes) -> bool:
+        known = self._deaf.get(peer)
+        return known is not None and self._clock.monotonic() < known[0]
+
+    def _send(self, frames: list[bytes], reply: bytes) -> None:
+        peer = frames[0]
+        try:
+            self._socket.send_multipart([*frames[:-1], reply], zmq.NOBLOCK)
+        except zmq.Again:
+            _, before_s = self._deaf.pop(peer, (0.0, _DEAF_S / 2))
+            wait_s = min(_MOST_DEAF_S, 2 * before_s)
+            self._deaf[peer] = (self._clock.monotonic() + wait_s, wait_s)
+            if len(self._deaf) > _DEAF_PEERS:
+                self._deaf.popitem(last=False)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:  # else the peer has gone
+                raise
+        else:
+            self._deaf.pop(peer, None)
+
+
+def _kind(request: bytes) -> str:
+    return "snapshot" if b'"snapshot"' in request else "from"
+
+
+def waiting(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
+    """Up to `limit` messages that lie ready."""
+    for _ in range(limit):
+        try:
+            yield socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return

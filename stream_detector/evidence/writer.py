@@ -1,0 +1,395 @@
+"""Evidence: a clip from before an alarm to after it, and a snapshot of its peak, as files beside the events.
+
+    <directory>/<camera>/<alarm id>.webm      pre_s before … post_s after, at most max_clip_s
+    <directory>/<camera>/<alarm id>.jpg       the preview nearest the highest score so far, with a caption
+
+One thread writes; the caller only hands over references. When it falls behind by more than `backlog_bytes` of pictures,
+further pictures are left out of the clips and counted, never waited for; starts and ends are never left out.
+All decisions use media time. Only a source that falls silent after an alarm's end is noticed by the monotonic clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from stream_detector.config import EvidenceConfig
+from stream_detector.evidence.clip_file import ClipFile, remove_stale, write_snapshot
+from stream_detector.evidence.file_order import EvidenceOrder
+from stream_detector.types import Clock, Preview
+
+log = logging.getLogger(__name__)
+
+_OWN_FILE = re.compile(r"[0-9a-f]{32}\.(?:webm|jpg)")  # retention deletes nothing else
+_USUAL_FPS, _MIN_FPS, _MAX_FPS = 8.0, 1.0, 60.0
+_RING_BYTES = 256_000_000  # of all cameras together; beyond it, what lies before an alarm gets shorter
+_SILENCE_S = 5.0  # beyond post_s without a picture, an ended alarm's clip is closed
+_LOSS_REPORT_S = 10.0
+_DAY_S = 86400.0
+_LOOK_S = 60.0  # between two looks at the clocks
+_TIDY_S = 600.0
+
+T = TypeVar("T")
+Kind = Literal["observe", "start", "peak", "end", "flush"]
+
+
+@dataclass
+class _Recording:
+    """An alarm whose evidence is being written. end_s: media time of its end.  silent_at_s: monotonic deadline."""
+
+    camera: str
+    id: str
+    clip: ClipFile | None = None
+    best: float = -1.0
+    wanted: tuple[float, float] | None = None  # media time and score of a snapshot for which no picture was there yet
+    last_s: float = float("-inf")
+    end_s: float | None = None
+    silent_at_s: float = float("inf")
+
+
+@dataclass(frozen=True)
+class _Item:
+    kind: Kind
+    camera: str
+    alarm_id: str = ""
+    media_s: float = 0.0
+    score: float = 0.0
+    previews: tuple[Preview, ...] = ()
+    size: int = 0
+
+
+@dataclass
+class _State:
+    """What the writer thread alone touches."""
+
+    rings: dict[str, deque[Preview]] = field(default_factory=dict)
+    ring_bytes: int = 0
+    recordings: list[_Recording] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+
+
+class EvidenceWriter:
+    """Writes clips and snapshots from its own thread. All methods but close() return at once and never raise.
+
+    on_error: told one sentence when writing fails (once for each sort of failure, until writing works again) or when
+    pictures are lost (at most every 10 s).  on_loss: told camera and number of pictures left out, from the caller's
+    thread.
+    """
+
+    def __init__(
+        self,
+        config: EvidenceConfig,
+        *,
+        clock: Clock,
+        on_error: Callable[[str], object],
+        on_loss: Callable[[str, int], object] | None = None,
+        backlog_bytes: int = 128_000_000,
+    ) -> None:
+        self._config, self._clock, self._on_error, self._on_loss = config, clock, on_error, on_loss
+        self._backlog_bytes = backlog_bytes
+        self._changed = threading.Condition()
+        self._items: deque[_Item] = deque()
+        self._pending_bytes = 0
+        self._busy = False
+        self._closing = False
+        self._give_up_at = float("inf")  # time.monotonic(): this bounds real waiting, whatever the clock says
+        self._lost = 0
+        self._loss_told_s = float("-inf")
+        self._state = _State()
+        self._tidy_s = clock.monotonic() + _TIDY_S
+        self._order = EvidenceOrder(config.directory, clock)
+        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost_previews(self) -> int:
+        """How many pictures were left out so far."""
+        with self._changed:
+            return self._lost
+
+    def paths(self, camera: str, alarm_id: str) -> tuple[str, str]:
+        """Where the clip and the snapshot of an alarm will lie."""
+        folder = self._config.directory / camera
+        return str(folder / f"{alarm_id}.webm"), str(folder / f"{alarm_id}.jpg")
+
+    def observe(self, camera: str, previews: tuple[Preview, ...]) -> None:
+        """Take the newest previews of a camera, in order of media time."""
+        if not previews:
+            return
+        item = _Item("observe", camera, previews=previews, size=sum(p.image.nbytes for p in previews))
+        with self._changed:
+            full = self._pending_bytes + item.size > self._backlog_bytes
+            if full:
+                self._lost += len(previews)
+        if not full:
+            self._put(item)
+            return
+        if self._on_loss:
+            self._on_loss(camera, len(previews))
+        now = self._clock.monotonic()
+        if now - self._loss_told_s >= _LOSS_REPORT_S:
+            self._loss_told_s = now
+            self._tell(f"evidence of camera {camera!r}: writing clips is too slow, pictures are left out of them")
+
+    def start(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None:
+        """An alarm starts: open its clip with what lies before, and write its first snapshot."""
+        self._put(_Item("start", camera, alarm_id, at_media_s, score))
+
+    def peak(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None:
+        """The alarm goes on with this score; a higher one than before replaces the snapshot."""
+        self._put(_Item("peak", camera, alarm_id, at_media_s, score))
+
+    def end(self, camera: str, alarm_id: str, end_media_s: float) -> None:
+        """The alarm ended; its clip goes on for post_s of media time."""
+        self._put(_Item("end", camera, alarm_id, end_media_s))
+
+    def flush_camera(self, camera: str) -> None:
+        """The source ended: close its clips with what there is."""
+        self._put(_Item("flush", camera))
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """Finish all open clips, with fewer pictures if time is short. Returns whether all was finished in time."""
+        with self._changed:
+            self._give_up_at = min(self._give_up_at, time.monotonic() + 0.7 * timeout_s)
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._tell(f"evidence was still being written {timeout_s:g} s after the end; the last clips are incomplete")
+            return False
+        return True
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Block until everything handed over so far is dealt with; for tests and tools, never for the hot path."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._items and not self._busy, timeout_s)
+
+    # ── the writer thread ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _put(self, item: _Item) -> None:
+        with self._changed:
+            if self._closing:
+                return
+            self._items.append(item)
+            self._pending_bytes += item.size
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        step_back()
+        self._guard(lambda: self._tidy(first=True), "the evidence folder cannot be tidied")
+        while True:
+            with self._changed:
+                waits = any(r.end_s is not None for r in self._state.recordings)
+                self._changed.wait_for(lambda: self._items or self._closing, 0.5 if waits else _LOOK_S)
+                item = self._items.popleft() if self._items else None
+                if item is not None:
+                    self._pending_bytes -= item.size
+                    self._busy = True
+                elif self._closing:
+                    break
+            try:
+                if item is not None:
+                    self._handle(item)
+                self._close_silent()
+                self._tidy_now_and_then()
+            except Exception as error:  # evidence must never bring the detection down
+                log.debug("evidence", exc_info=True)
+                self._complain("bug", f"evidence could not be written ({type(error).__name__}: {error})")
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+        self._finish(list(self._state.recordings))
+        self._order.close()
+
+    def _handle(self, item: _Item) -> None:
+        if item.kind == "observe":
+            self._take(item.camera, item.previews)
+        elif item.kind == "flush":
+            self._finish([r for r in self._state.recordings if r.camera == item.camera])
+            self._state.ring_bytes -= sum(p.image.nbytes for p in self._state.rings.pop(item.camera, ()))
+        elif item.kind == "start":
+            self._begin(item)
+        else:
+            for recording in self._state.recordings:
+                if (recording.camera, recording.id) != (item.camera, item.alarm_id) or recording.end_s is not None:
+                    continue
+                if item.kind == "peak":
+                    self._consider(recording, item.media_s, item.score)
+                else:
+                    recording.end_s = item.media_s
+                    self._await_more(recording)
+
+    def _begin(self, item: _Item) -> None:
+        ring = self._state.rings.get(item.camera, ())
+        clip, _ = self.paths(item.camera, item.alarm_id)
+        recording = _Recording(item.camera, item.alarm_id)
+        recording.clip = self._guard(
+            lambda: ClipFile(Path(clip), _rate(ring), self._config.max_clip_s), f"clip {clip!r} cannot be written"
+        )
+        self._state.recordings.append(recording)
+        self._consider(recording, item.media_s, item.score)
+        for preview in ring:
+            if item.media_s - self._config.pre_s <= preview.media_s:
+                self._record(recording, preview)
+
+    def _take(self, camera: str, previews: Iterable[Preview]) -> None:
+        state = self._state
+        ring = state.rings.setdefault(camera, deque())
+        for preview in previews:
+            if ring and preview.media_s < ring[-1].media_s:  # the source began anew
+                state.ring_bytes -= sum(p.image.nbytes for p in ring)
+                ring.clear()
+            ring.append(preview)
+            state.ring_bytes += preview.image.nbytes
+            while preview.media_s - ring[0].media_s > self._config.pre_s and len(ring) > 1:
+                state.ring_bytes -= ring.popleft().image.nbytes
+            for recording in [r for r in state.recordings if r.camera == camera]:
+                self._follow(recording, preview)
+        while state.ring_bytes > _RING_BYTES:
+            longest = max(state.rings.values(), key=lambda r: sum(p.image.nbytes for p in r))
+            state.ring_bytes -= longest.popleft().image.nbytes
+
+    def _follow(self, recording: _Recording, preview: Preview) -> None:
+        if recording.end_s is not None and preview.media_s > recording.end_s + self._config.post_s:
+            self._finish([recording])
+            return
+        if recording.end_s is not None:
+            self._await_more(recording)
+        if recording.wanted is not None:
+            self._consider(recording, *recording.wanted)
+        self._record(recording, preview)
+
+    def _await_more(self, recording: _Recording) -> None:
+        recording.silent_at_s = self._clock.monotonic() + self._config.post_s + _SILENCE_S
+
+    def _record(self, recording: _Recording, preview: Preview) -> None:
+        clip = recording.clip
+        if clip is None or preview.media_s <= recording.last_s:
+            return
+        recording.last_s = preview.media_s
+        what = f"clip {str(clip.path)!r} cannot be written"
+        going_on = self._guard(lambda: clip.add(preview, self._out_of_time), what)
+        if going_on is None:
+            clip.discard()
+            recording.clip = None
+        elif not going_on:  # as long as it may get; the snapshot may still change
+            self._close_clip(recording)
+
+    def _consider(self, recording: _Recording, at_s: float, score: float) -> None:
+        """Write the snapshot if this score is the highest so far."""
+        if score <= recording.best:
+            return
+        ring = self._state.rings.get(recording.camera)
+        if not ring:
+            recording.wanted = (at_s, score)
+            return
+        recording.best, recording.wanted = score, None
+        nearest = min(ring, key=lambda p: abs(p.media_s - at_s))
+        _, path = self.paths(recording.camera, recording.id)
+        minutes, seconds = divmod(nearest.media_s, 60)
+        caption = f"{recording.camera}   {int(minutes):d}:{seconds:04.1f}   score {score:.2f}"
+        self._guard(lambda: write_snapshot(Path(path), nearest, caption), f"snapshot {path!r} cannot be written")
+
+    def _finish(self, recordings: list[_Recording]) -> None:
+        for recording in recordings:
+            self._state.recordings.remove(recording)
+            self._close_clip(recording)
+        if recordings:
+            self._guard(lambda: self._tidy(first=False), "the evidence folder cannot be tidied")
+
+    def _close_clip(self, recording: _Recording) -> None:
+        clip, recording.clip = recording.clip, None
+        if clip is None:
+            return
+        if self._guard(clip.close, f"clip {str(clip.path)!r} cannot be written"):
+            self._state.told.clear()
+            log.debug("clip %s written", clip.path)
+
+    def _close_silent(self) -> None:
+        now = self._clock.monotonic()
+        self._finish([r for r in self._state.recordings if now >= r.silent_at_s])
+
+    def _tidy_now_and_then(self) -> None:
+        """What is too old goes in quiet times as well."""
+        now_s = self._clock.monotonic()
+        self._order.observe()
+        if now_s >= self._tidy_s:
+            self._guard(lambda: self._tidy(first=False), "the evidence folder cannot be tidied")
+
+    def _out_of_time(self) -> bool:
+        return time.monotonic() >= self._give_up_at
+
+    def _tidy(self, first: bool) -> None:
+        """Stale temporaries at the start; files older than keep_days; the oldest beyond max_bytes. 0: no limit.
+
+        Old and oldest by order of arrival, see `evidenceorder`: a clock that is wrong for a while deletes nothing.
+        """
+        self._tidy_s = self._clock.monotonic() + _TIDY_S
+        directory, config = self._config.directory, self._config
+        if not directory.is_dir():
+            return
+        if first:
+            remove_stale(directory)
+        open_ids = {r.id for r in self._state.recordings}
+        files: dict[str, tuple[float, int]] = {}
+        for path in directory.glob("*/*"):
+            if _OWN_FILE.fullmatch(path.name) and path.stem not in open_ids:
+                about = path.stat()
+                files[f"{path.parent.name}/{path.name}"] = (about.st_mtime, about.st_size)
+        by_date = sorted(files, key=lambda name: files[name])
+        total, keep_s = 0, config.keep_days * _DAY_S or float("inf")
+        for seen in reversed(self._order.oldest_first(by_date)):  # the newest first
+            size = files[seen.name][1]
+            total += size
+            if seen.age_s > keep_s or (config.max_bytes and total > config.max_bytes):
+                (directory / seen.name).unlink(missing_ok=True)
+                total -= size
+
+    def _guard(self, action: Callable[[], T], what: str) -> T | None:
+        """Run action; an OSError is told once and becomes None."""
+        try:
+            return action()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._complain(reason, f"evidence: {what} ({reason}); detection goes on without it")
+            return None
+
+    def _complain(self, sort: str, sentence: str) -> None:
+        if sort not in self._state.told:
+            self._state.told.add(sort)
+            self._tell(sentence)
+
+    def _tell(self, sentence: str) -> None:
+        try:
+            self._on_error(sentence)
+        except Exception:
+            log.exception("the receiver of evidence errors failed")
+
+
+def _rate(previews: Iterable[Preview]) -> float:
+    """The rate of a run of previews: the inverse of their usual distance in media time."""
+    times = [p.media_s for p in previews]
+    gaps = [b - a for a, b in itertools.pairwise(times) if b > a]
+    fps = 1 / statistics.median(gaps) if gaps else _USUAL_FPS
+    return min(max(round(fps, 2), _MIN_FPS), _MAX_FPS)
+
+
+def step_back() -> None:
+    """Let this thread, on Linux, give way to the ones that detect. Only for work that leaves the interpreter's lock
+    alone, as encoders do: a thread that is put aside while it holds the lock stops all others."""
+    if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
+        except OSError:
+            log.debug("thread %s keeps its priority", threading.current_thread().name)

@@ -1,0 +1,174 @@
+"""A Config becomes a running set of stages: model, engine, ledger, publisher, evidence, telemetry, pipeline.
+
+Wiring code, like `pipeline`. Everything that can be refused (bundle, endpoint, paths) is refused here, before any
+camera is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stream_detector.capture.picture import look
+from stream_detector.config import Config
+from stream_detector.engines import load_engine
+from stream_detector.errors import SourceError
+from stream_detector.events.jsonl_file import check_ordinary
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.publisher import Publisher
+from stream_detector.evidence.writer import EvidenceWriter
+from stream_detector.models.bundle import Bundle
+from stream_detector.runtime.decider import CameraPlan, ScoresFile
+from stream_detector.runtime.pipeline import Pipeline
+from stream_detector.runtime.stages import make_decider, plan_camera
+from stream_detector.sinks.sink_threads import Sinks
+from stream_detector.system import signals
+from stream_detector.system.lock_file import claimed
+from stream_detector.system.outputs import check_apart, check_free
+from stream_detector.telemetry.collector import Telemetry
+from stream_detector.telemetry.prometheus import serve_metrics
+from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
+
+log = logging.getLogger(__name__)
+
+CLOSE_S = 0.5  # a stop leaves the clips as far as they are
+FINISH_S = 20.0  # at the end of the footage they are finished
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Everything of one run that its caller may want to look at."""
+
+    config: Config
+    bundle: Bundle
+    engine: Engine
+    plans: tuple[CameraPlan, ...]
+    telemetry: Telemetry
+    publisher: Publisher
+    pipeline: Pipeline
+    ledger: Ledger
+
+
+def _keeps_evidence(config: Config) -> bool:
+    return any(config.evidence.enabled if c.evidence is None else c.evidence for c in config.cameras)
+
+
+def check_outputs(config: Config) -> None:
+    """Refuse outputs that would overwrite a recording, each other, or what is not ours. Raises UsageError."""
+    journal = config.publish.ledger
+    outputs = {"--scores": config.scores, "--events": config.events, "--ledger": journal}
+    recordings = [camera.source.path for camera in config.cameras if camera.source.kind == "file"]
+    check_apart({**outputs, "--log-file": config.telemetry.log_file}, recordings)
+    if config.scores:
+        check_free(config.scores, "scores")
+
+
+@contextlib.contextmanager
+def assembled(
+    config: Config,
+    *,
+    clock: Clock | None = None,
+    engine: Engine | None = None,
+    open_limit: int = 0,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    on_decision: Callable[[Decision], None] | None = None,
+    on_preview: Callable[[str, Preview], None] | None = None,
+) -> Iterator[Assembly]:
+    """Build a run; closes on exit what the pipeline does not close itself. Raises the errors of every stage's set-up.
+
+    engine: used instead of the one that the configuration asks for (tests, benchmarks).  on_event, on_decision: called
+    by the decision thread.  on_preview: called by the capture threads.
+    """
+    if not config.cameras:
+        raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")
+    check_outputs(config)
+    clock = clock or SystemClock()
+    with contextlib.ExitStack() as stack:
+        publish = config.publish
+        if config.events:
+            check_ordinary(config.events)
+        evidence_folder = config.evidence.directory if _keeps_evidence(config) else None
+        claims = stack.enter_context(claimed(publish.ledger, config.events, evidence_folder))
+        bundle = Bundle.load(config.bundle)
+        plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
+        signals.check()
+        telemetry = Telemetry([plan.name for plan in plans], clock)
+        ledger = Ledger(
+            publish.ledger,
+            clock=clock,
+            keep_days=publish.keep_days,
+            max_bytes=publish.ledger_max_bytes,
+            on_trouble=log.warning,
+            lock=claims.journal,
+        )
+        stack.callback(ledger.close)
+        publisher = Publisher(
+            publish,
+            ledger,
+            clock=clock,
+            events_path=config.events,
+            camera_names=[plan.name for plan in plans],
+            health=lambda: telemetry.snapshot().health(),
+            events_lock=claims.events,
+        )
+        stack.callback(publisher.close)
+        if config.telemetry.metrics_port:
+            port = config.telemetry.metrics_port
+            stack.callback(serve_metrics(telemetry, port, config=config.telemetry).close)
+        scores = ScoresFile(config.scores) if config.scores else None
+        if scores:
+            if scores.kept:
+                log.warning("the scores of a former run are kept in %s", scores.kept)
+            stack.callback(scores.close)
+        evidence = None
+        if any(plan.evidence for plan in plans):
+            evidence = EvidenceWriter(
+                config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
+            )
+        sinks = Sinks(config.sinks)
+        stack.callback(sinks.close)
+
+        def told(body: dict[str, Any]) -> None:
+            sinks.put(body)
+            if on_event is not None:
+                on_event(body)
+
+        novelty = engine is None  # the features of another engine may be of another kind
+        signals.check()
+        engine = engine or load_engine(bundle, config.engine)
+        log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)
+        signals.check()
+        decider = make_decider(
+            config,
+            bundle,
+            plans,
+            sink=publisher,
+            telemetry=telemetry,
+            clock=clock,
+            epoch=ledger.epoch,
+            evidence=evidence,
+            scores=scores,
+            novelty=novelty,
+            on_event=told,
+            on_decision=on_decision,
+        )
+        recipe = bundle.recipe
+        pipeline = Pipeline(
+            config=config,
+            cameras=tuple(zip(config.cameras, plans, strict=True)),
+            engine=engine,
+            resize=lambda picture: look(picture, recipe),
+            frame_fps=recipe.fps,
+            decider=decider,
+            sink=publisher,
+            telemetry=telemetry,
+            open_limit=open_limit,
+            on_preview=on_preview,
+            clock=clock,
+        )
+        if evidence:
+            stack.callback(lambda: evidence.close(CLOSE_S if pipeline.stopped else FINISH_S))
+        yield Assembly(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)

@@ -1,0 +1,319 @@
+"""Scores → decisions → events: what the one decision thread does, without the thread.
+
+For every score, in order: it is marked if its pictures are of no known kind, evidence sees its previews, a head that
+carries a state makes the raw score of the features, the camera's smoother and alarm machine take it, an event (if it
+causes one) is journalled and sent, the score is sent and written down. Wiring code: it may import stages.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from stream_detector.alarms.smoothing import make_smoother, smooth_on
+from stream_detector.alarms.state_machine import AlarmRule, make_alarm_rule
+from stream_detector.capture.picture_quality import CameraTrouble
+from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
+from stream_detector.errors import UsageError
+from stream_detector.events.protocol import alarm_id
+from stream_detector.models.novelty import FamiliarWatch
+from stream_detector.models.streaming_heads import CUTS, StreamingHead
+from stream_detector.system.outputs import SCORE_COLUMNS, keep_former
+from stream_detector.telemetry.collector import Telemetry
+from stream_detector.types import (
+    AlarmEvent,
+    CameraState,
+    CameraStatus,
+    Clock,
+    Decision,
+    EndReason,
+    EventSink,
+    Preview,
+    Score,
+    Timing,
+)
+
+TICK_S = 1.0
+FLUSH_S = 1.0  # what a killed run may lose of its scores
+LOST_STATES = ("offline", "stalled", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class CameraPlan:
+    """One camera with everything resolved: what the run says, what the camera overrides, what the bundle gives.
+
+    source: the name to show.  live: False for files and the demo.
+    """
+
+    name: str
+    source: str
+    live: bool
+    stride_frames: int
+    smooth: SmoothConfig
+    alarm: AlarmConfig
+    threshold: float
+    evidence: bool
+
+
+class Evidence(Protocol):
+    """What the decider asks of `evidence.EvidenceWriter`; None of it blocks."""
+
+    def paths(self, camera: str, alarm_id: str) -> tuple[str, str]: ...
+
+    def observe(self, camera: str, previews: tuple[Preview, ...]) -> None: ...
+
+    def start(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None: ...
+
+    def peak(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None: ...
+
+    def end(self, camera: str, alarm_id: str, end_media_s: float) -> None: ...
+
+    def flush_camera(self, camera: str) -> None: ...
+
+
+class ScoresFile:
+    """scores.csv: one row a window, columns SCORE_COLUMNS. Written by the decision thread only."""
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        """keep_bytes: go on after so much of the file that is there (see `flush`) instead of beginning anew.
+
+        A table of a former run is kept under another name, `kept`. Raises UsageError.
+        """
+        self.kept = None if keep_bytes else keep_former(path, "scores")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = path.open(
+                "r+" if keep_bytes else "w", newline="", encoding="utf-8", errors="backslashreplace"
+            )
+            if keep_bytes:
+                self._file.seek(keep_bytes)
+                self._file.truncate()
+        except OSError as error:
+            raise UsageError(
+                f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path"
+            ) from None
+        self._flushed_s = time.monotonic()
+        self._writer = csv.writer(self._file)
+        if not keep_bytes:
+            self._writer.writerow(SCORE_COLUMNS)
+
+    def write(self, decision: Decision) -> None:
+        """Add the row of one window."""
+        ref = decision.score.ref
+        self._writer.writerow(
+            (
+                ref.source,
+                ref.camera,
+                ref.index,
+                ref.start_frame,
+                ref.end_frame,
+                f"{ref.start_s:.3f}",
+                f"{ref.end_s:.3f}",
+                f"{decision.score.raw:.7f}",
+                f"{decision.smoothed:.7f}",
+                "+".join(ref.degraded),
+            )
+        )
+        if time.monotonic() - self._flushed_s > FLUSH_S:
+            self._file.flush()
+            self._flushed_s = time.monotonic()
+
+    def flush(self) -> int:
+        """Bring what is buffered to the file; returns its length in bytes."""
+        self._file.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Decider:
+    """All cameras' filters and alarm machines, and the order in which a score's consequences happen."""
+
+    def __init__(
+        self,
+        plans: tuple[CameraPlan, ...],
+        fingerprint: str,
+        *,
+        sink: EventSink,
+        telemetry: Telemetry,
+        clock: Clock,
+        epoch: str = "",
+        evidence: Evidence | None = None,
+        scores: ScoresFile | None = None,
+        trouble: TroubleConfig | None = None,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
+        make_head: Callable[[], StreamingHead] | None = None,
+        make_watch: Callable[[], FamiliarWatch] | None = None,
+    ) -> None:
+        """make_head: a fresh scorer for one camera, for bundles whose head carries a state.
+
+        make_watch: what marks one camera's windows `unfamiliar`, for bundles that know what they know.
+        """
+        self._sink = sink
+        self._telemetry = telemetry
+        self._clock = clock
+        self._evidence = evidence
+        self._scores = scores
+        self._on_event = on_event
+        self._on_decision = on_decision
+        self._epoch = epoch
+        self._plans = {plan.name: plan for plan in plans}
+        self._smoothers = {p.name: make_smoother(p.smooth) for p in plans}
+        self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
+        self._watches = {plan.name: make_watch() for plan in plans} if make_watch else {}
+        self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
+        self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
+        now_s = self._tick_s = clock.monotonic()
+        watched = plans if trouble else ()
+        self._troubles = {p.name: CameraTrouble(trouble, p.live, p.stride_frames, now_s) for p in watched if trouble}
+
+    def score(self, score: Score) -> None:
+        """Take the next score of its camera."""
+        if self._watches:
+            score = self._watches[score.ref.camera].marked(score)
+        ref = score.ref
+        plan = self._plans[ref.camera]
+        recorder = self._evidence if plan.evidence else None
+        if recorder:
+            recorder.observe(ref.camera, score.previews)
+        score = dataclasses.replace(score, raw=self._raw(score), features=None)
+        smoothed = smooth_on(self._smoothers[ref.camera], ref.start_s, ref.end_s, score.raw, ref.degraded)
+        decision, event = self._machines[ref.camera].step(score, smoothed)
+        decided_s = self._clock.monotonic()
+        score = dataclasses.replace(
+            score, timing=dataclasses.replace(score.timing, decide=(decided_s - score.scored_s) * 1e3)
+        )
+        if event is not None:
+            self._send(event, plan, score, decided_s)
+        elif recorder and decision.alarmed:
+            recorder.peak(ref.camera, self._machines[ref.camera].open_id or "", ref.end_s, smoothed)
+        timing, utc = self._closed(score.timing, decided_s)
+        decision = dataclasses.replace(decision, score=dataclasses.replace(score, timing=timing), emitted_utc=utc)
+        self._sink.score(decision)
+        self._telemetry.decision(decision, plan.threshold)
+        if self._troubles:
+            self._tell(plan, self._troubles[plan.name].scored(ref, decided_s), ref.end_s)
+        if self._scores:
+            self._scores.write(decision)
+        if self._on_decision:
+            self._on_decision(decision)
+
+    def status(self, status: CameraStatus) -> None:
+        """A camera changed state; an alarm of a live camera that is lost ends."""
+        plan = self._plans[status.camera]
+        if plan.live and status.state in LOST_STATES:
+            self._finish(plan, "source_lost")
+        self._states[plan.name] = status.state
+        if plan.name in self._troubles:
+            self._troubles[plan.name].reset()
+        self._sink.status(status)
+        self._telemetry.status(status)
+
+    def tick(self) -> None:
+        """Time passes; call it often. Gives a sign of life, and tells of cameras of which too little was scored."""
+        now_s = self._clock.monotonic()
+        if now_s - self._tick_s < TICK_S:
+            return
+        self._tick_s = now_s
+        self._telemetry.went_round()
+        for name, trouble in self._troubles.items():
+            self._tell(self._plans[name], trouble.tick(now_s), None)
+
+    def ended(self, camera: str, failed: bool) -> None:
+        """A camera gives no further windows: a file at its end (`normal`), or a source lost for good."""
+        plan = self._plans[camera]
+        self._finish(plan, "source_lost" if failed else "normal")
+        if self._evidence and plan.evidence:
+            self._evidence.flush_camera(camera)
+
+    def finish(self, reason: EndReason) -> None:
+        """The run is over: end every alarm in progress."""
+        for plan in self._plans.values():
+            self._finish(plan, reason)
+        if self._scores:
+            self._scores.flush()
+        self._telemetry.run_over()
+
+    def open_id(self, camera: str) -> str | None:
+        """The id of the camera's alarm in progress."""
+        return self._machines[camera].open_id
+
+    def state(self, camera: str) -> dict[str, Any]:
+        """What decides about the camera's next window, as JSON; `restore` in another process goes on from it."""
+        return {"smoother": self._smoothers[camera].state(), "machine": self._machines[camera].state()}
+
+    def restore(self, camera: str, state: dict[str, Any]) -> None:
+        """Go on from a `state` of the same plan."""
+        self._smoothers[camera].restore(state["smoother"])
+        self._machines[camera].restore(state["machine"])
+
+    def _raw(self, score: Score) -> float:
+        """The engine's score, or that of the camera's own head, whose memory ends at a discontinuity."""
+        head = self._heads.get(score.ref.camera)
+        if head is None or score.features is None:
+            return score.raw
+        if CUTS.intersection(score.ref.degraded):
+            head.reset()
+        return head.step(score.features)
+
+    def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmRule:
+        # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.
+        run = self._epoch if plan.live else ""
+        return make_alarm_rule(
+            plan.name,
+            fingerprint,
+            lambda first: alarm_id(plan.name, plan.source, fingerprint, first, run),
+            plan.threshold,
+            plan.alarm,
+        )
+
+    def _tell(self, plan: CameraPlan, detail: str | None, media_s: float | None) -> None:
+        """Camera trouble begins, changes or is over: a status that changes nothing but the detail."""
+        if detail is not None:
+            state = self._states[plan.name]
+            status = CameraStatus(plan.name, plan.source, state, detail, media_s, self._clock.monotonic())
+            self._sink.status(status)
+            self._telemetry.status(status)
+
+    def _closed(self, timing: Timing, decided_s: float) -> tuple[Timing, float]:
+        now_s, utc = self._clock.monotonic(), self._clock.utc()  # together: the parts shall add up to the whole
+        return dataclasses.replace(timing, publish=(now_s - decided_s) * 1e3), utc
+
+    def _finish(self, plan: CameraPlan, reason: EndReason) -> None:
+        event = self._machines[plan.name].finish(reason)
+        if event is not None:
+            self._send(event, plan, None, self._clock.monotonic())
+
+    def _send(self, event: AlarmEvent, plan: CameraPlan, score: Score | None, decided_s: float) -> None:
+        if self._evidence and plan.evidence:
+            clip, snapshot = self._evidence.paths(event.camera, event.id)
+            event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
+        if score is not None:
+            timing, utc = self._closed(score.timing, decided_s)
+            event = dataclasses.replace(event, timing=timing, emitted_utc=utc)
+        body = self._sink.alarm(event)
+        self._telemetry.stage("publish", (self._clock.monotonic() - decided_s) * 1e3)  # with the journalling
+        self._telemetry.event(body)
+        if self._evidence and plan.evidence:
+            self._record(self._evidence, event, score)
+        if self._on_event:
+            self._on_event(body)
+
+    @staticmethod
+    def _record(evidence: Evidence, event: AlarmEvent, score: Score | None) -> None:
+        at_s = score.ref.end_s if score else event.end_s or event.start_s
+        if event.type == "start":
+            evidence.start(event.camera, event.id, at_s, event.score)
+        elif event.type == "update":
+            evidence.peak(event.camera, event.id, at_s, event.score)
+        else:
+            evidence.end(event.camera, event.id, event.end_s if event.end_s is not None else at_s)

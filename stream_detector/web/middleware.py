@@ -1,0 +1,217 @@
+"""What stands before the routes: headers, hosts, rates, sizes, tokens. Connections are `doors`' business."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stream_detector.errors import DataError
+from stream_detector.system.rate_limit import RateLimit
+from stream_detector.telemetry.health import PATHS as HEALTH
+from stream_detector.web.auth import COOKIE, Gate
+
+log = logging.getLogger(__name__)
+
+REQUEST_S = 10.0  # a request must be whole in this time
+MAX_HEADERS = 100
+MAX_BODY = 64 << 10
+RATE, BURST = 100.0, 800.0  # requests of one peer
+GUESS_RATE, GUESS_BURST = 0.2, 10.0  # wrong tokens of one peer
+PEERS = 2000  # peers remembered
+OPEN_PATHS = frozenset({"/login", *HEALTH})  # and /static/
+TOO_MANY_GUESSES = "too many wrong tokens; wait a minute"
+METHODS = frozenset({"GET", "HEAD", "POST"})
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+
+class Guard:
+    """ASGI middleware. rate, burst: requests of one peer; the page itself needs about 20 to open."""
+
+    def __init__(self, app: ASGIApp, gate: Gate, *, tls: bool, rate: float = RATE, burst: float = BURST) -> None:
+        self._app, self._gate, self._tls = app, gate, tls
+        self._requests = RateLimit(rate, burst, PEERS)
+        self._guesses = RateLimit(GUESS_RATE, GUESS_BURST, PEERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it here."""
+        if scope["type"] != "http":
+            return
+        started = False
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                own = [*_HEADERS, (b"strict-transport-security", b"max-age=31536000")] if self._tls else _HEADERS
+                names = {name for name, _ in message.get("headers", [])}
+                message["headers"] = [*message.get("headers", []), *(h for h in own if h[0] not in names)]
+                if b"cache-control" not in names:
+                    message["headers"].append((b"cache-control", b"no-store"))
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is not None and refusal[0] == 401 and not scope["path"].startswith(("/api/", "/metrics")):
+                await _redirect(guarded, "/login")
+            elif refusal is not None:
+                await answer(guarded, *refusal, close=refusal[0] in (400, 431))
+            else:
+                await self._app(scope, receive, guarded)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except DataError as error:
+            await answer(guarded, 400, str(error))
+        except TimeoutError:
+            log.debug("a viewer was too slow")
+            if not started:
+                await answer(guarded, 408, "the request came too slowly")
+        except Exception:
+            log.exception("the page failed at %r", scope["path"][:200])
+            if not started:
+                await answer(guarded, 500, "the server made a mistake; its log says more")
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        now_s = time.monotonic()
+        peer = peer_of(scope["client"][0] if scope.get("client") else "?")
+        path = scope["path"]
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._requests.allow(peer, now_s):
+            return 429, "too many requests; wait a little"
+        if len(scope["headers"]) > MAX_HEADERS:
+            return 431, f"at most {MAX_HEADERS} headers are taken"
+        if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may see another request in it
+            return 400, "a request has either a content-length or a transfer-encoding"
+        if scope["method"] not in METHODS:
+            return 405, "only GET, HEAD and POST are answered"
+        if not self._gate.host_allowed(headers.get(b"host", "")):
+            return 421, "this host name is not served; open the page under a name of [web] hosts, or as localhost"
+        if scope["method"] == "POST" and not _own_origin(headers):
+            return 403, "another site's page sent this; it was refused"
+        cookie = _cookie(headers.get(b"cookie", ""))
+        admitted = self._gate.has_session(cookie, now_s)
+        bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
+        if bearer and not admitted:
+            right = self.guess(peer, bearer, now_s)
+            if right is None and path not in OPEN_PATHS:
+                return 429, TOO_MANY_GUESSES
+            admitted = right is True
+        scope["state"] = {
+            "cookie": cookie,
+            "peer": peer,
+            "admitted": admitted,
+            "guess": lambda token: self.guess(peer, token, now_s),
+        }
+        if admitted or path in OPEN_PATHS or path.startswith("/static/"):
+            return None
+        return 401, "a token is needed; sign in at /login"
+
+    def guess(self, peer: str, token: str, now_s: float) -> bool | None:
+        """Whether `token` is right; None, without a look at it, when `peer` has guessed wrong too often of late."""
+        if self._guesses.spent(peer, now_s):
+            return None
+        right = self._gate.token_is_right(token)
+        if not right:
+            self._guesses.allow(peer, now_s)
+        return right
+
+
+async def answer(send: Send, status: int, text: str, *, close: bool = False) -> None:
+    """A small JSON answer."""
+    body = json.dumps({"error": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if close:
+        headers.append((b"connection", b"close"))
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status in (429, 503):
+        headers.append((b"retry-after", b"2"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _redirect(send: Send, to: str) -> None:
+    headers = [(b"location", to.encode()), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def read_json(receive: Receive, scope: Scope) -> dict[str, Any]:
+    """The body as a JSON object of at most MAX_BODY bytes. Raises DataError, TimeoutError."""
+    kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise DataError("send JSON with content-type application/json")
+    body = bytearray()
+    async with asyncio.timeout(REQUEST_S):
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise DataError("the request was broken off")
+            body += message.get("body", b"")
+            if len(body) > MAX_BODY:
+                raise DataError(f"at most {MAX_BODY} bytes are taken")
+            if not message.get("more_body"):
+                break
+    try:
+        value = json.loads(bytes(body), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise DataError("the body is not JSON") from None
+    if not isinstance(value, dict):
+        raise DataError("send one JSON object")
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _own_origin(headers: dict[bytes, str]) -> bool:
+    """Whether a browser says that our own page sent it; programs send no Origin."""
+    if headers.get(b"sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = headers.get(b"origin")
+    try:
+        return origin is None or urlsplit(origin).netloc == headers.get(b"host", "")
+    except ValueError:
+        return False
+
+
+def _cookie(header: str) -> str:
+    """The value of our cookie; "" when there is none. Values of ours hold no quotes, so nothing is unquoted."""
+    for part in header.split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == COOKIE:
+            return value
+    return ""
+
+
+def peer_of(address: str) -> str:
+    """Who counts as one: an IPv4 address, or an IPv6 network of 64 bits, for one machine has all of its addresses."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(found) if found.is_loopback else str(ipaddress.ip_network((found, 64), strict=False))

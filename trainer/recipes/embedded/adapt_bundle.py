@@ -1,0 +1,158 @@
+"""`python -m trainer settle`: a bundle whose head startles at a kind of scene → one that does not, otherwise the same.
+
+    python -m trainer settle --bundle embedded --clips CLIPS --quiet-videos QUIET --out BUNDLE
+
+    bundle ──head──▶ settle(known: train clips; calm: whole quiet footage; loud: incidents) ──▶ threshold ──▶ bundle
+
+Calm are rendered scenes of the demo's own length, what comes before and after their incidents, and recordings in which
+nothing happens: give those of a camera of yours, and the head learns its quiet. Features are those of the engine that
+the detector would run here. Smoothing and threshold are found anew, and all figures of head and threshold. The backbone
+stays; so do the figures of heads fitted with a set left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from stream_detector.config import build_config
+from stream_detector.engines import load_engine
+from stream_detector.errors import DataError
+from stream_detector.models.bundle import Bundle, write_bundle
+from stream_detector.models.heads import Head
+from stream_detector.types import Float32Array
+from trainer.data.clips import PACK_SIZE, pack_clips, read_index
+from trainer.recipes.embedded.adapt_head import SettleConfig, settle
+from trainer.recipes.embedded.card import write_card
+from trainer.recipes.embedded.clip_metrics import Stream
+from trainer.recipes.embedded.distill import use_threads
+from trainer.recipes.embedded.fit_head import Bag
+from trainer.recipes.embedded.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Footage, add_options, measured, work
+from trainer.recipes.embedded.normal_recordings import bags_of
+from trainer.recipes.embedded.training_data import CLIP_LIMIT
+
+EARLY_S = 3.0  # of an incident are what the head must rise at
+OVER_S = 1.0  # after the end of an incident it is over: what follows is calm
+
+
+def pieces(stream: Stream, features: Float32Array) -> tuple[list[Bag], list[Bag]]:
+    """(calm, loud) bags of one scene: before and after its incident, and the incident's first seconds.
+
+    features: (n, D) of the stream's windows.  Windows that hold the start of the incident are in neither.
+    """
+    if stream.incident_s is None:
+        return [Bag(features, "calm", False)], []
+    start, end = stream.incident_s
+    ends = stream.ends_s
+    begins = ends - (stream.stride - 1) / stream.fps
+    parts = [ends < start, begins > end + OVER_S]
+    early = (begins >= start) & (ends <= start + EARLY_S)
+    calm = [Bag(features[part], "calm", False) for part in parts if part.any()]
+    return calm, [Bag(features[early], "loud", True)] if early.any() else []
+
+
+def gather(footage: Footage, head: Head, args: argparse.Namespace, console: Console) -> tuple[list[Bag], list[Bag]]:
+    """All calm and loud bags of the rendered scenes. head: any; only the scenes' times are looked at."""
+    calm: list[Bag] = []
+    loud: list[Bag] = []
+    for pack, loud_ones, calm_ones in ((QUIET, 0, args.quiet_scenes), (INCIDENTS, args.incident_scenes, 0)):
+        if loud_ones + calm_ones == 0:
+            continue
+        footage.pack_scenes(pack, loud_ones, calm_ones, args.scene_s, console)
+        bags, items, _ = footage.bags(pack[0], "val")
+        for stream, bag in zip(footage.scored(pack[0], head, bags, items), bags, strict=True):
+            found = pieces(stream, bag.features)
+            calm += found[0]
+            loud += found[1]
+    return calm, loud
+
+
+def build(args: argparse.Namespace, console: Console) -> Bundle:
+    """All of it; returns the bundle as written."""
+    bundle = Bundle.load(args.bundle)
+    _, head, recipe = bundle.build()
+    if not isinstance(head, Head) or recipe.size[0] > PACK_SIZE:
+        raise DataError(
+            f"bundle {bundle.name} has a head that carries a state or looks at more than {PACK_SIZE} pixels; "
+            "settle one made by `trainer embed`"
+        )
+    config = build_config({"engine": {"device": args.device, "threads": args.threads}})
+    with closing(load_engine(bundle, config.engine)) as engine:
+        key = [bundle.manifest.backbone.weights_sha256, engine.name, engine.precision]
+        footage = Footage(lambda windows: engine.infer(windows).features, recipe.size[0], args.cache, args.run, key)
+        return _settled(bundle, head, footage, args, console)
+
+
+def _settled(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespace, console: Console) -> Bundle:
+    manifest = bundle.manifest
+    root = Path(args.clips)
+    work(console, "clips", pack_clips(read_index(root), root, footage.cache, limit=CLIP_LIMIT))
+    footage.pack_val(root, console)
+    known = footage.bags("clips", "train", TRAIN_LIMITS)[0]
+    calm, loud = gather(footage, head, args, console)
+    learned = footage.hours(args.quiet_videos, 0)
+    quiet = footage.hours(args.quiet_videos, 1)
+    calm += bags_of(learned)
+    config = SettleConfig(keep=args.keep, calm=args.calm, loud=args.loud, hidden=args.hidden)
+    settled, moved = settle(head, known, calm, loud, config)
+    found = measured(footage, settled, quiet, (args.scenes, args.check_scenes), args.scene_s, console)
+    facts = {
+        "from": bundle.fingerprint,
+        "config": asdict(config),
+        "known_logits_moved_rms": round(moved, 4),
+        "calm": len(calm),
+        "loud": len(loud),
+        "quiet_scenes": args.quiet_scenes,
+        "incident_scenes": args.incident_scenes,
+        "scene_s": args.scene_s,
+        "seeds": f"from {QUIET[1]} (quiet) and {INCIDENTS[1]} (incidents)",
+        "quiet_recordings": [recording.name for recording in learned],
+        "notes": list(args.note),
+    }
+    parts = manifest.model_dump(mode="json", by_alias=True, exclude={"created"})
+    parts |= {
+        "head": {"arch": "mlp", "dims": list(settled.dims)},
+        "name": args.name or bundle.name,
+        "smoothing": {"kind": "ema", "time_constant_s": found.smoothing_s},
+        "threshold": {"value": found.threshold, "calibrated": found.how},
+        "training": {**manifest.training, "settled": facts},
+        "results": {**manifest.results, **found.results},
+    }
+    state = None if manifest.backbone.reference else bundle.backbone_state
+    return write_bundle(Path(args.out), parts, state, settled.state_dict(), bundle.familiar_state)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `settle` to the trainer's command line."""
+    parser = subparsers.add_parser("settle", help="teach a bundle's head the quiet of scenes and recordings")
+    add_options(parser)
+    parser.add_argument(
+        "--bundle", default="embedded", help="bundle to start from; its head has at most one hidden layer"
+    )
+    parser.add_argument("--run", type=Path, default=Path("runs/settle"), help="keeps the features")
+    parser.add_argument("--name", help="of the new bundle; the old one's unless given")
+    parser.add_argument("--incident-scenes", type=int, default=120, help="rendered scenes with an incident")
+    parser.add_argument("--keep", type=float, default=SettleConfig().keep, help="how firmly known scores are held")
+    parser.add_argument("--calm", type=float, default=SettleConfig().calm, help="weight of calm pieces")
+    parser.add_argument("--loud", type=float, default=SettleConfig().loud, help="weight of incidents")
+    parser.add_argument("--hidden", type=int, default=SettleConfig().hidden, help="hidden units that the head gets")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `settle`; returns the exit code."""
+    console = Console(stderr=True)
+    use_threads(args.threads)
+    bundle = build(args, console)
+    if args.card:
+        write_card(bundle, args.card)
+    manifest = bundle.manifest
+    console.print_json(json.dumps({"results": manifest.results, "threshold": manifest.threshold.model_dump()}))
+    console.print(f"{bundle.directory}: fingerprint {bundle.fingerprint}")
+    return 0

@@ -1,0 +1,192 @@
+"""`python -m trainer familiar`: teach a bundle which pictures it knows, so that it can say `unfamiliar` of others.
+
+    python -m trainer familiar --bundle embedded --clips DIR --out bundles/embedded
+
+    train windows ──features──▶ mean and principal axes        val windows ──features──▶ limit      (familiar.Familiar)
+
+Scores, threshold and fingerprint stay as they are. Fitted is all that the network learned from: clips, and the packs of
+`distill` in the cache. The limit is the distance that a stated share of val windows exceeds, every set counting the
+same. How many windows of other kinds lie beyond it is measured on val windows that were changed (ODD).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+
+from stream_detector.errors import DataError
+from stream_detector.models.bundle import Bundle, write_bundle
+from stream_detector.models.novelty import Familiar
+from stream_detector.types import Float32Array, UInt8Array
+from trainer.data.clips import evenly, load_clips, pack_clips, read_index
+from trainer.recipes.embedded.card import write_card
+from trainer.recipes.embedded.distill import use_threads
+from trainer.recipes.embedded.fit_head import Bag, window_weights
+from trainer.recipes.embedded.footage import TRAIN_LIMITS, features_of, look
+
+AXES = 64
+SHARE = 0.01  # of val windows beyond the limit
+WINDOWS = 4  # of a clip
+EXTRAS = ("rendered", "long_normal")  # in the cache of `distill`, where the network was trained on them
+ODD_CLIPS = 60
+
+
+def _false_colours(window: UInt8Array) -> UInt8Array:
+    made = [cv2.applyColorMap(np.ascontiguousarray(frame[:, :, 1]), cv2.COLORMAP_JET)[:, :, ::-1] for frame in window]
+    return np.stack(made).astype(np.uint8)
+
+
+def _edges(window: UInt8Array) -> UInt8Array:
+    made = [cv2.Canny(np.ascontiguousarray(frame), 60, 120)[:, :, None].repeat(3, axis=2) for frame in window]
+    return np.stack(made).astype(np.uint8)
+
+
+def _tiles(window: UInt8Array) -> UInt8Array:
+    small: UInt8Array = window[:, ::4, ::4]
+    return np.tile(small, (1, 4, 4, 1))[:, : window.shape[1], : window.shape[2]]
+
+
+def _static(window: UInt8Array) -> UInt8Array:
+    return np.random.default_rng(int(window.sum())).integers(0, 256, window.shape, np.uint8)
+
+
+# Kinds of pictures that none of the sets has; window: uint8 (16, H, W, 3) RGB.
+ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
+    "as it is": lambda window: window,
+    "static": _static,
+    "false colours": _false_colours,
+    "sixteen small pictures": _tiles,
+    "negative": lambda window: (255 - window).astype(np.uint8),
+    "edges only": _edges,
+    "on its side": lambda window: np.rot90(window, 1, (1, 2)),
+    "upside down": lambda window: window[:, ::-1],
+    "grey": lambda window: window[:, :, :, 1:2].repeat(3, axis=3),
+    "a fifth as bright": lambda window: (window // 5).astype(np.uint8),
+}
+
+
+def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> Familiar:
+    """Weighted mean, leading principal axes, and mean residual. Raises DataError for too few windows."""
+    features = np.concatenate([bag.features for bag in bags]).astype(np.float64)
+    if len(features) <= axes or not 0 < axes < features.shape[1]:
+        raise DataError(
+            f"{axes} axes need more windows and more features than that, got {features.shape}; give more clips"
+        )
+    weights = window_weights(bags)
+    mean = weights @ features
+    centred = features - mean
+    values, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
+    familiar = Familiar(features.shape[1], axes)
+    familiar.mean.copy_(torch.from_numpy(mean))
+    familiar.axes.copy_(torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :axes])))
+    spread = float(values[:-axes].clip(min=0).sum())
+    if spread <= 1e-12:
+        raise DataError(f"nothing is left of these features outside {axes} axes; give more clips, or fewer axes")
+    familiar.spread.fill_(spread)
+    return familiar
+
+
+def find_limit(familiar: Familiar, bags: Sequence[Bag], share: float = SHARE) -> float:
+    """The distance that `share` of the windows exceed, every set counting the same. Raises DataError for none."""
+    if not bags:
+        raise DataError("no val clips to find the limit on; give clips of both splits")
+    distances = familiar.distance(np.concatenate([bag.features for bag in bags]))
+    order = np.argsort(distances)
+    reached = np.cumsum(window_weights(bags)[order])
+    return float(distances[order][int(np.searchsorted(reached, 1.0 - share).clip(max=len(order) - 1))])
+
+
+def gather(
+    args: argparse.Namespace, size: int, seen: Callable[..., list[Float32Array]], console: Console
+) -> dict[str, list[Bag]]:
+    """Features of some windows of every clip, by split. size: of the network's pictures.  seen: see `odd_shares`."""
+    cache = Path(args.cache)
+    clips = read_index(args.clips)
+    chosen = [clips[i] for split in ("train", "val") for i in evenly(clips, split, TRAIN_LIMITS)]
+    for done, total in pack_clips(chosen, args.clips, cache, size=size, name="familiar"):
+        if done % 100 == 0:
+            console.print(f"clips: {done} of {total}")
+    found: dict[str, list[Bag]] = {"train": [], "val": []}
+    for name in ("familiar", *(n for n in EXTRAS if (cache / f"{n}.json").exists())):
+        frames, known = load_clips(cache, name)
+        rows = seen(frames=frames, items=range(len(known)), limit=WINDOWS)
+        for clip, features in zip(known, rows, strict=True):
+            found[clip.split].append(Bag(features, clip.set, clip.abnormal))
+        console.print(f"{name}: {len(frames)} clips")
+    return found
+
+
+def odd_shares(
+    familiar: Familiar, limit: float, seen: Callable[..., list[Float32Array]], cache: Path
+) -> dict[str, float]:
+    """Share of windows beyond the limit, by kind of change: the first window of each of ODD_CLIPS val clips.
+
+    seen: `features_of`, with what looks, size and workers filled in.
+    """
+    frames, clips = load_clips(cache, "familiar")
+    val = [item for item, clip in enumerate(clips) if clip.split == "val"]
+    count = min(ODD_CLIPS, len(val))
+    chosen = [val[k * len(val) // count] for k in range(count)]
+    shares = {}
+    for name, change in ODD.items():
+        rows = np.concatenate(seen(frames=frames, items=chosen, limit=1, change=change))
+        shares[name] = round(float((familiar.distance(rows) > limit).mean()), 3)
+    return shares
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `familiar` to the trainer's command line."""
+    parser = subparsers.add_parser("familiar", help="teach a bundle which pictures it knows")
+    parser.add_argument("--bundle", default="embedded", help="bundle to start from")
+    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
+    parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
+    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
+    parser.add_argument("--axes", type=int, default=AXES)
+    parser.add_argument("--share", type=float, default=SHARE, help="share of val windows beyond the limit")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
+    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Fit, write the bundle, print the limit and the share of every val set beyond it."""
+    if not 0 < args.share < 0.5:
+        raise DataError(f"--share lies between 0 and 0.5, got {args.share}")
+    console = Console(stderr=True)
+    use_threads(args.threads)
+    bundle = Bundle.load(args.bundle)
+    backbone, _, recipe = bundle.build()
+    seen = partial(features_of, partial(look, backbone, recipe), recipe.size[0], workers=args.workers)
+    found = gather(args, recipe.size[0], seen, console)
+    val = found["val"]
+    familiar = fit_familiar(found["train"], args.axes)
+    limit = find_limit(familiar, val, args.share)
+    beyond = {
+        name: round(
+            float((familiar.distance(np.concatenate([b.features for b in val if b.set == name])) > limit).mean()), 4
+        )
+        for name in sorted({b.set for b in val})
+    }
+    windows = sum(len(bag.features) for bag in val)
+    how = f"{args.share:.1%} of {windows} val windows lie beyond it, every set counting the same"
+    parts = bundle.manifest.model_dump(mode="json", by_alias=True)
+    parts["familiar"] = {"axes": args.axes, "limit": round(limit, 4), "calibrated": how}
+    shares = odd_shares(familiar, limit, seen, Path(args.cache))
+    parts["results"] = {**parts["results"], "val_windows_unfamiliar": beyond, "changed_windows_unfamiliar": shares}
+    state = None if bundle.manifest.backbone.reference else bundle.backbone_state
+    written = write_bundle(args.out, parts, state, bundle.head_state, familiar.state_dict())
+    if args.card:
+        write_card(written, args.card)
+    print(json.dumps({"bundle": written.name, "fingerprint": written.fingerprint, "limit": round(limit, 4),
+                      "val_windows_beyond": beyond, "changed": shares, "folder": str(args.out)}))  # fmt: skip
+    return 0
