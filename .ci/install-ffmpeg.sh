@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs ffmpeg and ffprobe, which tests/test_mediatimes.py compares the reader with.
+# Installs ffmpeg and ffprobe, which tests/capture/test_mediatimes.py compares the reader with.
 # Best effort: where apt cannot be used, the reason is printed, the exit status is 0, and those tests skip.
 set -u
 

@@ -29,7 +29,7 @@ from benchmarks.results import read_results, write_results
 from trainer.data.annotations import annotation_of, read_annotations
 from trainer.data.features import load_features
 from trainer.data.timeline import Timeline, all_pieces
-from trainer.evaluation.evaluate import evaluate, jsonable, timeline_of
+from trainer.evaluate import evaluate, jsonable, timeline_of
 from trainer.evaluation.metrics import frame_figures
 from trainer.evaluation.oracles import oracle_lines
 from trainer.mil.train import PRESETS, Hyper, train

@@ -28,10 +28,11 @@ from benchmarks.footage import find_clips, make_h264, need_encoder
 from benchmarks.latency import account
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
+from stream_detector.capture.picture import resize_frame
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.preprocess import Recipe, resize_frame
+from stream_detector.models.preprocess import Recipe
 
 FPS = 25.0
 GOAL_CAMERAS = 32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from parity_weights import seeded_state, uniform
 
 from stream_detector.models.backbones import build_backbone
+from stream_detector.models.backbones.tensors import write_tensors
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.heads import Head
 from stream_detector.models.preprocess import Recipe
@@ -51,3 +54,19 @@ def small_bundle(directory: Path) -> Bundle:
 
 def noise_windows(count: int, seed: int = 0, size: tuple[int, int] = SMALL.size) -> UInt8Array:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, *size, 3), dtype=np.uint8)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "bundle.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    change(manifest)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def replace_tensors(folder: Path, part: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Other tensors, with the right checksum in the manifest: what is left to find are the tensors themselves."""
+    bundle = Bundle.load(folder)
+    state = dict(bundle.backbone_state if part == "backbone" else bundle.head_state)
+    change(state)
+    sha = write_tensors(folder / f"{part}.safetensors", state)
+    edit(folder, lambda m: m[part].update({"weights_sha256" if part == "backbone" else "sha256": sha}))

@@ -29,7 +29,7 @@ COMMANDS = {
     "extract": "data.extract",
     "audit": "data.audit",
     "train": "mil.train",
-    "evaluate": "evaluation.evaluate",
+    "evaluate": "evaluate",
     "export": "export",
     "distill": "recipes.embedded.distill",
     "average": "recipes.embedded.average",

@@ -3,7 +3,7 @@
     FileReader      a video file; media time is its presentation time stamps
     NetworkReader   RTSP, HTTP, a pipe (`netreaders`)
     UsbReader       a USB camera; the capture thread stamps the time
-    DemoReader      the rendered scene; behaves like a file
+    demo.reader     the rendered scene; behaves like a file
 
 Everything but USB cameras is decoded by PyAV; OpenCV's opener holds one lock for the whole process while it opens.
 """
@@ -24,14 +24,14 @@ from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, D
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
 from stream_detector.capture.picture import AnyPicture, DecodedPicture, Picture
-from stream_detector.capture.sources import demo_options
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.source import Source, printable
 from stream_detector.errors import SourceError
+from stream_detector.system.registry import Registry
 from stream_detector.types import DegradedCause, UInt8Array
 
 __all__ = [
-    "DemoReader",
+    "READERS",
     "FileReader",
     "GrabResult",
     "GrabStatus",
@@ -67,16 +67,31 @@ class Reader(Protocol):
         ...
 
 
+def make_file_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
+    """The reader of a video file."""
+    return FileReader(camera.source.path, config)
+
+
+def make_usb_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
+    """The reader of a USB camera."""
+    return UsbReader(camera.source, config)
+
+
+READERS = Registry[Callable[[CameraConfig, CaptureConfig], Reader]](
+    "kind of source",
+    "stream_detector.sources",
+    {
+        "file": "stream_detector.capture.readers:make_file_reader",
+        "usb": "stream_detector.capture.readers:make_usb_reader",
+        "demo": "stream_detector.demo.reader:make_demo_reader",
+        **dict.fromkeys(("rtsp", "http", "pipe"), "stream_detector.capture.network_readers:NetworkReader"),
+    },
+)
+
+
 def make_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
     """The reader for a camera's source. Raises SourceError for a source that cannot exist."""
-    source = camera.source
-    if source.kind == "file":
-        return FileReader(source.path, config)
-    if source.kind == "demo":
-        return DemoReader(source)
-    if source.kind == "usb":
-        return UsbReader(source, config)
-    return NetworkReader(camera, config)
+    return READERS.get(camera.source.kind)(camera, config)
 
 
 def check_source(camera: CameraConfig, config: CaptureConfig) -> None:
@@ -228,65 +243,6 @@ class UsbReader:
         if self._cap is not None:
             self._cap.release()
         self._cap = None
-
-
-class _Scene(Protocol):
-    fps: float
-    frame_count: int
-
-    def frame(self, index: int) -> UInt8Array: ...
-
-
-class DemoReader:
-    """The rendered demo, drawn frame by frame as it is read. scene: injectable; else `demo.DemoScene`."""
-
-    def __init__(self, source: Source, scene: Callable[[], _Scene] | None = None) -> None:
-        self.fps = DEFAULT_FPS
-        self.duration_s: float | None = None
-        self.detail = ""
-        self._options = demo_options(source)
-        self._make = scene
-        self._scene: _Scene | None = None
-        self._index = -1
-
-    def open(self) -> None:
-        """Set the scene."""
-        self._scene = self._make() if self._make else self._demo_scene()
-        self.fps = float(self._scene.fps)
-        self.duration_s = self._scene.frame_count / self.fps
-        self._index = -1
-
-    @property
-    def scene(self) -> _Scene | None:
-        """The scene once it is set."""
-        return self._scene
-
-    def _demo_scene(self) -> _Scene:
-        from stream_detector.demo import DemoScene
-
-        options = self._options
-        chosen: dict[str, int | float | bool] = {}
-        if "duration" in options:
-            chosen["duration_s"] = float(options["duration"])
-        if "incident" in options:
-            chosen["incident"] = bool(options["incident"])
-        make: Callable[..., _Scene] = DemoScene
-        return make(seed=int(options.get("seed", 0)), **chosen)
-
-    def grab(self) -> GrabResult:
-        """Step to the next frame; nothing is drawn yet."""
-        if self._scene is None or self._index + 1 >= self._scene.frame_count:
-            return GrabResult("end")
-        self._index += 1
-        return GrabResult("frame", self._index / self.fps)
-
-    def retrieve(self) -> UInt8Array | None:
-        """Draw the frame: uint8 (h, w, 3) BGR."""
-        return None if self._scene is None else self._scene.frame(self._index)
-
-    def close(self) -> None:
-        """Forget the scene."""
-        self._scene = None
 
 
 def _grab(cap: cv2.VideoCapture) -> bool:

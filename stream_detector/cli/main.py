@@ -113,14 +113,3 @@ def leave(first: str | None = None) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     os._exit(signals.final_code(code))
-
-
-def entry() -> None:
-    """What console scripts installed by older versions call; `start.entry` does more, earlier."""
-    from stream_detector.cli import start
-
-    start.entry()
-
-
-if __name__ == "__main__":
-    entry()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import sys
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stream_detector.capture.sources import parse_sources
 from stream_detector.cli.outcome import exit_code_of
+from stream_detector.cli.score_table import report, summarise
 from stream_detector.config import CameraConfig, build_config
 from stream_detector.errors import SourceError, UsageError
 from stream_detector.runtime.build import Assembly, assembled
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.logging_setup import set_up_logging
-from stream_detector.system.stdio import json_text
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,15 +47,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--address", metavar="ADDRESS", help="--ray: 'auto' or HOST:PORT of a cluster (default: start)")
     parser.add_argument("--workers", type=int, metavar="N", help="--ray: how many (default: the cluster's CPUs)")
     parser.add_argument("--json", action="store_true", help="print a summary per file as JSON")
-
-
-@dataclass(slots=True)
-class FileSummary:
-    """What one file scored."""
-
-    windows: int = 0
-    peak: float = 0.0
-    peak_at_s: float = 0.0
 
 
 def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
@@ -150,35 +138,3 @@ def _play(assembly: Assembly) -> RunResult:
             viewer.join(1.0)
         progress.update(task, completed=len(assembly.plans), windows=result.windows)
     return result
-
-
-def summarise(scores: Path) -> dict[str, FileSummary]:
-    """Windows, highest raw score and its time, by source."""
-    found: dict[str, FileSummary] = {}
-    with scores.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            summary = found.setdefault(row["source"], FileSummary())
-            summary.windows += 1
-            if float(row["raw"]) >= summary.peak:
-                summary.peak, summary.peak_at_s = float(row["raw"]), float(row["start_s"])
-    return found
-
-
-def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
-    """Print what was scored, and on stderr what could not be, which comes first."""
-    failed = dict(result.failed)
-    for name, reason in failed.items():
-        print(f"stream-detector: {name}: {reason}", file=sys.stderr)
-    if result.error is not None:
-        print(f"stream-detector: {result.error}", file=sys.stderr)
-    if result.stopped:
-        print(f"stream-detector: interrupted; {args.out} holds a part of the table", file=sys.stderr)
-    if args.json:
-        files = {
-            source: {"windows": s.windows, "peak": s.peak, "peak_at_s": s.peak_at_s} for source, s in summaries.items()
-        }
-        whole = {"out": str(args.out), "windows": result.windows, "files": files, "failed": failed}
-        print(json_text({**whole, "interrupted": result.stopped}))
-    else:
-        part = " (a part: it was interrupted)" if result.stopped else ""
-        print(f"{result.windows} windows of {len(summaries)} files → {args.out}{part}")

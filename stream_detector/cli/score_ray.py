@@ -11,7 +11,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from stream_detector.cli.score import report, summarise
+from stream_detector.cli.score_table import report, summarise
 from stream_detector.cluster.archive import FileScores, Parts, Scorer
 from stream_detector.config import CameraConfig, Config
 from stream_detector.config.source import Source

@@ -12,7 +12,8 @@ import functools
 
 import numpy as np
 
-from stream_detector.models.preprocess import Recipe, resize_frame
+from stream_detector.capture.picture import resize_frame
+from stream_detector.models.preprocess import Recipe
 from stream_detector.types import Engine, UInt8Array
 
 PROBES = 5

@@ -1,12 +1,12 @@
-"""The one place where pixels change: decoded frames → what a network sees.
+"""Normalisation: windows of uint8 pixels → what a network sees.
 
-    resize_frame   a decoded picture, or an array   → uint8 (h, w, 3) RGB      once a frame, in the capture thread
-    normalise      uint8 (B, T, h, w, 3) RGB        → float32 (B, 3, T, h, w)  once a batch, inside the engine
+    capture.picture.resize_frame   a decoded picture, or an array  → uint8 (h, w, 3) RGB      once a frame
+    normalise                      uint8 (B, T, h, w, 3) RGB       → float32 (B, 3, T, h, w)  once a batch, by engines
 
-A `Recipe` holds every number of both (`recipe`); a model bundle names its recipe, and its fingerprint covers it. The
-first step is in `decoded`, which needs no torch. Training, scoring and all engines go through these modules, so they
-cannot disagree. The axes move by permutation, never by reshaping (which would mix time and colour). The formula is
-out = (x · scale − mean) / std,  folded into  x · gain + offset.
+A `Recipe` holds every number of both (`recipe`); a model bundle names its recipe, and its fingerprint covers it.
+Training, scoring and all engines go through these two, so they cannot disagree. The axes move by permutation, never by
+reshaping (which would mix time and colour). The formula is  out = (x · scale − mean) / std,  folded into
+x · gain + offset.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stream_detector.capture.picture import look, resize_frame
 from stream_detector.errors import DataError
 from stream_detector.models.recipe import RECIPES, Filter, Recipe, View, recipe_named
 from stream_detector.types import Float32Array, UInt8Array
@@ -26,11 +25,9 @@ __all__ = [
     "Normalise",
     "Recipe",
     "View",
-    "look",
     "normalise",
     "normalise_numpy",
     "recipe_named",
-    "resize_frame",
 ]
 
 

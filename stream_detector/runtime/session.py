@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from stream_detector.capture.counters import Spacing
+from stream_detector.capture.picture import resize_frame
 from stream_detector.config import CameraConfig, Config, build_config
 from stream_detector.config.source import Source
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
 from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.preprocess import resize_frame
 from stream_detector.runtime.decider import Decider
 from stream_detector.runtime.stages import CameraStage, make_decider, plan_camera
 from stream_detector.telemetry.collector import Telemetry

@@ -17,9 +17,10 @@ from typing import Protocol
 import numpy as np
 
 from stream_detector.capture.bgr import MaskPainter, shrink
-from stream_detector.capture.readers import DemoReader, FileReader
+from stream_detector.capture.readers import FileReader
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.source import Source
+from stream_detector.demo.reader import DemoReader
 from stream_detector.errors import DataError, SourceError
 from stream_detector.types import UInt8Array
 from stream_detector.web.streams import encode_picture

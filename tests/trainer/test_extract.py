@@ -14,7 +14,7 @@ from stream_detector.models.bundle import Bundle
 from stream_detector.models.preprocess import Recipe
 from stream_detector.types import EngineOutput, UInt8Array
 from trainer.data.decode import DecodeState, decode_all, windows
-from trainer.data.extract import extract
+from trainer.data.extraction import extract
 from trainer.data.features import load_features
 from trainer.data.videos import LabelledVideo
 

@@ -22,7 +22,7 @@ from stream_detector.errors import CheckpointError, DataError
 from stream_detector.models.heads import TemporalHead, build_head
 from trainer.__main__ import main
 from trainer.data.features import FeatureSet, load_features
-from trainer.evaluation.evaluate import evaluate, score_videos
+from trainer.evaluate import evaluate, score_videos
 from trainer.export import head_state
 from trainer.mil.backend import use_backend
 from trainer.mil.checkpoint import load_checkpoint

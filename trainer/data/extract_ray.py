@@ -21,7 +21,7 @@ from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle
 from stream_detector.system.actor_pool import connected, work_through
 from trainer.data.decode import Decoding
-from trainer.data.extract import (
+from trainer.data.extraction import (
     Tally,
     bundle_for,
     extracted,
@@ -36,7 +36,7 @@ from trainer.data.videos import LabelledVideo
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """See `extract.EngineKind`."""
+    """See `extraction.EngineKind`."""
 
     name: str
     precision: str
@@ -63,7 +63,7 @@ class Extractor:
 def extract_ray(
     args: argparse.Namespace, videos: Sequence[LabelledVideo], bundle: Bundle
 ) -> Iterator[tuple[LabelledVideo, Tally]]:
-    """As `extract.extract`; a video that kills its worker twice is skipped, with that as the reason."""
+    """As `extraction.extract`; a video that kills its worker twice is skipped, with that as the reason."""
     if args.stride < 1 or (args.workers is not None and args.workers < 1):
         raise DataError(f"stride and workers must be at least 1, got {args.stride} and {args.workers}")
     chosen = choose(EngineConfig(engine=args.engine, device=args.device, precision=args.precision), this_machine())

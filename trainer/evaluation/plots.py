@@ -10,13 +10,13 @@ import numpy as np
 
 from trainer.data.timeline import Pieces, Timeline
 from trainer.evaluation.metrics import precision_recall, reliability, roc_curve
-from trainer.mil.checkpoint import Curve
 
 EVENT = "#f4b9a7"
 LINE = "#1f5f8b"
 
 
-def _figure(columns: int, rows: int = 1, height: float = 3.2) -> tuple[Any, Any]:
+def new_figure(columns: int, rows: int = 1, height: float = 3.2) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes, (rows, columns), without a display."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,7 +25,8 @@ def _figure(columns: int, rows: int = 1, height: float = 3.2) -> tuple[Any, Any]
     return pyplot.subplots(rows, columns, figsize=(5.2 * columns, height * rows), squeeze=False, layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write it as PNG and release it."""
     from matplotlib import pyplot
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,21 +34,9 @@ def _save(figure: Any, path: Path) -> None:
     pyplot.close(figure)
 
 
-def plot_curves(curves: Sequence[Curve], path: Path) -> None:
-    """Training loss and validation figure over steps, one line a network."""
-    figure, axes = _figure(2)
-    for curve in curves:
-        axes[0, 0].plot(curve.step, curve.loss, label=f"{curve.view} #{curve.seed}")
-        axes[0, 1].plot(curve.step, curve.validation)
-    axes[0, 0].set(title="training loss", xlabel="step")
-    axes[0, 1].set(title="validation figure (held-out training videos)", xlabel="step")
-    axes[0, 0].legend(fontsize=7)
-    _save(figure, path)
-
-
 def plot_roc_pr(pieces: Pieces, path: Path) -> None:
     """Frame ROC and precision-recall, with the reliability diagram."""
-    figure, axes = _figure(3)
+    figure, axes = new_figure(3)
     axes[0, 0].plot(*roc_curve(pieces), color=LINE)
     axes[0, 0].plot([0, 1], [0, 1], ":", color="grey")
     axes[0, 0].set(title="frame ROC", xlabel="false positive rate", ylabel="true positive rate")
@@ -60,13 +49,13 @@ def plot_roc_pr(pieces: Pieces, path: Path) -> None:
     axes[0, 2].plot([0, 1], [0, 1], ":", color="grey")
     axes[0, 2].plot(mean, observed, "o-", color=LINE)
     axes[0, 2].set(title="calibration", xlabel="score", ylabel="share of abnormal frames", ylim=(-0.02, 1.02))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_scores(timelines: Sequence[Timeline], path: Path, columns: int = 3) -> None:
     """Score over time of each video, at content time, with the true events shaded."""
     rows = -(-len(timelines) // columns)
-    figure, axes = _figure(columns, rows, 1.7)
+    figure, axes = new_figure(columns, rows, 1.7)
     for axis in axes.ravel()[len(timelines) :]:
         axis.axis("off")
     for axis, t in zip(axes.ravel(), timelines, strict=False):
@@ -77,4 +66,4 @@ def plot_scores(timelines: Sequence[Timeline], path: Path, columns: int = 3) -> 
         axis.set_title(t.name, fontsize=8)
         axis.set(ylim=(-0.02, 1.02), xlim=(0, t.frames / t.fps))
         axis.tick_params(labelsize=7)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -351,7 +351,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(args: argparse.Namespace) -> int:
     """Train, write the checkpoint and the curves, print the validation figure."""
-    from trainer.evaluation.plots import plot_curves
+    from trainer.mil.curve_plot import plot_curves
     from trainer.progress import step_progress
 
     settings = dict(parse_setting(s) for s in args.settings)

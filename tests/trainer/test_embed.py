@@ -185,7 +185,7 @@ def test_quiet_recordings_are_shared_between_train_and_val(tmp_path: Path) -> No
 
 def test_the_card_of_the_shipped_bundle_is_the_one_in_docs() -> None:
     manifest = json.loads((EMBEDDED / "bundle.json").read_text(encoding="utf-8"))
-    card = Path(__file__).parents[1] / "docs" / "models" / "embedded.md"
+    card = Path(__file__).parents[2] / "docs" / "models" / "embedded.md"
     assert card.read_text(encoding="utf-8") == render_card(manifest)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from stream_detector.capture.readers import (
-    DemoReader,
     FileReader,
     GrabResult,
     NetworkReader,
@@ -21,6 +20,7 @@ from stream_detector.capture.readers import (
 )
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.source import Source
+from stream_detector.demo.reader import DemoReader
 from stream_detector.errors import SourceError
 from stream_detector.testing import FakeCamera, numbered_image
 from stream_detector.types import UInt8Array

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_pipeline import ALARM, make
+from pipeline_rig import ALARM, make
 
 from stream_detector.alarms.smoothing import Ema
 from stream_detector.config import Config, SmoothConfig, WindowConfig

@@ -161,7 +161,7 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(
             "evaluate needs FEATURES, --checkpoint, and --annotations or --clip-labels; or --standard for the protocol"
         )
-    from trainer.evaluation.report import print_figures, write_report
+    from trainer.evaluation_report import print_figures, write_report
 
     features = load_features(args.features)
     if args.split != "all":

@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from model_samples import DIM, noise_windows, small_bundle
+from model_samples import DIM, edit, noise_windows, replace_tensors, small_bundle
+from pipeline_rig import ALARM, make
 from temporal_samples import SPECS, feature_rows, small_checkpoint, temporal_bundle
-from test_bundle import edit, replace_tensors
-from test_pipeline import ALARM, make
 
 from stream_detector.cli.main import main as detector
 from stream_detector.config import BatchConfig, Config, EngineConfig, SmoothConfig

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_detector.capture.picture import resize_frame
 from stream_detector.errors import DataError
 from stream_detector.models.preprocess import (
     RECIPES,
@@ -16,7 +17,6 @@ from stream_detector.models.preprocess import (
     normalise,
     normalise_numpy,
     recipe_named,
-    resize_frame,
 )
 
 COLOURS_BGR = {"red": (0, 0, 255), "green": (0, 255, 0), "blue": (255, 0, 0)}

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from stream_detector.alarms.state_machine import AlarmMachine
+from stream_detector.capture.picture import resize_frame
 from stream_detector.capture.picture_quality import CameraTrouble, Coverage, PictureWatch, look, marked
 from stream_detector.capture.windower import Windower
 from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
-from stream_detector.models.preprocess import recipe_named, resize_frame
+from stream_detector.models.preprocess import recipe_named
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import FakeClock

@@ -17,7 +17,7 @@ from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.build import assembled
 from stream_detector.testing import ConstantEngine
 
-STATE = Path(__file__).parent / "fixtures" / "state-662d5e1.zip"
+STATE = Path(__file__).parents[1] / "fixtures" / "state-662d5e1.zip"
 OPEN_ALARM = "85593ee1b07f920a52f7260c5f5c13da"
 FINGERPRINT = "0edf406bbe825db0"
 

@@ -223,7 +223,7 @@ def test_usb_cameras_by_index_and_by_device(text: str, shown: str, device: str) 
 
 
 def test_only_what_opens_a_source_reads_its_address() -> None:
-    package = Path(__file__).parents[1] / "stream_detector"
+    package = Path(__file__).parents[2] / "stream_detector"
     found = set()
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -86,7 +86,7 @@ def test_open_alarms_survive_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite3"
     code = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
 from pathlib import Path
 from test_ledger import alarm, make
 ledger = make(Path({str(path)!r}))

@@ -11,8 +11,8 @@ from parity_weights import CLASSES, SHAPES, seeded_clip, seeded_state
 
 from stream_detector.models.backbones import backbone_spec, build_backbone
 
-FIXTURES = sorted((Path(__file__).parent / "fixtures" / "parity").glob("*_18.json")) + sorted(
-    (Path(__file__).parent / "fixtures" / "parity").glob("resnet3d-*.json")
+FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "parity").glob("*_18.json")) + sorted(
+    (Path(__file__).parents[1] / "fixtures" / "parity").glob("resnet3d-*.json")
 )
 TOLERANCE = 1e-4  # fp32, of values between 1 and 10
 

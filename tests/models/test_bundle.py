@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from model_samples import ARCH, DIM, SMALL, small_bundle, small_parts, small_states
+from model_samples import ARCH, DIM, SMALL, edit, replace_tensors, small_bundle, small_parts, small_states
 
 from stream_detector.errors import BundleError, CheckpointError, StreamDetectorError
-from stream_detector.models.backbones.tensors import file_sha256, write_tensors
+from stream_detector.models.backbones.tensors import file_sha256
 from stream_detector.models.bundle import EMBEDDED, Bundle, find_bundle, read_manifest, write_bundle
 
 FILES = ("bundle.json", "backbone.safetensors", "head.safetensors")
@@ -25,22 +25,6 @@ FILES = ("bundle.json", "backbone.safetensors", "head.safetensors")
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return small_bundle(tmp_path / "small").directory
-
-
-def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = folder / "bundle.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    change(manifest)
-    path.write_text(json.dumps(manifest), encoding="utf-8")
-
-
-def replace_tensors(folder: Path, part: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    """Other tensors, with the right checksum in the manifest: what is left to find are the tensors themselves."""
-    bundle = Bundle.load(folder)
-    state = dict(bundle.backbone_state if part == "backbone" else bundle.head_state)
-    change(state)
-    sha = write_tensors(folder / f"{part}.safetensors", state)
-    edit(folder, lambda m: m[part].update({"weights_sha256" if part == "backbone" else "sha256": sha}))
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
