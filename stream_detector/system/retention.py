@@ -129,12 +129,16 @@ def _later(lives: Sequence[Life], place: int) -> list[float]:
 def _between(before: float, own: float | None, after: Sequence[float], confirmed: bool) -> float:
     if own is not None and confirmed:
         return max(before, own)
+    if own is None:  # it has no reading, and a single one of a later life must not date it
+        return max(before, min(after[:2])) if len(after) > 1 else before
     if not after:
         return before
+    if before - _SAME_S < own < before:  # it agrees: clocks are slewed, and set by a little
+        own = before
     latest = after[0]
     if latest < before:  # a neighbour is wrong
-        return before if own is None else statistics.median((before, own, latest))
-    return own if own is not None and before <= own <= latest else latest
+        return statistics.median((before, own, latest))
+    return own if before <= own <= latest else latest
 
 
 def begin_life(db: sqlite3.Connection, token: str, began_utc: float, lasted_s: float) -> int:

@@ -120,6 +120,37 @@ def test_the_time_that_a_machine_was_off_counts_once_the_clock_has_kept_still(tm
 
 
 @pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("unset", range(1, 4))
+def test_one_wrong_clock_among_lives_whose_clock_was_never_set_deletes_nothing(
+    tmp_path: Path, wrong: str, unset: int
+) -> None:
+    names = []
+    for life in range(2 + unset + 3):
+        clock = SetClock(10.0, 1000.0 if 2 <= life != 2 + unset else SetClock().utc() + 310 * life)
+        if life == 2 + unset:
+            clock.set(WRONG[wrong](clock))
+        ledger = make(tmp_path / "l.sqlite3", clock)
+        names.append(f"life {life}")
+        ledger.append(GATE, {"name": names[-1]})
+        run(ledger, clock, 300)
+        assert kept(ledger) == names
+        ledger.close()
+
+
+@pytest.mark.parametrize("slewed_s", [-9.0, -0.1, 0.1, 9.0])
+def test_one_wrong_clock_after_one_that_was_set_by_a_little_deletes_nothing(tmp_path: Path, slewed_s: float) -> None:
+    names = []
+    for life, offset_s in enumerate((0.0, slewed_s, 31 * DAY_S, 0.0, 0.0)):
+        clock = SetClock(10.0, SetClock().utc() + 300 * life + offset_s)
+        ledger = make(tmp_path / "l.sqlite3", clock)
+        names.append(f"life {life}")
+        ledger.append(GATE, {"name": names[-1]})
+        run(ledger, clock, 300)
+        assert kept(ledger) == names
+        ledger.close()
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_whatever_the_clocks_of_lives_showed_what_a_later_one_outlived_goes(tmp_path: Path, wrong: str) -> None:
     """The clock is wrong in all of the first lives; the running time of the last is enough to make them old."""
     for _ in range(3):
