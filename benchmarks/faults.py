@@ -8,6 +8,16 @@ Loopback only. Every fault comes at a random time of a seeded generator, every w
     subscriber   200 × kill -9 of `stream-detector subscribe --output --cursor`
     stalls       50 × SIGSTOP of a subscriber for 1–10 s under 2,000 events/s; delays seen by another one
     disks        full disk, read-only disk (both need the right to mount a tmpfs), 50 flipped bits, stepped clock
+    between      200 × kill -9 around the journal's commit and the event file's write, a third at an epoch's first event
+    without_a_disk   200 × kill -9 in turns of healthy lives, lives with a read-only journal and lives with a full disk
+    deleted      200 × journal files deleted, moved or replaced while in use, then kill -9
+    clocks       200 × kill -9 of lives whose wall clock is 31 days ahead, in 1970, …; rows dated wrong
+    rotated      200 × kill -9 around a rotation of the event file, with and without SIGHUP, or while nobody runs
+    pruned       200 × kill -9 with a short journal, a subscriber being away: what it misses is told with a count
+    refusals     40 second detectors on the same journal, event file, evidence folder; a FIFO as event file
+    strangers    2 minutes of cancelled acknowledgements, churning prefixes, 200 peers and 60 viewers that never read,
+                 300 idle TLS connections, all at once: heartbeats, a decent subscriber and decent viewers
+    memory       10 minutes of cameras that flap, drip, or never fill a window: bytes a minute
     hostile      500 messages of ten kinds and 100 wrong keys, with CURVE
     fuzz         100,000 random inputs to every parser, 10,000 mutated valid ones to each
 
@@ -32,14 +42,19 @@ from rich.table import Table
 from benchmarks.faultlib.disks import disks
 from benchmarks.faultlib.fuzz import fuzz
 from benchmarks.faultlib.hostile import hostile
-from benchmarks.faultlib.judge import FAULTS
+from benchmarks.faultlib.judge import LIFE_FAULTS
 from benchmarks.faultlib.kills import kill_detector, kill_subscriber
+from benchmarks.faultlib.refusals import refusals
+from benchmarks.faultlib.slopes import slopes
 from benchmarks.faultlib.stalls import stop_subscriber
+from benchmarks.faultlib.strangers import strangers
 from benchmarks.faultlib.truth import between, clocks, deleted, pruned, rotated, without
 from benchmarks.results import commit, read_results, write_results
 
 
-def parts(scale: float, seed: int, events_per_s: int, kills: int = 200) -> dict[str, Callable[[Path], dict[str, Any]]]:
+def parts(
+    scale: float, seed: int, events_per_s: int, kills: int = 200, soak_s: float = 120.0, memory_s: float = 600.0
+) -> dict[str, Callable[[Path], dict[str, Any]]]:
     """Name → what runs it in an empty folder."""
 
     def times(count: int) -> int:
@@ -56,6 +71,9 @@ def parts(scale: float, seed: int, events_per_s: int, kills: int = 200) -> dict[
         "clocks": lambda folder: clocks(folder, times(kills), seed),
         "rotated": lambda folder: rotated(folder, times(kills), seed),
         "pruned": lambda folder: pruned(folder, times(kills), seed),
+        "refusals": lambda folder: refusals(folder, times(10), seed),
+        "strangers": lambda folder: strangers(folder, soak_s),
+        "memory": lambda folder: slopes(folder, memory_s),
         "hostile": lambda folder: hostile(folder, times(50) * 10, times(100), seed),
         "fuzz": lambda folder: fuzz(times(100_000), times(10_000), seed),
     }
@@ -66,13 +84,15 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     table = []
     for name, result in results.items():
         singles = (
-            {f"disks: {k}": v for k, v in result.items() if isinstance(v, dict)} if name == "disks" else {name: result}
+            {f"{name}: {k}": v for k, v in result.items() if isinstance(v, dict)}
+            if name in ("disks", "memory")
+            else {name: result}
         )
         for label, single in singles.items():
             number = next((str(single[k]) for k in ("kills", "stops", "flips", "steps", "random") if k in single), "1")
             if name == "hostile":
                 number = str(sum(single["sent"].values()))
-            bad = {key: single[key] for key in (*FAULTS, "crashes", "altered", "delivered_to_them") if single.get(key)}
+            bad = {key: single[key] for key in (*LIFE_FAULTS, "altered", "delivered_to_them") if single.get(key)}
             verdict = {True: "passed", False: "FAILED", None: "not done"}[single["passed"]]
             table.append((label, number, str(single.get("events", "")), f"{verdict} {bad or ''}".strip()))
     return table
@@ -88,6 +108,8 @@ def main(argv: list[str]) -> int:
         "--times", type=int, default=200, metavar="N", help="kills of every part that kills, at scale 1"
     )
     parser.add_argument("--events-per-s", type=int, default=2000, help="of the part `stalls`")
+    parser.add_argument("--soak-minutes", type=float, default=2.0, help="of the part `strangers`")
+    parser.add_argument("--memory-minutes", type=float, default=10.0, help="of the part `memory`")
     known = parts(1.0, 0, 0)
     parser.add_argument("--only", nargs="+", choices=sorted(known), default=list(known), metavar="PART")
     parser.add_argument("--no-save", action="store_true", help="leave benchmarks/results alone")
@@ -99,7 +121,10 @@ def main(argv: list[str]) -> int:
         with tempfile.TemporaryDirectory(
             prefix="faults-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
         ) as folder:
-            result = parts(args.scale, args.seed, args.events_per_s, args.times)[name](Path(folder))
+            all_parts = parts(
+                args.scale, args.seed, args.events_per_s, args.times, 60 * args.soak_minutes, 60 * args.memory_minutes
+            )
+            result = all_parts[name](Path(folder))
         result["took_s"] = round(time.monotonic() - begun_s, 1)
         result["commit"], result["date"] = commit(), datetime.now(UTC).isoformat(timespec="seconds")
         done[name] = result

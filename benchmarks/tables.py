@@ -158,8 +158,10 @@ def rtsp_run(record: Record) -> str:
 def faults(record: Record) -> str:
     """One row a fault of the campaign; the disks' faults one by one."""
     found = dict(record["results"])
-    cases = {**{k: v for k, v in found.items() if k != "disks"}, **{f"disk: {k}": v for k, v in found["disks"].items()
-             if isinstance(v, dict)}}  # fmt: skip
+    apart = {"disks": "disk", "memory": "memory"}
+    cases = {k: v for k, v in found.items() if k not in apart}
+    for name, label in apart.items():
+        cases |= {f"{label}: {k}": v for k, v in found.get(name, {}).items() if isinstance(v, dict)}
     head = ["fault", "times", "events", "missing", "twice", "alarms without end", "passed", "commit"]
     rows = []
     for name, case in cases.items():
@@ -167,11 +169,11 @@ def faults(record: Record) -> str:
         times = (
             sum(sent.values())
             if sent
-            else next((case[k] for k in ("kills", "stops", "flips", "steps") if k in case), None)
+            else next((case[k] for k in ("kills", "stops", "flips", "steps", "starts", "seconds") if k in case), None)
         )
         if name == "fuzz":
             times = case["random"] + case["mutated"]
-        whole = found["disks"] if name.startswith("disk") else case
+        whole = next((found[k] for k, label in apart.items() if name.startswith(f"{label}:")), case)
         counts = (case.get(k) for k in ("events", "missing", "twice", "unended"))
         rows.append([name.replace("_", " "), times, *counts, case["passed"], whole.get("commit")])
     return table(head, rows)

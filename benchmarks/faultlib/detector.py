@@ -200,7 +200,9 @@ def run_server(plan: Plan) -> None:
 
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["benchmarks.faultlib.lives", "stream_detector.cli.subscribe"])
+_CONTEXT.set_forkserver_preload(
+    ["benchmarks.faultlib.lives", "benchmarks.faultlib.strangers", "stream_detector.cli.subscribe"]
+)
 Process = multiprocessing.process.BaseProcess
 _ONE_AT_A_TIME = threading.Lock()  # a start looks at all processes, and an exit code can be read once only
 

@@ -100,8 +100,8 @@ def _arm(place: str, after: int, events: Path | None) -> None:
             _die()
         return written
 
-    Ledger.append = appending  # type: ignore[method-assign]
-    os.write = writing
+    Ledger.append = appending  # type: ignore[method-assign, assignment]
+    os.write = writing  # type: ignore[assignment]
 
 
 def run_life(script: Script) -> None:
@@ -112,7 +112,7 @@ def run_life(script: Script) -> None:
     if script.die:
         _arm(*script.die, script.events)
     if script.retain:
-        ledger_module._RETENTION_APPENDS = script.retain  # type: ignore[misc]
+        ledger_module._RETENTION_APPENDS = script.retain
     clock = WrongClock(script.steps_s)
     plans = detector._plans(Plan(script.endpoint, script.journal, cameras=CAMERAS), update_s=0.1)
     config = PublishConfig(bind=script.endpoint, ledger=script.journal, linger_ms=500, heartbeat_s=0.25)

@@ -149,11 +149,23 @@ def deleted(folder: Path, times: int, seed: int) -> dict[str, Any]:
 
 
 def clocks(folder: Path, times: int, seed: int) -> dict[str, Any]:
-    """`times` kills of lives whose clock is wrong for a while or for good; rows dated ahead; nothing may be deleted."""
-    wrongs = (31 * DAY_S, -1.79e9, 3650 * DAY_S, -40 * DAY_S, 0.0, 0.0)
+    """`times` kills of lives, some with a clock that is wrong for a while or for good; nothing may be deleted.
+
+    Two lives whose clock shows the right time lie between two that are wrong: a majority that is wrong cannot be told
+    from one that is right. In half of the worlds further lives begin, or stay, in 1970. Rows are dated wrong, too.
+    """
+    wrongs = (31 * DAY_S, -1.79e9, 3650 * DAY_S, -40 * DAY_S)
 
     def one(world: World) -> None:
-        steps = tuple(world.dice.choice(wrongs) for _ in range(world.dice.randint(1, 4)))
+        unset = int(world.folder.name[-1]) % 2
+        turn = world.kills % (6 if unset else 3)
+        steps: tuple[float, ...] = (0.0,)
+        if turn == 1:
+            steps = tuple(world.dice.choice((*wrongs, 0.0)) for _ in range(world.dice.randint(1, 4)))
+            world.count("wrong_lives")
+        elif unset and turn in (0, 2, 4):
+            steps = (-1.79e9, *world.dice.choice(((), (0.0,))))
+            world.count("lives_in_1970")
         world.kill_in_alarm(world.begin(steps_s=steps, retain=10), 0.8)
         if world.dice.random() < 0.3:
             with contextlib.closing(sqlite3.connect(world.journal)) as db, db:
