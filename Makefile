@@ -1,7 +1,8 @@
 # make demo                       set everything up, then watch the rendered demo raise its alarm
 # make demo SOURCES="gate=rtsp://… clip.mp4"    the same on your own sources
 # make test                       set everything up, then run the tests
-# make check                      lint and types
+# make check                      lint, types and import direction
+# make coverage                   lines and branches that the fast tests reach, reported
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,7 @@ SOURCES ?=
 RUN    ?= runs/demo
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check setup setup-dev clean
+.PHONY: demo test check coverage setup setup-dev clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python run_stream.py $(SOURCES) --run-dir $(RUN)
@@ -22,6 +23,12 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+FAST := tests/alarms tests/config tests/events tests/client tests/models tests/reports tests/runtime tests/system tests/telemetry
+
+coverage: $(VENV)/.ready-dev
+	$(BIN)/python -m coverage run -m pytest -q $(FAST)
+	$(BIN)/python -m coverage report --skip-covered --sort=cover
 
 setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev

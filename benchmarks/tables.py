@@ -267,6 +267,15 @@ def viewers(record: Record) -> str:
     return table(head, rows) + f"\n\n{note}"
 
 
+def startup(record: Record) -> str:
+    """Seconds until a fresh process can use the library."""
+    rows = [
+        [name, row["median_s"], row["fastest_s"], row["slowest_s"], ", ".join(row["loaded"]) or "none"]
+        for name, row in record["results"].items()
+    ]
+    return table(["in a fresh process", "median, s", "fastest", "slowest", "loads"], rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "latency": ("latency", latency),
     "latency-stages": ("latency", latency_stages),
@@ -283,4 +292,5 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "composite": ("composite", composite),
     "quiet": ("quiet", quiet),
     "viewers": ("viewers", viewers),
+    "startup": ("startup", startup),
 }
