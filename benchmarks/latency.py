@@ -42,7 +42,7 @@ from stream_detector.types import Score, Timing, WindowRef
 SCORE = "stream-detector.score/1"
 SIZE = (320, 240)
 FPS = 25
-STAGES = ("captured→window", "queue", "preprocess", "forward", "decide", "publish")
+STAGES = ("capture_to_window", "queue", "preprocess", "forward", "decide", "publish")
 GOALS = {8: {"p50": 50.0, "p99": 150.0}, 32: {"p95": 150.0}}
 
 
@@ -114,7 +114,7 @@ def account(capture_ms: list[dict[str, float]], messages: list[tuple[float, dict
     whole, events = waits_ms(messages)
     for received, captured, body in answered(messages):
         emitted = utc_s(body["emitted_utc"])
-        parts = sum(body["timing"].values())
+        parts = sum(body["timing"][name] for name in STAGES)
         errors.append(abs(parts - (emitted - captured) * 1e3))
         if body["schema"] != SCORE:
             event_delivery.append((received - emitted) * 1e3)

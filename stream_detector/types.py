@@ -26,6 +26,8 @@ WINDOW_FRAMES = 16
 
 EventType = Literal["start", "update", "end"]
 EndReason = Literal["normal", "source_lost", "shutdown", "restart"]
+FORMER_WINDOW_KEY = "captured→window"  # the former name of "capture_to_window"; events carry both until 0.2
+
 CameraState = Literal["connecting", "online", "stalled", "offline", "ended", "failed"]
 
 # Causes that mark a score as degraded (a discontinuity resets the window; the next windows carry the cause).
@@ -183,9 +185,10 @@ class Timing:
     publish: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
-        """The contract's keys, milliseconds rounded to a microsecond."""
+        """The keys of the events, milliseconds rounded to a microsecond. FORMER_WINDOW_KEY repeats the first."""
         pairs = {
-            "captured→window": self.window,
+            "capture_to_window": self.window,
+            FORMER_WINDOW_KEY: self.window,
             "queue": self.queue,
             "preprocess": self.preprocess,
             "forward": self.forward,

@@ -150,7 +150,7 @@ def run_pipeline(plan: Plan) -> None:
 def run_decider(plan: Plan) -> None:
     """The decision stage alone: `fps` windows a second and camera, each of which causes an event. SIGTERM ends it.
 
-    `timing.captured→window` of each event is the monotonic time, in milliseconds, at which its window was due; so a
+    `timing.capture_to_window` of each event is the monotonic time, in milliseconds, at which its window was due; so a
     subscriber on the same machine can tell the whole delay. The heartbeat's `health` carries the windows done.
     """
     clock = SystemClock()

@@ -55,7 +55,7 @@ class Witness:
             name = topic.decode()
             self.gaps += name in self.seqs and not 0 < body["seq"] - self.seqs[name] <= 3  # end, start
             self.seqs[name] = body["seq"]
-            self.delays_ms[self.phase].append(now_ms - body["timing"]["captured→window"])
+            self.delays_ms[self.phase].append(now_ms - body["timing"]["capture_to_window"])
         socket.close(0)
         context.term()
 

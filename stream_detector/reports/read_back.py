@@ -15,7 +15,7 @@ from typing import Any
 
 from stream_detector.errors import DataError
 from stream_detector.system.outputs import SCORE_COLUMNS
-from stream_detector.types import Score, Timing, WindowRef
+from stream_detector.types import FORMER_WINDOW_KEY, Score, Timing, WindowRef
 
 COLUMNS = SCORE_COLUMNS
 ALARM_SCHEMA = "stream-detector.alarm/1"
@@ -234,7 +234,7 @@ def gather_alarms(events: list[dict[str, Any]]) -> list[AlarmRecord]:
             snapshot=_path_text(evidence.get("snapshot")) or old.snapshot,
             events=old.events + 1,
             ended=old.ended or ended,
-            timings=(*old.timings, _timing(timing)) if isinstance(timing, dict) else old.timings,
+            timings=(*old.timings, stage_times(timing)) if isinstance(timing, dict) else old.timings,
         )
     return list(alarms.values())
 
@@ -243,8 +243,11 @@ def _path_text(value: object) -> str | None:
     return value if isinstance(value, str) and value and "\0" not in value else None
 
 
-def _timing(timing: dict[str, Any]) -> dict[str, float]:
-    return {str(name): float(value) for name, value in timing.items() if _is_number(value)}
+def stage_times(timing: dict[str, Any]) -> dict[str, float]:
+    """stage → milliseconds of an event's `timing`, each stage once: the former key is read as `capture_to_window`."""
+    times = {str(name): float(value) for name, value in timing.items() if _is_number(value)}
+    former = times.pop(FORMER_WINDOW_KEY, None)
+    return times if former is None else {"capture_to_window": former, **times}
 
 
 def _unreadable(path: Path, what: str, error: Exception) -> str:

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ConfigError, DataError, EndpointError, StageError, StreamDetectorError
+from stream_detector.reports.read_back import stage_times
 from stream_detector.runtime.build import Assembly
 from stream_detector.system.rate_limit import RateLimit
 from stream_detector.telemetry.health import PATHS as HEALTH
@@ -204,7 +205,7 @@ class Api:
             return _no("no such alarm")
         bodies = self._r.history.bodies(alarm) or await asyncio.to_thread(self._r.history.read_bodies, alarm)
         windows = [w for body in bodies for w in body.get("windows") or ()]
-        timing = next((body["timing"] for body in bodies if body.get("timing")), None)
+        timing = next((stage_times(body["timing"]) for body in bodies if body.get("timing")), None)
         return JSONResponse(
             {
                 **alarm.summary(),

@@ -129,12 +129,14 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
 
 def test_events_become_alarms(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
-    timing = {"captured→window": 1.0, "forward": 20.0}
+    timing = {"capture_to_window": 1.0, "forward": 20.0}
+    both = {**timing, "captured→window": 1.0}  # as events carry it until 0.2; older files hold the former key alone
+    former = {"captured→window": 1.0, "forward": 20.0}
     events = [
-        event("start", timing=timing),
+        event("start", timing=both),
         {"schema": "stream-detector.status/1", "camera": "gate"},
         event("start", "yard", threshold=0.7),
-        event("update", degraded=["gap"]),
+        event("update", degraded=["gap"], timing=former),
         event("end", degraded=["gap"], evidence={"clip": "c.webm", "snapshot": "s.jpg"}),
         event("end", degraded=["gap"], evidence={"clip": "c.webm", "snapshot": "s.jpg"}),
     ]
@@ -142,7 +144,7 @@ def test_events_become_alarms(tmp_path: Path) -> None:
     gate, yard = gather_alarms(read_events(path))
     assert (gate.camera, gate.start_s, gate.end_s, gate.ended, gate.reason) == ("gate", 13.0, 20.0, True, "normal")
     assert (gate.peak_score, gate.degraded, gate.clip, gate.snapshot) == (0.8, ("gap",), "c.webm", "s.jpg")
-    assert (gate.events, gate.timings) == (3, (timing,))  # the end that came twice counts once
+    assert (gate.events, gate.timings) == (3, (timing, timing))  # the end that came twice counts once
     assert (yard.threshold, yard.end_s, yard.ended) == (0.7, None, False)
 
 

@@ -57,7 +57,7 @@ def alarm_events(camera: str = "gate", **extra: Any) -> list[dict[str, Any]]:
         "degraded": [],
         "bundle": "abc123",
         "evidence": None,
-        "timing": {"captured→window": 1.0, "queue": 2.0, "forward": 20.0},
+        "timing": {"capture_to_window": 1.0, "captured→window": 1.0, "queue": 2.0, "forward": 20.0},
         **extra,
     }
     end = {**start, "type": "end", "end_s": 9.0, "reason": "normal", "seq": 2, "timing": {"forward": 40.0}}

@@ -59,6 +59,7 @@ def test_an_alarm_is_listed_with_its_evidence(page: Page) -> None:
         "clip and snapshot",
     )
     assert detail["windows"][0]["start_frame"] == 64 and detail["timing"]["forward"] >= 0
+    assert "capture_to_window" in detail["timing"] and "captured→window" not in detail["timing"]  # each stage once
     assert detail["events"][0]["type"] == "start" and detail["events"][-1]["type"] == "end"
     snapshot = page.ask(f"/api/alarms/{alarm['id']}/snapshot.jpg")
     assert snapshot.headers["content-type"] == "image/jpeg"
