@@ -40,9 +40,11 @@ $(VENV)/.ready: pyproject.toml Makefile
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[openvino]'
 	touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[openvino,dev,train,web]'
+# Both distributions of this repository, and TensorFlow for the reproduction of the paper.
+$(VENV)/.ready-dev: $(VENV)/.ready packaging/trainer/pyproject.toml
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet \
+		--editable '.[openvino,dev,web]' --editable './packaging/trainer[tensorflow]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info runs
+	rm -rf $(VENV) build packaging/trainer/build *.egg-info packaging/trainer/*.egg-info runs

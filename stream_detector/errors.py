@@ -59,11 +59,11 @@ class DataError(UsageError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed. distribution: the one that has the extra."""
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
+    def __init__(self, what: str, package: str, extra: str, distribution: str = "stream-detector") -> None:
         super().__init__(
-            f"{what} needs the package {package!r}, which is not installed; run: pip install 'stream-detector[{extra}]'"
+            f"{what} needs the package {package!r}, which is not installed; run: pip install '{distribution}[{extra}]'"
         )
 
 

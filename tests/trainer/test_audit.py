@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("scipy", reason="scipy is not installed (extra: trainer-lite)")
+pytest.importorskip("scipy", reason="scipy is not installed (extra: train)")
 
 from trainer.__main__ import main
 from trainer.data.audit import Audit, audit

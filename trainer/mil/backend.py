@@ -30,9 +30,10 @@ def use_backend(name: str) -> Any:
     """
     if name not in BACKENDS:
         raise DataError(f"unknown backend {name!r}; use one of: {', '.join(BACKENDS)}")
-    for package in ("keras", *(("tensorflow",) if name == "tensorflow" else ())):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(f"training on {name}", package, "train")
+    if importlib.util.find_spec("keras") is None:
+        raise MissingExtraError(f"training on {name}", "keras", "train")
+    if name == "tensorflow" and importlib.util.find_spec("tensorflow") is None:
+        raise MissingExtraError("training on TensorFlow", "tensorflow", "tensorflow", "stream-detector-trainer")
     if "keras" in sys.modules:
         import keras
 

@@ -80,7 +80,9 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
         import tensorflow as tf
     except ImportError:
-        raise MissingExtraError("reading a TensorFlow checkpoint", "tensorflow", "train") from None
+        raise MissingExtraError(
+            "reading a TensorFlow checkpoint", "tensorflow", "tensorflow", "stream-detector-trainer"
+        ) from None
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         return {
