@@ -16,7 +16,7 @@ import cv2
 from benchmarks.footage import pictures
 from stream_detector.config import CameraConfig, Config, build_config
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.build import assembled
+from stream_detector.runtime.build import build_run
 from stream_detector.runtime.stages import plan_camera
 from stream_detector.system.actor_pool import import_ray
 
@@ -66,9 +66,9 @@ def config_for(folder: Path, sources: Sequence[tuple[str, Path]], **more: Any) -
 
 def single(config: Config) -> float:
     """Run it on this machine, as `run` does; returns the seconds that the pipeline took."""
-    with assembled(config) as assembly:
+    with build_run(config) as run:
         begun_s = time.monotonic()
-        result = assembly.pipeline.run()
+        result = run.pipeline.run()
         if result.error is not None:
             raise result.error
         return time.monotonic() - begun_s

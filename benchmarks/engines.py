@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.results import write_results
 from stream_detector.config import EngineConfig
-from stream_detector.engines import load_engine, this_machine
+from stream_detector.engines import detect_hardware, load_engine
 from stream_detector.errors import DataError, SourceError
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.preprocess import Recipe
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     bundle = Bundle.load(args.bundle)
     frames, labels = first_windows(args.clips, "val", args.limit, bundle.recipe)
-    machine = this_machine()
+    machine = detect_hardware()
     precisions = [("torch", "fp32"), *([("torch", "bf16")] if machine.bf16 else [])]
     if machine.openvino:
         precisions += [("openvino", "fp32"), *([("openvino", "bf16")] if machine.bf16 else [])]

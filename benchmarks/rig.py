@@ -1,6 +1,6 @@
 """One measured run of the detector in a process of its own, with a subscriber in this one.
 
-The child builds the detector exactly as `run` does (`assemble.assembled`) and changes two things: who reads the source
+The child builds the detector exactly as `run` does (`assemble.build_run`) and changes two things: who reads the source
 (so that it is known when each picture was due, or which time it shows) and a stopwatch around resizing. Cameras are
 live sources (windows are dropped, not waited for, when the machine cannot keep up):
 
@@ -36,7 +36,7 @@ from stream_detector.capture.picture import AnyPicture, Picture, as_picture
 from stream_detector.capture.readers import FileReader, GrabResult, NetworkReader
 from stream_detector.config import CameraConfig, CaptureConfig, Config, build_config
 from stream_detector.config.source import Source
-from stream_detector.runtime.build import Assembly, assembled
+from stream_detector.runtime.build import Run, build_run
 from stream_detector.types import UInt8Array
 
 ROOT = Path(__file__).parents[1]
@@ -164,21 +164,21 @@ def read_band(picture: UInt8Array) -> int:
 
 
 @contextmanager
-def running(config: Config, web: bool) -> Iterator[tuple[Assembly, str]]:
+def running(config: Config, web: bool) -> Iterator[tuple[Run, str]]:
     """The detector, with its page or without; also the page's address."""
     if not web:
-        with assembled(config) as assembly:
-            yield assembly, ""
+        with build_run(config) as run:
+            yield run, ""
         return
     from stream_detector.web.live_state import Board
     from stream_detector.web.server import serve_web
 
     board = Board(len(config.cameras))
     with (
-        assembled(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as assembly,
-        serve_web(config.web, assembly, board) as server,
+        build_run(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as run,
+        serve_web(config.web, run, board) as server,
     ):
-        yield assembly, server.url
+        yield run, server.url
 
 
 def child(spec: Spec, folder: Path) -> dict[str, Any]:
@@ -211,8 +211,8 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
             return ClockStream(camera.source, config, watches[index])
         return LiveFile(Path(spec.source), config, watches[index], spec.fps, phase_s)
 
-    with running(build_config(values), spec.web) as (assembly, url):
-        pipeline = assembly.pipeline
+    with running(build_config(values), spec.web) as (run, url):
+        pipeline = run.pipeline
         pipeline.open_reader = reader
         resize, total = pipeline.resize, Stopwatch()
 
@@ -223,12 +223,12 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
             return image
 
         pipeline.resize = timed_resize
-        print(assembly.publisher.endpoint, url, flush=True)
+        print(run.publisher.endpoint, url, flush=True)
         result: dict[str, Any] = {}
         me = psutil.Process()
 
         def sample() -> dict[str, Any]:
-            snapshot = assembly.telemetry.snapshot()
+            snapshot = run.telemetry.snapshot()
             names = {thread.native_id: thread.name for thread in threading.enumerate()}
             groups: dict[str, float] = {}
             for thread in me.threads():
@@ -253,7 +253,7 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
         def measure() -> None:
             until_s = time.monotonic() + 90.0
             while time.monotonic() < until_s:
-                if all(camera.scored for camera in assembly.telemetry.snapshot().cameras):
+                if all(camera.scored for camera in run.telemetry.snapshot().cameras):
                     break
                 time.sleep(0.1)
             time.sleep(spec.settle_s)
@@ -272,10 +272,10 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
         ended = pipeline.run()
         measurer.join()
         result["exit_code"] = ended.exit_code
-        engine = assembly.engine
+        engine = run.engine
         result["engine"] = f"{engine.name} {engine.device} {engine.precision}"
-        result["bundle"] = assembly.bundle.name
-        result["arch"] = assembly.bundle.manifest.backbone.arch
+        result["bundle"] = run.bundle.name
+        result["arch"] = run.bundle.manifest.backbone.arch
         result["peak_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
     return result
 

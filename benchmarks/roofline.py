@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.results import write_results
-from stream_detector.engines import this_machine
+from stream_detector.engines import detect_hardware
 from stream_detector.engines.network import Network
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import BundleError, StreamDetectorError
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
             rows += measure(name, bundle, args.seconds)
     if not args.no_save:
         settings = {"seconds": args.seconds, "threads": torch.get_num_threads(), "load_average": os.getloadavg()}
-        if not this_machine().bf16:
+        if not detect_hardware().bf16:
             settings["left_out"] = "bf16 rows: this processor has no bf16 instructions"
         print(write_results("roofline", rows, settings))
     return 0
@@ -79,7 +79,7 @@ def measure(name: str, bundle: Bundle, seconds: float) -> list[dict[str, Any]]:
     recipe = bundle.recipe
     frames = np.random.default_rng(0).integers(0, 256, (BATCH, recipe.frames, *recipe.size, 3), dtype=np.uint8)
     gmac = count_gmac(bundle)
-    machine = this_machine()
+    machine = detect_hardware()
     ways: list[tuple[str, Callable[[], Callable[[UInt8Array], object]], int]] = [
         ("plain torch fp32 ×1", lambda: plain(bundle), 1),
         ("torch fp32 ×1", lambda: TorchEngine(bundle, "fp32").infer, 1),

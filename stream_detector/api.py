@@ -25,7 +25,7 @@ from stream_detector.events.published_alarm import PublishedAlarm
 from stream_detector.models.bundle import Bundle, find_bundle, read_manifest
 from stream_detector.models.preprocess import Recipe
 from stream_detector.reports.read_back import ScoreRow
-from stream_detector.runtime.build import Assembly, assembled
+from stream_detector.runtime.build import Run, build_run
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.types import Decision, Engine, Float32Array, Frame, UInt8Array
 
@@ -194,12 +194,12 @@ class Detector:
         self._on_event = on_event
         self._engine = engine
         self._stack = contextlib.ExitStack()
-        self._assembly: Assembly | None = None
+        self._run: Run | None = None
 
     def __enter__(self) -> Detector:
         told = self._on_event
-        self._assembly = self._stack.enter_context(
-            assembled(
+        self._run = self._stack.enter_context(
+            build_run(
                 self.config,
                 engine=self._engine,
                 on_event=(lambda body: told(PublishedAlarm.from_dict(body))) if told else None,
@@ -211,7 +211,7 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        self._assembly = None
+        self._run = None
 
     @property
     def endpoint(self) -> str | None:
@@ -227,10 +227,10 @@ class Detector:
         """End the run in order: open alarms end with reason `shutdown`. For any thread and for signal handlers."""
         self._inside().pipeline.stop()
 
-    def _inside(self) -> Assembly:
-        if self._assembly is None:
+    def _inside(self) -> Run:
+        if self._run is None:
             raise UsageError("the detector is not open; use it in a with statement")
-        return self._assembly
+        return self._run
 
 
 def row_of(decision: Decision) -> ScoreRow:
@@ -298,13 +298,13 @@ def _iterate(config: Config, callbacks: Callable[[Callable[[Any], None]], dict[s
                         f"{QUEUE_ITEMS} events wait unread; take them faster, or use a Detector with a sink"
                     ) from None
 
-    with assembled(config, **callbacks(put)) as assembly:
+    with build_run(config, **callbacks(put)) as run:
 
         def play() -> None:
             error: BaseException | None = None
             result: RunResult | None = None
             try:
-                result = assembly.pipeline.run()
+                result = run.pipeline.run()
             except BaseException as raised:
                 error = raised
             put_last(_Over(result, error))
@@ -322,7 +322,7 @@ def _iterate(config: Config, callbacks: Callable[[Callable[[Any], None]], dict[s
             _raise(item)
         finally:
             left.set()
-            assembly.pipeline.stop()
+            run.pipeline.stop()
             thread.join()
 
 

@@ -1,6 +1,6 @@
 """The values that travel between the stages, and the protocols the stages speak.
 
-    Source ─Frame─▶ Windower ─Window─▶ Batcher ─Batch─▶ Engine ─Score─▶ Smoother ─▶ AlarmMachine ─AlarmEvent─▶ …
+    Source ─Frame─▶ Windower ─Window─▶ Batcher ─Batch─▶ Engine ─Score─▶ Smoother ─▶ HysteresisRule ─AlarmEvent─▶ …
 
 Clocks, used throughout:
     media time      seconds; a file's presentation time stamp, or for a live camera the monotonic time since its

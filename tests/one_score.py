@@ -12,20 +12,20 @@ from typing import Any
 
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine
-from stream_detector.engines.promise import company_error, probes, tolerance
+from stream_detector.engines.batch_dependence import batch_dependence, probe_windows, tolerance
 from stream_detector.models.bundle import Bundle
 from stream_detector.types import Engine
 
 
 def look(engine: Engine, bundle: Bundle) -> dict[str, Any]:
     """What the engine is, what it promises, how far scores move, and the scores themselves to the last bit."""
-    windows = probes(bundle.recipe)
+    windows = probe_windows(bundle.recipe)
     return {
         "engine": engine.name,
         "precision": engine.precision,
         "reason": engine.reason,
         "promised": tolerance(engine),
-        "moved": company_error(engine, windows),
+        "moved": batch_dependence(engine, windows),
         "scores": engine.infer(windows).scores.tobytes().hex(),
     }
 
@@ -33,7 +33,7 @@ def look(engine: Engine, bundle: Bundle) -> dict[str, Any]:
 def main(words: list[str]) -> None:
     asked = dict(zip(("engine", "precision"), words, strict=False))
     bundle = Bundle.load("embedded")
-    if asked.get("precision") == "refused":  # what `choose` would not ask for on this CPU
+    if asked.get("precision") == "refused":  # what `choose_engine` would not ask for on this CPU
         from stream_detector.engines.openvino_engine import OpenVinoEngine
 
         engine: Engine = OpenVinoEngine(bundle, "bf16")

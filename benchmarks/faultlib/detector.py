@@ -33,7 +33,7 @@ from stream_detector.events.ledger import Ledger
 from stream_detector.events.publisher import Publisher
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.pipeline import Pipeline
-from stream_detector.system.malloc import keep_flat
+from stream_detector.system.malloc import configure_malloc
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import ConstantEngine, numbered_image
 from stream_detector.types import Score, SystemClock, Timing, UInt8Array, WindowRef
@@ -119,7 +119,7 @@ def _plans(plan: Plan, update_s: float) -> tuple[CameraPlan, ...]:
 
 def run_pipeline(plan: Plan) -> None:
     """The whole detector; alarms are open three quarters of the time. SIGTERM ends it in order."""
-    keep_flat()  # as the command line does before anything else
+    configure_malloc()  # as the command line does before anything else
     clock = SteppingClock(plan.clock_steps_s)
     plans = _plans(plan, update_s=0.1)
     cameras = tuple(CameraConfig(name=p.name, source=p.source) for p in plans)

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.faultlib.detector import PacedReader, Process, ended
 from stream_detector.capture.grabs import GrabResult
 from stream_detector.config import CameraConfig, Config, WebConfig, build_config
-from stream_detector.runtime.build import assembled
-from stream_detector.system.malloc import keep_flat
+from stream_detector.runtime.build import build_run
+from stream_detector.system.malloc import configure_malloc
 from stream_detector.testing import ConstantEngine, numbered_image
 from stream_detector.types import UInt8Array
 
@@ -111,25 +111,25 @@ def run_watched(watch: Watch) -> None:
     from stream_detector.web.live_state import Board
     from stream_detector.web.server import WebServer
 
-    keep_flat()
+    configure_malloc()
     config = _config(watch)
     board = Board(watch.cameras)
     engine = ConstantEngine(score_of=_score)
-    with assembled(
+    with build_run(
         config, engine=engine, on_event=board.event, on_decision=board.decision, on_preview=board.preview
-    ) as assembly:
+    ) as run:
 
         def open_reader(_camera: CameraConfig, _config: object) -> PacedReader:
             return reader(watch.kind, watch.fps)
 
-        assembly.pipeline.open_reader = open_reader
-        signal.signal(signal.SIGTERM, lambda *_: assembly.pipeline.stop())
+        run.pipeline.open_reader = open_reader
+        signal.signal(signal.SIGTERM, lambda *_: run.pipeline.stop())
         if watch.cert is None:
-            assembly.pipeline.run()
+            run.pipeline.run()
             return
-        with WebServer(WebConfig(bind="127.0.0.1:0", cert=watch.cert, key=watch.key), assembly, board) as server:
+        with WebServer(WebConfig(bind="127.0.0.1:0", cert=watch.cert, key=watch.key), run, board) as server:
             watch.port_file.write_text(str(server.port), encoding="ascii")
-            assembly.pipeline.run()
+            run.pipeline.run()
 
 
 def port_of(watch: Watch, process: Process, deadline_s: float = 60.0) -> int:

@@ -72,7 +72,7 @@ class _Open:
     last_above_s: float = 0.0
 
 
-class AlarmMachine:
+class HysteresisRule:
     """Turns the smoothed scores of one camera into start, update and end events.
 
     make_id(first window's index) names an alarm; bundle is the fingerprint of the model that scored.
@@ -244,7 +244,7 @@ def make_hysteresis(
     camera: str, bundle: str, make_id: Callable[[int], str], threshold: float, config: AlarmConfig
 ) -> AlarmRule:
     """rule "hysteresis"."""
-    return AlarmMachine(
+    return HysteresisRule(
         camera,
         bundle,
         make_id,

@@ -27,7 +27,7 @@ from stream_detector.capture.media_clock import LiveClock
 from stream_detector.capture.pacing import Backoff, FilePace
 from stream_detector.capture.picture import Picture, UnreadablePictureError
 from stream_detector.capture.readers import GrabResult, Reader, make_reader
-from stream_detector.capture.slowness import SlowWatch
+from stream_detector.capture.slow_sources import SlowSourceDetector
 from stream_detector.capture.watchdog import Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
@@ -90,7 +90,7 @@ class Capture:
         self._config = config
         self._framer = Framer(camera, config, resize, previews)
         self._spacing = Spacing(frame_fps)
-        self._slow = SlowWatch(max_gap_s, frame_fps)
+        self._slow = SlowSourceDetector(max_gap_s, frame_fps)
         self._stamps = LiveClock()
         self._paced = pace == "realtime" and not self.live
         self._on_frame = on_frame

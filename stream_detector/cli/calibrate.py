@@ -155,7 +155,7 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
     if videos:
         from stream_detector.cli.score import _play as play
         from stream_detector.cli.score import find_videos
-        from stream_detector.runtime.build import assembled
+        from stream_detector.runtime.build import build_run
 
         own = next((camera for camera in config.cameras if camera.name == args.camera), None)
         cameras = tuple(_as(own, number, found) for number, found in enumerate(find_videos(videos)))
@@ -166,9 +166,9 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
             fields |= {"evidence": {"enabled": False}, "publish": {"bind": "none", "ledger": None}}
             with (
                 signals.phase("opening"),
-                assembled(build_config(fields), open_limit=max(1, args.at_once)) as assembly,
+                build_run(build_config(fields), open_limit=max(1, args.at_once)) as run,
             ):
-                result = play(assembly)
+                result = play(run)
             if result.error is not None:
                 raise result.error
             if result.stopped:

@@ -199,7 +199,7 @@ def model(config: Config) -> list[Check]:
     import numpy as np
 
     from stream_detector.engines import load_engine
-    from stream_detector.engines.promise import company_error, in_words, probes, tolerance
+    from stream_detector.engines.batch_dependence import batch_dependence, describe_tolerance, probe_windows, tolerance
     from stream_detector.models.bundle import Bundle
     from stream_detector.types import WINDOW_FRAMES
 
@@ -215,7 +215,7 @@ def model(config: Config) -> list[Check]:
         begun_s = time.perf_counter()
         score = float(engine.infer(frames).scores[0])
         took_ms = (time.perf_counter() - begun_s) * 1e3
-        moved, limit = company_error(engine, probes(bundle.recipe)), tolerance(engine)
+        moved, limit = batch_dependence(engine, probe_windows(bundle.recipe)), tolerance(engine)
     finally:
         engine.close()
     detail = f"{engine.name} on {engine.device} in {engine.precision}: {engine.reason}"
@@ -224,7 +224,7 @@ def model(config: Config) -> list[Check]:
     measured = f"loaded in {loaded_s:.1f} s; one window in {took_ms:.0f} ms, score {score:.3f} for a black picture"
     advice = "" if sane else "a score must lie in 0 to 1: try --engine torch, and report this"
     checks.append(Check("first window", "ok" if sane else "fail", measured, advice))
-    found = f"promised: {in_words(limit)}; found here: {f'differs by {moved:.1e}' if moved else 'bit-equal'}"
+    found = f"promised: {describe_tolerance(limit)}; found here: {f'differs by {moved:.1e}' if moved else 'bit-equal'}"
     kept = moved <= limit
     advice = "" if kept else "a replay may raise other events than the run: try --engine torch, and report this"
     return [*checks, Check("one score", "ok" if kept else "warn", found, advice)]

@@ -19,7 +19,7 @@ from stream_detector import __version__
 from stream_detector.cli.arguments import Parser
 from stream_detector.errors import OutputError, StreamDetectorError
 from stream_detector.system import signals
-from stream_detector.system.malloc import keep_flat
+from stream_detector.system.malloc import configure_malloc
 
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the user wrote, wherever it was used
 COMMANDS = {
@@ -101,7 +101,7 @@ def leave(first: str | None = None) -> None:
 
     first: a command to put before the arguments of the process.
     """
-    keep_flat()
+    configure_malloc()
     try:
         code = main(sys.argv[1:] if first is None else [first, *sys.argv[1:]])
     except SystemExit as leaving:  # argparse: --help, usage errors

@@ -15,17 +15,17 @@ from stream_detector.capture.sources import demo_options
 from stream_detector.demo import DemoScene
 from stream_detector.errors import StreamDetectorError
 from stream_detector.reports.read_back import read_events, read_scores
-from stream_detector.runtime.build import Assembly
+from stream_detector.runtime.build import Run
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.stdio import json_text
 from stream_detector.telemetry.snapshot import AlarmView
 
 
-def incidents(assembly: Assembly) -> dict[str, tuple[float, float]]:
+def incidents(run: Run) -> dict[str, tuple[float, float]]:
     """The true incident of every rendered scene, by camera: start and end in media seconds."""
     found = {}
-    for camera in assembly.config.cameras:
+    for camera in run.config.cameras:
         if camera.source.kind == "demo":
             given = demo_options(camera.source)
             scene = DemoScene(
@@ -38,10 +38,10 @@ def incidents(assembly: Assembly) -> dict[str, tuple[float, float]]:
     return found
 
 
-def outcome(assembly: Assembly, result: RunResult, plot: Path | None) -> dict[str, Any]:
+def outcome(run: Run, result: RunResult, plot: Path | None) -> dict[str, Any]:
     """The outcome as plain values, for --json and for the table alike."""
-    config = assembly.config
-    snapshot = assembly.telemetry.snapshot()
+    config = run.config
+    snapshot = run.telemetry.snapshot()
     return {
         "exit_code": exit_code_of(result),
         "stopped": result.stopped,
@@ -50,13 +50,13 @@ def outcome(assembly: Assembly, result: RunResult, plot: Path | None) -> dict[st
         "drops": snapshot.drops,
         "elapsed_s": round(snapshot.elapsed_s, 3),
         "engine": {
-            "name": assembly.engine.name,
-            "device": assembly.engine.device,
-            "precision": assembly.engine.precision,
+            "name": run.engine.name,
+            "device": run.engine.device,
+            "precision": run.engine.precision,
         },
-        "bundle": assembly.bundle.fingerprint,
+        "bundle": run.bundle.fingerprint,
         "failed": dict(result.failed),
-        "incidents": {name: list(span) for name, span in incidents(assembly).items()},
+        "incidents": {name: list(span) for name, span in incidents(run).items()},
         "newest_alarms": [
             {
                 "id": alarm.id,
@@ -84,48 +84,48 @@ def exit_code_of(result: RunResult) -> int:
     return 128 + signals.received() if stopped else result.exit_code
 
 
-def print_outcome(assembly: Assembly, result: RunResult, args: argparse.Namespace) -> int:
+def print_outcome(run: Run, result: RunResult, args: argparse.Namespace) -> int:
     """Say how the run went, and return the exit code. Failures go to stderr, one sentence each, and come first:
     nothing that is printed or drawn later may hide them."""
     for name, reason in result.failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None and str(result.error) not in result.failed.values():
         print(f"stream-detector: {result.error}", file=sys.stderr)
-    plot = _plot(assembly, args.run_dir) if args.run_dir else None
-    values = outcome(assembly, result, plot)
+    plot = _plot(run, args.run_dir) if args.run_dir else None
+    values = outcome(run, result, plot)
     if args.json:
         print(json_text(values))
     else:
-        _print_table(Console(), assembly, values)
+        _print_table(Console(), run, values)
     return int(values["exit_code"])
 
 
-def _plot(assembly: Assembly, folder: Path) -> Path | None:
+def _plot(run: Run, folder: Path) -> Path | None:
     from stream_detector.reports.plots import plot_scores
 
-    config = assembly.config
+    config = run.config
     try:
         rows = read_scores(config.scores) if config.scores and config.scores.exists() else []
         if not rows:
             return None  # nothing was scored; why is told already
         found = read_events(config.events) if config.events and config.events.exists() else []
-        events = [event for event in found if event.get("epoch") == assembly.ledger.epoch]  # the file holds former runs
-        return plot_scores(rows, events, folder / "scores.png", incidents(assembly) or None)
+        events = [event for event in found if event.get("epoch") == run.ledger.epoch]  # the file holds former runs
+        return plot_scores(rows, events, folder / "scores.png", incidents(run) or None)
     except StreamDetectorError as error:
         print(f"stream-detector: there is no plot of this run: {error}", file=sys.stderr)
         return None
 
 
-def _print_table(console: Console, assembly: Assembly, values: dict[str, Any]) -> None:
+def _print_table(console: Console, run: Run, values: dict[str, Any]) -> None:
     if values["incidents"]:
         console.print("[bold yellow]The footage was rendered by stream-detector itself; no real people are shown.[/]")
         for name, (start_s, end_s) in values["incidents"].items():
             console.print(f"Scripted incident in {name}: {start_s:.1f} s to {end_s:.1f} s.")
     elapsed_s, windows = values["elapsed_s"], values["windows"]
     console.print(
-        f"{windows} windows of {len(assembly.plans)} cameras scored in {elapsed_s:.1f} s, {values['drops']} drops."
+        f"{windows} windows of {len(run.plans)} cameras scored in {elapsed_s:.1f} s, {values['drops']} drops."
     )
-    alarms = assembly.telemetry.snapshot().alarms
+    alarms = run.telemetry.snapshot().alarms
     if alarms:
         console.print(_alarm_table(alarms, values["alarms"]))
     else:

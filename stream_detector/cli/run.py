@@ -15,7 +15,7 @@ from stream_detector.capture.sources import expand_cameras, parse_sources
 from stream_detector.cli.outcome import exit_code_of, print_outcome
 from stream_detector.config import Config, build_config, load_config, merge
 from stream_detector.errors import MissingExtraError, StageError, UsageError
-from stream_detector.runtime.build import Assembly, assembled
+from stream_detector.runtime.build import Run, build_run
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.logging_setup import fields, run_log
@@ -204,14 +204,14 @@ def _run(args: argparse.Namespace) -> int:
         signals.on_reopen(lines.reopen),
     ):
         if config.web.bind == "none":
-            with assembled(config) as assembly:
-                result = _watch(assembly, live_view)
+            with build_run(config) as run:
+                result = _watch(run, live_view)
         else:
-            assembly, result = _watch_with_page(config, args, live_view)
-    return print_outcome(assembly, result, args)
+            run, result = _watch_with_page(config, args, live_view)
+    return print_outcome(run, result, args)
 
 
-def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Assembly, RunResult]:
+def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Run, RunResult]:
     try:
         from stream_detector.web.auth import place_of
         from stream_detector.web.live_state import Board
@@ -221,34 +221,34 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
     place_of(config.web)  # refused before a model is loaded
     board = Board(len(config.cameras))
     with (
-        assembled(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as assembly,
-        serve_web(config.web, assembly, board, config_path=args.config) as server,
+        build_run(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as run,
+        serve_web(config.web, run, board, config_path=args.config) as server,
     ):
         log.warning("the page is at %s", server.url)
-        result = _watch(assembly, live_view)
+        result = _watch(run, live_view)
         if args.web_stay and not result.stopped and result.error is None:
             log.warning("the sources have ended; the page stays at %s until you press Ctrl-C", server.url)
             over = threading.Event()
             with signals.on_stop(over.set):
                 while not over.wait(0.5):
                     pass  # a wait without end would not let a signal through on every system
-    return assembly, result
+    return run, result
 
 
-def _watch(assembly: Assembly, live_view: bool) -> RunResult:
+def _watch(run: Run, live_view: bool) -> RunResult:
     over = threading.Event()
-    rendered = any(camera.source.kind == "demo" for camera in assembly.config.cameras)
-    narrator = Narrator(assembly.telemetry)  # also beside a live view: it may go to a file
+    rendered = any(camera.source.kind == "demo" for camera in run.config.cameras)
+    narrator = Narrator(run.telemetry)  # also beside a live view: it may go to a file
     viewers = [threading.Thread(target=narrator.run, args=(over,), name="narrator", daemon=True)]
     if live_view:
-        engine = assembly.engine
+        engine = run.engine
         info = HeaderInfo(
             engine=f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
-            bundle=f"{assembly.bundle.name} {assembly.bundle.fingerprint}",
-            endpoint=assembly.publisher.endpoint or "no socket",
+            bundle=f"{run.bundle.name} {run.bundle.fingerprint}",
+            endpoint=run.publisher.endpoint or "no socket",
             rendered=rendered,
         )
-        dashboard = Dashboard(assembly.telemetry, info)
+        dashboard = Dashboard(run.telemetry, info)
         viewers.append(threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True))
     elif rendered:
         log.warning("RENDERED FOOTAGE: drawn by a program, no camera filmed it", extra=fields(event="rendered"))
@@ -256,29 +256,29 @@ def _watch(assembly: Assembly, live_view: bool) -> RunResult:
         viewer.start()
     notifier = Notifier()
     if notifier.active:
-        threading.Thread(target=_tell_systemd, args=(notifier, assembly, over), name="notify", daemon=True).start()
+        threading.Thread(target=_tell_systemd, args=(notifier, run, over), name="notify", daemon=True).start()
     try:
-        _tell_start(assembly)
-        with signals.on_stop(assembly.pipeline.stop), signals.on_reopen(lambda: _reopen(assembly)):
-            result = assembly.pipeline.run()
+        _tell_start(run)
+        with signals.on_stop(run.pipeline.stop), signals.on_reopen(lambda: _reopen(run)):
+            result = run.pipeline.run()
     finally:
         notifier.stopping()
         over.set()
         for viewer in viewers:
             viewer.join(1.0)
-    _tell_end(assembly, result)
+    _tell_end(run, result)
     return result
 
 
-def _reopen(assembly: Assembly) -> None:
+def _reopen(run: Run) -> None:
     """The event file may have been renamed (logrotate); it belongs to the decision thread."""
     with contextlib.suppress(StageError):
-        assembly.pipeline.errands.post(assembly.publisher.reopen_events)
+        run.pipeline.decision_queue.submit(run.publisher.reopen_events)
 
 
-def _tell_start(assembly: Assembly) -> None:
-    names, endpoint = [plan.name for plan in assembly.plans], assembly.publisher.endpoint
-    bundle = f"{assembly.bundle.name} {assembly.bundle.fingerprint}"
+def _tell_start(run: Run) -> None:
+    names, endpoint = [plan.name for plan in run.plans], run.publisher.endpoint
+    bundle = f"{run.bundle.name} {run.bundle.fingerprint}"
     log.info(
         "watching %s; bundle %s; events at %s",
         count_text(len(names), "camera"),
@@ -288,8 +288,8 @@ def _tell_start(assembly: Assembly) -> None:
     )
 
 
-def _tell_end(assembly: Assembly, result: RunResult) -> None:
-    drops = assembly.telemetry.snapshot().drops
+def _tell_end(run: Run, result: RunResult) -> None:
+    drops = run.telemetry.snapshot().drops
     counted = {"windows": result.windows, "alarms": result.alarms, "drops": drops, "stopped": result.stopped}
     log.info(
         "%s: %s scored, %s, %s",
@@ -301,9 +301,9 @@ def _tell_end(assembly: Assembly, result: RunResult) -> None:
     )
 
 
-def _tell_systemd(notifier: Notifier, assembly: Assembly, over: threading.Event) -> None:
+def _tell_systemd(notifier: Notifier, run: Run, over: threading.Event) -> None:
     """Ready, then signs of life. They are sent by the decision thread: the one whose hanging matters."""
-    notifier.ready(f"{len(assembly.plans)} cameras, events at {assembly.publisher.endpoint}")
+    notifier.ready(f"{len(run.plans)} cameras, events at {run.publisher.endpoint}")
     while notifier.watchdog_s and not over.wait(notifier.watchdog_s):
         with contextlib.suppress(StageError):  # it hangs: no sign of life is the sign
-            assembly.pipeline.errands.post(notifier.alive)
+            run.pipeline.decision_queue.submit(notifier.alive)

@@ -16,7 +16,7 @@ from stream_detector.cli.outcome import exit_code_of
 from stream_detector.cli.score_table import report, summarise
 from stream_detector.config import CameraConfig, build_config
 from stream_detector.errors import SourceError, UsageError
-from stream_detector.runtime.build import Assembly, assembled
+from stream_detector.runtime.build import Run, build_run
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.logging_setup import set_up_logging
@@ -102,14 +102,14 @@ def main(args: argparse.Namespace) -> int:
         return score_ray.run(args, build_config(values))
     with (
         signals.phase("opening"),
-        assembled(build_config(values), open_limit=max(1, args.at_once)) as assembly,
+        build_run(build_config(values), open_limit=max(1, args.at_once)) as run,
     ):
-        result = _play(assembly)
+        result = _play(run)
     report(args, summarise(args.out), result)
     return exit_code_of(result)
 
 
-def _play(assembly: Assembly) -> RunResult:
+def _play(run: Run) -> RunResult:
     over = threading.Event()
     columns = (
         TextColumn("scoring"),
@@ -120,21 +120,21 @@ def _play(assembly: Assembly) -> RunResult:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(assembly.plans), windows=0)
+        task = progress.add_task("", total=len(run.plans), windows=0)
 
         def follow() -> None:
             while not over.wait(0.2):
-                cameras = assembly.telemetry.snapshot().cameras
+                cameras = run.telemetry.snapshot().cameras
                 done = sum(camera.state in ("ended", "failed") for camera in cameras)
                 progress.update(task, completed=done, windows=sum(camera.scored for camera in cameras))
 
         viewer = threading.Thread(target=follow, name="progress", daemon=True)
         viewer.start()
         try:
-            with signals.on_stop(assembly.pipeline.stop):
-                result = assembly.pipeline.run()
+            with signals.on_stop(run.pipeline.stop):
+                result = run.pipeline.run()
         finally:
             over.set()
             viewer.join(1.0)
-        progress.update(task, completed=len(assembly.plans), windows=result.windows)
+        progress.update(task, completed=len(run.plans), windows=result.windows)
     return result

@@ -15,13 +15,13 @@ from stream_detector.cli.score_table import report, summarise
 from stream_detector.cluster.archive import FileScores, Parts, Scorer
 from stream_detector.config import CameraConfig, Config
 from stream_detector.config.source import Source
-from stream_detector.engines import choose, this_machine
+from stream_detector.engines import choose_engine, detect_hardware
 from stream_detector.errors import UsageError
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.build import check_outputs
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
-from stream_detector.system.actor_pool import connected, import_ray, work_through
+from stream_detector.system.actor_pool import connected, import_ray, map_over_actors
 from stream_detector.system.outputs import SCORE_COLUMNS, Kind, keep_former, replace_file
 
 
@@ -32,7 +32,9 @@ def run(args: argparse.Namespace, config: Config) -> int:
         raise UsageError(f"--workers {args.workers} is not possible; give at least 1")
     check_outputs(config)
     bundle = Bundle.load(config.bundle)
-    chosen = choose(config.engine, this_machine())  # one engine and one precision for all nodes: the same scores
+    chosen = choose_engine(
+        config.engine, detect_hardware()
+    )  # one engine and one precision for all nodes: the same scores
     device = "cuda" if chosen.device.startswith("cuda") else "cpu"
     engine = config.engine.model_copy(
         update={
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
                 workers = args.workers or max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
                 gpu = {"num_gpus": 1} if device == "cuda" else {}
                 try:
-                    for outcome in work_through(ray, Scorer, (config,), todo, workers, **gpu):
+                    for outcome in map_over_actors(ray, Scorer, (config,), todo, workers, **gpu):
                         camera = todo[outcome.number]
                         parts.save(camera, outcome.value, outcome.error)
                         found[camera.name] = outcome.error or outcome.value

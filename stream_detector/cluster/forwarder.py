@@ -26,7 +26,7 @@ from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.events import curve, endpoint
 from stream_detector.events.protocol import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
 from stream_detector.system.lock_file import LockFile
-from stream_detector.system.rate_limit import RateLimit
+from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.types import Clock, SystemClock
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Forwarder:
         self.overflows = self.forwarded = 0
         self._config, self._shards, self._epoch = config, shards, epoch
         self._clock = clock or SystemClock()
-        self._rate = RateLimit()
+        self._rate = RateLimiter()
         self._wanted: queue.Queue[tuple[int, str]] = queue.Queue()
         self._connected: dict[int, str] = {}
         self._questions: dict[str, _Question] = {}

@@ -97,7 +97,7 @@ class Supervisor:
     _done: set[str] = field(default_factory=set, init=False)
     _failed: dict[str, str] = field(default_factory=dict, init=False)
     _homeless: set[str] = field(default_factory=set, init=False)
-    _errands: list[tuple[Any, _Actor, tuple[str, ...]]] = field(default_factory=list, init=False)
+    _assignments: list[tuple[Any, _Actor, tuple[str, ...]]] = field(default_factory=list, init=False)
     _deaths: list[tuple[str, float]] = field(default_factory=list, init=False)
     _wirings: int = field(default=0, init=False)
     _wired_s: float = field(default=float("-inf"), init=False)
@@ -162,7 +162,7 @@ class Supervisor:
             limit_s = HANG_S if actor.told is not None else START_S
             if actor.ping is not None and time.monotonic() - actor.asked_s > limit_s:
                 self._died(actor, f"gave no sign of life for {limit_s:g} s")
-        self._run_errands()
+        self._check_assignments()
         self._settle()
 
     def _heard(self, actor: _Actor, ping: Any) -> None:
@@ -244,12 +244,12 @@ class Supervisor:
         if going:
             names_now = [resume.camera for _, _, resume in going]
             log.info("cameras %s go to node %s after %.1f s", names_now, node[:8], time.monotonic() - self._began_s)
-            self._errands.append((host.handle.assign.remote(going), host, tuple(r.camera for _, _, r in going)))
+            self._assignments.append((host.handle.assign.remote(going), host, tuple(r.camera for _, _, r in going)))
 
-    def _run_errands(self) -> None:
+    def _check_assignments(self) -> None:
         """What hosts were told to run: if that failed, the cameras are placed anew."""
         waiting = []
-        for ref, host, names in self._errands:
+        for ref, host, names in self._assignments:
             if self._actors.get(host.key) is not host:
                 continue  # it has died, and its cameras are elsewhere
             done, _ = self.ray.wait([ref], timeout=0)
@@ -262,7 +262,7 @@ class Supervisor:
                 log.warning("cameras %s could not be placed (%s); they are placed again", names, _cause(error))
                 for name in names:
                     self._at.pop(name, None)
-        self._errands = waiting
+        self._assignments = waiting
 
     def _lament(self, name: str) -> None:
         if name in self._homeless:

@@ -3,7 +3,7 @@
     --engine auto     CUDA device → torch (graphs, fp16);  CPU → openvino if installed, else torch
     --precision auto  CUDA → fp16;  CPU → bf16 where it has the instructions, else fp32
 
-`choose` decides and says why, in words that the run shows. int8 is used only when asked for.
+`choose_engine` decides and says why, in words that the run shows. int8 is used only when asked for.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from stream_detector.types import Engine, EngineOutput, UInt8Array
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Choice", "FallbackEngine", "Machine", "choose", "load_engine", "this_machine"]
+__all__ = ["EngineChoice", "FallbackEngine", "Hardware", "choose_engine", "detect_hardware", "load_engine"]
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Hardware:
     """What engines depend on.
 
     cuda: names of the devices that PyTorch calls CUDA.  bf16: the CPU has AVX512-BF16 or AMX (or ARM's BF16), and the
@@ -42,7 +42,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class EngineChoice:
     """engine: "torch" or "openvino".  device: "cpu" or "cuda:N".  reason: one clause, for people."""
 
     engine: str
@@ -51,69 +51,69 @@ class Choice:
     reason: str
 
 
-def this_machine() -> Machine:
-    """Looks at the machine; imports nothing large."""
+def detect_hardware() -> Hardware:
+    """Looks at the hardware; imports nothing large."""
     names: tuple[str, ...] = ()
     if torch.cuda.is_available():
         names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     rocm = getattr(torch.version, "hip", None) is not None
     has_openvino = importlib.util.find_spec("openvino") is not None
-    return Machine(names, has_openvino, has_bf16(), rocm, torch.backends.mps.is_available())
+    return Hardware(names, has_openvino, has_bf16(), rocm, torch.backends.mps.is_available())
 
 
-def choose(config: EngineConfig, machine: Machine) -> Choice:
-    """What to run on, and why. Raises ConfigError for what this machine, or the engine asked for, cannot do."""
+def choose_engine(config: EngineConfig, hardware: Hardware) -> EngineChoice:
+    """What to run on, and why. Raises ConfigError for what this hardware, or the engine asked for, cannot do."""
     wants_cuda = config.device.startswith("cuda")
     index = int(config.device.partition(":")[2] or 0) if wants_cuda else 0
-    if wants_cuda and index >= len(machine.cuda):
-        found = ", ".join(machine.cuda) or "none"
+    if wants_cuda and index >= len(hardware.cuda):
+        found = ", ".join(hardware.cuda) or "none"
         raise ConfigError(f"device {config.device!r} was asked for, CUDA devices here: {found}; use --device cpu")
-    if config.device == "mps" and not machine.mps:
+    if config.device == "mps" and not hardware.mps:
         raise ConfigError("device 'mps' was asked for, and there is no Apple GPU here; use --device cpu")
     if (wants_cuda or config.device == "mps") and config.engine == "openvino":
         raise ConfigError("the OpenVINO engine runs on the CPU here; use --device cpu, or --engine torch")
-    on_cuda = wants_cuda or (config.device == "auto" and bool(machine.cuda) and config.engine != "openvino")
+    on_cuda = wants_cuda or (config.device == "auto" and bool(hardware.cuda) and config.engine != "openvino")
     on_cuda = on_cuda and (wants_cuda or config.precision != "int8")
     if on_cuda or config.device == "mps":
         if config.precision == "int8":
             raise ConfigError("int8 is for OpenVINO on the CPU; use --device cpu, or --precision fp16")
-        if config.precision == "tf32" and (machine.rocm or config.device == "mps"):
+        if config.precision == "tf32" and (hardware.rocm or config.device == "mps"):
             raise ConfigError("tf32 is for NVIDIA GPUs; use --precision fp16 or fp32")
         wanted = "fp16" if config.precision == "auto" else config.precision
         if config.device == "mps":  # never by itself: nobody has tried it yet
-            return Choice("torch", "mps", wanted, "the Apple GPU was asked for")
-        kind = "ROCm" if machine.rocm else "CUDA"
-        return Choice("torch", f"cuda:{index}", wanted, f"{kind} device {machine.cuda[index]}")
-    if config.engine == "openvino" and not machine.openvino:
+            return EngineChoice("torch", "mps", wanted, "the Apple GPU was asked for")
+        kind = "ROCm" if hardware.rocm else "CUDA"
+        return EngineChoice("torch", f"cuda:{index}", wanted, f"{kind} device {hardware.cuda[index]}")
+    if config.engine == "openvino" and not hardware.openvino:
         raise MissingExtraError("the OpenVINO engine", "openvino", "openvino")
-    if config.precision == "int8" and (config.engine == "torch" or not machine.openvino):
+    if config.precision == "int8" and (config.engine == "torch" or not hardware.openvino):
         raise ConfigError("int8 needs the OpenVINO engine; install stream-detector[openvino] and use --engine openvino")
     if config.precision in ("fp16", "tf32"):
         raise ConfigError(f"{config.precision} is for CUDA devices; on the CPU use --precision fp32 or bf16")
-    if config.precision == "bf16" and not machine.bf16:
+    if config.precision == "bf16" and not hardware.bf16:
         raise ConfigError("this CPU has no bf16 instructions (AVX512-BF16, AMX); use --precision fp32 or auto")
     engine = config.engine
     if engine == "auto":
-        engine = "openvino" if machine.openvino else "torch"
-        why = "no CUDA device, and openvino is installed" if machine.openvino else "no CUDA device, and no openvino"
+        engine = "openvino" if hardware.openvino else "torch"
+        why = "no CUDA device, and openvino is installed" if hardware.openvino else "no CUDA device, and no openvino"
         if config.device == "cpu":
             why = why.replace("no CUDA device, and", "the CPU was asked for, and")
     else:
         why = f"{engine} was asked for"
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if machine.bf16 else "fp32"
-        why += "; the CPU has bf16 instructions" if machine.bf16 else "; the CPU has no bf16 instructions"
-    return Choice(engine, "cpu", precision, why)
+        precision = "bf16" if hardware.bf16 else "fp32"
+        why += "; the CPU has bf16 instructions" if hardware.bf16 else "; the CPU has no bf16 instructions"
+    return EngineChoice(engine, "cpu", precision, why)
 
 
-def load_engine(bundle: Bundle, config: EngineConfig | None = None, machine: Machine | None = None) -> Engine:
+def load_engine(bundle: Bundle, config: EngineConfig | None = None, hardware: Hardware | None = None) -> Engine:
     """The engine for a bundle, warm. Raises ConfigError, MissingExtraError or EngineError.
 
     With `on_failure = "fallback"`, an engine that fails, now or later, is replaced by torch on the CPU, and says so.
     """
     config = config or EngineConfig()
-    choice = choose(config, machine or this_machine())
+    choice = choose_engine(config, hardware or detect_hardware())
 
     def plain() -> Engine:
         from stream_detector.engines.torch_engine import TorchEngine
@@ -177,7 +177,7 @@ def _joined(parts: list[EngineOutput]) -> EngineOutput:
     )
 
 
-def _load(bundle: Bundle, choice: Choice, config: EngineConfig) -> Engine:
+def _load(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
     if choice.engine == "openvino":
         from stream_detector.engines.openvino_engine import OpenVinoEngine
 

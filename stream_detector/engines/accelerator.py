@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-Run = Callable[[], tuple[Tensor, Tensor]]
+Computation = Callable[[], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Accelerator(Protocol):
         """Put what follows into `stream`."""
         ...
 
-    def capture(self, run: Run, stream: Any) -> Captured:
+    def capture(self, run: Computation, stream: Any) -> Captured:
         """Warm `run` up and keep it for repetition. Raises RuntimeError as PyTorch does."""
         ...
 
@@ -95,7 +95,7 @@ class TorchCuda:
         """See `Accelerator`."""
         return torch.cuda.stream(stream)
 
-    def capture(self, run: Run, stream: Any) -> Captured:
+    def capture(self, run: Computation, stream: Any) -> Captured:
         """A CUDA graph: one launch for all kernels."""
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
@@ -163,7 +163,7 @@ class Eager:
         """See `Accelerator`."""
         return contextlib.nullcontext()
 
-    def capture(self, run: Run, stream: Any) -> Captured:
+    def capture(self, run: Computation, stream: Any) -> Captured:
         """Runs it again at every replay."""
         features, scores = run()
 

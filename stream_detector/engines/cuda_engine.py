@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from stream_detector.engines.accelerator import Accelerator, Captured, accelerator, out_of_memory
+from stream_detector.engines.batch_dependence import batch_dependence, demo_windows, probe_windows
 from stream_detector.engines.fold import fold_first_layer
 from stream_detector.engines.network import Network, blank, check_windows, checked_output
-from stream_detector.engines.promise import company_error, demo_windows, probes
 from stream_detector.errors import EngineError
 from stream_detector.models.bundle import Bundle
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
@@ -96,7 +96,7 @@ class CudaEngine:
             with self._on.entered():
                 self._copy, self._compute, self._done = self._on.stream(), self._on.stream(), self._on.event()
                 self._load_checked()
-                if deterministic and company_error(self, probes(self._recipe, FIXED_BUCKET)) > 0:
+                if deterministic and batch_dependence(self, probe_windows(self._recipe, FIXED_BUCKET)) > 0:
                     self._load_buckets((1,))
         except RuntimeError as error:
             self.close()

@@ -15,7 +15,7 @@ import zmq
 
 from stream_detector.events.fair_queue import FairQueue
 from stream_detector.events.recovery_server import Answerer
-from stream_detector.system.rate_limit import RateLimit
+from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.types import Clock
 
 _READ_AT_ONCE = 256
@@ -29,8 +29,8 @@ class Recovery:
 
     def __init__(self, socket: zmq.Socket[bytes], answerer: Answerer, clock: Clock) -> None:
         self._socket, self._answerer, self._clock = socket, answerer, clock
-        self._rate = RateLimit()
-        self._refusals = RateLimit(rate=2.0, burst=20.0)  # to say no costs time, too
+        self._rate = RateLimiter()
+        self._refusals = RateLimiter(rate=2.0, burst=20.0)  # to say no costs time, too
         self._queue: FairQueue[list[bytes]] = FairQueue()
         self._costs = {"snapshot": 0.001, "from": 0.0002}  # seconds, usually
         self._deaf: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # peer → (until, for how long)

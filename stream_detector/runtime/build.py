@@ -39,7 +39,7 @@ FINISH_S = 20.0  # at the end of the footage they are finished
 
 
 @dataclass(frozen=True, slots=True)
-class Assembly:
+class Run:
     """Everything of one run that its caller may want to look at."""
 
     config: Config
@@ -67,7 +67,7 @@ def check_outputs(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def assembled(
+def build_run(
     config: Config,
     *,
     clock: Clock | None = None,
@@ -76,7 +76,7 @@ def assembled(
     on_event: Callable[[dict[str, Any]], None] | None = None,
     on_decision: Callable[[Decision], None] | None = None,
     on_preview: Callable[[str, Preview], None] | None = None,
-) -> Iterator[Assembly]:
+) -> Iterator[Run]:
     """Build a run; closes on exit what the pipeline does not close itself. Raises the errors of every stage's set-up.
 
     engine: used instead of the one that the configuration asks for (tests, benchmarks).  on_event, on_decision: called
@@ -171,4 +171,4 @@ def assembled(
         )
         if evidence:
             stack.callback(lambda: evidence.close(CLOSE_S if pipeline.stopped else FINISH_S))
-        yield Assembly(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)
+        yield Run(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)

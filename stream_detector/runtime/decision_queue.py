@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 64
 
 
-class Errands:
+class DecisionQueue:
     """`post` from any thread; the decision thread calls `run` often, and `close` when it ends.
 
     An asker may cancel its future at any time: work that has not begun is then left out, and the result of work that
@@ -28,7 +28,7 @@ class Errands:
         self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._closed = False
 
-    def post(self, work: Callable[[], Any]) -> Future[Any]:
+    def submit(self, work: Callable[[], Any]) -> Future[Any]:
         """Have `work` done between two windows; what it returns or raises is the future's. Never blocks.
 
         Raises StageError when MAX_WAITING are waiting. After `close`, `work` is done at once by the caller's thread.
@@ -38,12 +38,12 @@ class Errands:
             if self._closed:
                 _do(*errand)
             elif len(self._waiting) >= MAX_WAITING:
-                raise StageError(f"{MAX_WAITING} errands wait for the decision thread already; try again later")
+                raise StageError(f"{MAX_WAITING} decision_queue wait for the decision thread already; try again later")
             else:
                 self._waiting.append(errand)
         return errand[1]
 
-    def run(self) -> None:
+    def run_pending(self) -> None:
         """Do what waits now, and not what is posted meanwhile. What an errand raises goes to its asker alone."""
         for _ in range(len(self._waiting)):
             _do(*self._waiting.popleft())
@@ -52,7 +52,7 @@ class Errands:
         """Do what waits; from now on every caller does its own."""
         with self._lock:
             self._closed = True
-            self.run()
+            self.run_pending()
 
 
 def _do(work: Callable[[], Any], done: Future[Any]) -> None:

@@ -28,10 +28,10 @@ from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.runtime.decider import CameraPlan, Decider
-from stream_detector.runtime.decision_queue import Errands
+from stream_detector.runtime.decision_queue import DecisionQueue
 from stream_detector.runtime.stages import CameraStage
 from stream_detector.runtime.window_buffer import WindowBuffer
-from stream_detector.system.malloc import give_back
+from stream_detector.system.malloc import trim_malloc
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     Batch,
@@ -51,7 +51,7 @@ from stream_detector.types import (
 
 INBOX_ITEMS = 256
 POLL_S = 0.02  # how long the decision thread may be late for its sockets
-GIVE_BACK_S = 30.0  # free memory goes back to the system so often
+TRIM_S = 30.0  # free memory goes back to the system so often
 DRAIN_S = 1.0  # a stop scores what is buffered for at most so long
 SWITCH_S = 0.0005  # a thread that waits for the interpreter's lock gets it so soon; Python's own 5 ms add up to a delay
 LEAVE_S = 0.3  # capture threads get so long to hang up; what is stuck in a reader is left behind
@@ -118,7 +118,7 @@ class Pipeline:
     open_limit: int = 0  # files open at once; 0: all
     open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
     on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
-    errands: Errands = field(default_factory=Errands)  # for the decision thread, from any other
+    decision_queue: DecisionQueue = field(default_factory=DecisionQueue)  # for the decision thread, from any other
     clock: Clock = field(default_factory=SystemClock)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _stopped_by_user: bool = field(default=False, init=False)
@@ -168,12 +168,12 @@ class Pipeline:
         )
         watchdog.start()
         self._start_more()
-        given_back_s = self.clock.monotonic()
+        trimmed_s = self.clock.monotonic()
         while not self._decided.wait(0.1):
             self._count()
-            if self.clock.monotonic() - given_back_s >= GIVE_BACK_S:
-                given_back_s = self.clock.monotonic()
-                give_back()
+            if self.clock.monotonic() - trimmed_s >= TRIM_S:
+                trimmed_s = self.clock.monotonic()
+                trim_malloc()
             if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > GIVE_UP_S:
                 break  # something hangs; its thread is a daemon and ends with the process
         self._stop.set()
@@ -371,13 +371,13 @@ class Pipeline:
                 elif item is not None:
                     self.decider.status(item)
                 self.decider.tick()
-                self.errands.run()
+                self.decision_queue.run_pending()
                 self.sink.service()
         finally:
             try:
                 self.decider.finish("shutdown")
                 self.sink.close()
-                self.errands.close()
+                self.decision_queue.close()
             finally:
                 self._decided.set()
 

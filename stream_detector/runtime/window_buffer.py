@@ -20,14 +20,14 @@ from stream_detector.types import Batch, Clock, Window
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TakenBatch:
     """What the worker gets: a batch (None when only ends are reported) and the cameras drained to their end."""
 
     batch: Batch | None
     ended: tuple[str, ...]
 
 
-class _Lane:
+class _CameraQueue:
     """One camera's windows in waiting."""
 
     def __init__(self, live: bool, lock: threading.Lock) -> None:
@@ -49,7 +49,7 @@ class WindowBuffer:
         self._capacity = capacity
         self._clock = clock
         self._on_drop = on_drop
-        self._lanes: dict[str, _Lane] = {}
+        self._queues: dict[str, _CameraQueue] = {}
         self._turn: deque[str] = deque()
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)  # what the worker waits for
@@ -59,35 +59,35 @@ class WindowBuffer:
     def add(self, camera: str, live: bool) -> None:
         """Announce a camera before its first window."""
         with self._lock:
-            self._lanes[camera] = _Lane(live, self._lock)
+            self._queues[camera] = _CameraQueue(live, self._lock)
             self._turn.append(camera)
 
     def put(self, window: Window) -> bool:
         """Hand over a window. False when the run is over and the window was not taken."""
         camera = window.ref.camera
         with self._lock:
-            lane = self._lanes[camera]
-            if not lane.live and len(lane.windows) >= self._capacity and not self._over(lane):
-                lane.waiting = True
+            queue = self._queues[camera]
+            if not queue.live and len(queue.windows) >= self._capacity and not self._over(queue):
+                queue.waiting = True
                 self._more.notify()  # perhaps the last that a batch was waiting for
-                lane.room.wait_for(lambda: len(lane.windows) < self._capacity or self._over(lane))
-                lane.waiting = False
-            if self._over(lane):
+                queue.room.wait_for(lambda: len(queue.windows) < self._capacity or self._over(queue))
+                queue.waiting = False
+            if self._over(queue):
                 return False
-            if len(lane.windows) >= self._capacity:
-                lane.lost |= {"dropped", *lane.windows.popleft().ref.degraded}
+            if len(queue.windows) >= self._capacity:
+                queue.lost |= {"dropped", *queue.windows.popleft().ref.degraded}
                 if self._on_drop:
                     self._on_drop(camera, "overload")
-            lane.windows.append(window)
+            queue.windows.append(window)
             self._more.notify()
             return True
 
     def end(self, camera: str) -> None:
         """The camera gives no further windows; the worker is told once it has taken the last one."""
         with self._lock:
-            lane = self._lanes[camera]
-            lane.ended = True
-            lane.room.notify()
+            queue = self._queues[camera]
+            queue.ended = True
+            queue.room.notify()
             self._more.notify()
 
     def close(self) -> None:
@@ -102,24 +102,24 @@ class WindowBuffer:
             self._aborted = True
             self._wake_all()
 
-    def take(self, max_size: int, max_wait_s: float) -> Taken | None:
+    def take(self, max_size: int, max_wait_s: float) -> TakenBatch | None:
         """Wait for a batch of at most `max_size` windows. None: nothing will ever come again."""
         with self._lock:
             while True:
                 if self._aborted:
                     return None
-                waiting = sum(len(lane.windows) for lane in self._lanes.values())
+                waiting = sum(len(queue.windows) for queue in self._queues.values())
                 if waiting == 0:
                     ended = self._ended()
                     if ended:
-                        return Taken(None, ended)
+                        return TakenBatch(None, ended)
                     if self._closed:
                         return None
                     self._more.wait()
                     continue
                 if waiting >= max_size or self._no_more_soon():
                     break
-                oldest_s = min(lane.windows[0].ref.completed_s for lane in self._lanes.values() if lane.windows)
+                oldest_s = min(queue.windows[0].ref.completed_s for queue in self._queues.values() if queue.windows)
                 left_s = oldest_s + max_wait_s - self._clock.monotonic()
                 if left_s <= 0:
                     break
@@ -127,40 +127,40 @@ class WindowBuffer:
             windows = tuple(self._pick(max_size))
             ended = self._ended()
         frames = np.stack([window.frames for window in windows])
-        return Taken(Batch(windows, frames, self._clock.monotonic()), ended)
+        return TakenBatch(Batch(windows, frames, self._clock.monotonic()), ended)
 
     def _wake_all(self) -> None:
         self._more.notify()
-        for lane in self._lanes.values():
-            lane.room.notify()
+        for queue in self._queues.values():
+            queue.room.notify()
 
-    def _over(self, lane: _Lane) -> bool:
-        return self._aborted or self._closed or lane.ended
+    def _over(self, queue: _CameraQueue) -> bool:
+        return self._aborted or self._closed or queue.ended
 
     def _no_more_soon(self) -> bool:
         """True when no running camera could add a window before the worker takes some."""
-        return self._closed or all(lane.waiting or lane.ended for lane in self._lanes.values())
+        return self._closed or all(queue.waiting or queue.ended for queue in self._queues.values())
 
     def _ended(self) -> tuple[str, ...]:
-        done = [name for name, lane in self._lanes.items() if lane.ended and not lane.windows]
+        done = [name for name, queue in self._queues.items() if queue.ended and not queue.windows]
         for name in done:
-            del self._lanes[name]
+            del self._queues[name]
             self._turn.remove(name)
         return tuple(done)
 
     def _pick(self, max_size: int) -> Iterable[Window]:
         taken = 0
-        while taken < max_size and any(lane.windows for lane in self._lanes.values()):
+        while taken < max_size and any(queue.windows for queue in self._queues.values()):
             name = self._turn[0]
             self._turn.rotate(-1)
-            lane = self._lanes[name]
-            if not lane.windows:
+            queue = self._queues[name]
+            if not queue.windows:
                 continue
-            window = lane.windows.popleft()
-            lane.room.notify()
-            if lane.lost:
-                causes = tuple(sorted(lane.lost.union(window.ref.degraded)))
-                lane.lost.clear()
+            window = queue.windows.popleft()
+            queue.room.notify()
+            if queue.lost:
+                causes = tuple(sorted(queue.lost.union(window.ref.degraded)))
+                queue.lost.clear()
                 window = dataclasses.replace(window, ref=dataclasses.replace(window.ref, degraded=causes))
             taken += 1
             yield window

@@ -78,7 +78,7 @@ class _Worker:
     served: int = 0
 
 
-def work_through(ray: Any, worker: Any, arguments: tuple[Any, ...], entries: Sequence[Any], workers: int,
+def map_over_actors(ray: Any, worker: Any, arguments: tuple[Any, ...], entries: Sequence[Any], workers: int,
                  **options: Any) -> Iterator[Outcome]:  # fmt: skip
     """Outcomes in the order in which they come, one for every entry.
 

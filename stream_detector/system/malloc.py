@@ -3,7 +3,7 @@
 A run makes and frees arrays of half a megabyte all day, from dozens of threads. glibc answers with an arena for a few
 threads each and by keeping such blocks in their heaps, so that memory grows for hours without any leak. Two arenas, and
 blocks of 256 KiB and more given back to the system when freed, cost next to nothing here and end that. What video
-encoders and short-lived objects leave behind is smaller and scattered: `give_back` returns it, twice a minute.
+encoders and short-lived objects leave behind is smaller and scattered: `trim_malloc` returns it, twice a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TRIM_BYTES = 16 << 20
 ARENAS = 2
 
 
-def keep_flat() -> bool:
+def configure_malloc() -> bool:
     """Set the allocator up, once, before the threads start. False where it is not glibc's; nothing is changed then."""
     if not sys.platform.startswith("linux"):
         return False
@@ -29,7 +29,7 @@ def keep_flat() -> bool:
     return all([mallopt(option, value) == 1 for option, value in wanted])
 
 
-def give_back() -> bool:
+def trim_malloc() -> bool:
     """Return free memory to the system: 2 to 5 ms, during which other threads may wait for memory. False elsewhere."""
     if not sys.platform.startswith("linux"):
         return False

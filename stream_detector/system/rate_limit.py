@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 
-class RateLimit:
+class RateLimiter:
     """A token bucket a peer: `rate` requests a second, bursts of `burst`. Remembers the newest `peers` of them."""
 
     def __init__(self, rate: float = 50.0, burst: float = 20.0, peers: int = 1000) -> None:

@@ -3,7 +3,7 @@
     capture threads ──previews──▶ Board ◀──decisions, events── decision thread
                                     │
                      server thread, own event loop: History (journal, read-only) · Hub ──SSE──▶ viewers
-                                    └── acknowledgements ──Errands──▶ decision thread
+                                    └── acknowledgements ──DecisionQueue──▶ decision thread
 
 The detector hands over references and goes on; whatever viewers cost is paid by the server's thread. `server` is the
 entrance; nothing here is imported unless `--web` is given, for starlette and uvicorn are optional.

@@ -23,8 +23,8 @@ from starlette.types import Receive, Scope, Send
 from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ConfigError, DataError, EndpointError, StageError, StreamDetectorError
 from stream_detector.reports.read_back import stage_times
-from stream_detector.runtime.build import Assembly
-from stream_detector.system.rate_limit import RateLimit
+from stream_detector.runtime.build import Run
+from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.telemetry.health import check
 from stream_detector.telemetry.prometheus import exposition
@@ -54,7 +54,7 @@ PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
 class Rooms:
     """What the routes work on."""
 
-    assembly: Assembly
+    run: Run
     board: Board
     history: History
     hub: Hub
@@ -72,8 +72,8 @@ class Api:
 
     def __init__(self, rooms: Rooms) -> None:
         self._r = rooms
-        self._plans = {plan.name: plan for plan in rooms.assembly.plans}
-        self._acks = RateLimit(ACK_RATE, ACK_BURST, 1)
+        self._plans = {plan.name: plan for plan in rooms.run.plans}
+        self._acks = RateLimiter(ACK_RATE, ACK_BURST, 1)
 
     def app(self) -> Starlette:
         """The application without its guard."""
@@ -142,11 +142,9 @@ class Api:
     # -- the run ----------------------------------------------------------------------------------------------------
 
     async def _health(self, request: Request) -> Response:
-        assembly = self._r.assembly
+        run = self._r.run
         names = bool(request.scope["state"]["admitted"])
-        status, body = check(
-            request.scope["path"], assembly.telemetry.snapshot(), assembly.config.telemetry, names=names
-        )
+        status, body = check(request.scope["path"], run.telemetry.snapshot(), run.config.telemetry, names=names)
         return JSONResponse(body, status)
 
     async def _metrics(self, request: Request) -> Response:
@@ -154,20 +152,20 @@ class Api:
         return Response(text, headers={"content-type": content})
 
     async def _run(self, _request: Request) -> Response:
-        assembly = self._r.assembly
-        engine = assembly.engine
+        run = self._r.run
+        engine = run.engine
         recorded = set(self._r.recordings.names)
         return JSONResponse(
             {
                 "engine": f"{engine.name} · {engine.device} · {engine.precision}",
-                "bundle": assembly.bundle.name,
-                "fingerprint": assembly.bundle.fingerprint,
-                "rendered": any(camera.source.kind == "demo" for camera in assembly.config.cameras),
+                "bundle": run.bundle.name,
+                "fingerprint": run.bundle.fingerprint,
+                "rendered": any(camera.source.kind == "demo" for camera in run.config.cameras),
                 "closed": self._r.gate.closed,
                 "unseen": self._r.history.unseen(),
-                "epoch": assembly.ledger.epoch,
+                "epoch": run.ledger.epoch,
                 "config": self._r.config_path.name if self._r.config_path else None,
-                "alarm": assembly.config.alarm.model_dump(exclude={"threshold"}),
+                "alarm": run.config.alarm.model_dump(exclude={"threshold"}),
                 "cameras": [
                     {
                         "name": plan.name,
@@ -177,7 +175,7 @@ class Api:
                         "threshold": plan.threshold,
                         "smoothing": plan.smooth.model_dump(),
                     }
-                    for plan in assembly.plans
+                    for plan in run.plans
                 ],
             }
         )
@@ -235,7 +233,7 @@ class Api:
         if not CAMERA_NAME.fullmatch(alarm.camera) or not ALARM_ID.fullmatch(alarm.id):
             return None
         try:
-            folder = self._r.assembly.config.evidence.directory.resolve()
+            folder = self._r.run.config.evidence.directory.resolve()
             path = (folder / alarm.camera / f"{alarm.id}.{suffix}").resolve()
             return path if path.is_relative_to(folder) and path.is_file() else None
         except OSError:
@@ -249,7 +247,7 @@ class Api:
         note, by = text_of(body, "note", MAX_NOTE), text_of(body, "by", MAX_BY)
         if not self._acks.allow("all", time.monotonic()):
             return JSONResponse({"error": "too many acknowledgements at once; try again in a moment"}, 429)
-        publisher = self._r.assembly.publisher
+        publisher = self._r.run.publisher
         camera, name, epoch = alarm.camera, alarm.id, alarm.epoch
         loop = asyncio.get_running_loop()
         noted: asyncio.Future[Alarm] = loop.create_future()
@@ -258,8 +256,8 @@ class Api:
             with contextlib.suppress(RuntimeError):  # the page has closed: the journal has it all the same
                 loop.call_soon_threadsafe(self._noted, done, alarm, noted)
 
-        errands = self._r.assembly.pipeline.errands
-        noting = errands.post(lambda: publisher.acknowledge(camera, name, note, by, epoch))
+        decision_queue = self._r.run.pipeline.decision_queue
+        noting = decision_queue.submit(lambda: publisher.acknowledge(camera, name, note, by, epoch))
         noting.add_done_callback(hand_over)
         finished, _ = await asyncio.wait({noted}, timeout=ACK_S)  # which cancels nothing when the time is over
         if not finished:
@@ -317,7 +315,7 @@ class Api:
     async def _tune(self, request: Request) -> Response:
         name = self._camera(request)
         threshold, smooth = settings_of(await read_json(request.receive, request.scope))
-        alarm = self._r.assembly.config.alarm
+        alarm = self._r.run.config.alarm
         async with self._r.tuning:  # one at a time: it is the detector's processor
             rows = self._r.board.rows(name)
             tuned = await asyncio.to_thread(tune, rows, smooth, threshold, alarm)

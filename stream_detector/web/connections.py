@@ -30,7 +30,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stream_detector.system.rate_limit import RateLimit
+from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.web import middleware
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class Doors:
     refused: int = 0
     _held: dict[str, set[_Held]] = field(default_factory=dict)
     _count: int = 0
-    _arrivals: RateLimit = field(default_factory=lambda: RateLimit(ARRIVAL_RATE, ARRIVAL_BURST, middleware.PEERS))
+    _arrivals: RateLimiter = field(default_factory=lambda: RateLimiter(ARRIVAL_RATE, ARRIVAL_BURST, middleware.PEERS))
 
     async def run(self) -> None:
         """Accept, and sweep, until cancelled."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_detector.errors import DataError
-from stream_detector.system.rate_limit import RateLimit
+from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.web.auth import COOKIE, Gate
 
@@ -49,8 +49,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, gate: Gate, *, tls: bool, rate: float = RATE, burst: float = BURST) -> None:
         self._app, self._gate, self._tls = app, gate, tls
-        self._requests = RateLimit(rate, burst, PEERS)
-        self._guesses = RateLimit(GUESS_RATE, GUESS_BURST, PEERS)
+        self._requests = RateLimiter(rate, burst, PEERS)
+        self._guesses = RateLimiter(GUESS_RATE, GUESS_BURST, PEERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""

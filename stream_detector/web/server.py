@@ -1,10 +1,10 @@
 """The page's server: one thread with its own event loop beside the detector.
 
 board = Board(len(config.cameras))
-with assembled(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as assembly:
-    with serve_web(config.web, assembly, board) as server:
+with build_run(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as run:
+    with serve_web(config.web, run, board) as server:
         print(server.url)
-        assembly.pipeline.run()
+        run.pipeline.run()
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import uvicorn
 
 from stream_detector.config import WebConfig
 from stream_detector.errors import EndpointError
-from stream_detector.runtime.build import Assembly
+from stream_detector.runtime.build import Run
 from stream_detector.telemetry.prometheus import make_registry
 from stream_detector.web.api import Api, Rooms
 from stream_detector.web.auth import Gate, place_of, read_token
@@ -48,7 +48,7 @@ class WebServer:
     def __init__(
         self,
         config: WebConfig,
-        assembly: Assembly,
+        run: Run,
         board: Board,
         *,
         config_path: Path | None = None,
@@ -59,7 +59,7 @@ class WebServer:
         place = place_of(config)
         token = read_token(config.token_file) if config.token_file else ""
         self._context = _tls(config)
-        self._assembly, self._board, self._config_path = assembly, board, config_path
+        self._detector_run, self._board, self._config_path = run, board, config_path
         self._rate, self._burst, self._tls = rate, burst, place.tls
         self._gate = Gate(token, local=place.local, hosts=config.hosts)
         self._socket = _bind(place.host, place.port)
@@ -133,24 +133,24 @@ class WebServer:
             self._ready.set()
 
     async def _serve(self) -> None:
-        assembly = self._assembly
+        run = self._detector_run
         loop = self._loop = asyncio.get_running_loop()
-        publish = assembly.config.publish
-        history = History(None if assembly.ledger.degraded else publish.ledger)
-        names = tuple(plan.name for plan in assembly.plans)
-        live_age_s = assembly.config.telemetry.live_age_s
-        hub = self._hub = Hub(self._board, assembly.telemetry.snapshot, names, live_age_s, assembly.ledger.epoch)
+        publish = run.config.publish
+        history = History(None if run.ledger.degraded else publish.ledger)
+        names = tuple(plan.name for plan in run.plans)
+        live_age_s = run.config.telemetry.live_age_s
+        hub = self._hub = Hub(self._board, run.telemetry.snapshot, names, live_age_s, run.ledger.epoch)
         history.load()
-        recordings = Recordings(assembly.config.cameras, assembly.config.capture)
+        recordings = Recordings(run.config.cameras, run.config.capture)
         rooms = Rooms(
-            assembly=assembly,
+            run=run,
             board=self._board,
             history=history,
             hub=hub,
             gate=self._gate,
             pages=Pages(),
             recordings=recordings,
-            registry=make_registry(assembly.telemetry),
+            registry=make_registry(run.telemetry),
             config_path=self._config_path,
             tls=self._tls,
             tuning=asyncio.Lock(),
@@ -200,9 +200,9 @@ class WebServer:
         await self._guard(scope, receive, send)
 
 
-def serve_web(config: WebConfig, assembly: Assembly, board: Board, *, config_path: Path | None = None) -> WebServer:
+def serve_web(config: WebConfig, run: Run, board: Board, *, config_path: Path | None = None) -> WebServer:
     """Start the page's server; close it, or use it as a context. Raises EndpointError and ConfigError."""
-    return WebServer(config, assembly, board, config_path=config_path)
+    return WebServer(config, run, board, config_path=config_path)
 
 
 def _tls(config: WebConfig) -> ssl.SSLContext | None:

@@ -61,7 +61,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> OneScoreEngine:
     bundle = SimpleNamespace(
         name="embedded", fingerprint="abc", threshold=0.5, recipe=SimpleNamespace(size=(96, 128), frames=16), load=None
     )
-    importlib.import_module("stream_detector.engines.promise")  # before its package is replaced
+    importlib.import_module("stream_detector.engines.batch_dependence")  # before its package is replaced
     bundles, engines = ModuleType("stream_detector.models.bundle"), ModuleType("stream_detector.engines")
 
     def load(name: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream_detector.errors import DataError, RunError
-from stream_detector.system.actor_pool import TRIES, Outcome, work_through
+from stream_detector.system.actor_pool import TRIES, Outcome, map_over_actors
 
 
 class FakeRay:
@@ -80,7 +80,7 @@ class Doubler:
 def outcomes(entries: list[int], workers: int = 2, worker: Any = Doubler) -> tuple[dict[int, Outcome], FakeRay]:
     ray = FakeRay()
     found: dict[int, Outcome] = {}
-    for outcome in work_through(ray, worker, (), entries, workers):
+    for outcome in map_over_actors(ray, worker, (), entries, workers):
         assert outcome.number not in found
         found[outcome.number] = outcome
     return found, ray

@@ -31,7 +31,7 @@ from stream_detector.errors import SourceError
 from stream_detector.reports.html_page import page
 from stream_detector.reports.read_back import gather_alarms, read_events, read_scores
 from stream_detector.reports.summary import make_report
-from stream_detector.runtime.build import Assembly, assembled
+from stream_detector.runtime.build import Run, build_run
 from stream_detector.system.logging_setup import JsonFormatter, TextFormatter
 from stream_detector.telemetry.prometheus import make_registry
 from stream_detector.telemetry.terminal_view import Dashboard, HeaderInfo, render
@@ -86,14 +86,14 @@ def listening() -> Iterator[list[io.StringIO]]:
         logger.level, logger.handlers[:], logger.propagate = before
 
 
-def web_answers(assembly: Assembly, board: Any) -> list[bytes]:
+def web_answers(run: Run, board: Any) -> list[bytes]:
     """What the page's server says, of a page that is served for the moment."""
     from http.client import HTTPConnection
 
     from stream_detector.config import WebConfig
     from stream_detector.web.server import WebServer
 
-    server = WebServer(WebConfig(bind="127.0.0.1:0"), assembly, board)
+    server = WebServer(WebConfig(bind="127.0.0.1:0"), run, board)
     found = []
     try:
         for path in ("/api/run", "/api/alarms", "/api/alarms.csv", "/api/replay/gate", "/metrics", "/readyz", "/"):
@@ -129,40 +129,40 @@ def outputs(source: Source, folder: Path) -> list[object]:
     subscriber = zmq.Context.instance().socket(zmq.SUB)
     with (
         listening() as logs,
-        assembled(
+        build_run(
             config, clock=clock, engine=ConstantEngine(0.9), on_event=board.event, on_decision=board.decision
-        ) as assembly,
+        ) as run,
     ):
-        assembly.pipeline.open_reader = lambda _camera, _config: reader
+        run.pipeline.open_reader = lambda _camera, _config: reader
         subscriber.subscribe(b"")
-        subscriber.connect(assembly.publisher.endpoint or "")
+        subscriber.connect(run.publisher.endpoint or "")
         results: list[Any] = []
-        thread = threading.Thread(target=lambda: results.append(assembly.pipeline.run()))
+        thread = threading.Thread(target=lambda: results.append(run.pipeline.run()))
         thread.start()
         try:
-            until(lambda: assembly.telemetry.snapshot().cameras[0].alarms, "an alarm")
+            until(lambda: run.telemetry.snapshot().cameras[0].alarms, "an alarm")
             until(lambda: subscriber.poll(0), "a message on the socket")
             said.append(subscriber.recv_multipart())
-            said += web_answers(assembly, board)
-            snapshot = assembly.telemetry.snapshot()
+            said += web_answers(run, board)
+            snapshot = run.telemetry.snapshot()
             header = HeaderInfo("engine", "bundle", "endpoint")
             screen = Console(file=io.StringIO(), width=200, height=50, force_terminal=True)
             screen.print(render(snapshot, header, 200, 50))
             lines = Console(file=io.StringIO(), width=200)
             over = threading.Event()
             over.set()
-            Dashboard(assembly.telemetry, header, console=lines, plain=True).run(over)
+            Dashboard(run.telemetry, header, console=lines, plain=True).run(over)
             said += [screen.file.getvalue(), lines.file.getvalue(), snapshot]  # type: ignore[attr-defined]
-            said.append(generate_latest(make_registry(assembly.telemetry)))
+            said.append(generate_latest(make_registry(run.telemetry)))
         finally:
             reader.release()
             thread.join(DEADLINE_S)
-            assembly.pipeline.stop()
+            run.pipeline.stop()
         assert results and results[0].error is not None, "the exception of the library ended the run"
         error = results[0].error
         logging.getLogger("stream_detector.test").error("%s", error, exc_info=error)
         said += [error, repr(error), *traceback.format_exception(error), results[0]]
-        said += [json.dumps(outcome(assembly, results[0], None)), repr(assembly.config), repr(assembly.plans)]
+        said += [json.dumps(outcome(run, results[0], None)), repr(run.config), repr(run.plans)]
         while subscriber.poll(50):
             said.append(subscriber.recv_multipart())
         said += [log.getvalue() for log in logs]

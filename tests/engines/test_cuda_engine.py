@@ -15,10 +15,10 @@ import torch
 from model_samples import noise_windows, small_bundle
 
 from stream_detector.config import EngineConfig
-from stream_detector.engines import FallbackEngine, Machine, choose, cuda_engine
-from stream_detector.engines.accelerator import Captured, Eager, Run, TorchCuda, accelerator, out_of_memory
+from stream_detector.engines import FallbackEngine, Hardware, choose_engine, cuda_engine
+from stream_detector.engines.accelerator import Captured, Computation, Eager, TorchCuda, accelerator, out_of_memory
+from stream_detector.engines.batch_dependence import batch_dependence, demo_windows, tolerance
 from stream_detector.engines.cuda_engine import BUCKETS, FIXED_BUCKET, CudaEngine
-from stream_detector.engines.promise import company_error, demo_windows, tolerance
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import ConfigError, EngineError
 from stream_detector.models.bundle import Bundle
@@ -37,7 +37,7 @@ class FakeGpu(Eager):
         self.room, self.graphs, self.full, self.lost, self.captures = room, 0, 0, False, 0
         self.flags: list[tuple[bool, bool, bool, bool]] = []
 
-    def capture(self, run: Run, stream: Any) -> Captured:
+    def capture(self, run: Computation, stream: Any) -> Captured:
         cudnn = torch.backends.cudnn
         tf32 = torch.backends.cuda.matmul.allow_tf32
         self.flags.append((cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, tf32))
@@ -92,7 +92,7 @@ def test_every_count_agrees_with_the_reference(bundle: Bundle) -> None:
             found = engine.infer(frames[:count])
             np.testing.assert_allclose(found.scores, wanted[:count], atol=1e-5)
             assert found.features.shape == (count, 64)
-        assert company_error(engine, frames[:9]) <= 1e-5 == tolerance_of("fp32")
+        assert batch_dependence(engine, frames[:9]) <= 1e-5 == tolerance_of("fp32")
     with pytest.raises(EngineError, match="closed"):
         engine.infer(frames[:1])
 
@@ -136,13 +136,13 @@ def test_what_kernels_may_be_chosen(
 def test_deterministic_has_one_bucket_and_is_bit_equal(bundle: Bundle) -> None:
     with closing(made(bundle, FakeGpu(), deterministic=True)) as engine:
         assert len(engine.buckets) == 1 and engine.buckets[0] in (1, FIXED_BUCKET)
-        assert company_error(engine, noise_windows(20, seed=5)) == tolerance(engine) == 0.0
+        assert batch_dependence(engine, noise_windows(20, seed=5)) == tolerance(engine) == 0.0
 
 
 def test_deterministic_takes_a_bucket_of_one_where_the_place_shows(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_engine, "company_error", lambda _engine, _windows: 1e-7)
+    monkeypatch.setattr(cuda_engine, "batch_dependence", lambda _engine, _windows: 1e-7)
     with closing(made(bundle, FakeGpu(), deterministic=True)) as engine:
         assert engine.buckets == (1,)
         assert engine.infer(noise_windows(3)).scores.shape == (3,)
@@ -265,33 +265,33 @@ def test_which_device_is_which() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "machine", "wanted"),
+    ("asked", "hardware", "wanted"),
     [
-        ({"device": "mps"}, Machine((), True, False, mps=True), ("torch", "mps", "fp16")),
-        ({}, Machine((), True, False, mps=True), ("openvino", "cpu", "fp32")),  # untried: only when asked for
-        ({}, Machine(("MI300X",), True, True, rocm=True), ("torch", "cuda:0", "fp16")),
-        ({"precision": "tf32"}, Machine(("H200",), True, True), ("torch", "cuda:0", "tf32")),
+        ({"device": "mps"}, Hardware((), True, False, mps=True), ("torch", "mps", "fp16")),
+        ({}, Hardware((), True, False, mps=True), ("openvino", "cpu", "fp32")),  # untried: only when asked for
+        ({}, Hardware(("MI300X",), True, True, rocm=True), ("torch", "cuda:0", "fp16")),
+        ({"precision": "tf32"}, Hardware(("H200",), True, True), ("torch", "cuda:0", "tf32")),
     ],
 )
-def test_the_choice_among_gpus(asked: dict[str, str], machine: Machine, wanted: tuple[str, str, str]) -> None:
-    choice = choose(EngineConfig.model_validate(asked), machine)
+def test_the_choice_among_gpus(asked: dict[str, str], hardware: Hardware, wanted: tuple[str, str, str]) -> None:
+    choice = choose_engine(EngineConfig.model_validate(asked), hardware)
     assert (choice.engine, choice.device, choice.precision) == wanted
-    assert ("ROCm" in choice.reason) == machine.rocm
+    assert ("ROCm" in choice.reason) == hardware.rocm
 
 
 @pytest.mark.parametrize(
-    ("asked", "machine"),
+    ("asked", "hardware"),
     [
-        ({"device": "mps"}, Machine((), True, False)),
-        ({"device": "mps", "engine": "openvino"}, Machine((), True, False, mps=True)),
-        ({"device": "mps", "precision": "tf32"}, Machine((), True, False, mps=True)),
-        ({"precision": "tf32"}, Machine((), True, False)),
-        ({"precision": "tf32"}, Machine(("MI300X",), True, True, rocm=True)),
+        ({"device": "mps"}, Hardware((), True, False)),
+        ({"device": "mps", "engine": "openvino"}, Hardware((), True, False, mps=True)),
+        ({"device": "mps", "precision": "tf32"}, Hardware((), True, False, mps=True)),
+        ({"precision": "tf32"}, Hardware((), True, False)),
+        ({"precision": "tf32"}, Hardware(("MI300X",), True, True, rocm=True)),
     ],
 )
-def test_what_a_gpu_cannot_do_is_refused(asked: dict[str, str], machine: Machine) -> None:
+def test_what_a_gpu_cannot_do_is_refused(asked: dict[str, str], hardware: Hardware) -> None:
     with pytest.raises(ConfigError):
-        choose(EngineConfig.model_validate(asked), machine)
+        choose_engine(EngineConfig.model_validate(asked), hardware)
 
 
 def test_importing_the_engine_touches_no_device() -> None:

@@ -13,7 +13,7 @@ import torch
 from model_samples import noise_windows, small_bundle
 
 from stream_detector.config import EngineConfig
-from stream_detector.engines import FallbackEngine, Machine, choose, load_engine, this_machine
+from stream_detector.engines import FallbackEngine, Hardware, choose_engine, detect_hardware, load_engine
 from stream_detector.engines.network import Network, checked_output, fuse_batchnorm
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
@@ -24,7 +24,7 @@ from stream_detector.types import Engine
 
 HAS_OPENVINO = importlib.util.find_spec("openvino") is not None
 NAMES = ["torch", pytest.param("openvino", marks=pytest.mark.skipif(not HAS_OPENVINO, reason="openvino is missing"))]
-PLAIN = Machine(cuda=(), openvino=True, bf16=False)
+PLAIN = Hardware(cuda=(), openvino=True, bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -197,53 +197,53 @@ def test_running_out_of_memory_is_reported(bundle: Bundle, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("asked", "machine", "wanted"),
+    ("asked", "hardware", "wanted"),
     [
         ({}, PLAIN, ("openvino", "cpu", "fp32")),
-        ({}, Machine((), True, True), ("openvino", "cpu", "bf16")),
-        ({}, Machine((), False, False), ("torch", "cpu", "fp32")),
-        ({}, Machine(("H200",), True, True), ("torch", "cuda:0", "fp16")),
-        ({"device": "cuda:1"}, Machine(("A", "B"), True, True), ("torch", "cuda:1", "fp16")),
-        ({"device": "cpu"}, Machine(("H200",), True, True), ("openvino", "cpu", "bf16")),
-        ({"engine": "openvino"}, Machine(("H200",), True, False), ("openvino", "cpu", "fp32")),
-        ({"engine": "torch", "precision": "bf16"}, Machine((), True, True), ("torch", "cpu", "bf16")),
+        ({}, Hardware((), True, True), ("openvino", "cpu", "bf16")),
+        ({}, Hardware((), False, False), ("torch", "cpu", "fp32")),
+        ({}, Hardware(("H200",), True, True), ("torch", "cuda:0", "fp16")),
+        ({"device": "cuda:1"}, Hardware(("A", "B"), True, True), ("torch", "cuda:1", "fp16")),
+        ({"device": "cpu"}, Hardware(("H200",), True, True), ("openvino", "cpu", "bf16")),
+        ({"engine": "openvino"}, Hardware(("H200",), True, False), ("openvino", "cpu", "fp32")),
+        ({"engine": "torch", "precision": "bf16"}, Hardware((), True, True), ("torch", "cpu", "bf16")),
         ({"precision": "int8"}, PLAIN, ("openvino", "cpu", "int8")),
-        ({"precision": "int8"}, Machine(("H200",), True, True), ("openvino", "cpu", "int8")),
-        ({"precision": "bf16"}, Machine(("H200",), False, False), ("torch", "cuda:0", "bf16")),
+        ({"precision": "int8"}, Hardware(("H200",), True, True), ("openvino", "cpu", "int8")),
+        ({"precision": "bf16"}, Hardware(("H200",), False, False), ("torch", "cuda:0", "bf16")),
     ],
 )
-def test_the_choice(asked: dict[str, str], machine: Machine, wanted: tuple[str, str, str]) -> None:
-    choice = choose(EngineConfig.model_validate(asked), machine)
+def test_the_choice(asked: dict[str, str], hardware: Hardware, wanted: tuple[str, str, str]) -> None:
+    choice = choose_engine(EngineConfig.model_validate(asked), hardware)
     assert (choice.engine, choice.device, choice.precision) == wanted
     assert choice.reason
 
 
 @pytest.mark.parametrize(
-    ("asked", "machine"),
+    ("asked", "hardware"),
     [
         ({"device": "cuda"}, PLAIN),
-        ({"device": "cuda:1"}, Machine(("A",), True, True)),
-        ({"device": "cuda", "engine": "openvino"}, Machine(("A",), True, True)),
-        ({"device": "cuda", "precision": "int8"}, Machine(("A",), True, True)),
+        ({"device": "cuda:1"}, Hardware(("A",), True, True)),
+        ({"device": "cuda", "engine": "openvino"}, Hardware(("A",), True, True)),
+        ({"device": "cuda", "precision": "int8"}, Hardware(("A",), True, True)),
         ({"precision": "fp16"}, PLAIN),
         ({"precision": "bf16"}, PLAIN),
         ({"precision": "int8", "engine": "torch"}, PLAIN),
-        ({"precision": "int8"}, Machine((), False, False)),
+        ({"precision": "int8"}, Hardware((), False, False)),
     ],
 )
-def test_what_the_machine_cannot_do_is_refused(asked: dict[str, str], machine: Machine) -> None:
+def test_what_the_machine_cannot_do_is_refused(asked: dict[str, str], hardware: Hardware) -> None:
     with pytest.raises(ConfigError):
-        choose(EngineConfig.model_validate(asked), machine)
+        choose_engine(EngineConfig.model_validate(asked), hardware)
 
 
 def test_openvino_asked_for_and_missing() -> None:
     with pytest.raises(MissingExtraError, match="openvino"):
-        choose(EngineConfig(engine="openvino"), Machine((), False, False))
+        choose_engine(EngineConfig(engine="openvino"), Hardware((), False, False))
 
 
 def test_this_machine_can_be_asked() -> None:
-    machine = this_machine()
-    assert machine.openvino == HAS_OPENVINO and len(machine.cuda) == torch.cuda.device_count()
+    hardware = detect_hardware()
+    assert hardware.openvino == HAS_OPENVINO and len(hardware.cuda) == torch.cuda.device_count()
 
 
 def test_fallback_scores_the_failed_batch_again(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,8 +19,8 @@ from one_score import look
 
 from stream_detector.config import EngineConfig
 from stream_detector.engines import load_engine
+from stream_detector.engines.batch_dependence import batch_dependence, describe_tolerance, probe_windows, tolerance
 from stream_detector.engines.layout import instruction_set
-from stream_detector.engines.promise import company_error, in_words, probes, tolerance
 from stream_detector.engines.torch_engine import TorchEngine
 from stream_detector.models.bundle import Bundle
 from stream_detector.testing.engine import ConstantEngine
@@ -89,7 +89,7 @@ def test_openvino_is_bit_equal_in_every_precision(small: Bundle, precision: str)
     from stream_detector.engines.openvino_engine import OpenVinoEngine
 
     with closing(OpenVinoEngine(small, precision, threads=2)) as engine:
-        assert company_error(engine, noise_windows(9, seed=3)) == 0.0
+        assert batch_dependence(engine, noise_windows(9, seed=3)) == 0.0
 
 
 @needs_openvino
@@ -102,18 +102,18 @@ def test_openvino_int8_is_bit_equal(small: Bundle) -> None:
     path = quantise(small, noise_windows(16, seed=7))
     try:
         with closing(OpenVinoEngine(small, "int8", threads=2)) as engine:
-            assert company_error(engine, noise_windows(9, seed=3)) == 0.0
+            assert batch_dependence(engine, noise_windows(9, seed=3)) == 0.0
     finally:
         path.unlink()
 
 
 def test_torch_on_the_cpu_keeps_to_its_promise() -> None:
     bundle = Bundle.load("embedded")
-    windows = probes(bundle.recipe)
+    windows = probe_windows(bundle.recipe)
     with closing(TorchEngine(bundle)) as engine:
-        assert company_error(engine, windows) <= tolerance(engine) == 1e-6
+        assert batch_dependence(engine, windows) <= tolerance(engine) == 1e-6
     with closing(TorchEngine(bundle, deterministic=True)) as engine:
-        assert company_error(engine, windows) == tolerance(engine) == 0.0
+        assert batch_dependence(engine, windows) == tolerance(engine) == 0.0
 
 
 def test_deterministic_reaches_the_engine(small: Bundle) -> None:
@@ -132,12 +132,15 @@ class CrowdEngine(ConstantEngine):
 
 
 def test_the_check_finds_an_engine_that_breaks_the_promise() -> None:
-    assert company_error(CrowdEngine(0.5), noise_windows(4)) == pytest.approx(2e-4, rel=1e-2)
-    assert company_error(ConstantEngine(0.5), noise_windows(4)) == 0.0
+    assert batch_dependence(CrowdEngine(0.5), noise_windows(4)) == pytest.approx(2e-4, rel=1e-2)
+    assert batch_dependence(ConstantEngine(0.5), noise_windows(4)) == 0.0
 
 
 def test_the_promises_in_words() -> None:
-    assert in_words(0.0) == "bit-equal in any company" and in_words(1e-6) == "within 1e-06 in any company"
+    assert (
+        describe_tolerance(0.0) == "bit-equal in any company"
+        and describe_tolerance(1e-6) == "within 1e-06 in any company"
+    )
     engine = ConstantEngine()
     engine.name, engine.device, engine.precision = "torch", "cuda:0", "fp16"
     assert tolerance(engine) == 2e-3

@@ -14,7 +14,7 @@ import pytest
 from stream_detector.client.subscriber import Subscriber
 from stream_detector.config import load_config
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.build import assembled
+from stream_detector.runtime.build import build_run
 from stream_detector.testing import ConstantEngine
 
 STATE = Path(__file__).parents[1] / "fixtures" / "state-662d5e1.zip"
@@ -40,14 +40,14 @@ def test_the_alarm_that_was_open_ends_once_everywhere(state: Path) -> None:
     assert [body["id"] for body in had if body["schema"].startswith("stream-detector.alarm")] == [OPEN_ALARM]
     came: list[dict[str, Any]] = []
     with (
-        assembled(config, engine=ConstantEngine(0.0)) as assembly,
+        build_run(config, engine=ConstantEngine(0.0)) as run,
         Subscriber("ipc://events.ipc", cursor=Path("cursor.json"), kinds=("alarm",)) as subscriber,
     ):
-        run = threading.Thread(target=assembly.pipeline.run)
-        run.start()
+        thread = threading.Thread(target=run.pipeline.run)
+        thread.start()
         while not came and (message := subscriber.receive(20.0)) is not None:
             came.append(message.body)
-        run.join(30.0)
+        thread.join(30.0)
         assert subscriber.lost == 0
     assert [(body["id"], body["type"], body["reason"]) for body in came] == [(OPEN_ALARM, "end", "restart")]
     lines = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]

@@ -17,7 +17,7 @@ from stream_detector.errors import ConfigError, EndpointError, UsageError
 from stream_detector.events import curve, endpoint, protocol
 from stream_detector.events.ledger import Ledger
 from stream_detector.events.publisher import Publisher
-from stream_detector.system.rate_limit import RateLimit
+from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.types import CameraStatus
 
 
@@ -139,7 +139,7 @@ def test_a_flood_of_requests_is_refused_for_that_peer_only(bench: Bench) -> None
 
 
 def test_the_rate_limit_forgets_old_peers_and_refills() -> None:
-    limit = RateLimit(rate=1.0, burst=2.0, peers=2)
+    limit = RateLimiter(rate=1.0, burst=2.0, peers=2)
     assert [limit.allow(b"a", 0.0) for _ in range(3)] == [True, True, False]
     assert limit.allow(b"a", 1.0) and not limit.allow(b"a", 1.0)
     assert limit.allow(b"b", 1.0) and limit.allow(b"c", 1.0) and len(limit._buckets) == 2

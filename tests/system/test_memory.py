@@ -8,9 +8,9 @@ import pytest
 PROGRAM = """
 import sys, threading
 import numpy as np, psutil
-from stream_detector.system.malloc import keep_flat
+from stream_detector.system.malloc import configure_malloc
 if sys.argv[1] == "flat":
-    assert keep_flat()
+    assert configure_malloc()
 process = psutil.Process()
 before = process.memory_info().rss
 def churn():
@@ -34,14 +34,14 @@ def test_memory_is_given_back_after_many_threads_have_churned() -> None:
 
 SCATTERED = """
 import psutil
-from stream_detector.system.malloc import give_back
+from stream_detector.system.malloc import trim_malloc
 process = psutil.Process()
 blocks = [bytearray(20_000) for _ in range(10_000)]
 full = process.memory_info().rss
 kept = blocks[::50]  # what is in use lies between what is free, up to the very end of the heap
 del blocks
 before = process.memory_info().rss
-assert give_back()
+assert trim_malloc()
 print((full - before) / 1e6, (full - process.memory_info().rss) / 1e6)
 """
 

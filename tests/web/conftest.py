@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 
 from stream_detector.config import Config, WebConfig, build_config
-from stream_detector.runtime.build import Assembly, assembled
+from stream_detector.runtime.build import Run, build_run
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import UInt8Array
 from stream_detector.web.live_state import Board
@@ -59,7 +59,7 @@ class Page:
     """A running detector and its page."""
 
     server: WebServer
-    assembly: Assembly
+    run: Run
     board: Board
     sources: dict[str, FakeSource]
     folder: Path
@@ -129,8 +129,8 @@ def running(
     board = Board(len(names))
     sources = {name: FakeSource(steps) for name in names}
     with ExitStack() as stack:
-        assembly = stack.enter_context(
-            assembled(
+        run = stack.enter_context(
+            build_run(
                 config,
                 engine=ConstantEngine(score_of=bright),
                 on_event=board.event,
@@ -138,18 +138,18 @@ def running(
                 on_preview=board.preview,
             )
         )
-        assembly.pipeline.open_reader = lambda camera, _config: sources[camera.name]
+        run.pipeline.open_reader = lambda camera, _config: sources[camera.name]
         web = web or WebConfig(bind="127.0.0.1:0")
-        server = WebServer(web, assembly, board, config_path=config_path, rate=rate, burst=burst)
+        server = WebServer(web, run, board, config_path=config_path, rate=rate, burst=burst)
         stack.callback(server.close)
-        thread = threading.Thread(target=assembly.pipeline.run, daemon=True)
+        thread = threading.Thread(target=run.pipeline.run, daemon=True)
         thread.start()
         try:
-            yield Page(server, assembly, board, sources, folder)
+            yield Page(server, run, board, sources, folder)
         finally:
             for source in sources.values():
                 source.release()
-            assembly.pipeline.stop()
+            run.pipeline.stop()
             thread.join(10)
 
 

@@ -243,7 +243,7 @@ def test_an_acknowledgement_that_takes_long_is_told_and_still_noted(
 
     with running(tmp_path) as page:
         alarm = page.alarm()
-        page.assembly.pipeline.errands.post(hold)
+        page.run.pipeline.decision_queue.submit(hold)
         assert held.wait(20)
         late = page.ask(f"/api/alarms/{alarm['id']}/ack", {"note": "slow"})
         assert late.status == 504 and late.json() == {"error": api.ACK_LATE}

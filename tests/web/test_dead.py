@@ -41,7 +41,7 @@ def settled(page: Page, names: tuple[str, ...]) -> None:
     for name in names:
         page.alarm(name)
         page.board.preview(name, Preview(1.0, np.full((90, 160, 3), 90, np.uint8)))
-        page.assembly.telemetry.status(CameraStatus(name, name, "online", ""))
+        page.run.telemetry.status(CameraStatus(name, name, "online", ""))
 
 
 def look(browser: Any, page: Page, scheme: str = "light") -> Any:
@@ -67,7 +67,7 @@ def serious(tab: Any) -> list[Any]:
 
 
 def begin_alarm(page: Page, camera: str, kind: str = "start") -> None:
-    page.assembly.telemetry.event(
+    page.run.telemetry.event(
         {"id": "f" * 32, "camera": camera, "type": kind, "start_s": 9.0, "peak_score": 0.9, "threshold": 0.5}
     )
 
@@ -81,7 +81,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 def test_a_dead_camera_is_grey_and_says_how_old_its_picture_is(browser: Any, page: Page) -> None:
     tab = look(browser, page)
-    page.assembly.telemetry.status(CameraStatus("stairs", "stairs", "offline", "no route to host"))
+    page.run.telemetry.status(CameraStatus("stairs", "stairs", "offline", "no route to host"))
     tab.wait_for_selector(card("stairs", " .face.old"))
     tab.wait_for_selector(card("stairs", " .age:has-text('last picture')"))
     assert "grayscale(1)" in tab.eval_on_selector(card("stairs", " img"), "(img) => getComputedStyle(img).filter")
@@ -89,7 +89,7 @@ def test_a_dead_camera_is_grey_and_says_how_old_its_picture_is(browser: Any, pag
     assert "no alarm where it is watched" in tab.locator(".summary").inner_text()
     assert tab.locator("#banner").is_hidden()
     page.board.preview("stairs", Preview(2.0, np.full((90, 160, 3), 90, np.uint8)))
-    page.assembly.telemetry.status(CameraStatus("stairs", "stairs", "online", ""))
+    page.run.telemetry.status(CameraStatus("stairs", "stairs", "online", ""))
     tab.wait_for_selector(card("stairs", " .face:not(.old)"))
     tab.context.close()
 
@@ -98,7 +98,7 @@ def test_a_dead_camera_is_grey_and_says_how_old_its_picture_is(browser: Any, pag
 def test_a_detector_that_hangs_is_told_and_nothing_looks_watched(browser: Any, page: Page, scheme: str) -> None:
     go_on = threading.Event()
     tab = look(browser, page, scheme)
-    page.assembly.pipeline.errands.post(lambda: go_on.wait(120))
+    page.run.pipeline.decision_queue.submit(lambda: go_on.wait(120))
     try:
         tab.wait_for_selector("#banner:has-text('stopped deciding')")
         tab.wait_for_selector(card("gate", " .chip:has-text('not watched')"))
@@ -125,7 +125,7 @@ def test_a_lost_connection_greys_everything_until_it_is_back(browser: Any, page:
     assert tab.locator(".face.old").count() == len(NAMES)
     assert tab.locator(".summary").inner_text() == "not known whether there is an alarm"
     assert not serious(tab)
-    with WebServer(WebConfig(bind=f"127.0.0.1:{port}"), page.assembly, page.board):
+    with WebServer(WebConfig(bind=f"127.0.0.1:{port}"), page.run, page.board):
         tab.wait_for_selector("#banner", state="hidden")
         tab.wait_for_selector(card("gate", " .face:not(.old)"))
         tab.context.close()

@@ -170,7 +170,7 @@ def outcome(folder: Path, attack: Callable[[Page], None] | None) -> tuple[dict[s
         try:
             for source in page.sources.values():
                 source.release()
-            until(lambda: all(c.state == "ended" for c in page.assembly.telemetry.snapshot().cameras), "the end")
+            until(lambda: all(c.state == "ended" for c in page.run.telemetry.snapshot().cameras), "the end")
             until(lambda: not page.ask("/api/alarms?state=open").json()["alarms"], "every alarm ended")
         finally:
             over.set()

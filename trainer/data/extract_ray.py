@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.config import EngineConfig
-from stream_detector.engines import choose, load_engine, this_machine
+from stream_detector.engines import choose_engine, detect_hardware, load_engine
 from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle
-from stream_detector.system.actor_pool import connected, work_through
+from stream_detector.system.actor_pool import connected, map_over_actors
 from trainer.data.decode import Decoding
 from trainer.data.extraction import (
     Tally,
@@ -66,7 +66,9 @@ def extract_ray(
     """As `extraction.extract`; a video that kills its worker twice is skipped, with that as the reason."""
     if args.stride < 1 or (args.workers is not None and args.workers < 1):
         raise DataError(f"stride and workers must be at least 1, got {args.stride} and {args.workers}")
-    chosen = choose(EngineConfig(engine=args.engine, device=args.device, precision=args.precision), this_machine())
+    chosen = choose_engine(
+        EngineConfig(engine=args.engine, device=args.device, precision=args.precision), detect_hardware()
+    )
     device = "cuda" if chosen.device.startswith("cuda") else "cpu"
     engine = EngineConfig(engine=chosen.engine, device=device, precision=chosen.precision, threads=1)  # type: ignore[arg-type]
     out: Path = args.out
@@ -79,7 +81,7 @@ def extract_ray(
             workers = args.workers or max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
             gpu = {"num_gpus": 1} if device == "cuda" else {}
             paths = [video.path.absolute() for video in todo]
-            for outcome in work_through(ray, Extractor, (args, engine), paths, workers, **gpu):
+            for outcome in map_over_actors(ray, Extractor, (args, engine), paths, workers, **gpu):
                 video = todo[outcome.number]
                 if outcome.error:
                     tally.skipped[video.name] = outcome.error

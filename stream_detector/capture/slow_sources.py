@@ -7,7 +7,7 @@ from collections import deque
 STEPS = 3  # from picture to picture, in a row; each longer than a window may have a hole
 
 
-class SlowWatch:
+class SlowSourceDetector:
     """Looks at the times of a source's pictures. max_gap_s: a longer step begins a new window.  fps: of the recipe."""
 
     def __init__(self, max_gap_s: float, fps: float) -> None:

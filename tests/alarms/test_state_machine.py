@@ -3,15 +3,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_detector.alarms.state_machine import AlarmMachine
+from stream_detector.alarms.state_machine import HysteresisRule
 from stream_detector.types import AlarmEvent, Score, Timing, WindowRef
 
 STEP_S = 0.64
 
 
-def machine(**changes: float) -> AlarmMachine:
+def machine(**changes: float) -> HysteresisRule:
     values = dict(threshold=0.5, off_ratio=0.6, min_length_s=2.0, cooldown_s=5.0, update_interval_s=2.0) | changes
-    return AlarmMachine("cam", "f00d", lambda first: f"id-{first}", **values)  # type: ignore[arg-type]
+    return HysteresisRule("cam", "f00d", lambda first: f"id-{first}", **values)  # type: ignore[arg-type]
 
 
 def score(index: int, raw: float, degraded: tuple[str, ...] = ()) -> Score:
@@ -22,7 +22,7 @@ def score(index: int, raw: float, degraded: tuple[str, ...] = ()) -> Score:
     return Score(ref, raw, 0.0, Timing(0, 0, 0, 0))
 
 
-def play(alarms: AlarmMachine, smoothed: list[float], raws: list[float] | None = None) -> list[AlarmEvent]:
+def play(alarms: HysteresisRule, smoothed: list[float], raws: list[float] | None = None) -> list[AlarmEvent]:
     found = []
     for index, value in enumerate(smoothed):
         decision, event = alarms.step(score(index, raws[index] if raws else value), value)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.capture.media_clock import EARLY_S, LATE_S, LiveClock
-from stream_detector.capture.slowness import SlowWatch
+from stream_detector.capture.slow_sources import SlowSourceDetector
 from stream_detector.capture.windower import MAX_PREVIEWS, Windower
 from stream_detector.testing import FakeClock, FakeSource
 from stream_detector.types import Frame, Preview
@@ -20,7 +20,7 @@ from stream_detector.types import Frame, Preview
     [(2.5, None, "one picture every 2.5 s"), (4.0, True, "only key frames, one every 4.0 s"), (5.0, False, "5.0 s")],
 )
 def test_a_slow_source_is_told_what_it_sends_and_what_is_needed(step_s: float, key: bool | None, says: str) -> None:
-    watch = SlowWatch(2.0, 25.0)
+    watch = SlowSourceDetector(2.0, 25.0)
     for index in range(4):
         assert not watch.slow
         watch.see(index * step_s, key)
@@ -29,7 +29,7 @@ def test_a_slow_source_is_told_what_it_sends_and_what_is_needed(step_s: float, k
 
 
 def test_one_hole_does_not_make_a_source_slow() -> None:
-    watch = SlowWatch(2.0, 25.0)
+    watch = SlowSourceDetector(2.0, 25.0)
     for media_s in (0.0, 0.04, 3600.0, 3600.04, 3610.0, 3610.04):
         watch.see(media_s)
         assert not watch.slow

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from stream_detector.runtime.window_buffer import Taken, WindowBuffer
+from stream_detector.runtime.window_buffer import TakenBatch, WindowBuffer
 from stream_detector.types import SystemClock, Window, WindowRef
 
 DEADLINE_S = 10.0
@@ -30,7 +30,7 @@ def window(camera: str, index: int, completed_s: float = 0.0) -> Window:
     return Window(ref, np.full((16, 2, 2, 3), index, np.uint8))
 
 
-def names(taken: Taken | None) -> list[tuple[str, int]]:
+def names(taken: TakenBatch | None) -> list[tuple[str, int]]:
     assert taken is not None and taken.batch is not None
     return [(w.ref.camera, w.ref.index) for w in taken.batch.windows]
 

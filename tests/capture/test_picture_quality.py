@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.alarms.state_machine import AlarmMachine
+from stream_detector.alarms.state_machine import HysteresisRule
 from stream_detector.capture.picture import resize_frame
 from stream_detector.capture.picture_quality import CameraTrouble, Coverage, PictureWatch, look, marked
 from stream_detector.capture.windower import Windower
@@ -269,7 +269,7 @@ def test_the_decider_tells_of_trouble_in_statuses_and_accounts_for_every_millise
 
 
 def test_alarm_machines_do_not_look_at_causes() -> None:
-    machine = AlarmMachine(
+    machine = HysteresisRule(
         "gate", "f00d", str, threshold=0.5, off_ratio=0.7, min_length_s=0.0, cooldown_s=0.0, update_interval_s=9.0
     )
     ref = WindowRef("gate", "", 0, 0, 15, 0.0, 0.6, 0.0, 0.0, 0.0, degraded=("frozen",))

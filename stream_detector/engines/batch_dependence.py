@@ -28,12 +28,12 @@ def tolerance(engine: Engine) -> float:
     return 1e-5 if engine.precision == "fp32" else 2e-3
 
 
-def in_words(limit: float) -> str:
+def describe_tolerance(limit: float) -> str:
     """The promise in words."""
     return "bit-equal in any company" if limit == 0 else f"within {limit:g} in any company"
 
 
-def probes(recipe: Recipe, count: int = PROBES) -> UInt8Array:
+def probe_windows(recipe: Recipe, count: int = PROBES) -> UInt8Array:
     """Windows to try an engine with, all different: uint8 (count, 16, H, W, 3), coarse squares that move."""
     rng = np.random.default_rng(0)
     height, width = recipe.size
@@ -61,7 +61,7 @@ def demo_windows(recipe: Recipe) -> UInt8Array:
     return np.stack(windows)
 
 
-def company_error(engine: Engine, windows: UInt8Array) -> float:
+def batch_dependence(engine: Engine, windows: UInt8Array) -> float:
     """The largest change of a score with its company. windows: uint8 (B, 16, H, W, 3), 2 <= B. Raises EngineError.
 
     Every window is scored alone, among all in either order, in pairs, and beside copies of itself.

@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.errors import StageError
-from stream_detector.runtime.decision_queue import MAX_WAITING, Errands
+from stream_detector.runtime.decision_queue import MAX_WAITING, DecisionQueue
 
 ACTIONS = ("cancel", "wait", "settle", "raise", "settle-running", "cancel-running")
 
 
 def test_an_errand_is_done_by_the_thread_that_runs_it() -> None:
-    errands = Errands()
-    done = errands.post(threading.get_ident)
+    decision_queue = DecisionQueue()
+    done = decision_queue.submit(threading.get_ident)
     assert not done.done()
-    errands.run()
+    decision_queue.run_pending()
     assert done.result(0) == threading.get_ident()
 
 
 def test_a_cancelled_errand_is_left_out() -> None:
-    errands, made = Errands(), []
-    first, second = errands.post(lambda: made.append(1)), errands.post(lambda: made.append(2))
+    decision_queue, made = DecisionQueue(), []
+    first, second = decision_queue.submit(lambda: made.append(1)), decision_queue.submit(lambda: made.append(2))
     assert first.cancel()
-    errands.run()
+    decision_queue.run_pending()
     assert made == [2] and second.done()
     with pytest.raises(CancelledError):
         first.result(0)
@@ -37,7 +37,7 @@ def test_a_cancelled_errand_is_left_out() -> None:
 
 def test_an_acknowledgement_that_times_out_leaves_the_thread_alive() -> None:
     """As the page does it: `wait_for` cancels the wrapped future, before or while the work is done."""
-    errands, begun, go_on = Errands(), threading.Event(), threading.Event()
+    decision_queue, begun, go_on = DecisionQueue(), threading.Event(), threading.Event()
 
     def slow() -> str:
         begun.set()
@@ -49,7 +49,7 @@ def test_an_acknowledgement_that_times_out_leaves_the_thread_alive() -> None:
     def decide() -> None:
         try:
             for _ in range(2):
-                errands.run()
+                decision_queue.run_pending()
         except BaseException as error:
             failures.append(error)
 
@@ -57,9 +57,9 @@ def test_an_acknowledgement_that_times_out_leaves_the_thread_alive() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(done), timeout_s)
 
-    never_begun = errands.post(lambda: "never")
+    never_begun = decision_queue.submit(lambda: "never")
     asyncio.run(ask(never_begun, 0.0))
-    running = errands.post(slow)
+    running = decision_queue.submit(slow)
     thread = threading.Thread(target=decide)
     thread.start()
     assert begun.wait(30.0)
@@ -73,7 +73,7 @@ def test_an_acknowledgement_that_times_out_leaves_the_thread_alive() -> None:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=MAX_WAITING))
 def test_whatever_askers_do_every_other_errand_is_done(actions: list[str]) -> None:
-    errands, made = Errands(), []
+    decision_queue, made = DecisionQueue(), []
     futures: list[Future[Any]] = []
 
     def work(number: int, action: str) -> int:
@@ -87,13 +87,13 @@ def test_whatever_askers_do_every_other_errand_is_done(actions: list[str]) -> No
         return number
 
     for number, action in enumerate(actions):
-        futures.append(errands.post(lambda number=number, action=action: work(number, action)))  # type: ignore[misc]
+        futures.append(decision_queue.submit(lambda number=number, action=action: work(number, action)))  # type: ignore[misc]
     for future, action in zip(futures, actions, strict=True):
         if action == "cancel":
             future.cancel()
         elif action == "settle":
             future.set_result("by the asker")
-    errands.run()
+    decision_queue.run_pending()
     left_out = {"cancel", "settle"}
     assert made == [n for n, action in enumerate(actions) if action not in left_out]
     for number, (future, action) in enumerate(zip(futures, actions, strict=True)):
@@ -104,26 +104,26 @@ def test_whatever_askers_do_every_other_errand_is_done(actions: list[str]) -> No
 
 
 def test_an_errand_that_posts_another_does_not_hold_the_thread() -> None:
-    errands = Errands()
+    decision_queue = DecisionQueue()
     count = 0
 
     def again() -> None:
         nonlocal count
         count += 1
-        errands.post(again)
+        decision_queue.submit(again)
 
-    errands.post(again)
+    decision_queue.submit(again)
     for _ in range(3):
-        errands.run()
+        decision_queue.run_pending()
     assert count == 3
 
 
 def test_the_queue_is_bounded_and_closing_does_what_waits() -> None:
-    errands = Errands()
-    futures = [errands.post(lambda: 1) for _ in range(MAX_WAITING)]
+    decision_queue = DecisionQueue()
+    futures = [decision_queue.submit(lambda: 1) for _ in range(MAX_WAITING)]
     with pytest.raises(StageError, match="try again"):
-        errands.post(lambda: 1)
+        decision_queue.submit(lambda: 1)
     futures[0].cancel()
-    errands.close()
+    decision_queue.close()
     assert [f.cancelled() for f in futures] == [True] + [False] * (MAX_WAITING - 1)
-    assert errands.post(lambda: 2).result(0) == 2
+    assert decision_queue.submit(lambda: 2).result(0) == 2
