@@ -79,6 +79,42 @@ def test_a_failed_write_leaves_the_older_bundle(folder: Path) -> None:
     assert [p.name for p in folder.parent.iterdir()] == ["small"]
 
 
+class Killed(BaseException):
+    """Stands for a kill: nothing of the code under test may handle it."""
+
+
+@pytest.mark.parametrize("call", ["replace", "rmtree"])
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+def test_a_write_killed_at_any_call_leaves_the_older_bundle_or_the_new_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, done: bool
+) -> None:
+    older = Bundle.load(folder).fingerprint
+    backbone, head = small_states()
+    newer = small_parts(threshold={"value": 0.6, "calibrated": "again", "false_alarms_per_hour": 1.0})
+    place: Any = os if call == "replace" else shutil
+    real, calls = getattr(place, call), 0
+
+    def dies(*args: Any, **kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > number or (calls == number and not done):
+            raise Killed
+        real(*args, **kwargs)
+        if calls == number:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, call, dies)
+        with pytest.raises(Killed):
+            write_bundle(folder, newer, backbone, head)
+    found = Bundle.load(folder)
+    assert found.fingerprint == older or found.threshold == 0.6
+    written = write_bundle(folder, newer, backbone, head)  # and the next write puts everything in order
+    assert (written.directory, written.threshold) == (folder, 0.6)
+    assert not (folder.parent / ".small.former").exists()
+
+
 def test_a_folder_that_is_no_bundle_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("x")
