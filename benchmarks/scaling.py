@@ -30,6 +30,7 @@ from stream_detector.cluster.messages import Item, Scored
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothConfig
 from stream_detector.runtime.decider import CameraPlan
+from stream_detector.runtime.stages import DecisionModel
 from stream_detector.types import Timing, WindowRef
 
 WITHIN = 0.15
@@ -101,7 +102,7 @@ def shard_costs(windows: int = 4000, cameras: int = 100) -> Shards:
     for size in (1, 16):
         with tempfile.TemporaryDirectory() as name:
             config = Config(publish=PublishConfig(ledger=Path(name) / "ledger.sqlite3"))
-            shard = Shard(0, config, plans, "f00d", "ab" * 8)
+            shard = Shard(0, config, plans, DecisionModel("f00d"), "ab" * 8)
             for plan in plans:
                 shard.adopt(plan.name).result(10.0)
             begun_s = time.monotonic()

@@ -15,7 +15,6 @@ from stream_detector.config import Config, build_config
 from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError
 from stream_detector.models.bundle import Bundle
-from stream_detector.models.heads import TemporalHead
 from stream_detector.runtime.stages import plan_camera
 from stream_detector.system import signals
 from stream_detector.system.actor_pool import connected, import_ray
@@ -42,11 +41,6 @@ def main(args: argparse.Namespace) -> int:
     config = cluster_config(make_config(args), args)
     set_up_logging(config.telemetry.log_format, level=logging.WARNING)
     bundle = Bundle.load(config.bundle)
-    if isinstance(bundle.build_head(), TemporalHead):
-        raise ConfigError(
-            f"the head of bundle {bundle.name!r} carries a state from window to window, which a cluster cannot hand on "
-            "yet; use 'run', or another bundle"
-        )
     plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
     near = parse_near(args.near)
     with connected("the cluster", args.address, args.cpus) as ray:

@@ -23,9 +23,9 @@ from stream_detector.cluster.messages import Item, Resume
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import CameraConfig, Config
 from stream_detector.errors import EngineError
-from stream_detector.models.novelty import Familiar, watches
 from stream_detector.models.preprocess import Recipe
 from stream_detector.runtime.decider import CameraPlan
+from stream_detector.runtime.stages import DecisionModel
 from stream_detector.system.logging_setup import set_up_logging
 from stream_detector.types import CameraStatus, Decision, EndReason, EngineOutput, UInt8Array
 
@@ -139,7 +139,7 @@ def _load(config: Config, max_wait_s: float = 0.0) -> tuple[EngineHost, dict[str
 class CameraActor:
     """A CameraHost on a node; with the node's engine, if `engine` says so, for others too."""
 
-    def __init__(self, config: Config, recipe: Recipe, familiar: Familiar | None, shards: int, engine: bool) -> None:
+    def __init__(self, config: Config, recipe: Recipe, features: bool, shards: int, engine: bool) -> None:
         set_up_logging("text", level=logging.WARNING)
         self._engine: EngineHost | None = None
         self._about: dict[str, Any] = {}
@@ -152,7 +152,7 @@ class CameraActor:
             recipe,
             self._link,
             shards,
-            make_watch=watches(familiar, config.trouble),
+            features=features,
             on_drop=lambda _camera, cause: self._drops(cause),
         )
         self._wires, self._hands = threading.Lock(), threading.Lock()  # placing may wait; wiring ends such waits
@@ -215,7 +215,9 @@ class EngineActor:
 class ShardActor:
     """A shard, on the driver's machine."""
 
-    def __init__(self, number: int, config: Config, plans: Sequence[CameraPlan], fingerprint: str, epoch: str) -> None:
+    def __init__(
+        self, number: int, config: Config, plans: Sequence[CameraPlan], model: DecisionModel, epoch: str
+    ) -> None:
         set_up_logging("text", level=logging.WARNING)
         scored = _counter("stream_detector_scored_windows", "Windows scored and decided", "shard")
         alarmed = _counter("stream_detector_alarmed_windows", "Windows during an alarm", "shard")
@@ -225,7 +227,7 @@ class ShardActor:
             if decision.alarmed:
                 alarmed(str(number))
 
-        self._shard = Shard(number, config, plans, fingerprint, epoch, on_decision=count)
+        self._shard = Shard(number, config, plans, model, epoch, on_decision=count)
 
     async def endpoint(self) -> str:
         """Where the forwarder reads it."""

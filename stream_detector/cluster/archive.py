@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from stream_detector.events.protocol import alarm_to_dict, encode
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.decider import ScoresFile
 from stream_detector.runtime.pipeline import Pipeline
-from stream_detector.runtime.stages import make_decider, plan_camera
+from stream_detector.runtime.stages import DecisionModel, make_decider, plan_camera
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, EngineOutput, SystemClock, UInt8Array
 
@@ -87,11 +88,12 @@ class Scorer:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._bundle = Bundle.load(config.bundle)
+        self._model = DecisionModel.of(self._bundle)
         self._engine = load_engine(self._bundle, config.engine)
 
     def work(self, camera: CameraConfig) -> FileScores:
         """Score one file. Raises SourceError when nothing of it can be played."""
-        clock, recipe, sink = SystemClock(), self._bundle.recipe, _Lines()
+        clock, sink = SystemClock(), _Lines()
         config = self._config.model_copy(update={"cameras": (camera,)})
         plan = plan_camera(camera, config, self._bundle)
         telemetry = Telemetry([plan.name], clock)
@@ -100,7 +102,7 @@ class Scorer:
             scores = ScoresFile(table)
             decider = make_decider(
                 config,
-                self._bundle,
+                self._model,
                 (plan,),
                 sink=sink,
                 telemetry=telemetry,
@@ -111,8 +113,8 @@ class Scorer:
                 config=config,
                 cameras=((camera, plan),),
                 engine=_Kept(self._engine),
-                resize=lambda picture: look(picture, recipe),
-                frame_fps=recipe.fps,
+                resize=partial(look, recipe=self._bundle.recipe),
+                frame_fps=self._bundle.recipe.fps,
                 decider=decider,
                 sink=sink,
                 telemetry=telemetry,

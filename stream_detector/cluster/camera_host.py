@@ -16,21 +16,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from stream_detector.capture.camera import Capture
 from stream_detector.capture.picture import look
-from stream_detector.capture.picture_quality import PictureWatch, marked
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored, shard_of
 from stream_detector.cluster.resume import Lane
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.errors import StageError
-from stream_detector.models.novelty import FamiliarWatch
 from stream_detector.models.recipe import Recipe
 from stream_detector.runtime.decider import CameraPlan
+from stream_detector.runtime.stages import engine_timing, make_capture
 from stream_detector.runtime.window_buffer import WindowBuffer
-from stream_detector.types import Batch, CameraStatus, Clock, EngineOutput, SystemClock, Timing, UInt8Array, Window
+from stream_detector.types import Batch, CameraStatus, Clock, EngineOutput, SystemClock, UInt8Array, Window
 
 DRAIN_S = 5.0  # a camera that comes back waits so long for its former windows to leave the buffer
 RETRY_S = 0.2
@@ -69,8 +69,6 @@ class _Camera:
     resume: Resume
     lane: Lane
     capture: Capture
-    watch: PictureWatch | None
-    familiar: FamiliarWatch | None
     stop: threading.Event
     n: int = 0
     failure: str = ""
@@ -81,7 +79,8 @@ class _Camera:
 class CameraHost:
     """config: the run's.  link: see Link.  shards: how many there are.  in_flight: windows.  on_drop(camera, cause).
 
-    make_watch: of the bundle, see `familiar.watches`; a camera that moves is watched anew.
+    features: whether they travel with the scores, see `DecisionModel.needs_features`. Picture checks are done here, and
+    learn a camera that moves anew; everything else that remembers lives in the shard.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class CameraHost:
         shards: int,
         *,
         in_flight: int = 64,
-        make_watch: Callable[[], FamiliarWatch] | None = None,
+        features: bool = False,
         clock: Clock | None = None,
         on_drop: Callable[[str, str], None] | None = None,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
@@ -100,7 +99,7 @@ class CameraHost:
         self._config, self._recipe, self._link, self._shards = config, recipe, link, shards
         self._clock = clock or SystemClock()
         self._open_reader = open_reader
-        self._limit, self._make_watch = in_flight, make_watch
+        self._limit, self._features = in_flight, features
         self._stop = threading.Event()
         self._buffer = WindowBuffer(config.batch.buffer_windows, self._clock, on_drop)
         self._cameras: dict[str, _Camera] = {}
@@ -127,15 +126,12 @@ class CameraHost:
             raise StageError(f"the windows that camera {plan.name!r} left here were not taken in {DRAIN_S:g} s")
         stop = threading.Event()
         lane = Lane(plan, resume, self._config, self._clock, stop)
-        watch = PictureWatch(self._config.trouble) if self._config.trouble.enabled else None
-        recipe = self._recipe
         held: _Camera
-        capture = Capture(
+        capture = make_capture(
             camera,
-            self._config.capture,
-            resize=lambda picture: look(picture, recipe),
-            frame_fps=recipe.fps,
-            pace=self._config.pace,
+            self._config,
+            resize=partial(look, recipe=self._recipe),
+            frame_fps=self._recipe.fps,
             on_frame=lambda frame: self._window(held, lane.push(frame)),
             on_status=lambda status: self._status(held, lane.status(status)),
             on_end=lambda _name, reason: self._capture_ended(held, reason),
@@ -146,8 +142,7 @@ class CameraHost:
             open_reader=lambda c, s: lane.reader(self._open_reader(c, s)),
             wait=lane.wait,
         )
-        familiar = self._make_watch() if self._make_watch else None
-        held = _Camera(plan, resume, lane, capture, watch, familiar, stop)
+        held = _Camera(plan, resume, lane, capture, stop)
         self._drained[plan.name] = threading.Event()
         self._cameras[plan.name] = held
         self._buffer.add(plan.name, plan.live)
@@ -202,8 +197,6 @@ class CameraHost:
     def _window(self, held: _Camera, window: Window | None) -> None:
         if window is None or held.released:
             return
-        if held.watch is not None:
-            window = marked(window, held.watch.check(window))
         self._buffer.put(window)
 
     def _status(self, held: _Camera, status: CameraStatus) -> None:
@@ -266,16 +259,11 @@ class CameraHost:
             ref = window.ref
             total_s = now_s - ref.completed_s
             self.latency_ms.append(total_s * 1e3)
-            timing = Timing(
-                window=(ref.completed_s - ref.captured_s) * 1e3,
-                queue=max(0.0, total_s - spent_s) * 1e3,
-                preprocess=output.preprocess_s * 1e3,
-                forward=output.forward_s * 1e3,
-            )
             held = self._cameras.get(ref.camera)
             if held is not None and not held.released and ref.index >= held.resume.next_index:
-                ref = held.familiar.told(ref, features) if held.familiar else ref
-                posted += self._post(held, Scored(ref, float(raw), timing))
+                timing = engine_timing(ref, max(0.0, total_s - spent_s) * 1e3, output)
+                sent = features.astype("<f4").tobytes() if self._features else b""
+                posted += self._post(held, Scored(ref, float(raw), timing, sent))
         self._landed(len(batch.windows) - posted)
 
     def _landed(self, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import zlib
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -11,11 +12,15 @@ from stream_detector.types import CameraStatus, Timing, WindowRef
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One window's raw score. ref: clocks of the camera's node.  timing: up to `forward`, in milliseconds."""
+    """One window's raw score. ref: clocks of the camera's node.  timing: up to `forward`, in milliseconds.
+
+    features: float32 (D,), little-endian, where the shard decides by them (a head that carries a state, novelty).
+    """
 
     ref: WindowRef
     raw: float
     timing: Timing
+    features: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ def item_to_list(item: Item) -> list[Any]:
     what = item.what
     if isinstance(what, Scored):
         told: list[Any] = ["scored", ref_to_list(what.ref), what.raw, list(astuple(what.timing))]
+        told += [base64.b64encode(what.features).decode("ascii")] if what.features else []
     elif isinstance(what, Ended):
         told = ["ended", what.camera, what.failure]
     else:
@@ -88,7 +94,8 @@ def item_from_list(fields: list[Any]) -> Item:
     camera, generation, n, kind, *rest = fields
     what: Scored | Ended | CameraStatus
     if kind == "scored":
-        what = Scored(ref_from_list(rest[0]), rest[1], Timing(*rest[2]))
+        features = base64.b64decode(rest[3]) if len(rest) > 3 else b""
+        what = Scored(ref_from_list(rest[0]), rest[1], Timing(*rest[2]), features)
     elif kind == "ended":
         what = Ended(*rest)
     else:

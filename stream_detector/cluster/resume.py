@@ -15,35 +15,26 @@ import numpy as np
 
 from stream_detector.capture.picture import AnyPicture
 from stream_detector.capture.readers import GrabResult, Reader
-from stream_detector.capture.scene_cuts import RUN_UP, CutFinder
-from stream_detector.capture.windower import Windower
+from stream_detector.capture.scene_cuts import RUN_UP
 from stream_detector.cluster.messages import Resume
 from stream_detector.config import Config
 from stream_detector.runtime.decider import CameraPlan
+from stream_detector.runtime.stages import CameraStage
 from stream_detector.types import CameraStatus, Clock, Frame, UInt8Array, Window, WindowRef
 
 _BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture that no wanted window holds
 
 
 class Lane:
-    """The Windower of one camera, and what it takes to go on. Used by its capture thread only.
+    """The stage of one camera, and what it takes to go on. Used by its capture thread only.
 
     stop: set when the camera is released; it ends `wait`.
     """
 
     def __init__(self, plan: CameraPlan, resume: Resume, config: Config, clock: Clock, stop: threading.Event) -> None:
-        self._cuts = CutFinder() if config.window.find_cuts else None
         # A file's last window is made once more, and dropped: from there on everything is as if nothing had happened.
         again = resume.last if not plan.live else None
-        self._windower = Windower(
-            plan.name,
-            plan.source,
-            plan.stride_frames,
-            config.window.max_gap_s,
-            clock,
-            self._cuts,
-            again.index if again else 0,
-        )
+        self._stage = CameraStage(plan, config, clock, again.index if again else 0)
         self._live, self._clock, self._stop = plan.live, clock, stop
         self._next_index = resume.next_index
         self._last = resume.last
@@ -62,21 +53,20 @@ class Lane:
         return _Skipping(reader, self._run_up_frame) if self._run_up_frame > 0 else reader
 
     def push(self, frame: Frame) -> Window | None:
-        """As `Windower.push`; None for a window that was decided before."""
+        """As `CameraStage.push`; None for a window that was decided before."""
         if self._live:
             frame = self._shifted(frame)
         else:
             self._skipping = frame.index < self._paced_frame
             if frame.index < self._first_frame:
-                if self._cuts and frame.index >= self._run_up_frame:
-                    self._cuts.push(frame.image)
+                if frame.index >= self._run_up_frame:
+                    self._stage.look_back(frame)
                 return None
-        window = self._windower.push(frame)
-        return self._wanted(window)
+        return self._wanted(self._stage.push(frame))
 
     def finish(self) -> Window | None:
-        """As `Windower.finish`."""
-        return self._wanted(self._windower.finish())
+        """As `CameraStage.finish`."""
+        return self._wanted(self._stage.finish())
 
     def wait(self, seconds: float) -> bool:
         """For a paced file: what is skipped is not waited for, and the rest keeps its pace. True: stop."""

@@ -21,6 +21,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored, ref_from_list, ref_to_list
 from stream_detector.cluster.shard_log import ShardLog
 from stream_detector.config import Config
@@ -28,7 +30,8 @@ from stream_detector.errors import LedgerError, StageError
 from stream_detector.events.ledger import Ledger
 from stream_detector.events.protocol import DETECTOR, topic_of
 from stream_detector.events.publisher import Publisher
-from stream_detector.runtime.decider import CameraPlan, Decider, ScoresFile
+from stream_detector.runtime.decider import CameraPlan, ScoresFile
+from stream_detector.runtime.stages import DecisionModel, make_decider
 from stream_detector.system.lock_file import lock_of
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision, EndReason, Score, SystemClock
@@ -90,7 +93,9 @@ class _Sink:
 
 
 class Shard:
-    """number: of `shards`.  plans: of its own cameras.  epoch: the run's, the same for all shards and their successors.
+    """number: of `shards`.  plans: of its own cameras.  model: of the run's bundle.
+
+    epoch: the run's, the same for all shards and their successors.
 
     config: `publish.ledger` names the journal; files of shards beyond the first get a number. The endpoint for the
     forwarder is `endpoint`. Raises what Ledger, Publisher and ShardLog raise.
@@ -101,13 +106,13 @@ class Shard:
         number: int,
         config: Config,
         plans: Sequence[CameraPlan],
-        fingerprint: str,
+        model: DecisionModel,
         epoch: str,
         clock: Clock | None = None,
         on_decision: Callable[[Decision], None] | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._fingerprint = fingerprint
+        self._fingerprint = model.fingerprint
         self._epoch = epoch
         self._cameras = {plan.name: _Camera(plan) for plan in plans}
         publish = config.publish
@@ -145,15 +150,15 @@ class Shard:
         scores = numbered(config.scores, number)
         keep = self._log.scores_bytes if scores and states and scores.is_file() else 0
         self._scores = ScoresFile(scores, keep) if scores else None
-        self._decider = Decider(
+        self._decider = make_decider(
+            config,
+            model,
             tuple(plans),
-            fingerprint,
             sink=self._sink,
             telemetry=self.telemetry,
             clock=self._clock,
             epoch=epoch,
             scores=self._scores,
-            trouble=config.trouble if config.trouble.enabled else None,
             on_decision=on_decision,
         )
         self._score_seqs: dict[str, int] = {}
@@ -279,7 +284,8 @@ class Shard:
         captured_s = now_s - max(0.0, self._clock.utc() - ref.captured_utc)
         known_s = captured_s + (timing.window + timing.queue + timing.preprocess + timing.forward) / 1e3
         ref = dataclasses.replace(ref, captured_s=captured_s, completed_s=captured_s + timing.window / 1e3)
-        return Score(ref, scored.raw, min(known_s, now_s), timing)
+        features = np.frombuffer(scored.features, "<f4") if scored.features else None
+        return Score(ref, scored.raw, min(known_s, now_s), timing, features=features)
 
     def _tell(self, status: CameraStatus) -> None:
         self._decider.status(status)

@@ -27,6 +27,7 @@ from stream_detector.config import Config
 from stream_detector.errors import RunError, StageError, StreamDetectorError
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.decider import CameraPlan
+from stream_detector.runtime.stages import DecisionModel
 from stream_detector.types import CameraStatus, EndReason
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class Supervisor:
         self._began_s = time.monotonic()
         self._cameras = {camera.name: camera for camera in self.config.cameras}
         self._plans = {plan.name: plan for plan in self.plans}
+        self._model = DecisionModel.of(self.bundle)
         self._epoch = secrets.token_hex(8)
         self._home = self.ray.get_runtime_context().get_node_id()
         forwarder = self._forwarder = Forwarder(self.config.publish, self.shards, self._epoch)
@@ -287,7 +289,7 @@ class Supervisor:
     def _start_shard(self, number: int) -> None:
         plans = [plan for plan in self.plans if shard_of(plan.name, self.shards) == number]
         actor = self.ray.remote(ShardActor).options(**self._options(self._home, num_cpus=0))
-        handle = actor.remote(number, self.config, plans, self.bundle.fingerprint, self._epoch)
+        handle = actor.remote(number, self.config, plans, self._model, self._epoch)
         self._enter("shard", f"shard-{number}", self._home, handle)
 
     def _furnish(self, node: Node) -> None:
@@ -306,8 +308,8 @@ class Supervisor:
             threads = config.engine.threads or max(1, int(node.cpus))
             config = config.model_copy(update={"engine": config.engine.model_copy(update={"threads": threads})})
         actor = self.ray.remote(CameraActor).options(**self._options(node.id, **share))
-        recipe, familiar = self.bundle.recipe, self.bundle.build_familiar()
-        handle = actor.remote(config, recipe, familiar, self.shards, engine)
+        features = self._model.needs_features(config)
+        handle = actor.remote(config, self.bundle.recipe, features, self.shards, engine)
         self._enter("host", f"host-{node.id}", node.id, handle)
 
     def _start_engine(self, node: Node, gpu: int) -> None:

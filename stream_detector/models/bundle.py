@@ -206,9 +206,8 @@ def write_bundle(
         (partial / "bundle.json").write_text(text + "\n", encoding="utf-8")
         Bundle.load(partial)
         partial.chmod(0o755)
-        if directory.exists():
-            if not (directory / "bundle.json").is_file() and any(directory.iterdir()):
-                raise BundleError(f"{str(directory)!r} is not empty and not a bundle; give another folder")
+        if directory.exists() and not (directory / "bundle.json").is_file() and any(directory.iterdir()):
+            raise BundleError(f"{str(directory)!r} is not empty and not a bundle; give another folder")
         _swap(partial, directory)
     except OSError as error:
         raise BundleError(f"{str(directory)!r} cannot be written ({error.strerror}); give a writable folder") from None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,14 @@ class FamiliarWatch:
         if self._since_s is None:
             self._since_s = ref.start_s
         return ref.end_s - self._since_s >= self._hold_s
+
+    def state(self) -> dict[str, Any]:
+        """Since when the pictures have been unknown, as JSON; `restore` in another process goes on from it."""
+        return {"since_s": self._since_s, "last_s": self._last_s}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        self._since_s, self._last_s = state["since_s"], state["last_s"]
 
     def told(self, ref: WindowRef, features: Float32Array) -> WindowRef:
         """The window, with `unfamiliar` among its causes if `check` says so."""

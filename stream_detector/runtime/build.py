@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stream_detector.capture.picture import look
@@ -23,7 +24,7 @@ from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.decider import CameraPlan, ScoresFile
 from stream_detector.runtime.pipeline import Pipeline
-from stream_detector.runtime.stages import make_decider, plan_camera
+from stream_detector.runtime.stages import DecisionModel, make_decider, plan_camera
 from stream_detector.sinks.sink_threads import Sinks
 from stream_detector.system import signals
 from stream_detector.system.lock_file import claimed
@@ -143,7 +144,7 @@ def build_run(
         signals.check()
         decider = make_decider(
             config,
-            bundle,
+            DecisionModel.of(bundle),
             plans,
             sink=publisher,
             telemetry=telemetry,
@@ -155,13 +156,12 @@ def build_run(
             on_event=told,
             on_decision=on_decision,
         )
-        recipe = bundle.recipe
         pipeline = Pipeline(
             config=config,
             cameras=tuple(zip(config.cameras, plans, strict=True)),
             engine=engine,
-            resize=lambda picture: look(picture, recipe),
-            frame_fps=recipe.fps,
+            resize=partial(look, recipe=bundle.recipe),
+            frame_fps=bundle.recipe.fps,
             decider=decider,
             sink=publisher,
             telemetry=telemetry,

@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -249,12 +249,22 @@ class Decider:
 
     def state(self, camera: str) -> dict[str, Any]:
         """What decides about the camera's next window, as JSON; `restore` in another process goes on from it."""
-        return {"smoother": self._smoothers[camera].state(), "machine": self._machines[camera].state()}
+        return {kind: part[camera].state() for kind, part in self._memories().items() if camera in part}
 
     def restore(self, camera: str, state: dict[str, Any]) -> None:
         """Go on from a `state` of the same plan."""
-        self._smoothers[camera].restore(state["smoother"])
-        self._machines[camera].restore(state["machine"])
+        for kind, part in self._memories().items():
+            if camera in part and kind in state:
+                part[camera].restore(state[kind])
+
+    def _memories(self) -> dict[str, Mapping[str, Any]]:
+        """Everything that remembers, camera by camera."""
+        return {
+            "smoother": self._smoothers,
+            "machine": self._machines,
+            "head": self._heads,
+            "novelty": self._watches,
+        }
 
     def _raw(self, score: Score) -> float:
         """The engine's score, or that of the camera's own head, whose memory ends at a discontinuity."""

@@ -29,12 +29,11 @@ from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.decision_queue import DecisionQueue
-from stream_detector.runtime.stages import CameraStage
+from stream_detector.runtime.stages import CameraStage, make_capture, scored
 from stream_detector.runtime.window_buffer import WindowBuffer
 from stream_detector.system.malloc import trim_malloc
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
-    Batch,
     CameraCounters,
     CameraStatus,
     Clock,
@@ -44,7 +43,6 @@ from stream_detector.types import (
     Preview,
     Score,
     SystemClock,
-    Timing,
     UInt8Array,
     Window,
 )
@@ -220,18 +218,16 @@ class Pipeline:
 
     def _camera(self, camera: CameraConfig, plan: CameraPlan) -> _Camera:
         stage = CameraStage(plan, self.config, self.clock)
-        capture = Capture(
+        capture = make_capture(
             camera,
-            self.config.capture,
+            self.config,
             resize=self.resize,
             frame_fps=self.frame_fps,
-            pace=self.config.pace,
             on_frame=lambda frame: self._frame(stage, frame),
             on_status=self._tell,
             on_end=self._capture_ended,
             on_error=self.fail,
             previews=plan.evidence or self.on_preview is not None,
-            max_gap_s=self.config.window.max_gap_s,
             clock=self.clock,
             stop=self._stop,
             open_reader=self.open_reader,
@@ -313,32 +309,14 @@ class Pipeline:
                 break
             if taken.batch is not None:
                 self.telemetry.batch(len(taken.batch.windows))
-                self._put(_Scored(self._infer(taken.batch)))
+                batch = taken.batch
+                output = self.engine.infer(batch.frames)
+                self._put(_Scored(scored(batch.windows, output, batch.taken_s, self.clock.monotonic())))
             if taken.ended:
                 self._put(_Ended(taken.ended))
             if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > DRAIN_S:
                 break
         self._put(_Finish())
-
-    def _infer(self, batch: Batch) -> tuple[Score, ...]:
-        output = self.engine.infer(batch.frames)
-        now_s = self.clock.monotonic()
-        return tuple(
-            Score(
-                ref=window.ref,
-                raw=float(output.scores[row]),
-                scored_s=now_s,
-                timing=Timing(
-                    window=(window.ref.completed_s - window.ref.captured_s) * 1e3,
-                    queue=(batch.taken_s - window.ref.completed_s) * 1e3,
-                    preprocess=output.preprocess_s * 1e3,
-                    forward=output.forward_s * 1e3,
-                ),
-                previews=window.previews,
-                features=output.features[row],
-            )
-            for row, window in enumerate(batch.windows)
-        )
 
     # decision thread ------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from stream_detector.errors import DataError
 from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.decider import Decider
-from stream_detector.runtime.stages import CameraStage, make_decider, plan_camera
+from stream_detector.runtime.stages import CameraStage, DecisionModel, make_decider, plan_camera, scored
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     AlarmEvent,
@@ -29,9 +29,7 @@ from stream_detector.types import (
     Decision,
     Engine,
     Frame,
-    Score,
     SystemClock,
-    Timing,
     UInt8Array,
     Window,
 )
@@ -66,7 +64,9 @@ class _Events:
 class _Camera:
     """What a session holds of one camera."""
 
-    def __init__(self, name: str, config: Config, bundle: Bundle, clock: Clock, novelty: bool) -> None:
+    def __init__(
+        self, name: str, config: Config, bundle: Bundle, model: DecisionModel, clock: Clock, novelty: bool
+    ) -> None:
         camera = CameraConfig(name=name, source=Source.of_file(name))
         plan = plan_camera(camera, config, bundle)
         self.stage = CameraStage(plan, config, clock)
@@ -76,7 +76,7 @@ class _Camera:
         self.decisions: list[Decision] = []
         self.decider: Decider = make_decider(
             config,
-            bundle,
+            model,
             (plan,),
             sink=self.events,
             telemetry=Telemetry([name], clock),
@@ -119,6 +119,7 @@ class Session:
             values[section] = {**values[section], **keys} if section in values else keys
         self._config = build_config({**values, "evidence": {"enabled": False}}, "settings")
         self._bundle = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
+        self._model = DecisionModel.of(self._bundle)
         self._engine = load_engine(self._bundle, self._config.engine) if isinstance(engine, str) else engine
         self._novelty = isinstance(engine, str)  # the features of another engine may be of another kind
         self._clock: Clock = SystemClock()
@@ -170,7 +171,7 @@ class Session:
         held = self._held(camera)
         decisions = self._decide(held, held.stage.finish())
         held.decider.ended(camera, failed=False)
-        self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock, self._novelty)
+        self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._model, self._clock, self._novelty)
         self._cameras[camera].events.new = held.events.new
         return decisions
 
@@ -195,7 +196,7 @@ class Session:
     def _held(self, camera: str) -> _Camera:
         if camera not in self._cameras:
             build_config({"cameras": [{"name": camera, "source": "demo"}]}, "session")  # the name is checked
-            self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._clock, self._novelty)
+            self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._model, self._clock, self._novelty)
         return self._cameras[camera]
 
     def _decide(self, held: _Camera, window: Window | None) -> tuple[Decision, ...]:
@@ -203,14 +204,8 @@ class Session:
             return ()
         taken_s = self._clock.monotonic()
         output = self._engine.infer(window.frames[None])
-        timing = Timing(
-            window=(window.ref.completed_s - window.ref.captured_s) * 1e3,
-            queue=(taken_s - window.ref.completed_s) * 1e3,
-            preprocess=output.preprocess_s * 1e3,
-            forward=output.forward_s * 1e3,
-        )
-        raw, features = float(output.scores[0]), output.features[0]
-        held.decider.score(Score(window.ref, raw, self._clock.monotonic(), timing, features=features))
+        (score,) = scored((window,), output, taken_s, self._clock.monotonic())
+        held.decider.score(score)
         decisions = tuple(held.decisions)
         held.decisions.clear()
         return decisions

@@ -1,26 +1,45 @@
 """The stages of one camera and of one decision side, wired in one place for every kind of run.
 
+    make_capture   source → frames                                   (a capture thread)
     CameraStage    frames → windows, with their picture checks       (a capture thread, or whoever pushes frames)
+    scored         windows and what the engine says → scores         (the thread that asks the engine)
     make_decider   scores → decisions and events                     (the one decision thread)
 
-`run`, `score`, the cluster and `Session` all take both from here, so that they cannot decide differently.
+`run`, `score`, the cluster and `Session` all take them from here, so that they cannot decide differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from stream_detector.capture.camera import Capture
+from stream_detector.capture.picture import Picture
 from stream_detector.capture.picture_quality import PictureWatch, marked
+from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.capture.scene_cuts import CutFinder
 from stream_detector.capture.windower import Windower
-from stream_detector.config import CameraConfig, Config
+from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
-from stream_detector.models.novelty import watches
+from stream_detector.models.novelty import Familiar, watches
 from stream_detector.runtime.decider import CameraPlan, Decider, Evidence, ScoresFile
 from stream_detector.telemetry.collector import Telemetry
-from stream_detector.types import Clock, Decision, EventSink, Frame, Window
+from stream_detector.types import (
+    CameraStatus,
+    Clock,
+    Decision,
+    EngineOutput,
+    EventSink,
+    Frame,
+    Score,
+    Timing,
+    UInt8Array,
+    Window,
+    WindowRef,
+)
 
 
 def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
@@ -45,14 +64,22 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
 class CameraStage:
     """Frames of one camera → windows, marked with what is wrong with their pictures. For one thread."""
 
-    def __init__(self, plan: CameraPlan, config: Config, clock: Clock) -> None:
-        cuts = CutFinder() if config.window.find_cuts else None
-        self._windower = Windower(plan.name, plan.source, plan.stride_frames, config.window.max_gap_s, clock, cuts)
+    def __init__(self, plan: CameraPlan, config: Config, clock: Clock, first_index: int = 0) -> None:
+        """first_index: of the first window."""
+        self._cuts = CutFinder() if config.window.find_cuts else None
+        self._windower = Windower(
+            plan.name, plan.source, plan.stride_frames, config.window.max_gap_s, clock, self._cuts, first_index
+        )
         self._watch = PictureWatch(config.trouble) if config.trouble.enabled else None
 
     def push(self, frame: Frame) -> Window | None:
         """Take one frame; returns the window that it completes, if it completes one."""
         return self._checked(self._windower.push(frame))
+
+    def look_back(self, frame: Frame) -> None:
+        """See a frame that lies before the first window, so that a scene cut at that window is known for one."""
+        if self._cuts is not None:
+            self._cuts.push(frame.image)
 
     def finish(self) -> Window | None:
         """The source ended; returns the one window of a source that is too short for a whole one (see `Windower`)."""
@@ -64,9 +91,93 @@ class CameraStage:
         return marked(window, self._watch.check(window))
 
 
+def make_capture(
+    camera: CameraConfig,
+    config: Config,
+    *,
+    resize: Callable[[Picture], tuple[UInt8Array, ...]],
+    frame_fps: float,
+    on_frame: Callable[[Frame], None],
+    on_status: Callable[[CameraStatus], None],
+    on_end: Callable[[str, str], None],
+    on_error: Callable[[Exception], None],
+    clock: Clock,
+    stop: threading.Event,
+    previews: bool,
+    open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
+    wait: Callable[[float], bool] | None = None,
+) -> Capture:
+    """The capture thread of one camera, with what the run says about it. See `Capture`."""
+    return Capture(
+        camera,
+        config.capture,
+        resize=resize,
+        frame_fps=frame_fps,
+        pace=config.pace,
+        on_frame=on_frame,
+        on_status=on_status,
+        on_end=on_end,
+        on_error=on_error,
+        previews=previews,
+        max_gap_s=config.window.max_gap_s,
+        clock=clock,
+        stop=stop,
+        open_reader=open_reader,
+        wait=wait,
+    )
+
+
+def scored(windows: Sequence[Window], output: EngineOutput, taken_s: float, scored_s: float) -> tuple[Score, ...]:
+    """What an engine said of a batch, window by window. taken_s, scored_s: monotonic, before and after it was asked."""
+    return tuple(
+        Score(
+            ref=window.ref,
+            raw=float(output.scores[row]),
+            scored_s=scored_s,
+            timing=engine_timing(window.ref, (taken_s - window.ref.completed_s) * 1e3, output),
+            previews=window.previews,
+            features=output.features[row],
+        )
+        for row, window in enumerate(windows)
+    )
+
+
+def engine_timing(ref: WindowRef, queue_ms: float, output: EngineOutput) -> Timing:
+    """Where the time of a window went, up to the engine's score."""
+    return Timing(
+        window=(ref.completed_s - ref.captured_s) * 1e3,
+        queue=queue_ms,
+        preprocess=output.preprocess_s * 1e3,
+        forward=output.forward_s * 1e3,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecisionModel:
+    """What of a bundle takes part in decisions. It is small: it travels to the processes that decide.
+
+    fingerprint: of the bundle.  head: where it carries a state from window to window; else the engine's score counts.
+    novelty: where the bundle knows which pictures it was trained on.
+    """
+
+    fingerprint: str
+    head: TemporalHead | None = None
+    novelty: Familiar | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> DecisionModel:
+        """Of this bundle."""
+        head = bundle.build_head()
+        return cls(bundle.fingerprint, head if isinstance(head, TemporalHead) else None, bundle.build_familiar())
+
+    def needs_features(self, config: Config) -> bool:
+        """Whether decisions need the features of every window beside its score."""
+        return self.head is not None or watches(self.novelty, config.trouble) is not None
+
+
 def make_decider(
     config: Config,
-    bundle: Bundle,
+    model: DecisionModel,
     plans: tuple[CameraPlan, ...],
     *,
     sink: EventSink,
@@ -80,15 +191,14 @@ def make_decider(
     on_event: Callable[[dict[str, Any]], None] | None = None,
     on_decision: Callable[[Decision], None] | None = None,
 ) -> Decider:
-    """The decision side of a run with this bundle.
+    """The decision side of a run.
 
     coverage: tell of cameras whose pictures or coverage are bad; a run that only makes a table does not.
     novelty: mark windows that the bundle does not know; False where another engine's features are of another kind.
     """
-    head = bundle.build_head()
     return Decider(
         plans,
-        bundle.fingerprint,
+        model.fingerprint,
         sink=sink,
         telemetry=telemetry,
         clock=clock,
@@ -98,6 +208,6 @@ def make_decider(
         trouble=config.trouble if coverage and config.trouble.enabled else None,
         on_event=on_event,
         on_decision=on_decision,
-        make_head=head.stream if isinstance(head, TemporalHead) else None,
-        make_watch=watches(bundle.build_familiar() if novelty else None, config.trouble),
+        make_head=model.head.stream if model.head else None,
+        make_watch=watches(model.novelty if novelty else None, config.trouble),
     )

@@ -15,9 +15,11 @@ from stream_detector.cluster.messages import Ended, Item, Scored
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothConfig
 from stream_detector.runtime.decider import CameraPlan
+from stream_detector.runtime.stages import DecisionModel
 from stream_detector.types import EngineOutput, Float32Array, Timing, UInt8Array, WindowRef
 
 EPOCH = "ab" * 8
+MODEL = DecisionModel("f00d")
 ALARM = AlarmConfig(threshold=0.5, off_ratio=0.8, min_length_s=0.5, cooldown_s=0.5, update_interval_s=1.0)
 
 
@@ -51,8 +53,14 @@ def ended(camera: str, generation: int, n: int) -> Item:
     return Item(camera, generation, n, Ended(camera, ""))
 
 
-def make_shard(folder: Path, names: Sequence[str] = ("gate", "yard"), epoch: str = EPOCH, **more: Any) -> Shard:
-    return Shard(0, config(folder, **more), [plan(name) for name in names], "f00d", epoch)
+def make_shard(
+    folder: Path,
+    names: Sequence[str] = ("gate", "yard"),
+    epoch: str = EPOCH,
+    model: DecisionModel = MODEL,
+    **more: Any,
+) -> Shard:
+    return Shard(0, config(folder, **more), [plan(name) for name in names], model, epoch)
 
 
 @dataclass

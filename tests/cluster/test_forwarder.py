@@ -14,7 +14,7 @@ from stream_detector.cluster.shard import Shard
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError
 from stream_detector.events.protocol import Message
-from tests.cluster.bench import EPOCH, config, items, plan
+from tests.cluster.bench import EPOCH, MODEL, config, items, plan
 
 SHARDS = 3
 NAMES = ("gate", "yard", "hall", "dock")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 def shard(number: int, folder: Path) -> Shard:
     plans = [plan(name) for name in NAMES if shard_of(name, SHARDS) == number]
-    return Shard(number, config(folder), plans, "f00d", EPOCH)
+    return Shard(number, config(folder), plans, MODEL, EPOCH)
 
 
 @pytest.fixture

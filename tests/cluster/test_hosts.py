@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from stream_detector.capture.scene_cuts import RUN_UP
 from stream_detector.cluster.camera_host import CameraHost
 from stream_detector.cluster.engine_host import EngineHost
 from stream_detector.cluster.messages import Ended, Item, Resume, Scored
-from stream_detector.config import BatchConfig, CameraConfig, Config, TroubleConfig
+from stream_detector.config import BatchConfig, CameraConfig, Config
 from stream_detector.errors import EngineError
-from stream_detector.models.novelty import Familiar, FamiliarWatch, watches
 from stream_detector.models.preprocess import Recipe
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import CameraStatus, WindowRef
@@ -30,7 +29,7 @@ FRAMES = 160  # ten windows
 class Rig:
     """A host with fake sources of `FRAMES` frames."""
 
-    def __init__(self, make_watch: Callable[[], FamiliarWatch] | None = None, **settings: Any) -> None:
+    def __init__(self, features: bool = False, **settings: Any) -> None:
         self.link = FakeLink()
         self.sources: dict[str, FakeSource] = {}
         self.dropped: list[str] = []
@@ -41,7 +40,7 @@ class Rig:
             self.link,
             1,
             in_flight=4,
-            make_watch=make_watch,
+            features=features,
             on_drop=lambda camera, _cause: self.dropped.append(camera),
             open_reader=lambda camera, _config: self.sources[camera.name],
         )
@@ -135,14 +134,14 @@ def test_a_live_camera_goes_on_with_its_numbers_and_its_time(rig: Rig) -> None:
     assert all(status.media_s is None or status.media_s > 26.9 for status in states)
 
 
-def test_windows_of_an_unknown_kind_are_told_once_it_has_lasted() -> None:
-    familiar = Familiar(2, 1, limit=1.0)  # features of zeros are known, those far from them are not
-    rig = Rig(make_watch=watches(familiar, TroubleConfig(hold_s=1.5)))
+@pytest.mark.parametrize("asked", [False, True])
+def test_features_travel_where_the_shard_decides_by_them(asked: bool) -> None:
+    rig = Rig(features=asked)
     rig.link.features_of = lambda batch: np.full((len(batch), 2), 9.0, np.float32)
     rig.assign("gate")
-    causes = ["unfamiliar" in scored.ref.degraded for scored in windows(rig.until_ended("gate"), "gate")]
+    sent = [np.frombuffer(s.features, "<f4").tolist() for s in windows(rig.until_ended("gate"), "gate")]
     rig.host.close()
-    assert causes == [False] * 2 + [True] * 8  # a window is 0.64 s at 25 a second
+    assert sent == [[9.0, 9.0] if asked else []] * 10
 
 
 def test_a_released_camera_says_nothing_more(rig: Rig) -> None:
