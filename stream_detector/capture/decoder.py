@@ -84,6 +84,7 @@ class Decoder:
         self.duration_s: float | None = None  # as the container says; to be shown, not to be relied on
         self.codec = ""
         self.packets = 0
+        self.bytes = 0  # of the video's packets
         self.pictures = 0
         self.keys = 0
         self.damaged = 0  # packets that gave an error, and pictures flagged as damaged
@@ -201,6 +202,7 @@ class Decoder:
                 continue
             if packet.size:
                 self.packets += 1
+                self.bytes += packet.size
                 self.broken_end = packet.is_corrupt
             return packet
         self._ended = True

@@ -179,6 +179,11 @@ class NetworkReader:
         """The grabbed frame, upright."""
         return None if self._now is None else DecodedPicture(self._now.frame)
 
+    def stream(self) -> tuple[str, int]:
+        """(codec, bytes of video read so far; 0 where they are not counted)."""
+        flow = self._flow
+        return ("", 0) if flow is None else (flow.codec, int(getattr(flow, "bytes", 0)))
+
     def close(self) -> None:
         """Hang up."""
         self._closed.set()

@@ -183,6 +183,10 @@ class FileReader:
         """The grabbed frame, upright as the file says."""
         return None if self._now is None else DecodedPicture(self._now.frame)
 
+    def stream(self) -> tuple[str, int]:
+        """(codec, bytes of video read so far)."""
+        return self._decoder.codec, self._decoder.bytes
+
     def seek(self, media_s: float) -> bool:
         """Go on with the key frame at or before a media time; False where the file cannot: then open it again."""
         self._ahead = self._now = None

@@ -30,6 +30,7 @@ COMMANDS = {
     "calibrate": "choose a threshold from your own normal footage",
     "models": "list, show, add, fetch and verify models",
     "report": "one HTML page from scores and events",
+    "probe": "what a camera sends, and what reading it costs",
     "doctor": "what is installed, and what will be used and why",
     "keys": "make CURVE keys for encrypted subscribers",
 }
