@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stream_detector.capture.picture import UnreadablePictureError, as_picture
 from stream_detector.capture.readers import Reader, make_reader
-from stream_detector.capture.slowness import SlowWatch
+from stream_detector.capture.slow_sources import SlowSourceDetector
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.models.recipe import Recipe
@@ -99,7 +99,7 @@ class _Seen:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._slow = SlowWatch(MAX_GAP_S, recipe.fps)
+        self._slow = SlowSourceDetector(MAX_GAP_S, recipe.fps)
         self._cpu_s: list[float] = []
         self._keys_s: list[float] = []
         self._all_keys = True
