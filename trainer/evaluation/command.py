@@ -34,6 +34,7 @@ from trainer.evaluation import pixels
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.looks import Store, bundle_look, i3d_look
 from trainer.evaluation.material import Piece, limited, read_pieces
+from trainer.evaluation.nested import Labels
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
 from trainer.recipes.embedded.extra_footage import video_files
 
@@ -96,11 +97,19 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def kept_paths(clips: Path, more: Path | None, cache: Path, console: Console | None = None) -> frozenset[str]:
-    """Paths, as the indexes name them, of the clips that distillation must leave out for good (fold `KEPT`)."""
+def judged_clips(
+    clips: Path, more: Path | None, cache: Path, console: Console | None = None
+) -> tuple[list[Piece], Labels, UInt8Array]:
+    """All labelled clips, their groups and folds, and their backgrounds (n, rows, columns, 3), kept in `cache`."""
     pieces = read_pieces(clips, more)
     quiet = console or Console(stderr=True, quiet=True)
-    labels = labelled(pieces, _backgrounds(cache, pieces, _samples(pieces), quiet))
+    backgrounds = _backgrounds(cache, pieces, _samples(pieces), quiet)
+    return pieces, labelled(pieces, backgrounds), backgrounds
+
+
+def kept_paths(clips: Path, more: Path | None, cache: Path, console: Console | None = None) -> frozenset[str]:
+    """Paths, as the indexes name them, of the clips that distillation must leave out for good (fold `KEPT`)."""
+    pieces, labels, _ = judged_clips(clips, more, cache, console)
     return frozenset(p.path for p, fold in zip(pieces, labels.folds.tolist(), strict=True) if fold == KEPT)
 
 

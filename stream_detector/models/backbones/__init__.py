@@ -3,6 +3,7 @@
     arch                          recipe            features  layout of the parameters
     resnet3d-{10,18,34,50}-{a,b}  hara-112          512/2048  Hara et al. 2018
       … with -w0.5 (any width)    stream-112        × width   the same
+      … with -s3 or -s5 behind    stream-112        × width   the same; a lean stem, see `resnet3d`
     r3d_18 mc3_18 r2plus1d_18     torchvision-112   512       torchvision
     i3d                           i3d-224           1024      Carreira and Zisserman 2017
 
@@ -36,12 +37,13 @@ __all__ = [
 ARCHITECTURES = (
     *(f"resnet3d-{depth}-{shortcut}" for depth in (10, 18, 34, 50) for shortcut in "ab"),
     "resnet3d-18-b-w0.5",
+    "resnet3d-18-b-w0.5-s3",
     "r3d_18",
     "mc3_18",
     "r2plus1d_18",
     "i3d",
 )
-_RESNET = re.compile(r"resnet3d-(10|18|34|50)-([ab])(?:-w(0\.\d{1,3}|[1-4](?:\.\d{1,3})?))?")
+_RESNET = re.compile(r"resnet3d-(10|18|34|50)-([ab])(?:-w(0\.\d{1,3}|[1-4](?:\.\d{1,3})?))?(?:-s([35]))?")
 
 
 class Backbone(Protocol):
@@ -84,7 +86,7 @@ def backbone_spec(arch: str) -> BackboneSpec:
     if match:
         width = float(match[3] or 1)
         dim = int(512 * width) * (4 if match[1] == "50" else 1)
-        recipe = "hara-112" if width == 1 else "stream-112"
+        recipe = "hara-112" if width == 1 and not match[4] else "stream-112"
         return BackboneSpec(arch, recipe, dim, RECIPES["hara-112"].paper)
     if arch in ("r3d_18", "mc3_18", "r2plus1d_18"):
         return BackboneSpec(arch, "torchvision-112", 512, RECIPES["torchvision-112"].paper)
@@ -110,7 +112,8 @@ def _builder(arch: str) -> Callable[[int | None], nn.Module]:
         from stream_detector.models.backbones.resnet3d import ResNet3D
 
         shortcut: Literal["A", "B"] = "A" if match[2] == "a" else "B"
-        return lambda classes: ResNet3D(int(match[1]), shortcut, float(match[3] or 1), classes)
+        depth, width, stem = int(match[1]), float(match[3] or 1), int(match[4] or 7)
+        return lambda classes: ResNet3D(depth, shortcut, width, classes, stem)
     if arch == "i3d":
         from stream_detector.models.backbones.i3d import I3D
 

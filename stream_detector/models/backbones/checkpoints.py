@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stream_detector.errors import BundleError, CheckpointError
 from stream_detector.models.backbones import build_backbone
-from stream_detector.models.backbones.resnet3d import LAYERS
+from stream_detector.models.backbones.resnet3d import LAYERS, PUBLISHED_STEM
 from stream_detector.models.backbones.tensors import load_strict, read_tensors
 
 MAX_BYTES = 2_000_000_000
@@ -82,7 +82,7 @@ def recognise(state: Mapping[str, Tensor], what: str) -> str:
         return "i3d"
     first = shapes.get("conv1.weight", ())
     if len(first) == 5 and "layer1.0.conv1.weight" in shapes:
-        return _hara(shapes, first[0], what)
+        return _hara(shapes, first, what)
     some = ", ".join(sorted(shapes)[:3]) or "none"
     raise CheckpointError(
         f"{what} has neither Hara's nor torchvision's layout (its keys begin {some}); "
@@ -90,7 +90,8 @@ def recognise(state: Mapping[str, Tensor], what: str) -> str:
     )
 
 
-def _hara(shapes: Mapping[str, tuple[int, ...]], channels: int, what: str) -> str:
+def _hara(shapes: Mapping[str, tuple[int, ...]], first: tuple[int, ...], what: str) -> str:
+    channels, stem = first[0], first[2]
     blocks = {(int(m[1]), int(m[2])) for name in shapes if (m := re.match(r"layer([1-4])\.(\d{1,3})\.", name))}
     counts = tuple(sum(layer == wanted for layer, _ in blocks) for wanted in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in shapes
@@ -100,10 +101,13 @@ def _hara(shapes: Mapping[str, tuple[int, ...]], channels: int, what: str) -> st
     shortcut = "b" if any(".downsample." in name for name in shapes) else "a"
     width = channels / 64
     arch = f"resnet3d-{depths[0]}-{shortcut}" + ("" if width == 1 else f"-w{width:.3f}".rstrip("0").rstrip("."))
+    arch += "" if stem == PUBLISHED_STEM else f"-s{stem}"
     try:
         build_backbone(arch)
     except BundleError:
-        raise CheckpointError(f"{what} starts with {channels} channels, no network here does; give another") from None
+        raise CheckpointError(
+            f"{what} starts with {channels} channels over {stem} frames, no network here does; give another"
+        ) from None
     return arch
 
 

@@ -6,6 +6,10 @@ The parameters have the names of the published checkpoints (`conv1`, `bn1`, `lay
 without renaming. Two shortcuts exist where the shape changes: "A" has no parameters (subsampling, zero channels), "B"
 is a 1×1×1 convolution with batch normalisation. The mean over all positions lets any clip length and size through.
 `width` scales all channel counts (Zagoruyko and Komodakis 2016, "wide" factor; below 1 here, for small machines).
+
+The published stem takes 57 % of the multiply-adds at width 0.5: 7×7×7 over three channels at the full frame rate. A
+lean stem is shorter in time, k×7×7, and takes every other frame; the pool after it then leaves time alone, so all
+layers behind it see the same shapes as in the published network. What is saved buys pixels or width.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from torch.nn import functional
 from stream_detector.models.backbones.network import FeatureNetwork
 
 Shortcut = Literal["A", "B"]
+PUBLISHED_STEM = 7  # frames that the first filters span; any other number is a lean stem
 PLANES = (64, 128, 256, 512)
 LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
@@ -88,22 +93,33 @@ class Bottleneck(nn.Module):
 class ResNet3D(FeatureNetwork):
     """depth: 10, 18, 34 or 50.  shortcut: "A" or "B".  width: factor on all channels.
 
+    stem: frames (an odd number) that the first filters span; all but `PUBLISHED_STEM` make a lean stem.
+
     num_classes: None leaves the classifier `fc` out, and `forward` returns features.  Weights start random (He et al.
     2015, fan-out); in training mode as any fresh module (`build_backbone` switches to eval).
     """
 
     def __init__(
-        self, depth: int, shortcut: Shortcut = "B", width: float = 1.0, num_classes: int | None = None
+        self,
+        depth: int,
+        shortcut: Shortcut = "B",
+        width: float = 1.0,
+        num_classes: int | None = None,
+        stem: int = PUBLISHED_STEM,
     ) -> None:
         super().__init__()
         block = Bottleneck if depth == 50 else BasicBlock
         planes = [max(1, int(p * width)) for p in PLANES]
         counts = LAYERS[depth]
         self._inputs = planes[0]
-        self.conv1 = nn.Conv3d(3, planes[0], 7, stride=(1, 2, 2), padding=3, bias=False)
+        lean = stem != PUBLISHED_STEM
+        strides = (2 if lean else 1, 2, 2)
+        self.conv1 = nn.Conv3d(3, planes[0], (stem, 7, 7), stride=strides, padding=(stem // 2, 3, 3), bias=False)
         self.bn1 = nn.BatchNorm3d(planes[0])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
+        if lean:
+            self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         self.layer1 = self._layer(block, planes[0], counts[0], 1, shortcut)
         self.layer2 = self._layer(block, planes[1], counts[1], 2, shortcut)
         self.layer3 = self._layer(block, planes[2], counts[2], 2, shortcut)

@@ -68,6 +68,19 @@ def compiled_teacher(model: I3D, size: Size, *, maps: bool = False, least_cosine
     None without OpenVINO and on CPUs without bfloat16. Raises DataError if the compiled answer to one noisy window is
     farther than `least_cosine` from PyTorch's.
     """
+    probe = torch.randint(0, 256, (1, WINDOW_FRAMES, *sides(size), 3), generator=torch.Generator().manual_seed(0))
+    compiled = compiled_module(_FromBytes(model.eval(), maps), probe.to(torch.uint8), least_cosine=least_cosine)
+    return None if compiled is None else lambda windows: Answer(*compiled(windows))
+
+
+def compiled_module(
+    plain: nn.Module, probe: Tensor, *, least_cosine: float = 0.995
+) -> Callable[[UInt8Array], tuple[Tensor, ...]] | None:
+    """A module of one window (1, …) uint8 → a tuple of tensors, in bfloat16, for many windows at once.
+
+    None without OpenVINO and on CPUs without bfloat16. Raises DataError if its first output for the probe is farther
+    than `least_cosine` from PyTorch's.
+    """
     try:
         openvino = import_openvino()
     except MissingExtraError:
@@ -75,15 +88,14 @@ def compiled_teacher(model: I3D, size: Size, *, maps: bool = False, least_cosine
     core = openvino.Core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return None
-    probe = torch.randint(0, 256, (1, WINDOW_FRAMES, *sides(size), 3), generator=torch.Generator().manual_seed(0))
-    probe = probe.to(torch.uint8)
-    plain = _FromBytes(model.eval(), maps)
+    with torch.no_grad():
+        wanted = plain(probe)
     count = available_cores()
     hints = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(count)}
     compiled = core.compile_model(convert_module(plain, probe), "CPU", hints)
     requests = [compiled.create_infer_request() for _ in range(count)]
 
-    def answer(windows: UInt8Array) -> Answer:
+    def answer(windows: UInt8Array) -> tuple[Tensor, ...]:
         rows: list[list[np.ndarray[Any, np.dtype[np.float32]]]] = []
         for first in range(0, len(windows), count):
             running: list[Any] = []
@@ -92,12 +104,10 @@ def compiled_teacher(model: I3D, size: Size, *, maps: bool = False, least_cosine
                 running.append(request)
             for request in running:
                 request.wait()
-                rows.append([request.get_output_tensor(k).data[0].copy() for k in range(4 if maps else 2)])
-        return Answer(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+                rows.append([request.get_output_tensor(k).data[0].copy() for k in range(len(wanted))])
+        return tuple(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
 
-    with torch.no_grad():
-        wanted = plain(probe)[0]
-    cosine = float(F.cosine_similarity(answer(probe.numpy()).features, wanted).item())
+    cosine = float(F.cosine_similarity(answer(probe.numpy())[0], wanted[0]).item())
     if cosine < least_cosine:
         raise DataError(f"the compiled teacher differs from PyTorch's (cosine {cosine:.4f}); uninstall openvino")
     return answer

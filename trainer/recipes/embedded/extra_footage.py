@@ -23,7 +23,7 @@ from stream_detector.capture.recordings import pictures
 from stream_detector.demo import DemoScene
 from stream_detector.errors import DataError, SourceError
 from stream_detector.types import UInt8Array
-from trainer.data.clips import PACK_SIZE, Clip, PackedFrames, PackWriter, small_rgb
+from trainer.data.clips import PACK_SIZE, Clip, PackedFrames, PackWriter, Size, small_rgb
 from trainer.data.content_hash import files_digest
 
 FIRST_SEED = 1000
@@ -105,7 +105,7 @@ def pack_normal(
     writer = PackWriter(path, size)
     for number, file in enumerate(files):
         split = ("train", "val")[number % 2]
-        for start, part in _spread(file, per_file, frames, size):
+        for start, part in spread(file, per_file, frames, size):
             clip = Clip(f"{file.name} from {start}", "long_normal", False, "quiet", file.stem, split, 25.0)
             writer.add(part, asdict(clip))
         yield number + 1, len(files)
@@ -120,7 +120,7 @@ def video_files(folder: Path) -> Sequence[Path]:
     return files
 
 
-def _spread(file: Path, count: int, frames: int, size: int) -> Iterator[tuple[int, UInt8Array]]:
+def spread(file: Path, count: int, frames: int, size: Size) -> Iterator[tuple[int, UInt8Array]]:
     """(first frame, pictures) of `count` segments of a video, evenly spread over what the recipe sees of it.
 
     The video is read through twice: how long it is, nobody knows before.
