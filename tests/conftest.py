@@ -17,11 +17,8 @@ from event_bench import Bench, MakeBench
 def clips() -> Path:
     """The folder of real clips (`index.csv` and one folder per set); skips where there is none."""
     root = os.environ.get("STREAM_DETECTOR_DATA")
-    candidates = [Path(root)] if root else []
-    candidates.append(Path(__file__).parents[2] / "shared" / "data")
-    for candidate in candidates:
-        if (candidate / "clips" / "index.csv").is_file():
-            return candidate / "clips"
+    if root and (Path(root) / "clips" / "index.csv").is_file():
+        return Path(root) / "clips"
     pytest.skip("real clips are not here: set STREAM_DETECTOR_DATA to the folder that holds clips/index.csv")
 
 

@@ -12,7 +12,7 @@ What goes wrong, and what happens then:
     corrupt (also a wrong row checksum)   renamed to *.corrupt-N, told, a new file begun; what this process still
                                           remembers goes on into it, and what of the old file can be read and
                                           matches its checksum (newest events, open alarms)
-    deleted or replaced while in use      noticed by `tend` within two seconds, told, a new file begun with what the
+    deleted or replaced while in use      noticed by `tend` and by the next event, told, a new file begun with what the
                                           old one held (its newest part, if it is large)
 No call but the first raises because of the disk. A Ledger is used by one thread at a time.
 """
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 _TAIL = 10_000  # events of this process kept for a new file
 _RETRY_S = 30.0
-_LOOK_S = 1.0  # between two looks at the files
+_LOOK_S = 0.1  # between two looks at the files, besides one before every event
 _RETENTION_S = 60.0
 _RETENTION_APPENDS = 1000
 _MEMORY_BYTES = 64 << 20
@@ -118,6 +118,8 @@ class Ledger(Reads):
             raise LedgerError("an event came after the journal was closed; close the journal last")
         if self.degraded and self._clock.monotonic() >= self._retry_s:
             self._return_to_disk()
+        elif self._path is not None and not self.degraded and self._seen(self._path) != self._identity:
+            self._begin_anew(self._path)  # an event must not go into a file that nobody will find again
         seq = self._seqs.get(topic, 0) + 1
         row = self._row(topic, seq, body)
         self._seqs[topic] = seq

@@ -179,6 +179,22 @@ def test_a_large_journal_that_is_deleted_goes_on_with_its_newest_part(
     ledger.close()
 
 
+def test_an_event_after_a_deletion_goes_into_the_new_file_with_all_that_was_before(tmp_path: Path) -> None:
+    """No time goes by between the deletion, the event and the kill."""
+    world = World(tmp_path)
+    with world.patched():
+        life = begun(world)
+        for name in ("1", "2"):
+            life.publisher.alarm(an_event(id=name))
+        world.delete_journal()
+        life.publisher.alarm(an_event(id="2", type="end", reason="normal"))
+        life.kill()
+        assert counts(world.journalled()) == {"1": {"start": 1}, "2": {"start": 1, "end": 1}}
+        after = begun(world)
+        assert counts(world.lines())["1"] == {"start": 1, "end": 1}
+        after.stop()
+
+
 # -- what was pruned ------------------------------------------------------------------------------------------------
 
 
