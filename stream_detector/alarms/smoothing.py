@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from stream_detector.config import SmoothConfig
-from stream_detector.system.registry import Registry
+from stream_detector.config.kinds import SMOOTHERS as SMOOTHERS
 
 
 class Smoother(Protocol):
@@ -135,17 +135,7 @@ def make_identity(config: SmoothConfig) -> Smoother:
     return Identity()
 
 
-SMOOTHERS = Registry[Callable[[SmoothConfig], Smoother]](
-    "smoother",
-    "stream_detector.smoothers",
-    {
-        "ema": "stream_detector.alarms.smoothing:make_ema",
-        "median": "stream_detector.alarms.smoothing:make_median",
-        "none": "stream_detector.alarms.smoothing:make_identity",
-    },
-)
-
-
 def make_smoother(config: SmoothConfig) -> Smoother:
     """The filter that `config` describes. Raises ConfigError for a kind that is not registered."""
-    return SMOOTHERS.get(config.kind)(config)
+    smoother: Smoother = SMOOTHERS.get(config.kind)(config)
+    return smoother

@@ -18,7 +18,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol
 
 from stream_detector.config import AlarmConfig
-from stream_detector.system.registry import Registry
+from stream_detector.config.kinds import ALARM_RULES as ALARM_RULES
 from stream_detector.types import (
     AlarmEvent,
     Decision,
@@ -257,9 +257,6 @@ def make_hysteresis(
 
 
 RuleFactory = Callable[[str, str, Callable[[int], str], float, AlarmConfig], AlarmRule]
-ALARM_RULES = Registry[RuleFactory](
-    "alarm rule", "stream_detector.alarm_rules", {"hysteresis": "stream_detector.alarms.state_machine:make_hysteresis"}
-)
 
 
 def make_alarm_rule(
@@ -270,4 +267,5 @@ def make_alarm_rule(
     bundle: fingerprint.  make_id: index of the first window → id of an alarm.  threshold: of the camera; that of
     `config` is not looked at.  Raises ConfigError for a rule that is not registered.
     """
-    return ALARM_RULES.get(config.rule)(camera, bundle, make_id, threshold, config)
+    factory: RuleFactory = ALARM_RULES.get(config.rule)
+    return factory(camera, bundle, make_id, threshold, config)

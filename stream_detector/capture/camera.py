@@ -317,7 +317,10 @@ class Capture:
                 if generation != self._generation:
                     raise _Outdated
                 self._busy_since_s = None
-        raise fault
+        try:
+            raise fault
+        finally:
+            del fault  # its traceback holds this frame, and this frame would hold it
 
     def _close(self, generation: int, reader: Reader | None) -> None:
         """Close under the watchdog's eyes (hanging up can block, too); an outdated thread closes just the same."""

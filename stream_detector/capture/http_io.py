@@ -62,6 +62,17 @@ class Body:
         self._answer.close()
 
 
+class _HangUp(urllib.request.BaseHandler):
+    """Closes an answer that asks for a password before the request goes out again; urllib leaves it to the collector."""
+
+    handler_order = 400  # before those of Basic and Digest
+
+    def http_error_401(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> None:
+        fp.close()
+
+
 class _SameHost(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
 
@@ -108,6 +119,7 @@ def fetch(address: str, hosts: Collection[str], open_s: float, read_s: float) ->
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}),
         urllib.request.HTTPSHandler(context=careless),
+        _HangUp(),
         urllib.request.HTTPBasicAuthHandler(known),
         urllib.request.HTTPDigestAuthHandler(known),
         _SameHost(hosts),

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stream_detector.config.error_sentences import describe
+from stream_detector.config.kinds import AlarmRuleKind, Kind, SmootherKind
 from stream_detector.config.secret_file import with_files
 from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError, SourceError
@@ -36,7 +37,6 @@ DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
-Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]  # the name of something registered
 Options = dict[str, bool | int | float | str]
 
 
@@ -111,7 +111,7 @@ class EngineConfig(Section):
 class SmoothConfig(Section):
     """Causal smoothing of raw scores, in media time."""
 
-    kind: Kind = "ema"  # "ema", "median", "none", or the name of a registered smoother
+    kind: SmootherKind = "ema"  # "ema", "median", "none", or the name of a registered smoother
     time_constant_s: Seconds = 1.0  # ema: weight of the past falls to 1/e in this time
     span: Annotated[int, Field(ge=1, le=99)] = 3  # median: windows
     options: Options = {}  # what a registered smoother of another kind wants to be told
@@ -120,7 +120,7 @@ class SmoothConfig(Section):
 class AlarmConfig(Section):
     """Hysteresis: on, off, minimum length, cooldown. None: what the bundle says."""
 
-    rule: Kind = "hysteresis"  # or the name of a registered alarm rule
+    rule: AlarmRuleKind = "hysteresis"  # or the name of a registered alarm rule
     threshold: Unit | None = None
     off_ratio: Unit = 0.7  # an alarm ends below threshold × off_ratio
     min_length_s: Seconds = 2.0

@@ -60,6 +60,12 @@ class Registry(Generic[T]):
         """All names, sorted."""
         return tuple(sorted({*self._builtin, *self._registered, *self._installed()}))
 
+    def known(self, name: str) -> str:
+        """`name`, where there is such an implementation; nothing is imported. Raises ValueError for an unknown name."""
+        if name not in self._registered and name not in self._builtin and name not in self._installed():
+            raise ValueError(self._unknown(name))
+        return name
+
     def get(self, name: str) -> T:
         """The implementation. Raises ConfigError for an unknown name, or when its module cannot be imported."""
         if name in self._registered:
@@ -69,7 +75,7 @@ class Registry(Generic[T]):
             return cast(T, getattr(importlib.import_module(module), attribute))
         found = self._installed().get(name)
         if found is None:
-            raise ConfigError(f"{self.kind} {name!r} does not exist; use one of {', '.join(self.names())}")
+            raise ConfigError(self._unknown(name))
         try:
             self._registered[name] = cast(T, found.load())
         except Exception as error:  # of somebody else's module: anything
@@ -78,6 +84,9 @@ class Registry(Generic[T]):
                 f"{' '.join(str(error).split())[:200]}); mend or uninstall that distribution"
             ) from None
         return self._registered[name]
+
+    def _unknown(self, name: str) -> str:
+        return f"{self.kind} {name!r} does not exist; use one of {', '.join(self.names())}"
 
     def _installed(self) -> dict[str, Any]:
         return {point.name: point for point in entry_points(group=self.group) if point.name not in self._builtin}

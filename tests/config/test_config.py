@@ -80,6 +80,8 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         ("[publish]\nbind = 5", "publish.bind must be a text in quotes, not 5"),
         ("events = 5", "events must be the path of a file, a text in quotes, not 5"),
         (GATE + 'smoothing = {kind = "A B"}', "camera gate: smoothing.kind must be a name of a-z, 0-9, '.', '_'"),
+        (GATE + 'smoothing = {kind = "kalman"}', "camera gate: smoothing.kind: smoother 'kalman' does not exist; use"),
+        ("[alarm]\nrule = 'hystersis'", "alarm.rule: alarm rule 'hystersis' does not exist; use one of hysteresis"),
         ("[smooth.options]\nx = [1]", "smooth.options.x must be a number, a text in quotes, or true or false"),
         ("[sinks.door]\nurl = 1", "unknown key 'url' in [sinks.door]"),
         ("[sinks.door]", "sinks.door.kind is missing; add it"),

@@ -1,0 +1,31 @@
+"""What a configuration, or a bundle's manifest, asks for by name: the registries, known before an implementation loads.
+
+    smooth.kind = "kalman"      smooth.kind: smoother 'kalman' does not exist; use one of ema, median, none
+
+The protocols stand beside the implementations: `alarms.smoothing.Smoother`, `alarms.state_machine.AlarmRule`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from stream_detector.system.registry import Registry
+
+SMOOTHERS = Registry[Any](  # of `SmoothConfig` → Smoother
+    "smoother",
+    "stream_detector.smoothers",
+    {
+        "ema": "stream_detector.alarms.smoothing:make_ema",
+        "median": "stream_detector.alarms.smoothing:make_median",
+        "none": "stream_detector.alarms.smoothing:make_identity",
+    },
+)
+ALARM_RULES = Registry[Any](  # of `alarms.state_machine.RuleFactory`
+    "alarm rule", "stream_detector.alarm_rules", {"hysteresis": "stream_detector.alarms.state_machine:make_hysteresis"}
+)
+
+Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]  # the name of something registered
+SmootherKind = Annotated[Kind, AfterValidator(SMOOTHERS.known)]
+AlarmRuleKind = Annotated[Kind, AfterValidator(ALARM_RULES.known)]
