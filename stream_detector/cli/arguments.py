@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from stream_detector.config.source import Source
 from stream_detector.errors import SourceError
 
+_OPTION = re.compile(r"--[\w-]+")
 _PLAIN = re.compile(r"-{0,2}[\w.-]+")
 
 
@@ -26,11 +27,24 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse; the arguments are kept for `error`."""
         self._given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(_apart(self._given), namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print usage and the message without secrets, exit with 2."""
         super().error(shown(message, self._given))
+
+
+def _apart(arguments: Sequence[str]) -> list[str]:
+    """`--option=a value` as two arguments. argparse takes one word that holds a space for a positional, a source here,
+    so a slip in the option's name would become the name of a camera."""
+    found: list[str] = []
+    for place, word in enumerate(arguments):
+        if word == "--":
+            return [*found, *arguments[place:]]
+        option, equals, value = word.partition("=")
+        split = equals and " " in value and _OPTION.fullmatch(option)
+        found += [option, value] if split else [word]
+    return found
 
 
 def shown(message: str, arguments: Sequence[str]) -> str:
