@@ -1,7 +1,10 @@
 """Evidence: a clip from before an alarm to after it, and a snapshot of its peak, as files beside the events.
 
-    <directory>/<camera>/<alarm id>.webm      pre_s before … post_s after, at most max_clip_s
-    <directory>/<camera>/<alarm id>.jpg       the preview nearest the highest score so far, with a caption
+    <directory>/<camera>/<alarm id>-<epoch>.webm    pre_s before … post_s after, at most max_clip_s
+    <directory>/<camera>/<alarm id>-<epoch>.jpg     the preview nearest the highest score so far, with a caption
+
+A replay repeats the ids of its alarms; with the epoch in their names its files do not replace those that the events of
+the former run name. Earlier versions wrote <alarm id>.webm; retention treats both alike.
 
 One thread writes; the caller only hands over references. When it falls behind by more than `backlog_bytes` of pictures,
 further pictures are left out of the clips and counted, never waited for; starts and ends are never left out.
@@ -30,7 +33,7 @@ from stream_detector.types import Clock, Preview
 
 log = logging.getLogger(__name__)
 
-_OWN_FILE = re.compile(r"[0-9a-f]{32}\.(?:webm|jpg)")  # retention deletes nothing else
+_OWN_FILE = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?\.(?:webm|jpg)")  # retention deletes nothing else
 _USUAL_FPS, _MIN_FPS, _MAX_FPS = 8.0, 1.0, 60.0
 _RING_BYTES = 256_000_000  # of all cameras together; beyond it, what lies before an alarm gets shorter
 _SILENCE_S = 5.0  # beyond post_s without a picture, an ended alarm's clip is closed
@@ -81,6 +84,7 @@ class _State:
 class EvidenceWriter:
     """Writes clips and snapshots from its own thread. All methods but close() return at once and never raise.
 
+    epoch: part of the names of all files; empty: the names of earlier versions.
     on_error: told one sentence when writing fails (once for each sort of failure, until writing works again) or when
     pictures are lost (at most every 10 s).  on_loss: told camera and number of pictures left out, from the caller's
     thread.
@@ -91,12 +95,14 @@ class EvidenceWriter:
         config: EvidenceConfig,
         *,
         clock: Clock,
+        epoch: str = "",
         on_error: Callable[[str], object],
         on_loss: Callable[[str, int], object] | None = None,
         backlog_bytes: int = 128_000_000,
     ) -> None:
         self._config, self._clock, self._on_error, self._on_loss = config, clock, on_error, on_loss
         self._backlog_bytes = backlog_bytes
+        self._suffix = f"-{epoch}" if epoch else ""
         self._changed = threading.Condition()
         self._items: deque[_Item] = deque()
         self._pending_bytes = 0
@@ -119,8 +125,8 @@ class EvidenceWriter:
 
     def paths(self, camera: str, alarm_id: str) -> tuple[str, str]:
         """Where the clip and the snapshot of an alarm will lie."""
-        folder = self._config.directory / camera
-        return str(folder / f"{alarm_id}.webm"), str(folder / f"{alarm_id}.jpg")
+        stem = str(self._config.directory / camera / f"{alarm_id}{self._suffix}")
+        return f"{stem}.webm", f"{stem}.jpg"
 
     def observe(self, camera: str, previews: tuple[Preview, ...]) -> None:
         """Take the newest previews of a camera, in order of media time."""
@@ -333,7 +339,7 @@ class EvidenceWriter:
     def _tidy(self, first: bool) -> None:
         """Stale temporaries at the start; files older than keep_days; the oldest beyond max_bytes. 0: no limit.
 
-        Old and oldest by order of arrival, see `evidenceorder`: a clock that is wrong for a while deletes nothing.
+        Old and oldest by order of arrival, see `file_order`: a clock that is wrong for a while deletes nothing.
         """
         self._tidy_s = self._clock.monotonic() + _TIDY_S
         directory, config = self._config.directory, self._config
@@ -341,10 +347,10 @@ class EvidenceWriter:
             return
         if first:
             remove_stale(directory)
-        open_ids = {r.id for r in self._state.recordings}
+        still_open = {path for r in self._state.recordings for path in self.paths(r.camera, r.id)}
         files: dict[str, tuple[float, int]] = {}
         for path in directory.glob("*/*"):
-            if _OWN_FILE.fullmatch(path.name) and path.stem not in open_ids:
+            if _OWN_FILE.fullmatch(path.name) and str(path) not in still_open:
                 about = path.stat()
                 files[f"{path.parent.name}/{path.name}"] = (about.st_mtime, about.st_size)
         by_date = sorted(files, key=lambda name: files[name])

@@ -127,7 +127,11 @@ def build_run(
         evidence = None
         if any(plan.evidence for plan in plans):
             evidence = EvidenceWriter(
-                config.evidence, clock=clock, on_error=log.warning, on_loss=telemetry.evidence_lost
+                config.evidence,
+                clock=clock,
+                epoch=ledger.epoch,
+                on_error=log.warning,
+                on_loss=telemetry.evidence_lost,
             )
         sinks = Sinks(config.sinks)
         stack.callback(sinks.close)

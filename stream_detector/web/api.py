@@ -41,7 +41,6 @@ from stream_detector.web.tune import thin, tune, write_camera
 
 log = logging.getLogger(__name__)
 
-ALARM_ID = re.compile(r"[0-9a-f]{32}")
 ALARM_KEY = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")  # an id alone: the newest of it
 MAX_NOTE, MAX_BY = 500, 64
 ACK_S = 5.0
@@ -230,11 +229,11 @@ class Api:
 
     def _evidence(self, alarm: Alarm, suffix: str) -> Path | None:
         """Its file, by names that were checked, below the evidence folder; a link that leads out of it is none."""
-        if not CAMERA_NAME.fullmatch(alarm.camera) or not ALARM_ID.fullmatch(alarm.id):
+        if not CAMERA_NAME.fullmatch(alarm.camera) or not alarm.evidence_name:
             return None
         try:
             folder = self._r.run.config.evidence.directory.resolve()
-            path = (folder / alarm.camera / f"{alarm.id}.{suffix}").resolve()
+            path = (folder / alarm.camera / f"{alarm.evidence_name}.{suffix}").resolve()
             return path if path.is_relative_to(folder) and path.is_file() else None
         except OSError:
             return None

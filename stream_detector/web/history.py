@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import sqlite3
 import time
 from collections import OrderedDict, deque
@@ -29,6 +30,7 @@ FIRST_EVENTS = 30_000  # of the journal, read at the start
 DETAILED = 200  # newest alarms of this process whose events are kept whole
 EVENTS_AN_ALARM = 200
 QUERY_S = 1.0  # a query of the journal takes no longer
+_EVIDENCE_NAME = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")
 STATES = ("open", "ended", "new", "seen")
 
 Body = dict[str, Any]
@@ -56,6 +58,7 @@ class Alarm:
     peak_score: float = 0.0
     degraded: tuple[str, ...] = ()
     evidence: bool = False
+    evidence_name: str = ""  # of its files, without folder and suffix; empty until an event names one
     events: int = 0
     ack: Body | None = None
     begun: bool = True  # its `start` was read; else `epoch` is that of the first event that was
@@ -206,6 +209,7 @@ class History:
         known.peak_score = max(known.peak_score, float(body["peak_score"]))
         known.degraded = tuple(sorted({*known.degraded, *map(str, body.get("degraded") or ())}))
         known.evidence = known.evidence or bool(body.get("evidence"))
+        known.evidence_name = _evidence_name(body) or known.evidence_name
         if body["type"] == "end":
             known.reason, known.ended_utc = str(body["reason"]), str(body["emitted_utc"])
             known.end_s = None if body.get("end_s") is None else float(body["end_s"])
@@ -283,3 +287,11 @@ class History:
                     body = json.loads(text)
                     if isinstance(body, dict):
                         yield body
+
+
+def _evidence_name(body: Body) -> str:
+    """`<id>-<epoch>`, or `<id>` as earlier versions wrote it; empty where the event names no file of its alarm."""
+    evidence = body.get("evidence")
+    path = evidence.get("clip") if isinstance(evidence, dict) else None
+    name = re.split(r"[/\\]", path)[-1].removesuffix(".webm") if isinstance(path, str) else ""
+    return name if _EVIDENCE_NAME.fullmatch(name) and name.startswith(str(body["id"])) else ""

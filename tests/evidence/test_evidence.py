@@ -60,13 +60,17 @@ def read_back(path: Path) -> tuple[float, list[int]]:
 class Rig:
     """A writer in a folder, with what it complained about."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, epoch: str = "", **settings: object) -> None:
         self.errors: list[str] = []
         self.losses: list[tuple[str, int]] = []
         self.clock = FakeClock()
         config = EvidenceConfig.model_validate({"directory": folder, "pre_s": 3, "post_s": 2, **settings})
         self.writer = EvidenceWriter(
-            config, clock=self.clock, on_error=self.errors.append, on_loss=lambda *a: self.losses.append(a)
+            config,
+            clock=self.clock,
+            epoch=epoch,
+            on_error=self.errors.append,
+            on_loss=lambda *a: self.losses.append(a),
         )
 
     def show(self, camera: str, begin_s: float, end_s: float, fps: float = FPS) -> None:
@@ -349,6 +353,26 @@ def test_retention_by_size_touches_only_its_own_files(tmp_path: Path) -> None:
     rig.settle()
     assert rig.writer.close(20)
     assert sorted(p.name for p in folder.iterdir()) == sorted([*names[:3], "holiday.jpg"])
+
+
+def test_a_rerun_leaves_the_clip_of_the_former_run(tmp_path: Path) -> None:
+    """The same alarm of the same file, played by two processes, and files of an earlier version beside them."""
+    of_old = tmp_path / "gate" / f"{ID_1}.webm"
+    of_old.parent.mkdir()
+    of_old.write_bytes(b"x" * 100)
+    clips = []
+    for epoch in ("a" * 16, "b" * 16):
+        rig = Rig(tmp_path, epoch=epoch)
+        rig.show("gate", 0, 3)
+        rig.alarm("gate", ID_1, 3, 4)
+        rig.writer.flush_camera("gate")
+        rig.settle()
+        clips += map(Path, rig.writer.paths("gate", ID_1))
+        assert rig.writer.close(20)
+    assert len({path.name for path in clips}) == 4 and all(path.is_file() for path in clips)
+    assert of_old.stat().st_size == 100
+    assert Rig(tmp_path, max_bytes=1).writer.close(20)  # retention knows the names of every version
+    assert [path.name for path in (tmp_path / "gate").iterdir()] == []
 
 
 def test_zero_means_no_limit(tmp_path: Path) -> None:

@@ -112,6 +112,11 @@ def test_a_file_played_twice_is_two_alarms_on_the_page(tmp_path: Path) -> None:
         assert len(second.ask("/api/alarms").json()["alarms"]) == 2 and second.ask("/api/run").json()["unseen"] == 1
         old = second.ask(f"/api/alarms/{before['key']}").json()
         assert old["ack"]["note"] == "a false one" and old["events"][0]["type"] == "start" and old["windows"]
+        ready = lambda: second.ask(f"/api/alarms/{newest['key']}").json()["snapshot"]  # noqa: E731
+        until(ready, "a snapshot of the second time")
+        pictures = [second.ask(f"/api/alarms/{a['key']}/snapshot.jpg") for a in (before, newest)]
+        assert [p.status for p in pictures] == [200, 200]
+        assert {p.stem for p in (tmp_path / "evidence" / "gate").glob("*.jpg")} == {before["key"], newest["key"]}
         assert second.ask(f"/api/alarms/{newest['id']}").json()["key"] == newest["key"]  # an id alone: the newest
         assert second.ask(f"/api/alarms/{newest['key']}/ack", {"note": "this one too"}).status == 200
         assert second.ask(f"/api/alarms/{before['key']}").json()["ack"]["note"] == "a false one"

@@ -218,7 +218,7 @@ def test_no_path_leads_out(target: Page, path: str) -> None:
 
 def test_a_link_out_of_the_evidence_folder_is_not_followed(target: Page) -> None:
     alarm = target.alarm("yard")
-    path = target.folder / "evidence" / "yard" / f"{alarm['id']}.jpg"
+    path = target.folder / "evidence" / "yard" / f"{alarm['key']}.jpg"
     until(path.exists, "a snapshot")
     path.unlink()
     path.symlink_to(target.folder / "secret.txt")
