@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stream_detector.errors import DataError
 from stream_detector.system.outputs import SCORE_COLUMNS
@@ -85,8 +86,8 @@ def read_scores(path: Path) -> list[ScoreRow]:
     """All rows of a scores.csv in the file's order. A last line cut off by a kill is left out. Raises DataError."""
     rows: list[ScoreRow] = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
+        with path.open("rb") as file:
+            reader = csv.reader(text for text, _ in _lines(file, path, "scores"))
             header = next(reader, None)
             if header is None or tuple(header) != COLUMNS:
                 raise DataError(
@@ -144,31 +145,38 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
     A last line without its line end, cut off by a kill, is left out.
     """
+    events: list[dict[str, Any]] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            for number, (line, whole) in enumerate(_lines(file, path, "events"), 1):
+                try:
+                    event = json.loads(line) if line.strip() else {}
+                    if not isinstance(event, dict):
+                        raise ValueError("not a JSON object")
+                    if event.get("schema") == ALARM_SCHEMA:
+                        _check_event(event)
+                        events.append(event)
+                except (ValueError, RecursionError) as error:
+                    if whole:
+                        sentence = f"{path}, line {number}: not an event ({error}); give the file that --events wrote"
+                        raise DataError(sentence) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(_unreadable(path, "events", error)) from None
-    events: list[dict[str, Any]] = []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            if len(line) > MAX_LINE:
-                raise ValueError("longer than 1 MiB")
-            event = json.loads(line)
-            if not isinstance(event, dict):
-                raise ValueError("not a JSON object")
-            if event.get("schema") != ALARM_SCHEMA:
-                continue
-            _check_event(event)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
-            sentence = f"{path}, line {number}: not an event ({error}); give the file that --events wrote"
-            raise DataError(sentence) from None
-        events.append(event)
     return events
+
+
+def _lines(file: BinaryIO, path: Path, what: str) -> Iterator[tuple[str, bool]]:
+    """The lines of a file, and of each whether it has its line end: a kill may cut the last one, also in a character.
+
+    Raises DataError at a line of more than MAX_LINE bytes (a device, a recording), UnicodeDecodeError.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise DataError(f"{path}, line {number}: longer than 1 MiB; give the file that --{what} wrote")
+        whole = line.endswith(b"\n")
+        yield line.decode("utf-8-sig" if number == 1 else "utf-8", "strict" if whole else "replace"), whole
 
 
 def _check_event(event: dict[str, Any]) -> None:
