@@ -135,9 +135,12 @@ def _solve(below: Callable[[float], bool], low: float, high: float) -> float:
     return (low + high) / 2
 
 
-def allowed_alarms(hours: float, asked: float, confidence: float) -> int:
-    """How many alarms `hours` of footage may hold with the upper bound still at most `asked`; -1: not even none."""
-    low, high = -1, max(1, math.ceil(hours * asked) + 1)
+def allowed_alarms(hours: float, asked: float, confidence: float, most: float = math.inf) -> int:
+    """How many alarms `hours` of footage may hold with the upper bound still at most `asked`; -1: not even none.
+
+    most: no larger count is of interest. However high a rate is asked, the work grows with √most only.
+    """
+    low, high = -1, max(1, math.ceil(min(hours * asked, most)) + 1)
     while high - low > 1:
         middle = (low + high) // 2
         if poisson_upper(middle, confidence) <= hours * asked:
@@ -195,7 +198,7 @@ def calibrate(
     check_rate(asked, confidence)
     if hours <= 0.0 or not candidates:
         raise DataError("no window was scored, so nothing can be calibrated; give footage of at least one window")
-    allowed = max(0, allowed_alarms(hours, asked, confidence))
+    allowed = max(0, allowed_alarms(hours, asked, confidence, most=len(candidates)))
     usable = [min(1.0, threshold) for threshold in candidates]
     # Above this peak there cannot be more alarms than allowed (see candidates_of), nor have many flowed together.
     at = min(allowed, len(usable) // 20)

@@ -51,7 +51,7 @@ def shown(message: str, arguments: Sequence[str]) -> str:
     """`message`, in which arguments may be quoted, without the secrets of any."""
     words = {part for word in arguments for part in (word, word.partition("=")[2]) if part}
     for word in sorted(words, key=len, reverse=True):
-        if not _PLAIN.fullmatch(word):
+        if word.strip() and not _PLAIN.fullmatch(word):
             for form in (repr(word), word):
                 message = message.replace(form, _name(word))
     return message

@@ -26,7 +26,7 @@ from stream_detector.alarms.calibration import (
 from stream_detector.alarms.state_machine import make_alarm_rule
 from stream_detector.config import AlarmConfig, CameraConfig, Config, build_config, load_config, slug
 from stream_detector.config.edit import set_camera, write_camera_settings
-from stream_detector.errors import ConfigError, RunError, UsageError
+from stream_detector.errors import ConfigError, RunError, SourceError, UsageError
 from stream_detector.reports.read_back import ScoreRow, read_scores
 from stream_detector.reports.summary import make_report
 from stream_detector.system import signals
@@ -173,9 +173,13 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
                 raise result.error
             if result.stopped:
                 signals.check()
-            if result.failed or result.stopped:
-                why = next(iter(result.failed.values()), "it was stopped")
-                raise RunError(f"the footage was not scored to its end ({why}); leave out what cannot be played")
+            if result.failed:  # a threshold from a part of the footage would be taken for one from all of it
+                name, why = next(iter(result.failed.items()))
+                raise SourceError(
+                    f"the footage was not scored to its end ({name}: {why}); leave out what cannot be played"
+                )
+            if result.stopped:
+                raise RunError("the footage was not scored to its end (it was stopped); run it again")
             series += split(read_scores(table))
     return series
 

@@ -54,7 +54,7 @@ def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
     expanded: list[str] = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        if argument and path.is_dir():  # Path("") is the working directory; an empty argument is refused
             folders = sorted({file.parent for file in path.rglob("*") if file.is_file()})
             found: list[str] = []
             for folder in folders:

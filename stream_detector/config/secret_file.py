@@ -54,15 +54,16 @@ def read_secret(path: object, key: str, who: str = "") -> str:
     """
     if not isinstance(path, str | Path) or not str(path).strip():
         raise SourceError(f"{key} must be the path of a file")
-    file = Path(expand(str(path))).expanduser()
+    file = Path(expand(str(path)))
     problem = ""
     try:
+        file = file.expanduser()
         if not file.is_file():
             raise SourceError(f"{key} names a file that does not exist; write it, or correct the path")
         mode = file.stat().st_mode
         with file.open("rb") as stream:
             content = stream.read(_MOST + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: '~' of a user who is not known
         reason = error.strerror if isinstance(error, OSError) else "no path"
         problem = f"{key} names a file that cannot be read ({reason}); give the user read permission"
     if problem:

@@ -86,7 +86,12 @@ class Source:
         """The path of a file, `~` expanded. Raises SourceError for what is no file."""
         if self.kind != "file":
             raise SourceError(f"source {self.shown!r} is not a file; give the path of a video file")
-        return Path(self.reveal()).expanduser()
+        try:
+            return Path(self.reveal()).expanduser()
+        except RuntimeError:  # HOME is not set, or there is no such user
+            raise SourceError(
+                f"source {self.shown!r}: the home folder of '~' is not known; write the whole path"
+            ) from None
 
     @property
     def usb_device(self) -> str:

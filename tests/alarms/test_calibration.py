@@ -157,6 +157,22 @@ def test_an_impossible_rate_is_one_sentence(asked: float) -> None:
         calibrate(lambda _: 0, [0.5], hours=1.0, asked=asked)
 
 
+@pytest.mark.parametrize("asked", [1e6, 1e23, 1e308])
+def test_any_rate_that_is_asked_takes_a_moment(asked: float) -> None:
+    """More alarms than the footage has peaks are allowed: the count of the peaks is all that is worked with."""
+    series = [rows_of(noise(2000, 1))]
+    candidates = candidates_of([[row.smoothed for row in part] for part in series])
+    passes: list[float] = []
+
+    def counted(threshold: float) -> int:
+        passes.append(threshold)
+        return counter(series)(threshold)
+
+    chosen = calibrate(counted, candidates, hours=command.hours_of(series), asked=asked)
+    assert chosen.shown and chosen.asked == asked and len(passes) < 200
+    assert allowed_alarms(1e9, asked, 0.95, most=10) == 11
+
+
 def test_no_footage_is_one_sentence() -> None:
     with pytest.raises(DataError, match="nothing can be calibrated"):
         calibrate(lambda _: 0, [], hours=0.0, asked=1.0)
@@ -291,3 +307,14 @@ def test_videos_go_through_the_scorer() -> None:
 
     assert run("day=a.mp4", "b.mp4", "--false-alarms-per-hour", "20", scorer=scorer) == 0
     assert asked == [["a.mp4", "b.mp4"]]
+
+
+def test_footage_that_cannot_be_played_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2, with the file's name, and no threshold from the rest."""
+    folder = tmp_path / "footage"
+    folder.mkdir()
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "noise.mp4").write_bytes(random.Random(1).randbytes(5000))
+    with pytest.raises(SourceError, match=r"not scored to its end .*(empty|noise).*leave out") as caught:
+        run(str(folder), "--false-alarms-per-hour", "20")
+    assert caught.value.exit_code == 2

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_detector.capture.sources import demo_options, expand_cameras, parse_sources
+from stream_detector.cli.score import find_videos
 from stream_detector.config import CAMERA_NAME, CameraConfig
+from stream_detector.config.secret_file import read_secret
 from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError, SourceError
 
@@ -121,6 +123,17 @@ def test_nothing_to_play_is_said_in_one_sentence(tmp_path: Path, make: list[str]
 def test_empty_sources_and_urls_without_a_host_are_refused(arg: str) -> None:
     with pytest.raises(SourceError):
         parse_sources([arg])
+
+
+@pytest.mark.parametrize("arg", ["", "~no-such-user/x.mp4", "~no-such-user"])
+def test_what_names_no_place_is_bad_input_everywhere(arg: str) -> None:
+    """An empty argument (an unset variable of a shell) is not the working directory."""
+    for ask in (lambda: parse_sources([arg]), lambda: find_videos([arg])):
+        with pytest.raises(SourceError) as error:
+            ask()
+        assert "\n" not in str(error.value)
+    with pytest.raises(SourceError, match="password_file"):
+        read_secret(arg, "password_file")
 
 
 def test_bad_camera_names_are_refused_with_a_proposal() -> None:
