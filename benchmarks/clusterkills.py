@@ -24,8 +24,8 @@ GIVE_UP_S = 40.0
 LAST_KILL_S = 12.0  # before the end of the film
 SETTINGS: dict[str, Any] = {
     "alarm": {"threshold": 0.4, "cooldown_s": 1.0, "min_length_s": 1.0},
-    "smooth": {"kind": "ema", "time_constant_s": 0.5},
-    "trouble": {"enabled": False},  # what is usual for a camera is learnt anew after a move: `degraded` may differ
+    "smoothing": {"kind": "ema", "time_constant_s": 0.5},
+    "picture_quality": {"enabled": False},  # learns again after a move: `degraded` may differ
     "engine": {"precision": "fp32"},
 }
 
@@ -163,7 +163,8 @@ def kill_driver(folder: Path, film: Path, seed: int) -> dict[str, Any]:
     command += ["--pace", "realtime", "--bind", endpoint, "--ledger", str(place / "ledger.sqlite3"), "--cpus", "2"]
     command += ["--scores", str(place / "scores.csv"), "--events", str(place / "events.jsonl")]
     for key, value in (("alarm.threshold", "0.4"), ("alarm.cooldown_s", "1.0"), ("alarm.min_length_s", "1.0"),
-                       ("smooth.kind", "ema"), ("smooth.time_constant_s", "0.5"), ("trouble.enabled", "false"),
+                       ("smoothing.kind", "ema"), ("smoothing.time_constant_s", "0.5"),
+                       ("picture_quality.enabled", "false"),
                        ("engine.precision", "fp32")):  # fmt: skip
         command += ["--set", f"{key}={value}"]
     away_s = 0.0

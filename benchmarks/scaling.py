@@ -28,7 +28,7 @@ from benchmarks.results import load_before, write_results
 from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.messages import Item, Scored
 from stream_detector.cluster.shard import Shard
-from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothingConfig
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.stages import DecisionModel
 from stream_detector.types import Timing, WindowRef
@@ -96,7 +96,7 @@ def _off(measured: float, simulated: float) -> float:
 
 def shard_costs(windows: int = 4000, cameras: int = 100) -> Shards:
     """One real shard fed in this process: batches of 1 and of 16 tell the cost of a window from that of a commit."""
-    smooth, alarm = SmoothConfig(), AlarmConfig(threshold=0.5)
+    smooth, alarm = SmoothingConfig(), AlarmConfig(threshold=0.5)
     plans = [CameraPlan(f"cam{n}", f"cam{n}.mp4", False, 16, smooth, alarm, 0.5, False) for n in range(cameras)]
     took = {}
     for size in (1, 16):

@@ -44,7 +44,8 @@ DegradedCause = Literal[
     "covered",
     "blurred",
     "frozen",
-    "unfamiliar",
+    "novelty",
+    "unfamiliar",  # the former name of novelty; both are set until version 0.2
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.config import AlarmConfig, BatchConfig, CameraConfig, Config, SmoothConfig
+from stream_detector.config import AlarmConfig, BatchConfig, CameraConfig, Config, SmoothingConfig
 from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.pipeline import Pipeline, RunResult
@@ -76,7 +76,7 @@ def make(
     cameras = tuple(CameraConfig(name=name, source=f"{scheme}{name}") for name in sources)
     config = config or Config(pace="max", batch=BatchConfig(max_wait_ms=1))
     plans = tuple(
-        CameraPlan(c.name, c.source.shown, live, 16, SmoothConfig(kind="none"), ALARM, 0.5, evidence=False)
+        CameraPlan(c.name, c.source.shown, live, 16, SmoothingConfig(kind="none"), ALARM, 0.5, evidence=False)
         for c in cameras
     )
     telemetry = Telemetry(list(sources), SystemClock())

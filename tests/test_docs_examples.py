@@ -82,7 +82,7 @@ def test_an_alarm_rule_of_ones_own() -> None:
     starts: list[float] = []
     for rule in ("hysteresis", "not-in-the-dark"):
         alarm = {"rule": rule, "threshold": 0.5, "min_length_s": 0.5}
-        settings = {"alarm": alarm, "smooth": {"kind": "none"}, "trouble": {"hold_s": 0.5}}
+        settings = {"alarm": alarm, "smoothing": {"kind": "none"}, "picture_quality": {"hold_s": 0.5}}
         with sd.Session(engine=ConstantEngine(score_of=lambda f: float(f.mean() < 1)), settings=settings) as session:
             for n, frame in enumerate(lamps_out):
                 session.push("a", frame, n / 25)
@@ -135,7 +135,7 @@ def test_a_backbone_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_what_is_not_registered_is_named_with_what_is() -> None:
-    wrong = (({"smooth": {"kind": "kalman"}}, "ema, median, none"), ({"alarm": {"rule": "x"}}, "hysteresis"))
+    wrong = (({"smoothing": {"kind": "kalman"}}, "ema, median, none"), ({"alarm": {"rule": "x"}}, "hysteresis"))
     for settings, names in wrong:
         with pytest.raises(ConfigError, match=names), sd.Session(engine=ConstantEngine(), settings=settings) as session:
             session.push("a", still(1)[0], 0.0)

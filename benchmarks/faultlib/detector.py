@@ -26,7 +26,7 @@ from stream_detector.config import (
     CaptureConfig,
     Config,
     PublishConfig,
-    SmoothConfig,
+    SmoothingConfig,
     WindowConfig,
 )
 from stream_detector.events.ledger import Ledger
@@ -110,7 +110,7 @@ class PacedReader:
 
 def _plans(plan: Plan, update_s: float) -> tuple[CameraPlan, ...]:
     alarm = AlarmConfig(threshold=0.5, off_ratio=0.8, min_length_s=0.1, cooldown_s=0.05, update_interval_s=update_s)
-    smooth = SmoothConfig(kind="none")
+    smooth = SmoothingConfig(kind="none")
     names = [f"cam{index}" for index in range(plan.cameras)]
     return tuple(
         CameraPlan(n, f"rtsp://fake/{n}", True, plan.stride, smooth, alarm, 0.5, evidence=False) for n in names

@@ -91,13 +91,13 @@ def _config(watch: Watch) -> Config:
     return build_config(
         {
             "cameras": [{"name": f"cam{n}", "source": f"rtsp://127.0.0.1:9/{n}"} for n in range(watch.cameras)],
-            "smooth": {"kind": "none"},
+            "smoothing": {"kind": "none"},
             "alarm": {"threshold": 0.5, "min_length_s": 0.5, "cooldown_s": 0.5},
             "evidence": {"directory": watch.folder / "evidence", "enabled": watch.evidence},
             "events": watch.events,
             "capture": {"backoff_min_s": 0.05, "backoff_max_s": 0.1},
             "publish": {"bind": watch.endpoint, "ledger": watch.folder / "ledger.sqlite3"},
-            "trouble": {"enabled": False},
+            "picture_quality": {"enabled": False},
         }
     )
 

@@ -1,6 +1,6 @@
 """Causal smoothing of raw scores, one filter per camera. Nothing here looks ahead, and time is media time only.
 
-A smoother of another kind is a factory in `SMOOTHERS` (see `registry`): `SmoothConfig` → `Smoother`.
+A smoother of another kind is a factory in `SMOOTHERS` (see `registry`): `SmoothingConfig` → `Smoother`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import Protocol
 
-from stream_detector.config import SmoothConfig
+from stream_detector.config import SmoothingConfig
 from stream_detector.config.kinds import SMOOTHERS as SMOOTHERS
 
 
@@ -120,22 +120,22 @@ def smooth_on(smoother: Smoother, start_s: float, end_s: float, raw: float, degr
     return smoother.update(start_s, end_s, raw)
 
 
-def make_ema(config: SmoothConfig) -> Smoother:
+def make_ema(config: SmoothingConfig) -> Smoother:
     """kind "ema": uses `time_constant_s`."""
     return Ema(config.time_constant_s)
 
 
-def make_median(config: SmoothConfig) -> Smoother:
+def make_median(config: SmoothingConfig) -> Smoother:
     """kind "median": uses `span`."""
     return Median(config.span)
 
 
-def make_identity(config: SmoothConfig) -> Smoother:
+def make_identity(config: SmoothingConfig) -> Smoother:
     """kind "none"."""
     return Identity()
 
 
-def make_smoother(config: SmoothConfig) -> Smoother:
+def make_smoother(config: SmoothingConfig) -> Smoother:
     """The filter that `config` describes. Raises ConfigError for a kind that is not registered."""
     smoother: Smoother = SMOOTHERS.get(config.kind)(config)
     return smoother

@@ -8,11 +8,11 @@
 A window that shows trouble carries the cause in `degraded` once the trouble has lasted (`hold_s`, frozen:
 `frozen_after_s`, media time), so that a flash, a passing lorry or a cut is no trouble. Black, and covered by an even
 surface, are judged by themselves; blurred, and covered by an uneven one, against what is usual for this camera: a slow
-average, learned for `learn_s` before it is used, kept during trouble and learned anew when "trouble" has become the
-normal state (`relearn_s`). Cost: about 0.2 ms a window, in the capture thread.
+average, learned for `warmup_s` before it is used, kept during trouble and learned anew when "trouble" has become the
+normal state (`reset_after_s`). Cost: about 0.2 ms a window, in the capture thread.
 
 `Coverage` says for how much of the last time a camera's windows were scored: "no alarm" is a statement for that share.
-`CameraTrouble` makes of both what the camera's status tells (`detail`).
+`CameraQualityMonitor` makes of both what the camera's status tells (`detail`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from stream_detector.config import TroubleConfig
+from stream_detector.config import PictureQualityConfig
 from stream_detector.types import WINDOW_FRAMES, UInt8Array, Window, WindowRef
 
 PICTURE_CAUSES = ("black", "covered", "blurred", "frozen")
-TOLD_CAUSES = (*PICTURE_CAUSES, "unfamiliar")  # the last by its features: `familiar.FamiliarWatch`
+REPORTED_CAUSES = (*PICTURE_CAUSES, "novelty", "unfamiliar")  # the last two are set by `novelty.NoveltyMonitor`
 _STEP = 2  # every second pixel is enough for brightness and contrast
 _LOOKED_AT = (0, 7, 15)  # frames of a window; the others are compared for "frozen" only
 _SAME = 1  # grey levels by which the codec may change a picture that stands still
@@ -60,10 +60,10 @@ def look(frames: UInt8Array) -> Look:
     )
 
 
-class PictureWatch:
+class PictureQualityMonitor:
     """Looks at the windows of one camera, in order; used by one thread."""
 
-    def __init__(self, config: TroubleConfig) -> None:
+    def __init__(self, config: PictureQualityConfig) -> None:
         self._config = config
         self._usual: tuple[float, float] | None = None  # logarithms of contrast and sharpness
         self._learned_s = 0.0
@@ -98,8 +98,8 @@ class PictureWatch:
         config = self._config
         if seen.bright < config.black_below:
             return {"black"}
-        usual = self._usual if self._learned_s >= config.learn_s else None
-        flat = seen.contrast < config.even_below
+        usual = self._usual if self._learned_s >= config.warmup_s else None
+        flat = seen.contrast < config.contrast_below
         if usual is not None:
             dull = _log(seen.contrast) < usual[0] + math.log(config.covered_ratio)
             soft = _log(seen.sharpness) < usual[1] + math.log(config.blurred_ratio)
@@ -109,7 +109,7 @@ class PictureWatch:
         return {"covered"} if flat else set()
 
     def _learn(self, seen: Look, passed_s: float, suspected: bool, now_s: float) -> None:
-        if now_s - self._since.get("blurred", self._since.get("covered", now_s)) > self._config.relearn_s:
+        if now_s - self._since.get("blurred", self._since.get("covered", now_s)) > self._config.reset_after_s:
             self._usual, self._learned_s = None, 0.0  # it has looked like this for so long: this is how it looks
             self._since.pop("blurred", None)
         elif suspected:
@@ -154,13 +154,13 @@ class Coverage:
         return min(1.0, max(0.0, self._sum_s / self._span_s))
 
 
-class CameraTrouble:
+class CameraQualityMonitor:
     """What is to be told of one camera: the sentence whenever it changes. Used by the decision thread.
 
     live: coverage is watched for live sources only (files are never dropped from).  stride_frames: between windows.
     """
 
-    def __init__(self, config: TroubleConfig, live: bool, stride_frames: int, began_s: float) -> None:
+    def __init__(self, config: PictureQualityConfig, live: bool, stride_frames: int, began_s: float) -> None:
         self._config = config
         self._stride_frames = stride_frames
         self._coverage = Coverage(config.coverage_span_s, began_s) if live else None
@@ -173,7 +173,7 @@ class CameraTrouble:
         if self._coverage:
             frame_s = (ref.end_s - ref.start_s) / (WINDOW_FRAMES - 1)
             self._coverage.add(now_s, frame_s * self._stride_frames)
-        self._causes = tuple(cause for cause in TOLD_CAUSES if cause in ref.degraded)
+        self._causes = tuple(cause for cause in REPORTED_CAUSES if cause in ref.degraded)
         return self._changed()
 
     def tick(self, now_s: float) -> str | None:
@@ -200,7 +200,7 @@ class CameraTrouble:
         return detail or "picture and coverage are good again"
 
 
-def marked(window: Window, causes: tuple[str, ...]) -> Window:
+def with_causes(window: Window, causes: tuple[str, ...]) -> Window:
     """The window with further causes in its `degraded`."""
     if not causes:
         return window

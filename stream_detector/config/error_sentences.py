@@ -30,6 +30,13 @@ _KINDS = {
 }
 _FORMS: dict[int | str, str] = {"device": "auto, cpu, cuda, cuda:N or mps", "hwaccel": "a name of a-z and 0-9"}
 _PLAIN = ("bool", "int", "float", "str")  # what a value of a free table may be; pydantic tells of each
+_FORMER_KEYS = {  # key of an earlier version → what it is called now
+    "trouble": "[picture_quality]",
+    "smooth": "[smoothing]",
+    "picture_quality.even_below": "contrast_below",
+    "picture_quality.learn_s": "warmup_s",
+    "picture_quality.relearn_s": "reset_after_s",
+}
 _UNITS = ("_s", "_ms", "_fps", "_days", "_bytes", "_ratio", "_windows")
 
 
@@ -157,6 +164,10 @@ def _unknown(location: Location, model: type[BaseModel]) -> str:
     owner = _model(_annotation(location[:-1], model)) or model
     table = ".".join(str(part) for part in (location[2:-1] if camera else location[:-1]))
     said = f"unknown key {key!r}" + (f" in [{table}]" if table and not camera else f" in {table}" if table else "")
+    former = _FORMER_KEYS.get(".".join(str(part) for part in location))
+    if former is not None:
+        old = f"[{key}]" if former.startswith("[") else f"{key!r} in [{table}]"
+        return f"{old} is now called {former if former.startswith('[') else repr(former)}; rename it"
     own = list(owner.model_fields)
     near = _nearest(key, own, 0.6)
     elsewhere = [] if near and _stem(near) == _stem(key) else list(_elsewhere(key, owner, model))

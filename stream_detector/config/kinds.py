@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from stream_detector.system.registry import Registry
 
-SMOOTHERS = Registry[Any](  # of `SmoothConfig` → Smoother
+SMOOTHERS = Registry[Any](  # of `SmoothingConfig` → Smoother
     "smoother",
     "stream_detector.smoothers",
     {

@@ -81,18 +81,18 @@ class BatchConfig(Section):
     buffer_windows: Annotated[int, Field(ge=1, le=1024)] = 4  # per camera; live: the oldest is dropped, files wait
 
 
-class TroubleConfig(Section):
+class PictureQualityConfig(Section):
     """Black, covered, blurred and frozen pictures, and too few scored windows: told as `degraded` and as status."""
 
     enabled: bool = True
     hold_s: Seconds = 2.0  # trouble is told when it has lasted for so long
     black_below: Annotated[float, Field(ge=0, le=255)] = 12.0  # grey level of the brightest hundredth
-    even_below: Annotated[float, Field(ge=0, le=255)] = 3.0  # standard deviation of grey levels
+    contrast_below: Annotated[float, Field(ge=0, le=255)] = 3.0  # standard deviation of grey levels
     covered_ratio: Unit = 0.3  # contrast, as a share of what is usual for the camera; together with blurred_ratio
     blurred_ratio: Unit = 0.2  # variance of the Laplacian, as a share of what is usual for the camera
     frozen_after_s: Seconds = 10.0
-    learn_s: Seconds = 30.0
-    relearn_s: Seconds = 1800.0
+    warmup_s: Seconds = 30.0
+    reset_after_s: Seconds = 1800.0
     coverage_below: Unit = 0.8  # share of the last coverage_span_s whose windows were scored; live sources only
     coverage_span_s: Annotated[float, Field(ge=5, le=3600)] = 60.0
 
@@ -108,7 +108,7 @@ class EngineConfig(Section):
     deterministic: bool = False  # bit-equal scores in any company where that costs speed: torch, on CPU and GPU
 
 
-class SmoothConfig(Section):
+class SmoothingConfig(Section):
     """Causal smoothing of raw scores, in media time."""
 
     kind: SmootherKind = "ema"  # "ema", "median", "none", or the name of a registered smoother
@@ -205,7 +205,7 @@ class CameraConfig(Section):
     password_file: Path | None = None
     stride: Annotated[int, Field(ge=1, le=10_000)] | None = None
     threshold: Unit | None = None
-    smoothing: SmoothConfig | None = None
+    smoothing: SmoothingConfig | None = None
     mask: tuple[Point, ...] = ()
     evidence: bool | None = None
     rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
@@ -254,10 +254,10 @@ class Config(Section):
     scores: Path | None = None
     capture: CaptureConfig = CaptureConfig()
     window: WindowConfig = WindowConfig()
-    trouble: TroubleConfig = TroubleConfig()
+    picture_quality: PictureQualityConfig = PictureQualityConfig()
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
-    smooth: SmoothConfig | None = None  # None: what the bundle says
+    smoothing: SmoothingConfig | None = None  # None: the value of the bundle
     alarm: AlarmConfig = AlarmConfig()
     evidence: EvidenceConfig = EvidenceConfig()
     publish: PublishConfig = PublishConfig()
@@ -285,7 +285,7 @@ def slug(text: str) -> str:
 _OWN: tuple[tuple[tuple[str, ...], str], ...] = (
     (("alarm", "threshold"), "threshold"),
     (("window", "stride"), "stride"),
-    (("smooth",), "smoothing"),
+    (("smoothing",), "smoothing"),
     (("evidence", "enabled"), "evidence"),
 )
 

@@ -4,7 +4,7 @@
     backbone.safetensors   float16 convolutions, float32 vectors; absent when `backbone.reference` names weights that
                            `weights.py` fetches and verifies
     head.safetensors       float32
-    familiar.safetensors   float32, where the manifest has a `familiar`: which pictures the bundle knows
+    novelty.safetensors    float32, if the manifest has a `novelty`: the novelty model (older bundles: familiar.*)
 
 A head means nothing without the backbone and the recipe that it was trained on. The fingerprint covers all three, and
 nothing loads unless every checksum, name, shape and number fits. A manifest names no files, so it cannot point outside
@@ -26,30 +26,31 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from stream_detector.config import SmoothConfig
+from stream_detector.config import SmoothingConfig
 from stream_detector.errors import BundleError
 from stream_detector.models import weights
 from stream_detector.models.backbones import backbone_spec, build_backbone
 from stream_detector.models.backbones.tensors import expected_bytes, load_strict, read_tensors, to_half, write_tensors
 from stream_detector.models.heads import Head, TemporalHead, build_head
 from stream_detector.models.manifest import NAME, SCHEMA, Manifest
-from stream_detector.models.novelty import Familiar
+from stream_detector.models.novelty import NoveltyModel
 from stream_detector.models.preprocess import Recipe
 
 MAX_MANIFEST_BYTES = 1_000_000
 SHIPPED = Path(__file__).parent / "bundles"  # found by their folder's name, before any other place
 EMBEDDED = SHIPPED / "embedded"
+NOVELTY_FILE, FORMER_NOVELTY_FILE = "novelty.safetensors", "familiar.safetensors"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded and verified bundle. *_state: tensors on the CPU, as stored; familiar_state: None where it has none."""
+    """A loaded and verified bundle. *_state: tensors on the CPU; novelty_state: None without a novelty model."""
 
     directory: Path
     manifest: Manifest
     backbone_state: dict[str, Tensor]
     head_state: dict[str, Tensor]
-    familiar_state: dict[str, Tensor] | None = None
+    novelty_state: dict[str, Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ class Bundle:
         return self.manifest.threshold.value
 
     @property
-    def smoothing(self) -> SmoothConfig:
+    def smoothing(self) -> SmoothingConfig:
         """The smoothing that the threshold was calibrated with."""
         return self.manifest.smoothing
 
@@ -88,20 +89,20 @@ class Bundle:
         load_strict(head, self.head_state, "head.safetensors", BundleError)
         return head.eval().requires_grad_(False)
 
-    def build_familiar(self) -> Familiar | None:
-        """Which pictures the bundle knows; None where it was never asked."""
-        if self.manifest.familiar is None or self.familiar_state is None:
+    def build_novelty_model(self) -> NoveltyModel | None:
+        """The novelty model; None if the bundle has none."""
+        if self.manifest.novelty is None or self.novelty_state is None:
             return None
-        familiar = _empty_familiar(self.manifest)
-        load_strict(familiar, self.familiar_state, "familiar.safetensors", BundleError)
-        return familiar
+        novelty = _empty_novelty_model(self.manifest)
+        load_strict(novelty, self.novelty_state, NOVELTY_FILE, BundleError)
+        return novelty
 
     def save(self, directory: Path) -> Bundle:
         """A copy of this bundle in another folder; returns the copy, loaded."""
         copied = {"name": self.manifest.name, **self.manifest.model_dump(mode="json", by_alias=True)}
         reference = self.manifest.backbone.reference
         backbone = None if reference else self.backbone_state
-        return write_bundle(directory, copied, backbone, self.head_state, self.familiar_state)
+        return write_bundle(directory, copied, backbone, self.head_state, self.novelty_state)
 
     @staticmethod
     def load(name_or_dir: str | Path) -> Bundle:
@@ -117,15 +118,18 @@ class Bundle:
         head = _empty_head(manifest)
         path = _inside(directory, "head.safetensors")
         head_state = read_tensors(path, expected_bytes(head), manifest.head.sha256, BundleError)
-        familiar_state = None
-        if manifest.familiar is not None:
-            path, limit = _inside(directory, "familiar.safetensors"), expected_bytes(_empty_familiar(manifest))
-            familiar_state = read_tensors(path, limit, manifest.familiar.sha256, BundleError)
-        bundle = Bundle(directory, manifest, state, head_state, familiar_state)
+        novelty_state = None
+        if manifest.novelty is not None:
+            name = NOVELTY_FILE if (directory / NOVELTY_FILE).exists() else FORMER_NOVELTY_FILE
+            path, limit = _inside(directory, name), expected_bytes(_empty_novelty_model(manifest))
+            novelty_state = read_tensors(path, limit, manifest.novelty.sha256, BundleError)
+        bundle = Bundle(directory, manifest, state, head_state, novelty_state)
         _, built, _ = bundle.build()  # every name, shape and kind of number is checked here
-        familiar = bundle.build_familiar()
-        if familiar is not None and float(familiar.spread) <= 0:
-            raise BundleError("familiar.safetensors: spread must be positive; run `python -m trainer familiar` again")
+        novelty = bundle.build_novelty_model()
+        if novelty is not None and float(novelty.spread) <= 0:
+            raise BundleError(
+                "novelty.safetensors: spread must be positive; fit the novelty model again with `python -m trainer`"
+            )
         if bool((built.feature_std <= 0).any()) or float(built.temperature) <= 0:
             raise BundleError(
                 "head.safetensors: feature_std and temperature must be positive; calibrate the head again"
@@ -171,13 +175,13 @@ def write_bundle(
     parts: Mapping[str, Any],
     backbone_state: Mapping[str, Tensor] | None,
     head_state: Mapping[str, Tensor],
-    familiar_state: Mapping[str, Tensor] | None = None,
+    novelty_state: Mapping[str, Tensor] | None = None,
 ) -> Bundle:
     """Write a bundle, whole or not at all, over an older one at the same place; returns it, loaded and verified.
 
     parts: the manifest's keys; sizes and checksums of backbone and head are filled in here, so `backbone` needs only
     `arch` (and `reference`), `head` only `dims` (or a temporal head's keys), and `preprocess` may be a `Recipe`.
-    backbone_state: None with a reference.  familiar_state: with the key `familiar` only.  Raises BundleError.
+    backbone_state: None with a reference.  novelty_state: with the key `novelty` only.  Raises BundleError.
     """
     manifest = {key: value for key, value in parts.items() if value is not None}
     manifest.setdefault("schema", SCHEMA)
@@ -198,9 +202,9 @@ def write_bundle(
         head.setdefault("arch", "mlp")
         head["sha256"] = write_tensors(partial / "head.safetensors", head_state)
         manifest |= {"backbone": backbone, "head": head}
-        if familiar_state is not None:
-            sha256 = write_tensors(partial / "familiar.safetensors", familiar_state)
-            manifest["familiar"] = {**manifest.get("familiar", {}), "sha256": sha256}
+        if novelty_state is not None:
+            sha256 = write_tensors(partial / NOVELTY_FILE, novelty_state)
+            manifest["novelty"] = {**manifest.get("novelty", {}), "sha256": sha256}
         checked = _validated(manifest)
         text = json.dumps(checked.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / "bundle.json").write_text(text + "\n", encoding="utf-8")
@@ -265,9 +269,9 @@ def _inside(directory: Path, name: str) -> Path:
     return path
 
 
-def _empty_familiar(manifest: Manifest) -> Familiar:
-    assert manifest.familiar is not None
-    return Familiar(manifest.backbone.feature_dim, manifest.familiar.axes, manifest.familiar.limit)
+def _empty_novelty_model(manifest: Manifest) -> NoveltyModel:
+    assert manifest.novelty is not None
+    return NoveltyModel(manifest.backbone.feature_dim, manifest.novelty.axes, manifest.novelty.limit)
 
 
 def _empty_head(manifest: Manifest) -> Head | TemporalHead:

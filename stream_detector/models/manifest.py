@@ -7,9 +7,9 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from stream_detector.config import SmoothConfig
+from stream_detector.config import SmoothingConfig
 from stream_detector.errors import StreamDetectorError
 from stream_detector.models.backbones import backbone_spec
 from stream_detector.models.heads import temporal_spec
@@ -137,8 +137,8 @@ class ThresholdPart(Part):
     false_alarms_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
-class FamiliarPart(Part):
-    """Which pictures the bundle knows (`familiar.Familiar`). calibrated: how the limit was found."""
+class NoveltyPart(Part):
+    """The novelty model (`novelty.NoveltyModel`). calibrated: how the limit was found."""
 
     axes: Annotated[int, Field(ge=1, le=1024)]
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -155,9 +155,9 @@ class Manifest(Part):
     backbone: BackbonePart
     preprocess: PreprocessPart
     head: AnyHeadPart
-    smoothing: SmoothConfig = SmoothConfig()
+    smoothing: SmoothingConfig = SmoothingConfig()
     threshold: ThresholdPart = ThresholdPart()
-    familiar: FamiliarPart | None = None
+    novelty: NoveltyPart | None = Field(None, validation_alias=AliasChoices("novelty", "familiar"))  # the former key
     training: dict[str, Any] = {}
     results: dict[str, Any] = {}
     licences: dict[str, Any] = {}
@@ -169,9 +169,9 @@ class Manifest(Part):
             raise ValueError(f"backbone {spec.arch} has {spec.feature_dim} features, not {self.backbone.feature_dim}")
         if self.head.dim != self.backbone.feature_dim:
             raise ValueError(f"the head takes {self.head.dim} features, the backbone has {self.backbone.feature_dim}")
-        if self.familiar is not None and self.familiar.axes > self.backbone.feature_dim:
+        if self.novelty is not None and self.novelty.axes > self.backbone.feature_dim:
             raise ValueError(
-                f"familiar has {self.familiar.axes} axes of {self.backbone.feature_dim} features; fit it again"
+                f"novelty has {self.novelty.axes} axes of {self.backbone.feature_dim} features; fit it again"
             )
         return self
 

@@ -1,13 +1,14 @@
-"""How far a window's features lie from all that a bundle has learned from: pictures of a kind that it does not know.
+"""Novelty detection: how far the features of a window lie from the features that the bundle was trained on.
 
-A score says little about a false-colour thermal picture if every training clip was an ordinary one. The features tell:
-those of known kinds lie near a plane through their mean (the leading principal axes); what is left outside that plane
-is large for unknown kinds. This is the Q statistic of principal component analysis (Jackson and Mudholkar: Control
-procedures for residuals associated with principal component analysis, Technometrics 1979), as a multiple of its mean
-over the training windows. `trainer familiar` fits it; the limit is a quantile of clips that were not fitted.
+A score means little for a false-colour thermal picture if every training clip was an ordinary one. The features show
+the difference: features of known kinds of pictures lie near a plane through their mean (the leading principal axes);
+the residual outside that plane is large for unknown kinds. This is the Q statistic of principal component analysis
+(Jackson and Mudholkar: Control procedures for residuals associated with principal component analysis, Technometrics
+1979), as a multiple of its mean over the training windows. The trainer fits the model; the limit is a quantile of the
+distances of clips that were not fitted.
 
-It is told as the cause `unfamiliar`, once every window has been beyond the limit for `TroubleConfig.hold_s`. It does
-not change a score. Cost: 12 microseconds a window on a core of a 2-core AMD EPYC, in the thread that decides.
+A window carries the cause `novelty` once every window has been beyond the limit for `PictureQualityConfig.hold_s`. It
+does not change a score. Cost: 12 microseconds a window on a core of a 2-core AMD EPYC, in the decision thread.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stream_detector.config import TroubleConfig
+from stream_detector.config import PictureQualityConfig
 from stream_detector.types import Float32Array, Score, WindowRef
 
-CAUSE = "unfamiliar"
+CAUSES = ("novelty", "unfamiliar")  # the second is the former name; it goes with version 0.2
 
 
-class Familiar(nn.Module):
-    """What is known: buffers mean (D,), axes (D, k) orthonormal, spread () = mean residual of training windows."""
+class NoveltyModel(nn.Module):
+    """Principal subspace of training features: buffers mean (D,), axes (D, k) orthonormal, spread () mean residual."""
 
     mean: Tensor
     axes: Tensor
     spread: Tensor
 
     def __init__(self, dim: int, axes: int, limit: float = float("inf")) -> None:
-        """limit: distances beyond it are of unknown kinds."""
+        """limit: a window with a larger distance is novel."""
         super().__init__()
         self.limit = limit
         self.register_buffer("mean", torch.zeros(dim))
@@ -50,20 +51,23 @@ class Familiar(nn.Module):
         return result
 
 
-class FamiliarWatch:
-    """One camera's windows, in order; used by the decision thread. hold_s: media time that it must have lasted."""
+class NoveltyMonitor:
+    """Marks the novel windows of one camera, in order; used by the decision thread.
 
-    def __init__(self, familiar: Familiar, hold_s: float) -> None:
-        self._familiar, self._hold_s = familiar, hold_s
+    hold_s: seconds of media time for which every window must have been novel.
+    """
+
+    def __init__(self, model: NoveltyModel, hold_s: float) -> None:
+        self._model, self._hold_s = model, hold_s
         self._since_s: float | None = None
         self._last_s = float("-inf")
 
     def check(self, ref: WindowRef, features: Float32Array) -> bool:
-        """Whether the pictures have been of an unknown kind for `hold_s`. features: float32 (D,)."""
-        if ref.end_s < self._last_s:  # the source began anew
+        """Whether every window has been novel for at least `hold_s`. features: float32 (D,) of this window."""
+        if ref.end_s < self._last_s:  # the source started again
             self._since_s = None
         self._last_s = ref.end_s
-        if float(self._familiar.distance(features[None])[0]) <= self._familiar.limit:
+        if float(self._model.distance(features[None])[0]) <= self._model.limit:
             self._since_s = None
             return False
         if self._since_s is None:
@@ -71,26 +75,32 @@ class FamiliarWatch:
         return ref.end_s - self._since_s >= self._hold_s
 
     def state(self) -> dict[str, Any]:
-        """Since when the pictures have been unknown, as JSON; `restore` in another process goes on from it."""
+        """Media time since which windows have been novel, as JSON; `restore` in another process continues from it."""
         return {"since_s": self._since_s, "last_s": self._last_s}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self._since_s, self._last_s = state["since_s"], state["last_s"]
 
-    def told(self, ref: WindowRef, features: Float32Array) -> WindowRef:
-        """The window, with `unfamiliar` among its causes if `check` says so."""
+    def mark_window(self, ref: WindowRef, features: Float32Array) -> WindowRef:
+        """The window, with CAUSES among its causes if `check` returns True. features: float32 (D,)."""
         if not self.check(ref, features):
             return ref
-        return dataclasses.replace(ref, degraded=tuple(sorted({*ref.degraded, CAUSE})))
+        return dataclasses.replace(ref, degraded=tuple(sorted({*ref.degraded, *CAUSES})))
 
-    def marked(self, score: Score) -> Score:
-        """The same for a score; one without features stays as it is."""
-        return score if score.features is None else dataclasses.replace(score, ref=self.told(score.ref, score.features))
+    def mark_score(self, score: Score) -> Score:
+        """The score, with its window marked as by `mark_window`; unchanged if it has no features."""
+        return (
+            score
+            if score.features is None
+            else dataclasses.replace(score, ref=self.mark_window(score.ref, score.features))
+        )
 
 
-def watches(familiar: Familiar | None, config: TroubleConfig) -> Callable[[], FamiliarWatch] | None:
-    """What makes one camera's watch; None where the bundle knows nothing of it, or trouble is not to be told."""
-    if familiar is None or not config.enabled:
+def novelty_monitor_factory(
+    model: NoveltyModel | None, config: PictureQualityConfig
+) -> Callable[[], NoveltyMonitor] | None:
+    """A function that makes a monitor for one camera; None without a novelty model or with picture checks disabled."""
+    if model is None or not config.enabled:
         return None
-    return lambda: FamiliarWatch(familiar, config.hold_s)
+    return lambda: NoveltyMonitor(model, config.hold_s)

@@ -18,11 +18,11 @@ from typing import Any, Protocol, TextIO
 
 from stream_detector.alarms.smoothing import make_smoother, smooth_on
 from stream_detector.alarms.state_machine import AlarmRule, make_alarm_rule
-from stream_detector.capture.picture_quality import CameraTrouble
-from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
+from stream_detector.capture.picture_quality import CameraQualityMonitor
+from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
 from stream_detector.errors import UsageError
 from stream_detector.events.protocol import alarm_id
-from stream_detector.models.novelty import FamiliarWatch
+from stream_detector.models.novelty import NoveltyMonitor
 from stream_detector.models.streaming_heads import CUTS, StreamingHead
 from stream_detector.system.outputs import SCORE_COLUMNS, keep_former
 from stream_detector.telemetry.collector import Telemetry
@@ -55,7 +55,7 @@ class CameraPlan:
     source: str
     live: bool
     stride_frames: int
-    smooth: SmoothConfig
+    smoothing: SmoothingConfig
     alarm: AlarmConfig
     threshold: float
     evidence: bool
@@ -148,15 +148,15 @@ class Decider:
         epoch: str = "",
         evidence: Evidence | None = None,
         scores: ScoresFile | None = None,
-        trouble: TroubleConfig | None = None,
+        picture_quality: PictureQualityConfig | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
         make_head: Callable[[], StreamingHead] | None = None,
-        make_watch: Callable[[], FamiliarWatch] | None = None,
+        make_novelty_monitor: Callable[[], NoveltyMonitor] | None = None,
     ) -> None:
         """make_head: a fresh scorer for one camera, for bundles whose head carries a state.
 
-        make_watch: what marks one camera's windows `unfamiliar`, for bundles that know what they know.
+        make_novelty_monitor: a fresh monitor for one camera, for bundles with a novelty model.
         """
         self._sink = sink
         self._telemetry = telemetry
@@ -167,19 +167,22 @@ class Decider:
         self._on_decision = on_decision
         self._epoch = epoch
         self._plans = {plan.name: plan for plan in plans}
-        self._smoothers = {p.name: make_smoother(p.smooth) for p in plans}
+        self._smoothers = {p.name: make_smoother(p.smoothing) for p in plans}
         self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
-        self._watches = {plan.name: make_watch() for plan in plans} if make_watch else {}
-        self._machines = {plan.name: self._machine(plan, fingerprint) for plan in plans}
+        self._novelty_monitors = {plan.name: make_novelty_monitor() for plan in plans} if make_novelty_monitor else {}
+        self._rules = {plan.name: self._rule(plan, fingerprint) for plan in plans}
         self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
         now_s = self._tick_s = clock.monotonic()
-        watched = plans if trouble else ()
-        self._troubles = {p.name: CameraTrouble(trouble, p.live, p.stride_frames, now_s) for p in watched if trouble}
+        self._quality_monitors = {
+            p.name: CameraQualityMonitor(picture_quality, p.live, p.stride_frames, now_s)
+            for p in plans
+            if picture_quality
+        }
 
     def score(self, score: Score) -> None:
         """Take the next score of its camera."""
-        if self._watches:
-            score = self._watches[score.ref.camera].marked(score)
+        if self._novelty_monitors:
+            score = self._novelty_monitors[score.ref.camera].mark_score(score)
         ref = score.ref
         plan = self._plans[ref.camera]
         recorder = self._evidence if plan.evidence else None
@@ -187,7 +190,7 @@ class Decider:
             recorder.observe(ref.camera, score.previews)
         score = dataclasses.replace(score, raw=self._raw(score), features=None)
         smoothed = smooth_on(self._smoothers[ref.camera], ref.start_s, ref.end_s, score.raw, ref.degraded)
-        decision, event = self._machines[ref.camera].step(score, smoothed)
+        decision, event = self._rules[ref.camera].step(score, smoothed)
         decided_s = self._clock.monotonic()
         score = dataclasses.replace(
             score, timing=dataclasses.replace(score.timing, decide=(decided_s - score.scored_s) * 1e3)
@@ -195,13 +198,13 @@ class Decider:
         if event is not None:
             self._send(event, plan, score, decided_s)
         elif recorder and decision.alarmed:
-            recorder.peak(ref.camera, self._machines[ref.camera].open_id or "", ref.end_s, smoothed)
+            recorder.peak(ref.camera, self._rules[ref.camera].open_id or "", ref.end_s, smoothed)
         timing, utc = self._closed(score.timing, decided_s)
         decision = dataclasses.replace(decision, score=dataclasses.replace(score, timing=timing), emitted_utc=utc)
         self._sink.score(decision)
         self._telemetry.decision(decision, plan.threshold)
-        if self._troubles:
-            self._tell(plan, self._troubles[plan.name].scored(ref, decided_s), ref.end_s)
+        if self._quality_monitors:
+            self._tell(plan, self._quality_monitors[plan.name].scored(ref, decided_s), ref.end_s)
         if self._scores:
             self._scores.write(decision)
         if self._on_decision:
@@ -213,8 +216,8 @@ class Decider:
         if plan.live and status.state in LOST_STATES:
             self._finish(plan, "source_lost")
         self._states[plan.name] = status.state
-        if plan.name in self._troubles:
-            self._troubles[plan.name].reset()
+        if plan.name in self._quality_monitors:
+            self._quality_monitors[plan.name].reset()
         self._sink.status(status)
         self._telemetry.status(status)
 
@@ -225,8 +228,8 @@ class Decider:
             return
         self._tick_s = now_s
         self._telemetry.went_round()
-        for name, trouble in self._troubles.items():
-            self._tell(self._plans[name], trouble.tick(now_s), None)
+        for name, monitor in self._quality_monitors.items():
+            self._tell(self._plans[name], monitor.tick(now_s), None)
 
     def ended(self, camera: str, failed: bool) -> None:
         """A camera gives no further windows: a file at its end (`normal`), or a source lost for good."""
@@ -245,7 +248,7 @@ class Decider:
 
     def open_id(self, camera: str) -> str | None:
         """The id of the camera's alarm in progress."""
-        return self._machines[camera].open_id
+        return self._rules[camera].open_id
 
     def state(self, camera: str) -> dict[str, Any]:
         """What decides about the camera's next window, as JSON; `restore` in another process goes on from it."""
@@ -261,9 +264,9 @@ class Decider:
         """Everything that remembers, camera by camera."""
         return {
             "smoother": self._smoothers,
-            "machine": self._machines,
+            "machine": self._rules,
             "head": self._heads,
-            "novelty": self._watches,
+            "novelty": self._novelty_monitors,
         }
 
     def _raw(self, score: Score) -> float:
@@ -275,7 +278,7 @@ class Decider:
             head.reset()
         return head.step(score.features)
 
-    def _machine(self, plan: CameraPlan, fingerprint: str) -> AlarmRule:
+    def _rule(self, plan: CameraPlan, fingerprint: str) -> AlarmRule:
         # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.
         run = self._epoch if plan.live else ""
         return make_alarm_rule(
@@ -299,7 +302,7 @@ class Decider:
         return dataclasses.replace(timing, publish=(now_s - decided_s) * 1e3), utc
 
     def _finish(self, plan: CameraPlan, reason: EndReason) -> None:
-        event = self._machines[plan.name].finish(reason)
+        event = self._rules[plan.name].finish(reason)
         if event is not None:
             self._send(event, plan, None, self._clock.monotonic())
 

@@ -17,14 +17,14 @@ from typing import Any
 
 from stream_detector.capture.camera import Capture
 from stream_detector.capture.picture import Picture
-from stream_detector.capture.picture_quality import PictureWatch, marked
+from stream_detector.capture.picture_quality import PictureQualityMonitor, with_causes
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.capture.scene_cuts import CutFinder
 from stream_detector.capture.windower import Windower
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
-from stream_detector.models.novelty import Familiar, watches
+from stream_detector.models.novelty import NoveltyModel, novelty_monitor_factory
 from stream_detector.runtime.decider import CameraPlan, Decider, Evidence, ScoresFile
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
@@ -47,14 +47,14 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
 
     What the command line says was put into the camera's own settings when the configuration was read.
     """
-    smooth = camera.smoothing or config.smooth or bundle.smoothing
+    smoothing = camera.smoothing or config.smoothing or bundle.smoothing
     own = camera.threshold if camera.threshold is not None else config.alarm.threshold
     return CameraPlan(
         name=camera.name,
         source=camera.source.shown,
         live=camera.source.live,
         stride_frames=camera.stride or config.window.stride,
-        smooth=smooth,
+        smoothing=smoothing,
         alarm=config.alarm,
         threshold=bundle.threshold if own is None else own,
         evidence=config.evidence.enabled if camera.evidence is None else camera.evidence,
@@ -70,7 +70,7 @@ class CameraStage:
         self._windower = Windower(
             plan.name, plan.source, plan.stride_frames, config.window.max_gap_s, clock, self._cuts, first_index
         )
-        self._watch = PictureWatch(config.trouble) if config.trouble.enabled else None
+        self._watch = PictureQualityMonitor(config.picture_quality) if config.picture_quality.enabled else None
 
     def push(self, frame: Frame) -> Window | None:
         """Take one frame; returns the window that it completes, if it completes one."""
@@ -88,7 +88,7 @@ class CameraStage:
     def _checked(self, window: Window | None) -> Window | None:
         if window is None or self._watch is None:
             return window
-        return marked(window, self._watch.check(window))
+        return with_causes(window, self._watch.check(window))
 
 
 def make_capture(
@@ -162,17 +162,17 @@ class DecisionModel:
 
     fingerprint: str
     head: TemporalHead | None = None
-    novelty: Familiar | None = None
+    novelty: NoveltyModel | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> DecisionModel:
         """Of this bundle."""
         head = bundle.build_head()
-        return cls(bundle.fingerprint, head if isinstance(head, TemporalHead) else None, bundle.build_familiar())
+        return cls(bundle.fingerprint, head if isinstance(head, TemporalHead) else None, bundle.build_novelty_model())
 
     def needs_features(self, config: Config) -> bool:
         """Whether decisions need the features of every window beside its score."""
-        return self.head is not None or watches(self.novelty, config.trouble) is not None
+        return self.head is not None or novelty_monitor_factory(self.novelty, config.picture_quality) is not None
 
 
 def make_decider(
@@ -205,9 +205,9 @@ def make_decider(
         epoch=epoch,
         evidence=evidence,
         scores=scores,
-        trouble=config.trouble if coverage and config.trouble.enabled else None,
+        picture_quality=config.picture_quality if coverage and config.picture_quality.enabled else None,
         on_event=on_event,
         on_decision=on_decision,
         make_head=model.head.stream if model.head else None,
-        make_watch=watches(model.novelty if novelty else None, config.trouble),
+        make_novelty_monitor=novelty_monitor_factory(model.novelty if novelty else None, config.picture_quality),
     )

@@ -172,7 +172,7 @@ class Api:
                         "live": plan.live,
                         "recorded": plan.name in recorded,
                         "threshold": plan.threshold,
-                        "smoothing": plan.smooth.model_dump(),
+                        "smoothing": plan.smoothing.model_dump(),
                     }
                     for plan in run.plans
                 ],

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stream_detector.config import SmoothConfig
+from stream_detector.config import SmoothingConfig
 from stream_detector.errors import DataError
 
 
@@ -33,13 +33,13 @@ def text_of(body: dict[str, Any], name: str, most: int) -> str:
     return str(value).strip()
 
 
-def settings_of(body: dict[str, Any]) -> tuple[float, SmoothConfig]:
+def settings_of(body: dict[str, Any]) -> tuple[float, SmoothingConfig]:
     """(threshold, smoothing) of a request to tune."""
     threshold = body.get("threshold")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
         raise DataError("threshold must be a number from 0 to 1")
     try:
-        smooth = SmoothConfig.model_validate(body.get("smoothing"))
+        smooth = SmoothingConfig.model_validate(body.get("smoothing"))
     except ValidationError as error:
         raise DataError(f"smoothing: {error.errors()[0]['msg']}") from None
     if smooth.time_constant_s > 3600:

@@ -1,7 +1,7 @@
 """What alarms there would have been: the real smoother and the real alarm machine over recorded scores.
 
-tuned = tune(rows, SmoothConfig(kind="median", span=5), 0.6, AlarmConfig())
-write_camera(Path("cameras.toml"), "gate", 0.6, SmoothConfig(kind="median", span=5))
+tuned = tune(rows, SmoothingConfig(kind="median", span=5), 0.6, AlarmConfig())
+write_camera(Path("cameras.toml"), "gate", 0.6, SmoothingConfig(kind="median", span=5))
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from stream_detector.alarms.smoothing import make_smoother, smooth_on
 from stream_detector.alarms.state_machine import make_alarm_rule
-from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, SmoothingConfig
 from stream_detector.config.edit import write_camera_settings
 from stream_detector.reports.read_back import ScoreRow
 from stream_detector.types import AlarmEvent
@@ -42,7 +42,7 @@ class Tuned:
     points: tuple[Point, ...]
 
 
-def tune(rows: Sequence[ScoreRow], smooth: SmoothConfig, threshold: float, alarm: AlarmConfig) -> Tuned:
+def tune(rows: Sequence[ScoreRow], smooth: SmoothingConfig, threshold: float, alarm: AlarmConfig) -> Tuned:
     """Run the windows of one camera, in order, through smoothing and the alarm machine."""
     smoother = make_smoother(smooth)
     machine = make_alarm_rule(rows[0].camera if rows else "", "", str, threshold, alarm)
@@ -80,7 +80,7 @@ def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     return kept
 
 
-def write_camera(path: Path, camera: str, threshold: float, smooth: SmoothConfig) -> None:
+def write_camera(path: Path, camera: str, threshold: float, smooth: SmoothingConfig) -> None:
     """Set a camera's threshold and smoothing in a configuration file; all else in it stays. Raises ConfigError."""
     smoothing: dict[str, Any] = {"kind": smooth.kind}
     if smooth.kind == "ema":

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_detector.alarms.smoothing import Ema, Identity, Median, make_smoother
-from stream_detector.config import SmoothConfig
+from stream_detector.config import SmoothingConfig
 
 
 def test_ema_reaches_one_minus_one_over_e_after_its_time_constant() -> None:
@@ -49,10 +49,10 @@ def test_median_ignores_a_single_spike() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.sampled_from(["ema", "median", "none"]))
 def test_smoothing_is_causal_and_stays_in_range(raws: list[float], kind: str) -> None:
-    whole = make_smoother(SmoothConfig(kind=kind))
+    whole = make_smoother(SmoothingConfig(kind=kind))
     values = [whole.update(i * 0.64, (i + 1) * 0.64, raw) for i, raw in enumerate(raws)]
     assert all(0.0 <= value <= 1.0 for value in values)
-    again = make_smoother(SmoothConfig(kind=kind))
+    again = make_smoother(SmoothingConfig(kind=kind))
     half = [again.update(i * 0.64, (i + 1) * 0.64, raw) for i, raw in enumerate(raws[: len(raws) // 2])]
     assert half == values[: len(half)]
 
@@ -63,7 +63,7 @@ def test_none_changes_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["ema", "median", "none"])
 def test_a_filter_that_was_reset_is_like_a_new_one(kind: Literal["ema", "median", "none"]) -> None:
-    used, fresh = (make_smoother(SmoothConfig(kind=kind)) for _ in range(2))
+    used, fresh = (make_smoother(SmoothingConfig(kind=kind)) for _ in range(2))
     for i in range(5):
         used.update(i, i + 0.6, 0.9)
     used.reset()

@@ -13,9 +13,15 @@ import pytest
 
 from stream_detector.alarms.state_machine import HysteresisRule
 from stream_detector.capture.picture import resize_frame
-from stream_detector.capture.picture_quality import CameraTrouble, Coverage, PictureWatch, look, marked
+from stream_detector.capture.picture_quality import (
+    CameraQualityMonitor,
+    Coverage,
+    PictureQualityMonitor,
+    look,
+    with_causes,
+)
 from stream_detector.capture.windower import Windower
-from stream_detector.config import AlarmConfig, SmoothConfig, TroubleConfig
+from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
 from stream_detector.models.preprocess import recipe_named
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.telemetry.collector import Telemetry
@@ -33,7 +39,7 @@ from stream_detector.types import (
     WindowRef,
 )
 
-CONFIG = TroubleConfig()
+CONFIG = PictureQualityConfig()
 WINDOW_S = 16 / 25
 SIZE = 56
 NOISE = np.random.default_rng(7).normal(0.0, 1.0, (64, SIZE, SIZE, 3)).astype(np.float32)
@@ -70,8 +76,8 @@ def even(level: float, grain: float = 1.0) -> UInt8Array:
 class Feed:
     """Windows of one camera, one after another, into one watch."""
 
-    def __init__(self, config: TroubleConfig = CONFIG) -> None:
-        self.watch = PictureWatch(config)
+    def __init__(self, config: PictureQualityConfig = CONFIG) -> None:
+        self.watch = PictureQualityMonitor(config)
         self.count = 0
 
     def give(self, frames: UInt8Array, degraded: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -122,7 +128,7 @@ def test_an_uneven_cover_is_known_from_what_is_usual() -> None:
     def hand() -> UInt8Array:
         return noisy(shade, 0.5)
 
-    assert look(hand()).contrast > CONFIG.even_below
+    assert look(hand()).contrast > CONFIG.contrast_below
     feed = Feed()
     feed.last(60, street)
     assert feed.last(4, hand) == ("covered",)
@@ -137,7 +143,7 @@ def test_blur_is_judged_against_what_is_usual_for_the_camera() -> None:
 
 
 def test_what_lasts_long_enough_is_learned_as_usual() -> None:
-    feed = Feed(TroubleConfig(relearn_s=60))
+    feed = Feed(PictureQualityConfig(reset_after_s=60))
     feed.last(60, street)
     assert feed.last(30, soft_street) == ("blurred",)
     assert feed.last(80, soft_street) == ()
@@ -162,7 +168,7 @@ def test_repeated_frames_of_a_slow_camera_are_not_frozen() -> None:
 
 
 def test_a_frozen_tail_counts_from_its_last_change() -> None:
-    feed = Feed(TroubleConfig(frozen_after_s=2.0))
+    feed = Feed(PictureQualityConfig(frozen_after_s=2.0))
     moving = street()
     feed.give(np.concatenate([moving[:8], np.repeat(moving[7:8], 8, 0)]))
     still = np.repeat(moving[7:8], 16, 0)
@@ -178,8 +184,8 @@ def test_a_reconnect_begins_anew() -> None:
 def test_marked_joins_the_causes() -> None:
     ref = WindowRef("gate", "", 0, 0, 15, 0.0, 0.6, 0.0, 0.0, 0.0, degraded=("gap",))
     window = Window(ref, street())
-    assert marked(window, ()) is window
-    assert marked(window, ("frozen", "black")).ref.degraded == ("black", "frozen", "gap")
+    assert with_causes(window, ()) is window
+    assert with_causes(window, ("frozen", "black")).ref.degraded == ("black", "frozen", "gap")
 
 
 def test_coverage_is_the_share_of_the_span() -> None:
@@ -192,7 +198,7 @@ def test_coverage_is_the_share_of_the_span() -> None:
 
 
 def test_low_coverage_is_told_once_and_again_when_it_is_over() -> None:
-    trouble = CameraTrouble(TroubleConfig(coverage_span_s=10), True, 25, 0.0)
+    trouble = CameraQualityMonitor(PictureQualityConfig(coverage_span_s=10), True, 25, 0.0)
     ref = WindowRef("gate", "", 0, 0, 15, 0.0, 15 / 25, 0.0, 0.0, 0.0)  # stands for one second
     for second in range(20):
         assert trouble.scored(ref, float(second)) is None
@@ -230,9 +236,9 @@ class Sink:
 def test_the_decider_tells_of_trouble_in_statuses_and_accounts_for_every_millisecond() -> None:
     clock, sink = FakeClock(), Sink()
     alarm = AlarmConfig(threshold=0.5)
-    plan = CameraPlan("gate", "rtsp://gate", True, 16, SmoothConfig(kind="none"), alarm, 0.5, evidence=False)
+    plan = CameraPlan("gate", "rtsp://gate", True, 16, SmoothingConfig(kind="none"), alarm, 0.5, evidence=False)
     telemetry = Telemetry(["gate"], clock)
-    decider = Decider((plan,), "f00d", sink=sink, telemetry=telemetry, clock=clock, trouble=CONFIG)
+    decider = Decider((plan,), "f00d", sink=sink, telemetry=telemetry, clock=clock, picture_quality=CONFIG)
     decider.status(CameraStatus("gate", "rtsp://gate", "online"))
 
     def score(number: int, degraded: tuple[str, ...], raw: float = 0.1) -> None:
@@ -285,7 +291,7 @@ def test_a_quiet_real_camera_has_no_trouble() -> None:
         pytest.skip("needs real footage; set STREAM_DETECTOR_DATA to the folder that holds long_normal/")
     recipe = recipe_named("stream-112")
     capture = cv2.VideoCapture(str(videos[0]), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    windower, watch = Windower("gate", "", 16, 2.0, FakeClock()), PictureWatch(CONFIG)
+    windower, watch = Windower("gate", "", 16, 2.0, FakeClock()), PictureQualityMonitor(CONFIG)
     told: list[tuple[str, ...]] = []
     for index in range(3000):  # ten minutes at 5 fps
         got, picture = capture.read()

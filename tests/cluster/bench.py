@@ -13,7 +13,7 @@ import numpy as np
 from stream_detector.cluster.camera_host import Gone
 from stream_detector.cluster.messages import Ended, Item, Scored
 from stream_detector.cluster.shard import Shard
-from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothingConfig
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.stages import DecisionModel
 from stream_detector.types import EngineOutput, Float32Array, Timing, UInt8Array, WindowRef
@@ -24,7 +24,7 @@ ALARM = AlarmConfig(threshold=0.5, off_ratio=0.8, min_length_s=0.5, cooldown_s=0
 
 
 def plan(name: str, live: bool = False, stride: int = 16) -> CameraPlan:
-    smooth = SmoothConfig(kind="ema", time_constant_s=0.5)
+    smooth = SmoothingConfig(kind="ema", time_constant_s=0.5)
     return CameraPlan(name, f"{name}.mp4", live, stride, smooth, ALARM, 0.5, evidence=False)
 
 

@@ -16,9 +16,9 @@ from pipeline_rig import MemorySink
 from stream_detector.capture.picture import look
 from stream_detector.cluster.camera_host import CameraHost
 from stream_detector.cluster.messages import Ended, Item, Scored
-from stream_detector.config import BatchConfig, CameraConfig, TroubleConfig
+from stream_detector.config import BatchConfig, CameraConfig, PictureQualityConfig
 from stream_detector.models.heads import TemporalHead
-from stream_detector.models.novelty import Familiar
+from stream_detector.models.novelty import NoveltyModel
 from stream_detector.models.preprocess import Recipe
 from stream_detector.models.streaming_heads import TemporalSpec
 from stream_detector.runtime.decider import ScoresFile
@@ -33,7 +33,7 @@ DIM = 8
 SIZE = (64, 64)
 RECIPE = Recipe("tiny", SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, fps=1e6)
 STEPS = ("frame",) * 80 + ("flat",) * 80 + ("frame",) * 80
-QUALITY = TroubleConfig(hold_s=1.0)
+QUALITY = PictureQualityConfig(hold_s=1.0)
 ASK_S = 20.0
 
 
@@ -52,7 +52,7 @@ def model(kind: str) -> DecisionModel:
     for name, buffer in head.named_buffers():
         if name.startswith("network"):
             buffer.copy_(0.4 * torch.randn(buffer.shape, generator=dice))
-    novelty = Familiar(DIM, 1, limit=1.0)
+    novelty = NoveltyModel(DIM, 1, limit=1.0)
     novelty.spread.fill_(3.0)
     return DecisionModel("f00d", head, novelty)
 
@@ -91,7 +91,7 @@ def details(statuses: list[Any]) -> list[str]:
 
 def on_one_machine(folder: Path, kind: str) -> tuple[list[list[str]], Sink]:
     folder.mkdir()
-    settings = config(folder, pace="max", batch=BatchConfig(max_wait_ms=1), trouble=QUALITY)
+    settings = config(folder, pace="max", batch=BatchConfig(max_wait_ms=1), picture_quality=QUALITY)
     plans, sink, clock = (plan("gate"),), Sink(), SystemClock()
     telemetry, scores = Telemetry(["gate"], clock), ScoresFile(folder / "s.csv")
     result = Pipeline(
@@ -117,7 +117,7 @@ def test_a_host_and_a_shard_decide_as_one_pipeline(tmp_path: Path, kind: str) ->
     assert {"covered", "unfamiliar"} <= causes
     assert len({row[-3] for row in expected[1:]}) > 10  # the head gives scores of its own
     folder = tmp_path / "cluster"
-    shard = make_shard(folder, ("gate",), model=model(kind), scores=folder / "s.csv", trouble=QUALITY)
+    shard = make_shard(folder, ("gate",), model=model(kind), scores=folder / "s.csv", picture_quality=QUALITY)
     statuses: list[Any] = []
     real = shard._sink.status
     shard._sink.status = lambda status: (statuses.append(status), real(status))[1]  # type: ignore[method-assign]
@@ -129,7 +129,7 @@ def test_a_host_and_a_shard_decide_as_one_pipeline(tmp_path: Path, kind: str) ->
 
     link = Link(features_of=features_of)
     host = CameraHost(
-        config(folder, pace="max", batch=BatchConfig(max_wait_ms=1), trouble=QUALITY),
+        config(folder, pace="max", batch=BatchConfig(max_wait_ms=1), picture_quality=QUALITY),
         RECIPE,
         link,
         1,

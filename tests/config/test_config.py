@@ -82,7 +82,7 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         (GATE + 'smoothing = {kind = "A B"}', "camera gate: smoothing.kind must be a name of a-z, 0-9, '.', '_'"),
         (GATE + 'smoothing = {kind = "kalman"}', "camera gate: smoothing.kind: smoother 'kalman' does not exist; use"),
         ("[alarm]\nrule = 'hystersis'", "alarm.rule: alarm rule 'hystersis' does not exist; use one of hysteresis"),
-        ("[smooth.options]\nx = [1]", "smooth.options.x must be a number, a text in quotes, or true or false"),
+        ("[smoothing.options]\nx = [1]", "smoothing.options.x must be a number, a text in quotes, or true or false"),
         ("[sinks.door]\nurl = 1", "unknown key 'url' in [sinks.door]"),
         ("[sinks.door]", "sinks.door.kind is missing; add it"),
         ("pace = 'fast'", "pace must be one of 'realtime' or 'max'"),
@@ -177,7 +177,7 @@ def test_the_command_line_wins_over_the_camera_and_the_camera_over_the_file(tmp_
     bundle = Bundle.load("embedded")
     file = tmp_path / "cameras.toml"
     text = (
-        "threshold = 0.3\n[window]\nstride = 4\n[evidence]\nenabled = false\n[smooth]\nkind = 'none'\n"
+        "threshold = 0.3\n[window]\nstride = 4\n[evidence]\nenabled = false\n[smoothing]\nkind = 'none'\n"
         '[cameras.own]\nsource = "demo"\nthreshold = 0.4\nstride = 8\nevidence = true\n'
         'smoothing = {kind = "median", span = 5}\n[cameras.none]\nsource = "demo:seed=2"\n'
     )
@@ -185,11 +185,11 @@ def test_the_command_line_wins_over_the_camera_and_the_camera_over_the_file(tmp_
     def plans(*options: str) -> list[tuple[Any, ...]]:
         config = run_config("--config", str(file), *options)
         made = [plan_camera(camera, config, bundle) for camera in config.cameras]
-        return [(p.threshold, p.stride_frames, p.evidence, p.smooth.kind, p.smooth.span) for p in made]
+        return [(p.threshold, p.stride_frames, p.evidence, p.smoothing.kind, p.smoothing.span) for p in made]
 
     file.write_text(text, encoding="utf-8")
     assert plans() == [(0.4, 8, True, "median", 5), (0.3, 4, False, "none", 3)]
-    options = ("--threshold", "0.9", "--stride", "32", "--no-evidence", "--set", "smooth.span=7")
+    options = ("--threshold", "0.9", "--stride", "32", "--no-evidence", "--set", "smoothing.span=7")
     assert plans(*options) == [(0.9, 32, False, "median", 7), (0.9, 32, False, "none", 7)]
     assert plans("--set", "threshold=0.8")[0][0] == 0.8
     assert [p[0] for p in plans("--threshold", "0.9", "--set", "cameras.own.threshold=0.7")] == [0.7, 0.9]
@@ -286,3 +286,27 @@ def test_a_secret_that_others_may_read_gives_a_warning(tmp_path: Path, caplog: p
     file.chmod(0o640)  # root writes, the detector's group reads
     load(tmp_path, GATE + f'password_file = "{file}"')
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[picture_quality]\nhold_s = 1", "[picture_quality] is now called [picture_quality]; rename it"),
+        ("[smoothing]\nkind = 'none'", "[smoothing] is now called [smoothing]; rename it"),
+        (
+            "[picture_quality]\neven_below = 3",
+            "'contrast_below' in [picture_quality] is now called 'contrast_below'; rename it",
+        ),
+        ("[picture_quality]\nlearn_s = 3", "'warmup_s' in [picture_quality] is now called 'warmup_s'; rename it"),
+        (
+            "[picture_quality]\nrelearn_s = 3",
+            "'reset_after_s' in [picture_quality] is now called 'reset_after_s'; rename it",
+        ),
+    ],
+)
+def test_a_former_key_is_an_error_that_names_the_new_one(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "cameras.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert str(raised.value) == f"{path}: {sentence}"

@@ -116,7 +116,7 @@ def outputs(source: Source, folder: Path) -> list[object]:
         {
             "cameras": {"gate": {"source": source}},
             "bundle": "embedded",
-            "smooth": {"kind": "none"},
+            "smoothing": {"kind": "none"},
             "alarm": {"threshold": 0.5, "min_length_s": 0.2, "update_interval_s": 0.2},
             "capture": {"backoff_min_s": 0.0, "backoff_max_s": 0.0, "stall_after_s": 600, "abandon_after_s": 600},
             "evidence": {"enabled": False},

@@ -12,11 +12,11 @@ import pytest
 import torch
 from model_samples import DIM, noise_windows, small_parts, small_states
 
-from stream_detector.config import AlarmConfig, EngineConfig, SmoothConfig, TroubleConfig
+from stream_detector.config import AlarmConfig, EngineConfig, PictureQualityConfig, SmoothingConfig
 from stream_detector.engines import load_engine
 from stream_detector.errors import BundleError, DataError
 from stream_detector.models.bundle import Bundle, write_bundle
-from stream_detector.models.novelty import Familiar, FamiliarWatch, watches
+from stream_detector.models.novelty import NoveltyModel, NoveltyMonitor, novelty_monitor_factory
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import FakeClock
@@ -26,7 +26,7 @@ from trainer.recipes.embedded.novelty import ODD, find_limit, fit_familiar
 
 AXES = 3
 WINDOW_S = 16 / 25
-CONFIG = TroubleConfig()
+CONFIG = PictureQualityConfig()
 
 
 def plane(count: int, seed: int, noise: float = 0.1) -> Float32Array:
@@ -38,7 +38,7 @@ def plane(count: int, seed: int, noise: float = 0.1) -> Float32Array:
 
 
 @pytest.fixture(scope="module")
-def familiar() -> Familiar:
+def model() -> NoveltyModel:
     found = fit_familiar([Bag(plane(300, 0), "a", False), Bag(plane(40, 1), "b", False)], AXES)
     found.limit = find_limit(found, [Bag(plane(200, 2), "a", False)], 0.05)
     return found
@@ -49,15 +49,15 @@ def ref(number: int) -> WindowRef:
     return WindowRef("gate", "", number, 0, 15, start_s, start_s + 0.6, 0.0, 0.0, 0.0)
 
 
-def test_known_kinds_lie_near_one_and_others_far(familiar: Familiar) -> None:
-    known, limit = familiar.distance(plane(500, 3)), familiar.limit
+def test_known_kinds_lie_near_one_and_others_far(model: NoveltyModel) -> None:
+    known, limit = model.distance(plane(500, 3)), model.limit
     assert known.dtype == np.float32 and known.mean() == pytest.approx(1.0, abs=0.1)
     assert 0.02 < (known > limit).mean() < 0.1
     elsewhere = plane(50, 4) + np.random.default_rng(5).normal(size=(50, DIM)).astype(np.float32)
-    assert (familiar.distance(elsewhere) > 3 * limit).all()
-    along = familiar.mean.numpy() + 100.0 * familiar.axes.numpy()[:, 0]
-    assert familiar.distance(along[None])[0] < 1.0  # far away inside the plane is more of the same kind
-    assert np.allclose(familiar.axes.numpy().T @ familiar.axes.numpy(), np.eye(AXES), atol=1e-5)
+    assert (model.distance(elsewhere) > 3 * limit).all()
+    along = model.mean.numpy() + 100.0 * model.axes.numpy()[:, 0]
+    assert model.distance(along[None])[0] < 1.0  # far away inside the plane is more of the same kind
+    assert np.allclose(model.axes.numpy().T @ model.axes.numpy(), np.eye(AXES), atol=1e-5)
 
 
 def test_every_set_counts_the_same_whatever_its_size() -> None:
@@ -74,9 +74,9 @@ def test_too_little_to_learn_from_is_one_sentence(features: Float32Array) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_it_is_told_when_it_lasts_and_not_before(familiar: Familiar) -> None:
+def test_it_is_told_when_it_lasts_and_not_before(model: NoveltyModel) -> None:
     known, other = plane(1, 10)[0], 50.0 * np.random.default_rng(11).normal(size=DIM).astype(np.float32)
-    watch = FamiliarWatch(familiar, CONFIG.hold_s)
+    watch = NoveltyMonitor(model, CONFIG.hold_s)
     told = [watch.check(ref(n), other if n != 3 else known) for n in range(12)]
     lasting = [n * WINDOW_S + 0.6 - (0 if n < 3 else 4 * WINDOW_S) >= CONFIG.hold_s for n in range(12)]
     assert told == [late and n != 3 for n, late in enumerate(lasting)]
@@ -103,53 +103,59 @@ class Sink:
     def close(self) -> None: ...
 
 
-def decider(familiar: Familiar, config: TroubleConfig, sink: Sink) -> Decider:
+def decider(model: NoveltyModel, config: PictureQualityConfig, sink: Sink) -> Decider:
     alarm = AlarmConfig(threshold=0.5)
-    plan = CameraPlan("gate", "rtsp://gate", True, 16, SmoothConfig(kind="none"), alarm, 0.5, evidence=False)
-    clock, watch = FakeClock(), watches(familiar, config)
-    trouble = config if config.enabled else None
+    plan = CameraPlan("gate", "rtsp://gate", True, 16, SmoothingConfig(kind="none"), alarm, 0.5, evidence=False)
+    clock, watch = FakeClock(), novelty_monitor_factory(model, config)
+    picture_quality = config if config.enabled else None
     made = Decider(
-        (plan,), "f00d", sink=sink, telemetry=Telemetry(["gate"], clock), clock=clock, trouble=trouble, make_watch=watch
+        (plan,),
+        "f00d",
+        sink=sink,
+        telemetry=Telemetry(["gate"], clock),
+        clock=clock,
+        picture_quality=picture_quality,
+        make_novelty_monitor=watch,
     )
     made.status(CameraStatus("gate", "rtsp://gate", "online"))
     return made
 
 
-def test_the_cause_reaches_scores_and_status_and_changes_no_score(familiar: Familiar) -> None:
+def test_the_cause_reaches_scores_and_status_and_changes_no_score(model: NoveltyModel) -> None:
     other = 50.0 * np.random.default_rng(12).normal(size=DIM).astype(np.float32)
     for config in (CONFIG, CONFIG.model_copy(update={"enabled": False})):
         sink = Sink()
-        judged = decider(familiar, config, sink)
+        judged = decider(model, config, sink)
         for number in range(12):
             features = other if number < 8 else plane(1, 13)[0]
             judged.score(Score(ref(number), 0.3, 0.0, Timing(1.0, 2.0, 3.0, 4.0), features=features))
-        marked = [d.score.ref.degraded == ("unfamiliar",) for d in sink.decisions]
+        marked = [d.score.ref.degraded == ("novelty", "unfamiliar") for d in sink.decisions]
         assert [d.score.raw for d in sink.decisions] == [0.3] * 12
         if config.enabled:
             assert marked == [n * WINDOW_S + 0.6 >= CONFIG.hold_s and n < 8 for n in range(12)]
-            assert sink.details == ["", "picture_trouble: unfamiliar", "picture and coverage are good again"]
+            assert sink.details == ["", "picture_trouble: novelty, unfamiliar", "picture and coverage are good again"]
         else:
             assert not any(marked) and sink.details == [""]
 
 
-def test_a_bundle_keeps_it_and_its_fingerprint(tmp_path: Path, familiar: Familiar) -> None:
+def test_a_bundle_keeps_it_and_its_fingerprint(tmp_path: Path, model: NoveltyModel) -> None:
     backbone, head = small_states()
     plain = write_bundle(tmp_path / "plain", small_parts(), backbone, head)
-    part = {"axes": AXES, "limit": familiar.limit, "calibrated": "on a plane"}
-    made = write_bundle(tmp_path / "made", small_parts(familiar=part), backbone, head, familiar.state_dict())
-    assert made.fingerprint == plain.fingerprint and plain.build_familiar() is None
+    part = {"axes": AXES, "limit": model.limit, "calibrated": "on a plane"}
+    made = write_bundle(tmp_path / "made", small_parts(novelty=part), backbone, head, model.state_dict())
+    assert made.fingerprint == plain.fingerprint and plain.build_novelty_model() is None
     for bundle in (made, made.save(tmp_path / "copy"), Bundle.load(tmp_path / "copy")):
-        built = bundle.build_familiar()
-        assert built is not None and built.limit == familiar.limit
-        assert np.array_equal(built.distance(plane(9, 14)), familiar.distance(plane(9, 14)))
+        built = bundle.build_novelty_model()
+        assert built is not None and built.limit == model.limit
+        assert np.array_equal(built.distance(plane(9, 14)), model.distance(plane(9, 14)))
     engine = load_engine(made, EngineConfig(engine="torch", device="cpu", precision="fp32"))
     features = engine.infer(noise_windows(2)).features
     engine.close()
-    assert np.isfinite(made.build_familiar().distance(features)).all()  # type: ignore[union-attr]
+    assert np.isfinite(made.build_novelty_model().distance(features)).all()  # type: ignore[union-attr]
 
 
 def damaged(folder: Path, what: str) -> None:
-    path, manifest = folder / "familiar.safetensors", json.loads((folder / "bundle.json").read_text())
+    path, manifest = folder / "novelty.safetensors", json.loads((folder / "bundle.json").read_text())
     if what == "missing":
         path.unlink()
     elif what == "flipped":
@@ -157,38 +163,38 @@ def damaged(folder: Path, what: str) -> None:
         content[-3] ^= 0x10
         path.write_bytes(content)
     elif what == "other axes":
-        manifest["familiar"]["axes"] = AXES + 1
+        manifest["novelty"]["axes"] = AXES + 1
     elif what == "many axes":
-        manifest["familiar"]["axes"] = DIM + 1
+        manifest["novelty"]["axes"] = DIM + 1
     elif what == "limit":
-        manifest["familiar"]["limit"] = -1.0
+        manifest["novelty"]["limit"] = -1.0
     (folder / "bundle.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize("what", ["missing", "flipped", "other axes", "many axes", "limit"])
-def test_a_damaged_one_is_refused_in_one_sentence(tmp_path: Path, familiar: Familiar, what: str) -> None:
+def test_a_damaged_one_is_refused_in_one_sentence(tmp_path: Path, model: NoveltyModel, what: str) -> None:
     backbone, head = small_states()
-    part = {"axes": AXES, "limit": familiar.limit}
+    part = {"axes": AXES, "limit": model.limit}
     folder = tmp_path / "made"
-    write_bundle(folder, small_parts(familiar=part), backbone, head, familiar.state_dict())
+    write_bundle(folder, small_parts(novelty=part), backbone, head, model.state_dict())
     damaged(folder, what)
     with pytest.raises(BundleError) as caught:
         Bundle.load(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_spread_of_nothing_is_refused(tmp_path: Path, familiar: Familiar) -> None:
+def test_a_spread_of_nothing_is_refused(tmp_path: Path, model: NoveltyModel) -> None:
     backbone, head = small_states()
-    state = {**familiar.state_dict(), "spread": torch.zeros(())}
+    state = {**model.state_dict(), "spread": torch.zeros(())}
     with pytest.raises(BundleError, match="spread"):
-        write_bundle(tmp_path / "b", small_parts(familiar={"axes": AXES, "limit": 2.0}), backbone, head, state)
+        write_bundle(tmp_path / "b", small_parts(novelty={"axes": AXES, "limit": 2.0}), backbone, head, state)
 
 
-def test_a_score_without_features_stays_as_it_is(familiar: Familiar) -> None:
+def test_a_score_without_features_stays_as_it_is(model: NoveltyModel) -> None:
     score = Score(ref(9), 0.3, 0.0, Timing(1.0, 2.0, 3.0, 4.0))
-    assert FamiliarWatch(familiar, 0.0).marked(score) is score
+    assert NoveltyMonitor(model, 0.0).mark_score(score) is score
     far = dataclasses.replace(score, features=np.full(DIM, 1e3, np.float32))
-    assert FamiliarWatch(familiar, 0.0).marked(far).ref.degraded == ("unfamiliar",)
+    assert NoveltyMonitor(model, 0.0).mark_score(far).ref.degraded == ("novelty", "unfamiliar")
 
 
 def test_every_kind_of_change_keeps_the_shape_of_a_window() -> None:
@@ -197,3 +203,21 @@ def test_every_kind_of_change_keeps_the_shape_of_a_window() -> None:
         changed = change(window)
         assert changed.shape == window.shape and changed.dtype == np.uint8, name
         assert np.array_equal(changed, window) == (name == "as it is"), name
+
+
+def test_a_bundle_with_the_former_names_is_read(tmp_path: Path, model: NoveltyModel) -> None:
+    backbone, head = small_states()
+    part = {"axes": AXES, "limit": model.limit}
+    made = write_bundle(tmp_path / "b", small_parts(novelty=part), backbone, head, model.state_dict())
+    (tmp_path / "b" / "novelty.safetensors").rename(tmp_path / "b" / "familiar.safetensors")
+    path = tmp_path / "b" / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["familiar"] = manifest.pop("novelty")
+    path.write_text(json.dumps(manifest))
+    read = Bundle.load(tmp_path / "b")
+    built = read.build_novelty_model()
+    assert built is not None and read.fingerprint == made.fingerprint
+    assert np.array_equal(built.distance(plane(9, 14)), model.distance(plane(9, 14)))
+    again = read.save(tmp_path / "again")
+    assert json.loads((again.directory / "bundle.json").read_text())["novelty"]["axes"] == AXES
+    assert (again.directory / "novelty.safetensors").is_file()

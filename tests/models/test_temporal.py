@@ -18,7 +18,7 @@ from pipeline_rig import ALARM, make
 from temporal_samples import SPECS, feature_rows, small_checkpoint, temporal_bundle
 
 from stream_detector.cli.main import main as detector
-from stream_detector.config import BatchConfig, Config, EngineConfig, SmoothConfig
+from stream_detector.config import BatchConfig, Config, EngineConfig, SmoothingConfig
 from stream_detector.engines import load_engine
 from stream_detector.errors import BundleError
 from stream_detector.models.bundle import Bundle
@@ -96,7 +96,7 @@ def test_cameras_interleaved_in_one_batch_keep_their_own_past(arch: str) -> None
 
 
 def decider(sink: Any, names: tuple[str, ...], arch: str) -> Decider:
-    plans = tuple(CameraPlan(n, n, False, 16, SmoothConfig(kind="none"), ALARM, 0.5, evidence=False) for n in names)
+    plans = tuple(CameraPlan(n, n, False, 16, SmoothingConfig(kind="none"), ALARM, 0.5, evidence=False) for n in names)
     telemetry = Telemetry(list(names), SystemClock())
     make_head = small_checkpoint(arch).head
     return Decider(plans, "f00d", sink=sink, telemetry=telemetry, clock=SystemClock(), make_head=make_head)

@@ -6,7 +6,7 @@ import pytest
 from pipeline_rig import ALARM, make
 
 from stream_detector.alarms.smoothing import Ema
-from stream_detector.config import Config, SmoothConfig, WindowConfig
+from stream_detector.config import Config, SmoothingConfig, WindowConfig
 from stream_detector.reports.read_back import ScoreRow
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.telemetry.collector import Telemetry
@@ -14,7 +14,7 @@ from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import SystemClock
 from stream_detector.web.tune import tune
 
-SMOOTH = SmoothConfig(kind="ema", time_constant_s=2.0)
+SMOOTH = SmoothingConfig(kind="ema", time_constant_s=2.0)
 STEPS = ("frame",) * 56 + ("other",) * 40
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pipeline_rig import ALARM, DEADLINE_S, NO_WAIT, MemorySink, Running, make
 
-from stream_detector.config import BatchConfig, CaptureConfig, Config, SmoothConfig
+from stream_detector.config import BatchConfig, CaptureConfig, Config, SmoothingConfig
 from stream_detector.errors import EngineError, SourceError, StageError
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.pipeline import Pipeline
@@ -197,7 +197,7 @@ def test_no_thread_outlives_a_run() -> None:
 
 
 def test_plans_are_values() -> None:
-    plan = CameraPlan("a", "a", False, 16, SmoothConfig(), ALARM, 0.5, True)
+    plan = CameraPlan("a", "a", False, 16, SmoothingConfig(), ALARM, 0.5, True)
     assert replace(plan, live=True) != plan
 
 

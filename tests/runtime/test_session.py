@@ -36,7 +36,7 @@ def test_a_decision_comes_with_the_last_frame_of_each_window(bundle: Bundle) -> 
 
 
 def test_alarms_start_and_end_as_in_the_stream(bundle: Bundle) -> None:
-    settings = {"alarm": {"min_length_s": 0.5, "update_interval_s": 60}, "smooth": {"kind": "none"}}
+    settings = {"alarm": {"min_length_s": 0.5, "update_interval_s": 60}, "smoothing": {"kind": "none"}}
     with sd.Session(bundle, engine=ConstantEngine(0.7), settings=settings) as session:
         for n, image in enumerate(moving(32)):
             session.push("gate", image, n / FPS)

@@ -103,11 +103,11 @@ def make_config(folder: Path, names: tuple[str, ...], **changes: Any) -> Config:
     values: dict[str, Any] = {
         "cameras": [{"name": name, "source": f"{name}.mp4"} for name in names],
         "pace": "max",
-        "smooth": {"kind": "none"},
+        "smoothing": {"kind": "none"},
         "alarm": {"threshold": 0.5, "min_length_s": 0.5, "cooldown_s": 0.5},
         "evidence": {"directory": folder / "evidence", "pre_s": 1.0, "post_s": 1.0},
         "publish": {"bind": "none", "ledger": folder / "ledger.sqlite3"},
-        "trouble": {"enabled": False},
+        "picture_quality": {"enabled": False},
     }
     return build_config({**values, **changes})
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.config import SmoothConfig
+from stream_detector.config import SmoothingConfig
 from stream_detector.config.edit import set_camera
 from stream_detector.errors import ConfigError
 from stream_detector.web.history import Filter, History
@@ -230,9 +230,9 @@ def test_smoothing_is_written_as_the_kind_needs_it(tmp_path: Path) -> None:
 
     path = tmp_path / "c.toml"
     path.write_text("[cameras.a]\nsource = 'x'\n")
-    write_camera(path, "a", 0.5, SmoothConfig(kind="ema", time_constant_s=2))
+    write_camera(path, "a", 0.5, SmoothingConfig(kind="ema", time_constant_s=2))
     assert tomllib.loads(path.read_text())["cameras"]["a"]["smoothing"] == {"kind": "ema", "time_constant_s": 2.0}
     assert [entry.name for entry in tmp_path.iterdir()] == ["c.toml"]
     path.write_text("\ufeff[cameras.a]\nsource = 'x'\n", encoding="utf-8")  # as editors of Windows write it
-    write_camera(path, "a", 0.5, SmoothConfig(kind="none"))
+    write_camera(path, "a", 0.5, SmoothingConfig(kind="none"))
     assert path.read_text(encoding="utf-8").startswith("\ufeff[cameras.a]\n") and "threshold = 0.5" in path.read_text()

@@ -125,7 +125,7 @@ def _settled(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namesp
         "results": {**manifest.results, **found.results},
     }
     state = None if manifest.backbone.reference else bundle.backbone_state
-    return write_bundle(Path(args.out), parts, state, settled.state_dict(), bundle.familiar_state)
+    return write_bundle(Path(args.out), parts, state, settled.state_dict(), bundle.novelty_state)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -93,7 +93,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"{manifest['smoothing']['time_constant_s']} s), chosen on val clips, rendered scenes and quiet hours: "
         "calibrate it on quiet hours of your own.",
         "",
-        *_familiar(manifest.get("familiar")),
+        *_familiar(manifest.get("novelty") or manifest.get("familiar")),
         "## Rendered scenes",
         "",
         "Seeds that nothing was chosen on, drawn by the program that drew the scenes learned from:",
@@ -124,7 +124,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         ),
         *(
             ["    python -m trainer familiar --clips CLIPS --bundle BUNDLE --out BUNDLE --card CARD.md"]
-            if manifest.get("familiar")
+            if (manifest.get("novelty") or manifest.get("familiar"))
             else []
         ),
         "",

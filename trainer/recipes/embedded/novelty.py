@@ -2,7 +2,7 @@
 
     python -m trainer familiar --bundle embedded --clips DIR --out bundles/embedded
 
-    train windows ──features──▶ mean and principal axes        val windows ──features──▶ limit      (familiar.Familiar)
+    train windows ──features──▶ mean and principal axes        val windows ──features──▶ limit      (NoveltyModel)
 
 Scores, threshold and fingerprint stay as they are. Fitted is all that the network learned from: clips, and the packs of
 `distill` in the cache. The limit is the distance that a stated share of val windows exceeds, every set counting the
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle, write_bundle
-from stream_detector.models.novelty import Familiar
+from stream_detector.models.novelty import NoveltyModel
 from stream_detector.types import Float32Array, UInt8Array
 from trainer.data.clips import evenly, load_clips, pack_clips, read_index
 from trainer.recipes.embedded.card import write_card
@@ -74,7 +74,7 @@ ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
 }
 
 
-def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> Familiar:
+def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> NoveltyModel:
     """Weighted mean, leading principal axes, and mean residual. Raises DataError for too few windows."""
     features = np.concatenate([bag.features for bag in bags]).astype(np.float64)
     if len(features) <= axes or not 0 < axes < features.shape[1]:
@@ -85,7 +85,7 @@ def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> Familiar:
     mean = weights @ features
     centred = features - mean
     values, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
-    familiar = Familiar(features.shape[1], axes)
+    familiar = NoveltyModel(features.shape[1], axes)
     familiar.mean.copy_(torch.from_numpy(mean))
     familiar.axes.copy_(torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :axes])))
     spread = float(values[:-axes].clip(min=0).sum())
@@ -95,7 +95,7 @@ def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> Familiar:
     return familiar
 
 
-def find_limit(familiar: Familiar, bags: Sequence[Bag], share: float = SHARE) -> float:
+def find_limit(familiar: NoveltyModel, bags: Sequence[Bag], share: float = SHARE) -> float:
     """The distance that `share` of the windows exceed, every set counting the same. Raises DataError for none."""
     if not bags:
         raise DataError("no val clips to find the limit on; give clips of both splits")
@@ -126,7 +126,7 @@ def gather(
 
 
 def odd_shares(
-    familiar: Familiar, limit: float, seen: Callable[..., list[Float32Array]], cache: Path
+    familiar: NoveltyModel, limit: float, seen: Callable[..., list[Float32Array]], cache: Path
 ) -> dict[str, float]:
     """Share of windows beyond the limit, by kind of change: the first window of each of ODD_CLIPS val clips.
 
@@ -180,7 +180,7 @@ def main(args: argparse.Namespace) -> int:
     windows = sum(len(bag.features) for bag in val)
     how = f"{args.share:.1%} of {windows} val windows lie beyond it, every set counting the same"
     parts = bundle.manifest.model_dump(mode="json", by_alias=True)
-    parts["familiar"] = {"axes": args.axes, "limit": round(limit, 4), "calibrated": how}
+    parts["novelty"] = {"axes": args.axes, "limit": round(limit, 4), "calibrated": how}
     shares = odd_shares(familiar, limit, seen, Path(args.cache))
     parts["results"] = {**parts["results"], "val_windows_unfamiliar": beyond, "changed_windows_unfamiliar": shares}
     state = None if bundle.manifest.backbone.reference else bundle.backbone_state
