@@ -7,6 +7,7 @@ import importlib.util
 import json
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -129,15 +130,15 @@ def test_lists_without_splits_are_parted_by_label_and_group(tmp_path: Path) -> N
     def videos(count: int) -> list[LabelledVideo]:
         return [LabelledVideo(Path(f"{n}.mp4"), f"v{n}", "Normal" if n % 2 else "Fight", "") for n in range(count)]
 
-    parted = with_splits(videos(40), [""] * 40)
+    parted = with_splits(videos(40))
     val = [v for v in parted if v.split == "val"]
     assert len(val) == 10 and sum(v.category == "Normal" for v in val) == 5
-    assert with_splits(videos(40)[::-1], [""] * 40)[::-1] == parted  # the order of the list does not matter
-    groups = [str(n // 8) for n in range(40)]
-    by_group = with_splits(videos(40), groups)
-    for group in set(groups):
-        assert len({v.split for v, g in zip(by_group, groups, strict=True) if g == group}) == 1
-    assert {v.split for v in with_splits(videos(2), ["", ""])} == {"train"}
+    assert with_splits(videos(40)[::-1])[::-1] == parted  # the order of the list does not matter
+    by_group = with_splits([replace(v, group=str(n // 8)) for n, v in enumerate(videos(40))])
+    assert {v.split for v in by_group} == {"train", "val"}
+    for group in {v.group for v in by_group}:
+        assert len({v.split for v in by_group if v.group == group}) == 1
+    assert {v.split for v in with_splits(videos(2))} == {"train"}
     path = tmp_path / "videos.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["path", "label", "split"], ["a.mp4", "normal", "test"], ["b.mp4", "abnormal", ""]])

@@ -53,7 +53,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def listed(folder: Path, *names: str) -> list[LabelledVideo]:
-    return [LabelledVideo(folder / f"{n}.mp4", n, "Normal", "train") for n in names]
+    return [LabelledVideo(folder / f"{n}.mp4", n, "Normal", "train", "yard") for n in names]
 
 
 def embedded() -> Bundle:
@@ -105,6 +105,7 @@ def test_features_are_resumed_and_the_bytes_are_the_same(films: Path, tmp_path: 
     assert run(films, tmp_path / "parts", *names).calls == 0
     found = load_features(tmp_path / "whole")
     assert [len(v.rows) for v in found.videos] == [5, 5, 1] and found.videos[0].frames == 80
+    assert {video.group for video in found.videos} == {"yard"}
     assert (np.diff(found.videos[0].rows[:, 0]) > 20).all()
 
 

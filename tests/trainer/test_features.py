@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_detector.errors import DataError
 from trainer.data.annotations import annotation_of, read_annotations
@@ -68,6 +71,47 @@ def test_validation_is_split_by_video_and_by_category() -> None:
     assert dataset(20, 10).labels()[val].sum() == 2
     with pytest.raises(DataError, match="at least 2"):
         validation_split(dataset(5, 1), 0.2, 0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["Normal", "Fight", "Crash"]), st.integers(0, 9)), min_size=4, max_size=40),
+    st.sampled_from([0.1, 0.15, 0.3, 0.5]),
+    st.integers(0, 99),
+)
+def test_validation_never_parts_a_group(rows: list[tuple[str, int]], share: float, seed: int) -> None:
+    videos = [
+        replace(video(f"v{i}", category), group=f"g{group}" if group else "")
+        for i, (category, group) in enumerate(rows)
+    ]
+    features = FeatureSet(tuple(videos), "here", {})
+    labels = features.labels()
+    if min((labels == 0).sum(), (labels == 1).sum()) < 2:
+        return
+    try:
+        fit, val = validation_split(features, share, seed)
+    except DataError as error:
+        assert "leave no split" in str(error)
+        return
+    assert sorted([*fit, *val]) == list(range(len(videos)))
+    groups = [{videos[i].group for i in part} - {""} for part in (fit, val)]
+    assert groups[0].isdisjoint(groups[1])
+    assert set(labels[fit]) == set(labels[val]) == {0, 1}
+
+
+def test_one_group_of_a_class_cannot_be_split() -> None:
+    videos = [replace(v, group="hall" if v.label else "") for v in dataset(6, 4).videos]
+    with pytest.raises(DataError, match=r"the groups of the abnormal videos leave no split .* val_share=0"):
+        validation_split(FeatureSet(tuple(videos), "here", {}), 0.2, 0)
+    assert len(validation_split(FeatureSet(tuple(videos), "here", {}), 0.0, 0)[0]) == 10
+
+
+def test_a_group_in_two_splits_is_refused_and_sets_number_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "videos.csv"
+    path.write_text("path,label,group,split\na.mp4,normal,hall,train\nb.mp4,abnormal,hall,val\n")
+    with pytest.raises(DataError, match="group hall stands in the splits 'train' and 'val'"):
+        read_list(path)
+    path.write_text("path,label,set,group,split\na.mp4,normal,x,1,train\nb.mp4,abnormal,y,1,val\n")
+    assert [v.group for v in read_list(path)] == ["x/1", "y/1"]
 
 
 def test_npz_forms(tmp_path: Path) -> None:

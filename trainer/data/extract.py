@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """`trainer extract`."""
     parser = subparsers.add_parser("extract", help="videos to features, resumable")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--list", type=Path, help="CSV with the columns path, label[, category, split]")
+    source.add_argument("--list", type=Path, help="CSV with the columns path, label[, category, group, split]")
     source.add_argument("--ucf-crime", type=Path, metavar="DIR", help="folder that UCF-Crime was unpacked into")
     parser.add_argument("--root", type=Path, help="what the paths of --list are relative to (default: its folder)")
     parser.add_argument(

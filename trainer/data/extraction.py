@@ -225,7 +225,14 @@ def write_manifest(
 ) -> None:
     """`manifest.json`: how the features were made, every video in the list's order, and what was left out and why."""
     listed = [
-        {"name": v.name, "category": v.category, "split": v.split, "file": f"{v.name}.npz", **entries[v.name]}
+        {
+            "name": v.name,
+            "category": v.category,
+            "split": v.split,
+            "group": v.group,
+            "file": f"{v.name}.npz",
+            **entries[v.name],
+        }
         for v in videos
         if v.name in entries
     ]

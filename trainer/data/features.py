@@ -46,6 +46,7 @@ class VideoFeatures:
     frames, fps: of the video at the rate of extraction; 0 when unknown.
     cuts: rows that do not follow on from the row before (a seek, a hole, damage).
     sha256: of the file that the rows were made from; "" when unknown.
+    group: videos of one group never stand on both sides of a split; "" is no group.
     """
 
     name: str
@@ -58,6 +59,7 @@ class VideoFeatures:
     fps: float = 0.0
     cuts: tuple[int, ...] = ()
     sha256: str = ""
+    group: str = ""
 
     @property
     def label(self) -> int:
@@ -242,6 +244,7 @@ def _from_manifest(folder: Path) -> FeatureSet:
                 float(one["fps"]),
                 tuple(int(row) for row in np.flatnonzero(data.get("cut", ()))),
                 str(one.get("sha256", "")),
+                str(one.get("group", "")),
             )
         )
     return FeatureSet(tuple(videos), str(folder), {k: v for k, v in manifest.items() if k != "videos"})

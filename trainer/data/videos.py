@@ -24,12 +24,16 @@ LABELS = {"abnormal": 1, "1": 1, "anomaly": 1, "normal": 0, "0": 0}
 
 @dataclass(frozen=True, slots=True)
 class LabelledVideo:
-    """One video. name: unique.  category: "Normal" or the kind of event.  split: "train", "val", "test" or ""."""
+    """One video. name: unique.  category: "Normal" or the kind of event.  split: "train", "val", "test" or "".
+
+    group: videos of one group (one camera, one recording) never stand on both sides of a split; "" is no group.
+    """
 
     path: Path
     name: str
     category: str
     split: str
+    group: str = ""
 
 
 def read_list(path: Path, root: Path | None = None, where: Mapping[str, set[str]] | None = None) -> list[LabelledVideo]:
@@ -39,7 +43,7 @@ def read_list(path: Path, root: Path | None = None, where: Mapping[str, set[str]
     """
     if not path.is_file():
         raise DataError(f"video list {path} does not exist; give a CSV with the columns path and label")
-    root, found, groups = root or path.parent, list[LabelledVideo](), list[str]()
+    root, found = root or path.parent, list[LabelledVideo]()
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = {"path", "label", *(where or {})} - set(reader.fieldnames or ())
@@ -53,15 +57,21 @@ def read_list(path: Path, root: Path | None = None, where: Mapping[str, set[str]
                 raise DataError(
                     f"{path} line {reader.line_num}: label {row['label']!r} must be abnormal or normal; correct it"
                 )
-            groups.append(row.get("group") or "")
             category = NORMAL if not label else (row.get("category") or "Abnormal")
             if label and category.lower() == NORMAL.lower():
                 raise DataError(f"{path} line {reader.line_num}: an abnormal video cannot be of category Normal")
-            found.append(LabelledVideo(root / row["path"], _name(row["path"]), category, row.get("split") or ""))
-    return _checked(with_splits(found, groups), str(path))
+            name, split = video_stem(row["path"]), row.get("split") or ""
+            found.append(LabelledVideo(root / row["path"], name, category, split, _group_of(row)))
+    return _checked(with_splits(found), str(path))
 
 
-def with_splits(videos: Sequence[LabelledVideo], groups: Sequence[str]) -> list[LabelledVideo]:
+def _group_of(row: Mapping[str, str | None]) -> str:
+    """Sets number their groups independently of each other, so the set is part of the name."""
+    group = (row.get("group") or "").strip()
+    return f"{row['set']}/{group}" if group and row.get("set") else group
+
+
+def with_splits(videos: Sequence[LabelledVideo]) -> list[LabelledVideo]:
     """The videos as they are where any has a split; otherwise about VAL_SHARE of each label becomes "val", the rest
     "train", so that there are videos to evaluate on that no training sees.
 
@@ -70,7 +80,7 @@ def with_splits(videos: Sequence[LabelledVideo], groups: Sequence[str]) -> list[
     """
     if any(video.split for video in videos):
         return list(videos)
-    keys = [f"group {group}" if group else f"video {video.name}" for video, group in zip(videos, groups, strict=True)]
+    keys = [f"group {video.group}" if video.group else f"video {video.name}" for video in videos]
     chosen = set[str]()
     for label in (NORMAL, ""):
         mine = {key for key, video in zip(keys, videos, strict=True) if (video.category == NORMAL) == (label == NORMAL)}
@@ -99,10 +109,6 @@ def read_ucf_crime(root: Path) -> list[LabelledVideo]:
     return _checked(found, str(root))
 
 
-def _name(path: str) -> str:
-    return video_stem(path)
-
-
 def _checked(videos: list[LabelledVideo], where: str) -> list[LabelledVideo]:
     if not videos:
         raise DataError(f"{where} lists no video; give at least one abnormal and one normal video")
@@ -111,4 +117,11 @@ def _checked(videos: list[LabelledVideo], where: str) -> list[LabelledVideo]:
         if video.name in seen:
             raise DataError(f"{where}: {video.path} and {seen[video.name]} share the name {video.name}; rename one")
         seen[video.name] = video.path
+    splits: dict[str, str] = {}
+    for video in videos:
+        if video.group and splits.setdefault(video.group, video.split) != video.split:
+            raise DataError(
+                f"{where}: group {video.group} stands in the splits {splits[video.group]!r} and {video.split!r}; "
+                "put all its videos into one of them"
+            )
     return videos

@@ -81,20 +81,41 @@ def _endless(items: Sequence[np.int64] | NDArray[np.int64], rng: np.random.Gener
 
 
 def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the training and of the validation videos: `share` of each category, at least one of each class; with
-    a share of 0 all are training videos.
+    """Indices of the training and of the validation videos: about `share` of each category, whole groups at a time, at
+    least one video of each class on both sides; with a share of 0 all are training videos.
 
-    Raises DataError when a class has fewer than two videos.
+    Videos without a group are groups of one; then the share is exact. Raises DataError when a class has fewer than two
+    videos, or when its groups leave no such split.
     """
     if not 0 <= share < 1:
         raise DataError(f"the validation share must lie between 0 and 1, got {share}")
     if share == 0:
         return np.arange(len(features.videos)), np.arange(0)
-    rng, held = np.random.default_rng(seed), list[int]()
-    labels = features.labels()
+    rng, labels = np.random.default_rng(seed), features.labels()
+    members: dict[str, list[int]] = {}
+    for i, video in enumerate(features.videos):
+        key = f"group {video.group}" if video.group else f"video {video.name}"
+        members.setdefault(key, []).append(i)
+    group_of = {i: tuple(group) for group in members.values() for i in group}
+    held = set[int]()
+
+    def hold(video: int) -> bool:
+        """Hold the video's group out, unless a class would have nothing left to train on."""
+        with_it = held.union(group_of[video])
+        left = np.delete(labels, sorted(with_it))
+        if set(left) != set(labels):
+            return False
+        held.update(with_it)
+        return True
+
     for category in sorted({v.category for v in features.videos}):
         mine = np.array([i for i, v in enumerate(features.videos) if v.category == category])
-        held.extend(int(i) for i in rng.permutation(mine)[: round(share * len(mine))])
+        wanted = round(share * len(mine))
+        for video in (int(i) for i in rng.permutation(mine)):
+            missing = wanted - len(held.intersection(mine.tolist()))
+            size = len(set(group_of[video]).intersection(mine.tolist()))
+            if video not in held and 2 * missing > size:  # nearer to the share with the group than without it
+                hold(video)
     for label, kind in ((1, "abnormal"), (0, "normal")):
         have = np.flatnonzero(labels == label)
         if len(have) < 2:
@@ -102,7 +123,13 @@ def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDA
                 f"{len(have)} {kind} videos cannot be split into training and validation; give at least 2, "
                 "or train on all of them with --set val_share=0"
             )
-        if not set(have) & set(held):
-            held.append(int(rng.choice(have)))
+        if held.isdisjoint(have.tolist()):
+            first = int(rng.choice(have))
+            smallest_first = sorted((int(i) for i in have), key=lambda i: (i != first, len(group_of[i])))
+            if not any(hold(video) for video in smallest_first):
+                raise DataError(
+                    f"the groups of the {kind} videos leave no split into training and validation; give videos of "
+                    "another group, or train on all of them with --set val_share=0"
+                )
     val = np.array(sorted(held))
     return np.setdiff1d(np.arange(len(labels)), val), val
