@@ -1,20 +1,29 @@
-"""`python -m trainer COMMAND`: from videos to a bundle that the stream loads.
+"""Train a model bundle for the detector.
 
-    extract      videos → features per window, resumable
-    audit        are these features what they claim to be?
-    train        features and video labels → head
-    evaluate     head → figures with intervals and oracle lines, plots, report; --standard: nested grouped folds
-    export       head → bundle
-    distill      train the small backbone from a large one
-    average      the mean of two points of that training
-    embed        trained backbone → head, threshold, bundle, model card
-    settle       a bundle → the same with a head that has learned the quiet of scenes and recordings
-    large        the teacher with a head of its own → a second bundle
-    familiar     teach a bundle which pictures it knows: it then says `unfamiliar` of others
-    recipe       from nothing to a bundle in one command: fetch, pack, distil, head, card
-    import-seed  the seed project's checkpoint → head, with a warning about what it is
+    python -m trainer COMMAND --help
 
-Exit codes: 0 done, 1 failed or condemned, 2 usage or bad input; errors are one sentence on stderr.
+From your own videos to a bundle (docs/training.md):
+    extract         videos → features, one row a window; resumable
+    audit           checks features for the traces of a broken extraction
+    train           features and video labels → head; uses PyTorch unless --backend tensorflow
+    evaluate        head → figures with intervals, oracle lines, plots and a report; --standard: nested grouped folds
+    export          head → bundle
+
+From your own camera to a bundle:
+    adapt           bundle and quiet recordings of a camera → bundle that raises fewer false alarms there
+
+How the bundles that ship with the detector are made (docs/models):
+    recipe          makes a bundle from nothing by the values of its recipe.toml
+    distill         trains the small backbone to answer as a large network does
+    average         averages two points of one distillation
+    embed           distilled backbone → head, threshold, bundle and model card
+    novelty         fits the novelty model of a bundle: it marks pictures of a kind that training did not show
+    teacher-bundle  fits a head on the large network and writes a second bundle
+
+The reproduction of the paper (docs/reproduce.md):
+    import-seed     checkpoint of the seed project → head
+
+Exit codes: 0 done, 1 failed or features condemned, 2 wrong usage or bad input (one sentence on stderr).
 """
 
 from __future__ import annotations
@@ -32,15 +41,16 @@ COMMANDS = {
     "train": "mil.train",
     "evaluate": "evaluate",
     "export": "export",
+    "adapt": "recipes.embedded.adapt_bundle",
+    "recipe": "labelfree.options",
     "distill": "recipes.embedded.distill",
     "average": "recipes.embedded.average",
     "embed": "recipes.embedded.embed",
-    "settle": "recipes.embedded.settle_bundle",
-    "large": "recipes.embedded.large",
-    "familiar": "recipes.embedded.familiar",
-    "recipe": "labelfree.options",
+    "novelty": "recipes.embedded.novelty",
+    "teacher-bundle": "recipes.embedded.teacher_bundle",
     "import-seed": "mil.import_seed",
 }
+RENAMED = {"settle": "adapt", "familiar": "novelty", "large": "teacher-bundle"}
 HELP = (__doc__ or "").strip()
 
 
@@ -50,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in {"-h", "--help"}:
         print(HELP)
         return 0 if words else 2
+    if words[0] in RENAMED:
+        print(f"error: the command {words[0]!r} is called {RENAMED[words[0]]!r} now; use that", file=sys.stderr)
+        return 2
     if words[0] not in COMMANDS:
         print(f"error: unknown command {words[0]!r}; use one of: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2

@@ -1,13 +1,13 @@
-"""`python -m trainer settle`: a bundle whose head startles at a kind of scene → one that does not, otherwise the same.
+"""`python -m trainer adapt`: a bundle → a bundle that raises fewer false alarms on footage of your own camera.
 
-    python -m trainer settle --bundle embedded --clips CLIPS --quiet-videos QUIET --out BUNDLE
+    python -m trainer adapt --bundle embedded --clips CLIPS --quiet-videos QUIET --out BUNDLE
 
-    bundle ──head──▶ settle(known: train clips; calm: whole quiet footage; loud: incidents) ──▶ threshold ──▶ bundle
+    bundle ──head──▶ adapt_head(known: training clips; calm: normal footage; loud: incidents) ──▶ threshold ──▶ bundle
 
-Calm are rendered scenes of the demo's own length, what comes before and after their incidents, and recordings in which
-nothing happens: give those of a camera of yours, and the head learns its quiet. Features are those of the engine that
-the detector would run here. Smoothing and threshold are found anew, and all figures of head and threshold. The backbone
-stays; so do the figures of heads fitted with a set left out.
+Calm footage is rendered scenes of the demo's own length, what comes before and after their incidents, and recordings in
+which nothing happens: half of the recordings are learned from, the threshold is chosen on the others. Features come
+from the engine that the detector would use on this machine. Smoothing, threshold and all figures of the head are
+determined anew. The backbone is unchanged, and so are the figures of heads fitted with a set left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.heads import Head
 from stream_detector.types import Float32Array
 from trainer.data.clips import PACK_SIZE, pack_clips, read_index
-from trainer.recipes.embedded.adapt_head import SettleConfig, settle
+from trainer.recipes.embedded.adapt_head import AdaptConfig, adapt_head
 from trainer.recipes.embedded.card import write_card
 from trainer.recipes.embedded.clip_metrics import Stream
 from trainer.recipes.embedded.distill import use_threads
@@ -80,16 +80,16 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     if not isinstance(head, Head) or recipe.size[0] > PACK_SIZE:
         raise DataError(
             f"bundle {bundle.name} has a head that carries a state or looks at more than {PACK_SIZE} pixels; "
-            "settle one made by `trainer embed`"
+            "adapt one made by `trainer embed`"
         )
     config = build_config({"engine": {"device": args.device, "threads": args.threads}})
     with closing(load_engine(bundle, config.engine)) as engine:
         key = [bundle.manifest.backbone.weights_sha256, engine.name, engine.precision]
         footage = Footage(lambda windows: engine.infer(windows).features, recipe.size[0], args.cache, args.run, key)
-        return _settled(bundle, head, footage, args, console)
+        return _adapt(bundle, head, footage, args, console)
 
 
-def _settled(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespace, console: Console) -> Bundle:
+def _adapt(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespace, console: Console) -> Bundle:
     manifest = bundle.manifest
     root = Path(args.clips)
     work(console, "clips", pack_clips(read_index(root), root, footage.cache, limit=CLIP_LIMIT))
@@ -99,9 +99,9 @@ def _settled(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namesp
     learned = footage.hours(args.quiet_videos, 0)
     quiet = footage.hours(args.quiet_videos, 1)
     calm += bags_of(learned)
-    config = SettleConfig(keep=args.keep, calm=args.calm, loud=args.loud, hidden=args.hidden)
-    settled, moved = settle(head, known, calm, loud, config)
-    found = measured(footage, settled, quiet, (args.scenes, args.check_scenes), args.scene_s, console)
+    config = AdaptConfig(keep=args.keep, calm=args.calm, loud=args.loud, hidden=args.hidden)
+    adapted, moved = adapt_head(head, known, calm, loud, config)
+    found = measured(footage, adapted, quiet, (args.scenes, args.check_scenes), args.scene_s, console)
     facts = {
         "from": bundle.fingerprint,
         "config": asdict(config),
@@ -117,36 +117,36 @@ def _settled(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namesp
     }
     parts = manifest.model_dump(mode="json", by_alias=True, exclude={"created"})
     parts |= {
-        "head": {"arch": "mlp", "dims": list(settled.dims)},
+        "head": {"arch": "mlp", "dims": list(adapted.dims)},
         "name": args.name or bundle.name,
         "smoothing": {"kind": "ema", "time_constant_s": found.smoothing_s},
         "threshold": {"value": found.threshold, "calibrated": found.how},
-        "training": {**manifest.training, "settled": facts},
+        "training": {**{k: v for k, v in manifest.training.items() if k != "settled"}, "adapted": facts},
         "results": {**manifest.results, **found.results},
     }
     state = None if manifest.backbone.reference else bundle.backbone_state
-    return write_bundle(Path(args.out), parts, state, settled.state_dict(), bundle.novelty_state)
+    return write_bundle(Path(args.out), parts, state, adapted.state_dict(), bundle.novelty_state)
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `settle` to the trainer's command line."""
-    parser = subparsers.add_parser("settle", help="teach a bundle's head the quiet of scenes and recordings")
+    """Add `adapt` to the trainer's command line."""
+    parser = subparsers.add_parser("adapt", help="adapt a bundle to the normal footage of a camera")
     add_options(parser)
     parser.add_argument(
         "--bundle", default="embedded", help="bundle to start from; its head has at most one hidden layer"
     )
-    parser.add_argument("--run", type=Path, default=Path("runs/settle"), help="keeps the features")
+    parser.add_argument("--run", type=Path, default=Path("runs/adapt"), help="keeps the features")
     parser.add_argument("--name", help="of the new bundle; the old one's unless given")
     parser.add_argument("--incident-scenes", type=int, default=120, help="rendered scenes with an incident")
-    parser.add_argument("--keep", type=float, default=SettleConfig().keep, help="how firmly known scores are held")
-    parser.add_argument("--calm", type=float, default=SettleConfig().calm, help="weight of calm pieces")
-    parser.add_argument("--loud", type=float, default=SettleConfig().loud, help="weight of incidents")
-    parser.add_argument("--hidden", type=int, default=SettleConfig().hidden, help="hidden units that the head gets")
+    parser.add_argument("--keep", type=float, default=AdaptConfig().keep, help="how firmly known scores are held")
+    parser.add_argument("--calm", type=float, default=AdaptConfig().calm, help="weight of calm pieces")
+    parser.add_argument("--loud", type=float, default=AdaptConfig().loud, help="weight of incidents")
+    parser.add_argument("--hidden", type=int, default=AdaptConfig().hidden, help="hidden units that the head gets")
     parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run `settle`; returns the exit code."""
+    """Run `adapt`; returns the exit code."""
     console = Console(stderr=True)
     use_threads(args.threads)
     bundle = build(args, console)

@@ -1,13 +1,13 @@
-"""Settle a head: teach it whole scenes of a kind that it startles at, and keep what it says of everything else.
+"""Adapts a head to normal footage that it raises false alarms on, and keeps its scores of everything else.
 
-    old head ───────────────────────────────┐  windows of real clips: logits kept
-                                            ├─ + ─┬─ calm pieces: their highest windows pushed below
-    features ── a few new hidden units ─────┘     └─ loud pieces: their windows pulled above
+    old head ───────────────────────────────┐  windows of known clips: logits kept
+                                            ├─ + ─┬─ normal pieces: their highest windows pushed below a bound
+    features ── a few new hidden units ─────┘     └─ incidents: their windows pulled above a bound
 
-The old head stays as it is; hidden units beside it add to its logit. What they add to known windows is held small, as
-in "Learning without Forgetting" (Li and Hoiem, 2016). A unit is silent on one side of a plane, so it can change what is
-said of one kind of picture and leave another kind alone: a linear change cannot. Logits are the calibrated ones, so
-scores stay probabilities. What comes out has one hidden layer, and can be settled again.
+The old head stays as it is; hidden units beside it add to its logit. A penalty keeps what they add to known windows
+small, as in "Learning without Forgetting" (Li and Hoiem, 2016). A ReLU unit gives 0 on one side of a plane, so it can
+change the scores of one kind of picture and leave those of another kind unchanged; a linear change cannot. Logits are
+the calibrated ones, so scores stay probabilities. The result has one hidden layer and can be adapted again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from trainer.recipes.embedded.fit_head import Bag, padded, top_mean, window_weig
 
 
 @dataclass(frozen=True, slots=True)
-class SettleConfig:
-    """How strongly. keep: of the kept logits' mean squared change.  calm, loud: of the pieces.
+class AdaptConfig:
+    """Weights of the losses and their bounds.
 
-    calm_below, loud_above: logits that the pieces should have.  calm_share, loud_share: the part of a piece's windows
-    that is looked at, from the highest; at least one.  sharpness: of the hinge.  hidden: units that are added.
-    decay: L2 on their weights.  seed: of what they start from.
+    keep: weight of the known logits' mean squared change.  calm, loud: weights of normal pieces and of incidents.
+    calm_below, loud_above: logits that these should have.  calm_share, loud_share: the share of a piece's windows that
+    counts, the highest first; at least one.  sharpness: of the hinge.  hidden: number of added units.  decay: L2 on
+    their weights.  seed: of their first weights.
     """
 
     keep: float = 15.0
@@ -61,20 +62,20 @@ class Units(NamedTuple):
         return torch.relu(x @ self.inward.T + self.level) @ self.outward + self.bias
 
 
-def settle(
-    head: Head, known: Sequence[Bag], calm: Sequence[Bag], loud: Sequence[Bag], config: SettleConfig = SettleConfig()
+def adapt_head(
+    head: Head, known: Sequence[Bag], calm: Sequence[Bag], loud: Sequence[Bag], config: AdaptConfig = AdaptConfig()
 ) -> tuple[Head, float]:
-    """The head after it has settled, in eval mode and calibrated as before; and by how much known logits moved, rms.
+    """Adapt a head; returns it in eval mode, calibrated as before, and the rms change of the known clips' logits.
 
-    known: clips whose scores are kept, every set counting the same.  Raises DataError for a head with more than one
-    hidden layer, without new units, and without calm or known pieces.
+    known: clips whose scores are kept; every set has the same weight.  calm: normal pieces.  loud: incidents.
+    Raises DataError for a head with more than one hidden layer, without new units, and without calm or known pieces.
     """
     if len(head.dims) > 3:
-        raise DataError(f"only a head with at most one hidden layer can be settled, this one has {list(head.dims)}")
+        raise DataError(f"only a head with at most one hidden layer can be adapted, this one has {list(head.dims)}")
     if config.hidden < 1:
-        raise DataError(f"a head needs at least one new hidden unit to settle, got {config.hidden}")
+        raise DataError(f"a head needs at least one new hidden unit to adapt, got {config.hidden}")
     if not calm or not known:
-        raise DataError("a head settles on calm footage, and keeps what it says of known clips; give some of both")
+        raise DataError("a head is adapted to calm footage and keeps its scores of known clips; give some of both")
     windows = torch.cat([torch.from_numpy(bag.features) for bag in known]).double()
     weights = torch.from_numpy(window_weights(known))
     mean = weights @ windows
@@ -137,8 +138,8 @@ def units_of(head: Head, mean: Tensor, std: Tensor) -> Units:
     return Units(inward, level, outward / head.temperature, bias / head.temperature + head.bias)
 
 
-def _beginning(config: SettleConfig, dim: int) -> Units:
-    """Units that say almost nothing yet, to be trained."""
+def _beginning(config: AdaptConfig, dim: int) -> Units:
+    """Units that add almost nothing yet; these are trained."""
     generator = torch.Generator().manual_seed(config.seed)
     inward = torch.randn(config.hidden, dim, generator=generator, dtype=torch.float64) / dim**0.5
     outward = 0.01 * torch.randn(config.hidden, generator=generator, dtype=torch.float64)

@@ -48,6 +48,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
     """Markdown for a manifest (as in bundle.json)."""
     training, results = manifest["training"], manifest["results"]
     threshold = manifest["threshold"]
+    adaptation = training.get("adapted", training.get("settled"))  # "settled": bundles made before 2026-11-28
     lines = [
         f"# Model card: {manifest['name']}",
         "",
@@ -84,7 +85,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"{training['head']['decay']}{_space(training['head'])}){_weighed(training)}, Platt scaling. Network, "
         "averages, shares of the sets, L2, hidden units, smoothing and threshold were chosen on the clips of val.",
         "",
-        *_settled(training.get("settled")),
+        *_adapted(adaptation),
         *WORTH,
         "",
         "## Threshold",
@@ -93,7 +94,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"{manifest['smoothing']['time_constant_s']} s), chosen on val clips, rendered scenes and quiet hours: "
         "calibrate it on quiet hours of your own.",
         "",
-        *_familiar(manifest.get("novelty") or manifest.get("familiar")),
+        *_novelty(manifest.get("novelty") or manifest.get("familiar")),
         "## Rendered scenes",
         "",
         "Seeds that nothing was chosen on, drawn by the program that drew the scenes learned from:",
@@ -116,15 +117,15 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         f"--teacher-size {training['teacher_size']} --scene-s {training.get('scene_s', 16):g}",
         *(
             [
-                "    python -m trainer settle --bundle BUNDLE --clips CLIPS --quiet-videos QUIET --out BUNDLE "
-                "--card CARD.md" + _weights(training["settled"]["config"])
+                "    python -m trainer adapt --bundle BUNDLE --clips CLIPS --quiet-videos QUIET --out BUNDLE "
+                "--card CARD.md" + _weights(adaptation["config"])
             ]
-            if training.get("settled")
+            if adaptation
             else []
         ),
         *(
-            ["    python -m trainer familiar --clips CLIPS --bundle BUNDLE --out BUNDLE --card CARD.md"]
-            if (manifest.get("novelty") or manifest.get("familiar"))
+            ["    python -m trainer novelty --clips CLIPS --bundle BUNDLE --out BUNDLE --card CARD.md"]
+            if manifest.get("novelty") or manifest.get("familiar")
             else []
         ),
         "",
@@ -241,13 +242,13 @@ def _units(config: Mapping[str, float]) -> str:
     return f", by {config['hidden']:g} hidden units added to what the head was (L2 {config['decay']:g})"
 
 
-def _settled(facts: Mapping[str, Any] | None) -> list[str]:
+def _adapted(facts: Mapping[str, Any] | None) -> list[str]:
     if facts is None:
         return []
     config = facts["config"]
     recordings = f" and {len(facts['quiet_recordings'])} whole quiet recordings" if facts["quiet_recordings"] else ""
     return [
-        f"The head then settled (`python -m trainer settle`) on whole rendered scenes of {facts['scene_s']:g} s, "
+        f"The head was then adapted (`python -m trainer adapt`) to whole rendered scenes of {facts['scene_s']:g} s, "
         f"{facts['quiet_scenes']} quiet ones and {facts['incident_scenes']} with an incident (seeds "
         f"{facts['seeds']}){recordings}: {facts['calm']} calm pieces should stay below the logit "
         f"{config['calm_below']:g} (weight {config['calm']:g}), the first seconds of {facts['loud']} incidents lie "
@@ -257,7 +258,7 @@ def _settled(facts: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _familiar(part: Mapping[str, Any] | None) -> list[str]:
+def _novelty(part: Mapping[str, Any] | None) -> list[str]:
     if part is None:
         return []
     return [

@@ -2,7 +2,7 @@
 
     packs in the cache ──▶ Footage.bags (clips), .streams (scenes), .hours (recordings) ──▶ measured(head) ──▶ Found
 
-`embed` and `settle` both end here. The head is judged on `val` clips, on rendered scenes and on quiet recordings; the
+`embed` and `adapt` both end here. The head is judged on `val` clips, on rendered scenes and on quiet recordings; the
 threshold comes from footage in which nothing happens.
 """
 
@@ -101,7 +101,7 @@ def work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What `embed` and `settle` both ask for."""
+    """Add the options that `embed` and `adapt` share."""
     parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
     parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="packed footage")
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be an older one's")

@@ -1,6 +1,6 @@
-"""`python -m trainer familiar`: teach a bundle which pictures it knows, so that it can say `unfamiliar` of others.
+"""`python -m trainer novelty`: fits the novelty model of a bundle; the detector then marks pictures of unknown kinds.
 
-    python -m trainer familiar --bundle embedded --clips DIR --out bundles/embedded
+    python -m trainer novelty --bundle embedded --clips DIR --out bundles/embedded
 
     train windows ──features──▶ mean and principal axes        val windows ──features──▶ limit      (NoveltyModel)
 
@@ -144,8 +144,8 @@ def odd_shares(
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `familiar` to the trainer's command line."""
-    parser = subparsers.add_parser("familiar", help="teach a bundle which pictures it knows")
+    """Add `novelty` to the trainer's command line."""
+    parser = subparsers.add_parser("novelty", help="fit the novelty model of a bundle")
     parser.add_argument("--bundle", default="embedded", help="bundle to start from")
     parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
     parser.add_argument("--cache", type=Path, default=Path("cache/distill"))

@@ -1,9 +1,9 @@
-"""`python -m trainer large`: the teacher as a detector of its own: a head on I3D features, in a bundle without weights.
+"""`python -m trainer teacher-bundle`: a head on the features of the teacher, the I3D, in a bundle without weights.
 
     teacher targets (of `distill`) ──fit──▶ head candidates ──val──▶ chosen ──calibrate──▶ bundle that refers to the I3D
 
-For those who prefer accuracy to speed: a window costs several times the embedded model's. The 25 million weights are
-not in the bundle; it names them, with the checksum of their tensors, and `stream-detector models fetch` brings them.
+This bundle prefers accuracy to speed: a window costs several times the embedded model's. The 25 million weights are
+not in the bundle; it names them with the checksum of their tensors, and `stream-detector models fetch` downloads them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"# Model card: {manifest['name']}",
         "",
-        "Written by `python -m trainer large` from `bundle.json`; do not edit.",
+        "Written by `python -m trainer teacher-bundle` from `bundle.json`; do not edit.",
         "",
         "## What it is",
         "",
@@ -158,8 +158,8 @@ def render_card(manifest: Mapping[str, Any]) -> str:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `large` to the trainer's command line."""
-    parser = subparsers.add_parser("large", help="a head on the teacher itself, as a second bundle")
+    """Add `teacher-bundle` to the trainer's command line."""
+    parser = subparsers.add_parser("teacher-bundle", help="fit a head on the teacher and write a second bundle")
     parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="of `distill`, with teacher targets")
     parser.add_argument("--teacher-size", type=parse_size, default=224)
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
@@ -169,7 +169,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run `large`; returns the exit code."""
+    """Run `teacher-bundle`; returns the exit code."""
     console = Console(stderr=True)
     bundle = build(args, console)
     if args.card:

@@ -3,7 +3,7 @@
     clips, rendered, quiet ──ViewSource──┬─small─▶ pack_views ──▶ views.u8 (one window an item) ──┐
                                          └─large─▶ answer ──▶ targets ──▶ soft_labels ────────────┴──▶ Pack
 
-A teacher that has seen the whole clip says little about a corner of it at half the speed. So time and crop are settled
+A teacher that has seen the whole clip says little about a corner of it at half the speed. So time and crop are fixed
 here, before the teacher looks ("consistent teaching": Beyer et al., "Knowledge distillation: a good teacher is patient
 and consistent", CVPR 2022); light, blur and noise come afterwards, for the student alone, who learns to see past them.
 """

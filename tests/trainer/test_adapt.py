@@ -1,4 +1,4 @@
-"""A head settles: calm footage falls silent, incidents still stand out, and known clips keep their scores."""
+"""An adapted head: low scores for calm footage, high ones for incidents, unchanged ones for known clips."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream_detector.errors import DataError
 from stream_detector.models.heads import Head
 from stream_detector.types import Float32Array
 from trainer.recipes.embedded.adapt_bundle import pieces
-from trainer.recipes.embedded.adapt_head import SettleConfig, settle, units_of
+from trainer.recipes.embedded.adapt_head import AdaptConfig, adapt_head, units_of
 from trainer.recipes.embedded.clip_metrics import Stream
 from trainer.recipes.embedded.fit_head import Bag
 
@@ -58,10 +58,10 @@ def test_calm_footage_falls_silent_and_known_clips_keep_their_scores(head: Head,
     startling[7:9] = 0.1 * windows(2, 1001, a5=120.0)  # two windows of twenty startle the head
     calm = [Bag(startling, "calm", False)]
     assert logits(head, startling).max() > 0.0
-    settled, moved = settle(head, known, calm, [])
-    assert logits(settled, startling).max() < -0.9
+    adapted, moved = adapt_head(head, known, calm, [])
+    assert logits(adapted, startling).max() < -0.9
     seen = np.concatenate([bag.features for bag in known])
-    change = logits(settled, seen) - logits(head, seen)
+    change = logits(adapted, seen) - logits(head, seen)
     assert np.sqrt((change**2).mean()) == pytest.approx(moved, rel=0.05)
     assert moved < 0.1 < logits(head, seen).std()
 
@@ -71,9 +71,9 @@ def test_a_kind_of_picture_falls_silent_where_each_of_its_traits_alone_must_not(
     level = head_of([0.2] * DIM)
     known = [Bag(0.1 * windows(4, k, **traits[k % 2]), "ab"[k % 2], False) for k in range(60)]
     calm = [Bag(0.1 * windows(10, 90 + k, **traits[2]), "calm", False) for k in range(10)]
-    settled, moved = settle(level, known, calm, [])
+    adapted, moved = adapt_head(level, known, calm, [])
     assert max(logits(level, bag.features).min() for bag in calm) > 0.1
-    assert max(logits(settled, bag.features).max() for bag in calm) < -0.3
+    assert max(logits(adapted, bag.features).max() for bag in calm) < -0.3
     assert moved < 0.1  # no linear change can: it would fall by half as much at each trait alone
 
 
@@ -89,10 +89,10 @@ def test_a_head_as_units_says_the_same(head: Head, hidden: tuple[int, ...]) -> N
     assert np.allclose(said.numpy(), logits(other, seen), atol=1e-4)
 
 
-def test_a_settled_head_can_settle_again(head: Head, known: list[Bag]) -> None:
+def test_an_adapted_head_can_be_adapted_again(head: Head, known: list[Bag]) -> None:
     first, second = ([Bag(0.1 * windows(10, 70, **axis), "calm", False)] for axis in ({"a5": 120.0}, {"a7": 400.0}))
-    once = settle(head, known, first, [])[0]
-    twice = settle(once, known, second, [])[0]
+    once = adapt_head(head, known, first, [])[0]
+    twice = adapt_head(once, known, second, [])[0]
     assert once.dims == (DIM, 2 + 8, 1) and twice.dims == (DIM, 2 + 8 + 8, 1)
     assert logits(once, second[0].features).max() > 0.5 > -0.4 > logits(twice, second[0].features).max()
     assert logits(twice, first[0].features).max() < -0.4
@@ -100,32 +100,32 @@ def test_a_settled_head_can_settle_again(head: Head, known: list[Bag]) -> None:
 
 def test_with_nothing_to_learn_a_head_stays_what_it_is(head: Head, known: list[Bag]) -> None:
     far_below = windows(6, 2, a5=-30.0)
-    settled, moved = settle(head, known, [Bag(far_below, "calm", False)], [])
+    adapted, moved = adapt_head(head, known, [Bag(far_below, "calm", False)], [])
     seen = np.concatenate([bag.features for bag in known])
-    assert moved < 1e-3 and np.allclose(logits(settled, seen), logits(head, seen), atol=1e-3)
+    assert moved < 1e-3 and np.allclose(logits(adapted, seen), logits(head, seen), atol=1e-3)
 
 
 def test_incidents_are_lifted_where_they_differ_from_calm(head: Head, known: list[Bag]) -> None:
     calm = [Bag(windows(10, k, a5=4.0), "calm", False) for k in range(5)]
     loud = [Bag(windows(5, 50 + k, a5=4.0, a6=3.0), "loud", True) for k in range(5)]
-    settled, _ = settle(head, known, calm, loud, SettleConfig(loud=5.0))
-    assert max(logits(settled, bag.features).max() for bag in calm) < 0.0
-    assert min(np.sort(logits(settled, bag.features))[-1] for bag in loud) > 0.5
+    adapted, _ = adapt_head(head, known, calm, loud, AdaptConfig(loud=5.0))
+    assert max(logits(adapted, bag.features).max() for bag in calm) < 0.0
+    assert min(np.sort(logits(adapted, bag.features))[-1] for bag in loud) > 0.5
 
 
 def test_a_firmer_hold_moves_known_scores_less(head: Head, known: list[Bag]) -> None:
     calm = [Bag(windows(10, k), "calm", False) for k in range(5)]  # of the same kind as what is known
-    firm, loose = (settle(head, known, calm, [], SettleConfig(keep=keep))[1] for keep in (300.0, 3.0))
+    firm, loose = (adapt_head(head, known, calm, [], AdaptConfig(keep=keep))[1] for keep in (300.0, 3.0))
     assert 0 < firm < loose / 3
 
 
-def test_what_cannot_be_settled_is_refused(head: Head, known: list[Bag]) -> None:
+def test_what_cannot_be_adapted_is_refused(head: Head, known: list[Bag]) -> None:
     with pytest.raises(DataError, match="at most one hidden layer"):
-        settle(Head((DIM, 4, 4, 1)).eval(), known, known, [])
+        adapt_head(Head((DIM, 4, 4, 1)).eval(), known, known, [])
     with pytest.raises(DataError, match="at least one new hidden unit"):
-        settle(head, known, known, [], SettleConfig(hidden=0))
+        adapt_head(head, known, known, [], AdaptConfig(hidden=0))
     with pytest.raises(DataError, match="calm footage"):
-        settle(head, known, [], [])
+        adapt_head(head, known, [], [])
 
 
 def test_a_scene_gives_calm_around_its_incident_and_the_first_seconds_of_it() -> None:
