@@ -109,7 +109,7 @@ class Life:
             PublishConfig(bind="none"), self.ledger, clock=world.clock, events_path=world.events, end_left_open=False
         )
         self.publisher._send = self._send  # type: ignore[method-assign]
-        world.listener.client.answer = self.publisher._answerer.answer
+        world.listener.client.answer = self.publisher._server.answer
         self.publisher.end_left_open(())
 
     def _send(self, topic: str, data: bytes) -> None:

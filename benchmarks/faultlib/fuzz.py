@@ -22,7 +22,7 @@ from stream_detector.errors import StreamDetectorError
 from stream_detector.events import curve, protocol
 from stream_detector.events.jsonl_file import EventFile
 from stream_detector.events.ledger import Ledger
-from stream_detector.events.recovery_server import Answerer, ScoreRing
+from stream_detector.events.recovery_server import RecoveryServer, ScoreRing
 from stream_detector.types import AlarmEvent, SystemClock
 
 _EACH = 20  # inputs from one example: hypothesis makes the first, and the seed of the others (it is slow to draw)
@@ -41,7 +41,7 @@ def parsers(folder: Path, stack: ExitStack) -> dict[str, tuple[Callable[[bytes],
     clock = SystemClock()
     ledger = Ledger(None, clock=clock)
     ledger.append(_TOPIC, json.loads(_EVENT))
-    answerer = Answerer(ledger, ScoreRing(ledger.epoch), 1000)
+    answerer = RecoveryServer(ledger, ScoreRing(ledger.epoch), 1000)
     file = folder / "input"
     public, secret = zmq.curve_keypair()
     (folder / "allowed").mkdir()
@@ -49,7 +49,7 @@ def parsers(folder: Path, stack: ExitStack) -> dict[str, tuple[Callable[[bytes],
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stack.callback(context.term)
     stack.callback(ledger.close)
-    gate = curve.Gatekeeper(context, curve.KeyPair(public, secret), folder / "allowed")
+    gate = curve.CurveAuthenticator(context, curve.KeyPair(public, secret), folder / "allowed")
     stack.callback(gate.close)
 
     def through_file(read: Callable[[], object]) -> Callable[[bytes], object]:
@@ -76,7 +76,7 @@ def parsers(folder: Path, stack: ExitStack) -> dict[str, tuple[Callable[[bytes],
         "event topic": (lambda data: protocol.decode_message([data, _EVENT]), _TOPIC.encode()),
         "request": (answerer.answer, request),
         "reply": (protocol.decode_reply, json.dumps({**reply, "events": [[_TOPIC, json.loads(_EVENT)]]}).encode()),
-        "handshake": (lambda data: gate._judge([data[i : i + 9] for i in range(0, len(data), 9)]), b"1.0" * 21),
+        "handshake": (lambda data: gate._authenticate([data[i : i + 9] for i in range(0, len(data), 9)]), b"1.0" * 21),
         "cursor file": (through_file(lambda: load_cursor(file)), json.dumps(cursor).encode()),
         "key file": (through_file(lambda: curve.load_pair(file)), key_file.encode()),
         "event file": (through_file(event_file), _EVENT + b"\n" + _EVENT),

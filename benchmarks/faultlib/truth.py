@@ -185,7 +185,7 @@ def clocks(folder: Path, times: int, seed: int) -> dict[str, Any]:
         later = Ledger(world.journal, clock=clock)  # and what is old by order does go, whatever its date
         for _ in range(60):
             clock.advance(DAY_S)
-            later.tend()
+            later.maintain()
         later.close()
         with contextlib.closing(sqlite3.connect(world.journal)) as db:
             counts["kept_too_long"] = db.execute("SELECT count(*) FROM events").fetchone()[0]

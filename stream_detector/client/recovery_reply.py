@@ -10,75 +10,75 @@ from stream_detector.events.protocol import FIRST_EPOCH, Message, Reply
 
 
 @dataclass(slots=True)
-class Filled:
+class ReplyResult:
     """What came of one answer. taken: places that moved; none means that there is no more to be had.
 
-    strange: the detector does not know the epoch that was asked for.  again: topics to be asked for once more.
+    unknown_epoch: the detector does not know the epoch that was asked for.  ask_again: topics to be asked for once more.
     """
 
     taken: int = 0
     lost: int = 0
     recovered: int = 0
     duplicates: int = 0
-    strange: bool = False
-    again: set[str] = field(default_factory=set)
+    unknown_epoch: bool = False
+    ask_again: set[str] = field(default_factory=set)
 
 
-def fill(
+def apply_reply(
     seen: Cursor,
     reply: Reply,
     group: tuple[str, ...],
     heard: Mapping[str, Message],
     accept: Callable[[Message], bool],
-) -> Filled:
+) -> ReplyResult:
     """Bring `seen` forward by an answer about the topics of `group`, which all stood in one epoch.
 
     heard: epoch → its last heartbeat.  accept: called with every event that was not had before, in order; it takes it
     into `seen`, and says whether it goes to the caller.
     """
-    filled = Filled()
+    result = ReplyResult()
     asked = seen.place(group[0])[0]
     counted = asked != FIRST_EPOCH  # who begins at the beginning has lost nothing
-    filled.strange = reply.unknown_epoch and counted
-    least = _missing(seen, asked, group, heard.get(asked)) if filled.strange else 0
+    result.unknown_epoch = reply.unknown_epoch and counted
+    least = _missing(seen, asked, group, heard.get(asked)) if result.unknown_epoch else 0
     for topic in group:
         anchor = seen.anchors.get(topic)
-        if filled.strange and anchor and anchor.place[0] != asked:
+        if result.unknown_epoch and anchor and anchor.place[0] != asked:
             seen.places[topic] = anchor.place  # that epoch was never journalled: ask from the last event that was
-            filled.again.add(topic)
-    wanted = set(group) - filled.again
+            result.ask_again.add(topic)
+    wanted = set(group) - result.ask_again
     for topic, (count, epoch, seq) in reply.lost.items():  # before the events of this answer
         if topic in wanted:
-            filled.lost += count if counted else 0
+            result.lost += count if counted else 0
             if epoch:
                 seen.places[topic] = (epoch, seq)
-                filled.taken += 1
+                result.taken += 1
     for message in reply.events:
         if message.topic in wanted:
-            _take(seen, message, filled, accept)
+            _take(seen, message, result, accept)
     for topic, (epoch, seq) in reply.reached.items():  # given out, but nobody has it any more
         had_epoch, had = seen.place(topic)
         missing = seq - had if epoch == had_epoch else seq
         if topic in wanted and missing > 0:
-            filled.lost += missing if had_epoch != FIRST_EPOCH else 0
+            result.lost += missing if had_epoch != FIRST_EPOCH else 0
             seen.places[topic] = (epoch, seq)
-            filled.taken += 1
-    if filled.strange:
-        filled.lost = max(filled.lost, least)
-    return filled
+            result.taken += 1
+    if result.unknown_epoch:
+        result.lost = max(result.lost, least)
+    return result
 
 
-def _take(seen: Cursor, message: Message, filled: Filled, accept: Callable[[Message], bool]) -> None:
+def _take(seen: Cursor, message: Message, result: ReplyResult, accept: Callable[[Message], bool]) -> None:
     if seen.had(message):
-        filled.duplicates += 1
+        result.duplicates += 1
         return
     epoch, seq = seen.place(message.topic)
     anchor = seen.anchors.get(message.topic)
     had = anchor.had.get(message.epoch, 0) if anchor else 0
     if epoch != FIRST_EPOCH:
-        filled.lost += message.seq - max(seq if message.epoch == epoch else 0, had) - 1
-    filled.recovered += accept(message)
-    filled.taken += 1
+        result.lost += message.seq - max(seq if message.epoch == epoch else 0, had) - 1
+    result.recovered += accept(message)
+    result.taken += 1
 
 
 def _missing(seen: Cursor, epoch: str, group: tuple[str, ...], heard: Message | None) -> int:

@@ -27,7 +27,7 @@ import zmq
 
 from stream_detector.client.cursor import Cursor, load_cursor
 from stream_detector.client.recovery_client import REQUEST_S, ClientKeys, RecoveryClient, connect, milliseconds
-from stream_detector.client.recovery_reply import fill
+from stream_detector.client.recovery_reply import apply_reply
 from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import ProtocolError, UsageError
 from stream_detector.events import protocol
@@ -309,19 +309,19 @@ class Subscriber:
                 self._behind[topic] = None
 
     def _fill(self, reply: protocol.Reply, group: tuple[str, ...]) -> None:
-        filled = fill(self._seen, reply, group, self._heard, self._accept)
-        if filled.strange:
+        result = apply_reply(self._seen, reply, group, self._heard, self._accept)
+        if result.unknown_epoch:
             log.warning("the detector's journal does not reach back to where this subscriber was; some may be lost")
-        if filled.lost and not self._ready and not self._joining:  # nothing is left to handle before that place
+        if result.lost and not self._ready and not self._joining:  # nothing is left to handle before that place
             self._done = self._seen.copy()
-        self.lost += filled.lost
-        self.recovered += filled.recovered
-        self.duplicates += filled.duplicates
+        self.lost += result.lost
+        self.recovered += result.recovered
+        self.duplicates += result.duplicates
         if reply.epoch != self._epoch:
             self._ask_snapshot = True
-        if not reply.more or not filled.taken:
+        if not reply.more or not result.taken:
             for topic in group:
-                if topic not in filled.again:
+                if topic not in result.ask_again:
                     self._behind.pop(topic, None)
 
     def _failed(self, client: RecoveryClient) -> None:

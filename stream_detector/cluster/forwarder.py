@@ -65,7 +65,7 @@ class Forwarder:
         self._questions: dict[str, _Question] = {}
         self._tokens = 0
         self._lock: LockFile | None = None
-        self._gatekeeper: curve.Gatekeeper | None = None
+        self._authenticator: curve.CurveAuthenticator | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         if config.bind == "none":
@@ -104,7 +104,7 @@ class Forwarder:
         self._xpub, self._router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
         if config.curve_secret and config.curve_clients:
             pair = curve.load_pair(config.curve_secret)
-            self._gatekeeper = curve.Gatekeeper(context, pair, config.curve_clients, self._clock)
+            self._authenticator = curve.CurveAuthenticator(context, pair, config.curve_clients, self._clock)
         for socket in (self._xpub, self._router):
             socket.linger = config.linger_ms
             socket.maxmsgsize = MAX_REQUEST_BYTES
@@ -112,8 +112,8 @@ class Forwarder:
             endpoint.keep_alive(socket)
             socket.sndhwm = config.high_water_mark
             socket.ipv6 = config.bind.startswith("tcp://[")
-            if self._gatekeeper:
-                self._gatekeeper.secure(socket)
+            if self._authenticator:
+                self._authenticator.secure(socket)
         self._xpub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._xpub.setsockopt(zmq.XPUB_NODROP, 1)
         self._router.sndhwm = 2
@@ -144,8 +144,8 @@ class Forwarder:
             socket.close(0)
         for socket in (self._xpub, self._router):
             socket.close(self._config.linger_ms)
-        if self._gatekeeper:
-            self._gatekeeper.close()
+        if self._authenticator:
+            self._authenticator.close()
         self._context.term()
         if self._lock:
             self._lock.release()
@@ -153,8 +153,8 @@ class Forwarder:
     def _round(self) -> None:
         while not self._wanted.empty():
             self._reconnect(*self._wanted.get())
-        if self._gatekeeper:
-            self._gatekeeper.service()
+        if self._authenticator:
+            self._authenticator.service()
         for (frame,) in (f for f in _waiting(self._xpub, _MESSAGES_A_ROUND) if len(f) == 1):
             if frame[:1] in (b"\0", b"\1") and len(frame) <= MAX_TOPIC_BYTES + 1 and frame[1:].isascii():
                 self._xsub.send(frame)

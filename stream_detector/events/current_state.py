@@ -17,7 +17,7 @@ _BURST = 500.0
 _AT_ONCE = 64  # messages in one slice
 
 
-class OpenText(Protocol):
+class OpenAlarmText(Protocol):
     """An open alarm as JSON: its `start`, and its newest event, maybe the same."""
 
     @property
@@ -26,10 +26,10 @@ class OpenText(Protocol):
     def last(self) -> str: ...
 
 
-class OpenTexts(Protocol):
+class OpenAlarmSource(Protocol):
     """Where open alarms are asked for: the journal."""
 
-    def open_texts(self) -> Mapping[str, Sequence[OpenText]]: ...
+    def open_texts(self) -> Mapping[str, Sequence[OpenAlarmText]]: ...
 
 
 def replayed(text: str) -> str:
@@ -42,10 +42,10 @@ def below(topics: Sequence[str], prefix: str) -> Sequence[str]:
     return topics[bisect_left(topics, prefix) : bisect_left(topics, prefix + "\x7f")]
 
 
-class Present:
+class CurrentState:
     """Open alarms of `journal`, and the statuses that `status` was told."""
 
-    def __init__(self, journal: OpenTexts) -> None:
+    def __init__(self, journal: OpenAlarmSource) -> None:
         self._journal = journal
         self._statuses: dict[str, str] = {}
         self._sorted: list[str] = []
@@ -73,14 +73,14 @@ class Present:
             yield replayed(self._statuses[topic])
 
 
-class Greeter:
+class StateReplayer:
     """Tells new subscribers what is present, in small slices and at a bounded rate, whatever they ask for.
 
     Everybody who has a topic gets it: they drop by seq what they had.
     """
 
-    def __init__(self, present: Present, now_s: float) -> None:
-        self._present = present
+    def __init__(self, present: CurrentState, now_s: float) -> None:
+        self._state = present
         self._prefixes: dict[str, None] = {}
         self._waiting: dict[str, None] = {}
         self._told_s: dict[str, float] = {}
@@ -98,7 +98,7 @@ class Greeter:
         """(topic, texts): the next messages to be sent; few enough for one turn of the thread."""
         if self._prefixes and now_s - self._looked_s >= _AGAIN_S:
             self._looked_s = now_s
-            topics = self._present.topics()
+            topics = self._state.topics()
             for prefix in self._prefixes:
                 self._waiting.update(dict.fromkeys(below(topics, prefix)))
             self._prefixes.clear()
@@ -114,6 +114,6 @@ class Greeter:
                 self._waiting[topic] = None  # at the end
                 continue
             self._told_s[topic] = now_s
-            texts = list(self._present.texts(topic))
+            texts = list(self._state.texts(topic))
             self._tokens -= len(texts)
             yield topic, texts

@@ -5,7 +5,7 @@ with mode 0600, and one that others may read is refused. A server admits exactly
 the folder is read again when it changes, so a client can be added while the detector runs. A key that is taken away is
 refused at its next connection; connections that stand are not cut.
 
-The judge (`Gatekeeper`) is the ZAP handler of RFC 27, polled by the thread that owns the sockets: no thread of its own.
+The judge (`CurveAuthenticator`) is the ZAP handler of RFC 27, polled by the thread that owns the sockets: no thread of its own.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _create(path: Path, text: str, mode: int) -> None:
         file.write(text)
 
 
-class Gatekeeper:
+class CurveAuthenticator:
     """The allow-list of one context: admits the public keys found in `folder`, refuses and logs all others.
 
     Make it before the server sockets bind; call `service` often, from the thread that owns the sockets.
@@ -134,7 +134,7 @@ class Gatekeeper:
         self, context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, folder: Path, clock: Clock | None = None
     ) -> None:
         self._clock = clock or SystemClock()
-        self._tell_s = float("-inf")
+        self._log_s = float("-inf")
         self._pair = pair
         self._folder = folder
         self._stamp: tuple[int, ...] = ()
@@ -159,13 +159,13 @@ class Gatekeeper:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._socket.send_multipart(self._judge(frames))
+            self._socket.send_multipart(self._authenticate(frames))
 
     def close(self) -> None:
         """Close the judge's socket."""
         self._socket.close(0)
 
-    def _judge(self, frames: list[bytes]) -> list[bytes]:
+    def _authenticate(self, frames: list[bytes]) -> list[bytes]:
         request = frames[1] if len(frames) > 1 else b""
         address = frames[3] if len(frames) > 3 else b""
         name = None
@@ -175,8 +175,8 @@ class Gatekeeper:
             name = self._allowed.get(zmq.utils.z85.encode(frames[6]))
         if name is None:
             self.refused += 1
-            if self._clock.monotonic() >= self._tell_s:  # a flood of strangers must not flood the log as well
-                self._tell_s = self._clock.monotonic() + _LOG_INTERVAL_S
+            if self._clock.monotonic() >= self._log_s:  # a flood of strangers must not flood the log as well
+                self._log_s = self._clock.monotonic() + _LOG_INTERVAL_S
                 shown = ascii(address.decode("ascii", "replace")[:64])
                 text = "refused a client at %s: its key is not among those in %s (%d refused so far)"
                 log.warning(text, shown, self._folder, self.refused)

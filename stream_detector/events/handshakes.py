@@ -8,7 +8,7 @@ from itertools import islice
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from stream_detector.events.recovery_service import waiting
+from stream_detector.events.recovery_service import receive_ready
 from stream_detector.types import Clock
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,14 @@ _MONITORED = (
 )
 
 
-class Handshakes:
+class HandshakeMonitor:
     """refused: how many so far, on all sockets that are watched."""
 
     def __init__(self, clock: Clock) -> None:
         self.refused = 0
         self._clock = clock
         self._monitors: list[zmq.Socket[bytes]] = []
-        self._tell_s = float("-inf")
+        self._log_s = float("-inf")
 
     def watch(self, socket: zmq.Socket[bytes]) -> None:
         """Watch a socket that is not bound yet."""
@@ -36,10 +36,10 @@ class Handshakes:
     def read(self) -> None:
         """Take what was noted. Never blocks."""
         for monitor in self._monitors:
-            for frames in islice(waiting(monitor, _AT_ONCE), _AT_ONCE):
+            for frames in islice(receive_ready(monitor, _AT_ONCE), _AT_ONCE):
                 self.refused += 1
-                if self._clock.monotonic() >= self._tell_s:
-                    self._tell_s = self._clock.monotonic() + _LOG_INTERVAL_S
+                if self._clock.monotonic() >= self._log_s:
+                    self._log_s = self._clock.monotonic() + _LOG_INTERVAL_S
                     event = parse_monitor_message(frames)
                     log.warning(
                         "refused a handshake at %s (%s); %d refused so far: wrong or missing key, or not ZeroMQ",

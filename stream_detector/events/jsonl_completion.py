@@ -11,29 +11,29 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stream_detector.events.jsonl_file import EventFile, place_of, rotated_places
+from stream_detector.events.jsonl_file import EventFile, position_of, rotated_positions
 from stream_detector.events.ledger_file import MARKED, Row
-from stream_detector.events.protocol import Place
+from stream_detector.events.protocol import EventPosition
 
 ALARMS = "v1/alarm/"
 _PAGE = 1000
 
 
-class Source(Protocol):
+class CompletionJournal(Protocol):
     """What is asked of `ledger.Ledger`."""
 
-    def place_after(self, topic: str, epoch: str, seq: int) -> int | None: ...
-    def rest(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]: ...
+    def row_number_of(self, topic: str, epoch: str, seq: int) -> int | None: ...
+    def events_after(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]: ...
     def newest(self, prefix: str) -> Row | None: ...
-    def newest_place(self) -> int: ...
-    def fact(self, name: str) -> int | None: ...
-    def keep_fact(self, name: str, value: int | None) -> None: ...
+    def last_row_number(self) -> int: ...
+    def stored_number(self, name: str) -> int | None: ...
+    def store_number(self, name: str, value: int | None) -> None: ...
 
 
-class FileCopy:
+class EventFileCopy:
     """One event file and the journal that it is a copy of. Completed when made, and by `complete`."""
 
-    def __init__(self, file: EventFile, journal: Source) -> None:
+    def __init__(self, file: EventFile, journal: CompletionJournal) -> None:
         self._file, self._journal = file, journal
         self._fact = f"events {file.path.absolute()}"
         self._held: list[bytes] = []  # ends that may still be superseded, see `hold`
@@ -67,26 +67,26 @@ class FileCopy:
 
     def complete(self) -> bool:
         """Bring in what the file lacks; False if it cannot be written now."""
-        skip: set[Place] = set()
+        skip: set[EventPosition] = set()
         place: int | None = None
         for line in self._file.lines_back():
-            named = place_of(line)
+            named = position_of(line)
             if named is None:
                 continue
             skip.add(named)
-            found_at = self._journal.place_after(*named)
+            found_at = self._journal.row_number_of(*named)
             if found_at is not None:
                 place = found_at if place is None else min(place, found_at)
                 if not line.endswith(MARKED):  # those came to the journal later than to the file
                     break
         if place is None:
-            place = self._journal.fact(self._fact)
+            place = self._journal.stored_number(self._fact)
             if place is None:  # nothing is lacking yet
-                self._journal.keep_fact(self._fact, self._journal.newest_place())
+                self._journal.store_number(self._fact, self._journal.last_row_number())
                 return True
         elif self._unknown:
             self._known()
-        while found := self._journal.rest(place, ALARMS, _PAGE):
+        while found := self._journal.events_after(place, ALARMS, _PAGE):
             rows = [row for _, row in found if (row.topic, row.epoch, row.seq) not in skip]
             if not self._file.extend([row.text.encode() for row in rows]):
                 return False
@@ -97,12 +97,14 @@ class FileCopy:
 
     def _begin(self) -> None:
         """An empty file: one whose first lines were lost in a crash, or a new one."""
-        place = self._journal.fact(self._fact)
+        place = self._journal.stored_number(self._fact)
         if place is not None:
             self.complete()
             return
-        for named in rotated_places(self._file.path):  # the process may have died before that file had its last event
-            if self._journal.place_after(*named) is not None:
+        for named in rotated_positions(
+            self._file.path
+        ):  # the process may have died before that file had its last event
+            if self._journal.row_number_of(*named) is not None:
                 self._file.begin(named)
                 self.complete()
                 return
@@ -111,8 +113,8 @@ class FileCopy:
             self._file.begin((before.topic, before.epoch, before.seq))
             self._unknown = False
         else:
-            self._journal.keep_fact(self._fact, self._journal.newest_place())
+            self._journal.store_number(self._fact, self._journal.last_row_number())
 
     def _known(self) -> None:
         self._unknown = False
-        self._journal.keep_fact(self._fact, None)
+        self._journal.store_number(self._fact, None)

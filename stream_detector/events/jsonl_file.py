@@ -23,8 +23,8 @@ from stream_detector.events.protocol import (
     ALARM_SCHEMA,
     FOLLOWS_SCHEMA,
     MAX_EVENT_BYTES,
-    Place,
-    check_place,
+    EventPosition,
+    check_position,
     decode_object,
     encode,
     topic_of,
@@ -46,13 +46,13 @@ class EventFile:
     """Appends to `path`, one write a line, so that a killed process leaves no torn line.
 
     While the disk is full, lines wait in memory (the newest 10,000) and are written when it takes them again; beyond
-    that the file is `behind`, and its owner completes it from the journal. `tell` gets one sentence at the beginning
+    that the file is `behind`, and its owner completes it from the journal. `on_trouble` gets one sentence at the beginning
     and one at the end of such a time. Raises UsageError if the file cannot be opened, is no ordinary file, holds
     something else, or is another detector's.  lock: if it is held already.
     """
 
-    def __init__(self, path: Path, tell: Callable[[str], None], lock: LockFile | None = None) -> None:
-        self.path, self._tell, self._failed = path, tell, False
+    def __init__(self, path: Path, on_trouble: Callable[[str], None], lock: LockFile | None = None) -> None:
+        self.path, self._on_trouble, self._failed = path, on_trouble, False
         self.behind = False  # lines were given up: complete the file from the journal
         self._waiting: deque[bytes] = deque()
         self._descriptor = -1
@@ -110,7 +110,7 @@ class EventFile:
         """The whole lines of the file, newest first, as far back as 256 MiB."""
         return _lines_back(self._descriptor)
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: EventPosition) -> None:
         """Write the line that says which event the file follows."""
         topic, epoch, seq = place
         body = {"schema": FOLLOWS_SCHEMA, "topic": topic, "epoch": epoch, "seq": seq}
@@ -148,12 +148,12 @@ class EventFile:
                 os.ftruncate(self._descriptor, size)
             if not self._failed:
                 self._failed = True
-                self._told(f"the event file {self.path} cannot be written ({error.strerror}); free or mend the disk")
+                self._report(f"the event file {self.path} cannot be written ({error.strerror}); free or mend the disk")
             return False
         self._size = size + len(data)
         if self._failed:
             self._failed = False
-            self._told(f"the event file {self.path} is written again")
+            self._report(f"the event file {self.path} is written again")
         return True
 
     def look(self) -> None:
@@ -168,7 +168,7 @@ class EventFile:
                 return
         except OSError:
             moved = True
-        place = place_of(self._last)
+        place = position_of(self._last)
         if moved:
             try:
                 check_ordinary(self.path)
@@ -176,7 +176,9 @@ class EventFile:
             except (OSError, UsageError) as error:
                 if not self._failed:
                     self._failed = True
-                    self._told(f"the event file {self.path} was moved or deleted, and no new one can be made ({error})")
+                    self._report(
+                        f"the event file {self.path} was moved or deleted, and no new one can be made ({error})"
+                    )
                 return
             os.close(self._descriptor)
             self._descriptor = descriptor
@@ -188,10 +190,10 @@ class EventFile:
             if not self._append(body + b"\n"):
                 self._waiting.appendleft(body)
 
-    def _told(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         """Trouble is told on the wire, and in the log."""
         log.warning("%s", text)
-        self._tell(text)
+        self._on_trouble(text)
 
     def close(self) -> None:
         """Close the file and give its lock back. Safe to call twice."""
@@ -217,7 +219,7 @@ def _lines_back(descriptor: int) -> Iterator[bytes]:
         rest, end = first if begin else b"", begin
 
 
-def rotated_places(path: Path) -> Iterator[Place]:
+def rotated_positions(path: Path) -> Iterator[EventPosition]:
     """The newest places in the files that `path` may have been renamed to (`<path>.1`, `<path>-20250301`, …).
 
     Of the newest file first, newest place first; of a few files, a few places each. What cannot be read is left out.
@@ -234,7 +236,7 @@ def rotated_places(path: Path) -> Iterator[Place]:
         except OSError:
             continue
         try:
-            places = map(place_of, itertools.islice(_lines_back(descriptor), _ROTATED_LINES))
+            places = map(position_of, itertools.islice(_lines_back(descriptor), _ROTATED_LINES))
             yield from [place for place in places if place is not None]
         except OSError as error:
             log.debug("the rotated event file %s cannot be read (%s)", other, error)
@@ -258,11 +260,11 @@ def check_ordinary(path: Path) -> None:
     )
 
 
-def place_of(line: bytes) -> Place | None:
+def position_of(line: bytes) -> EventPosition | None:
     """(topic, epoch, seq) that a line of an event file names, or None."""
     try:
         body = decode_object(line, MAX_EVENT_BYTES, "line")
         topic = body.get("topic") if body.get("schema") == FOLLOWS_SCHEMA else topic_of("alarm", body.get("camera", ""))
-        return check_place(topic, body.get("epoch"), body.get("seq"))
+        return check_position(topic, body.get("epoch"), body.get("seq"))
     except (ProtocolError, TypeError):  # what is no event of ours is no reason to stop
         return None

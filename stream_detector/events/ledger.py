@@ -12,7 +12,7 @@ What goes wrong, and what happens then:
     corrupt (also a wrong row checksum)   renamed to *.corrupt-N, told, a new file begun; what this process still
                                           remembers goes on into it, and what of the old file can be read and
                                           matches its checksum (newest events, open alarms)
-    deleted or replaced while in use      noticed by `tend` and by the next event, told, a new file begun with what the
+    deleted or replaced while in use      noticed by `maintain` and by the next event, told, a new file begun with what the
                                           old one held (its newest part, if it is large)
 No call but the first raises because of the disk. A Ledger is used by one thread at a time.
 """
@@ -30,7 +30,7 @@ from typing import Any
 from stream_detector.errors import LedgerError, UsageError
 from stream_detector.events import ledger_file, pruning, salvage
 from stream_detector.events.ledger_file import Corrupt, OpenRow, Row
-from stream_detector.events.ledger_reads import Reads
+from stream_detector.events.ledger_reads import LedgerReader
 from stream_detector.events.open_alarms import OpenAlarm, OpenAlarms
 from stream_detector.events.protocol import ALARM_SCHEMA, encode
 from stream_detector.events.pruning import Now
@@ -51,7 +51,7 @@ _MEMORY_BYTES = 64 << 20
 _PARTS = ("", "-wal", "-shm")
 
 
-class Ledger(Reads):
+class Ledger(LedgerReader):
     """Journal of events; see the module docstring.
 
     path: the SQLite file, or None for memory only.  keep_days, max_bytes: retention; 0 means no limit.
@@ -74,7 +74,7 @@ class Ledger(Reads):
     ) -> None:
         self.epoch = epoch or secrets.token_hex(8)
         self.last_text = ""  # of the event appended last, as JSON: what is sent is what was journalled
-        self.last_owed = False  # whether that was an `end`, in memory only, of an alarm whose start is on disk
+        self.last_end_pending = False  # whether that was an `end`, in memory only, of an alarm whose start is on disk
         self.degraded = False  # True while a file was asked for, but events are kept in memory only
         self.unjournalled = 0  # events of this process that are in memory only: so many may be lost
         self._path = path
@@ -138,7 +138,7 @@ class Ledger(Reads):
             self._guard(lambda: self._write(marked, key, replace=True))
             row = marked
         self.last_text = row.text
-        self.last_owed = bool(key) and self._open.told(key, row, kind)
+        self.last_end_pending = bool(key) and self._open.note_stored(key, row, kind)
         self.unjournalled += self.degraded
         self._appends += 1
         if self._appends >= _RETENTION_APPENDS or self._clock.monotonic() >= self._retention_s:
@@ -160,7 +160,7 @@ class Ledger(Reads):
             elif key:
                 ledger_file.delete_open(self._db, key)
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Look after the files: deleted, mended, too old. Call it often; most calls do nothing."""
         now_s = self._clock.monotonic()
         if self._closed or now_s < self._look_s:
@@ -186,7 +186,7 @@ class Ledger(Reads):
         now, step = Now(self._life, self._wall.lasted_s(now_s)), 2 * _RETENTION_APPENDS
         self._guard(lambda: pruning.retain(self._db, now, self._wall, self._keep_s, limit, step))
 
-    # -- reading, beside what `Reads` has -----------------------------------------------------------------------
+    # -- reading, beside what `LedgerReader` has -----------------------------------------------------------------------
 
     def last_seqs(self) -> dict[str, int]:
         """topic → last seq, of this epoch."""
@@ -198,7 +198,7 @@ class Ledger(Reads):
 
     def open_alarms(self) -> list[OpenAlarm]:
         """Alarms that started and did not end, also those of earlier epochs, oldest first."""
-        return self._open.listed()
+        return self._open.alarms()
 
     def open_texts(self) -> dict[str, list[OpenRow]]:
         """topic → its open alarms as JSON texts; not to be changed."""
@@ -272,7 +272,7 @@ class Ledger(Reads):
             if kept is not None:
                 salvage.copy_all(kept, db)
             opened = self._open.merged(ledger_file.read_open(db)) if self._loaded else None
-            rows = [*self._open.owed.values(), *self._tail]
+            rows = [*self._open.pending_ends.values(), *self._tail]
             self._enter(db, rows, opened)
         except BaseException:
             db.close()
@@ -295,7 +295,7 @@ class Ledger(Reads):
         self._ordinal = ledger_file.begin_epoch(db, self.epoch, rows, opened)
         with db:
             self._life = retention.begin_life(db, self._token, self._wall.began_utc, self._now().at_s)
-            pruning.bound_gaps(db, self._ordinal, self._seqs)
+            pruning.mark_missing_start(db, self._ordinal, self._seqs)
 
     def _guard(self, action: Callable[[], object], again: bool = False) -> None:
         """Run `action` on the database; if that fails, replace the database, and run it once more if `again`.
@@ -328,7 +328,7 @@ class Ledger(Reads):
             db = self._open_file(path, aside)
         except (sqlite3.Error, Corrupt, OSError) as second:
             return self._to_memory(f"the event journal {path} is corrupt and cannot be replaced ({second})", copy=False)
-        self._tell(
+        self._report_trouble(
             f"the event journal was corrupt ({error}); it was set aside as {aside} and a new one begun, "
             f"with what of the old one could be read"
         )
@@ -351,7 +351,7 @@ class Ledger(Reads):
         except (sqlite3.Error, Corrupt, OSError) as error:
             self._db = self._to_memory(f"{why}, and no new one can be made ({error})", copy=False, kept=kept)
         else:
-            self._tell(f"{why}; a new one was begun with what the old one held")
+            self._report_trouble(f"{why}; a new one was begun with what the old one held")
         finally:
             kept.close()
 
@@ -363,7 +363,7 @@ class Ledger(Reads):
         except (sqlite3.Error, Corrupt) as error:  # the old file holds what cannot be copied
             log.warning("the event journal cannot be copied (%s)", error)
             db = self._memory()
-        self._tell(
+        self._report_trouble(
             f"{why}; events are kept in memory only, marked unjournalled, and lost if the detector dies, "
             f"free or mend the disk"
         )
@@ -385,8 +385,10 @@ class Ledger(Reads):
         lost = max(0, self.unjournalled - _TAIL)
         told = f"{self.unjournalled - lost} events of the time between were written to it"
         self.unjournalled = 0
-        self._tell(f"the event journal {path} is in use again; {told}" + (f", {lost} are lost" if lost else ""))
+        self._report_trouble(
+            f"the event journal {path} is in use again; {told}" + (f", {lost} are lost" if lost else "")
+        )
 
-    def _tell(self, text: str) -> None:
+    def _report_trouble(self, text: str) -> None:
         self._troubles.append(text)
         (self._on_trouble or log.error)(text)

@@ -156,7 +156,7 @@ def read_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int, limit: 
     return texts, not known and epoch != FIRST_EPOCH
 
 
-def place_after(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> int | None:
+def row_number_of(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> int | None:
     """The `n` behind which the events lie that came after this one; None if the journal does not know it.
 
     Of an event that retention has deleted it is 0: all that is left came later.

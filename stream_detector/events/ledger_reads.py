@@ -11,10 +11,10 @@ from collections.abc import Callable
 from stream_detector.events import ledger_file, pruning
 from stream_detector.events.ledger_file import Row
 from stream_detector.events.protocol import FIRST_EPOCH
-from stream_detector.events.pruning import Lost
+from stream_detector.events.pruning import LostEvents
 
 
-class Reads:
+class LedgerReader:
     """The reading half of a Ledger. epoch: of this process."""
 
     epoch: str
@@ -25,7 +25,7 @@ class Reads:
     def _guard(self, action: Callable[[], object], again: bool = False) -> None:
         raise NotImplementedError
 
-    def keep_fact(self, name: str, value: int | None) -> None:
+    def store_number(self, name: str, value: int | None) -> None:
         """Keep a number under a name, in the same file; None forgets it."""
         self._guard(lambda: ledger_file.write_fact(self._db, name, value), again=True)
 
@@ -44,21 +44,21 @@ class Reads:
         self._guard(read, again=True)
         return found
 
-    def lost(self, topic: str, epoch: str | None, seq: int) -> Lost | None:
+    def lost(self, topic: str, epoch: str | None, seq: int) -> LostEvents | None:
         """What of `topic` after (epoch, seq) retention has deleted; None: nothing. epoch as for `since`."""
-        found: list[Lost | None] = [None]
+        found: list[LostEvents | None] = [None]
         if epoch != FIRST_EPOCH:
             of = self.epoch if epoch is None else epoch
             self._guard(lambda: found.append(pruning.lost_since(self._db, topic, of, seq)), again=True)
         return found[-1]
 
-    def place_after(self, topic: str, epoch: str, seq: int) -> int | None:
-        """The place, for `rest`, behind which the events lie that came after this one; None if it is not known."""
+    def row_number_of(self, topic: str, epoch: str, seq: int) -> int | None:
+        """The place, for `events_after`, behind which the events lie that came after this one; None if it is not known."""
         found: list[int | None] = [None]
-        self._guard(lambda: found.append(ledger_file.place_after(self._db, topic, epoch, seq)), again=True)
+        self._guard(lambda: found.append(ledger_file.row_number_of(self._db, topic, epoch, seq)), again=True)
         return found[-1]
 
-    def rest(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]:
+    def events_after(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]:
         """(place, event): up to `limit` events behind `place`, of topics that begin with `prefix`, as they came."""
         found: list[list[tuple[int, Row]]] = [[]]
         self._guard(lambda: found.append(ledger_file.read_after(self._db, place, prefix, limit)), again=True)
@@ -70,14 +70,14 @@ class Reads:
         self._guard(lambda: found.append(ledger_file.newest(self._db, prefix, self.degraded)), again=True)
         return found[-1]
 
-    def newest_place(self) -> int:
+    def last_row_number(self) -> int:
         """The place of the event that came last."""
         found = [0]
         self._guard(lambda: found.append(ledger_file.last_n(self._db)), again=True)
         return found[-1]
 
-    def fact(self, name: str) -> int | None:
-        """What `keep_fact` kept, or None."""
+    def stored_number(self, name: str) -> int | None:
+        """What `store_number` stored, or None."""
         found: list[int | None] = [None]
         self._guard(lambda: found.append(ledger_file.read_fact(self._db, name)), again=True)
         return found[-1]

@@ -23,14 +23,14 @@ class OpenAlarm:
 
 
 class OpenAlarms:
-    """epoch: of this run. `rows`: key → alarm, oldest first.  `owed`: ends that are in memory only, of alarms whose
+    """epoch: of this run. `rows`: key → alarm, oldest first.  `pending_ends`: ends that are in memory only, of alarms whose
     start is on disk, by key: they must reach the disk before anything else. `ended`: keys of alarms of earlier runs
     that ended while the disk took nothing.
     """
 
     def __init__(self, epoch: str) -> None:
         self.rows: dict[str, OpenRow] = {}
-        self.owed: dict[str, Row] = {}
+        self.pending_ends: dict[str, Row] = {}
         self.ended: set[str] = set()
         self._epoch = epoch
         self._stored: set[str] = set()
@@ -40,7 +40,7 @@ class OpenAlarms:
         """Begin with what is on disk, or what was written there just now."""
         self.rows, self._by_topic = rows, None
         self._stored = set(rows)
-        self.owed.clear()
+        self.pending_ends.clear()
         self.ended.clear()
 
     def key(self, body: dict[str, Any]) -> str:
@@ -58,14 +58,14 @@ class OpenAlarms:
         else:
             self.rows[key] = OpenRow(row.topic, before.first if before and kind != "start" else row.text, row.text)
 
-    def told(self, key: str, row: Row, kind: str) -> bool:
+    def note_stored(self, key: str, row: Row, kind: str) -> bool:
         """Note whether the event reached the disk; True if it is an end that is owed to the disk."""
         if not is_unjournalled(row.text):
             (self._stored.discard if kind == "end" else self._stored.add)(key)
             return False
         if kind != "end" or key not in self._stored:
             return False
-        self.owed[key] = row
+        self.pending_ends[key] = row
         if not key.endswith(f"@{self._epoch}"):
             self.ended.add(key)
         return True
@@ -75,7 +75,7 @@ class OpenAlarms:
         others = {k: v for k, v in on_disk.items() if not k.endswith(f"@{self._epoch}") and k not in self.ended}
         return {**others, **self.rows}
 
-    def listed(self) -> list[OpenAlarm]:
+    def alarms(self) -> list[OpenAlarm]:
         """All of them, oldest first."""
         return [OpenAlarm(o.topic, json.loads(o.first), json.loads(o.last), key) for key, o in self.rows.items()]
 

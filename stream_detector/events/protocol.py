@@ -35,7 +35,7 @@ from stream_detector.events.protocol_checks import epoch_of, integer, object_of,
 from stream_detector.events.protocol_checks import parse_topic as parse_topic
 from stream_detector.types import AlarmEvent, CameraStatus, Decision
 
-Place = tuple[str, str, int]  # topic, epoch, seq: what names an event for ever
+EventPosition = tuple[str, str, int]  # topic, epoch, seq: what names an event for ever
 
 ALARM_SCHEMA = "stream-detector.alarm/1"
 SCORE_SCHEMA = "stream-detector.score/1"
@@ -233,7 +233,7 @@ def trouble_to_dict(detail: str, epoch: str, seq: int, emitted_utc: float) -> di
     }
 
 
-def check_place(topic: Any, epoch: Any, seq: Any) -> Place:
+def check_position(topic: Any, epoch: Any, seq: Any) -> EventPosition:
     """What names an event, checked. Raises ProtocolError."""
     parse_topic(topic if isinstance(topic, str) else "")
     return topic, epoch_of(epoch), integer(seq, "seq", 1)

@@ -20,7 +20,7 @@ _FOLDED = 0  # the ordinal under which they are counted
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostEvents:
     """`count` events up to (epoch, seq) were deleted. epoch: "" if it is not known any more either."""
 
     count: int
@@ -36,14 +36,14 @@ class Now:
     at_s: float
 
 
-def gone_up_to(db: sqlite3.Connection, topic: str, ordinal: int, seq: int) -> None:
+def mark_deleted(db: sqlite3.Connection, topic: str, ordinal: int, seq: int) -> None:
     """Note that the events of a topic and epoch up to `seq` cannot be had any more."""
     known = db.execute("SELECT seq FROM pruned WHERE topic = ? AND ordinal = ?", (topic, ordinal)).fetchone()
     if known is None or known[0] < seq:
         db.execute("INSERT OR REPLACE INTO pruned VALUES (?,?,?)", (topic, ordinal, seq))
 
 
-def lost_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> Lost | None:
+def lost_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> LostEvents | None:
     """What of `topic` after (epoch, seq) was deleted, or None. An epoch that is not known: all that ever was."""
     known = db.execute("SELECT ordinal FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
     ordinal = known[0] if known else -1
@@ -58,16 +58,16 @@ def lost_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> Lost
         if new > 0:
             count += new
             last = (name or "", gone)
-    return Lost(count, *last) if last else None
+    return LostEvents(count, *last) if last else None
 
 
-def bound_gaps(db: sqlite3.Connection, ordinal: int, seqs: Mapping[str, int]) -> None:
+def mark_missing_start(db: sqlite3.Connection, ordinal: int, seqs: Mapping[str, int]) -> None:
     """Note what a new file lacks of the present epoch at its beginning. seqs: topic → last seq that was given out."""
     for topic, last in seqs.items():
         lowest = db.execute("SELECT min(seq) FROM events WHERE topic = ? AND ordinal = ?", (topic, ordinal)).fetchone()
         gone = last if lowest[0] is None else lowest[0] - 1
         if gone > 0:
-            gone_up_to(db, topic, ordinal, gone)
+            mark_deleted(db, topic, ordinal, gone)
 
 
 def note(db: sqlite3.Connection, now: Now, wall: WallClock) -> None:
@@ -137,7 +137,7 @@ def _too_old(db: sqlite3.Connection, now: Now, keep_s: float) -> int:
 def _delete(db: sqlite3.Connection, up_to: int) -> None:
     rows = db.execute("SELECT topic, ordinal, max(seq) FROM events WHERE n <= ? GROUP BY topic, ordinal", (up_to,))
     for topic, ordinal, seq in rows.fetchall():
-        gone_up_to(db, topic, ordinal, seq)
+        mark_deleted(db, topic, ordinal, seq)
     db.execute("DELETE FROM events WHERE n <= ?", (up_to,))
     db.execute("DELETE FROM marks WHERE n < ?", (up_to,))
     oldest = db.execute("SELECT min(life) FROM marks").fetchone()[0]

@@ -1,7 +1,7 @@
 """The publisher: journal first, then the event file, then the sockets.
 
     XPUB    binds; events out, subscriptions in (a new one is greeted with a snapshot marked `"replayed": true`)
-    ROUTER  on port + 1; `answering.Recovery` answers what was missed
+    ROUTER  on port + 1; `answering.RecoverySocket` answers what was missed
     PAIRs   socket monitors: refused handshakes are logged
 
 One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). Nothing here blocks: a
@@ -26,51 +26,39 @@ import zmq
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError
 from stream_detector.events import curve, endpoint, jsonl_completion, protocol, recovery_server
-from stream_detector.events.current_state import Greeter, Present
-from stream_detector.events.handshakes import Handshakes
+from stream_detector.events.current_state import CurrentState, StateReplayer
+from stream_detector.events.handshakes import HandshakeMonitor
 from stream_detector.events.jsonl_file import EventFile
-from stream_detector.events.recovery_server import Answerer, ScoreRing
-from stream_detector.events.recovery_service import Recovery, waiting
+from stream_detector.events.open_alarms import OpenAlarm
+from stream_detector.events.recovery_server import RecoveryServer, ScoreRing
+from stream_detector.events.recovery_service import RecoverySocket, receive_ready
 from stream_detector.system.lock_file import LockFile
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
 
 log = logging.getLogger(__name__)
 
 _SUBSCRIPTIONS_A_CALL = 256
-_STRANGERS_S = 0.02  # in one call; beyond this, what strangers want waits
-_STRANGERS_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
-_CHEAP_S = 0.0002
+_PEERS_S = 0.02  # in one call; beyond this, what strangers want waits
+_PEERS_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
+_NEGLIGIBLE_S = 0.0002
 _FILE_LOOK_S = 1.0
 _PEER_BYTES = protocol.MAX_REQUEST_BYTES  # largest message a peer may send; ZeroMQ cuts off whoever sends more
 _REPLY_BUFFER = 128 << 10  # bytes that the system holds for one peer: who does not read is noticed soon
 
 
-class OpenAlarmLike(Protocol):
-    """An open alarm as the journal tells it: its `start` event, and its newest event (maybe the same)."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def first(self) -> dict[str, Any]: ...
-    @property
-    def last(self) -> dict[str, Any]: ...
-    @property
-    def key(self) -> str: ...
-
-
-class Journal(recovery_server.Journal, jsonl_completion.Source, Protocol):
+class PublisherJournal(recovery_server.RecoveryJournal, jsonl_completion.CompletionJournal, Protocol):
     """What publishing asks of `ledger.Ledger`."""
 
     last_text: str
-    last_owed: bool
+    last_end_pending: bool
     degraded: bool
     unjournalled: int
 
     def append(self, topic: str, body: dict[str, Any], ends: str = "") -> int: ...
     def last_seqs(self) -> dict[str, int]: ...
-    def open_alarms(self) -> Sequence[OpenAlarmLike]: ...
+    def open_alarms(self) -> Sequence[OpenAlarm]: ...
     def take_troubles(self) -> list[str]: ...
-    def tend(self) -> None: ...
+    def maintain(self) -> None: ...
 
 
 class Publisher:
@@ -89,7 +77,7 @@ class Publisher:
     def __init__(
         self,
         config: PublishConfig,
-        ledger: Journal,
+        ledger: PublisherJournal,
         *,
         clock: Clock,
         events_path: Path | None = None,
@@ -106,32 +94,32 @@ class Publisher:
         self._config, self._ledger, self._clock, self._health = config, ledger, clock, health
         self._name = name
         self._scores = ScoreRing(ledger.epoch, seqs=score_seqs)
-        self._present = Present(ledger)
-        self._answerer = Answerer(ledger, self._scores, config.recovery_limit, self._present)
-        self._greeter = Greeter(self._present, clock.monotonic())
+        self._state = CurrentState(ledger)
+        self._server = RecoveryServer(ledger, self._scores, config.recovery_limit, self._state)
+        self._replayer = StateReplayer(self._state, clock.monotonic())
         self._scored_s: dict[str, float | None] = dict.fromkeys(camera_names)
         self._trouble = ""
         self._heartbeats = 0
         self._heartbeat_at_s = clock.monotonic()
-        self._strangers_again_s = float("-inf")
+        self._peers_again_s = float("-inf")
         self._file_look_s = clock.monotonic() + _FILE_LOOK_S
         self._in_memory = False  # whether the journal was, when it was last looked at
-        self._owing: set[str] | None = None  # keys of alarms to be ended when the journal is on disk; None: none
+        self._pending_ends: set[str] | None = None  # keys of alarms to be ended when the journal is on disk; None: none
         self._going_on: Container[str] = ()
         self._closed = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._gatekeeper: curve.Gatekeeper | None = None
-        self._handshakes = Handshakes(clock)
+        self._authenticator: curve.CurveAuthenticator | None = None
+        self._handshakes = HandshakeMonitor(clock)
         self._lock: LockFile | None = None
         self._file: EventFile | None = None
-        self._copy: jsonl_completion.FileCopy | None = None
+        self._copy: jsonl_completion.EventFileCopy | None = None
         try:
             if events_path:
-                self._file = EventFile(events_path, self._tell, events_lock)
+                self._file = EventFile(events_path, self._report_trouble, events_lock)
             if config.bind != "none":
                 self._open()
             if self._file:
-                self._copy = jsonl_completion.FileCopy(self._file, ledger)
+                self._copy = jsonl_completion.EventFileCopy(self._file, ledger)
             self._load_statuses()
         except BaseException:
             self.close()
@@ -183,18 +171,18 @@ class Publisher:
         """
         left = [alarm for alarm in self._ledger.open_alarms() if alarm.last["id"] not in going_on]
         if self._ledger.degraded:
-            self._owing, self._going_on = {alarm.key for alarm in left}, going_on
+            self._pending_ends, self._going_on = {alarm.key for alarm in left}, going_on
             if left:
                 log.warning("%d alarms of earlier runs stay open until the journal can be written", len(left))
             return
         for alarm in left:
             self._end(alarm)
 
-    def _end(self, alarm: OpenAlarmLike) -> None:
+    def _end(self, alarm: OpenAlarm) -> None:
         self._journal_and_send(alarm.topic, protocol.restart_end(alarm.last, self._clock.utc()), alarm.key)
 
-    def _end_owing(self, owing: set[str]) -> None:
-        self._owing = None
+    def _end_pending(self, owing: set[str]) -> None:
+        self._pending_ends = None
         for alarm in self._ledger.open_alarms():
             earlier = alarm.first["epoch"] != self._ledger.epoch and alarm.last["id"] not in self._going_on
             if alarm.key in owing or earlier:
@@ -208,39 +196,39 @@ class Publisher:
 
     def service(self) -> None:
         """Look after the files, send the heartbeat when due, then see to strangers. Never blocks."""
-        self._tend()
+        self._maintain()
         if self._context is None or self._closed:
             return
         if self._clock.monotonic() >= self._heartbeat_at_s:
             self._heartbeat()
         begun_s = time.monotonic()  # real time: this guards the thread, it decides nothing
-        if begun_s >= self._strangers_again_s:
-            self._see_to_strangers()
+        if begun_s >= self._peers_again_s:
+            self._serve_peers()
             spent_s = time.monotonic() - begun_s
-            self._strangers_again_s = begun_s + spent_s / _STRANGERS_SHARE if spent_s > _CHEAP_S else begun_s
+            self._peers_again_s = begun_s + spent_s / _PEERS_SHARE if spent_s > _NEGLIGIBLE_S else begun_s
 
-    def _tend(self) -> None:
+    def _maintain(self) -> None:
         if self._closed:
             return
-        self._ledger.tend()
+        self._ledger.maintain()
         if self._in_memory and not self._ledger.degraded and self._copy:
             self._copy.give()
         self._in_memory = self._ledger.degraded
-        if self._owing is not None and not self._ledger.degraded:
-            self._end_owing(self._owing)
+        if self._pending_ends is not None and not self._ledger.degraded:
+            self._end_pending(self._pending_ends)
         if self._clock.monotonic() >= self._file_look_s:
             self.reopen_events()
         for text in self._ledger.take_troubles():
-            self._tell(text)
+            self._report_trouble(text)
 
-    def _see_to_strangers(self) -> None:
+    def _serve_peers(self) -> None:
         """Each sort of work has its own share of the time: a flood of one must not stop the others."""
-        if self._gatekeeper:
-            self._gatekeeper.service()
+        if self._authenticator:
+            self._authenticator.service()
         self._handshakes.read()
-        self._read_subscriptions(time.monotonic() + 0.2 * _STRANGERS_S)
-        self._greet(time.monotonic() + 0.2 * _STRANGERS_S)
-        self._answer_requests(time.monotonic() + 0.6 * _STRANGERS_S)
+        self._read_subscriptions(time.monotonic() + 0.2 * _PEERS_S)
+        self._greet(time.monotonic() + 0.2 * _PEERS_S)
+        self._answer_requests(time.monotonic() + 0.6 * _PEERS_S)
 
     def close(self) -> None:
         """A last heartbeat, then every socket and file, within `linger_ms`. Safe to call twice."""
@@ -248,7 +236,7 @@ class Publisher:
             return
         if self._ledger.degraded and self._ledger.unjournalled:
             with contextlib.suppress(Exception):
-                self._tell(
+                self._report_trouble(
                     f"this run ends while the journal is in memory only: {self._ledger.unjournalled + 1} events of it, "
                     f"this one with them, cannot be had any more"
                 )
@@ -263,8 +251,8 @@ class Publisher:
                 socket.close(self._config.linger_ms)
                 log.debug("closed the %s socket", name)
             self._handshakes.close()
-            if self._gatekeeper:
-                self._gatekeeper.close()
+            if self._authenticator:
+                self._authenticator.close()
             self._context.term()
         self._closed = True
         if self._lock:
@@ -282,12 +270,12 @@ class Publisher:
         text = self._ledger.last_text
         data = text.encode()
         if copied:
-            if self._ledger.last_owed:
+            if self._ledger.last_end_pending:
                 copied.hold(data)
             else:
                 copied.write(data)
         elif topic.startswith("v1/status/"):
-            self._present.status(topic, text)
+            self._state.status(topic, text)
         self._send(topic, data)
         return body
 
@@ -311,9 +299,9 @@ class Publisher:
             if topic.startswith("v1/status/"):
                 texts, _ = self._ledger.since(topic, self._ledger.epoch, seq - 1, 1)
                 for text in texts:
-                    self._present.status(topic, text)
+                    self._state.status(topic, text)
 
-    def _tell(self, text: str) -> None:
+    def _report_trouble(self, text: str) -> None:
         """Something is wrong with the detector itself: a loud status, and a line in every heartbeat from now on."""
         self._trouble = text
         body = {**protocol.trouble_to_dict(text, self._ledger.epoch, 0, self._clock.utc()), "camera": self._name}
@@ -345,17 +333,17 @@ class Publisher:
     # -- listening ----------------------------------------------------------------------------------------------
 
     def _read_subscriptions(self, until_s: float) -> None:
-        for frame in waiting(self._events, _SUBSCRIPTIONS_A_CALL):
+        for frame in receive_ready(self._events, _SUBSCRIPTIONS_A_CALL):
             prefix = frame[0][1:]
             sane = len(frame) == 1 and len(prefix) <= protocol.MAX_TOPIC_BYTES and prefix.isascii()
             if sane and frame[0][:1] == b"\x01":
-                self._greeter.wanted(prefix.decode("ascii"))
+                self._replayer.wanted(prefix.decode("ascii"))
             if time.monotonic() >= until_s:
                 return
 
     def _greet(self, until_s: float) -> None:
         """New subscribers are told what is present; everybody gets it, and drops by seq what they had."""
-        for topic, texts in self._greeter.slice(self._clock.monotonic()):
+        for topic, texts in self._replayer.slice(self._clock.monotonic()):
             for text in texts:
                 self._send(topic, text.encode())
             if time.monotonic() >= until_s:
@@ -374,7 +362,7 @@ class Publisher:
         self._events = context.socket(zmq.XPUB)
         self._recovery = context.socket(zmq.ROUTER)
         if pair and config.curve_clients:
-            self._gatekeeper = curve.Gatekeeper(context, pair, config.curve_clients, self._clock)
+            self._authenticator = curve.CurveAuthenticator(context, pair, config.curve_clients, self._clock)
         for socket in (self._events, self._recovery):
             socket.linger = config.linger_ms
             socket.maxmsgsize = _PEER_BYTES
@@ -382,15 +370,15 @@ class Publisher:
             endpoint.keep_alive(socket)
             socket.sndhwm = config.high_water_mark
             socket.ipv6 = config.bind.startswith("tcp://[")
-            if self._gatekeeper:
-                self._gatekeeper.secure(socket)
+            if self._authenticator:
+                self._authenticator.secure(socket)
             self._handshakes.watch(socket)
         self._events.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._events.setsockopt(zmq.XPUB_NODROP, 1)
         self._recovery.sndhwm = 2  # replies are large; who does not read them loses them
         self._recovery.rcvhwm = 64
         self._recovery.sndbuf = _REPLY_BUFFER
-        self._answering = Recovery(self._recovery, self._answerer, self._clock)
+        self._answering = RecoverySocket(self._recovery, self._server, self._clock)
         self.endpoint, self.recovery_endpoint, self._lock = _bind(self._events, self._recovery, config.bind)
         log.info("events at %s, recovery at %s", self.endpoint, self.recovery_endpoint)
 

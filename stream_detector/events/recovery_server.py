@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from stream_detector.errors import ProtocolError
-from stream_detector.events.current_state import OpenTexts, Present, below
+from stream_detector.events.current_state import CurrentState, OpenAlarmSource, below
 from stream_detector.events.protocol import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_request, encode
+from stream_detector.events.pruning import LostEvents
 
 _REPLY_BYTES = 256 << 10  # a reply stops growing here; what follows is asked for again
 _RING_EVENTS = 2000
@@ -23,24 +24,13 @@ _RECENT_S = 0.5
 _RECENT = 8
 
 
-class Gone(Protocol):
-    """`count` events up to (epoch, seq) were deleted; epoch "" if it is not known any more."""
-
-    @property
-    def count(self) -> int: ...
-    @property
-    def epoch(self) -> str: ...
-    @property
-    def seq(self) -> int: ...
-
-
-class Journal(OpenTexts, Protocol):
+class RecoveryJournal(OpenAlarmSource, Protocol):
     """What answering asks of `ledger.Ledger`."""
 
     epoch: str
 
     def since(self, topic: str, epoch: str | None, seq: int, limit: int) -> tuple[list[str], bool]: ...
-    def lost(self, topic: str, epoch: str | None, seq: int) -> Gone | None: ...
+    def lost(self, topic: str, epoch: str | None, seq: int) -> LostEvents | None: ...
     def places(self) -> Mapping[str, tuple[str, int]]: ...
 
 
@@ -77,14 +67,16 @@ class ScoreRing:
         return dict(self._seqs)
 
 
-class Answerer:
+class RecoveryServer:
     """Turns one request into one reply."""
 
-    def __init__(self, journal: Journal, scores: ScoreRing, limit: int, present: Present | None = None) -> None:
+    def __init__(
+        self, journal: RecoveryJournal, scores: ScoreRing, limit: int, present: CurrentState | None = None
+    ) -> None:
         self._journal = journal
         self._scores = scores
         self._limit = limit
-        self._present = present or Present(journal)
+        self._state = present or CurrentState(journal)
         self._topics: list[str] = []
         self._recent: dict[tuple[str, ...], tuple[float, bytes]] = {}  # prefixes → (until, snapshot) where that is long
         self.refused = 0  # malformed requests
@@ -159,8 +151,8 @@ class Answerer:
         for prefix in prefixes:
             for topic in below(topics, prefix):
                 matching[topic] = (self._journal.epoch, scores[topic]) if topic in scores else places[topic]
-            told.update(dict.fromkeys(below(self._present.topics(), prefix)))  # overlapping prefixes: once
-        events = [f'["{topic}",{text}]' for topic in told for text in self._present.texts(topic)]
+            told.update(dict.fromkeys(below(self._state.topics(), prefix)))  # overlapping prefixes: once
+        events = [f'["{topic}",{text}]' for topic in told for text in self._state.texts(topic)]
         return f',"last":{json.dumps(matching)},"events":[{",".join(events)}]}}'.encode()
 
     def _sorted_topics(self) -> list[str]:

@@ -14,33 +14,33 @@ from collections.abc import Iterator
 import zmq
 
 from stream_detector.events.fair_queue import FairQueue
-from stream_detector.events.recovery_server import Answerer
+from stream_detector.events.recovery_server import RecoveryServer
 from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.types import Clock
 
 _READ_AT_ONCE = 256
-_DEAF_S, _MOST_DEAF_S = 0.25, 60.0
-_DEAF_PEERS = 2000
+_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 60.0
+_BACKOFF_PEERS = 2000
 _LEARN = 0.1
 
 
-class Recovery:
+class RecoverySocket:
     """socket: a bound ROUTER, not owned.  clock: for what peers may do; how long work takes is real time."""
 
-    def __init__(self, socket: zmq.Socket[bytes], answerer: Answerer, clock: Clock) -> None:
-        self._socket, self._answerer, self._clock = socket, answerer, clock
+    def __init__(self, socket: zmq.Socket[bytes], answerer: RecoveryServer, clock: Clock) -> None:
+        self._socket, self._server, self._clock = socket, answerer, clock
         self._rate = RateLimiter()
         self._refusals = RateLimiter(rate=2.0, burst=20.0)  # to say no costs time, too
         self._queue: FairQueue[list[bytes]] = FairQueue()
         self._costs = {"snapshot": 0.001, "from": 0.0002}  # seconds, usually
-        self._deaf: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # peer → (until, for how long)
+        self._backoff: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # peer → (until, for how long)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # tells when an answer cannot be handed over
 
     def serve(self, until_s: float) -> None:
         """Read and answer until there is nothing more to do, or until `time.monotonic()` is `until_s`."""
         now_s = time.monotonic()
         enough_s = now_s + (until_s - now_s) / 2  # a flood must leave time for answers
-        for frames in waiting(self._socket, _READ_AT_ONCE):
+        for frames in receive_ready(self._socket, _READ_AT_ONCE):
             if len(frames) in (2, 3) and (len(frames) == 2 or not frames[1]):  # else neither DEALER nor REQ
                 self._take(frames)
             if time.monotonic() >= enough_s:
@@ -51,25 +51,25 @@ class Recovery:
             if taken is None:
                 return
             peer, frames = taken
-            if not self._is_deaf(peer):
-                self._send(frames, self._answerer.answer(frames[-1]))
+            if not self._is_backing_off(peer):
+                self._send(frames, self._server.answer(frames[-1]))
             spent_s, kind = time.monotonic() - begun_s, _kind(frames[-1])
             self._costs[kind] += _LEARN * (spent_s - self._costs[kind])
             self._queue.spent(peer, spent_s)
 
     def _take(self, frames: list[bytes]) -> None:
         peer, refusal = frames[0], ""
-        if self._is_deaf(peer):
+        if self._is_backing_off(peer):
             return
         if not self._rate.allow(peer, self._clock.monotonic()):
             refusal = "too many requests; wait a little"
         elif not self._queue.put(peer, frames, sum(map(len, frames)), self._costs[_kind(frames[-1])]):
             refusal = "too many requests wait for an answer; wait a little"
         if refusal and self._refusals.allow(peer, self._clock.monotonic()):
-            self._send(frames, self._answerer.refusal(refusal, retry_after_s=1.0))
+            self._send(frames, self._server.refusal(refusal, retry_after_s=1.0))
 
-    def _is_deaf(self, peer: bytes) -> bool:
-        known = self._deaf.get(peer)
+    def _is_backing_off(self, peer: bytes) -> bool:
+        known = self._backoff.get(peer)
         return known is not None and self._clock.monotonic() < known[0]
 
     def _send(self, frames: list[bytes], reply: bytes) -> None:
@@ -77,23 +77,23 @@ class Recovery:
         try:
             self._socket.send_multipart([*frames[:-1], reply], zmq.NOBLOCK)
         except zmq.Again:
-            _, before_s = self._deaf.pop(peer, (0.0, _DEAF_S / 2))
-            wait_s = min(_MOST_DEAF_S, 2 * before_s)
-            self._deaf[peer] = (self._clock.monotonic() + wait_s, wait_s)
-            if len(self._deaf) > _DEAF_PEERS:
-                self._deaf.popitem(last=False)
+            _, before_s = self._backoff.pop(peer, (0.0, _BACKOFF_S / 2))
+            wait_s = min(_MAX_BACKOFF_S, 2 * before_s)
+            self._backoff[peer] = (self._clock.monotonic() + wait_s, wait_s)
+            if len(self._backoff) > _BACKOFF_PEERS:
+                self._backoff.popitem(last=False)
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:  # else the peer has gone
                 raise
         else:
-            self._deaf.pop(peer, None)
+            self._backoff.pop(peer, None)
 
 
 def _kind(request: bytes) -> str:
     return "snapshot" if b'"snapshot"' in request else "from"
 
 
-def waiting(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
+def receive_ready(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
     """Up to `limit` messages that lie ready."""
     for _ in range(limit):
         try:

@@ -61,13 +61,13 @@ def copy_rows(file: sqlite3.Connection, db: sqlite3.Connection, count: int) -> N
         db.executemany("INSERT OR REPLACE INTO topics VALUES (?,?,?)", places)
         for topic, ordinal, seq in gone:
             if ordinal in ordinals and isinstance(topic, str) and isinstance(seq, int):
-                pruning.gone_up_to(db, topic, ordinal, seq)
+                pruning.mark_deleted(db, topic, ordinal, seq)
         lowest: dict[tuple[str, int], int] = {}
         for _, ordinal, row, _ in rows:
             lowest.setdefault((row.topic, ordinal), row.seq)
         for (topic, ordinal), seq in lowest.items():
             if seq > 1:
-                pruning.gone_up_to(db, topic, ordinal, seq - 1)
+                pruning.mark_deleted(db, topic, ordinal, seq - 1)
         for name, alarm in opened:
             insert_open(db, name, alarm)
 

@@ -142,7 +142,7 @@ def test_files_that_are_deleted_while_in_use_are_noticed(tmp_path: Path, which: 
     for part in which:
         path.with_name(path.name + part).unlink()
     clock.advance(2.0)
-    ledger.tend()
+    ledger.maintain()
     assert not ledger.degraded
     if which != [".lock"]:
         assert len(told) == 1 and "deleted or replaced while in use; a new one was begun" in told[0]
@@ -172,7 +172,7 @@ def test_a_large_journal_that_is_deleted_goes_on_with_its_newest_part(
     for part in tmp_path.glob("l.sqlite3*"):
         part.unlink()
     clock.advance(2.0)
-    ledger.tend()
+    ledger.maintain()
     assert [json.loads(text)["seq"] for text in ledger.since(GATE, None, 0, 99)[0]] == list(range(21, 31))
     lost = ledger.lost(GATE, None, 4)
     assert lost and (lost.count, lost.epoch, lost.seq) == (16, ledger.epoch, 20)
@@ -253,7 +253,7 @@ def test_a_loss_with_nothing_behind_it_is_not_told_again_to_the_next_subscriber(
         assert world.listener.subscriber.lost == 5
         world.listener.subscriber.commit()
         world.listener = Listener(world.clock, cursor=tmp_path / "cursor.json")
-        world.listener.client.answer = life.publisher._answerer.answer
+        world.listener.client.answer = life.publisher._server.answer
         life.tick(2.0)
         world.listener.take()
         assert world.listener.subscriber.lost == 0
@@ -286,12 +286,12 @@ def test_what_is_lost_is_in_the_answer(tmp_path: Path) -> None:
             life.publisher.alarm(an_event())
         prune(world, life)
         ask = json.dumps({"from": {GATE: 2}}).encode()
-        reply = decode_reply(life.publisher._answerer.answer(ask))
+        reply = decode_reply(life.publisher._server.answer(ask))
         assert reply.lost == {GATE: (4, life.ledger.epoch, 6)} and not reply.events and not reply.reached
         first = json.dumps({"from": {GATE: 0}, "epoch": "first"}).encode()
-        assert not decode_reply(life.publisher._answerer.answer(first)).lost
+        assert not decode_reply(life.publisher._server.answer(first)).lost
         unknown = json.dumps({"from": {GATE: 0}, "epoch": "f" * 16}).encode()
-        reply = decode_reply(life.publisher._answerer.answer(unknown))
+        reply = decode_reply(life.publisher._server.answer(unknown))
         assert reply.unknown_epoch and reply.lost[GATE][0] == 6
         life.stop()
 

@@ -311,7 +311,7 @@ def test_retention_by_age_keeps_the_young_and_the_open(tmp_path: Path) -> None:
     ledger.append(GATE, alarm("open"))
     ledger.append(GATE, {})
     clock.advance(61)
-    ledger.tend()
+    ledger.maintain()
     clock.advance(2 * 86400)
     ledger.append(GATE, {})
     ledger.append(GATE, {})

@@ -74,7 +74,7 @@ def test_the_heartbeat_tells_last_seqs_ages_and_trouble(bench: Bench) -> None:
     socket.subscribe(protocol.HEARTBEAT_TOPIC)
     bench.publisher.alarm(an_event())
     bench.publisher.score(a_decision())
-    bench.ledger._tell("the disk is full")
+    bench.ledger._report_trouble("the disk is full")
     bench.clock.advance(2.5)
 
     def trouble() -> Any:

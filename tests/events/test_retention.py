@@ -48,7 +48,7 @@ def run(ledger: Ledger, clock: FakeClock, seconds: float, step_s: float = 60.0) 
     """Let time go by, as the decision thread does."""
     for _ in range(round(seconds / step_s)):
         clock.advance(step_s)
-        ledger.tend()
+        ledger.maintain()
 
 
 def kept(ledger: Ledger) -> list[str]:

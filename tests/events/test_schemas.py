@@ -60,7 +60,7 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
     bench.publisher.status(online())
     bench.publisher.acknowledge("gate", "a" * 32, "looked", "Ann", bench.ledger.epoch)
     bench.publisher.acknowledge("gate", "a" * 32, "", "")
-    bench.ledger._tell("the disk is full")
+    bench.ledger._report_trouble("the disk is full")
     seen: dict[str, int] = {}
 
     def all_kinds() -> bool:

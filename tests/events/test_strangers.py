@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.events import protocol
-from stream_detector.events.current_state import Greeter, Present, below, replayed
+from stream_detector.events.current_state import CurrentState, StateReplayer, below, replayed
 from stream_detector.events.fair_queue import FairQueue
 from stream_detector.events.ledger_file import OpenRow
 from stream_detector.types import CameraStatus
@@ -34,8 +34,8 @@ class Nothing:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["v1/", "", "v1/alarm/", "v1/alarm/cam7/", "x"]), max_size=300), st.integers(0, 1500))
 def test_greeting_is_sliced_and_its_rate_is_bounded(prefixes: list[str], count: int) -> None:
-    present = Present(Nothing(count))
-    greeter, now_s, sent = Greeter(present, 0.0), 0.0, 0
+    present = CurrentState(Nothing(count))
+    greeter, now_s, sent = StateReplayer(present, 0.0), 0.0, 0
     for _ in range(100):  # ten seconds of churn
         for prefix in prefixes[:50]:
             greeter.wanted(prefix)
@@ -47,7 +47,7 @@ def test_greeting_is_sliced_and_its_rate_is_bounded(prefixes: list[str], count: 
 
 
 def test_everybody_is_greeted_in_the_end() -> None:
-    greeter, now_s = Greeter(Present(Nothing(1000)), 0.0), 0.0
+    greeter, now_s = StateReplayer(CurrentState(Nothing(1000)), 0.0), 0.0
     greeter.wanted("v1/alarm/")
     told: list[str] = []
     for _ in range(60):
@@ -150,7 +150,7 @@ def test_peers_that_never_read_are_left_alone_and_a_decent_one_is_served(make_be
     def known_deaf() -> bool:
         flood()
         bench.clock.advance(0.01)
-        return len(bench.publisher._answering._deaf) >= 20
+        return len(bench.publisher._answering._backoff) >= 20
 
     bench.until(known_deaf)
     for _ in range(5):
@@ -168,7 +168,7 @@ def test_peers_that_never_read_are_left_alone_and_a_decent_one_is_served(make_be
 def test_a_heartbeat_goes_before_what_strangers_want(bench: Bench) -> None:
     order: list[str] = []
     bench.publisher._heartbeat = lambda closing=False: order.append("heartbeat")  # type: ignore[method-assign]
-    bench.publisher._see_to_strangers = lambda: order.append("strangers")  # type: ignore[method-assign]
+    bench.publisher._serve_peers = lambda: order.append("strangers")  # type: ignore[method-assign]
     bench.clock.advance(1.0)
     bench.publisher.service()
     assert order[:1] == ["heartbeat"]
