@@ -170,13 +170,15 @@ def running(config: Config, web: bool) -> Iterator[tuple[Run, str]]:
         with build_run(config) as run:
             yield run, ""
         return
-    from stream_detector.web.live_state import Board
+    from stream_detector.web.live_state import LiveState
     from stream_detector.web.server import serve_web
 
-    board = Board(len(config.cameras))
+    live_state = LiveState(len(config.cameras))
     with (
-        build_run(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as run,
-        serve_web(config.web, run, board) as server,
+        build_run(
+            config, on_event=live_state.event, on_decision=live_state.decision, on_preview=live_state.preview
+        ) as run,
+        serve_web(config.web, run, live_state) as server,
     ):
         yield run, server.url
 

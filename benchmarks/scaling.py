@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.queueing import FPS, WINDOW_S, Machine, Shards, capacity, simulate
 from benchmarks.results import load_before, write_results
 from stream_detector.cluster.merge import MAX_SHARDS
-from stream_detector.cluster.messages import Item, Scored
+from stream_detector.cluster.messages import ScoredWindow, ShardItem
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothingConfig
 from stream_detector.runtime.decider import CameraPlan
@@ -114,7 +114,7 @@ def shard_costs(windows: int = 4000, cameras: int = 100) -> Shards:
                     ref = WindowRef(camera, f"{camera}.mp4", index, index * 16, index * 16 + 15, start_s,
                                     start_s + 0.6, 0.0, time.time(), 0.0)  # fmt: skip
                     raw = 0.9 if index % 10 > 7 else 0.1
-                    items.append(Item(camera, 1, index, Scored(ref, raw, Timing(0, 0, 0, 0))))
+                    items.append(ShardItem(camera, 1, index, ScoredWindow(ref, raw, Timing(0, 0, 0, 0))))
                 shard.submit(items).result(10.0)
             took[size] = (time.monotonic() - begun_s) / windows
             shard.finish("shutdown").result(10.0)

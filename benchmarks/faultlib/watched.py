@@ -108,15 +108,15 @@ def _score(frames: UInt8Array) -> float:
 
 def run_watched(watch: Watch) -> None:
     """Run until SIGTERM."""
-    from stream_detector.web.live_state import Board
+    from stream_detector.web.live_state import LiveState
     from stream_detector.web.server import WebServer
 
     configure_malloc()
     config = _config(watch)
-    board = Board(watch.cameras)
+    live_state = LiveState(watch.cameras)
     engine = ConstantEngine(score_of=_score)
     with build_run(
-        config, engine=engine, on_event=board.event, on_decision=board.decision, on_preview=board.preview
+        config, engine=engine, on_event=live_state.event, on_decision=live_state.decision, on_preview=live_state.preview
     ) as run:
 
         def open_reader(_camera: CameraConfig, _config: object) -> PacedReader:
@@ -127,7 +127,7 @@ def run_watched(watch: Watch) -> None:
         if watch.cert is None:
             run.pipeline.run()
             return
-        with WebServer(WebConfig(bind="127.0.0.1:0", cert=watch.cert, key=watch.key), run, board) as server:
+        with WebServer(WebConfig(bind="127.0.0.1:0", cert=watch.cert, key=watch.key), run, live_state) as server:
             watch.port_file.write_text(str(server.port), encoding="ascii")
             run.pipeline.run()
 

@@ -20,8 +20,8 @@ from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.logging_setup import fields, run_log
 from stream_detector.system.sd_notify import Notifier
-from stream_detector.telemetry.log_lines import Narrator
-from stream_detector.telemetry.terminal_view import Dashboard, HeaderInfo, count_text, drawable
+from stream_detector.telemetry.log_lines import RunLogger
+from stream_detector.telemetry.terminal_view import TerminalView, ViewHeader, count_text, drawable
 
 log = logging.getLogger("stream_detector.run")
 
@@ -213,16 +213,18 @@ def _run(args: argparse.Namespace) -> int:
 
 def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Run, RunResult]:
     try:
-        from stream_detector.web.auth import place_of
-        from stream_detector.web.live_state import Board
+        from stream_detector.web.auth import parse_bind
+        from stream_detector.web.live_state import LiveState
         from stream_detector.web.server import serve_web
     except ModuleNotFoundError as error:
         raise MissingExtraError("--web", error.name or "starlette", "web") from None
-    place_of(config.web)  # refused before a model is loaded
-    board = Board(len(config.cameras))
+    parse_bind(config.web)  # refused before a model is loaded
+    live_state = LiveState(len(config.cameras))
     with (
-        build_run(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as run,
-        serve_web(config.web, run, board, config_path=args.config) as server,
+        build_run(
+            config, on_event=live_state.event, on_decision=live_state.decision, on_preview=live_state.preview
+        ) as run,
+        serve_web(config.web, run, live_state, config_path=args.config) as server,
     ):
         log.warning("the page is at %s", server.url)
         result = _watch(run, live_view)
@@ -238,17 +240,17 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
 def _watch(run: Run, live_view: bool) -> RunResult:
     over = threading.Event()
     rendered = any(camera.source.kind == "demo" for camera in run.config.cameras)
-    narrator = Narrator(run.telemetry)  # also beside a live view: it may go to a file
+    narrator = RunLogger(run.telemetry)  # also beside a live view: it may go to a file
     viewers = [threading.Thread(target=narrator.run, args=(over,), name="narrator", daemon=True)]
     if live_view:
         engine = run.engine
-        info = HeaderInfo(
+        info = ViewHeader(
             engine=f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
             bundle=f"{run.bundle.name} {run.bundle.fingerprint}",
             endpoint=run.publisher.endpoint or "no socket",
             rendered=rendered,
         )
-        dashboard = Dashboard(run.telemetry, info)
+        dashboard = TerminalView(run.telemetry, info)
         viewers.append(threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True))
     elif rendered:
         log.warning("RENDERED FOOTAGE: drawn by a program, no camera filmed it", extra=fields(event="rendered"))

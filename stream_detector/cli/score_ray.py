@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stream_detector.cli.score_table import report, summarise
-from stream_detector.cluster.archive import FileScores, Parts, Scorer
+from stream_detector.cluster.archive import FileScores, PartialResults, Scorer
 from stream_detector.config import CameraConfig, Config
 from stream_detector.config.source import Source
 from stream_detector.engines import choose_engine, detect_hardware
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     )
     config = config.model_copy(update={"engine": engine, "scores": None, "events": None, "cameras": ()})
     facts = [bundle.fingerprint, chosen.engine, chosen.precision, config.window.stride, config.alarm.threshold]
-    parts = Parts(args.out, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
+    parts = PartialResults(args.out, hashlib.sha256(json.dumps(facts).encode()).hexdigest())
     found = {camera.name: parts.load(camera) for camera in cameras}
     todo = [camera for camera in cameras if found[camera.name] is None]
     stopped: signals.Interrupted | None = None

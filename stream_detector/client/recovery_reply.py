@@ -1,4 +1,4 @@
-"""What an answer of the recovery socket means to a subscriber: what it gets, and how much it will never get."""
+"""Applies a reply of the recovery socket to a subscriber's cursor: which events are new, and how many are lost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stream_detector.events.protocol import FIRST_EPOCH, Message, Reply
 
 @dataclass(slots=True)
 class ReplyResult:
-    """What came of one answer. taken: places that moved; none means that there is no more to be had.
+    """What one reply brought. taken: positions that moved; 0 means that nothing more is available.
 
-    unknown_epoch: the detector does not know the epoch that was asked for.  ask_again: topics to be asked for once more.
+    unknown_epoch: the detector does not know the epoch of the request.  ask_again: topics that need another request.
     """
 
     taken: int = 0
@@ -31,14 +31,14 @@ def apply_reply(
     heard: Mapping[str, Message],
     accept: Callable[[Message], bool],
 ) -> ReplyResult:
-    """Bring `seen` forward by an answer about the topics of `group`, which all stood in one epoch.
+    """Advance `seen` by a reply about the topics of `group`, whose positions all lie in one epoch.
 
-    heard: epoch → its last heartbeat.  accept: called with every event that was not had before, in order; it takes it
-    into `seen`, and says whether it goes to the caller.
+    heard: epoch → its last heartbeat.  accept: called with every new event, in order; it advances `seen` and returns
+    whether the event goes to the caller.
     """
     result = ReplyResult()
     asked = seen.place(group[0])[0]
-    counted = asked != FIRST_EPOCH  # who begins at the beginning has lost nothing
+    counted = asked != FIRST_EPOCH  # a reader from the first event has lost nothing
     result.unknown_epoch = reply.unknown_epoch and counted
     least = _missing(seen, asked, group, heard.get(asked)) if result.unknown_epoch else 0
     for topic in group:
@@ -56,7 +56,7 @@ def apply_reply(
     for message in reply.events:
         if message.topic in wanted:
             _take(seen, message, result, accept)
-    for topic, (epoch, seq) in reply.reached.items():  # given out, but nobody has it any more
+    for topic, (epoch, seq) in reply.reached.items():  # numbered, but no longer available
         had_epoch, had = seen.place(topic)
         missing = seq - had if epoch == had_epoch else seq
         if topic in wanted and missing > 0:
@@ -82,9 +82,9 @@ def _take(seen: Cursor, message: Message, result: ReplyResult, accept: Callable[
 
 
 def _missing(seen: Cursor, epoch: str, group: tuple[str, ...], heard: Message | None) -> int:
-    """How many events of an epoch that the detector does not know were not had, at the least.
+    """The least number of events that were missed in an epoch that the detector does not know.
 
-    Its last heartbeat tells; unless that was its farewell, there may have been one more.
+    Its last heartbeat gives the number; one more may have followed unless that heartbeat says `closing`.
     """
     if heard is None:
         return 1

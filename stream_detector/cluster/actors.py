@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stream_detector.cluster.camera_host import CameraHost, Gone
+from stream_detector.cluster.camera_host import CameraHost, PeerGone
 from stream_detector.cluster.engine_host import EngineHost
-from stream_detector.cluster.messages import Item, Resume
+from stream_detector.cluster.messages import ResumePoint, ShardItem
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import CameraConfig, Config
 from stream_detector.errors import EngineError
@@ -57,7 +57,7 @@ class RayLink:
         if self._own:
             engines[OWN] = self._own, True
         if not engines:
-            raise Gone("no engine")
+            raise PeerGone("no engine")
         key = min(engines, key=lambda k: (self._waiting.get(k, 0) + (0 if engines[k][1] else REMOTE), k))
         self._waiting[key] = self._waiting.get(key, 0) + 1
         handle = engines[key][0]
@@ -75,44 +75,44 @@ class RayLink:
             _await(ref, ENGINE_S, lambda: self.engines.get(key, (None,))[0] is handle)
             answer: EngineOutput = ray.get(ref)
             return answer
-        except _gone() as error:
+        except _peer_gone_errors() as error:
             if self.engines.get(key, (None,))[0] is handle:
                 del self.engines[key]  # until the supervisor names it again
-            raise Gone(str(error)) from None
+            raise PeerGone(str(error)) from None
         finally:
             self._waiting[key] -= 1
 
-    def deliver(self, shard: int, items: list[Item]) -> None:
+    def deliver(self, shard: int, items: list[ShardItem]) -> None:
         """As `Link.deliver`."""
         import ray
 
         handle = self.shards.get(shard)
         if handle is None:
-            raise Gone("no shard")
+            raise PeerGone("no shard")
         try:
             ref = handle.submit.remote(items)
             _await(ref, DELIVER_S, lambda: self.shards.get(shard) is handle)
             ray.get(ref)
-        except _gone() as error:
-            raise Gone(str(error)) from None
+        except _peer_gone_errors() as error:
+            raise PeerGone(str(error)) from None
 
 
 def _await(ref: Any, limit_s: float, there: Callable[[], bool]) -> None:
     """Wait for an answer as long as who should give it is `there`: the supervisor knows of a death some ten seconds
-    before Ray gives a call up. Raises Gone."""
+    before Ray gives a call up. Raises PeerGone."""
     import ray
 
     until_s = time.monotonic() + limit_s
     while not ray.wait([ref], timeout=ASK_AGAIN_S)[0]:
         if not there() or time.monotonic() > until_s:
-            raise Gone("no answer")
+            raise PeerGone("no answer")
 
 
-def _gone() -> tuple[type[Exception], ...]:
+def _peer_gone_errors() -> tuple[type[Exception], ...]:
     from ray import exceptions
 
     return (
-        Gone,
+        PeerGone,
         exceptions.RayActorError,
         exceptions.ActorUnavailableError,
         exceptions.ObjectLostError,
@@ -155,24 +155,27 @@ class CameraActor:
             features=features,
             on_drop=lambda _camera, cause: self._drops(cause),
         )
-        self._wires, self._hands = threading.Lock(), threading.Lock()  # placing may wait; wiring ends such waits
-        self._wiring = -1
+        self._link_lock, self._assign_lock = (
+            threading.Lock(),
+            threading.Lock(),
+        )  # placing may wait; wiring ends such waits
+        self._link_version = -1
 
-    def wire(
+    def set_links(
         self, number: int, engines: dict[str, tuple[Any, bool]], shards: dict[int, Any], good: tuple[int, float]
     ) -> None:
         """Engines by name (handle, whether it is on this node), shards by number, and what batch suits the engines.
 
         number: the newest counts.
         """
-        with self._wires:
-            if number > self._wiring:
+        with self._link_lock:
+            if number > self._link_version:
                 self._link.good_batch, self._link.good_wait_s = good
-                self._wiring, self._link.engines, self._link.shards = number, engines, shards
+                self._link_version, self._link.engines, self._link.shards = number, engines, shards
 
-    def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, Resume]]) -> None:
+    def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, ResumePoint]]) -> None:
         """Run these from where they were."""
-        with self._hands:
+        with self._assign_lock:
             for camera in cameras:
                 self._host.assign(*camera)
 
@@ -187,9 +190,9 @@ class CameraActor:
             raise EngineError("this node's engines are actors of their own; ask them")
         return self._engine.infer(frames)
 
-    def beat(self) -> dict[str, Any]:
-        """See `CameraHost.beat`; and of the engine, what `EngineActor.beat` tells."""
-        return {**self._host.beat(), **self._about}
+    def heartbeat(self) -> dict[str, Any]:
+        """See `CameraHost.heartbeat`; and of the engine, what `EngineActor.heartbeat` tells."""
+        return {**self._host.heartbeat(), **self._about}
 
     def close(self) -> None:
         """Stop every camera and deliver what is scored."""
@@ -207,7 +210,7 @@ class EngineActor:
         """See `EngineHost.infer`. frames: a view of the object store, not a copy, when they come from this node."""
         return self._host.infer(frames)
 
-    def beat(self) -> dict[str, Any]:
+    def heartbeat(self) -> dict[str, Any]:
         """A sign of life, the engine's name, and what batches it is good at: (windows, seconds to wait for them)."""
         return self._about
 
@@ -233,19 +236,19 @@ class ShardActor:
         """Where the forwarder reads it."""
         return self._shard.endpoint
 
-    async def submit(self, items: Sequence[Item]) -> None:
+    async def submit(self, items: Sequence[ShardItem]) -> None:
         """See `Shard.submit`; returns when it is done."""
         await asyncio.wrap_future(self._shard.submit(items))
 
-    async def adopt(self, cameras: Sequence[str]) -> list[Resume]:
+    async def adopt(self, cameras: Sequence[str]) -> list[ResumePoint]:
         """See `Shard.adopt`, for several."""
         return [await asyncio.wrap_future(self._shard.adopt(name)) for name in cameras]
 
-    async def tell(self, status: CameraStatus) -> None:
-        """See `Shard.tell`."""
-        await asyncio.wrap_future(self._shard.tell(status))
+    async def publish_status(self, status: CameraStatus) -> None:
+        """See `Shard.publish_status`."""
+        await asyncio.wrap_future(self._shard.publish_status(status))
 
-    async def beat(self) -> dict[str, Any]:
+    async def heartbeat(self) -> dict[str, Any]:
         """See `Shard.report`. Raises the error that ended its thread."""
         if self._shard.error is not None:
             raise self._shard.error

@@ -40,7 +40,7 @@ class FileScores:
     failure: str
 
 
-class _Kept:
+class _SharedEngine:
     """An engine that outlives the pipelines which use it. Implements `types.Engine`."""
 
     def __init__(self, engine: Engine) -> None:
@@ -56,7 +56,7 @@ class _Kept:
         pass
 
 
-class _Lines:
+class _EventLines:
     """Events as lines in memory. Implements `types.EventSink`."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Scorer:
 
     def work(self, camera: CameraConfig) -> FileScores:
         """Score one file. Raises SourceError when nothing of it can be played."""
-        clock, sink = SystemClock(), _Lines()
+        clock, sink = SystemClock(), _EventLines()
         config = self._config.model_copy(update={"cameras": (camera,)})
         plan = plan_camera(camera, config, self._bundle)
         telemetry = Telemetry([plan.name], clock)
@@ -112,7 +112,7 @@ class Scorer:
             result = Pipeline(
                 config=config,
                 cameras=((camera, plan),),
-                engine=_Kept(self._engine),
+                engine=_SharedEngine(self._engine),
                 resize=partial(look, recipe=self._bundle.recipe),
                 frame_fps=self._bundle.recipe.fps,
                 decider=decider,
@@ -130,7 +130,7 @@ class Scorer:
         return FileScores(rows, sink.text, result.windows, failure)
 
 
-class Parts:
+class PartialResults:
     """The folder of results. key: of everything but the file that a result depends on. Raises DataError."""
 
     def __init__(self, out: Path, key: str) -> None:

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 from stream_detector.capture.camera import Capture
 from stream_detector.capture.picture import look
 from stream_detector.capture.readers import Reader, make_reader
-from stream_detector.cluster.messages import Ended, Item, Resume, Scored, shard_of
-from stream_detector.cluster.resume import Lane
+from stream_detector.cluster.messages import CameraEnded, ResumePoint, ScoredWindow, ShardItem, shard_of
+from stream_detector.cluster.resume import ResumedCamera
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.errors import StageError
 from stream_detector.models.recipe import Recipe
@@ -37,12 +37,12 @@ RETRY_S = 0.2
 WATCH_S = 0.25
 
 
-class Gone(Exception):
+class PeerGone(Exception):
     """The engine or shard that was asked has died, or there is none at the moment; ask again."""
 
 
 class Link(Protocol):
-    """How a host reaches the others. All may raise Gone; what else they raise ends the run.
+    """How a host reaches the others. All may raise PeerGone; what else they raise ends the run.
 
     good_batch, good_wait_s: see `types.Engine`; of the engines at present.
     """
@@ -58,7 +58,7 @@ class Link(Protocol):
         """Wait for what the engine says of the batch."""
         ...
 
-    def deliver(self, shard: int, items: list[Item]) -> None:
+    def deliver(self, shard: int, items: list[ShardItem]) -> None:
         """Hand items to a shard and wait until it has them for good."""
         ...
 
@@ -66,8 +66,8 @@ class Link(Protocol):
 @dataclass(slots=True, eq=False)
 class _Camera:
     plan: CameraPlan
-    resume: Resume
-    lane: Lane
+    resume: ResumePoint
+    resumed: ResumedCamera
     capture: Capture
     stop: threading.Event
     n: int = 0
@@ -106,7 +106,7 @@ class CameraHost:
         self._drained: dict[str, threading.Event] = {}
         self._changed = threading.Condition()  # guards the next two
         self._in_flight = 0
-        self._outboxes: list[deque[Item]] = [deque() for _ in range(shards)]
+        self._outboxes: list[deque[ShardItem]] = [deque() for _ in range(shards)]
         self._sent: queue.Queue[tuple[Batch | None, Any, tuple[str, ...]]] = queue.Queue()
         self.error: BaseException | None = None
         self.delivered = 0  # windows
@@ -118,31 +118,31 @@ class CameraHost:
 
     # -- from outside ---------------------------------------------------------------------------------------------
 
-    def assign(self, camera: CameraConfig, plan: CameraPlan, resume: Resume) -> None:
+    def assign(self, camera: CameraConfig, plan: CameraPlan, resume: ResumePoint) -> None:
         """Run a camera from where it was. Returns once it is started; the source may be open or not."""
         self.release(plan.name)
         drained = self._drained.get(plan.name)
         if drained is not None and not drained.wait(DRAIN_S):
             raise StageError(f"the windows that camera {plan.name!r} left here were not taken in {DRAIN_S:g} s")
         stop = threading.Event()
-        lane = Lane(plan, resume, self._config, self._clock, stop)
+        resumed = ResumedCamera(plan, resume, self._config, self._clock, stop)
         held: _Camera
         capture = make_capture(
             camera,
             self._config,
             resize=partial(look, recipe=self._recipe),
             frame_fps=self._recipe.fps,
-            on_frame=lambda frame: self._window(held, lane.push(frame)),
-            on_status=lambda status: self._status(held, lane.status(status)),
+            on_frame=lambda frame: self._window(held, resumed.push(frame)),
+            on_status=lambda status: self._status(held, resumed.status(status)),
             on_end=lambda _name, reason: self._capture_ended(held, reason),
             on_error=self.fail,
             previews=False,
             clock=self._clock,
             stop=stop,
-            open_reader=lambda c, s: lane.reader(self._open_reader(c, s)),
-            wait=lane.wait,
+            open_reader=lambda c, s: resumed.reader(self._open_reader(c, s)),
+            wait=resumed.wait,
         )
-        held = _Camera(plan, resume, lane, capture, stop)
+        held = _Camera(plan, resume, resumed, capture, stop)
         self._drained[plan.name] = threading.Event()
         self._cameras[plan.name] = held
         self._buffer.add(plan.name, plan.live)
@@ -156,10 +156,10 @@ class CameraHost:
         held.released = True
         held.stop.set()
         held.capture.close()
-        with contextlib.suppress(KeyError):  # it had ended, and its lane is gone
+        with contextlib.suppress(KeyError):  # it had ended, and its resumed is gone
             self._buffer.end(name)
 
-    def beat(self) -> dict[str, Any]:
+    def heartbeat(self) -> dict[str, Any]:
         """A sign of life, with what was counted. Raises the error that ended this host."""
         if self.error is not None:
             raise self.error
@@ -188,7 +188,7 @@ class CameraHost:
         self._sent.put((None, None, ()))
 
     def fail(self, error: BaseException) -> None:
-        """A stage failed: the next beat tells it."""
+        """A stage failed: the next heartbeat tells it."""
         if self.error is None:
             self.error = error
 
@@ -207,7 +207,7 @@ class CameraHost:
             return
         if reason.startswith(("failed: ", "truncated: ")):
             held.failure = reason.removeprefix("failed: ")
-        self._window(held, held.lane.finish())
+        self._window(held, held.resumed.finish())
         if not held.released:
             self._buffer.end(held.plan.name)
 
@@ -231,7 +231,7 @@ class CameraHost:
 
     def _ask(self, frames: UInt8Array) -> Any:
         while not self._stop.is_set():
-            with contextlib.suppress(Gone):
+            with contextlib.suppress(PeerGone):
                 return self._link.submit(frames)
             self._stop.wait(RETRY_S)
         return None
@@ -243,13 +243,13 @@ class CameraHost:
                 try:
                     self._scored(batch, self._link.result(ticket))
                     break
-                except Gone:
+                except PeerGone:
                     ticket = self._ask(batch.frames)
             for name in ended:
                 self._drained[name].set()  # from here on, a window of that name belongs to whoever comes next
                 held = self._cameras.get(name)
                 if held is not None and not held.released:
-                    self._post(held, Ended(name, held.failure))
+                    self._post(held, CameraEnded(name, held.failure))
 
     def _scored(self, batch: Batch, output: EngineOutput) -> None:
         now_s = self._clock.monotonic()
@@ -263,7 +263,7 @@ class CameraHost:
             if held is not None and not held.released and ref.index >= held.resume.next_index:
                 timing = engine_timing(ref, max(0.0, total_s - spent_s) * 1e3, output)
                 sent = features.astype("<f4").tobytes() if self._features else b""
-                posted += self._post(held, Scored(ref, float(raw), timing, sent))
+                posted += self._post(held, ScoredWindow(ref, float(raw), timing, sent))
         self._landed(len(batch.windows) - posted)
 
     def _landed(self, count: int) -> None:
@@ -271,11 +271,11 @@ class CameraHost:
             self._in_flight -= count
             self._changed.notify_all()
 
-    def _post(self, held: _Camera, what: Scored | Ended | CameraStatus) -> bool:
+    def _post(self, held: _Camera, what: ScoredWindow | CameraEnded | CameraStatus) -> bool:
         with held.lock, self._changed:
             if held.released:
                 return False
-            item = Item(held.plan.name, held.resume.generation, held.n, what)
+            item = ShardItem(held.plan.name, held.resume.generation, held.n, what)
             held.n += 1
             self._outboxes[shard_of(held.plan.name, self._shards)].append(item)
             self._changed.notify_all()
@@ -294,10 +294,10 @@ class CameraHost:
                 try:
                     self._link.deliver(shard, items)
                     break
-                except Gone:
+                except PeerGone:
                     if self._stop.wait(RETRY_S):
                         return
-            count = sum(isinstance(item.what, Scored) for item in items)
+            count = sum(isinstance(item.what, ScoredWindow) for item in items)
             self.delivered += count
             with self._changed:
                 for _ in items:

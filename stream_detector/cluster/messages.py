@@ -11,7 +11,7 @@ from stream_detector.types import CameraStatus, Timing, WindowRef
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredWindow:
     """One window's raw score. ref: clocks of the camera's node.  timing: up to `forward`, in milliseconds.
 
     features: float32 (D,), little-endian, where the shard decides by them (a head that carries a state, novelty).
@@ -24,7 +24,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class CameraEnded:
     """The camera gives no further windows. failure: one sentence, or ""."""
 
     camera: str
@@ -32,7 +32,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ShardItem:
     """One thing told to a shard. generation: of the camera's place, given by `Shard.adopt`; others are not believed.
 
     n: number of the item in that generation, without holes, from 0; what came before is not taken twice.
@@ -41,11 +41,11 @@ class Item:
     camera: str
     generation: int
     n: int
-    what: Scored | Ended | CameraStatus
+    what: ScoredWindow | CameraEnded | CameraStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
+class ResumePoint:
     """Where a camera goes on. last: the newest window decided, None before the first.  done: it has ended for good.
 
     next_index: of the first window that is wanted.
@@ -76,28 +76,28 @@ def ref_from_list(fields: list[Any]) -> WindowRef:
     return WindowRef(*[*fields[:-1], tuple(fields[-1])])
 
 
-def item_to_list(item: Item) -> list[Any]:
+def item_to_list(item: ShardItem) -> list[Any]:
     """As JSON holds it exactly."""
     what = item.what
-    if isinstance(what, Scored):
+    if isinstance(what, ScoredWindow):
         told: list[Any] = ["scored", ref_to_list(what.ref), what.raw, list(astuple(what.timing))]
         told += [base64.b64encode(what.features).decode("ascii")] if what.features else []
-    elif isinstance(what, Ended):
+    elif isinstance(what, CameraEnded):
         told = ["ended", what.camera, what.failure]
     else:
         told = ["status", *astuple(what)]
     return [item.camera, item.generation, item.n, *told]
 
 
-def item_from_list(fields: list[Any]) -> Item:
+def item_from_list(fields: list[Any]) -> ShardItem:
     """The inverse of `item_to_list`."""
     camera, generation, n, kind, *rest = fields
-    what: Scored | Ended | CameraStatus
+    what: ScoredWindow | CameraEnded | CameraStatus
     if kind == "scored":
         features = base64.b64decode(rest[3]) if len(rest) > 3 else b""
-        what = Scored(ref_from_list(rest[0]), rest[1], Timing(*rest[2]), features)
+        what = ScoredWindow(ref_from_list(rest[0]), rest[1], Timing(*rest[2]), features)
     elif kind == "ended":
-        what = Ended(*rest)
+        what = CameraEnded(*rest)
     else:
         what = CameraStatus(*rest)
-    return Item(camera, generation, n, what)
+    return ShardItem(camera, generation, n, what)

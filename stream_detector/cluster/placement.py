@@ -51,7 +51,7 @@ def place(
             load[before] += 1
     for camera in cameras:
         if camera not in placed and allowed[camera]:
-            best = _lightest(allowed[camera], load)
+            best = _least_loaded(allowed[camera], load)
             placed[camera] = best.id
             load[best.id] += 1
     share = len(placed) / sum(node.weight for node in nodes) if nodes else 0.0
@@ -61,7 +61,7 @@ def place(
         if camera not in placed or camera not in now:
             continue
         at = next(node for node in nodes if node.id == placed[camera])
-        best = _lightest(allowed[camera], load)
+        best = _least_loaded(allowed[camera], load)
         if load[at.id] > share * at.weight + 0.5 and (load[best.id] + 1) / best.weight < load[at.id] / at.weight:
             load[at.id] -= 1
             load[best.id] += 1
@@ -69,7 +69,7 @@ def place(
     return placed
 
 
-def _lightest(nodes: Sequence[Node], load: Mapping[str, int]) -> Node:
+def _least_loaded(nodes: Sequence[Node], load: Mapping[str, int]) -> Node:
     return min(nodes, key=lambda node: ((load[node.id] + 1) / node.weight, node.id))
 
 

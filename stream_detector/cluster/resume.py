@@ -16,7 +16,7 @@ import numpy as np
 from stream_detector.capture.picture import AnyPicture
 from stream_detector.capture.readers import GrabResult, Reader
 from stream_detector.capture.scene_cuts import RUN_UP
-from stream_detector.cluster.messages import Resume
+from stream_detector.cluster.messages import ResumePoint
 from stream_detector.config import Config
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.stages import CameraStage
@@ -25,13 +25,15 @@ from stream_detector.types import CameraStatus, Clock, Frame, UInt8Array, Window
 _BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture that no wanted window holds
 
 
-class Lane:
+class ResumedCamera:
     """The stage of one camera, and what it takes to go on. Used by its capture thread only.
 
     stop: set when the camera is released; it ends `wait`.
     """
 
-    def __init__(self, plan: CameraPlan, resume: Resume, config: Config, clock: Clock, stop: threading.Event) -> None:
+    def __init__(
+        self, plan: CameraPlan, resume: ResumePoint, config: Config, clock: Clock, stop: threading.Event
+    ) -> None:
         # A file's last window is made once more, and dropped: from there on everything is as if nothing had happened.
         again = resume.last if not plan.live else None
         self._stage = CameraStage(plan, config, clock, again.index if again else 0)

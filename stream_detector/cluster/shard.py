@@ -23,7 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.cluster.messages import Ended, Item, Resume, Scored, ref_from_list, ref_to_list
+from stream_detector.cluster.messages import (
+    CameraEnded,
+    ResumePoint,
+    ScoredWindow,
+    ShardItem,
+    ref_from_list,
+    ref_to_list,
+)
 from stream_detector.cluster.shard_log import ShardLog
 from stream_detector.config import Config
 from stream_detector.errors import LedgerError, StageError
@@ -164,7 +171,7 @@ class Shard:
         self._score_seqs: dict[str, int] = {}
         self._dirty: set[str] = set()
         self._inbox: queue.Queue[Callable[[], None]] = queue.Queue()
-        self._batches: list[tuple[Sequence[Item], Future[None]]] = []
+        self._batches: list[tuple[Sequence[ShardItem], Future[None]]] = []
         self.error: BaseException | None = None
         self._over = threading.Event()
         self._take_over(same)
@@ -173,19 +180,19 @@ class Shard:
 
     # -- from any thread ------------------------------------------------------------------------------------------
 
-    def submit(self, items: Sequence[Item]) -> Future[None]:
+    def submit(self, items: Sequence[ShardItem]) -> Future[None]:
         """Decide about these, in order. Done when they are written and decided: then the sender may forget them."""
         done: Future[None] = Future()
         self._inbox.put(lambda: self._batches.append((items, done)))
         return done
 
-    def adopt(self, camera: str) -> Future[Resume]:
+    def adopt(self, camera: str) -> Future[ResumePoint]:
         """Begin a new generation of a camera, and say where it goes on: items of older ones are no longer taken."""
         return self._call(lambda: self._adopt(self._cameras[camera]))
 
-    def tell(self, status: CameraStatus) -> Future[None]:
+    def publish_status(self, status: CameraStatus) -> Future[None]:
         """A state that no camera host can tell: its camera has no place to run."""
-        return self._call(lambda: self._tell(status))
+        return self._call(lambda: self._publish_status(status))
 
     def report(self) -> Future[dict[str, Any]]:
         """What the supervisor asks for: {"done": [cameras], "failed": {camera: sentence}, "windows", "alarms"}."""
@@ -238,7 +245,7 @@ class Shard:
             self.error = error
             self._over.set()
 
-    def _take(self, items: Sequence[Item]) -> None:
+    def _take(self, items: Sequence[ShardItem]) -> None:
         fresh = [item for item in items if self._is_new(item)]
         if not fresh:
             return
@@ -246,7 +253,7 @@ class Shard:
         for item in fresh:
             self._apply(item)
 
-    def _is_new(self, item: Item) -> bool:
+    def _is_new(self, item: ShardItem) -> bool:
         camera = self._cameras.get(item.camera)
         if camera is None or item.generation != camera.generation or item.n <= camera.n:
             return False
@@ -256,7 +263,7 @@ class Shard:
         self._dirty.add(item.camera)
         return True
 
-    def _write_ahead(self, items: Sequence[Item]) -> None:
+    def _write_ahead(self, items: Sequence[ShardItem]) -> None:
         """`_is_new` has counted these items already; what is written is the place before them."""
         first: dict[str, int] = {}
         for item in items:
@@ -265,19 +272,19 @@ class Shard:
         self._log.write(states, items, self._epoch, self._scores.flush() if self._scores else 0)
         self._dirty = set(first)
 
-    def _apply(self, item: Item) -> None:
+    def _apply(self, item: ShardItem) -> None:
         camera, what = self._cameras[item.camera], item.what
-        if isinstance(what, Scored):
+        if isinstance(what, ScoredWindow):
             self._decider.score(self._here(what))
             camera.last = ref_to_list(what.ref)
             self._score_seqs[item.camera] = self._score_seqs.get(item.camera, 0) + 1
-        elif isinstance(what, Ended):
+        elif isinstance(what, CameraEnded):
             camera.done, camera.failure = True, what.failure
             self._decider.ended(item.camera, failed=bool(what.failure))
         else:
             self._decider.status(what)
 
-    def _here(self, scored: Scored) -> Score:
+    def _here(self, scored: ScoredWindow) -> Score:
         """Monotonic clocks of another machine say nothing here: they are set by the window's age in UTC."""
         ref, timing = scored.ref, scored.timing
         now_s = self._clock.monotonic()
@@ -287,17 +294,17 @@ class Shard:
         features = np.frombuffer(scored.features, "<f4") if scored.features else None
         return Score(ref, scored.raw, min(known_s, now_s), timing, features=features)
 
-    def _tell(self, status: CameraStatus) -> None:
+    def _publish_status(self, status: CameraStatus) -> None:
         self._decider.status(status)
         self._dirty.add(status.camera)
         self._write_ahead(())
 
-    def _adopt(self, camera: _Camera) -> Resume:
+    def _adopt(self, camera: _Camera) -> ResumePoint:
         camera.generation, camera.n = camera.generation + 1, -1
         self._dirty.add(camera.plan.name)
         self._write_ahead(())
         last = ref_from_list(camera.last) if camera.last else None
-        return Resume(camera.plan.name, camera.generation, last, camera.done)
+        return ResumePoint(camera.plan.name, camera.generation, last, camera.done)
 
     def _report(self) -> dict[str, Any]:
         cameras = self._cameras.values()

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stream_detector.cluster.messages import Item, item_from_list, item_to_list
+from stream_detector.cluster.messages import ShardItem, item_from_list, item_to_list
 from stream_detector.errors import LedgerError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class ShardLog:
     def __init__(self, path: Path | None) -> None:
         self.epoch = ""
         self.states: dict[str, dict[str, Any]] = {}
-        self.pending: tuple[Item, ...] = ()
+        self.pending: tuple[ShardItem, ...] = ()
         self.scores_bytes = 0
         self._path, self._told = path, False
         self._db: sqlite3.Connection | None = None
@@ -68,7 +68,7 @@ class ShardLog:
         rows = db.execute("SELECT item FROM pending ORDER BY n")
         self.pending = tuple(item_from_list(json.loads(text)) for (text,) in rows)
 
-    def write(self, states: Mapping[str, Any], pending: Sequence[Item], epoch: str, scores_bytes: int) -> None:
+    def write(self, states: Mapping[str, Any], pending: Sequence[ShardItem], epoch: str, scores_bytes: int) -> None:
         """Replace these cameras' states, and the batch, at once."""
         if self._db is None:
             return

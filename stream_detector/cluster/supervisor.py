@@ -1,10 +1,10 @@
 """The driver: starts actors where there are nodes, watches them, and moves cameras away from what has died.
 
-    every BEAT_S   each actor is asked for a sign of life; Ray tells of one that died, silence for HANG_S tells of one
-                   that hangs, which is then killed
-    every NODES_S  nodes that joined get an engine and a camera host, and their share of the cameras
-A camera that moves is adopted first (`Shard.adopt`: a new generation, so its former host is not believed any more, even
-if it is alive behind a broken network) and assigned then. Nothing here holds windows or decides.
+    every HEARTBEAT_S  each actor is asked for a heartbeat; Ray reports an actor that died, and an actor that is silent
+                       for HANG_S hangs and is killed
+    every NODES_S      nodes that joined get an engine, a camera host and their share of the cameras
+A camera that moves is first adopted (`Shard.adopt` begins a new generation, so items of its former host are refused
+even if that host still lives behind a broken network) and then assigned. Nothing here holds windows or decides.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from stream_detector.types import CameraStatus, EndReason
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 0.5
+HEARTBEAT_S = 0.5
 NODES_S = 0.5
-WIRE_S = 5.0  # a host that gave an engine up for its silence is told of it again
+LINK_S = 5.0  # links are sent again, in case a host dropped an engine that was silent
 HANG_S = 5.0
 START_S = 120.0  # an actor may take so long to its first sign of life: it imports and loads a model
 ASK_S = 10.0
@@ -44,7 +44,7 @@ DEATHS_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class _Actor:
-    """kind: "shard", "engine" or "host".  told: its last report, None until the first."""
+    """kind: "shard", "engine" or "host".  report: its last report, None until the first."""
 
     kind: str
     key: str
@@ -53,12 +53,12 @@ class _Actor:
     born_s: float
     ping: Any = None
     asked_s: float = 0.0
-    told: dict[str, Any] | None = None
+    report: dict[str, Any] | None = None
 
     @property
     def good(self) -> tuple[int, float] | None:
         """What batches it is good at, if it is or has an engine that is ready."""
-        return self.told.get("good") if self.told else None
+        return self.report.get("good") if self.report else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +94,14 @@ class Supervisor:
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _actors: dict[str, _Actor] = field(default_factory=dict, init=False)
     _nodes: dict[str, Node] = field(default_factory=dict, init=False)
-    _at: dict[str, str] = field(default_factory=dict, init=False)  # camera → node
+    _node_of: dict[str, str] = field(default_factory=dict, init=False)  # camera → node
     _done: set[str] = field(default_factory=set, init=False)
     _failed: dict[str, str] = field(default_factory=dict, init=False)
-    _homeless: set[str] = field(default_factory=set, init=False)
+    _unplaced: set[str] = field(default_factory=set, init=False)
     _assignments: list[tuple[Any, _Actor, tuple[str, ...]]] = field(default_factory=list, init=False)
     _deaths: list[tuple[str, float]] = field(default_factory=list, init=False)
-    _wirings: int = field(default=0, init=False)
-    _wired_s: float = field(default=float("-inf"), init=False)
+    _link_version: int = field(default=0, init=False)
+    _linked_s: float = field(default=float("-inf"), init=False)
     _looked_s: float = field(default=float("-inf"), init=False)
     _began_s: float = field(default=0.0, init=False)
     _ready: bool = field(default=False, init=False)
@@ -137,7 +137,7 @@ class Supervisor:
 
     def where(self) -> dict[str, str]:
         """camera → node id, now."""
-        return dict(self._at)
+        return dict(self._node_of)
 
     # -- one round ------------------------------------------------------------------------------------------------
 
@@ -146,11 +146,11 @@ class Supervisor:
         if now_s - self._looked_s >= NODES_S:
             self._looked_s = now_s
             self._look_at_nodes()
-        if now_s - self._wired_s >= WIRE_S:
-            self._wire()
+        if now_s - self._linked_s >= LINK_S:
+            self._update_links()
         for actor in self._actors.values():
-            if actor.ping is None and now_s - actor.asked_s >= BEAT_S:
-                actor.ping, actor.asked_s = actor.handle.beat.remote(), now_s
+            if actor.ping is None and now_s - actor.asked_s >= HEARTBEAT_S:
+                actor.ping, actor.asked_s = actor.handle.heartbeat.remote(), now_s
         pings = {actor.ping: actor for actor in self._actors.values() if actor.ping is not None}
         answered: list[Any] = []
         if pings:
@@ -159,54 +159,54 @@ class Supervisor:
         else:
             time.sleep(0.05)
         for ping in answered:
-            self._heard(pings[ping], ping)
+            self._read_heartbeat(pings[ping], ping)
         for actor in list(self._actors.values()):
-            limit_s = HANG_S if actor.told is not None else START_S
+            limit_s = HANG_S if actor.report is not None else START_S
             if actor.ping is not None and time.monotonic() - actor.asked_s > limit_s:
-                self._died(actor, f"gave no sign of life for {limit_s:g} s")
+                self._actor_died(actor, f"gave no sign of life for {limit_s:g} s")
         self._check_assignments()
-        self._settle()
+        self._place_cameras()
 
-    def _heard(self, actor: _Actor, ping: Any) -> None:
-        first = actor.told is None
+    def _read_heartbeat(self, actor: _Actor, ping: Any) -> None:
+        first = actor.report is None
         try:
-            told = self.ray.get(ping, timeout=ASK_S)
+            report = self.ray.get(ping, timeout=ASK_S)
             if first and actor.kind == "shard":
                 at = self.ray.get(actor.handle.endpoint.remote(), timeout=ASK_S)
                 self._forwarder.connect(int(actor.key[6:]), at)
-            actor.told, actor.ping = told, None
+            actor.report, actor.ping = report, None
         except self.ray.exceptions.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if actor.kind == "shard":
-                self._died(actor, str(cause))
+                self._actor_died(actor, str(cause))
                 return
             raise cause from None
         except self.ray.exceptions.RayError as error:
             if first and "__init__" in str(error):
                 raise RunError(f"a {actor.kind} could not start: {_cause(error)}") from None
-            self._died(actor, str(error).splitlines()[0])
+            self._actor_died(actor, str(error).splitlines()[0])
             return
         if first:
-            self._wire()
-        if actor.kind == "shard" and actor.told is not None:
-            self._done |= set(actor.told["done"])
-            self._failed |= actor.told["failed"]
+            self._update_links()
+        if actor.kind == "shard" and actor.report is not None:
+            self._done |= set(actor.report["done"])
+            self._failed |= actor.report["failed"]
 
     def _look_at_nodes(self) -> None:
         nodes = {node.id: node for node in living_nodes(self.ray)}
         for actor in list(self._actors.values()):
             if actor.node not in nodes:
-                self._died(actor, "its node is gone")
+                self._actor_died(actor, "its node is gone")
         self._nodes = nodes
         for node in nodes.values():
-            self._furnish(node)
+            self._start_missing_actors(node)
 
-    def _settle(self) -> None:
+    def _place_cameras(self) -> None:
         """Bring cameras to where they belong, once there is somebody to run them and somebody to score them."""
-        told = [actor for actor in self._actors.values() if actor.told is not None]
-        ready = {actor.key for actor in told}
+        report = [actor for actor in self._actors.values() if actor.report is not None]
+        ready = {actor.key for actor in report}
         shards = {number for number in range(self.shards) if f"shard-{number}" in ready}
-        if len(shards) < self.shards or not any(actor.good for actor in told):
+        if len(shards) < self.shards or not any(actor.good for actor in report):
             return
         if not self._ready:
             self._ready = True
@@ -214,13 +214,13 @@ class Supervisor:
                 self.on_ready(self._forwarder.endpoint)
         nodes = [node for node in self._nodes.values() if f"host-{node.id}" in ready]
         wanted = [name for name in self._cameras if name not in self._done]
-        target = place(wanted, nodes, self._at, self.near)
+        target = place(wanted, nodes, self._node_of, self.near)
         moves: dict[str, list[str]] = {}
         for name in wanted:
             to = target.get(name)
             if to is None:
-                self._lament(name)
-            elif self._at.get(name) != to:
+                self._report_unplaced(name)
+            elif self._node_of.get(name) != to:
                 moves.setdefault(to, []).append(name)
         for node, names in moves.items():
             self._move(names, node)
@@ -234,13 +234,13 @@ class Supervisor:
             asked = [self._actors[f"shard-{number}"].handle.adopt.remote(part) for number, part in by_shard.items()]
             resumes = [resume for part in self.ray.get(asked, timeout=ASK_S) for resume in part]
         except self.ray.exceptions.RayError:
-            return  # the shard has died: its beat tells, and the next round tries again
+            return  # the shard has died: its heartbeat tells, and the next round tries again
         for resume in resumes:
-            before = self._actors.get(f"host-{self._at.get(resume.camera)}")
+            before = self._actors.get(f"host-{self._node_of.get(resume.camera)}")
             if before is not None and before is not host:
                 before.handle.release.remote([resume.camera])
-            self._at[resume.camera] = node
-            self._homeless.discard(resume.camera)
+            self._node_of[resume.camera] = node
+            self._unplaced.discard(resume.camera)
             self._done |= {resume.camera} if resume.done else set()
         going = [(self._cameras[r.camera], self._plans[r.camera], r) for r in resumes if not r.done]
         if going:
@@ -249,7 +249,7 @@ class Supervisor:
             self._assignments.append((host.handle.assign.remote(going), host, tuple(r.camera for _, _, r in going)))
 
     def _check_assignments(self) -> None:
-        """What hosts were told to run: if that failed, the cameras are placed anew."""
+        """What hosts were report to run: if that failed, the cameras are placed anew."""
         waiting = []
         for ref, host, names in self._assignments:
             if self._actors.get(host.key) is not host:
@@ -263,18 +263,18 @@ class Supervisor:
             except self.ray.exceptions.RayError as error:
                 log.warning("cameras %s could not be placed (%s); they are placed again", names, _cause(error))
                 for name in names:
-                    self._at.pop(name, None)
+                    self._node_of.pop(name, None)
         self._assignments = waiting
 
-    def _lament(self, name: str) -> None:
-        if name in self._homeless:
+    def _report_unplaced(self, name: str) -> None:
+        if name in self._unplaced:
             return
-        self._homeless.add(name)
-        self._at.pop(name, None)
+        self._unplaced.add(name)
+        self._node_of.pop(name, None)
         plan = self._plans[name]
         detail = "no node of the cluster may run this camera at present"
         status = CameraStatus(name, plan.source, "offline", detail)
-        self._actors[f"shard-{shard_of(name, self.shards)}"].handle.tell.remote(status)
+        self._actors[f"shard-{shard_of(name, self.shards)}"].handle.publish_status.remote(status)
 
     # -- birth and death ------------------------------------------------------------------------------------------
 
@@ -283,16 +283,16 @@ class Supervisor:
 
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "max_restarts": 0, **more}
 
-    def _enter(self, kind: str, key: str, node: str, handle: Any) -> None:
+    def _register(self, kind: str, key: str, node: str, handle: Any) -> None:
         self._actors[key] = _Actor(kind, key, node, handle, time.monotonic())
 
     def _start_shard(self, number: int) -> None:
         plans = [plan for plan in self.plans if shard_of(plan.name, self.shards) == number]
         actor = self.ray.remote(ShardActor).options(**self._options(self._home, num_cpus=0))
         handle = actor.remote(number, self.config, plans, self._model, self._epoch)
-        self._enter("shard", f"shard-{number}", self._home, handle)
+        self._register("shard", f"shard-{number}", self._home, handle)
 
-    def _furnish(self, node: Node) -> None:
+    def _start_missing_actors(self, node: Node) -> None:
         """A camera host, and an engine for every GPU; without one, the host has its own. What is there stays."""
         for gpu in range(int(node.gpus)):
             if f"engine-{node.id}-{gpu}" not in self._actors:
@@ -310,15 +310,15 @@ class Supervisor:
         actor = self.ray.remote(CameraActor).options(**self._options(node.id, **share))
         features = self._model.needs_features(config)
         handle = actor.remote(config, self.bundle.recipe, features, self.shards, engine)
-        self._enter("host", f"host-{node.id}", node.id, handle)
+        self._register("host", f"host-{node.id}", node.id, handle)
 
     def _start_engine(self, node: Node, gpu: int) -> None:
         wait_s = (self.config.batch.max_wait_ms or 5.0) / 1e3 if len(self._nodes) > 1 else 0.0
         share = {"num_gpus": 1, "num_cpus": 0, "max_concurrency": ENGINE_CALLS}
         actor = self.ray.remote(EngineActor).options(**self._options(node.id, **share))
-        self._enter("engine", f"engine-{node.id}-{gpu}", node.id, actor.remote(self.config, wait_s))
+        self._register("engine", f"engine-{node.id}-{gpu}", node.id, actor.remote(self.config, wait_s))
 
-    def _died(self, actor: _Actor, why: str) -> None:
+    def _actor_died(self, actor: _Actor, why: str) -> None:
         now_s = time.monotonic() - self._began_s
         log.warning("%s on node %s, after %.1f s: %s", actor.kind, actor.node[:8], now_s, why)
         self._deaths.append((actor.kind, round(now_s, 3)))
@@ -328,11 +328,11 @@ class Supervisor:
         if len(recent) > MAX_DEATHS:
             raise StageError(f"{actor.kind}s died {len(recent)} times in {DEATHS_S:g} s, the last because: {why}")
         if actor.kind == "host":
-            for name in [name for name, node in self._at.items() if node == actor.node]:
-                del self._at[name]
+            for name in [name for name, node in self._node_of.items() if node == actor.node]:
+                del self._node_of[name]
         elif actor.kind == "shard":
             self._start_shard(int(actor.key[6:]))
-        self._wire()
+        self._update_links()
         self._looked_s = float("-inf")  # furnish again at once
 
     def _kill(self, handle: Any) -> None:
@@ -340,30 +340,30 @@ class Supervisor:
         with contextlib.suppress(Exception):  # dead already, most of the time
             self.ray.kill(handle, no_restart=True)
 
-    def _wire(self) -> None:
+    def _update_links(self) -> None:
         """Tell every host which engines and shards there are."""
-        self._wirings += 1
-        self._wired_s = time.monotonic()
-        ready = [actor for actor in self._actors.values() if actor.told is not None]
+        self._link_version += 1
+        self._linked_s = time.monotonic()
+        ready = [actor for actor in self._actors.values() if actor.report is not None]
         scoring = [actor for actor in ready if actor.good]
         good = max((actor.good for actor in scoring if actor.good), default=(8, 0.01))
         shards = {int(actor.key[6:]): actor.handle for actor in ready if actor.kind == "shard"}
         for host in ready:
             if host.kind == "host":
                 engines = {a.key: (a.handle, a.node == host.node) for a in scoring if a is not host}
-                host.handle.wire.remote(self._wirings, engines, shards, good)
+                host.handle.set_links.remote(self._link_version, engines, shards, good)
 
     def _finish(self, reason: EndReason) -> tuple[int, int]:
         """Close hosts, then shards; returns the windows and alarms of the run."""
         windows = alarms = 0
-        hosts = [a.handle.close.remote() for a in self._actors.values() if a.kind == "host" and a.told is not None]
+        hosts = [a.handle.close.remote() for a in self._actors.values() if a.kind == "host" and a.report is not None]
         with contextlib.suppress(self.ray.exceptions.RayError):
             self.ray.wait(hosts, num_returns=len(hosts), timeout=2.0) if hosts else None
         for actor in [a for a in self._actors.values() if a.kind == "shard"]:
             try:
-                told = self.ray.get(actor.handle.finish.remote(reason), timeout=ASK_S)
-                windows, alarms = windows + told["windows"], alarms + told["alarms"]
-                self._failed |= told["failed"]
+                report = self.ray.get(actor.handle.finish.remote(reason), timeout=ASK_S)
+                windows, alarms = windows + report["windows"], alarms + report["alarms"]
+                self._failed |= report["failed"]
             except self.ray.exceptions.RayError as error:
                 log.error("a shard did not finish (%s); its open alarms end at the next start", _cause(error))
         for actor in self._actors.values():

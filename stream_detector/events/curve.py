@@ -1,11 +1,11 @@
-"""CURVE: key files, the allow-list, and the handshake's judge.
+"""CURVE: key files, the list of admitted clients, and the authentication of handshakes.
 
-A key pair is two files in ZeroMQ's certificate format: NAME.key (public) and NAME.key_secret. The secret one is made
-with mode 0600, and one that others may read is refused. A server admits exactly the public keys in its clients' folder;
-the folder is read again when it changes, so a client can be added while the detector runs. A key that is taken away is
-refused at its next connection; connections that stand are not cut.
+A key pair is two files in ZeroMQ's certificate format: NAME.key (public) and NAME.key_secret. The secret file is
+created with mode 0600; a secret file that others may read is refused. A server admits exactly the public keys in its
+clients' folder. It reads the folder again when it changes, so a client can be added while the detector runs. A key that
+was removed is refused at its next connection; open connections stay open.
 
-The judge (`CurveAuthenticator`) is the ZAP handler of RFC 27, polled by the thread that owns the sockets: no thread of its own.
+`CurveAuthenticator` is the ZAP handler of RFC 27. The thread that owns the sockets polls it; it has no thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyPair:
-    """Z85 text, 40 bytes each. `repr` is left out, so that no log or traceback shows the secret."""
+    """A key pair as Z85 text, 40 bytes each. It has no `repr`, so that no log or traceback shows the secret."""
 
     public: bytes
     secret: bytes
@@ -104,12 +104,12 @@ def new_pair(folder: Path, name: str) -> tuple[Path, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         _create(
             secret_path,
-            head.format("SECRET: keep it to yourself.") + text + f'    secret-key = "{secret.decode()}"\n',
+            head.format("SECRET: never share it.") + text + f'    secret-key = "{secret.decode()}"\n',
             0o600,
         )
         _create(public_path, head.format("Public: give it to the other side.") + text, 0o644)
     except FileExistsError as error:
-        raise ConfigError(f"key file {str(error.filename)!r} exists already; choose another name") from None
+        raise ConfigError(f"key file {str(error.filename)!r} already exists; choose another name") from None
     except OSError as error:
         raise ConfigError(
             f"keys cannot be written to {str(folder)!r} ({error.strerror}); give a writable folder"
@@ -120,14 +120,14 @@ def new_pair(folder: Path, name: str) -> tuple[Path, Path]:
 def _create(path: Path, text: str, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        os.chmod(path, mode)  # whatever the umask was
+        os.chmod(path, mode)  # regardless of the umask
         file.write(text)
 
 
 class CurveAuthenticator:
-    """The allow-list of one context: admits the public keys found in `folder`, refuses and logs all others.
+    """Authenticates the clients of one ZeroMQ context: admits the public keys in `folder`, refuses and logs all others.
 
-    Make it before the server sockets bind; call `service` often, from the thread that owns the sockets.
+    Create it before the server sockets bind; call `service` often, from the thread that owns the sockets.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class CurveAuthenticator:
         self._socket.bind("inproc://zeromq.zap.01")
 
     def secure(self, socket: zmq.Socket[bytes]) -> None:
-        """Make `socket` a CURVE server that asks this gatekeeper. Before bind."""
+        """Make `socket` a CURVE server that uses this authenticator. Call it before bind."""
         socket.curve_server = True
         socket.curve_publickey = self._pair.public
         socket.curve_secretkey = self._pair.secret
@@ -162,7 +162,7 @@ class CurveAuthenticator:
             self._socket.send_multipart(self._authenticate(frames))
 
     def close(self) -> None:
-        """Close the judge's socket."""
+        """Close the socket of the ZAP handler."""
         self._socket.close(0)
 
     def _authenticate(self, frames: list[bytes]) -> list[bytes]:
@@ -170,12 +170,12 @@ class CurveAuthenticator:
         address = frames[3] if len(frames) > 3 else b""
         name = None
         if len(frames) == 7 and frames[2] == ZAP_DOMAIN and frames[5] == b"CURVE" and len(frames[6]) == 32:
-            with contextlib.suppress(ConfigError):  # a folder that cannot be read admits whom it admitted before
+            with contextlib.suppress(ConfigError):  # while the folder cannot be read, the last list stays valid
                 self._load()
             name = self._allowed.get(zmq.utils.z85.encode(frames[6]))
         if name is None:
             self.refused += 1
-            if self._clock.monotonic() >= self._log_s:  # a flood of strangers must not flood the log as well
+            if self._clock.monotonic() >= self._log_s:  # a flood of handshakes must not flood the log
                 self._log_s = self._clock.monotonic() + _LOG_INTERVAL_S
                 shown = ascii(address.decode("ascii", "replace")[:64])
                 text = "refused a client at %s: its key is not among those in %s (%d refused so far)"
@@ -189,7 +189,8 @@ class CurveAuthenticator:
             stamp = tuple(hash((path.name, path.stat().st_mtime_ns)) for path in paths)
             if not self._folder.is_dir():
                 raise ConfigError(
-                    f"folder of client keys {str(self._folder)!r} does not exist; make it, put NAME.key in"
+                    f"folder of client keys {str(self._folder)!r} does not exist; "
+                    "create it and put the NAME.key files into it"
                 )
         except OSError as error:
             raise ConfigError(

@@ -1,8 +1,8 @@
-"""The event file: JSON Lines, alarm events only, each line exactly the body that subscribers got.
+"""The event file: JSON Lines of alarm events; each line is exactly the body that subscribers received.
 
-It is a copy of the journal that can be completed after any crash (see `publish`). A file that takes the place of an
-earlier one (rotated, deleted, cut to nothing) begins with a line of another schema that names the event it follows, so
-that completing it never goes behind that:
+It is a copy of the journal and can be completed after any crash (see `jsonl_completion`). A file that replaces an
+earlier one (rotated, deleted, truncated) begins with a line of another schema that names the event it follows.
+Completion never goes back before that event:
 
     {"schema": "stream-detector.follows/1", "topic": "v1/alarm/gate/", "epoch": "9f1c2a7be0d34455", "seq": 12}
 """
@@ -33,27 +33,28 @@ from stream_detector.system.lock_file import LockFile, claim_events
 
 log = logging.getLogger(__name__)
 
-_WAITING = 10_000  # lines kept while the disk refuses them; beyond, they come from the journal again
+_WAITING = 10_000  # lines kept while the disk refuses them; further ones are read from the journal later
 _BLOCK_BYTES = 1 << 20
 _TAIL_BYTES = 2 * MAX_EVENT_BYTES
-_MOST_BYTES = 256 << 20  # so far back the file is read for a line that the journal knows
-_ROTATED = 20  # so many files beside it are asked what it held
+_MOST_BYTES = 256 << 20  # how far back the file is searched for a line that the journal knows
+_ROTATED = 20  # rotated files that are searched
 _ROTATED_LINES = 1000
 _BEGINNINGS = tuple(f'{{"schema":"{schema}"'.encode() for schema in (ALARM_SCHEMA, FOLLOWS_SCHEMA))
 
 
 class EventFile:
-    """Appends to `path`, one write a line, so that a killed process leaves no torn line.
+    """Appends lines to `path` with one write each, so that a killed process leaves no partial line.
 
-    While the disk is full, lines wait in memory (the newest 10,000) and are written when it takes them again; beyond
-    that the file is `behind`, and its owner completes it from the journal. `on_trouble` gets one sentence at the beginning
-    and one at the end of such a time. Raises UsageError if the file cannot be opened, is no ordinary file, holds
-    something else, or is another detector's.  lock: if it is held already.
+    While the disk is full, lines wait in memory (the newest 10,000) and are written when the disk accepts them again.
+    Beyond that number the file is `behind`, and its owner completes it from the journal. on_trouble: called with one
+    sentence when such a time begins and when it ends.  lock: the file's lock if the caller holds it already.
+    Raises UsageError if the file cannot be opened, is not a regular file, is not an event file, or belongs to another
+    detector.
     """
 
     def __init__(self, path: Path, on_trouble: Callable[[str], None], lock: LockFile | None = None) -> None:
         self.path, self._on_trouble, self._failed = path, on_trouble, False
-        self.behind = False  # lines were given up: complete the file from the journal
+        self.behind = False  # lines were dropped: complete the file from the journal
         self._waiting: deque[bytes] = deque()
         self._descriptor = -1
         check_ordinary(path)
@@ -63,7 +64,9 @@ class EventFile:
             self._cut_torn_line()
         except OSError as error:
             self.close()
-            raise UsageError(f"event file {str(path)!r} cannot be written ({error.strerror}); give another") from None
+            raise UsageError(
+                f"event file {str(path)!r} cannot be written ({error.strerror}); give another path"
+            ) from None
         except UsageError:
             self.close()
             raise
@@ -78,19 +81,19 @@ class EventFile:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             check_ordinary(self.path)
-            raise OSError(22, "it is no ordinary file")
+            raise OSError(22, "it is not a regular file")
         beginning = os.pread(descriptor, max(map(len, _BEGINNINGS)), 0)
         length = len(beginning)
         if not any(b[: min(length, len(b))] == beginning[: len(b)] for b in _BEGINNINGS):
             os.close(descriptor)
-            raise UsageError(f"file {str(self.path)!r} is not an event file; give another name for the events")
+            raise UsageError(f"file {str(self.path)!r} is not an event file; give another path for the events")
         return descriptor
 
     def _length(self) -> int:
         return os.fstat(self._descriptor).st_size
 
     def _cut_torn_line(self) -> None:
-        """A crash of the machine can leave half a line; its event is in the journal, and comes again from there."""
+        """Remove a partial last line, as a crash of the machine can leave; the journal still holds its event."""
         size = self._length()
         tail = os.pread(self._descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
         torn = len(tail) - (tail.rfind(b"\n") + 1)
@@ -99,25 +102,25 @@ class EventFile:
 
     @property
     def empty(self) -> bool:
-        """Whether no line is in the file, and none waits for it."""
+        """Whether the file holds no line and no line waits to be written."""
         return not self._waiting and not self._length()
 
     def last_line(self) -> bytes:
-        """The line that was written last, b"" if there is none."""
+        """The newest line; b"" if there is none."""
         return self._last
 
     def lines_back(self) -> Iterator[bytes]:
-        """The whole lines of the file, newest first, as far back as 256 MiB."""
+        """The complete lines of the last 256 MiB of the file, newest first."""
         return _lines_back(self._descriptor)
 
     def begin(self, place: EventPosition) -> None:
-        """Write the line that says which event the file follows."""
+        """Write the first line, which names the event that the file follows."""
         topic, epoch, seq = place
         body = {"schema": FOLLOWS_SCHEMA, "topic": topic, "epoch": epoch, "seq": seq}
         self.write(encode(body))
 
     def write(self, body: bytes) -> bool:
-        """Add one line; whether it is in the file now."""
+        """Append one line; returns whether it is in the file now."""
         if self.behind:
             return False
         self._waiting.append(body)
@@ -131,7 +134,7 @@ class EventFile:
         return False
 
     def extend(self, bodies: Sequence[bytes]) -> bool:
-        """Add lines that were missing, all or none; whether they are in the file now."""
+        """Append missing lines, all or none; returns whether they are in the file now."""
         if bodies and not self._append(b"".join(body + b"\n" for body in bodies)):
             return False
         self._last = bodies[-1] if bodies else self._last
@@ -148,7 +151,9 @@ class EventFile:
                 os.ftruncate(self._descriptor, size)
             if not self._failed:
                 self._failed = True
-                self._report(f"the event file {self.path} cannot be written ({error.strerror}); free or mend the disk")
+                self._report(
+                    f"the event file {self.path} cannot be written ({error.strerror}); free or repair the disk"
+                )
             return False
         self._size = size + len(data)
         if self._failed:
@@ -157,9 +162,9 @@ class EventFile:
         return True
 
     def look(self) -> None:
-        """See whether the file is still the one at its place; if it was moved, deleted or cut, begin anew there.
+        """Check whether `path` is still this file; if it was moved, deleted or truncated, begin a new file there.
 
-        Call it every second or so, and at once after a rotation.
+        Call it about every second, and immediately after a rotation.
         """
         try:
             there, mine = self.path.stat(), os.fstat(self._descriptor)
@@ -177,26 +182,26 @@ class EventFile:
                 if not self._failed:
                     self._failed = True
                     self._report(
-                        f"the event file {self.path} was moved or deleted, and no new one can be made ({error})"
+                        f"the event file {self.path} was moved or deleted, and no new one can be created ({error})"
                     )
                 return
             os.close(self._descriptor)
             self._descriptor = descriptor
             self._cut_torn_line()
         self._size = self._length()
-        log.warning("the event file %s was moved, deleted or cut; a new one was begun in its place", self.path)
+        log.warning("the event file %s was moved, deleted or truncated; a new one was begun at its path", self.path)
         if not self._size and place is not None:
             body = encode({"schema": FOLLOWS_SCHEMA, "topic": place[0], "epoch": place[1], "seq": place[2]})
             if not self._append(body + b"\n"):
                 self._waiting.appendleft(body)
 
     def _report(self, text: str) -> None:
-        """Trouble is told on the wire, and in the log."""
+        """Report a failure or a recovery in the log and to the owner."""
         log.warning("%s", text)
         self._on_trouble(text)
 
     def close(self) -> None:
-        """Close the file and give its lock back. Safe to call twice."""
+        """Close the file and release its lock. Safe to call twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -220,9 +225,10 @@ def _lines_back(descriptor: int) -> Iterator[bytes]:
 
 
 def rotated_positions(path: Path) -> Iterator[EventPosition]:
-    """The newest places in the files that `path` may have been renamed to (`<path>.1`, `<path>-20250301`, …).
+    """The newest positions in the files that `path` may have been renamed to (`<path>.1`, `<path>-20250301`, …).
 
-    Of the newest file first, newest place first; of a few files, a few places each. What cannot be read is left out.
+    The newest file comes first, and in each file the newest position. Only a few files and a few positions of each are
+    read; files that cannot be read are skipped.
     """
     dated: list[tuple[float, Path]] = []
     with contextlib.suppress(OSError):
@@ -245,17 +251,17 @@ def rotated_positions(path: Path) -> Iterator[EventPosition]:
 
 
 def check_ordinary(path: Path) -> None:
-    """Raise UsageError for a FIFO, a device, a socket: whoever reads it could hold up the detector."""
+    """Raise UsageError for a FIFO, a device or a socket: its reader could block the detector."""
     try:
         mode = path.stat().st_mode
     except OSError:
         return
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # for a folder, opening it says what is wrong
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # for a folder, the error of `open` names the problem
         return
     kinds = {"FIFO": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
     kind = next((name for name, is_one in kinds.items() if is_one(mode)), "device")
     raise UsageError(
-        f"event file {str(path)!r} is a {kind}, which could hold up the detector; give an ordinary file, or read the "
+        f"event file {str(path)!r} is a {kind}, which could block the detector; give a regular file, or read the "
         f"events with 'stream-detector subscribe'"
     )
 
@@ -266,5 +272,5 @@ def position_of(line: bytes) -> EventPosition | None:
         body = decode_object(line, MAX_EVENT_BYTES, "line")
         topic = body.get("topic") if body.get("schema") == FOLLOWS_SCHEMA else topic_of("alarm", body.get("camera", ""))
         return check_position(topic, body.get("epoch"), body.get("seq"))
-    except (ProtocolError, TypeError):  # what is no event of ours is no reason to stop
+    except (ProtocolError, TypeError):  # skip lines that are not events
         return None

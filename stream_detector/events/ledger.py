@@ -1,20 +1,20 @@
 """The event journal: every alarm and status is written here before it is published.
 
-SQLite in WAL mode with synchronous=NORMAL: a commit costs tens of microseconds and survives `kill -9`; after a loss of
-power the newest commits may be gone, the file stays whole. Numbering: `epoch` is random per process start, `seq`
-counts per topic without holes and begins at 1 in every epoch. The order of epochs is kept, so `since` reads on across
-restarts. Scores are not journalled here (see `recovery.ScoreRing`).
+SQLite in WAL mode with synchronous=NORMAL: a commit takes tens of microseconds and survives `kill -9`; a power failure
+may lose the newest commits but leaves the file intact. Numbering: `epoch` is random and new for every process; `seq`
+counts the events of a topic without gaps, from 1 in every epoch. The journal keeps the order of epochs, so `since` reads
+on across restarts. Scores are not journalled (see `recovery_server.ScoreRing`).
 
-What goes wrong, and what happens then:
-    disk full, read-only, not writable    kept in memory (bounded), marked `unjournalled`, told once; the disk is tried
-                                          again every 30 s, and what was kept is written when it takes it
-    held by another process               UsageError: the open alarms in the file are the other's
-    corrupt (also a wrong row checksum)   renamed to *.corrupt-N, told, a new file begun; what this process still
-                                          remembers goes on into it, and what of the old file can be read and
-                                          matches its checksum (newest events, open alarms)
-    deleted or replaced while in use      noticed by `maintain` and by the next event, told, a new file begun with what the
-                                          old one held (its newest part, if it is large)
-No call but the first raises because of the disk. A Ledger is used by one thread at a time.
+Failures and what the journal does:
+    disk full, read-only, not writable    It keeps events in memory (bounded), marked `unjournalled`, and reports this
+                                          once. It tries the disk again every 30 s and then writes what it kept.
+    file in use by another process        UsageError: the open alarms in the file belong to that process.
+    corrupt file or row checksum          It renames the file to *.corrupt-N, reports this, and begins a new file with
+                                          what this process remembers and with the rows of the old file that match
+                                          their checksums (newest events, open alarms).
+    deleted or replaced while in use      The next event or `maintain` notices it. The journal reports it and begins a
+                                          new file with what the old one held (the newest part of a large file).
+Only the constructor raises because of the disk. One thread at a time uses a Ledger.
 """
 
 from __future__ import annotations

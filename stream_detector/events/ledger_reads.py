@@ -1,6 +1,6 @@
-"""What the journal can be asked, on top of `store` and `pruning`; `ledger.Ledger` is the journal.
+"""The queries of the journal, on top of `ledger_file` and `pruning`; `ledger.Ledger` is the journal.
 
-Every question goes through `_guard`, which replaces a database that fails and asks again.
+Every query goes through `_guard`, which replaces a database that fails and repeats the query.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stream_detector.events.pruning import LostEvents
 
 
 class LedgerReader:
-    """The reading half of a Ledger. epoch: of this process."""
+    """The queries of a Ledger. epoch: of this process."""
 
     epoch: str
     degraded: bool
@@ -26,14 +26,14 @@ class LedgerReader:
         raise NotImplementedError
 
     def store_number(self, name: str, value: int | None) -> None:
-        """Keep a number under a name, in the same file; None forgets it."""
+        """Store a number under a name, in the same file; None deletes it."""
         self._guard(lambda: ledger_file.write_fact(self._db, name, value), again=True)
 
     def since(self, topic: str, epoch: str | None, seq: int, limit: int) -> tuple[list[str], bool]:
         """(bodies as JSON texts, whether the epoch is unknown): up to `limit` events of `topic` after (epoch, seq).
 
-        Oldest first, on into later epochs. epoch None: this process's; "first" or an epoch that is not known (any
-        more): everything the journal holds of the topic.
+        Oldest first, including later epochs. epoch: None means this process's; "first" or an unknown epoch gives
+        everything that the journal holds of the topic.
         """
         found: tuple[list[str], bool] = ([], False)
 
@@ -45,7 +45,7 @@ class LedgerReader:
         return found
 
     def lost(self, topic: str, epoch: str | None, seq: int) -> LostEvents | None:
-        """What of `topic` after (epoch, seq) retention has deleted; None: nothing. epoch as for `since`."""
+        """The events of `topic` after (epoch, seq) that retention deleted; None if none. epoch: as for `since`."""
         found: list[LostEvents | None] = [None]
         if epoch != FIRST_EPOCH:
             of = self.epoch if epoch is None else epoch
@@ -53,31 +53,31 @@ class LedgerReader:
         return found[-1]
 
     def row_number_of(self, topic: str, epoch: str, seq: int) -> int | None:
-        """The place, for `events_after`, behind which the events lie that came after this one; None if it is not known."""
+        """The row number of an event, for `events_after`; 0 if it was deleted, None if the journal does not know it."""
         found: list[int | None] = [None]
         self._guard(lambda: found.append(ledger_file.row_number_of(self._db, topic, epoch, seq)), again=True)
         return found[-1]
 
     def events_after(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]:
-        """(place, event): up to `limit` events behind `place`, of topics that begin with `prefix`, as they came."""
+        """(row number, event): up to `limit` events after row `place`, of topics that begin with `prefix`, in order."""
         found: list[list[tuple[int, Row]]] = [[]]
         self._guard(lambda: found.append(ledger_file.read_after(self._db, place, prefix, limit)), again=True)
         return found[-1]
 
     def newest(self, prefix: str) -> Row | None:
-        """The event that came last on topics that begin with `prefix`; while degraded, the last that is on disk."""
+        """The newest event of topics that begin with `prefix`; while degraded, the newest that is on disk."""
         found: list[Row | None] = [None]
         self._guard(lambda: found.append(ledger_file.newest(self._db, prefix, self.degraded)), again=True)
         return found[-1]
 
     def last_row_number(self) -> int:
-        """The place of the event that came last."""
+        """The row number of the newest event; 0 if there is none."""
         found = [0]
         self._guard(lambda: found.append(ledger_file.last_n(self._db)), again=True)
         return found[-1]
 
     def stored_number(self, name: str) -> int | None:
-        """What `store_number` stored, or None."""
+        """The number that `store_number` stored under a name, or None."""
         found: list[int | None] = [None]
         self._guard(lambda: found.append(ledger_file.read_fact(self._db, name)), again=True)
         return found[-1]

@@ -1,4 +1,4 @@
-"""The alarms that started and have not ended, of this run and of earlier ones, as the journal follows them."""
+"""The alarms of this run and of earlier runs that started and have not ended, as the journal tracks them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stream_detector.events.ledger_file import OpenRow, Row, is_unjournalled, ke
 
 @dataclass(frozen=True, slots=True)
 class OpenAlarm:
-    """An alarm that started and has not ended. first: its `start` event; last: its newest event, maybe the same.
+    """An alarm that started and has not ended. first: its `start` event.  last: its newest event, possibly the same.
 
-    key: what names it in the journal.
+    key: its name in the journal.
     """
 
     topic: str
@@ -23,9 +23,11 @@ class OpenAlarm:
 
 
 class OpenAlarms:
-    """epoch: of this run. `rows`: key → alarm, oldest first.  `pending_ends`: ends that are in memory only, of alarms whose
-    start is on disk, by key: they must reach the disk before anything else. `ended`: keys of alarms of earlier runs
-    that ended while the disk took nothing.
+    """The open alarms of a journal. epoch: of this run.
+
+    rows: key → alarm, oldest first.  pending_ends: key → end event that is in memory only although its start is on
+    disk; it must reach the disk before any other event.  ended: keys of alarms of earlier runs that ended while the
+    disk could not be written.
     """
 
     def __init__(self, epoch: str) -> None:
@@ -37,21 +39,21 @@ class OpenAlarms:
         self._by_topic: dict[str, list[OpenRow]] | None = None
 
     def load(self, rows: dict[str, OpenRow]) -> None:
-        """Begin with what is on disk, or what was written there just now."""
+        """Replace everything by the open alarms on disk."""
         self.rows, self._by_topic = rows, None
         self._stored = set(rows)
         self.pending_ends.clear()
         self.ended.clear()
 
     def key(self, body: dict[str, Any]) -> str:
-        """The key of the alarm that an event belongs to: of this run, or else of an earlier one."""
+        """The key of the alarm that an event belongs to, in this run or else in an earlier one."""
         own = key_of({**body, "epoch": self._epoch})
         if body["type"] == "start" or own in self.rows:
             return own
         return next((key for key in self.rows if key.startswith(f"{body['id']}@")), own)
 
     def track(self, key: str, row: Row, kind: str, before: OpenRow | None) -> None:
-        """An event of the alarm was told. before: the alarm as it was; None: not open."""
+        """Take an event of an alarm into account. before: the alarm before this event, None if it was not open."""
         self._by_topic = None
         if kind == "end":
             self.rows.pop(key, None)
@@ -59,7 +61,7 @@ class OpenAlarms:
             self.rows[key] = OpenRow(row.topic, before.first if before and kind != "start" else row.text, row.text)
 
     def note_stored(self, key: str, row: Row, kind: str) -> bool:
-        """Note whether the event reached the disk; True if it is an end that is owed to the disk."""
+        """Record whether the event reached the disk; returns whether it is an end that still has to be written."""
         if not is_unjournalled(row.text):
             (self._stored.discard if kind == "end" else self._stored.add)(key)
             return False
@@ -71,12 +73,12 @@ class OpenAlarms:
         return True
 
     def merged(self, on_disk: dict[str, OpenRow]) -> dict[str, OpenRow]:
-        """What is open, where the disk holds alarms of earlier runs that this one may not know."""
+        """The open alarms, including those of earlier runs on disk that this run may not know."""
         others = {k: v for k, v in on_disk.items() if not k.endswith(f"@{self._epoch}") and k not in self.ended}
         return {**others, **self.rows}
 
     def alarms(self) -> list[OpenAlarm]:
-        """All of them, oldest first."""
+        """All open alarms, oldest first."""
         return [OpenAlarm(o.topic, json.loads(o.first), json.loads(o.last), key) for key, o in self.rows.items()]
 
     def topics(self) -> dict[str, list[OpenRow]]:

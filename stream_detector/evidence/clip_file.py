@@ -71,7 +71,7 @@ class ClipFile:
         self._writer.release()
         self._writer = None
         try:
-            if not is_whole(self._part):
+            if not is_complete(self._part):
                 raise OSError("the clip could not be written to its end; is the disk full?")
             os.replace(self._part, self.path)
         except OSError:
@@ -96,7 +96,7 @@ class ClipFile:
         self._first_s = preview.media_s
         _being_written.add(self._part)
         self._part.write_bytes(b"")  # says why, if it cannot be written; OpenCV would only say no
-        with _opencv_kept_quiet():
+        with _opencv_silenced():
             writer = cv2.VideoWriter(
                 str(self._part), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"VP80"), self._fps, self._size
             )
@@ -137,7 +137,7 @@ def part_name(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
-def is_whole(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     """Whether a WebM file ends where its header says: the header's size is filled in last (Matroska, RFC 9559)."""
     with path.open("rb") as file:
         head = file.read(256)
@@ -174,7 +174,7 @@ def _in_use(path: Path, pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def _opencv_kept_quiet() -> Iterator[None]:
+def _opencv_silenced() -> Iterator[None]:
     """Hold back what OpenCV prints (of VP8's tag, on every clip); pass on what others print meanwhile."""
     with _stderr_lock, tempfile.TemporaryFile() as held:
         try:

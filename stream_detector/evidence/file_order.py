@@ -28,14 +28,14 @@ CREATE TABLE IF NOT EXISTS files(serial INTEGER PRIMARY KEY AUTOINCREMENT, name 
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class IndexedFile:
     """One file. name: below the folder.  age_s: since it was first seen; never more than can be borne out."""
 
     name: str
     age_s: float
 
 
-class EvidenceOrder:
+class EvidenceIndex:
     """folder: of the evidence; made when something is written. Used by one thread. No call raises because of the disk:
     without an index on it, one in memory serves as long as this process lives."""
 
@@ -49,14 +49,14 @@ class EvidenceOrder:
         """Look at the clocks; call it now and then."""
         self._wall.observe(self._clock.monotonic(), self._clock.utc())
 
-    def oldest_first(self, names: Sequence[str]) -> list[Seen]:
+    def oldest_first(self, names: Sequence[str]) -> list[IndexedFile]:
         """Every one of `names` (files there now, in the order of their dates), in the order in which they came."""
         self.observe()
         try:
             return self._sorted(names, self._connection())
         except sqlite3.Error as error:
             log.warning("the index of the evidence cannot be used (%s); a new one is begun", error)
-            return self._sorted(names, self._anew(error))
+            return self._sorted(names, self._recreate(error))
 
     def close(self) -> None:
         """Close the index. Safe to call twice."""
@@ -69,7 +69,7 @@ class EvidenceOrder:
             self._db = _open(str(self._path))
         return self._db
 
-    def _anew(self, error: sqlite3.Error) -> sqlite3.Connection:
+    def _recreate(self, error: sqlite3.Error) -> sqlite3.Connection:
         self.close()
         if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             with contextlib.suppress(OSError, sqlite3.Error):
@@ -79,7 +79,7 @@ class EvidenceOrder:
         self._db = _open(":memory:")
         return self._db
 
-    def _sorted(self, names: Sequence[str], db: sqlite3.Connection) -> list[Seen]:
+    def _sorted(self, names: Sequence[str], db: sqlite3.Connection) -> list[IndexedFile]:
         at_s = self._wall.lasted_s(self._clock.monotonic())
         with db:
             life = retention.begin_life(db, self._token, self._wall.began_utc, at_s)
@@ -94,7 +94,7 @@ class EvidenceOrder:
             retention.forget_lives(db, oldest)
         begun = retention.beginnings(retention.read_lives(db, oldest, life))
         now_s = begun[life] + at_s
-        return [Seen(*seen) for seen in self._ages(rows, there, begun, life, at_s, now_s)]
+        return [IndexedFile(*seen) for seen in self._ages(rows, there, begun, life, at_s, now_s)]
 
     def _ages(
         self,

@@ -28,7 +28,7 @@ from typing import Literal, TypeVar
 
 from stream_detector.config import EvidenceConfig
 from stream_detector.evidence.clip_file import ClipFile, remove_stale, write_snapshot
-from stream_detector.evidence.file_order import EvidenceOrder
+from stream_detector.evidence.file_order import EvidenceIndex
 from stream_detector.types import Clock, Preview
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _SILENCE_S = 5.0  # beyond post_s without a picture, an ended alarm's clip is cl
 _LOSS_REPORT_S = 10.0
 _DAY_S = 86400.0
 _LOOK_S = 60.0  # between two looks at the clocks
-_TIDY_S = 600.0
+_RETENTION_S = 600.0
 
 T = TypeVar("T")
 Kind = Literal["observe", "start", "peak", "end", "flush"]
@@ -78,7 +78,7 @@ class _State:
     rings: dict[str, deque[Preview]] = field(default_factory=dict)
     ring_bytes: int = 0
     recordings: list[_Recording] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
 
 class EvidenceWriter:
@@ -112,8 +112,8 @@ class EvidenceWriter:
         self._lost = 0
         self._loss_told_s = float("-inf")
         self._state = _State()
-        self._tidy_s = clock.monotonic() + _TIDY_S
-        self._order = EvidenceOrder(config.directory, clock)
+        self._retention_s = clock.monotonic() + _RETENTION_S
+        self._order = EvidenceIndex(config.directory, clock)
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
         self._thread.start()
 
@@ -145,7 +145,7 @@ class EvidenceWriter:
         now = self._clock.monotonic()
         if now - self._loss_told_s >= _LOSS_REPORT_S:
             self._loss_told_s = now
-            self._tell(f"evidence of camera {camera!r}: writing clips is too slow, pictures are left out of them")
+            self._report(f"evidence of camera {camera!r}: writing clips is too slow, pictures are left out of them")
 
     def start(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None:
         """An alarm starts: open its clip with what lies before, and write its first snapshot."""
@@ -171,7 +171,9 @@ class EvidenceWriter:
             self._changed.notify_all()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            self._tell(f"evidence was still being written {timeout_s:g} s after the end; the last clips are incomplete")
+            self._report(
+                f"evidence was still being written {timeout_s:g} s after the end; the last clips are incomplete"
+            )
             return False
         return True
 
@@ -191,8 +193,8 @@ class EvidenceWriter:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        step_back()
-        self._guard(lambda: self._tidy(first=True), "the evidence folder cannot be tidied")
+        lower_priority()
+        self._guard(lambda: self._apply_retention(first=True), "the evidence folder cannot be tidied")
         while True:
             with self._changed:
                 waits = any(r.end_s is not None for r in self._state.recordings)
@@ -207,10 +209,10 @@ class EvidenceWriter:
                 if item is not None:
                     self._handle(item)
                 self._close_silent()
-                self._tidy_now_and_then()
+                self._apply_retention_when_due()
             except Exception as error:  # evidence must never bring the detection down
                 log.debug("evidence", exc_info=True)
-                self._complain("bug", f"evidence could not be written ({type(error).__name__}: {error})")
+                self._report_once("bug", f"evidence could not be written ({type(error).__name__}: {error})")
             finally:
                 with self._changed:
                     self._busy = False
@@ -231,10 +233,10 @@ class EvidenceWriter:
                 if (recording.camera, recording.id) != (item.camera, item.alarm_id) or recording.end_s is not None:
                     continue
                 if item.kind == "peak":
-                    self._consider(recording, item.media_s, item.score)
+                    self._update_snapshot(recording, item.media_s, item.score)
                 else:
                     recording.end_s = item.media_s
-                    self._await_more(recording)
+                    self._extend_deadline(recording)
 
     def _begin(self, item: _Item) -> None:
         ring = self._state.rings.get(item.camera, ())
@@ -244,7 +246,7 @@ class EvidenceWriter:
             lambda: ClipFile(Path(clip), _rate(ring), self._config.max_clip_s), f"clip {clip!r} cannot be written"
         )
         self._state.recordings.append(recording)
-        self._consider(recording, item.media_s, item.score)
+        self._update_snapshot(recording, item.media_s, item.score)
         for preview in ring:
             if item.media_s - self._config.pre_s <= preview.media_s:
                 self._record(recording, preview)
@@ -261,22 +263,22 @@ class EvidenceWriter:
             while preview.media_s - ring[0].media_s > self._config.pre_s and len(ring) > 1:
                 state.ring_bytes -= ring.popleft().image.nbytes
             for recording in [r for r in state.recordings if r.camera == camera]:
-                self._follow(recording, preview)
+                self._add_to_recording(recording, preview)
         while state.ring_bytes > _RING_BYTES:
             longest = max(state.rings.values(), key=lambda r: sum(p.image.nbytes for p in r))
             state.ring_bytes -= longest.popleft().image.nbytes
 
-    def _follow(self, recording: _Recording, preview: Preview) -> None:
+    def _add_to_recording(self, recording: _Recording, preview: Preview) -> None:
         if recording.end_s is not None and preview.media_s > recording.end_s + self._config.post_s:
             self._finish([recording])
             return
         if recording.end_s is not None:
-            self._await_more(recording)
+            self._extend_deadline(recording)
         if recording.wanted is not None:
-            self._consider(recording, *recording.wanted)
+            self._update_snapshot(recording, *recording.wanted)
         self._record(recording, preview)
 
-    def _await_more(self, recording: _Recording) -> None:
+    def _extend_deadline(self, recording: _Recording) -> None:
         recording.silent_at_s = self._clock.monotonic() + self._config.post_s + _SILENCE_S
 
     def _record(self, recording: _Recording, preview: Preview) -> None:
@@ -292,7 +294,7 @@ class EvidenceWriter:
         elif not going_on:  # as long as it may get; the snapshot may still change
             self._close_clip(recording)
 
-    def _consider(self, recording: _Recording, at_s: float, score: float) -> None:
+    def _update_snapshot(self, recording: _Recording, at_s: float, score: float) -> None:
         """Write the snapshot if this score is the highest so far."""
         if score <= recording.best:
             return
@@ -312,36 +314,36 @@ class EvidenceWriter:
             self._state.recordings.remove(recording)
             self._close_clip(recording)
         if recordings:
-            self._guard(lambda: self._tidy(first=False), "the evidence folder cannot be tidied")
+            self._guard(lambda: self._apply_retention(first=False), "the evidence folder cannot be tidied")
 
     def _close_clip(self, recording: _Recording) -> None:
         clip, recording.clip = recording.clip, None
         if clip is None:
             return
         if self._guard(clip.close, f"clip {str(clip.path)!r} cannot be written"):
-            self._state.told.clear()
+            self._state.reported.clear()
             log.debug("clip %s written", clip.path)
 
     def _close_silent(self) -> None:
         now = self._clock.monotonic()
         self._finish([r for r in self._state.recordings if now >= r.silent_at_s])
 
-    def _tidy_now_and_then(self) -> None:
+    def _apply_retention_when_due(self) -> None:
         """What is too old goes in quiet times as well."""
         now_s = self._clock.monotonic()
         self._order.observe()
-        if now_s >= self._tidy_s:
-            self._guard(lambda: self._tidy(first=False), "the evidence folder cannot be tidied")
+        if now_s >= self._retention_s:
+            self._guard(lambda: self._apply_retention(first=False), "the evidence folder cannot be tidied")
 
     def _out_of_time(self) -> bool:
         return time.monotonic() >= self._give_up_at
 
-    def _tidy(self, first: bool) -> None:
+    def _apply_retention(self, first: bool) -> None:
         """Stale temporaries at the start; files older than keep_days; the oldest beyond max_bytes. 0: no limit.
 
         Old and oldest by order of arrival, see `file_order`: a clock that is wrong for a while deletes nothing.
         """
-        self._tidy_s = self._clock.monotonic() + _TIDY_S
+        self._retention_s = self._clock.monotonic() + _RETENTION_S
         directory, config = self._config.directory, self._config
         if not directory.is_dir():
             return
@@ -368,15 +370,15 @@ class EvidenceWriter:
             return action()
         except OSError as error:
             reason = error.strerror or str(error)
-            self._complain(reason, f"evidence: {what} ({reason}); detection goes on without it")
+            self._report_once(reason, f"evidence: {what} ({reason}); detection goes on without it")
             return None
 
-    def _complain(self, sort: str, sentence: str) -> None:
-        if sort not in self._state.told:
-            self._state.told.add(sort)
-            self._tell(sentence)
+    def _report_once(self, sort: str, sentence: str) -> None:
+        if sort not in self._state.reported:
+            self._state.reported.add(sort)
+            self._report(sentence)
 
-    def _tell(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         try:
             self._on_error(sentence)
         except Exception:
@@ -391,7 +393,7 @@ def _rate(previews: Iterable[Preview]) -> float:
     return min(max(round(fps, 2), _MIN_FPS), _MAX_FPS)
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Let this thread, on Linux, give way to the ones that detect. Only for work that leaves the interpreter's lock
     alone, as encoders do: a thread that is put aside while it holds the lock stops all others."""
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":

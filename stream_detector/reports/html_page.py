@@ -27,7 +27,7 @@ from stream_detector.reports.summary import CameraReport, Report
 WIDTH = 10_000  # units of a timeline's x axis
 TOP, HEIGHT = 70, 1000  # score 1 lies at TOP, score 0 at HEIGHT
 MIN_WIDTH = 8  # a shorter alarm is drawn this wide, so that it can be seen
-MAX_POINTS = 1500  # per camera; more windows are thinned, keeping peaks
+MAX_POINTS = 1500  # per camera; more windows are downsampled, keeping peaks
 MAX_PICTURE_BYTES = 2_000_000
 MAX_PICTURES_BYTES = 40_000_000
 MAX_SPANS = 200
@@ -133,11 +133,11 @@ def _asset(name: str) -> str:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["shown"] = shown
+    environment.filters["printable"] = printable
     return environment.from_string(_asset("report.html.j2"))
 
 
-def shown(text: object) -> str:
+def printable(text: object) -> str:
     """`text` with its control characters made visible; escaping is the template's business."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
@@ -177,7 +177,7 @@ def _panel(camera: CameraReport) -> _Panel:
     def bar(first_s: float, last_s: float, tip: str) -> _Bar:
         return _Bar(x(first_s), max(MIN_WIDTH, x(last_s) - x(first_s)), tip)
 
-    points = thinned(rows)
+    points = downsampled(rows)
     data = json.dumps(
         {
             "camera": camera.name,
@@ -207,7 +207,7 @@ def _panel(camera: CameraReport) -> _Panel:
         lines=tuple(
             (kind, " ".join(f"{x(row.end_s)},{y(getattr(row, kind))}" for row in part))
             for kind in ("raw", "smoothed")
-            for part in unbroken(points, camera.gaps)
+            for part in split_at_gaps(points, camera.gaps)
         ),
         threshold_y=None if camera.threshold is None else y(camera.threshold),
         ticks=tuple(_ticks(start_s, end_s)),
@@ -227,7 +227,7 @@ def _ticks(start_s: float, end_s: float) -> list[_Tick]:
     return labels
 
 
-def thinned(rows: list[ScoreRow]) -> list[ScoreRow]:
+def downsampled(rows: list[ScoreRow]) -> list[ScoreRow]:
     """At most about MAX_POINTS rows: of each group of neighbours the highest and lowest smoothed, the highest raw, the
     first degraded one, in order."""
     size = math.ceil(3 * len(rows) / MAX_POINTS)
@@ -247,7 +247,7 @@ def thinned(rows: list[ScoreRow]) -> list[ScoreRow]:
     return kept
 
 
-def unbroken(rows: list[ScoreRow], gaps: tuple[tuple[float, float], ...]) -> list[list[ScoreRow]]:
+def split_at_gaps(rows: list[ScoreRow], gaps: tuple[tuple[float, float], ...]) -> list[list[ScoreRow]]:
     """`rows` split where a hole lies between two neighbours."""
     holes = sorted(gaps)
     parts: list[list[ScoreRow]] = [[]]

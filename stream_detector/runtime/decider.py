@@ -227,7 +227,7 @@ class Decider:
         if now_s - self._tick_s < TICK_S:
             return
         self._tick_s = now_s
-        self._telemetry.went_round()
+        self._telemetry.decision_loop_passed()
         for name, monitor in self._quality_monitors.items():
             self._tell(self._plans[name], monitor.tick(now_s), None)
 
@@ -244,7 +244,7 @@ class Decider:
             self._finish(plan, reason)
         if self._scores:
             self._scores.flush()
-        self._telemetry.run_over()
+        self._telemetry.run_ended()
 
     def open_id(self, camera: str) -> str | None:
         """The id of the camera's alarm in progress."""

@@ -72,7 +72,7 @@ class SinkThread:
         self.name = name
         self.lost = 0
         self._sink = sink
-        self._told = 0
+        self._reported = 0
         self._queue: queue.Queue[PublishedAlarm | None] = queue.Queue(QUEUE_EVENTS)
         self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
         self._thread.start()
@@ -82,7 +82,7 @@ class SinkThread:
         try:
             self._queue.put_nowait(event)
         except queue.Full:
-            self._lose("its queue is full")
+            self._count_lost("its queue is full")
 
     def close(self) -> None:
         """Wait for what is in the queue, for at most CLOSE_S seconds."""
@@ -92,10 +92,10 @@ class SinkThread:
         if self._thread.is_alive():
             log.warning("sink %s: %d events were still waiting at the end and are lost", self.name, self._queue.qsize())
 
-    def _lose(self, why: str) -> None:
+    def _count_lost(self, why: str) -> None:
         self.lost += 1
-        if self.lost >= 2 * self._told:  # told at 1, 2, 4, 8 …: a broken sink does not fill the log
-            self._told = self.lost
+        if self.lost >= 2 * self._reported:  # told at 1, 2, 4, 8 …: a broken sink does not fill the log
+            self._reported = self.lost
             log.warning("sink %s: %d events lost so far; the last one because %s", self.name, self.lost, why)
 
     def _work(self) -> None:
@@ -103,7 +103,7 @@ class SinkThread:
             try:
                 self._sink.alarm(event)
             except Exception as error:  # of somebody else's code: anything
-                self._lose(f"of {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+                self._count_lost(f"of {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         with contextlib.suppress(Exception):
             self._sink.close()
 

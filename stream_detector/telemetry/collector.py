@@ -19,7 +19,7 @@ from stream_detector.telemetry.snapshot import (
     AlarmView,
     CameraView,
     Histogram,
-    Note,
+    LogEntry,
     TelemetrySnapshot,
     bucket_of,
 )
@@ -27,7 +27,7 @@ from stream_detector.types import CameraState, CameraStatus, Clock, Decision
 
 HISTORY = 120  # smoothed scores kept per camera
 RECENT_ALARMS = 50
-RECENT_NOTES = 500
+RECENT_LOG_ENTRIES = 500
 MAX_CAUSES = 32  # distinct causes counted per camera; further ones are counted as "other"
 FPS_SPAN_S = 1.0
 
@@ -127,19 +127,19 @@ class Telemetry:
         self._stages = {name: _Distribution() for name in STAGES}
         self._total = _Distribution()
         self._alarms: OrderedDict[str, AlarmView] = OrderedDict()
-        self._notes: deque[Note] = deque(maxlen=RECENT_NOTES)
-        self._note_seq = self._batches = self._batched_windows = 0
+        self._log_entries: deque[LogEntry] = deque(maxlen=RECENT_LOG_ENTRIES)
+        self._log_seq = self._batches = self._batched_windows = 0
         self._scored_s: float | None = None
-        self._round_s: float | None = None
+        self._decision_loop_s: float | None = None
         self._over = False
 
-    def went_round(self) -> None:
+    def decision_loop_passed(self) -> None:
         """The decision thread lives: it has just looked at everything that waits for it."""
         now_s = self._clock.monotonic()
         with self._lock:
-            self._round_s = now_s
+            self._decision_loop_s = now_s
 
-    def run_over(self) -> None:
+    def run_ended(self) -> None:
         """The decision thread has ended every alarm in progress, and ends itself."""
         with self._lock:
             self._over = True
@@ -198,7 +198,7 @@ class Telemetry:
             if changed:
                 detail = f": {status.detail}" if status.detail else ""
                 told = {"event": event, "state": status.state, "detail": status.detail, "source": status.source}
-                self._note(status.camera, "state", f"{status.state}{detail}", told)
+                self._add_log_entry(status.camera, "state", f"{status.state}{detail}", told)
 
     def decision(self, decision: Decision, threshold: float) -> None:
         """A window was scored, smoothed and decided on against `threshold`."""
@@ -249,12 +249,12 @@ class Telemetry:
                 self._alarms.popitem(last=False)
             if alarm.type == "start":
                 text = f"ALARM at {alarm.start_s:.1f} s, score {alarm.peak_score:.2f} (threshold {alarm.threshold:.2f})"
-                self._note(alarm.camera, "start", text, _told("alarm_start", alarm))
+                self._add_log_entry(alarm.camera, "start", text, _told("alarm_start", alarm))
             elif alarm.type == "end":
                 until = "" if alarm.end_s is None else f" to {alarm.end_s:.1f} s"
                 reason = "" if alarm.reason in (None, "normal") else f", {alarm.reason}"
                 text = f"alarm over: {alarm.start_s:.1f}{until}, peak {alarm.peak_score:.2f}{reason}"
-                self._note(alarm.camera, "end", text, _told("alarm_end", alarm))
+                self._add_log_entry(alarm.camera, "end", text, _told("alarm_end", alarm))
 
     def snapshot(self) -> TelemetrySnapshot:
         """The run at this moment, frozen; about 0.2 ms for 64 cameras."""
@@ -269,23 +269,25 @@ class Telemetry:
                 batched_windows=self._batched_windows,
                 scored_age_s=None if self._scored_s is None else max(0.0, now_s - self._scored_s),
                 alarms=tuple(self._alarms.values()),
-                notes=tuple(self._notes),
-                decided_age_s=None if self._round_s is None else max(0.0, now_s - self._round_s),
+                log_entries=tuple(self._log_entries),
+                decided_age_s=None if self._decision_loop_s is None else max(0.0, now_s - self._decision_loop_s),
                 over=self._over,
             )
 
-    def notes_since(self, seq: int) -> tuple[Note, ...]:
+    def log_entries_since(self, seq: int) -> tuple[LogEntry, ...]:
         """Notes newer than number `seq`, as far as they are kept, oldest first."""
         with self._lock:
-            new = min(self._note_seq - seq, len(self._notes))
-            return tuple(self._notes)[len(self._notes) - new :] if new > 0 else ()
+            new = min(self._log_seq - seq, len(self._log_entries))
+            return tuple(self._log_entries)[len(self._log_entries) - new :] if new > 0 else ()
 
     def _camera(self, name: str) -> _Camera:
         return self._cameras.get(name, self._nobody)
 
-    def _note(self, camera: str, kind: str, text: str, fields: dict[str, Any]) -> None:
-        self._note_seq += 1
-        self._notes.append(Note(self._note_seq, self._clock.monotonic() - self._start_s, camera, kind, text, fields))
+    def _add_log_entry(self, camera: str, kind: str, text: str, fields: dict[str, Any]) -> None:
+        self._log_seq += 1
+        self._log_entries.append(
+            LogEntry(self._log_seq, self._clock.monotonic() - self._start_s, camera, kind, text, fields)
+        )
 
 
 def _told(event: str, alarm: AlarmView) -> dict[str, Any]:

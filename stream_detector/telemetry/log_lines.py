@@ -1,6 +1,6 @@
-"""A run told in log lines, where no live view is drawn: camera states, alarms, trouble.
+"""Writes camera states, alarms and failures to the log when no live view is shown.
 
-Reads the notes that telemetry keeps, from a thread of its own, so that nothing that decides or captures writes a log.
+It reads the entries that telemetry keeps, in a thread of its own, so that no capture or decision thread writes a log.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from typing import Protocol
 
 from stream_detector.system.logging_setup import fields
-from stream_detector.telemetry.snapshot import Note
+from stream_detector.telemetry.snapshot import LogEntry
 
 INTERVAL_S = 0.2
 _LOUD = ("camera_trouble", "alarm_start")
@@ -19,38 +19,42 @@ _LOUD_STATES = ("stalled", "offline", "failed")
 log = logging.getLogger("stream_detector.run")
 
 
-class NoteSource(Protocol):
-    """What `telemetry.Telemetry` is to this module."""
+class LogEntrySource(Protocol):
+    """The part of `collector.Telemetry` that this module uses."""
 
-    def notes_since(self, seq: int) -> tuple[Note, ...]:
-        """Notes newer than number `seq`, as far as they are kept, oldest first."""
+    def log_entries_since(self, seq: int) -> tuple[LogEntry, ...]:
+        """Entries newer than number `seq`, as far as they are kept, oldest first."""
         ...
 
 
-class Narrator:
-    """Logs every note once."""
+class RunLogger:
+    """Logs every entry of the telemetry once."""
 
-    def __init__(self, telemetry: NoteSource) -> None:
+    def __init__(self, telemetry: LogEntrySource) -> None:
         self._telemetry = telemetry
-        self._told = 0
+        self._logged_seq = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Tell the news until `stop` is set, and then what is left."""
+        """Log new entries until `stop` is set, then the remaining ones."""
         while not stop.wait(INTERVAL_S):
-            self.tell_news()
-        self.tell_news()
+            self.log_new_entries()
+        self.log_new_entries()
 
-    def tell_news(self) -> None:
-        """Log the notes that are new since the last call."""
-        for note in self._telemetry.notes_since(self._told):
-            left_out = note.seq - self._told - 1
+    def log_new_entries(self) -> None:
+        """Log the entries that are new since the last call."""
+        for entry in self._telemetry.log_entries_since(self._logged_seq):
+            left_out = entry.seq - self._logged_seq - 1
             if left_out:
-                log.warning("%d notes were left out", left_out, extra=fields(event="lines_left_out", count=left_out))
-            self._told = note.seq
-            log.log(level_of(note), "%s: %s", note.camera, note.text, extra=fields(camera=note.camera, **note.fields))
+                log.warning(
+                    "%d log entries were left out", left_out, extra=fields(event="lines_left_out", count=left_out)
+                )
+            self._logged_seq = entry.seq
+            log.log(
+                level_of(entry), "%s: %s", entry.camera, entry.text, extra=fields(camera=entry.camera, **entry.fields)
+            )
 
 
-def level_of(note: Note) -> int:
-    """WARNING for what somebody should look at, INFO for the rest."""
-    loud = note.fields.get("event") in _LOUD or note.fields.get("state") in _LOUD_STATES
+def level_of(entry: LogEntry) -> int:
+    """WARNING for what an operator should look at, INFO for everything else."""
+    loud = entry.fields.get("event") in _LOUD or entry.fields.get("state") in _LOUD_STATES
     return logging.WARNING if loud else logging.INFO

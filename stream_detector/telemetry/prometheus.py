@@ -128,7 +128,7 @@ def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     return encode(registry), kind
 
 
-class _Bounded(ThreadingHTTPServer):
+class _BoundedServer(ThreadingHTTPServer):
     """A thread a connection, for few and short connections: beyond MOST the oldest makes room, so that peers that ask
     and never read, or never ask, keep nobody out."""
 
@@ -144,7 +144,7 @@ class _Bounded(ThreadingHTTPServer):
         """Make room if there is none, and start the connection's thread."""
         with self._held_lock:
             if len(self._held) >= MOST:
-                self._hang_up(self._held.popitem(last=False)[1][0])
+                self._disconnect(self._held.popitem(last=False)[1][0])
             self._held[id(request)] = (request, time.monotonic())
         super().process_request(request, client_address)
 
@@ -160,7 +160,7 @@ class _Bounded(ThreadingHTTPServer):
         with self._held_lock:
             for held, began_s in list(self._held.values()):
                 if began_s < since_s:
-                    self._hang_up(held)
+                    self._disconnect(held)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A peer that went away, or was hung up on, is no news."""
@@ -168,7 +168,7 @@ class _Bounded(ThreadingHTTPServer):
             log.exception("the metrics server failed")
 
     @staticmethod
-    def _hang_up(held: Any) -> None:
+    def _disconnect(held: Any) -> None:
         with contextlib.suppress(OSError):  # gone already
             held.shutdown(socket.SHUT_RDWR)
 
@@ -216,7 +216,7 @@ class MetricsServer:
                 """Scrapes are no news."""
 
         try:
-            self._server = _Bounded((host, port), Handler)
+            self._server = _BoundedServer((host, port), Handler)
         except (OSError, OverflowError) as error:
             raise EndpointError(
                 f"metrics cannot be served on {host}:{port} ({getattr(error, 'strerror', None) or error}); "

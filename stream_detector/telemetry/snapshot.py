@@ -136,7 +136,7 @@ class AlarmView:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class LogEntry:
     """One line for people: a change of state or an alarm. seq counts from 1 without holes. at_s: since the start.
 
     fields: the same for machines, as in JSON log lines; `event` names what happened (docs/logging.md).
@@ -157,7 +157,7 @@ class TelemetrySnapshot:
     stages: latency histogram per stage, in the order of STAGES.  total: last frame captured → decision taken.
     decided_age_s: since the decision thread went round last, within a second; None before the first time.
     over: the decision thread has ended every alarm and has nothing more to do.
-    alarms: the newest ones, newest last.  notes: the newest ones, newest last.
+    alarms: the newest ones, newest last.  log_entries: the newest ones, newest last.
     """
 
     elapsed_s: float
@@ -168,7 +168,7 @@ class TelemetrySnapshot:
     batched_windows: int = 0
     scored_age_s: float | None = None
     alarms: tuple[AlarmView, ...] = ()
-    notes: tuple[Note, ...] = ()
+    log_entries: tuple[LogEntry, ...] = ()
     decided_age_s: float | None = None
     over: bool = False
 

@@ -47,7 +47,7 @@ class SnapshotSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class HeaderInfo:
+class ViewHeader:
     """What does not change during a run. rendered: the footage is drawn by the demo, and the view must say so."""
 
     engine: str
@@ -56,11 +56,11 @@ class HeaderInfo:
     rendered: bool = False
 
 
-class Dashboard:
+class TerminalView:
     """Shows a run until it is told to stop."""
 
     def __init__(
-        self, telemetry: SnapshotSource, header: HeaderInfo, *, console: Console | None = None, plain: bool = False
+        self, telemetry: SnapshotSource, header: ViewHeader, *, console: Console | None = None, plain: bool = False
     ) -> None:
         """console: standard output unless given. plain: lines even in a terminal."""
         self._telemetry, self._header = telemetry, header
@@ -99,8 +99,8 @@ class Dashboard:
         if header.rendered:
             self._say("RENDERED FOOTAGE: this scene is drawn by a program, no camera filmed it")
         while not stop.wait(INTERVAL_S):
-            self._tell_news()
-        self._tell_news()
+            self._print_new_entries()
+        self._print_new_entries()
         snapshot = self._telemetry.snapshot()
         self._say(
             f"{clock_text(snapshot.elapsed_s)}  done: {count_text(snapshot.scored, 'window')} scored of "
@@ -108,13 +108,13 @@ class Dashboard:
             f"{count_text(sum(camera.alarms for camera in snapshot.cameras), 'alarm')}"
         )
 
-    def _tell_news(self) -> None:
-        fresh = [note for note in self._telemetry.snapshot().notes if note.seq > self._told]
+    def _print_new_entries(self) -> None:
+        fresh = [entry for entry in self._telemetry.snapshot().log_entries if entry.seq > self._told]
         if fresh and fresh[0].seq > self._told + 1:
             self._say(f"({fresh[0].seq - self._told - 1} lines left out)")
-        for note in fresh:
-            self._say(f"{clock_text(note.at_s)}  {note.camera:<12}  {note.text}")
-            self._told = note.seq
+        for entry in fresh:
+            self._say(f"{clock_text(entry.at_s)}  {entry.camera:<12}  {entry.text}")
+            self._told = entry.seq
 
     def _say(self, line: str) -> None:
         encoding = self._console.encoding
@@ -129,7 +129,7 @@ def drawable(console: Console | None = None) -> bool:
     return terminal and console.encoding.lower().startswith("utf")
 
 
-def render(snapshot: TelemetrySnapshot, header: HeaderInfo, width: int, height: int) -> RenderableType:
+def render(snapshot: TelemetrySnapshot, header: ViewHeader, width: int, height: int) -> RenderableType:
     """The whole view for a terminal of `width` columns and `height` rows."""
     parts: list[RenderableType] = [_header(snapshot, header, width)]
     progress = _progress(snapshot, width)
@@ -171,7 +171,7 @@ def page_of(
     return pinned + others[page * size : (page + 1) * size], page + 1, pages
 
 
-def _header(snapshot: TelemetrySnapshot, header: HeaderInfo, width: int) -> RenderableType:
+def _header(snapshot: TelemetrySnapshot, header: ViewHeader, width: int) -> RenderableType:
     title = Text(no_wrap=True, overflow="ellipsis")
     title.append("stream-detector", style="bold")
     title.append(f"  {clock_text(snapshot.elapsed_s)}", style="cyan")

@@ -1,6 +1,6 @@
 """A page to watch: live cameras, alarms, replay and tuning in the browser (extra `web`).
 
-    capture threads ──previews──▶ Board ◀──decisions, events── decision thread
+    capture threads ──previews──▶ LiveState ◀──decisions, events── decision thread
                                     │
                      server thread, own event loop: History (journal, read-only) · Hub ──SSE──▶ viewers
                                     └── acknowledgements ──DecisionQueue──▶ decision thread

@@ -28,16 +28,16 @@ from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.telemetry.health import check
 from stream_detector.telemetry.prometheus import exposition
-from stream_detector.web.auth import COOKIE, SESSION_S, Gate
+from stream_detector.web.auth import COOKIE, SESSION_S, AccessControl
 from stream_detector.web.export import export_csv, export_json
 from stream_detector.web.history import Alarm, Filter, History, make_filter
 from stream_detector.web.inputs import settings_of, text_of, whole_number
-from stream_detector.web.live_state import Board
+from stream_detector.web.live_state import LiveState
 from stream_detector.web.middleware import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
 from stream_detector.web.streams import Hub, encode_picture
-from stream_detector.web.tune import thin, tune, write_camera
+from stream_detector.web.tune import downsample, tune, write_camera
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +50,14 @@ PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class WebContext:
     """What the routes work on."""
 
     run: Run
-    board: Board
+    live_state: LiveState
     history: History
     hub: Hub
-    gate: Gate
+    access: AccessControl
     pages: Pages
     recordings: Recordings
     registry: CollectorRegistry
@@ -69,9 +69,9 @@ class Rooms:
 class Api:
     """Answers every route; see `routes`."""
 
-    def __init__(self, rooms: Rooms) -> None:
-        self._r = rooms
-        self._plans = {plan.name: plan for plan in rooms.run.plans}
+    def __init__(self, context: WebContext) -> None:
+        self._context = context
+        self._plans = {plan.name: plan for plan in context.run.plans}
         self._acks = RateLimiter(ACK_RATE, ACK_BURST, 1)
 
     def app(self) -> Starlette:
@@ -84,7 +84,7 @@ class Api:
             *(Route(path, self._health) for path in HEALTH),
             Route("/metrics", self._metrics),
             Route("/api/run", self._run),
-            Route("/api/stream", _Stream(self._r), methods=["GET"]),
+            Route("/api/stream", _Stream(self._context), methods=["GET"]),
             Route("/api/picture/{name}.jpg", self._picture),
             Route("/api/alarms", self._alarms),
             Route("/api/alarms.json", self._export_json),
@@ -105,18 +105,18 @@ class Api:
     # -- pages and sign-in ------------------------------------------------------------------------------------------
 
     async def _page(self, request: Request) -> Response:
-        return self._r.pages.answer(request, "index.html")
+        return self._context.pages.answer(request, "index.html")
 
     async def _static(self, request: Request) -> Response:
-        return self._r.pages.answer(request, request.path_params["path"])
+        return self._context.pages.answer(request, request.path_params["path"])
 
     async def _login_page(self, request: Request) -> Response:
-        return self._r.pages.answer(request, "login.html")
+        return self._context.pages.answer(request, "login.html")
 
     async def _login(self, request: Request) -> Response:
         token = (await read_json(request.receive, request.scope)).get("token")
-        now_s, gate = time.monotonic(), self._r.gate
-        right = gate.closed is False or request.scope["state"]["guess"](token if isinstance(token, str) else "")
+        now_s, access = time.monotonic(), self._context.access
+        right = access.closed is False or request.scope["state"]["guess"](token if isinstance(token, str) else "")
         if right is None:
             return JSONResponse({"error": TOO_MANY_GUESSES}, 429)
         if not right:
@@ -124,16 +124,16 @@ class Api:
         response = JSONResponse({"ok": True})
         response.set_cookie(
             COOKIE,
-            gate.open_session(now_s),
+            access.open_session(now_s),
             max_age=int(SESSION_S),
             httponly=True,
             samesite="strict",
-            secure=self._r.tls,
+            secure=self._context.tls,
         )
         return response
 
     async def _logout(self, request: Request) -> Response:
-        self._r.gate.close_session(request.scope["state"]["cookie"])
+        self._context.access.close_session(request.scope["state"]["cookie"])
         response = JSONResponse({"ok": True})
         response.delete_cookie(COOKIE)
         return response
@@ -141,29 +141,29 @@ class Api:
     # -- the run ----------------------------------------------------------------------------------------------------
 
     async def _health(self, request: Request) -> Response:
-        run = self._r.run
+        run = self._context.run
         names = bool(request.scope["state"]["admitted"])
         status, body = check(request.scope["path"], run.telemetry.snapshot(), run.config.telemetry, names=names)
         return JSONResponse(body, status)
 
     async def _metrics(self, request: Request) -> Response:
-        text, content = exposition(self._r.registry, request.headers.get("accept", ""))
+        text, content = exposition(self._context.registry, request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content})
 
     async def _run(self, _request: Request) -> Response:
-        run = self._r.run
+        run = self._context.run
         engine = run.engine
-        recorded = set(self._r.recordings.names)
+        recorded = set(self._context.recordings.names)
         return JSONResponse(
             {
                 "engine": f"{engine.name} · {engine.device} · {engine.precision}",
                 "bundle": run.bundle.name,
                 "fingerprint": run.bundle.fingerprint,
                 "rendered": any(camera.source.kind == "demo" for camera in run.config.cameras),
-                "closed": self._r.gate.closed,
-                "unseen": self._r.history.unseen(),
+                "closed": self._context.access.closed,
+                "unseen": self._context.history.unseen(),
                 "epoch": run.ledger.epoch,
-                "config": self._r.config_path.name if self._r.config_path else None,
+                "config": self._context.config_path.name if self._context.config_path else None,
                 "alarm": run.config.alarm.model_dump(exclude={"threshold"}),
                 "cameras": [
                     {
@@ -180,7 +180,7 @@ class Api:
         )
 
     async def _picture(self, request: Request) -> Response:
-        newest = self._r.board.picture(self._camera(request))
+        newest = self._context.live_state.picture(self._camera(request))
         if newest is None:
             return _no("no picture yet")
         jpeg = await asyncio.to_thread(encode_picture, newest[1].image)
@@ -192,15 +192,17 @@ class Api:
         values = dict(request.query_params)
         before = whole_number(values.get("before", ""), "before", 1, 2**53)
         limit = whole_number(values.get("limit", ""), "limit", 1, 200) or 50
-        alarms, more = self._r.history.page(make_filter(values), before, limit)
-        body = {"alarms": [a.summary() for a in alarms], "more": more, "unseen": self._r.history.unseen()}
+        alarms, more = self._context.history.page(make_filter(values), before, limit)
+        body = {"alarms": [a.summary() for a in alarms], "more": more, "unseen": self._context.history.unseen()}
         return JSONResponse(body)
 
     async def _alarm(self, request: Request) -> Response:
         alarm = self._known(request)
         if alarm is None:
             return _no("no such alarm")
-        bodies = self._r.history.bodies(alarm) or await asyncio.to_thread(self._r.history.read_bodies, alarm)
+        bodies = self._context.history.bodies(alarm) or await asyncio.to_thread(
+            self._context.history.read_bodies, alarm
+        )
         windows = [w for body in bodies for w in body.get("windows") or ()]
         timing = next((stage_times(body["timing"]) for body in bodies if body.get("timing")), None)
         return JSONResponse(
@@ -232,7 +234,7 @@ class Api:
         if not CAMERA_NAME.fullmatch(alarm.camera) or not alarm.evidence_name:
             return None
         try:
-            folder = self._r.run.config.evidence.directory.resolve()
+            folder = self._context.run.config.evidence.directory.resolve()
             path = (folder / alarm.camera / f"{alarm.evidence_name}.{suffix}").resolve()
             return path if path.is_relative_to(folder) and path.is_file() else None
         except OSError:
@@ -246,7 +248,7 @@ class Api:
         note, by = text_of(body, "note", MAX_NOTE), text_of(body, "by", MAX_BY)
         if not self._acks.allow("all", time.monotonic()):
             return JSONResponse({"error": "too many acknowledgements at once; try again in a moment"}, 429)
-        publisher = self._r.run.publisher
+        publisher = self._context.run.publisher
         camera, name, epoch = alarm.camera, alarm.id, alarm.epoch
         loop = asyncio.get_running_loop()
         noted: asyncio.Future[Alarm] = loop.create_future()
@@ -255,7 +257,7 @@ class Api:
             with contextlib.suppress(RuntimeError):  # the page has closed: the journal has it all the same
                 loop.call_soon_threadsafe(self._noted, done, alarm, noted)
 
-        decision_queue = self._r.run.pipeline.decision_queue
+        decision_queue = self._context.run.pipeline.decision_queue
         noting = decision_queue.submit(lambda: publisher.acknowledge(camera, name, note, by, epoch))
         noting.add_done_callback(hand_over)
         finished, _ = await asyncio.wait({noted}, timeout=ACK_S)  # which cancels nothing when the time is over
@@ -266,7 +268,7 @@ class Api:
     def _noted(self, done: Future[Any], alarm: Alarm, noted: asyncio.Future[Alarm]) -> None:
         """The decision thread has done with an acknowledgement: every viewer hears of it, also when its asker left."""
         try:
-            changed = self._r.history.apply(done.result()) or alarm
+            changed = self._context.history.apply(done.result()) or alarm
         except (Exception, CancelledError) as error:
             if not isinstance(error, StreamDetectorError):
                 log.error("an acknowledgement failed (%s: %s)", type(error).__name__, error)
@@ -274,26 +276,26 @@ class Api:
             noted.set_exception(StageError(f"the acknowledgement could not be noted ({reason}); try again"))
             noted.exception()  # it counts as read: its asker may have left
             return
-        self._r.hub.tell(changed.summary())
+        self._context.hub.broadcast(changed.summary())
         noted.set_result(changed)
 
     async def _export_json(self, request: Request) -> Response:
-        parts = export_json(self._r.history, make_filter(dict(request.query_params)))
+        parts = export_json(self._context.history, make_filter(dict(request.query_params)))
         return StreamingResponse(parts, media_type="application/json", headers=_download("alarms.json"))
 
     async def _export_csv(self, request: Request) -> Response:
-        parts = export_csv(self._r.history, make_filter(dict(request.query_params)))
+        parts = export_csv(self._context.history, make_filter(dict(request.query_params)))
         return StreamingResponse(parts, media_type="text/csv; charset=utf-8", headers=_download("alarms.csv"))
 
     # -- replay and tuning ------------------------------------------------------------------------------------------
 
     async def _replay(self, request: Request) -> Response:
         name = self._camera(request)
-        rows = self._r.board.rows(name)
-        alarms, _ = self._r.history.page(Filter(camera=name), None, 200)
+        rows = self._context.live_state.rows(name)
+        alarms, _ = self._context.history.page(Filter(camera=name), None, 200)
         body = {
             "camera": name,
-            "recorded": name in self._r.recordings.names,
+            "recorded": name in self._context.recordings.names,
             "threshold": self._plans[name].threshold,
             "rows": [[round(v, 4) for v in (r.start_s, r.end_s, r.raw, r.smoothed)] for r in rows[-20_000:]],
             "degraded": [[r.start_s, r.end_s, list(r.degraded)] for r in rows if r.degraded][-2000:],
@@ -308,28 +310,30 @@ class Api:
             media_s = math.nan
         if not 0.0 <= media_s < 1e7:
             raise DataError("t must be a time in seconds")
-        jpeg = await self._r.recordings.frame(self._camera(request), media_s)
+        jpeg = await self._context.recordings.frame(self._camera(request), media_s)
         return _no("no picture at that time") if jpeg is None else Response(jpeg, media_type="image/jpeg")
 
     async def _tune(self, request: Request) -> Response:
         name = self._camera(request)
         threshold, smooth = settings_of(await read_json(request.receive, request.scope))
-        alarm = self._r.run.config.alarm
-        async with self._r.tuning:  # one at a time: it is the detector's processor
-            rows = self._r.board.rows(name)
+        alarm = self._context.run.config.alarm
+        async with self._context.tuning:  # one at a time: it is the detector's processor
+            rows = self._context.live_state.rows(name)
             tuned = await asyncio.to_thread(tune, rows, smooth, threshold, alarm)
         return JSONResponse(
             {
                 "windows": len(rows),
-                "alarms": [[a.start_s, a.told_s, a.end_s, round(a.peak_score, 4)] for a in tuned.alarms],
-                "points": [[round(t, 3), round(raw, 4), round(s, 4), int(on)] for t, raw, s, on in thin(tuned.points)],
+                "alarms": [[a.start_s, a.raised_s, a.end_s, round(a.peak_score, 4)] for a in tuned.alarms],
+                "points": [
+                    [round(t, 3), round(raw, 4), round(s, 4), int(on)] for t, raw, s, on in downsample(tuned.points)
+                ],
             }
         )
 
     async def _write(self, request: Request) -> Response:
         name = self._camera(request)
         threshold, smooth = settings_of(await read_json(request.receive, request.scope))
-        path = self._r.config_path
+        path = self._context.config_path
         if path is None:
             raise ConfigError("this run has no configuration file; start it with --config FILE.toml")
         await asyncio.to_thread(write_camera, path, name, threshold, smooth)
@@ -343,14 +347,14 @@ class Api:
 
     def _known(self, request: Request) -> Alarm | None:
         name = str(request.path_params["id"])
-        return self._r.history.get(name) if ALARM_KEY.fullmatch(name) else None
+        return self._context.history.get(name) if ALARM_KEY.fullmatch(name) else None
 
 
 class _Stream:
     """The route of live data; an ASGI application of its own, for it never ends by itself."""
 
-    def __init__(self, rooms: Rooms) -> None:
-        self._r = rooms
+    def __init__(self, context: WebContext) -> None:
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -363,11 +367,11 @@ class _Stream:
             raise DataError("rate must be a number from 0 to 5") from None
         names = request.query_params.get("cameras", "").split(",")
         try:
-            viewer = self._r.hub.viewer(names, rate if math.isfinite(rate) else 0.0, scope["state"]["peer"])
+            viewer = self._context.hub.viewer(names, rate if math.isfinite(rate) else 0.0, scope["state"]["peer"])
         except EndpointError as error:
             await answer(send, 503, str(error))
             return
-        await self._r.hub.serve(viewer, scope, receive, send)
+        await self._context.hub.serve(viewer, scope, receive, send)
 
 
 async def _refused(_request: Request, error: StreamDetectorError) -> Response:

@@ -29,7 +29,7 @@ _BIND = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]@]+):(?P<port>\d{1,5}
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BindAddress:
     """Where to listen. host: without brackets. local: only this machine can reach it. tls: both files are given."""
 
     host: str
@@ -43,7 +43,7 @@ class Place:
         return f"{'https' if self.tls else 'http'}://{host}:{port}/"
 
 
-def place_of(config: WebConfig) -> Place:
+def parse_bind(config: WebConfig) -> BindAddress:
     """Where `config` says. Raises EndpointError if that is malformed, or open to others without token and TLS."""
     match = _BIND.fullmatch(config.bind)
     if match is None or int(match["port"]) > 65535:
@@ -63,7 +63,7 @@ def place_of(config: WebConfig) -> Place:
     for path in (config.cert, config.key):
         if path is not None and not path.is_file():
             raise EndpointError(f"TLS file {str(path)!r} does not exist; give a PEM file")
-    return Place(host, int(match["port"]), local, config.cert is not None)
+    return BindAddress(host, int(match["port"]), local, config.cert is not None)
 
 
 def read_token(path: Path) -> str:
@@ -86,7 +86,7 @@ def read_token(path: Path) -> str:
     return token
 
 
-class Gate:
+class AccessControl:
     """Tells who is let in. token: "" lets in everybody (loopback only). The token itself is never kept or compared."""
 
     def __init__(self, token: str, *, local: bool, hosts: Sequence[str] = ()) -> None:

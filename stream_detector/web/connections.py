@@ -1,19 +1,21 @@
-"""Who is connected: connections are accepted, counted, timed and let go of here, below HTTP.
+"""Accepts, counts, times and closes the connections to the page, below HTTP.
 
-    limit                          kept by
-    connections in all, and of     `Doors.admit`; where there is no room, the one that does least makes it: who does not
-    one peer                       read, then who has not asked, then who is idle; never one at work
-    descriptors                    `Doors.admit`: the system hands out the lowest free number, so a high one says that
-                                   few are left, and those are for the cameras
-    TLS handshake, TLS farewell    asyncio, HANDSHAKE_S and FAREWELL_S
-    a request's head               `Connection`, guard.REQUEST_S; its body: `guard.read_json`
-    idle between two requests      uvicorn, IDLE_S
-    what a peer does not read      `Doors.sweep`, WRITE_S; also of a connection that is closing, which else never ends
+    limit                           enforced by
+    connections, in all and a peer  `ConnectionManager.admit`; when the limit is reached it closes the least active one:
+                                    first a peer that does not read, then one without a request, then an idle one,
+                                    never one that is being answered
+    file descriptors                `ConnectionManager.admit`: the system assigns the lowest free number, so a high
+                                    number means that few are left, and these are reserved for the cameras
+    TLS handshake, TLS shutdown     asyncio, HANDSHAKE_S and FAREWELL_S
+    head of a request               `Connection`, middleware.REQUEST_S; its body: `middleware.read_json`
+    pause between two requests      uvicorn, IDLE_S
+    data that a peer does not read  `ConnectionManager.sweep`, WRITE_S; also on a connection that is closing, which
+                                    otherwise would never end
 
-uvicorn keeps listening sockets, but no limit for a peer, no time-out of the handshake of its own, and none for writing;
-so `Doors` accepts by asyncio's public `connect_accepted_socket`, and uvicorn serves without a listening socket.
-`Connection` derives from uvicorn's H11Protocol, which is not documented as public: nothing public times a request's
-head. pyproject.toml pins the versions that this was tried with, and a test says what is relied on.
+uvicorn has no limit for one peer, no time-out of its own for the handshake, and none for writing. Therefore
+`ConnectionManager` accepts with asyncio's public `connect_accepted_socket`, and uvicorn has no listening socket.
+`Connection` derives from uvicorn's H11Protocol, which is not documented as public, because no public API limits the
+time for the head of a request. pyproject.toml pins the tested versions, and a test checks the attributes used.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ConnectionLimits:
     """How many connections there may be. highest: a descriptor of this number or above is one of the reserve."""
 
     most: int
@@ -58,13 +60,13 @@ class Room:
     highest: int
 
 
-def room_for(cameras: int, descriptors: int | None = None) -> Room:
+def connection_limits(cameras: int, descriptors: int | None = None) -> ConnectionLimits:
     """What the limit on open files (`ulimit -n`; None: ask the system) leaves beside the cameras."""
     if descriptors is None:
         descriptors = _descriptors()
     reserve = min(descriptors * 3 // 4, RESERVED + RESERVED_A_CAMERA * cameras)
     most = max(MIN_CONNECTIONS, min(MAX_CONNECTIONS, (descriptors - reserve) // 2))
-    return Room(most, max(MIN_CONNECTIONS // 2, most // 2), descriptors - reserve)
+    return ConnectionLimits(most, max(MIN_CONNECTIONS // 2, most // 2), descriptors - reserve)
 
 
 def _descriptors() -> int:
@@ -189,13 +191,13 @@ class _Held:
 
 
 @dataclass(eq=False)
-class Doors:
+class ConnectionManager:
     """Accepts on `listener` for `make`'s protocols until `close`. context: of TLS, or None."""
 
     listener: socket.socket
     make: Callable[[], Connection]
     context: ssl.SSLContext | None
-    room: Room
+    room: ConnectionLimits
     refused: int = 0
     _held: dict[str, set[_Held]] = field(default_factory=dict)
     _count: int = 0

@@ -13,7 +13,7 @@ from stream_detector.web.inputs import cell
 
 MOST, PART = 20_000, 200
 COLUMNS: tuple[str, ...] = (
-    *("id", "epoch", "camera", "state", "reason", "start_utc", "told_utc", "ended_utc", "start_s", "end_s"),
+    *("id", "epoch", "camera", "state", "reason", "start_utc", "reported_utc", "ended_utc", "start_s", "end_s"),
     *("peak_score", "threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note"),
 )
 

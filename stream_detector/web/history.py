@@ -51,7 +51,7 @@ class Alarm:
     start_utc: str
     threshold: float
     bundle: str
-    told_utc: str
+    reported_utc: str
     end_s: float | None = None
     ended_utc: str | None = None
     reason: str | None = None
@@ -86,7 +86,7 @@ class Alarm:
             "start_s": self.start_s,
             "end_s": self.end_s,
             "start_utc": self.start_utc,
-            "told_utc": self.told_utc,
+            "reported_utc": self.reported_utc,
             "ended_utc": self.ended_utc,
             "peak_score": self.peak_score,
             "threshold": self.threshold,
@@ -226,7 +226,7 @@ class History:
             start_utc=str(body["start_utc"]),
             threshold=float(body["threshold"]),
             bundle=str(body.get("bundle") or ""),
-            told_utc=str(body["emitted_utc"]),
+            reported_utc=str(body["emitted_utc"]),
             begun=begins,
         )
         self._alarms[added.key] = added

@@ -21,7 +21,7 @@ EVENTS = 10_000  # kept until somebody listens
 Event = dict[str, Any]
 
 
-class Board:
+class LiveState:
     """Written by capture and decision threads, read by the server's. cameras: how many, for the share of memory."""
 
     def __init__(self, cameras: int) -> None:

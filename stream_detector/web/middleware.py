@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stream_detector.errors import DataError
 from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.telemetry.health import PATHS as HEALTH
-from stream_detector.web.auth import COOKIE, Gate
+from stream_detector.web.auth import COOKIE, AccessControl
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +44,13 @@ HEADERS = {
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-class Guard:
+class SecurityMiddleware:
     """ASGI middleware. rate, burst: requests of one peer; the page itself needs about 20 to open."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, *, tls: bool, rate: float = RATE, burst: float = BURST) -> None:
-        self._app, self._gate, self._tls = app, gate, tls
+    def __init__(
+        self, app: ASGIApp, access: AccessControl, *, tls: bool, rate: float = RATE, burst: float = BURST
+    ) -> None:
+        self._app, self._access, self._tls = app, access, tls
         self._requests = RateLimiter(rate, burst, PEERS)
         self._guesses = RateLimiter(GUESS_RATE, GUESS_BURST, PEERS)
 
@@ -103,12 +105,12 @@ class Guard:
             return 400, "a request has either a content-length or a transfer-encoding"
         if scope["method"] not in METHODS:
             return 405, "only GET, HEAD and POST are answered"
-        if not self._gate.host_allowed(headers.get(b"host", "")):
+        if not self._access.host_allowed(headers.get(b"host", "")):
             return 421, "this host name is not served; open the page under a name of [web] hosts, or as localhost"
         if scope["method"] == "POST" and not _own_origin(headers):
             return 403, "another site's page sent this; it was refused"
         cookie = _cookie(headers.get(b"cookie", ""))
-        admitted = self._gate.has_session(cookie, now_s)
+        admitted = self._access.has_session(cookie, now_s)
         bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
         if bearer and not admitted:
             right = self.guess(peer, bearer, now_s)
@@ -129,7 +131,7 @@ class Guard:
         """Whether `token` is right; None, without a look at it, when `peer` has guessed wrong too often of late."""
         if self._guesses.spent(peer, now_s):
             return None
-        right = self._gate.token_is_right(token)
+        right = self._access.token_is_right(token)
         if not right:
             self._guesses.allow(peer, now_s)
         return right

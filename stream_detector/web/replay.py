@@ -31,7 +31,7 @@ KEEP_OPEN = 2
 STEP_ON_S = 1.0  # a frame so little ahead is reached by reading on
 
 
-class Film(Protocol):
+class FrameSource(Protocol):
     """A recording that can be asked for the picture at a time."""
 
     def frame_at(self, media_s: float) -> UInt8Array | None: ...
@@ -39,7 +39,7 @@ class Film(Protocol):
     def close(self) -> None: ...
 
 
-class VideoFilm:
+class VideoFrameSource:
     """A video file, by the detector's own reader: same pictures and times. Raises SourceError if it cannot be read."""
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class VideoFilm:
         self._reader.close()
 
 
-class DemoFilm:
+class DemoFrameSource:
     """The rendered scene, drawn at any time of it."""
 
     def __init__(self, source: Source) -> None:
@@ -104,7 +104,7 @@ class Recordings:
         self._all = {
             c.name: _Recording(c, c.source.kind == "demo") for c in cameras if c.source.kind in ("file", "demo")
         }
-        self._open: OrderedDict[str, Film] = OrderedDict()
+        self._open: OrderedDict[str, FrameSource] = OrderedDict()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-replay")
         self._waiting = 0
 
@@ -131,15 +131,15 @@ class Recordings:
 
     def _frame(self, name: str, media_s: float) -> bytes | None:
         recording = self._all[name]
-        film = self._open.get(name)
+        frames = self._open.get(name)
         try:
-            if film is None:
+            if frames is None:
                 source = recording.camera.source
-                film = DemoFilm(source) if recording.rendered else VideoFilm(source.path)
-                self._open[name] = film
+                frames = DemoFrameSource(source) if recording.rendered else VideoFrameSource(source.path)
+                self._open[name] = frames
                 while len(self._open) > KEEP_OPEN:
                     self._open.popitem(last=False)[1].close()
-            picture = film.frame_at(media_s)
+            picture = frames.frame_at(media_s)
         except SourceError:
             return None
         if picture is None:

@@ -1,10 +1,10 @@
-"""The page's server: one thread with its own event loop beside the detector.
+"""The web server: one thread with its own event loop beside the detector.
 
-board = Board(len(config.cameras))
-with build_run(config, on_event=board.event, on_decision=board.decision, on_preview=board.preview) as run:
-    with serve_web(config.web, run, board) as server:
-        print(server.url)
-        run.pipeline.run()
+live_state = LiveState(len(config.cameras))
+callbacks = {"on_event": live_state.event, "on_decision": live_state.decision, "on_preview": live_state.preview}
+with build_run(config, **callbacks) as run, serve_web(config.web, run, live_state) as server:
+    print(server.url)
+    run.pipeline.run()
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from stream_detector.config import WebConfig
 from stream_detector.errors import EndpointError
 from stream_detector.runtime.build import Run
 from stream_detector.telemetry.prometheus import make_registry
-from stream_detector.web.api import Api, Rooms
-from stream_detector.web.auth import Gate, place_of, read_token
-from stream_detector.web.connections import IDLE_S, Connection, Doors, room_for
+from stream_detector.web.api import Api, WebContext
+from stream_detector.web.auth import AccessControl, parse_bind, read_token
+from stream_detector.web.connections import IDLE_S, Connection, ConnectionManager, connection_limits
 from stream_detector.web.history import History
-from stream_detector.web.live_state import Board
-from stream_detector.web.middleware import BURST, RATE, Guard
+from stream_detector.web.live_state import LiveState
+from stream_detector.web.middleware import BURST, RATE, SecurityMiddleware
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
 from stream_detector.web.streams import Hub
@@ -49,19 +49,19 @@ class WebServer:
         self,
         config: WebConfig,
         run: Run,
-        board: Board,
+        live_state: LiveState,
         *,
         config_path: Path | None = None,
         rate: float = RATE,
         burst: float = BURST,
     ) -> None:
         """rate, burst: requests of one address. Raises EndpointError or ConfigError here, before anything is served."""
-        place = place_of(config)
+        place = parse_bind(config)
         token = read_token(config.token_file) if config.token_file else ""
         self._context = _tls(config)
-        self._detector_run, self._board, self._config_path = run, board, config_path
+        self._detector_run, self._live_state, self._config_path = run, live_state, config_path
         self._rate, self._burst, self._tls = rate, burst, place.tls
-        self._gate = Gate(token, local=place.local, hosts=config.hosts)
+        self._access = AccessControl(token, local=place.local, hosts=config.hosts)
         self._socket = _bind(place.host, place.port)
         self.port: int = self._socket.getsockname()[1]
         self.url = place.url(self.port)
@@ -69,7 +69,7 @@ class WebServer:
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hub: Hub | None = None
-        self._letting_in: asyncio.Task[None] | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._server = uvicorn.Server(
             uvicorn.Config(
                 self._app,
@@ -107,13 +107,13 @@ class WebServer:
 
     def close(self) -> None:
         """Let the viewers go and free the port. Safe to call twice."""
-        self._board.listen(None)
+        self._live_state.listen(None)
         loop, hub = self._loop, self._hub
         self._server.should_exit = True
-        if loop is not None and hub is not None and self._letting_in is not None:
+        if loop is not None and hub is not None and self._accepting is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(hub.close)
-                loop.call_soon_threadsafe(self._letting_in.cancel)
+                loop.call_soon_threadsafe(self._accepting.cancel)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             self._server.force_exit = True
@@ -139,15 +139,15 @@ class WebServer:
         history = History(None if run.ledger.degraded else publish.ledger)
         names = tuple(plan.name for plan in run.plans)
         live_age_s = run.config.telemetry.live_age_s
-        hub = self._hub = Hub(self._board, run.telemetry.snapshot, names, live_age_s, run.ledger.epoch)
+        hub = self._hub = Hub(self._live_state, run.telemetry.snapshot, names, live_age_s, run.ledger.epoch)
         history.load()
         recordings = Recordings(run.config.cameras, run.config.capture)
-        rooms = Rooms(
+        context = WebContext(
             run=run,
-            board=self._board,
+            live_state=self._live_state,
             history=history,
             hub=hub,
-            gate=self._gate,
+            access=self._access,
             pages=Pages(),
             recordings=recordings,
             registry=make_registry(run.telemetry),
@@ -155,54 +155,56 @@ class WebServer:
             tls=self._tls,
             tuning=asyncio.Lock(),
         )
-        self._guard = Guard(Api(rooms).app(), self._gate, tls=self._tls, rate=self._rate, burst=self._burst)
+        self._middleware = SecurityMiddleware(
+            Api(context).app(), self._access, tls=self._tls, rate=self._rate, burst=self._burst
+        )
 
         def take(body: dict[str, Any]) -> None:
             alarm = history.apply(body)
             if alarm is not None:
-                hub.tell(alarm.summary())
+                hub.broadcast(alarm.summary())
 
         def listener(body: dict[str, Any]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody looks any more
                 loop.call_soon_threadsafe(take, body)
 
-        self._board.listen(listener)
+        self._live_state.listen(listener)
         uvicorn_config = self._server.config
         uvicorn_config.load()
-        self._doors = Doors(
+        self._connections = ConnectionManager(
             self._socket,
             lambda: Connection(uvicorn_config, self._server.server_state, {}),
             self._context,
-            room_for(len(names)),
+            connection_limits(len(names)),
         )
         ticking = asyncio.create_task(hub.run())
-        letting_in = self._letting_in = asyncio.create_task(self._doors.run())
-        letting_in.add_done_callback(self._no_more)
+        accepting = self._accepting = asyncio.create_task(self._connections.run())
+        accepting.add_done_callback(self._accepting_ended)
         self._ready.set()
         try:
-            await self._server.serve(sockets=[])  # `Doors` listens
+            await self._server.serve(sockets=[])  # `ConnectionManager` listens
         finally:
-            self._board.listen(None)
+            self._live_state.listen(None)
             hub.close()
             recordings.close()
-            letting_in.cancel()
-            self._doors.close()
-            await asyncio.wait({ticking, letting_in}, timeout=1.0)
+            accepting.cancel()
+            self._connections.close()
+            await asyncio.wait({ticking, accepting}, timeout=1.0)
 
-    def _no_more(self, letting_in: asyncio.Task[None]) -> None:
+    def _accepting_ended(self, accepting: asyncio.Task[None]) -> None:
         """Nobody is let in any more; that is right only when the server closes."""
         self._server.should_exit = True
-        if not letting_in.cancelled() and letting_in.exception() is not None:
-            self._failure = letting_in.exception()
+        if not accepting.cancelled() and accepting.exception() is not None:
+            self._failure = accepting.exception()
             log.error("the page's server ended (%s: %s)", type(self._failure).__name__, self._failure)
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._guard(scope, receive, send)
+        await self._middleware(scope, receive, send)
 
 
-def serve_web(config: WebConfig, run: Run, board: Board, *, config_path: Path | None = None) -> WebServer:
+def serve_web(config: WebConfig, run: Run, live_state: LiveState, *, config_path: Path | None = None) -> WebServer:
     """Start the page's server; close it, or use it as a context. Raises EndpointError and ConfigError."""
-    return WebServer(config, run, board, config_path=config_path)
+    return WebServer(config, run, live_state, config_path=config_path)
 
 
 def _tls(config: WebConfig) -> ssl.SSLContext | None:

@@ -28,11 +28,11 @@ import cv2
 from starlette.types import Receive, Scope, Send
 
 from stream_detector.errors import EndpointError
-from stream_detector.evidence.writer import step_back
+from stream_detector.evidence.writer import lower_priority
 from stream_detector.telemetry.health import is_live
 from stream_detector.telemetry.snapshot import CameraView, TelemetrySnapshot
 from stream_detector.types import Preview, UInt8Array
-from stream_detector.web.live_state import Board
+from stream_detector.web.live_state import LiveState
 from stream_detector.web.middleware import answer
 
 TICK_S = 0.2
@@ -122,7 +122,7 @@ class Hub:
 
     def __init__(
         self,
-        board: Board,
+        live_state: LiveState,
         snapshot: Callable[[], TelemetrySnapshot],
         names: tuple[str, ...],
         live_age_s: float = 10.0,
@@ -132,7 +132,7 @@ class Hub:
         self._live_age_s, self._epoch = live_age_s, epoch
         self.tick = 0
         self._places = {name: place for place, name in enumerate(names)}
-        self._board, self._snapshot = board, snapshot
+        self._live_state, self._snapshot = live_state, snapshot
         self._viewers: set[Viewer] = set()
         self._states: dict[str, bytes] = {}
         self._head = b"{}"
@@ -140,7 +140,7 @@ class Hub:
         self._told: dict[str, tuple[int, bytes]] = {}  # camera: serial of its picture, and the whole message
         self._ticked: dict[str, int] = {}  # camera: tick in which its message was brought up to date
         self._encoding = asyncio.Lock()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=step_back)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=lower_priority)
         self._someone = asyncio.Event()
         self._closing = False
 
@@ -170,7 +170,7 @@ class Hub:
         self._viewers.discard(oldest)
         return True
 
-    def tell(self, summary: dict[str, Any]) -> None:
+    def broadcast(self, summary: dict[str, Any]) -> None:
         """An alarm changed: everybody hears of it at once."""
         message = b"event: alarm\ndata: " + _json(summary) + b"\n\n"
         for viewer in self._viewers:
@@ -212,7 +212,7 @@ class Hub:
         wanted = {name for viewer in self._viewers for name in viewer.cameras}
         by_name = {camera.name: camera for camera in snapshot.cameras}
         for name in wanted & by_name.keys():
-            self._states[name] = _json(state_of(by_name[name], self._board.picture_age_s(name)))
+            self._states[name] = _json(state_of(by_name[name], self._live_state.picture_age_s(name)))
         self._head = _json(self._overall(snapshot))
         self._rows.clear()
 
@@ -242,7 +242,7 @@ class Hub:
             return
         self._viewers.add(viewer)
         self._someone.set()
-        gone = asyncio.ensure_future(_gone(receive, viewer))
+        gone = asyncio.ensure_future(_wait_for_disconnect(receive, viewer))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             self._take()
@@ -272,7 +272,7 @@ class Hub:
     def _state(self, viewer: Viewer) -> bytes:
         changed = []
         for name in viewer.cameras:
-            count, known = self._board.count(name), viewer.counts.get(name, 0)
+            count, known = self._live_state.count(name), viewer.counts.get(name, 0)
             state = self._states.get(name)
             if state is None or (viewer.states.get(name) == state and known == count):
                 continue
@@ -281,7 +281,7 @@ class Hub:
                 rows = self._rows[name, known, count] = _json(
                     [
                         [round(row.end_s, 3), round(row.raw, 4), round(row.smoothed, 4), int(alarmed)]
-                        for row, alarmed in self._board.newest(name, known, count, HISTORY)
+                        for row, alarmed in self._live_state.newest(name, known, count, HISTORY)
                     ]
                 )
             viewer.states[name], viewer.counts[name] = state, count
@@ -294,7 +294,7 @@ class Hub:
     async def _pictures(self, viewer: Viewer) -> list[bytes]:
         wanted: list[str] = []
         for name in viewer.cameras:
-            newest, turn = self._board.picture(name), self._turn(name, viewer.ticks)
+            newest, turn = self._live_state.picture(name), self._turn(name, viewer.ticks)
             if newest is None or viewer.pictures.get(name) == newest[0] or viewer.turns.get(name) == turn:
                 continue
             viewer.turns[name] = turn
@@ -313,7 +313,7 @@ class Hub:
         async with self._encoding:
             fresh: list[tuple[str, int, Preview]] = []
             for name in names:
-                newest = self._board.picture(name)
+                newest = self._live_state.picture(name)
                 if newest is not None and self._ticked.get(name) != self.tick:
                     self._ticked[name] = self.tick
                     if self._told.get(name, (0, b""))[0] != newest[0]:
@@ -335,7 +335,7 @@ def _encode_all(fresh: list[tuple[str, int, Preview]]) -> dict[str, tuple[int, b
     return told
 
 
-async def _gone(receive: Receive, viewer: Viewer) -> None:
+async def _wait_for_disconnect(receive: Receive, viewer: Viewer) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     viewer.wake.set()

@@ -29,7 +29,7 @@ class TunedAlarm:
     """One alarm that there would have been. Times are media seconds."""
 
     start_s: float
-    told_s: float
+    raised_s: float
     end_s: float
     peak_score: float
 
@@ -48,26 +48,26 @@ def tune(rows: Sequence[ScoreRow], smooth: SmoothingConfig, threshold: float, al
     machine = make_alarm_rule(rows[0].camera if rows else "", "", str, threshold, alarm)
     alarms: list[TunedAlarm] = []
     points: list[Point] = []
-    told_s = 0.0
+    raised_s = 0.0
     for row in rows:
         smoothed = smooth_on(smoother, row.start_s, row.end_s, row.raw, row.degraded)
         decision, event = machine.step(row.score(), smoothed)
         points.append((row.end_s, row.raw, smoothed, decision.alarmed))
         if event is not None and event.type == "start":
-            told_s = row.end_s
+            raised_s = row.end_s
         elif event is not None and event.type == "end":
-            alarms.append(_alarm(event, told_s))
+            alarms.append(_alarm(event, raised_s))
     last = machine.finish("normal")
     if last is not None:
-        alarms.append(_alarm(last, told_s))
+        alarms.append(_alarm(last, raised_s))
     return Tuned(tuple(alarms), tuple(points))
 
 
-def _alarm(event: AlarmEvent, told_s: float) -> TunedAlarm:
-    return TunedAlarm(event.start_s, told_s, event.start_s if event.end_s is None else event.end_s, event.peak_score)
+def _alarm(event: AlarmEvent, raised_s: float) -> TunedAlarm:
+    return TunedAlarm(event.start_s, raised_s, event.start_s if event.end_s is None else event.end_s, event.peak_score)
 
 
-def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
+def downsample(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     """At most about `most` points: of each group of neighbours the first and the highest smoothed and raw ones."""
     if len(points) <= most:
         return list(points)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.cluster.camera_host import Gone
-from stream_detector.cluster.messages import Ended, Item, Scored
+from stream_detector.cluster.camera_host import PeerGone
+from stream_detector.cluster.messages import CameraEnded, ScoredWindow, ShardItem
 from stream_detector.cluster.shard import Shard
 from stream_detector.config import AlarmConfig, Config, PublishConfig, SmoothingConfig
 from stream_detector.runtime.decider import CameraPlan
@@ -32,10 +32,10 @@ def config(folder: Path, **more: Any) -> Config:
     return Config(publish=PublishConfig(ledger=folder / "ledger.sqlite3", heartbeat_s=0.1), **more)
 
 
-def scored(camera: str, index: int, raw: float) -> Scored:
+def scored(camera: str, index: int, raw: float) -> ScoredWindow:
     start_s = index * 0.64
     ref = WindowRef(camera, f"{camera}.mp4", index, index * 16, index * 16 + 15, start_s, start_s + 0.6, 1.0, 2.0, 1.0)
-    return Scored(ref, raw, Timing(0.1, 1.0, 0.0, 5.0))
+    return ScoredWindow(ref, raw, Timing(0.1, 1.0, 0.0, 5.0))
 
 
 def raws(count: int, seed: int = 1) -> list[float]:
@@ -45,12 +45,12 @@ def raws(count: int, seed: int = 1) -> list[float]:
     return [float(x) for x in np.clip(level * 0.8 + dice.uniform(0, 0.2, count), 0, 1)]
 
 
-def items(camera: str, generation: int, values: Sequence[float], first: int = 0, n: int = 0) -> list[Item]:
-    return [Item(camera, generation, n + i, scored(camera, first + i, raw)) for i, raw in enumerate(values)]
+def items(camera: str, generation: int, values: Sequence[float], first: int = 0, n: int = 0) -> list[ShardItem]:
+    return [ShardItem(camera, generation, n + i, scored(camera, first + i, raw)) for i, raw in enumerate(values)]
 
 
-def ended(camera: str, generation: int, n: int) -> Item:
-    return Item(camera, generation, n, Ended(camera, ""))
+def ended(camera: str, generation: int, n: int) -> ShardItem:
+    return ShardItem(camera, generation, n, CameraEnded(camera, ""))
 
 
 def make_shard(
@@ -69,7 +69,7 @@ class FakeLink:
 
     score_of: Callable[[UInt8Array], float] = lambda frames: float(frames[0, 0, 0, 0]) / 255
     features_of: Callable[[UInt8Array], Float32Array] = lambda batch: np.zeros((len(batch), 2), np.float32)
-    delivered: list[Item] = field(default_factory=list)
+    delivered: list[ShardItem] = field(default_factory=list)
     good_batch: int = 4
     good_wait_s: float = 0.001
     engine_deaths: int = 0
@@ -82,19 +82,19 @@ class FakeLink:
     def result(self, ticket: Any) -> EngineOutput:
         if self.engine_deaths:
             self.engine_deaths -= 1
-            raise Gone
+            raise PeerGone
         scores = np.array([self.score_of(frames) for frames in ticket], np.float32)
         return EngineOutput(self.features_of(ticket), scores, 0.0, 0.001)
 
-    def deliver(self, shard: int, items: list[Item]) -> None:
+    def deliver(self, shard: int, items: list[ShardItem]) -> None:
         if self.shard_deaths:
             self.shard_deaths -= 1
-            raise Gone
+            raise PeerGone
         with self.arrived:
             self.delivered += items
             self.arrived.notify_all()
 
-    def wait_for(self, enough: Callable[[list[Item]], bool], timeout_s: float = 10.0) -> list[Item]:
+    def wait_for(self, enough: Callable[[list[ShardItem]], bool], timeout_s: float = 10.0) -> list[ShardItem]:
         with self.arrived:
             assert self.arrived.wait_for(lambda: enough(self.delivered), timeout_s), len(self.delivered)
             return list(self.delivered)

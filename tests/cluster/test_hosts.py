@@ -14,7 +14,7 @@ import pytest
 from stream_detector.capture.scene_cuts import RUN_UP
 from stream_detector.cluster.camera_host import CameraHost
 from stream_detector.cluster.engine_host import EngineHost
-from stream_detector.cluster.messages import Ended, Item, Resume, Scored
+from stream_detector.cluster.messages import CameraEnded, ResumePoint, ScoredWindow, ShardItem
 from stream_detector.config import BatchConfig, CameraConfig, Config
 from stream_detector.errors import EngineError
 from stream_detector.models.preprocess import Recipe
@@ -51,10 +51,12 @@ class Rig:
         self.sources[name] = source or FakeSource(("frame",) * FRAMES, size=(16, 24))
         live = bool(getattr(self.sources[name], "_live", False))
         camera = CameraConfig(name=name, source=f"rtsp://fake/{name}" if live else f"{name}.mp4")
-        self.host.assign(camera, plan(name, live, stride), Resume(name, generation, last, False))
+        self.host.assign(camera, plan(name, live, stride), ResumePoint(name, generation, last, False))
 
-    def until_ended(self, *names: str) -> list[Item]:
-        return self.link.wait_for(lambda items: {i.camera for i in items if isinstance(i.what, Ended)} >= set(names))
+    def until_ended(self, *names: str) -> list[ShardItem]:
+        return self.link.wait_for(
+            lambda items: {i.camera for i in items if isinstance(i.what, CameraEnded)} >= set(names)
+        )
 
 
 @pytest.fixture
@@ -67,8 +69,10 @@ def rig() -> Iterator[Rig]:
     assert made.host.error is None
 
 
-def windows(items: list[Item], camera: str, generation: int = 1) -> list[Scored]:
-    return [i.what for i in items if (i.camera, i.generation) == (camera, generation) and isinstance(i.what, Scored)]
+def windows(items: list[ShardItem], camera: str, generation: int = 1) -> list[ScoredWindow]:
+    return [
+        i.what for i in items if (i.camera, i.generation) == (camera, generation) and isinstance(i.what, ScoredWindow)
+    ]
 
 
 def test_windows_come_in_order_numbered_without_holes_and_then_the_end(rig: Rig) -> None:
@@ -80,7 +84,7 @@ def test_windows_come_in_order_numbered_without_holes_and_then_the_end(rig: Rig)
         assert [item.n for item in own] == list(range(len(own)))
         assert [scored.ref.index for scored in windows(items, name)] == list(range(10))
         kinds = [type(item.what) for item in own]
-        assert kinds.index(Ended) > max(n for n, kind in enumerate(kinds) if kind is Scored)
+        assert kinds.index(CameraEnded) > max(n for n, kind in enumerate(kinds) if kind is ScoredWindow)
     assert not rig.dropped  # files wait
 
 
@@ -152,13 +156,13 @@ def test_a_released_camera_says_nothing_more(rig: Rig) -> None:
     source.release()
     rig.assign("yard")
     items = rig.until_ended("yard")
-    assert not any(isinstance(item.what, Ended) for item in items if item.camera == "gate")
-    assert rig.host.beat()["cameras"] == ["yard"]
+    assert not any(isinstance(item.what, CameraEnded) for item in items if item.camera == "gate")
+    assert rig.host.heartbeat()["cameras"] == ["yard"]
 
 
 def test_a_source_that_cannot_be_opened_is_told_at_its_end(rig: Rig) -> None:
     rig.assign("gate", source=FakeSource(refuse=9))
-    (end,) = [item.what for item in rig.until_ended("gate") if isinstance(item.what, Ended)]
+    (end,) = [item.what for item in rig.until_ended("gate") if isinstance(item.what, CameraEnded)]
     assert "refuse" in end.failure
 
 
@@ -174,7 +178,7 @@ def test_an_engines_error_ends_the_host_and_its_beat_says_why() -> None:
     rig.host.fail, fail_before = (lambda e: (fail_before(e), failed.set())), rig.host.fail  # type: ignore[method-assign]
     assert failed.wait(10.0)
     with pytest.raises(EngineError, match="out of memory"):
-        rig.host.beat()
+        rig.host.heartbeat()
     rig.host.close(0.0)
 
 

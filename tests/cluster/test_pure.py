@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from stream_detector.cluster import merge
-from stream_detector.cluster.messages import Ended, Item, Scored, item_from_list, item_to_list, shard_of
+from stream_detector.cluster.messages import (
+    CameraEnded,
+    ScoredWindow,
+    ShardItem,
+    item_from_list,
+    item_to_list,
+    shard_of,
+)
 from stream_detector.cluster.placement import Node, place
 from stream_detector.cluster.shard_log import ShardLog
 from stream_detector.errors import LedgerError, ProtocolError
@@ -56,19 +63,19 @@ def test_a_camera_stays_near_its_tag_or_is_left_out() -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        Scored(REF, 0.12345678901234567, Timing(1.0, 2.0, 0.5, 9.25)),
-        Ended("gate", "it broke"),
+        ScoredWindow(REF, 0.12345678901234567, Timing(1.0, 2.0, 0.5, 9.25)),
+        CameraEnded("gate", "it broke"),
         CameraStatus("gate", "gate.mp4", "online", "", 3.25, 9.0),
     ],
 )
 def test_items_go_through_json_exactly(what: Any) -> None:
-    item = Item("gate", 3, 17, what)
+    item = ShardItem("gate", 3, 17, what)
     assert item_from_list(json.loads(json.dumps(item_to_list(item)))) == item
 
 
 def test_the_shard_log_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "ledger.shard"
-    item = Item("gate", 3, 17, Scored(REF, 0.5, Timing(1.0, 2.0, 0.5, 9.25)))
+    item = ShardItem("gate", 3, 17, ScoredWindow(REF, 0.5, Timing(1.0, 2.0, 0.5, 9.25)))
     log = ShardLog(path)
     log.write({"gate": {"n": 16}, "yard": {"n": -1}}, [item], "ab" * 8, 123)
     log.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stream_detector.cluster.messages import Item
+from stream_detector.cluster.messages import ShardItem
 from stream_detector.cluster.shard import Shard
 from stream_detector.errors import StageError
 from tests.cluster.bench import EPOCH, ended, items, make_shard, raws
@@ -78,7 +78,7 @@ def test_a_shard_killed_anywhere_loses_and_doubles_nothing(
     folder = tmp_path / "killed"
     shard = make_shard(folder, scores=folder / "s.csv")
     current = generation(shard)
-    told: list[Item] = [*items("gate", current, values), ended("gate", current, COUNT)]
+    told: list[ShardItem] = [*items("gate", current, values), ended("gate", current, COUNT)]
     dies_at(monkeypatch, shard, place, when)
     at = 0
     while at < len(told) and shard.error is None:  # stop and wait, as a camera host does

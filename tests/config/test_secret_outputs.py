@@ -34,7 +34,7 @@ from stream_detector.reports.summary import make_report
 from stream_detector.runtime.build import Run, build_run
 from stream_detector.system.logging_setup import JsonFormatter, TextFormatter
 from stream_detector.telemetry.prometheus import make_registry
-from stream_detector.telemetry.terminal_view import Dashboard, HeaderInfo, render
+from stream_detector.telemetry.terminal_view import TerminalView, ViewHeader, render
 from stream_detector.testing import ConstantEngine, FakeClock, FakeSource
 
 DEADLINE_S = 60.0
@@ -86,14 +86,14 @@ def listening() -> Iterator[list[io.StringIO]]:
         logger.level, logger.handlers[:], logger.propagate = before
 
 
-def web_answers(run: Run, board: Any) -> list[bytes]:
+def web_answers(run: Run, live_state: Any) -> list[bytes]:
     """What the page's server says, of a page that is served for the moment."""
     from http.client import HTTPConnection
 
     from stream_detector.config import WebConfig
     from stream_detector.web.server import WebServer
 
-    server = WebServer(WebConfig(bind="127.0.0.1:0"), run, board)
+    server = WebServer(WebConfig(bind="127.0.0.1:0"), run, live_state)
     found = []
     try:
         for path in ("/api/run", "/api/alarms", "/api/alarms.csv", "/api/replay/gate", "/metrics", "/readyz", "/"):
@@ -109,8 +109,8 @@ def web_answers(run: Run, board: Any) -> list[bytes]:
 
 def outputs(source: Source, folder: Path) -> list[object]:
     """All that a run of one camera with this source says and leaves behind."""
-    board_of = pytest.importorskip("stream_detector.web.live_state", reason="the extra 'web' is not installed").Board
-    clock, board = FakeClock(), board_of(1)
+    module = pytest.importorskip("stream_detector.web.live_state", reason="the extra 'web' is not installed")
+    clock, live_state = FakeClock(), module.LiveState(1)
     said: list[Any] = []
     config = build_config(
         {
@@ -130,7 +130,7 @@ def outputs(source: Source, folder: Path) -> list[object]:
     with (
         listening() as logs,
         build_run(
-            config, clock=clock, engine=ConstantEngine(0.9), on_event=board.event, on_decision=board.decision
+            config, clock=clock, engine=ConstantEngine(0.9), on_event=live_state.event, on_decision=live_state.decision
         ) as run,
     ):
         run.pipeline.open_reader = lambda _camera, _config: reader
@@ -143,15 +143,15 @@ def outputs(source: Source, folder: Path) -> list[object]:
             until(lambda: run.telemetry.snapshot().cameras[0].alarms, "an alarm")
             until(lambda: subscriber.poll(0), "a message on the socket")
             said.append(subscriber.recv_multipart())
-            said += web_answers(run, board)
+            said += web_answers(run, live_state)
             snapshot = run.telemetry.snapshot()
-            header = HeaderInfo("engine", "bundle", "endpoint")
+            header = ViewHeader("engine", "bundle", "endpoint")
             screen = Console(file=io.StringIO(), width=200, height=50, force_terminal=True)
             screen.print(render(snapshot, header, 200, 50))
             lines = Console(file=io.StringIO(), width=200)
             over = threading.Event()
             over.set()
-            Dashboard(run.telemetry, header, console=lines, plain=True).run(over)
+            TerminalView(run.telemetry, header, console=lines, plain=True).run(over)
             said += [screen.file.getvalue(), lines.file.getvalue(), snapshot]  # type: ignore[attr-defined]
             said.append(generate_latest(make_registry(run.telemetry)))
         finally:

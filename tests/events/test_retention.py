@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stream_detector.config import EvidenceConfig
 from stream_detector.events.ledger import Ledger
-from stream_detector.evidence.file_order import EvidenceOrder
+from stream_detector.evidence.file_order import EvidenceIndex
 from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.system.retention import CONFIRM_S, Life, WallClock, beginnings
 from stream_detector.testing import FakeClock
@@ -256,7 +256,7 @@ def test_evidence_outlives_a_clock_that_is_wrong(tmp_path: Path, wrong: str) -> 
 
 def test_evidence_goes_when_it_is_old_and_its_date_does_not_matter(tmp_path: Path) -> None:
     clock = SetClock()
-    order = EvidenceOrder(tmp_path, clock)
+    order = EvidenceIndex(tmp_path, clock)
     first = [touched(tmp_path, 0, 4e9), touched(tmp_path, 1, 1.0)]
     assert [seen.age_s for seen in order.oldest_first(first)] == [0.0, 0.0]
     clock.advance(2 * DAY_S)

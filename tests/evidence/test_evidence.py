@@ -275,7 +275,7 @@ def test_close_is_bounded_when_encoding_hangs(tmp_path: Path, held: threading.Ev
     held.set()
     rig.writer._thread.join(20)
     assert not rig.writer._thread.is_alive()
-    assert clip_file.is_whole(Path(rig.writer.paths("gate", ID_1)[0]))  # late, with fewer pictures, but whole
+    assert clip_file.is_complete(Path(rig.writer.paths("gate", ID_1)[0]))  # late, with fewer pictures, but whole
 
 
 def test_unwritable_folder_is_told_once_and_nothing_stops(tmp_path: Path) -> None:
@@ -292,13 +292,13 @@ def test_unwritable_folder_is_told_once_and_nothing_stops(tmp_path: Path) -> Non
 
 
 def test_a_clip_cut_off_by_a_full_disk_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rig: Rig) -> None:
-    real: Callable[[Path], bool] = clip_file.is_whole
+    real: Callable[[Path], bool] = clip_file.is_complete
 
     def cut(path: Path) -> bool:
         os.truncate(path, path.stat().st_size - 100)  # what a full disk leaves behind
         return real(path)
 
-    monkeypatch.setattr(clip_file, "is_whole", cut)
+    monkeypatch.setattr(clip_file, "is_complete", cut)
     rig.show("gate", 0, 5)
     rig.alarm("gate", ID_1, 5, 7)
     rig.writer.flush_camera("gate")
@@ -395,7 +395,7 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
 
 
 def test_what_others_print_meanwhile_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    with clip_file._opencv_kept_quiet():
+    with clip_file._opencv_silenced():
         os.write(2, b"OpenCV: FFMPEG: tag is odd\nsomebody else\n")
     assert capfd.readouterr().err == "somebody else\n"
 

@@ -17,7 +17,15 @@ import pytest
 
 from stream_detector.cli import report as command
 from stream_detector.errors import DataError, StreamDetectorError, UsageError
-from stream_detector.reports.html_page import MAX_POINTS, find_evidence, link_to, page, share_text, thinned, unbroken
+from stream_detector.reports.html_page import (
+    MAX_POINTS,
+    downsampled,
+    find_evidence,
+    link_to,
+    page,
+    share_text,
+    split_at_gaps,
+)
 from stream_detector.reports.read_back import ALARM_SCHEMA, COLUMNS, ScoreRow, gather_alarms
 from stream_detector.reports.summary import gaps_of, make_report
 
@@ -247,17 +255,17 @@ def test_rendered_footage_is_called_so(tmp_path: Path) -> None:
 
 def test_long_runs_are_thinned_and_keep_their_peaks(tmp_path: Path) -> None:
     rows = [row(n, smoothed=0.9 if n == 33_333 else 0.1 + 0.0001 * (n % 7)) for n in range(50_000)]
-    points = thinned(rows)
+    points = downsampled(rows)
     assert len(points) <= MAX_POINTS * 4 / 3 + 4
     assert max(point.smoothed for point in points) == 0.9
     text = page(make_report(rows, []), title="t", base=tmp_path, out=tmp_path / "r.html")
     assert len(text) < 400_000
-    assert thinned(rows[:MAX_POINTS]) == rows[:MAX_POINTS]
+    assert downsampled(rows[:MAX_POINTS]) == rows[:MAX_POINTS]
 
 
 def test_lines_break_at_holes() -> None:
     rows = [row(n) for n in range(10) if n not in (4, 5)]
-    parts = unbroken(rows, tuple(gaps_of(rows)))
+    parts = split_at_gaps(rows, tuple(gaps_of(rows)))
     assert [[r.window for r in part] for part in parts] == [[0, 1, 2, 3], [6, 7, 8, 9]]
 
 

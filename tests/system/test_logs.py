@@ -14,7 +14,7 @@ import pytest
 from stream_detector.errors import UsageError
 from stream_detector.system.logging_setup import LOGGER, QUEUE_LINES, LogFile, fields, run_log
 from stream_detector.telemetry.collector import Telemetry
-from stream_detector.telemetry.log_lines import Narrator
+from stream_detector.telemetry.log_lines import RunLogger
 from stream_detector.types import CameraStatus, SystemClock
 
 log = logging.getLogger(f"{LOGGER}.test")
@@ -121,17 +121,17 @@ def test_a_lost_standard_error_ends_nothing(monkeypatch: pytest.MonkeyPatch, err
 
 def test_states_alarms_and_trouble_are_told_once(tmp_path: Path) -> None:
     telemetry = Telemetry(["gate"], SystemClock())
-    narrator = Narrator(telemetry)
+    narrator = RunLogger(telemetry)
     alarm = {"id": "a1", "camera": "gate", "start_s": 3.0, "peak_score": 0.9, "threshold": 0.5, "evidence": None}
     with run_log("json", level=logging.INFO, path=tmp_path / "log"):
         telemetry.status(CameraStatus("gate", "rtsp://h", "online"))
-        narrator.tell_news()
+        narrator.log_new_entries()
         telemetry.status(CameraStatus("gate", "rtsp://h", "online", "picture_trouble: black"))
         telemetry.event({**alarm, "type": "start"})
         telemetry.event({**alarm, "type": "end", "end_s": 5.0, "reason": "normal"})
         telemetry.status(CameraStatus("gate", "rtsp://h", "offline", "the connection was lost"))
-        narrator.tell_news()
-        narrator.tell_news()
+        narrator.log_new_entries()
+        narrator.log_new_entries()
     found = [(line["event"], line["level"]) for line in read(tmp_path / "log")]
     assert found == [
         ("camera_state", "info"),
@@ -149,6 +149,6 @@ def test_notes_that_were_not_kept_are_counted(tmp_path: Path) -> None:
     for number in range(700):
         telemetry.status(CameraStatus("gate", "x", "online", f"{number}"))
     with run_log("json", level=logging.INFO, path=tmp_path / "log"):
-        Narrator(telemetry).tell_news()
+        RunLogger(telemetry).log_new_entries()
     first = read(tmp_path / "log")[0]
     assert (first["event"], first["count"]) == ("lines_left_out", 200)

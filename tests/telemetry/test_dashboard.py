@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from stream_detector.telemetry.snapshot import STAGES, AlarmView, CameraView, Histogram, Note, TelemetrySnapshot
+from stream_detector.telemetry.snapshot import STAGES, AlarmView, CameraView, Histogram, LogEntry, TelemetrySnapshot
 from stream_detector.telemetry.terminal_view import (
-    Dashboard,
-    HeaderInfo,
+    TerminalView,
+    ViewHeader,
     clean,
     eta_s,
     middle_cut,
@@ -23,7 +23,7 @@ from stream_detector.telemetry.terminal_view import (
     sparkline,
 )
 
-HEADER = HeaderInfo("openvino on cpu, int8", "embedded 3fa9c1d2", "tcp://127.0.0.1:5555")
+HEADER = ViewHeader("openvino on cpu, int8", "embedded 3fa9c1d2", "tcp://127.0.0.1:5555")
 DEADLINE_S = 10.0
 
 
@@ -58,7 +58,7 @@ def alarm(number: int, type_: str = "end") -> AlarmView:
     return AlarmView(f"a{number}", "gate", type_, "normal", 3.0, end_s, "2026-01-01T10:00:03.000Z", 0.9, 0.6)
 
 
-def text_of(state: TelemetrySnapshot, width: int, height: int, header: HeaderInfo = HEADER) -> str:
+def text_of(state: TelemetrySnapshot, width: int, height: int, header: ViewHeader = HEADER) -> str:
     console = Console(width=width, height=height, record=True, file=io.StringIO(), force_terminal=True)
     console.print(render(state, header, width, height))
     return console.export_text()
@@ -78,7 +78,7 @@ class Source:
         return self._rest[0]
 
 
-def run_until_exhausted(dashboard: Dashboard, source: Source) -> None:
+def run_until_exhausted(dashboard: TerminalView, source: Source) -> None:
     stop = threading.Event()
     thread = threading.Thread(target=dashboard.run, args=(stop,))
     thread.start()
@@ -223,11 +223,13 @@ def test_a_long_name_keeps_its_end() -> None:
 
 
 def test_plain_lines_tell_changes_once_and_no_escape_codes() -> None:
-    first = Note(1, 0.5, "gate", "state", "online")
-    second = Note(2, 7.0, "gate", "start", "ALARM at 3.0 s")
-    source = Source(snapshot(camera(), notes=(first,)), snapshot(camera(), notes=(first, second)), snapshot(camera()))
+    first = LogEntry(1, 0.5, "gate", "state", "online")
+    second = LogEntry(2, 7.0, "gate", "start", "ALARM at 3.0 s")
+    source = Source(
+        snapshot(camera(), log_entries=(first,)), snapshot(camera(), log_entries=(first, second)), snapshot(camera())
+    )
     out = io.StringIO()
-    run_until_exhausted(Dashboard(source, HEADER, console=Console(file=out, width=80)), source)
+    run_until_exhausted(TerminalView(source, HEADER, console=Console(file=out, width=80)), source)
     text = out.getvalue()
     assert text.count("online") == 1
     assert text.count("ALARM at 3.0 s") == 1
@@ -236,9 +238,9 @@ def test_plain_lines_tell_changes_once_and_no_escape_codes() -> None:
 
 
 def test_plain_lines_say_when_some_were_missed() -> None:
-    source = Source(snapshot(camera(), notes=(Note(8, 0.5, "gate", "state", "online"),)), snapshot(camera()))
+    source = Source(snapshot(camera(), log_entries=(LogEntry(8, 0.5, "gate", "state", "online"),)), snapshot(camera()))
     out = io.StringIO()
-    run_until_exhausted(Dashboard(source, HEADER, console=Console(file=out, width=80)), source)
+    run_until_exhausted(TerminalView(source, HEADER, console=Console(file=out, width=80)), source)
     assert "(7 lines left out)" in out.getvalue()
 
 
@@ -246,7 +248,7 @@ def test_the_live_view_restores_the_terminal() -> None:
     source = Source(snapshot(camera()), snapshot(camera()))
     out = io.StringIO()
     console = Console(file=out, width=80, height=30, force_terminal=True)
-    run_until_exhausted(Dashboard(source, HEADER, console=console), source)
+    run_until_exhausted(TerminalView(source, HEADER, console=console), source)
     text = out.getvalue()
     assert "gate" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
@@ -272,7 +274,7 @@ def test_a_failure_of_the_view_goes_on_in_plain_lines_and_restores_the_terminal(
     out = io.StringIO()
     console = Console(file=out, width=80, height=30, force_terminal=True)
     stop = threading.Event()
-    thread = threading.Thread(target=Dashboard(source, HEADER, console=console).run, args=(stop,))
+    thread = threading.Thread(target=TerminalView(source, HEADER, console=console).run, args=(stop,))
     thread.start()
     assert source.called.wait(DEADLINE_S)
     stop.set()
@@ -302,7 +304,7 @@ def test_a_closed_pipe_does_not_break_the_run(terminal: bool) -> None:
     source = Source(snapshot(camera()))
     stop = threading.Event()
     console = PipeConsole(file=ClosedPipe(), width=80, force_terminal=terminal)
-    thread = threading.Thread(target=Dashboard(source, HEADER, console=console).run, args=(stop,))
+    thread = threading.Thread(target=TerminalView(source, HEADER, console=console).run, args=(stop,))
     thread.start()
     stop.set()
     thread.join(DEADLINE_S)

@@ -80,11 +80,11 @@ def test_the_decision_thread_s_rounds_are_counted() -> None:
     clock = FakeClock()
     telemetry = Telemetry(["gate"], clock)
     assert telemetry.snapshot().decided_age_s is None
-    telemetry.went_round()
+    telemetry.decision_loop_passed()
     clock.advance(4.0)
     assert telemetry.snapshot().decided_age_s == pytest.approx(4.0)
     assert is_live(telemetry.snapshot(), 5.0) and not is_live(telemetry.snapshot(), 3.0)
-    telemetry.run_over()
+    telemetry.run_ended()
     assert is_live(telemetry.snapshot(), 3.0)
 
 
@@ -121,7 +121,7 @@ def test_the_endpoints_over_http() -> None:
     clock = FakeClock()
     telemetry = Telemetry(["gate"], clock)
     with served(telemetry, live_age_s=5.0) as port:
-        telemetry.went_round()
+        telemetry.decision_loop_passed()
         for path in ("/livez", "/healthz", "/readyz", "/metrics"):
             wanted = 503 if path == "/readyz" else 200
             code, body, headers = ask(port, path)
@@ -135,7 +135,7 @@ def test_the_endpoints_over_http() -> None:
         clock.advance(5.5)
         assert ask(port, "/livez")[0] == ask(port, "/healthz")[0] == 503
         telemetry.status(CameraStatus("gate", "gate.mp4", "ended"))
-        telemetry.went_round()
+        telemetry.decision_loop_passed()
         assert ask(port, "/readyz")[0] == 200
         assert ask(port, "/other")[0] == 404
 
@@ -151,7 +151,7 @@ def test_a_scrape_may_accept_anything(accept: str) -> None:
 
 def test_peers_that_never_read_keep_no_probe_out() -> None:
     telemetry = Telemetry([f"camera-{i}" for i in range(50)], FakeClock())
-    telemetry.went_round()
+    telemetry.decision_loop_passed()
     with served(telemetry) as port, contextlib.ExitStack() as stack:
         for number in range(SILENT):
             peer = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_detector.errors import EndpointError
-from stream_detector.telemetry.collector import HISTORY, MAX_CAUSES, RECENT_ALARMS, RECENT_NOTES, Telemetry
+from stream_detector.telemetry.collector import HISTORY, MAX_CAUSES, RECENT_ALARMS, RECENT_LOG_ENTRIES, Telemetry
 from stream_detector.telemetry.prometheus import serve_metrics
 from stream_detector.telemetry.snapshot import BUCKETS, GROWTH, LOW_MS, Histogram, bound_ms, bucket_of
 from stream_detector.types import CameraStatus, Decision, Score, Timing, WindowRef
@@ -182,14 +182,17 @@ def test_alarms_are_kept_by_id_newest_last_and_counted_once() -> None:
     (alarm,) = snapshot.alarms
     assert (alarm.type, alarm.end_s, alarm.clip, alarm.snapshot) == ("end", 9.0, "c.webm", "s.jpg")
     assert (snapshot.cameras[0].alarms, snapshot.cameras[0].alarmed) == (1, False)
-    assert [note.kind for note in snapshot.notes] == ["start", "end"]
+    assert [entry.kind for entry in snapshot.log_entries] == ["start", "end"]
 
 
 def test_notes_tell_changes_of_state_once() -> None:
     telemetry = Telemetry(["gate"], Clock())
     for state in ("online", "online", "stalled"):
         telemetry.status(CameraStatus("gate", "x", state, "no frame" if state == "stalled" else ""))  # type: ignore[arg-type]
-    assert [(note.seq, note.text) for note in telemetry.snapshot().notes] == [(1, "online"), (2, "stalled: no frame")]
+    assert [(entry.seq, entry.text) for entry in telemetry.snapshot().log_entries] == [
+        (1, "online"),
+        (2, "stalled: no frame"),
+    ]
 
 
 def test_an_alarm_of_a_camera_of_a_former_run_is_noted_and_counts_for_nobody() -> None:
@@ -197,7 +200,7 @@ def test_an_alarm_of_a_camera_of_a_former_run_is_noted_and_counts_for_nobody() -
     telemetry.event(event("end", camera="yard", reason="restart", end_s=None))
     snapshot = telemetry.snapshot()
     assert [camera.name for camera in snapshot.cameras] == ["gate"]
-    assert [(note.camera, note.kind) for note in snapshot.notes] == [("yard", "end")]
+    assert [(entry.camera, entry.kind) for entry in snapshot.log_entries] == [("yard", "end")]
 
 
 @pytest.mark.parametrize("odd", [{}, {"evidence": None, "timing": None}, {"peak_score": None, "start_s": None}])
@@ -224,7 +227,11 @@ def test_memory_is_bounded_whatever_happens() -> None:
     tracemalloc.stop()
     snapshot = telemetry.snapshot()
     camera = snapshot.cameras[0]
-    assert (len(camera.history), len(snapshot.alarms), len(snapshot.notes)) == (HISTORY, RECENT_ALARMS, RECENT_NOTES)
+    assert (len(camera.history), len(snapshot.alarms), len(snapshot.log_entries)) == (
+        HISTORY,
+        RECENT_ALARMS,
+        RECENT_LOG_ENTRIES,
+    )
     assert len(camera.dropped) == MAX_CAUSES + 1
     assert camera.drops == 6000
     assert after - before < 500_000  # the rings' own turnover; 3,000 kept events would be several MB

@@ -21,7 +21,7 @@ from stream_detector.config import Config, WebConfig, build_config
 from stream_detector.runtime.build import Run, build_run
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import UInt8Array
-from stream_detector.web.live_state import Board
+from stream_detector.web.live_state import LiveState
 from stream_detector.web.server import WebServer
 
 DEADLINE_S = 20.0
@@ -60,7 +60,7 @@ class Page:
 
     server: WebServer
     run: Run
-    board: Board
+    live_state: LiveState
     sources: dict[str, FakeSource]
     folder: Path
 
@@ -126,26 +126,26 @@ def running(
 ) -> Iterator[Page]:
     """The detector in a thread, the page beside it."""
     config = make_config(folder, names, **changes)
-    board = Board(len(names))
+    live_state = LiveState(len(names))
     sources = {name: FakeSource(steps) for name in names}
     with ExitStack() as stack:
         run = stack.enter_context(
             build_run(
                 config,
                 engine=ConstantEngine(score_of=bright),
-                on_event=board.event,
-                on_decision=board.decision,
-                on_preview=board.preview,
+                on_event=live_state.event,
+                on_decision=live_state.decision,
+                on_preview=live_state.preview,
             )
         )
         run.pipeline.open_reader = lambda camera, _config: sources[camera.name]
         web = web or WebConfig(bind="127.0.0.1:0")
-        server = WebServer(web, run, board, config_path=config_path, rate=rate, burst=burst)
+        server = WebServer(web, run, live_state, config_path=config_path, rate=rate, burst=burst)
         stack.callback(server.close)
         thread = threading.Thread(target=run.pipeline.run, daemon=True)
         thread.start()
         try:
-            yield Page(server, run, board, sources, folder)
+            yield Page(server, run, live_state, sources, folder)
         finally:
             for source in sources.values():
                 source.release()

@@ -151,7 +151,7 @@ def test_an_alarm_appears_within_a_second_of_its_event(browser: Any, tmp_path: P
         assert tab.locator("ol.list li").count() == 0
         page.sources["gate"].release()
         tab.wait_for_selector("ol.list li", state="attached")
-        told = datetime.fromisoformat(page.alarm()["told_utc"]).timestamp() * 1e3
+        told = datetime.fromisoformat(page.alarm()["reported_utc"]).timestamp() * 1e3
         delay_ms = tab.evaluate("() => window.shown") - told
         print(f"told to shown: {delay_ms:.0f} ms")
         assert tab.locator("#toast").is_visible() and tab.locator("#unseen").inner_text() == "1"
@@ -245,7 +245,7 @@ def test_keyboard_reaches_everything(tab: Any, detector: Detector) -> None:
 
 def test_replay_and_tune(tab: Any, detector: Detector) -> None:
     tab.goto("/replay")
-    tab.wait_for_function("() => document.querySelector('.film img')?.naturalWidth > 0")
+    tab.wait_for_function("() => document.querySelector('.frames img')?.naturalWidth > 0")
     shot(tab, "replay")
     tab.goto("/tune")
     tab.wait_for_selector("text=recorded windows with these settings")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from stream_detector.config import WebConfig
 from stream_detector.web import api, connections, middleware
-from stream_detector.web.auth import Gate
+from stream_detector.web.auth import AccessControl
 
 from .conftest import Page, running, until
 
@@ -58,15 +58,15 @@ def test_peers_that_ask_and_never_read_keep_nobody_out(page: Page, path: bytes) 
             say(stack.enter_context(connect(page, crowd)), GET % path)
         for source in (crowd, "127.0.0.1"):  # one of the same address, and another
             assert answered(page, source) == b"HTTP/1.1 200"
-        assert page.server._doors.connections <= page.server._doors.room.most
-    until(lambda: page.server._doors.connections == 0, "everybody left")
+        assert page.server._connections.connections <= page.server._connections.room.most
+    until(lambda: page.server._connections.connections == 0, "everybody left")
 
 
 def test_a_peer_that_reads_nothing_is_let_go(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "WRITE_S", 0.5)
     with connect(page) as peer:
         say(peer, (GET % b"/static/css/base.css") * 700)  # some 6 MB of answers: more than the kernel takes
-        until(lambda: page.server._doors.connections == 0, "it was let go")
+        until(lambda: page.server._connections.connections == 0, "it was let go")
     with connect(page) as slow:  # who reads slowly, but reads, is served to the end
         slow.sendall(
             (GET % b"/static/css/base.css") * 100 + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % b"/"
@@ -126,9 +126,9 @@ def test_a_request_that_a_proxy_may_see_as_two_is_refused(page: Page) -> None:
 
 
 def test_descriptors_are_kept_for_the_cameras(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = connections.Room(most=40, most_a_peer=30, highest=0)  # every descriptor is one of the reserve
+    few = connections.ConnectionLimits(most=40, most_a_peer=30, highest=0)  # every descriptor is one of the reserve
     with monkeypatch.context() as patch:
-        patch.setattr(page.server._doors, "room", few)
+        patch.setattr(page.server._connections, "room", few)
         with connect(page) as peer:
             say(peer, GET % b"/api/run")
             with contextlib.suppress(ConnectionResetError):
@@ -138,7 +138,7 @@ def test_descriptors_are_kept_for_the_cameras(page: Page, monkeypatch: pytest.Mo
 
 @given(st.integers(64, 70_000), st.integers(1, 500))
 def test_the_page_s_share_leaves_some(descriptors: int, cameras: int) -> None:
-    room = connections.room_for(cameras, descriptors)
+    room = connections.connection_limits(cameras, descriptors)
     assert 0 < room.most_a_peer < room.most <= connections.MAX_CONNECTIONS
     assert room.highest + min(descriptors * 3 // 4, 128 + 8 * cameras) == descriptors
 
@@ -178,7 +178,7 @@ def test_idle_and_half_open_tls_connections_do_not_use_up_descriptors(
         running(tmp_path, web=WebConfig(bind="127.0.0.1:0", cert=cert, key=key)) as page,
         contextlib.ExitStack() as all_,
     ):
-        page.server._doors.room = connections.Room(most=60, most_a_peer=50, highest=1 << 30)
+        page.server._connections.room = connections.ConnectionLimits(most=60, most_a_peer=50, highest=1 << 30)
         for number in range(400):
             peer = all_.enter_context(connect(page, f"127.0.0.{2 + number % 3}"))
             if number % 10 == 0:  # agreed on, then idle; the others never, or only begin
@@ -186,7 +186,7 @@ def test_idle_and_half_open_tls_connections_do_not_use_up_descriptors(
                     all_.enter_context(context.wrap_socket(peer))
             elif number % 2:
                 say(peer, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
-            assert page.server._doors.connections <= 60
+            assert page.server._connections.connections <= 60
         for source in ("127.0.0.2", "127.0.0.1"):
             with context.wrap_socket(connect(page, source)) as decent:
                 decent.sendall(GET % b"/api/run")
@@ -199,7 +199,9 @@ def test_idle_and_half_open_tls_connections_do_not_use_up_descriptors(
 
 
 def test_a_right_guess_after_too_many_wrong_ones_is_stopped_too() -> None:
-    found = middleware.Guard(lambda *_: None, Gate("the-right-token-it-is", local=True), tls=False)  # type: ignore[arg-type, return-value]
+    found = middleware.SecurityMiddleware(
+        lambda *_: None, AccessControl("the-right-token-it-is", local=True), tls=False
+    )  # type: ignore[arg-type, return-value]
     assert [found.guess("eve", f"wrong{i}", 100.0) for i in range(10)] == [False] * 10
     assert found.guess("eve", "the-right-token-it-is", 100.0) is None
     assert found.guess("ann", "the-right-token-it-is", 100.0) is True

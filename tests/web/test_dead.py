@@ -40,7 +40,7 @@ def settled(page: Page, names: tuple[str, ...]) -> None:
     until(lambda: all(s.stalled.is_set() for s in page.sources.values()), "the last frame")
     for name in names:
         page.alarm(name)
-        page.board.preview(name, Preview(1.0, np.full((90, 160, 3), 90, np.uint8)))
+        page.live_state.preview(name, Preview(1.0, np.full((90, 160, 3), 90, np.uint8)))
         page.run.telemetry.status(CameraStatus(name, name, "online", ""))
 
 
@@ -88,7 +88,7 @@ def test_a_dead_camera_is_grey_and_says_how_old_its_picture_is(browser: Any, pag
     assert tab.locator(card("stairs", " .chip")).inner_text() == "offline"
     assert "no alarm where it is watched" in tab.locator(".summary").inner_text()
     assert tab.locator("#banner").is_hidden()
-    page.board.preview("stairs", Preview(2.0, np.full((90, 160, 3), 90, np.uint8)))
+    page.live_state.preview("stairs", Preview(2.0, np.full((90, 160, 3), 90, np.uint8)))
     page.run.telemetry.status(CameraStatus("stairs", "stairs", "online", ""))
     tab.wait_for_selector(card("stairs", " .face:not(.old)"))
     tab.context.close()
@@ -125,7 +125,7 @@ def test_a_lost_connection_greys_everything_until_it_is_back(browser: Any, page:
     assert tab.locator(".face.old").count() == len(NAMES)
     assert tab.locator(".summary").inner_text() == "not known whether there is an alarm"
     assert not serious(tab)
-    with WebServer(WebConfig(bind=f"127.0.0.1:{port}"), page.run, page.board):
+    with WebServer(WebConfig(bind=f"127.0.0.1:{port}"), page.run, page.live_state):
         tab.wait_for_selector("#banner", state="hidden")
         tab.wait_for_selector(card("gate", " .face:not(.old)"))
         tab.context.close()
@@ -150,7 +150,7 @@ def test_alarming_cameras_come_first_from_any_page(browser: Any, tmp_path: Path)
     names = tuple(f"camera-{i:02d}" for i in range(20))
     with running(tmp_path, names, steps=(*("frame",) * 40, "stall"), capture={"stall_after_s": 3600.0}) as page:
         for name in names:
-            page.board.preview(name, Preview(1.0, np.full((90, 160, 3), 90, np.uint8)))
+            page.live_state.preview(name, Preview(1.0, np.full((90, 160, 3), 90, np.uint8)))
         tab = look(browser, page)
         assert tab.evaluate(FIRST) == "camera-00" and tab.locator(card("camera-18")).count() == 0
         begin_alarm(page, "camera-18")

@@ -16,7 +16,7 @@ from stream_detector.cli.main import main
 from stream_detector.config import WebConfig
 from stream_detector.errors import ConfigError, EndpointError
 from stream_detector.web.api import Api
-from stream_detector.web.auth import Gate, place_of, read_token
+from stream_detector.web.auth import AccessControl, parse_bind, read_token
 
 from .conftest import running, until
 
@@ -73,13 +73,16 @@ def test_no_route_is_open_without_the_token(tmp_path: Path) -> None:
 
 
 def test_host_names_are_checked() -> None:
-    local = Gate("", local=True, hosts=("cams.example",))
+    local = AccessControl("", local=True, hosts=("cams.example",))
     for host in ("localhost:1", "127.0.0.1", "[::1]:8080", "cams.example", "CAMS.example:443"):
         assert local.host_allowed(host), host
     for host in ("", "evil.example", "localhost@evil", "cams.example.evil", "a b", "x" * 300, "cams.example:"):
         assert not local.host_allowed(host), host
-    assert not Gate("", local=True).host_allowed("cams.example")
-    named, any_name = Gate("t" * 16, local=False, hosts=("cams.example",)), Gate("t" * 16, local=False)
+    assert not AccessControl("", local=True).host_allowed("cams.example")
+    named, any_name = (
+        AccessControl("t" * 16, local=False, hosts=("cams.example",)),
+        AccessControl("t" * 16, local=False),
+    )
     assert named.host_allowed("cams.example:8443") and not named.host_allowed("192.0.2.1:8443")
     assert (
         any_name.host_allowed("192.0.2.1:8443") and not any_name.host_allowed("a/b") and not any_name.host_allowed("")
@@ -106,12 +109,12 @@ def test_beyond_loopback_a_token_and_tls_are_needed(tmp_path: Path, capsys: pyte
     token = tmp_path / "token"
     for bind in ("0.0.0.0:8080", "[::]:8080", "192.0.2.1:8080", "cameras.example:80"):
         with pytest.raises(EndpointError, match="other machines"):
-            place_of(WebConfig(bind=bind))
+            parse_bind(WebConfig(bind=bind))
         with pytest.raises(EndpointError, match="other machines"):
-            place_of(WebConfig(bind=bind, token_file=token))
+            parse_bind(WebConfig(bind=bind, token_file=token))
     for bind in ("8080", "127.0.0.1", "127.0.0.1:99999", "http://127.0.0.1:80"):
         with pytest.raises(EndpointError, match="HOST:PORT"):
-            place_of(WebConfig(bind=bind))
+            parse_bind(WebConfig(bind=bind))
     token.write_text(TOKEN)
     token.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):

@@ -179,7 +179,7 @@ def outcome(folder: Path, attack: Callable[[Page], None] | None) -> tuple[dict[s
         alarms = page.ask("/api/alarms?limit=200").json()["alarms"]
         kept = ("id", "camera", "reason", "start_s", "end_s", "peak_score", "degraded")
         alarms = [{key: alarm[key] for key in kept} for alarm in alarms]
-        return {name: page.board.rows(name) for name in page.sources}, sorted(alarms, key=lambda a: a["id"])
+        return {name: page.live_state.rows(name) for name in page.sources}, sorted(alarms, key=lambda a: a["id"])
 
 
 def test_detection_under_attack_is_as_without(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import FakeClock
 from stream_detector.types import Preview, SystemClock
 from stream_detector.web import streams
-from stream_detector.web.live_state import Board
+from stream_detector.web.live_state import LiveState
 
 NAMES = ("gate", "yard", "hall")
 VIEWERS = 20
@@ -65,13 +65,13 @@ def test_a_picture_is_encoded_once_for_all_viewers(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(streams, "encode_picture", counted)
 
     async def main() -> list[int]:
-        board = Board(len(NAMES))
-        hub = streams.Hub(board, Telemetry(NAMES, SystemClock()).snapshot, NAMES)
+        live_state = LiveState(len(NAMES))
+        hub = streams.Hub(live_state, Telemetry(NAMES, SystemClock()).snapshot, NAMES)
         ticking = asyncio.create_task(hub.run())
         crowd = Crowd(hub)
         for value in range(ROUNDS):
             for place, name in enumerate(NAMES):
-                board.preview(name, picture(10 * value + place))
+                live_state.preview(name, picture(10 * value + place))
             await crowd.reach((value + 1) * len(NAMES))
         crowd.leave.set()
         await asyncio.gather(*crowd.tasks)
@@ -85,7 +85,7 @@ def test_a_picture_is_encoded_once_for_all_viewers(monkeypatch: pytest.MonkeyPat
 
 
 def make_hub() -> streams.Hub:
-    return streams.Hub(Board(len(NAMES)), Telemetry(NAMES, SystemClock()).snapshot, NAMES)
+    return streams.Hub(LiveState(len(NAMES)), Telemetry(NAMES, SystemClock()).snapshot, NAMES)
 
 
 def test_in_a_full_house_the_oldest_of_the_largest_peer_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,8 +124,8 @@ def test_no_stream_lasts_for_ever_and_every_second_something_is_said(monkeypatch
 
 def test_the_state_tells_how_old_a_picture_is_and_whether_the_detector_decides() -> None:
     telemetry = Telemetry(NAMES, clock := FakeClock())
-    hub = streams.Hub(Board(3), telemetry.snapshot, NAMES, 5.0, "e" * 16)
-    telemetry.went_round()
+    hub = streams.Hub(LiveState(3), telemetry.snapshot, NAMES, 5.0, "e" * 16)
+    telemetry.decision_loop_passed()
     head = hub._overall(telemetry.snapshot())
     assert head["live"] and head["epoch"] == "e" * 16 and head["decided_age_s"] == 0
     clock.advance(6.0)

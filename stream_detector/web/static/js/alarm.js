@@ -33,7 +33,7 @@ export async function open(main, context, id) {
       h("span", { class: "end row" }, h("a", { class: "button", href: `/alarms?camera=${detail.camera}`, "data-link": "" }, "All of this camera"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
     const pair = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
     pairs.replaceChildren(...pair("camera", detail.camera), ...pair("began", long(detail.start_utc)), ...pair("media time", `${media(detail.start_s)} – ${media(detail.end_s)}`), ...pair("length", span(detail)),
-      ...pair("told", long(detail.told_utc)), ...pair("ended", detail.ended_utc ? `${long(detail.ended_utc)} (${detail.reason})` : "still open"), ...pair("peak", detail.peak_score.toFixed(3)), ...pair("threshold", detail.threshold.toFixed(3)),
+      ...pair("told", long(detail.reported_utc)), ...pair("ended", detail.ended_utc ? `${long(detail.ended_utc)} (${detail.reason})` : "still open"), ...pair("peak", detail.peak_score.toFixed(3)), ...pair("threshold", detail.threshold.toFixed(3)),
       ...pair("degraded", detail.degraded.join(", ") || "no"), ...pair("model", detail.bundle), ...pair("id", detail.id));
     const timing = Object.entries(detail.timing || {}), most = Math.max(1, ...timing.map(([, ms]) => ms));
     bars.replaceChildren(...timing.map(([name, ms]) => h("div", {}, h("span", {}, name), h("meter", { min: 0, max: most, value: ms, "aria-label": `${name}: ${ms.toFixed(1)} milliseconds` }), h("span", {}, `${ms.toFixed(1)} ms`))),
