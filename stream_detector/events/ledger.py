@@ -2,8 +2,8 @@
 
 SQLite in WAL mode with synchronous=NORMAL: a commit takes tens of microseconds and survives `kill -9`; a power failure
 may lose the newest commits but leaves the file intact. Numbering: `epoch` is random and new for every process; `seq`
-counts the events of a topic without gaps, from 1 in every epoch. The journal keeps the order of epochs, so `since` reads
-on across restarts. Scores are not journalled (see `recovery_server.ScoreRing`).
+counts the events of a topic without gaps, from 1 in every epoch. The journal keeps the order of epochs, so `since`
+reads on across restarts. Scores are not journalled (see `recovery_server.ScoreRing`).
 
 Failures and what the journal does:
     disk full, read-only, not writable    It keeps events in memory (bounded), marked `unjournalled`, and reports this

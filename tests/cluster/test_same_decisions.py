@@ -15,7 +15,7 @@ from pipeline_rig import MemorySink
 
 from stream_detector.capture.picture import look
 from stream_detector.cluster.camera_host import CameraHost
-from stream_detector.cluster.messages import Ended, Item, Scored
+from stream_detector.cluster.messages import CameraEnded, ShardItem, ScoredWindow
 from stream_detector.config import BatchConfig, CameraConfig, PictureQualityConfig
 from stream_detector.models.heads import TemporalHead
 from stream_detector.models.novelty import NoveltyModel
@@ -123,7 +123,7 @@ def test_a_host_and_a_shard_decide_as_one_pipeline(tmp_path: Path, kind: str) ->
     shard._sink.status = lambda status: (statuses.append(status), real(status))[1]  # type: ignore[method-assign]
 
     class Link(FakeLink):
-        def deliver(self, number: int, items: list[Item]) -> None:
+        def deliver(self, number: int, items: list[ShardItem]) -> None:
             shard.submit(items).result(ASK_S)
             super().deliver(number, items)
 
@@ -137,7 +137,7 @@ def test_a_host_and_a_shard_decide_as_one_pipeline(tmp_path: Path, kind: str) ->
         open_reader=lambda *_: FakeSource(STEPS, size=SIZE),
     )
     host.assign(CameraConfig(name="gate", source="gate.mp4"), plan("gate"), shard.adopt("gate").result(ASK_S))
-    link.wait_for(lambda items: any(isinstance(item.what, Ended) for item in items), ASK_S)
+    link.wait_for(lambda items: any(isinstance(item.what, CameraEnded) for item in items), ASK_S)
     host.close()
     shard.finish("shutdown").result(ASK_S)
     assert table(folder / "s.csv") == expected
@@ -160,7 +160,7 @@ def test_the_memory_of_heads_and_novelty_survives_a_shards_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: Float32Array, kind: str, when: int
 ) -> None:
     told = [
-        Item("gate", 1, n, Scored(one.ref, one.raw, one.timing, row.astype("<f4").tobytes()))
+        ShardItem("gate", 1, n, ScoredWindow(one.ref, one.raw, one.timing, row.astype("<f4").tobytes()))
         for n, row in enumerate(rows)
         for one in [scored("gate", n, 0.1)]
     ]
