@@ -15,7 +15,7 @@ from pipeline_rig import MemorySink
 
 from stream_detector.capture.picture import look
 from stream_detector.cluster.camera_host import CameraHost
-from stream_detector.cluster.messages import CameraEnded, ShardItem, ScoredWindow
+from stream_detector.cluster.messages import CameraEnded, ScoredWindow, ShardItem
 from stream_detector.config import BatchConfig, CameraConfig, PictureQualityConfig
 from stream_detector.models.heads import TemporalHead
 from stream_detector.models.novelty import NoveltyModel
