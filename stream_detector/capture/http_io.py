@@ -63,7 +63,7 @@ class Body:
 
 
 class _HangUp(urllib.request.BaseHandler):
-    """Closes an answer that asks for a password before the request goes out again; urllib leaves it to the collector."""
+    """Closes an answer that asks for a password before the request is repeated; urllib leaves it open."""
 
     handler_order = 400  # before those of Basic and Digest
 
