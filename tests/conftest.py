@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,16 @@ def make_bench(tmp_path: Path) -> Iterator[MakeBench]:
 def bench(make_bench: MakeBench) -> Bench:
     """One with the usual options."""
     return make_bench()
+
+
+@pytest.fixture(autouse=True)
+def small_work_on_one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fits of a few hundred rows run on one thread: on a busy machine two wait for each other at every step."""
+    torch = sys.modules.get("torch")
+    if torch is None or request.path.parent.name not in ("evaluation", "benchmarks"):
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 from stream_detector.errors import MissingExtraError, RunError, UsageError
 
 TRIES = 2  # an entry that a worker died of so many times is set aside
+START_TRIES = 3  # of a cluster of one's own
 START_DEATHS = 3  # workers that die in a row before they have done anything
 
 
@@ -39,7 +41,7 @@ def connected(what: str, address: str | None, cpus: int | None = None) -> Iterat
     """Ray, connected: to the cluster at `address` ("auto": the one of this machine), or one started for this run.
 
     A connection that is there already is used, and left. cpus: of the one started.
-    Raises MissingExtraError, and UsageError where there is no cluster to join.
+    Raises MissingExtraError, UsageError where there is no cluster to join, RunError where none can be started.
     """
     ray = import_ray(what)
     if ray.is_initialized():
@@ -47,7 +49,7 @@ def connected(what: str, address: str | None, cpus: int | None = None) -> Iterat
         return
     try:
         if address is None:
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="error")
+            _start(ray, cpus)
         else:
             ray.init(address=address, logging_level="error")
     except (ConnectionError, ValueError) as error:
@@ -60,6 +62,31 @@ def connected(what: str, address: str | None, cpus: int | None = None) -> Iterat
         yield ray
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, cpus: int | None) -> None:
+    """Start a cluster of this run's own. A busy machine may need more than the half minute that Ray gives its parts."""
+    for left in reversed(range(START_TRIES)):
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="error")
+            return
+        except (ConnectionError, ValueError):
+            raise
+        except Exception as error:  # Ray raises Exception itself
+            reason = " ".join(str(error).split())[:200]
+            _end_half_started(error)
+        ray.shutdown()
+        if not left:
+            raise RunError(f"Ray could not be started on this machine ({reason}); try again when it is less busy")
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a node whose start failed; its traceback alone still knows them."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if hasattr(node, "kill_all_processes"):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+            return
 
 
 @dataclass(frozen=True, slots=True)

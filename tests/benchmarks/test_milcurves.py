@@ -41,10 +41,11 @@ def features(split: str) -> FeatureSet:
 
 def test_a_run_goes_on_with_its_weights_and_its_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training, test, hyper = features("train"), features("test"), replace(LONG["sultani"], seed=0)
+    monkeypatch.setattr(milcurves, "CURVE", (25, 50))
     path = path_of(tmp_path, "sultani", "torch", 0)
-    advance(["sultani"], "torch", 1, training, test, tmp_path, 100)
+    advance(["sultani"], "torch", 1, training, test, tmp_path, 25)
     first = kept_scores(path, hyper)
-    assert list(first) == [100] and first[100].shape == (12, 32)
+    assert list(first) == [25] and first[25].shape == (12, 32)
     with np.load(path) as data:
         left = {name: data[name] for name in data.files if name.startswith(("model_", "optimizer_"))}
     assert any(array.shape == (6, 128) and (array > 0).all() for name, array in left.items() if "optimizer" in name)
@@ -56,15 +57,15 @@ def test_a_run_goes_on_with_its_weights_and_its_sums(tmp_path: Path, monkeypatch
         return replace(network, step=lambda batch: taken.append(len(batch)) or network.step(batch))  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(milcurves, "begin", counted)
-    advance(["sultani"], "torch", 1, training, test, tmp_path, 100)
+    advance(["sultani"], "torch", 1, training, test, tmp_path, 25)
     assert not taken  # nothing to do
-    advance(["sultani"], "torch", 1, training, test, tmp_path, 200)
-    assert len(taken) == 100  # and not two hundred
+    advance(["sultani"], "torch", 1, training, test, tmp_path, 50)
+    assert len(taken) == 25  # and not fifty
     second = kept_scores(path, hyper)
-    assert list(second) == [100, 200] and np.array_equal(first[100], second[100])
+    assert list(second) == [25, 50] and np.array_equal(first[25], second[25])
     labels = test.labels()
-    gap = second[200][labels == 1].max(axis=1).mean() - second[200][labels == 0].max(axis=1).mean()
-    assert gap > first[100][labels == 1].max(axis=1).mean() - first[100][labels == 0].max(axis=1).mean()
+    gap = second[50][labels == 1].max(axis=1).mean() - second[50][labels == 0].max(axis=1).mean()
+    assert gap > first[25][labels == 1].max(axis=1).mean() - first[25][labels == 0].max(axis=1).mean()
     assert kept_scores(path, replace(hyper, accumulator=0.1)) == {}  # another run's, under the same name
 
 

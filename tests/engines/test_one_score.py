@@ -26,7 +26,7 @@ from stream_detector.models.bundle import Bundle
 from stream_detector.testing.engine import ConstantEngine
 from stream_detector.types import EngineOutput, UInt8Array
 
-SCRIPT = Path(__file__).parent / "one_score.py"
+SCRIPT = Path(__file__).parents[1] / "one_score.py"
 DEADLINE_S = 300
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is missing")
 needs_nncf = pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="nncf is missing")
