@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from stream_detector.models import weights
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.download import Progress as Report
 from stream_detector.models.manifest import Manifest
+from stream_detector.system import signals
 from stream_detector.system.stdio import json_text
 
 
@@ -61,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
         return _quantise(args, console)
     if args.action == "fetch":
         with _progress(f"fetching {args.name}", not args.json) as report:
-            records = [weights.fetch(args.name, report)]
+            records = [_fetch(args.name, report)]
     else:
         if args.name and len(args.files) > 1:
             raise CheckpointError("--name is for one file; give one file, or leave --name out")
@@ -71,6 +73,15 @@ def main(args: argparse.Namespace) -> int:
     for record in [] if args.json else records:
         console.print(f"[green]{record.name}[/] is a {record.arch}, stored in {record.directory}", highlight=False)
     return 0
+
+
+def _fetch(name: str, report: Report | None) -> weights.StoredWeights:
+    try:
+        return weights.fetch(name, report)
+    except signals.Interrupted:
+        if any((weights.cache_directory() / "downloads").glob("*.part")):
+            print("stream-detector: what came is kept; the same command goes on from there", file=sys.stderr)
+        raise
 
 
 def here() -> dict[str, Manifest | str]:
