@@ -181,9 +181,11 @@ def _setting(text: str) -> dict[str, Any]:
     if not equals:
         shown = f" {text}" if re.fullmatch(r"[a-z_.]+", text) else ""
         raise UsageError(f"--set{shown} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key.strip(), re.ASCII):
+        raise UsageError("the key of a --set is not one; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         parsed = value
     return _nested(tuple(key.strip().split(".")), parsed)
 

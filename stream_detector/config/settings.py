@@ -45,6 +45,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        if isinstance(value, str | Path) and "\0" in str(value):  # TOML can write it; no system call takes it
+            raise ValueError("the text holds a character with the code 0; remove it")
+        return value
+
 
 class CaptureConfig(Section):
     """Sources → Frames."""
@@ -326,6 +333,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         message = f"configuration file {str(path)!r} does not exist; give an existing TOML file"
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: not valid TOML ({error}); mend that line"
+    except RecursionError:
+        message = f"{path}: its lists or tables are nested too deeply; no key takes more than two levels"
     except UnicodeDecodeError:
         message = f"configuration file {str(path)!r} is not UTF-8 text; save it as UTF-8"
     except OSError as error:
