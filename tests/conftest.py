@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 from capture_rig import rigs  # noqa: F401 - a fixture
 from event_bench import Bench, MakeBench
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault of what is tested: no example has a deadline, and none is too slow to be drawn.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
