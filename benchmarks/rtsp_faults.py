@@ -29,7 +29,7 @@ from typing import Any
 
 from stream_detector.capture.camera import Capture, Watchdog
 from stream_detector.capture.framing import Views
-from stream_detector.capture.picture import Picture, look
+from stream_detector.capture.picture import Picture, make_views
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.models.recipe import RECIPES
 from stream_detector.types import CameraStatus, Frame, SystemClock
@@ -217,7 +217,7 @@ def measure(cycles: int, stall_s: float = 8.0, baseline_s: float = 10.0) -> dict
     errors: list[str] = []
 
     def resize(picture: Picture) -> Views:
-        return look(picture, RECIPES["stream-112"])
+        return make_views(picture, RECIPES["stream-112"])
 
     def on_frame(frame: Frame) -> None:
         recorder.frame(frame.camera)

@@ -21,10 +21,10 @@ import threading
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from stream_detector.capture.counters import Spacing, Tally
+from stream_detector.capture.counters import CaptureCounters, FrameSampler
 from stream_detector.capture.framing import Framer, Views
 from stream_detector.capture.media_clock import LiveClock
-from stream_detector.capture.pacing import Backoff, FilePace
+from stream_detector.capture.pacing import Backoff, FilePacer
 from stream_detector.capture.picture import Picture, UnreadablePictureError
 from stream_detector.capture.readers import GrabResult, Reader, make_reader
 from stream_detector.capture.slow_sources import SlowSourceDetector
@@ -89,7 +89,7 @@ class Capture:
         self._camera = camera
         self._config = config
         self._framer = Framer(camera, config, resize, previews)
-        self._spacing = Spacing(frame_fps)
+        self._sampler = FrameSampler(frame_fps)
         self._slow = SlowSourceDetector(max_gap_s, frame_fps)
         self._stamps = LiveClock()
         self._paced = pace == "realtime" and not self.live
@@ -103,7 +103,7 @@ class Capture:
         self._wait = wait or stop.wait
         self._jitter = jitter
 
-        self._tally = Tally(clock)
+        self._counters = CaptureCounters(clock)
         self._lock = threading.Lock()  # the fields down to _left; never held while calling out
         self._generation = 0
         self._busy_since_s: float | None = None  # the reader has been in a call since then
@@ -138,17 +138,17 @@ class Capture:
 
     def counters(self) -> CameraCounters:
         """What was counted so far. Causes of drops: "corrupt" (no picture to be had), "unclean" (after a connect)."""
-        return self._tally.counters()
+        return self._counters.counters()
 
     def last_frame_age(self) -> float | None:
         """Seconds since the last frame was grabbed; None before the first."""
-        last_s = self._tally.last_s()
+        last_s = self._counters.last_s()
         return None if last_s is None else max(0.0, self._clock.monotonic() - last_s)
 
     @property
     def fps(self) -> float:
         """Frames a second lately grabbed; 0 when none came for longer than `stall_after_s`."""
-        return self._tally.rate(self._config.stall_after_s)
+        return self._counters.rate(self._config.stall_after_s)
 
     @property
     def abandoned(self) -> int:
@@ -175,7 +175,7 @@ class Capture:
         with self._lock:
             busy_s, finished = self._busy_since_s, self._finished
         # A file's frames may be old because it is paced or held back; its reader must not be slow.
-        since_s = self._tally.last_s() if self.live else busy_s
+        since_s = self._counters.last_s() if self.live else busy_s
         if finished or self._stop.is_set():
             return
         if since_s is not None and now_s - since_s > self._config.stall_after_s:
@@ -230,7 +230,7 @@ class Capture:
             reader = self._open_reader(self._camera, self._config)
             self._call(generation, reader.open)
             self.duration_s = getattr(reader, "duration_s", None)
-            pace = FilePace(self._clock, self._wait)
+            pace = FilePacer(self._clock, self._wait)
             while not self._stop.is_set():
                 grabbed = self._call(generation, reader.grab)
                 if grabbed.status in ("end", "lost"):
@@ -238,7 +238,7 @@ class Capture:
                 if not self._count(grabbed):
                     continue
                 media_s = grabbed.media_s or 0.0
-                if not self._spacing.wanted(media_s):
+                if not self._sampler.wanted(media_s):
                     continue
                 if self._paced and pace.stopped(media_s):
                     break
@@ -295,9 +295,9 @@ class Capture:
                 self._clean_by_s = media_s + _CLEAN_WAIT_S
                 if self._was_online:
                     self._pending.add("reconnect")
-                    self._tally.reconnect()
+                    self._counters.reconnect()
             frames += 1
-            if self._spacing.wanted(media_s, self.fps):
+            if self._sampler.wanted(media_s, self.fps):
                 self._hand_on(generation, reader, media_s, now_s, grabbed.key)
         return frames
 
@@ -341,14 +341,14 @@ class Capture:
             self._drop("corrupt")
             return False
         for _ in range(grabbed.missed):
-            self._tally.drop("corrupt")
-        self._index = self._tally.frame()
+            self._counters.drop("corrupt")
+        self._index = self._counters.frame()
         if grabbed.cause is not None:
             self._pending.add(grabbed.cause)
         return True
 
     def _drop(self, cause: str) -> None:
-        self._tally.drop(cause)
+        self._counters.drop(cause)
         if cause == "corrupt":
             self._pending.add(cause)
 
@@ -359,7 +359,7 @@ class Capture:
             return
         try:
             flat = self._clean_by_s is not None and media_s < self._clean_by_s
-            shot = self._framer.shoot(found, media_s, refuse_flat=flat)
+            shot = self._framer.process(found, media_s, refuse_flat=flat)
         except UnreadablePictureError:
             self._drop("corrupt")
             return
@@ -369,7 +369,7 @@ class Capture:
         self._clean_by_s = None
         causes = tuple(sorted(self._pending))
         self._pending.clear()
-        self._spacing.taken(media_s)
+        self._sampler.taken(media_s)
         self._was_online = True
         self._slow.see(media_s, key)
         if slow := self._slow.slow:

@@ -12,7 +12,7 @@ _MATROSKA_CODEC = re.compile(rb"V_[A-Z0-9_/]{2,30}")
 _PRINTABLE = re.compile(rb"[ -~]{4}")
 
 
-def wanted_bytes(path: Path) -> int:
+def declared_bytes(path: Path) -> int:
     """The size that a Matroska or AVI file says it has, in bytes; 0 where it does not say, and for other formats."""
     head = _read(path)[:64]
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -25,7 +25,7 @@ def wanted_bytes(path: Path) -> int:
     return 0 if value == (1 << 7 * length) - 1 else at + 4 + length + value  # all ones: not known, as in a recording
 
 
-def codec_named(path: Path) -> str:
+def declared_codec(path: Path) -> str:
     """How an AVI, MP4 or Matroska file names its first video codec ("XYZ7", "V_SNOW"); "" where it is not found."""
     data = _read(path)
     if data[:4] == _EBML:

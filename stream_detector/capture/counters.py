@@ -1,4 +1,4 @@
-"""What one camera's capture counts (frames, rate, reconnects, drops by cause), and which frames are surplus."""
+"""Counts of one camera (frames, rate, reconnects, drops by cause), and the choice of the frames to score."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _SPACING = 0.66  # of a frame period of the recipe
 _SLACK = 2.0  # frame periods by which a live frame may be late without the next one being surplus
 
 
-class Tally:
-    """Thread-safe. Times are monotonic seconds of `clock`."""
+class CaptureCounters:
+    """Counts frames, reconnects and drops of one camera. Thread-safe; times are monotonic seconds of `clock`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -64,12 +64,12 @@ class Tally:
         return (len(times) - 1) / (times[-1] - times[0])
 
 
-class Spacing:
-    """Which frames are needed by a recipe of `frame_fps` frames a second. For one thread.
+class FrameSampler:
+    """Chooses the frames for a recipe of `frame_fps` frames a second. For one thread.
 
-    A frame closer than 0.66 periods to the last one taken is surplus: of 50 or 60 frames a second every other one is
-    taken, of 30 all. Live frames come late and then two at once; where the source is no faster than the recipe, that
-    is no surplus, so a late frame leaves the room that it did not use to the next ones. After a stall, only two.
+    A frame that is closer than 0.66 periods to the last frame taken is skipped: of 50 or 60 frames a second every other
+    one is taken, of 30 all. Live frames may arrive late and then two together. If the source is not faster than the
+    recipe, such frames are not skipped: a late frame shifts the next due time by up to two periods.
     """
 
     def __init__(self, frame_fps: float) -> None:

@@ -217,7 +217,7 @@ class Decoder:
             self._lost()
             return
         for frame in frames:
-            if not self.pictures and is_void(frame):
+            if not self.pictures and is_all_zero(frame):
                 self._lost()  # success was reported, and there is no picture
                 continue
             self.pictures += 1
@@ -274,7 +274,7 @@ class Decoder:
             container.close()
 
 
-def is_void(frame: av.VideoFrame) -> bool:
+def is_all_zero(frame: av.VideoFrame) -> bool:
     """Whether all planes are zero, as no black is: what some decoders hand out for what they cannot decode."""
     if frame.format.is_rgb or len(frame.planes) < 3:
         return False

@@ -1,4 +1,4 @@
-"""A grabbed picture → what a Frame holds of it: the network's views, and now and then a preview for people."""
+"""Converts a grabbed picture to the views of the network and, at `preview_fps`, to a preview for people."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Views = tuple[UInt8Array, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """views: uint8 (H, W, 3) RGB each.  preview: None on most frames."""
+class FramerOutput:
+    """Result of `Framer.process`. views: uint8 (H, W, 3) RGB each.  preview: None for most frames."""
 
     views: Views
     preview: Preview | None
@@ -38,14 +38,14 @@ class Framer:
         self._side = config.preview_size
         self._due_s = 0.0  # media time of the next preview
 
-    def shoot(self, found: AnyPicture, media_s: float, refuse_flat: bool = False) -> Shot | None:
+    def process(self, found: AnyPicture, media_s: float, refuse_flat: bool = False) -> FramerOutput | None:
         """None for a picture of one colour, where that is refused. Raises decoded.UnreadablePictureError."""
         picture = as_picture(found)
         if refuse_flat and is_flat(picture.bgr(FLAT_SIDE)):
             return None
         if self._painter is not None:
             picture = MaskedPicture(picture, self._painter)
-        return Shot(self._resize(picture), self._preview(picture, media_s))
+        return FramerOutput(self._resize(picture), self._preview(picture, media_s))
 
     def _preview(self, picture: Picture, media_s: float) -> Preview | None:
         if self._period_s is None or media_s < self._due_s:

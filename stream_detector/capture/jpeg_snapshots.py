@@ -9,7 +9,7 @@ from typing import Protocol
 
 import av
 
-from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, Decoded, is_void
+from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, Decoded, is_all_zero
 from stream_detector.capture.http_io import Body, HttpError
 
 MAX_BYTES = 16 << 20  # of one picture
@@ -20,7 +20,7 @@ _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
-class Pictures(Protocol):
+class JpegSource(Protocol):
     """Where JPEGs come from."""
 
     def next(self) -> bytes:
@@ -32,7 +32,7 @@ class Pictures(Protocol):
         ...
 
 
-class Multipart:
+class MultipartReader:
     """The parts of a `multipart/x-mixed-replace` answer."""
 
     def __init__(self, body: Body) -> None:
@@ -42,7 +42,7 @@ class Multipart:
         self._held = bytearray()
 
     def next(self) -> bytes:
-        """See Pictures. A part without its length ends where the next one begins."""
+        """See JpegSource. A part without its length ends where the next one begins."""
         self._body.allow()
         head = self._until(b"\r\n\r\n", MAX_HEADER)
         if head is None:
@@ -85,7 +85,7 @@ class Multipart:
         self._body.close()
 
 
-class Snapshots:
+class SnapshotPoller:
     """One address asked again and again. first: its first answer.  wait: returns whether to stop."""
 
     def __init__(self, first: Body, ask: Callable[[], Body], period_s: float, wait: Callable[[float], object]) -> None:
@@ -94,7 +94,7 @@ class Snapshots:
         self._due_s = time.monotonic()
 
     def next(self) -> bytes:
-        """See Pictures. Waits until the next one is due."""
+        """See JpegSource. Waits until the next one is due."""
         if self._body is None:
             self._wait(max(0.0, self._due_s - time.monotonic()))
             self._body = self._ask()
@@ -117,9 +117,9 @@ class Snapshots:
 
 
 class JpegStream:
-    """Pictures → frames, like `decoder.Decoder`; media_s is 0, the capture thread stamps the time."""
+    """JpegSource → frames, like `decoder.Decoder`; media_s is 0, the capture thread stamps the time."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: JpegSource) -> None:
         self.codec, self.fps = "mjpeg", DEFAULT_FPS
         self._pictures = pictures
         self._context = av.CodecContext.create("mjpeg", "r")
@@ -133,14 +133,14 @@ class JpegStream:
         if not data:
             self.ended = True
             return None
-        width, height = size_of(data)
+        width, height = jpeg_size(data)
         if width * height > MAX_PIXELS:
             raise HttpError(f"sends pictures of {width}×{height} pixels, more than can be taken")
         try:
             frames = self._context.decode(av.Packet(data))
         except (av.FFmpegError, OSError, ValueError):
             frames = []
-        if not frames or is_void(frames[0]):
+        if not frames or is_all_zero(frames[0]):
             self._missed += 1
             return None
         missed, self._missed = self._missed, 0
@@ -153,7 +153,7 @@ class JpegStream:
         self._pictures.close()
 
 
-def size_of(jpeg: bytes) -> tuple[int, int]:
+def jpeg_size(jpeg: bytes) -> tuple[int, int]:
     """(width, height) that a JPEG names, before anything of it is decoded; (0, 0) where it is none."""
     at = jpeg.find(_SOI) + 2
     while 2 <= at < len(jpeg) - 9:

@@ -23,7 +23,7 @@ import av
 from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.http_io import Body, HttpError, fetch
-from stream_detector.capture.jpeg_snapshots import JpegStream, Multipart, Snapshots
+from stream_detector.capture.jpeg_snapshots import JpegStream, MultipartReader, SnapshotPoller
 from stream_detector.capture.picture import DecodedPicture, Picture
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.source import Source
@@ -36,7 +36,7 @@ PROBE = {"probesize": "2000000", "analyzeduration": "2000000"}  # bytes, µs: wh
 _RTSP = {"rtsp": "rtp,udp,tcp", "rtsps": "rtp,udp,tcp,tls"}
 
 
-class Flow(Protocol):
+class DecodedStream(Protocol):
     """What frames come from: `decoder.Decoder` or `jpegs.JpegStream`."""
 
     fps: float
@@ -59,7 +59,7 @@ class NetworkReader:
         self._camera = camera
         self._source: Source = camera.source
         self._config = config
-        self._flow: Flow | None = None
+        self._flow: DecodedStream | None = None
         self._bodies: list[Body] = []
         self._pipe: IO[bytes] | None = None
         self._closed = threading.Event()
@@ -81,17 +81,19 @@ class NetworkReader:
             ) from None
         self.fps = flow.fps
 
-    def _connect(self) -> Flow:
+    def _connect(self) -> DecodedStream:
         if self._source.kind == "rtsp":
             return self._opened(self._rtsp())
         if self._source.kind == "pipe":
             return self._opened(self._piped())
         body = self._fetch(self._source.reveal())
         if body.kind.startswith("multipart/"):
-            return JpegStream(Multipart(body))
+            return JpegStream(MultipartReader(body))
         if body.kind.startswith("image/"):
             period_s = 1.0 / self._camera.snapshot_fps
-            return JpegStream(Snapshots(body, lambda: self._fetch(self._source.reveal()), period_s, self._closed.wait))
+            return JpegStream(
+                SnapshotPoller(body, lambda: self._fetch(self._source.reveal()), period_s, self._closed.wait)
+            )
         if "mpegurl" in body.kind or urlsplit(self._source.reveal()).path.lower().endswith((".m3u8", ".m3u")):
             body.close()
             return self._opened(self._hls())
@@ -144,7 +146,7 @@ class NetworkReader:
         self._bodies = [*self._bodies[-7:], body]
         return body
 
-    def _skip_backlog(self, flow: Flow) -> None:
+    def _skip_backlog(self, flow: DecodedStream) -> None:
         """Throw away what FFmpeg kept while it probed the stream (a second of RTSP): it is old, and comes at once."""
         began_s = now_s = time.monotonic()
         for _ in range(round(BACKLOG_S * flow.fps)):

@@ -10,7 +10,7 @@ from stream_detector.types import Clock
 LONGEST_WAIT_S = 10.0  # for a picture of a file; a longer hole in the recording is not sat out
 
 
-class FilePace:
+class FilePacer:
     """Plays a file in its own time. wait: waits so many seconds or until the run is stopped; says whether it is."""
 
     def __init__(self, clock: Clock, wait: Callable[[float], bool]) -> None:

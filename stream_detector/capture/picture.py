@@ -162,7 +162,7 @@ def resize_frame(image: AnyPicture, recipe: Recipe) -> UInt8Array:
     return as_picture(image).rgb(recipe.seen[0], recipe.filter)
 
 
-def look(image: AnyPicture, recipe: Recipe) -> tuple[UInt8Array, ...]:
+def make_views(image: AnyPicture, recipe: Recipe) -> tuple[UInt8Array, ...]:
     """All views of one picture, in the recipe's order; each as `resize_frame` gives the first. Raises DataError."""
     picture = as_picture(image)
     return tuple(picture.rgb(view, recipe.filter) for view in recipe.seen)

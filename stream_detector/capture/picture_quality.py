@@ -37,7 +37,7 @@ _AVERAGE_S = 300.0  # time constant of what is usual
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PictureStatistics:
     """What a window looks like, in grey levels (0 to 255): the best of the frames looked at counts.
 
     bright: the 99th percentile.  contrast: standard deviation over the picture.  sharpness: variance of the Laplacian
@@ -49,11 +49,11 @@ class Look:
     sharpness: float
 
 
-def look(frames: UInt8Array) -> Look:
+def picture_statistics(frames: UInt8Array) -> PictureStatistics:
     """Measure a window. frames: uint8 (16, H, W, 3) RGB; green stands for grey."""
     greens = [np.ascontiguousarray(frames[index, :, :, 1]) for index in _LOOKED_AT if index < len(frames)]
     thin = np.stack([green[::_STEP, ::_STEP] for green in greens]).astype(np.float32)
-    return Look(
+    return PictureStatistics(
         bright=float(np.percentile(thin, 99)),
         contrast=float(thin.std(axis=(1, 2)).max()),
         sharpness=max(float(cv2.Laplacian(green, cv2.CV_32F).var()) for green in greens),
@@ -80,7 +80,7 @@ class PictureQualityMonitor:
             self._still = None
         passed_s = 0.0 if self._last_s is None else max(0.0, ref.end_s - self._last_s)
         self._last_s = ref.end_s
-        seen = look(window.frames)
+        seen = picture_statistics(window.frames)
         suspects = self._suspects(seen)
         for cause in tuple(self._since):
             if cause not in suspects:
@@ -93,7 +93,7 @@ class PictureQualityMonitor:
             lasting.add("frozen")
         return tuple(sorted(lasting))
 
-    def _suspects(self, seen: Look) -> set[str]:
+    def _suspects(self, seen: PictureStatistics) -> set[str]:
         """What this one window looks like; the darkest word wins."""
         config = self._config
         if seen.bright < config.black_below:
@@ -108,7 +108,7 @@ class PictureQualityMonitor:
             return {"blurred"} if soft else set()
         return {"covered"} if flat else set()
 
-    def _learn(self, seen: Look, passed_s: float, suspected: bool, now_s: float) -> None:
+    def _learn(self, seen: PictureStatistics, passed_s: float, suspected: bool, now_s: float) -> None:
         if now_s - self._since.get("blurred", self._since.get("covered", now_s)) > self._config.reset_after_s:
             self._usual, self._learned_s = None, 0.0  # it has looked like this for so long: this is how it looks
             self._since.pop("blurred", None)

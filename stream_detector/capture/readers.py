@@ -19,7 +19,7 @@ from typing import Protocol
 import cv2
 
 from stream_detector.capture.bgr import to_bgr
-from stream_detector.capture.container_headers import codec_named, wanted_bytes
+from stream_detector.capture.container_headers import declared_bytes, declared_codec
 from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder, UnknownCodecError, sane_fps
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
@@ -135,7 +135,7 @@ class FileReader:
         try:
             self._decoder.open()
         except UnknownCodecError:
-            codec = codec_named(self._path) or "a way that it does not name"
+            codec = declared_codec(self._path) or "a way that it does not name"
             raise SourceError(
                 f"{name} holds video encoded in {codec}, which this build cannot decode; convert it to H.264"
             ) from None
@@ -174,7 +174,7 @@ class FileReader:
         """Say in `detail` what is missing or damaged, by what was decoded."""
         decoder = self._decoder
         told = f"{decoder.pictures} frames could be read"
-        if decoder.broken_end or max(decoder.last_byte(), wanted_bytes(self._path)) > self._path.stat().st_size:
+        if decoder.broken_end or max(decoder.last_byte(), declared_bytes(self._path)) > self._path.stat().st_size:
             self.detail = f"truncated: the file ends in the middle of the video; {told}"
         elif decoder.damaged:
             self.detail = f"damaged: {decoder.damaged} frames are lost or damaged, {told}"

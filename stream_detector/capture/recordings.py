@@ -1,9 +1,9 @@
-"""Recordings read whole, without a capture thread: what the trainer, calibration and quantisation see of a file.
+"""Reads whole recordings without a capture thread, for the trainer, calibration and quantisation.
 
-    file ──FileReader──▶ Spacing ──▶ Seen (a picture that the recipe wants) ──views──▶ Windower ──▶ Window
+    file ──FileReader──▶ FrameSampler ──▶ SampledPicture ──views──▶ Windower ──▶ Window
 
-The same reader, spacing, scaling, cuts and windower as the stream's, so a window made here is the one that the stream
-would score.
+Reader, sampling, scaling, scene cuts and windower are those of the stream, so a window made here equals the window that
+the stream would score.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream_detector.capture.counters import Spacing
-from stream_detector.capture.picture import Picture, UnreadablePictureError, as_picture, look
+from stream_detector.capture.counters import FrameSampler
+from stream_detector.capture.picture import Picture, UnreadablePictureError, as_picture, make_views
 from stream_detector.capture.readers import FileReader
-from stream_detector.capture.scene_cuts import CutFinder
+from stream_detector.capture.scene_cuts import SceneCutDetector
 from stream_detector.capture.windower import Windower
 from stream_detector.config import CaptureConfig, WindowConfig
 from stream_detector.models.recipe import Recipe
@@ -34,8 +34,8 @@ class DecodeState:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A picture that is wanted. index: of the frame in its file.  causes: why it does not follow on from the last."""
+class SampledPicture:
+    """A picture that the recipe needs. index: of the frame in its file.  causes: why it does not follow the last."""
 
     index: int
     media_s: float
@@ -43,11 +43,11 @@ class Seen:
     causes: tuple[str, ...]
 
 
-def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> Generator[Seen]:
+def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> Generator[SampledPicture]:
     """The pictures of one file that a recipe of `frame_fps` wants, in order. Fills `state`. Raises SourceError."""
     state = state if state is not None else DecodeState()
     reader = FileReader(path, CaptureConfig())
-    spacing = Spacing(frame_fps)
+    sampler = FrameSampler(frame_fps)
     pending: set[str] = set()
     first_s = media_s = 0.0
     try:
@@ -62,16 +62,16 @@ def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> 
             state.frames += 1
             if grabbed.cause:
                 pending.add(grabbed.cause)
-            if not spacing.wanted(media_s):
+            if not sampler.wanted(media_s):
                 continue
             found = reader.retrieve()
             if found is None:
                 pending.add("corrupt")
                 continue
-            spacing.taken(media_s)
+            sampler.taken(media_s)
             causes = tuple(sorted(pending))
             pending.clear()
-            yield Seen(index, media_s, as_picture(found), causes)
+            yield SampledPicture(index, media_s, as_picture(found), causes)
         if state.frames > 1 and media_s > first_s:
             state.fps = (state.frames - 1) / (media_s - first_s)
         state.detail = reader.detail
@@ -87,7 +87,7 @@ def frames(path: Path, recipe: Recipe, camera: str = "video", state: DecodeState
     unreadable: set[str] = set()
     for seen in pictures(path, recipe.fps, state):
         try:
-            views = look(seen.picture, recipe)
+            views = make_views(seen.picture, recipe)
         except UnreadablePictureError:
             unreadable = {"corrupt"}
             continue
@@ -105,7 +105,7 @@ def windows(
     """
     settings = WindowConfig()
     windower = Windower(
-        "video", path.name, stride_frames or recipe.frames, settings.max_gap_s, SystemClock(), CutFinder()
+        "video", path.name, stride_frames or recipe.frames, settings.max_gap_s, SystemClock(), SceneCutDetector()
     )
     for frame in frames(path, recipe, state=state):
         window = windower.push(frame)

@@ -5,7 +5,7 @@
 A 3D network reads a cut as violent motion, so no window may hold frames of both sides. What counts is the arrangement
 of light and dark, and most of the picture must take part: brighter or darker as a whole (lamps, exposure) is no cut,
 nor is one thing that jumps, and what moves all the time, such as a panning camera or noise, has set its own measure. A
-picture without structure (black, covered) is left to `trouble`.
+picture without structure (black, covered) is left to `picture_quality`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ FLAT = 4.0  # grey levels: a deviation below this is no structure
 RUN_UP = 2 * (HISTORY + 1)  # frames after which a finder that starts late tells what one that saw everything tells
 
 
-class CutFinder:
-    """Says of every frame of one camera whether a new scene begins with it. Some 20 µs a frame."""
+class SceneCutDetector:
+    """Detects hard cuts in the frames of one camera. About 20 µs a frame."""
 
     def __init__(self) -> None:
         self._last: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None
         self._changes: deque[float] = deque(maxlen=HISTORY)
 
     def push(self, image: UInt8Array) -> bool:
-        """Take the next frame: uint8 (H, W, 3)."""
+        """Take the next frame, uint8 (H, W, 3); returns whether a new scene begins with it."""
         cells = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
         cells -= cells.mean()
         deviation = float(np.sqrt(cells @ cells / cells.size))

@@ -1,4 +1,4 @@
-"""A source too slow to fill a window of 16 frames is told by name, instead of being "online" and never scored."""
+"""Detects sources that are too slow to fill a window of 16 frames, which would be "online" and never scored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ STEPS = 3  # from picture to picture, in a row; each longer than a window may ha
 
 
 class SlowSourceDetector:
-    """Looks at the times of a source's pictures. max_gap_s: a longer step begins a new window.  fps: of the recipe."""
+    """Checks the frame times of one source. max_gap_s: a longer step starts a new window.  fps: of the recipe."""
 
     def __init__(self, max_gap_s: float, fps: float) -> None:
         self._max_gap_s, self._fps = max_gap_s, fps

@@ -1,4 +1,4 @@
-"""The thread that looks at every camera's frame age, because a blocked `read()` cannot."""
+"""A thread that checks the age of the last frame of every camera; a blocked `read()` cannot report its own stall."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from stream_detector.types import CameraStatus, Clock
 _WATCH_S = 0.25
 
 
-class Checked(Protocol):
-    """What is looked at: `capture.Capture`."""
+class Monitored(Protocol):
+    """An object that the watchdog checks: `camera.Capture`."""
 
     def check(self) -> None:
-        """Tell a stall, replace a stuck reader. Never raises, never blocks on the source."""
+        """Report a stall and replace a stuck reader. Never raises, never blocks on the source."""
         ...
 
 
 class Watchdog(threading.Thread):
-    """Looks at every capture four times a second until `stop` is set, so a stall is told within stall_after_s + 0.25 s.
+    """Checks every capture four times a second until `stop` is set: a stall is reported within stall_after_s + 0.25 s.
 
-    config, clock, on_status: those of the captures, which do the telling themselves.
+    config, clock, on_status: those of the captures, which report the states themselves.
     """
 
     def __init__(
         self,
-        captures: Sequence[Checked],
+        captures: Sequence[Monitored],
         config: CaptureConfig,
         clock: Clock,
         on_status: Callable[[CameraStatus], None],

@@ -11,7 +11,7 @@ from collections import deque
 
 import numpy as np
 
-from stream_detector.capture.scene_cuts import CutFinder
+from stream_detector.capture.scene_cuts import SceneCutDetector
 from stream_detector.types import WINDOW_FRAMES, Clock, Frame, Preview, Window, WindowRef
 
 _KEEPS_HAPPENING = {"cut", "corrupt"}  # and must not keep a camera from being scored
@@ -32,7 +32,7 @@ class Windower:
         stride_frames: int,
         max_gap_s: float,
         clock: Clock,
-        cuts: CutFinder | None = None,
+        cuts: SceneCutDetector | None = None,
         index: int = 0,
     ) -> None:
         if stride_frames < 1:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stream_detector.capture.picture import look
+from stream_detector.capture.picture import make_views
 from stream_detector.config import CameraConfig, Config
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
@@ -113,7 +113,7 @@ class Scorer:
                 config=config,
                 cameras=((camera, plan),),
                 engine=_SharedEngine(self._engine),
-                resize=partial(look, recipe=self._bundle.recipe),
+                resize=partial(make_views, recipe=self._bundle.recipe),
                 frame_fps=self._bundle.recipe.fps,
                 decider=decider,
                 sink=sink,

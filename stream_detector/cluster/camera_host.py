@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from stream_detector.capture.camera import Capture
-from stream_detector.capture.picture import look
+from stream_detector.capture.picture import make_views
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.cluster.messages import CameraEnded, ResumePoint, ScoredWindow, ShardItem, shard_of
 from stream_detector.cluster.resume import ResumedCamera
@@ -130,7 +130,7 @@ class CameraHost:
         capture = make_capture(
             camera,
             self._config,
-            resize=partial(look, recipe=self._recipe),
+            resize=partial(make_views, recipe=self._recipe),
             frame_fps=self._recipe.fps,
             on_frame=lambda frame: self._window(held, resumed.push(frame)),
             on_status=lambda status: self._status(held, resumed.status(status)),

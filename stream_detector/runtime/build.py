@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from stream_detector.capture.picture import look
+from stream_detector.capture.picture import make_views
 from stream_detector.config import Config
 from stream_detector.engines import load_engine
 from stream_detector.errors import SourceError
@@ -164,7 +164,7 @@ def build_run(
             config=config,
             cameras=tuple(zip(config.cameras, plans, strict=True)),
             engine=engine,
-            resize=partial(look, recipe=bundle.recipe),
+            resize=partial(make_views, recipe=bundle.recipe),
             frame_fps=bundle.recipe.fps,
             decider=decider,
             sink=publisher,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.capture.counters import Spacing
+from stream_detector.capture.counters import FrameSampler
 from stream_detector.capture.picture import resize_frame
 from stream_detector.config import CameraConfig, Config, build_config
 from stream_detector.config.source import Source
@@ -70,7 +70,7 @@ class _Camera:
         camera = CameraConfig(name=name, source=Source.of_file(name))
         plan = plan_camera(camera, config, bundle)
         self.stage = CameraStage(plan, config, clock)
-        self.spacing = Spacing(bundle.recipe.fps)
+        self.sampler = FrameSampler(bundle.recipe.fps)
         self.frames = 0
         self.events = _Events(clock)
         self.decisions: list[Decision] = []
@@ -155,9 +155,9 @@ class Session:
             raise DataError(f"a frame must be uint8 (H, W, 3) RGB, got {image.dtype} {image.shape}; convert it first")
         number = held.frames if index is None else index
         held.frames = number + 1
-        if not held.spacing.wanted(media_s):
+        if not held.sampler.wanted(media_s):
             return ()
-        held.spacing.taken(media_s)
+        held.sampler.taken(media_s)
         if image.shape[:2] != self._bundle.recipe.size:
             image = resize_frame(np.ascontiguousarray(image[:, :, ::-1]), self._bundle.recipe)
         frame = Frame(camera, number, media_s, self._clock.monotonic(), self._clock.utc(), image, None, discontinuity)

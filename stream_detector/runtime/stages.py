@@ -19,7 +19,7 @@ from stream_detector.capture.camera import Capture
 from stream_detector.capture.picture import Picture
 from stream_detector.capture.picture_quality import PictureQualityMonitor, with_causes
 from stream_detector.capture.readers import Reader, make_reader
-from stream_detector.capture.scene_cuts import CutFinder
+from stream_detector.capture.scene_cuts import SceneCutDetector
 from stream_detector.capture.windower import Windower
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.models.bundle import Bundle
@@ -66,7 +66,7 @@ class CameraStage:
 
     def __init__(self, plan: CameraPlan, config: Config, clock: Clock, first_index: int = 0) -> None:
         """first_index: of the first window."""
-        self._cuts = CutFinder() if config.window.find_cuts else None
+        self._cuts = SceneCutDetector() if config.window.find_cuts else None
         self._windower = Windower(
             plan.name, plan.source, plan.stride_frames, config.window.max_gap_s, clock, self._cuts, first_index
         )

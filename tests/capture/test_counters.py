@@ -7,31 +7,31 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from stream_detector.capture.counters import Spacing, Tally
+from stream_detector.capture.counters import CaptureCounters, FrameSampler
 from stream_detector.testing import FakeClock
 
 
 def test_the_tally_measures_the_rate_and_forgets_it_when_it_is_old() -> None:
     clock = FakeClock()
-    tally = Tally(clock)
-    assert tally.last_s() is None and tally.rate(3.0) == 0.0
+    counted = CaptureCounters(clock)
+    assert counted.last_s() is None and counted.rate(3.0) == 0.0
     for number in range(80):
-        assert tally.frame() == number
+        assert counted.frame() == number
         clock.advance(0.1)
-    assert tally.rate(3.0) == pytest.approx(10.0)
+    assert counted.rate(3.0) == pytest.approx(10.0)
     clock.advance(3.0)
-    assert tally.rate(3.0) == 0.0
-    tally.drop("corrupt")
-    tally.reconnect()
-    counters = tally.counters()
+    assert counted.rate(3.0) == 0.0
+    counted.drop("corrupt")
+    counted.reconnect()
+    counters = counted.counters()
     assert (counters.frames, counters.reconnects, counters.dropped) == (80, 1, {"corrupt": 1})
 
 
 def taken(times: Sequence[float], fps: float, rate_fps: float | None = None) -> list[float]:
-    spacing, result = Spacing(fps), []
+    sampler, result = FrameSampler(fps), []
     for media_s in times:
-        if spacing.wanted(media_s, rate_fps):
-            spacing.taken(media_s)
+        if sampler.wanted(media_s, rate_fps):
+            sampler.taken(media_s)
             result.append(media_s)
     return result
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.capture.bgr import MaskPainter, is_flat, to_bgr
-from stream_detector.capture.picture import ArrayPicture, MaskedPicture, as_picture, look, shown_box
+from stream_detector.capture.picture import ArrayPicture, MaskedPicture, as_picture, make_views, shown_box
 from stream_detector.errors import DataError
 from stream_detector.models.recipe import RECIPES, Recipe, View
 from stream_detector.testing import numbered_image
@@ -31,7 +31,7 @@ def recipe(**changes: object) -> Recipe:
 def test_area_is_the_mean_over_the_covered_pixels() -> None:
     picture = scene()
     wanted = cv2.cvtColor(cv2.resize(picture, (112, 112), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
-    (found,) = look(picture, recipe())
+    (found,) = make_views(picture, recipe())
     off = np.abs(found.astype(int) - wanted)
     assert off.max() <= 2 and off.mean() < 0.2
 
@@ -40,7 +40,7 @@ def test_area_is_the_mean_over_the_covered_pixels() -> None:
 def test_every_filter_keeps_a_plain_colour_and_the_corners(name: str) -> None:
     picture = np.zeros((240, 320, 3), np.uint8)
     picture[:120, :160] = (10, 200, 90)
-    (found,) = look(picture, recipe(filter=name))
+    (found,) = make_views(picture, recipe(filter=name))
     assert np.abs(found[5, 5].astype(int) - (90, 200, 10)).max() <= 2 and found[-5:, -5:].max() <= 2
 
 
@@ -48,7 +48,7 @@ def test_views_are_parts_of_the_picture_at_one_size() -> None:
     picture = np.zeros((200, 400, 3), np.uint8)
     picture[:, 200:] = 255
     left, right = View("left", (112, 112), box=(0, 0, 0.5, 1)), View("right", (112, 112), box=(0.5, 0, 1, 1))
-    views = look(picture, recipe(views=(View("whole", (112, 112)), left, right)))
+    views = make_views(picture, recipe(views=(View("whole", (112, 112)), left, right)))
     assert [v.shape for v in views] == [(112, 112, 3)] * 3
     assert views[0][:, :54].max() == 0 and views[0][:, 58:].min() == 255
     assert views[1][:, :110].max() == 0 and views[2][:, 2:].min() == 255
@@ -83,7 +83,7 @@ def test_impossible_views_are_refused(box: tuple[float, float, float, float]) ->
 
 
 def test_a_recipe_made_larger_sees_its_own_size() -> None:
-    assert look(scene(), dataclasses.replace(RECIPES["stream-112"], size=(64, 80)))[0].shape == (64, 80, 3)
+    assert make_views(scene(), dataclasses.replace(RECIPES["stream-112"], size=(64, 80)))[0].shape == (64, 80, 3)
 
 
 def test_views_of_another_size_than_the_network_s_are_refused() -> None:
@@ -104,7 +104,7 @@ def test_any_array_becomes_a_picture(image: np.ndarray) -> None:  # type: ignore
     assert (to_bgr(image) == 7).all()
     picture = as_picture(image)
     assert (picture.width, picture.height) == (6, 4) and (picture.bgr() == 7).all()
-    assert (look(picture, RECIPES["stream-112"])[0] == 7).all()
+    assert (make_views(picture, RECIPES["stream-112"])[0] == 7).all()
 
 
 def test_pictures_for_people_are_never_enlarged_and_one_s_own() -> None:
@@ -141,7 +141,7 @@ def test_nothing_of_what_lies_under_the_mask_reaches_any_result(
     wants = Recipe("t", (56, 56), (0, 0, 0), (1, 1, 1), 1.0, filter=name, views=views)  # type: ignore[arg-type]
     painter = MaskPainter(polygon)
     pictures = [MaskedPicture(as_picture(p), painter) for p in (outside, hidden)]
-    for one, other in zip(look(pictures[0], wants), look(pictures[1], wants), strict=True):
+    for one, other in zip(make_views(pictures[0], wants), make_views(pictures[1], wants), strict=True):
         assert np.array_equal(one, other)
     for side in (None, 96, 64):
         assert np.array_equal(pictures[0].bgr(side), pictures[1].bgr(side))

@@ -17,7 +17,7 @@ from stream_detector.capture.picture_quality import (
     CameraQualityMonitor,
     Coverage,
     PictureQualityMonitor,
-    look,
+    picture_statistics,
     with_causes,
 )
 from stream_detector.capture.windower import Windower
@@ -128,7 +128,7 @@ def test_an_uneven_cover_is_known_from_what_is_usual() -> None:
     def hand() -> UInt8Array:
         return noisy(shade, 0.5)
 
-    assert look(hand()).contrast > CONFIG.contrast_below
+    assert picture_statistics(hand()).contrast > CONFIG.contrast_below
     feed = Feed()
     feed.last(60, street)
     assert feed.last(4, hand) == ("covered",)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.capture.scene_cuts import LEAST_HISTORY, RUN_UP, CutFinder
+from stream_detector.capture.scene_cuts import LEAST_HISTORY, RUN_UP, SceneCutDetector
 from stream_detector.types import UInt8Array
 
 
@@ -29,8 +29,8 @@ def shown(picture: UInt8Array, count: int, seed: int = 0, step: int = 0) -> list
     return frames
 
 
-def found(frames: list[UInt8Array], finder: CutFinder | None = None) -> list[int]:
-    finder = finder or CutFinder()
+def found(frames: list[UInt8Array], finder: SceneCutDetector | None = None) -> list[int]:
+    finder = finder or SceneCutDetector()
     return [k for k, frame in enumerate(frames) if finder.push(frame)]
 
 

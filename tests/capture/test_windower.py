@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_detector.capture.scene_cuts import CutFinder
+from stream_detector.capture.scene_cuts import SceneCutDetector
 from stream_detector.capture.windower import Windower
 from stream_detector.testing import FakeSource
 from stream_detector.types import Frame, Preview, Window
@@ -73,7 +73,7 @@ def test_a_hole_in_media_time_is_a_discontinuity(jump_s: float, cause: str) -> N
 )
 def test_a_cut_is_a_discontinuity(look: bool, expected: list[tuple[int, tuple[str, ...]]]) -> None:
     frames = filmed(("frame",) * 20 + ("other",) * 34)
-    windower = Windower("cam", "f", 16, 2.0, Still(), CutFinder() if look else None)
+    windower = Windower("cam", "f", 16, 2.0, Still(), SceneCutDetector() if look else None)
     windows = feed(windower, frames)
     assert [(w.ref.start_frame, w.ref.degraded) for w in windows] == expected
     assert windower.discarded_frames == 4 * look
@@ -81,7 +81,7 @@ def test_a_cut_is_a_discontinuity(look: bool, expected: list[tuple[int, tuple[st
 
 def test_a_picture_that_keeps_jumping_is_scored_all_the_same() -> None:
     frames = filmed((("frame",) * 8 + ("other",) * 8) * 6)
-    windower = Windower("cam", "f", 16, 2.0, Still(), CutFinder())
+    windower = Windower("cam", "f", 16, 2.0, Still(), SceneCutDetector())
     windows = feed(windower, frames)
     assert [(w.ref.start_frame, w.ref.degraded) for w in windows] == [(k, ("cut",)) for k in (8, 24, 40, 56, 72)]
     assert windower.discarded_frames == 8

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pipeline_rig import MemorySink
 
-from stream_detector.capture.picture import look
+from stream_detector.capture.picture import make_views
 from stream_detector.cluster.camera_host import CameraHost
 from stream_detector.cluster.messages import CameraEnded, ScoredWindow, ShardItem
 from stream_detector.config import BatchConfig, CameraConfig, PictureQualityConfig
@@ -98,7 +98,7 @@ def on_one_machine(folder: Path, kind: str) -> tuple[list[list[str]], Sink]:
         config=settings,
         cameras=((CameraConfig(name="gate", source="gate.mp4"), plans[0]),),
         engine=FeatureEngine(),
-        resize=partial(look, recipe=RECIPE),
+        resize=partial(make_views, recipe=RECIPE),
         frame_fps=RECIPE.fps,
         decider=make_decider(settings, model(kind), plans, sink=sink, telemetry=telemetry, clock=clock, scores=scores),
         sink=sink,

@@ -11,7 +11,7 @@ import pytest
 
 from stream_detector.capture.camera import Capture, Watchdog
 from stream_detector.capture.framing import Views
-from stream_detector.capture.picture import Picture, look
+from stream_detector.capture.picture import Picture, make_views
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.models.recipe import RECIPES
 from stream_detector.testing import FakeCamera
@@ -26,7 +26,7 @@ DEADLINE_S = 20.0
 
 
 def resize(picture: Picture) -> Views:
-    return look(picture, RECIPES["stream-112"])
+    return make_views(picture, RECIPES["stream-112"])
 
 
 class Watched:
