@@ -66,6 +66,7 @@ def learn(
 ) -> None:
     """Answers, and with `train` the training."""
     began, cuda = time.monotonic(), args.device.startswith("cuda")
+    torch.backends.cudnn.benchmark = cuda  # shapes stay the same for thousands of steps
     clips = read_pack(Path(args.root) / "pack")
     size = (settings.rows, settings.columns)
     bank: Frames = HeldBank(clips, size, args.device) if cuda else ReadingBank(clips, size)
