@@ -1,8 +1,8 @@
-"""The place of a subscriber in every topic, and the file that keeps it across restarts.
+"""The position of a subscriber in every topic, and the file that stores it across restarts.
 
-Events marked `unjournalled` need more than a place: a later run of the detector may not know their epoch. So the last
-place before them is kept as an anchor, with what came since; and an alarm whose end came that way may be ended again,
-with reason `restart`, by a later run that does not know of it.
+Events marked `unjournalled` need more than a position, because a later run of the detector may not know their epoch. So
+the cursor keeps the last position before them as an anchor, with the events received since. A later run may also end an
+alarm again, with reason `restart`, if its end was such an event.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Cursor:
     """base: the epoch in which the subscriber first joined; a topic not named in `places` is at (base, 0). "" before.
 
     places: topic → (epoch, seq) of its newest event handled.  output_bytes: length of the output file that belongs to
-    this place, or None; whoever writes events to a file truncates it to this length when it starts again.
+    this place, or None; a program that writes events to a file truncates it to this length at its next start.
     anchors: topic → where it stood before the events that were not journalled, if the newest is one of them.
     started, ended: ids of alarms that started, or ended, in such an event; an alarm that did both is in neither.
     """
@@ -50,11 +50,11 @@ class Cursor:
     ended: dict[str, None] = field(default_factory=dict)
 
     def place(self, topic: str) -> tuple[str, int]:
-        """(epoch, seq) of the newest event had of `topic`."""
+        """(epoch, seq) of the newest event received of `topic`."""
         return self.places.get(topic, (self.base, 0))
 
     def take(self, message: Message) -> None:
-        """This event is had now."""
+        """Advance the cursor by this event."""
         topic = message.topic
         if message.body.get("unjournalled") is True:
             anchor = self.anchors.setdefault(topic, Anchor(self.place(topic)))
@@ -79,7 +79,7 @@ class Cursor:
                 del ids[next(iter(ids))]
 
     def had(self, message: Message) -> bool:
-        """Whether this event is older than the place, or came when it was not journalled."""
+        """Whether this event was received before."""
         epoch, seq = self.place(message.topic)
         if message.epoch == epoch and message.seq <= seq:
             return True
@@ -87,7 +87,7 @@ class Cursor:
         return anchor is not None and message.seq <= anchor.had.get(message.epoch, 0)
 
     def ended_before(self, message: Message) -> bool:
-        """Whether this is a second end: of an alarm whose first one was not journalled."""
+        """Whether this is the second end of an alarm whose first end was not journalled."""
         body = message.body
         return message.kind == "alarm" and body.get("reason") == "restart" and str(body.get("id")) in self.ended
 
@@ -97,7 +97,7 @@ class Cursor:
         return Cursor(self.base, dict(self.places), self.output_bytes, anchors, dict(self.started), dict(self.ended))
 
     def save(self, path: Path) -> None:
-        """Write atomically: after a kill the file holds either the old place or the new. Raises LedgerError."""
+        """Write atomically: after a kill the file holds the old position or the new one. Raises LedgerError."""
         body: dict[str, object] = {"schema": SCHEMA, "base": self.base, "places": self.places}
         body["output_bytes"] = self.output_bytes
         if self.anchors or self.started or self.ended:
@@ -136,7 +136,7 @@ def parse_cursor(data: bytes) -> Cursor:
     base, places, length = body.get("base"), body.get("places"), body.get("output_bytes")
     sane = body.get("schema") == SCHEMA and isinstance(places, dict) and len(places) <= _MAX_TOPICS
     if not sane or not (_is_epoch(base) or (base == "" and not places)):
-        raise ProtocolError("it is no cursor of this program")
+        raise ProtocolError("it is not a cursor of this program")
     if length is not None and (type(length) is not int or not 0 <= length <= MAX_SEQ):
         raise ProtocolError("its output_bytes is not a length")
     cursor = Cursor(str(base), {}, length)
@@ -151,7 +151,7 @@ def parse_cursor(data: bytes) -> Cursor:
 
 
 def _parse_unjournalled(body: object, cursor: Cursor) -> None:
-    wrong = ProtocolError("what it says of unjournalled events is damaged")
+    wrong = ProtocolError("its entries about unjournalled events are damaged")
     if not isinstance(body, dict) or not isinstance(anchors := body.get("anchors", {}), dict):
         raise wrong
     for topic, value in anchors.items():

@@ -1,4 +1,4 @@
-"""The asking side of the recovery socket: one request at a time, answered or given up, never blocking for long."""
+"""The client of the recovery socket: one request at a time, with a time-out."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def milliseconds(seconds: float) -> int:
 
 
 class RecoveryClient:
-    """Owns one DEALER socket, replaced after every failure, so that no answer comes to a later question."""
+    """Owns one DEALER socket and replaces it after every failure, so that no late reply answers a later request."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, keys: ClientKeys | None, clock: Clock
@@ -84,10 +84,12 @@ class RecoveryClient:
         try:
             self._socket.send(protocol.encode({"request": name, **body}), zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            raise ProtocolError(f"the recovery socket took no request ({error.strerror}); it is tried again") from None
+            raise ProtocolError(
+                f"the recovery socket accepted no request ({error.strerror}); it will be repeated"
+            ) from None
 
     def receive(self, wait_s: float) -> tuple[protocol.Reply, tuple[str, ...]] | None:
-        """(reply, the topics asked for), or None if there is none yet. Raises ProtocolError for rubbish or silence."""
+        """(reply, the topics asked for), or None if there is none yet. Raises ProtocolError for a bad or late reply."""
         pending, socket = self._pending, self._socket
         if pending is None or socket is None:
             return None
@@ -98,7 +100,7 @@ class RecoveryClient:
                 self._pending = None
                 return reply, pending.topics
         if self._clock.monotonic() - pending.sent_s >= REQUEST_S:
-            raise ProtocolError(f"no answer from {self.endpoint} in {REQUEST_S:g} s; it is asked again")
+            raise ProtocolError(f"no answer from {self.endpoint} in {REQUEST_S:g} s; the request is repeated")
         return None
 
     def reset(self) -> None:

@@ -4,15 +4,15 @@
         for event in subscriber:
             print(event.body["type"], event.body["id"])
 
-How: subscribe first, then ask the recovery socket where every topic stands, then compare each message with the place of
-its topic. A message that follows on is yielded; an older one is dropped; a hole (by `seq`, or by the `last` of a
-heartbeat, or a new `epoch`) is fetched from the recovery socket, in bounded pieces, and live messages of that topic are
-left aside meanwhile (they come with the fetch). No thread; nothing happens outside `receive`.
+It subscribes, asks the recovery socket for the position of every topic, and then compares each message with the
+position of its topic. It yields a message that follows directly and drops an older one. It fetches missing events
+(shown by `seq`, by `last` of a heartbeat or by a new `epoch`) from the recovery socket in bounded pieces; it ignores live
+messages of that topic in the meantime, because the fetch brings them. It has no thread: all work happens in `receive`.
 
-With `cursor` the place survives the process. An event counts as handled when the next one is asked for (or `commit` is
-called), so a client killed in between sees that event again; one that writes to a file makes this exactly-once by
+With `cursor` the position survives the process. An event counts as handled when the next one is requested (or
+`commit` is called), so a client killed in between sees that event again; one that writes to a file makes this exactly-once by
 storing the file's length with the place (`output_bytes`) and truncating to it at the start, as `stream-detector
-subscribe --output` does. Without `recover` it is a plain subscriber that counts its losses.
+subscribe --output` does. Without `recover` it is a plain subscriber that counts lost events.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _EPOCHS_HEARD = 4
 
 
 class Subscriber:
-    """Iterable of `wire.Message`; see the module docstring.
+    """Iterable of `protocol.Message`; see the module docstring.
 
     endpoint: of the publisher; recovery is at port + 1.  cameras: empty for all.  kinds: of KINDS.
     cursor: file that keeps the place.  from_start: without a cursor, begin at the oldest event the journal holds
@@ -86,7 +86,7 @@ class Subscriber:
         done = (load_cursor(cursor) if cursor else None) or Cursor()
         if not done.base and from_start:
             done.base = protocol.FIRST_EPOCH
-        self.output_bytes = done.output_bytes  # kept with the place at every commit, for whoever writes a file
+        self.output_bytes = done.output_bytes  # kept with the place at every commit, for a caller that writes a file
         self._done = done  # what the caller has handled; base "": not joined yet
         self._seen = done.copy()  # what lies in _ready as well
         self._ready: deque[Message] = deque()
@@ -156,11 +156,11 @@ class Subscriber:
 
     @property
     def waiting(self) -> int:
-        """Events that `receive` would return at once."""
+        """Events that `receive` would return immediately."""
         return len(self._ready)
 
     def heartbeat_age_s(self) -> float:
-        """Seconds since the detector was last heard of; infinite if never."""
+        """Seconds since the last message of the detector; infinite before the first."""
         return self._clock.monotonic() - self._heard_s
 
     def close(self) -> None:
@@ -190,7 +190,7 @@ class Subscriber:
             return None
         except ProtocolError as error:
             self.malformed += 1
-            if self.malformed % 1000 == 1:  # a flood of them must not flood the log as well
+            if self.malformed % 1000 == 1:  # a flood of them must not flood the log
                 log.warning("dropped a message (the %dth): %s", self.malformed, error)
             return None
         self._heard_s = self._clock.monotonic()
@@ -228,7 +228,7 @@ class Subscriber:
                 self._ask_snapshot = True
 
     def _take_plain(self, message: Message) -> None:
-        """Without recovery: in order, no doubles, losses counted; a snapshot's events are welcome."""
+        """Without recovery: yield in order, drop duplicates, count losses."""
         joined = bool(self._client and self._seen.base)  # recovery was given up: then the place is known all the same
         epoch, seq = self._seen.place(message.topic) if joined else self._seen.places.get(message.topic, ("", 0))
         self._seen.base = self._seen.base or message.epoch
@@ -250,7 +250,7 @@ class Subscriber:
                     self._behind[topic] = None
 
     def _accept(self, message: Message) -> bool:
-        """Whether it goes to the caller: an alarm that ended while nothing was journalled is not ended again."""
+        """Advance the cursor; returns whether the event goes to the caller (a second end of an alarm does not)."""
         second = self._seen.ended_before(message)
         self._seen.take(message)
         if second:
@@ -311,7 +311,9 @@ class Subscriber:
     def _fill(self, reply: protocol.Reply, group: tuple[str, ...]) -> None:
         result = apply_reply(self._seen, reply, group, self._heard, self._accept)
         if result.unknown_epoch:
-            log.warning("the detector's journal does not reach back to where this subscriber was; some may be lost")
+            log.warning(
+                "the detector's journal does not reach back to the position of this subscriber; events may be lost"
+            )
         if result.lost and not self._ready and not self._joining:  # nothing is left to handle before that place
             self._done = self._seen.copy()
         self.lost += result.lost
@@ -325,7 +327,7 @@ class Subscriber:
                     self._behind.pop(topic, None)
 
     def _failed(self, client: RecoveryClient) -> None:
-        """No answer. Normal while the detector is away; if it is heard all the same, give the hole up after a while."""
+        """No reply. This is normal while the detector is down; if live messages still come, give up after a while."""
         client.reset()
         now_s = self._clock.monotonic()
         heard = self._drain()
@@ -335,13 +337,13 @@ class Subscriber:
         elif self._alive_since_s is None:
             self._alive_since_s = now_s
         elif now_s - self._alive_since_s >= _PATIENCE_S:
-            log.error("no answer from %s; going on without recovery, losses are counted", client.endpoint)
+            log.error("no answer from %s; continuing without recovery, lost events are counted", client.endpoint)
             self._recover, self._resume_s = False, now_s + _RESUME_S
             self._behind.clear()
 
     def _drain(self) -> bool:
-        """Take what came meanwhile; whether there was anything. A hole in one topic must not hold up the others: the
-        detector may have sent their last events and gone."""
+        """Take the messages that arrived in the meantime; returns whether there were any. A gap in one topic must not
+        delay the others, because the detector may have sent their last events and ended."""
         heard = False
         for _ in range(10 * _READ_AT_ONCE):
             message = self._read()

@@ -5,7 +5,7 @@ processes made a fifth of their windows' p95 latency (`python -m benchmarks clus
 
 Camera hosts and engines are threaded actors (a blocked call holds a thread), shards are asynchronous ones (calls begin
 in the order of their sender, all work is done by the shard's own thread). None restarts by itself: the supervisor knows
-what a successor must be told.
+the state that a successor needs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RayLink:
         self._own = own
         self.engines: dict[str, tuple[Any, bool]] = {}
         self.shards: dict[int, Any] = {}
-        self.good_batch, self.good_wait_s = 8, 0.01  # until an engine has told
+        self.good_batch, self.good_wait_s = 8, 0.01  # until an engine has reported
         self._waiting: dict[str, int] = {}
 
     def submit(self, frames: UInt8Array) -> Any:
@@ -124,7 +124,7 @@ def _peer_gone_errors() -> tuple[type[Exception], ...]:
 
 
 def _load(config: Config, max_wait_s: float = 0.0) -> tuple[EngineHost, dict[str, Any]]:
-    """An engine behind a host, and what there is to tell of it."""
+    """An engine in a host, and a description of it."""
     from stream_detector.engines import load_engine
     from stream_detector.models.bundle import Bundle
 

@@ -51,7 +51,7 @@ class Link(Protocol):
     good_wait_s: float
 
     def submit(self, frames: UInt8Array) -> Any:
-        """Hand a batch to an engine; returns a ticket at once. frames: uint8 (B, 16, H, W, 3)."""
+        """Hand a batch to an engine; returns a ticket immediately. frames: uint8 (B, 16, H, W, 3)."""
         ...
 
     def result(self, ticket: Any) -> EngineOutput:
@@ -149,14 +149,14 @@ class CameraHost:
         capture.start()
 
     def release(self, name: str) -> None:
-        """Let go of a camera at once: it runs elsewhere from now on, and what is still under way is not believed."""
+        """Stop a camera immediately: it runs elsewhere from now on, and its pending items are refused."""
         held = self._cameras.pop(name, None)
         if held is None:
             return
         held.released = True
         held.stop.set()
         held.capture.close()
-        with contextlib.suppress(KeyError):  # it had ended, and its resumed is gone
+        with contextlib.suppress(KeyError):  # it had ended, and its lane is gone
             self._buffer.end(name)
 
     def heartbeat(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class CameraHost:
         self._sent.put((None, None, ()))
 
     def fail(self, error: BaseException) -> None:
-        """A stage failed: the next heartbeat tells it."""
+        """A stage failed: the next heartbeat raises it."""
         if self.error is None:
             self.error = error
 
@@ -224,7 +224,7 @@ class CameraHost:
             self._sent.put((taken.batch, ticket, taken.ended))
 
     def _batching(self) -> tuple[int, float]:
-        """Windows at once, and how long to wait for them: as asked for, or what suits the engines."""
+        """Windows a batch, and how long to wait for them: as asked for, or what suits the engines."""
         asked = self._config.batch
         wait_s = self._link.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
         return asked.max_size or self._link.good_batch, wait_s
@@ -246,7 +246,7 @@ class CameraHost:
                 except PeerGone:
                     ticket = self._ask(batch.frames)
             for name in ended:
-                self._drained[name].set()  # from here on, a window of that name belongs to whoever comes next
+                self._drained[name].set()  # from here on, a window of that name belongs to the next generation
                 held = self._cameras.get(name)
                 if held is not None and not held.released:
                     self._post(held, CameraEnded(name, held.failure))

@@ -1,4 +1,4 @@
-"""One endpoint for subscribers, whatever number of shards there is and wherever they were restarted.
+"""One endpoint for subscribers, independent of the number of shards and of their restarts.
 
     shards' XPUB ─▶ XSUB │ XPUB ─▶ subscribers        messages pass unchanged; subscriptions pass back
     shards' ROUTER ◀─ DEALERs │ ROUTER ◀─ subscribers  a question goes to the shards it is about, see `merge`

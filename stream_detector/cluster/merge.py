@@ -52,8 +52,8 @@ def join(request: Request, epoch: str, replies: Sequence[Mapping[str, Any]]) -> 
     more = any(reply.get("more") for reply in replies)
     unknown = any(reply.get("unknown_epoch") for reply in replies)
     for name in ("lost", "reached"):
-        if told := {topic: value for reply in replies for topic, value in reply.get(name, {}).items()}:
-            head[name] = told
+        if merged := {topic: value for reply in replies for topic, value in reply.get(name, {}).items()}:
+            head[name] = merged
     return _encode({**head, "more": more, "unknown_epoch": unknown, "events": events})
 
 

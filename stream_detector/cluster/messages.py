@@ -1,4 +1,4 @@
-"""What travels from camera hosts to shards, and back. Ray carries these objects; the shard's log holds them as JSON."""
+"""Messages between camera hosts and shards. Ray carries these objects; the shard's log holds them as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CameraEnded:
 
 @dataclass(frozen=True, slots=True)
 class ShardItem:
-    """One thing told to a shard. generation: of the camera's place, given by `Shard.adopt`; others are not believed.
+    """One message to a shard. generation: of the camera's place, given by `Shard.adopt`; others are not believed.
 
     n: number of the item in that generation, without holes, from 0; what came before is not taken twice.
     """
@@ -80,13 +80,13 @@ def item_to_list(item: ShardItem) -> list[Any]:
     """As JSON holds it exactly."""
     what = item.what
     if isinstance(what, ScoredWindow):
-        told: list[Any] = ["scored", ref_to_list(what.ref), what.raw, list(astuple(what.timing))]
-        told += [base64.b64encode(what.features).decode("ascii")] if what.features else []
+        fields: list[Any] = ["scored", ref_to_list(what.ref), what.raw, list(astuple(what.timing))]
+        fields += [base64.b64encode(what.features).decode("ascii")] if what.features else []
     elif isinstance(what, CameraEnded):
-        told = ["ended", what.camera, what.failure]
+        fields = ["ended", what.camera, what.failure]
     else:
-        told = ["status", *astuple(what)]
-    return [item.camera, item.generation, item.n, *told]
+        fields = ["status", *astuple(what)]
+    return [item.camera, item.generation, item.n, *fields]
 
 
 def item_from_list(fields: list[Any]) -> ShardItem:

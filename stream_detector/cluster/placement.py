@@ -1,4 +1,4 @@
-"""Which node runs which cameras: a pure function, so that it can be tested and foretold.
+"""Which node runs which cameras: a pure function, so that it can be tested and predicted.
 
 Load is cameras per CPU. A camera stays where it is unless its node is gone, is not allowed any more, or carries so much
 more than another that moving it is worth its gap (a camera that moves misses about a second).

@@ -125,7 +125,7 @@ class _Skipping:
 
     def grab(self) -> GrabResult:
         grabbed = self._reader.grab()
-        self.detail = self._reader.detail  # told at the end
+        self.detail = self._reader.detail  # known at the end
         self._index += grabbed.status == "frame"
         return grabbed
 

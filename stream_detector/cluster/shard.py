@@ -2,9 +2,9 @@
 
     submit(items) ─▶ inbox ─▶ [write ahead] ─▶ Decider ─▶ Ledger ─▶ Publisher (loopback; the forwarder reads it)
 
-Exactly once, whatever dies: an item is taken once (generation and number), a batch is written to the `ShardLog` before
-it is decided, and a shard that takes over decides the newest batch again from the states before it. The events that
-this gives are compared with what the journal holds after the states' place: those are not journalled again.
+Exactly once, whichever process dies: an item is taken once (by generation and number), a batch is written to the
+`ShardLog` before it is decided, and the next shard decides the newest batch again from the states before it. It
+compares the resulting events with the journal after the position of these states, and does not journal them twice.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class Shard:
         return self._call(lambda: self._adopt(self._cameras[camera]))
 
     def publish_status(self, status: CameraStatus) -> Future[None]:
-        """A state that no camera host can tell: its camera has no place to run."""
+        """Publish the state of a camera that no node runs, so that no host can report it."""
         return self._call(lambda: self._publish_status(status))
 
     def report(self) -> Future[dict[str, Any]]:
@@ -203,7 +203,7 @@ class Shard:
         return self._call(lambda: self._finish(reason))
 
     def close(self) -> None:
-        """Stop as if killed: nothing is told, nothing ends. For tests."""
+        """Stop as if killed: nothing is sent, no alarm ends. For tests."""
         self._over.set()
         self._thread.join(5.0)
         self._close()

@@ -4,7 +4,7 @@ One SQLite file beside the event journal. A commit holds the state of every came
 batch; it costs tens of microseconds and survives `kill -9`. Deciding is a function of state and scores alone, so the
 batch decided again gives the events that the journal may have already (`Shard` tells them apart).
 
-A disk that refuses is told once and then done without: events go on, but a shard that dies meanwhile goes on from
+A disk that cannot be written is reported once; events continue without it, but a shard that dies then continues from
 older windows, and its alarms end with reason `restart`.
 """
 
@@ -42,7 +42,7 @@ class ShardLog:
         self.states: dict[str, dict[str, Any]] = {}
         self.pending: tuple[ShardItem, ...] = ()
         self.scores_bytes = 0
-        self._path, self._told = path, False
+        self._path, self._reported = path, False
         self._db: sqlite3.Connection | None = None
         if path is None:
             return
@@ -82,8 +82,8 @@ class ShardLog:
                 facts = (("epoch", epoch), ("scores_bytes", str(scores_bytes)))
                 db.executemany("INSERT OR REPLACE INTO facts VALUES (?,?)", facts)
         except sqlite3.Error as error:
-            if not self._told:
-                self._told = True
+            if not self._reported:
+                self._reported = True
                 log.error("shard file %s cannot be written (%s); a restart would end open alarms", self._path, error)
 
     def forget(self, known: Collection[str]) -> None:

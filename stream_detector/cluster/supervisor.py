@@ -333,7 +333,7 @@ class Supervisor:
         elif actor.kind == "shard":
             self._start_shard(int(actor.key[6:]))
         self._update_links()
-        self._looked_s = float("-inf")  # furnish again at once
+        self._looked_s = float("-inf")  # start missing actors immediately
 
     def _kill(self, handle: Any) -> None:
         """For a thread of its own: Ray may hold this call until it has found out itself that the node is gone."""

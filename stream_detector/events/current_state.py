@@ -1,6 +1,6 @@
-"""What somebody who comes late must know: the alarms that are open, and the last status of every camera.
+"""The current state for late subscribers: the open alarms and the last status of every camera.
 
-Kept as finished JSON texts, so that telling it costs nothing but the copy: neither the journal nor a parser is asked.
+It is kept as JSON texts, so that sending it needs neither the journal nor a parser.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
-_MOST_PREFIXES = 64  # waiting to be greeted; beyond, all topics are
-_AGAIN_S = 0.25  # prefixes are looked up, and a topic is told, at most so often, however many subscribe
+_MOST_PREFIXES = 64  # waiting prefixes; beyond, all topics are repeated
+_AGAIN_S = 0.25  # shortest interval between two look-ups of prefixes, and between two repetitions of a topic
 _RATE = 1000.0  # messages a second
 _BURST = 500.0
 _AT_ONCE = 64  # messages in one slice
 
 
 class OpenAlarmText(Protocol):
-    """An open alarm as JSON: its `start`, and its newest event, maybe the same."""
+    """An open alarm as JSON: its `start` and its newest event, possibly the same."""
 
     @property
     def first(self) -> str: ...
@@ -27,13 +27,13 @@ class OpenAlarmText(Protocol):
 
 
 class OpenAlarmSource(Protocol):
-    """Where open alarms are asked for: the journal."""
+    """The source of open alarms: the journal."""
 
     def open_texts(self) -> Mapping[str, Sequence[OpenAlarmText]]: ...
 
 
 def replayed(text: str) -> str:
-    """The text of an event, marked as told again."""
+    """The text of an event with `"replayed": true` added."""
     return f'{text[:-1]},"replayed":true}}'
 
 
@@ -43,7 +43,7 @@ def below(topics: Sequence[str], prefix: str) -> Sequence[str]:
 
 
 class CurrentState:
-    """Open alarms of `journal`, and the statuses that `status` was told."""
+    """The open alarms of `journal`, and the newest status of every topic given to `status`."""
 
     def __init__(self, journal: OpenAlarmSource) -> None:
         self._journal = journal
@@ -56,7 +56,7 @@ class CurrentState:
         self._statuses[topic] = text
 
     def topics(self) -> Sequence[str]:
-        """All topics that have something to tell, sorted."""
+        """All topics with an open alarm or a status, sorted."""
         alarms = self._journal.open_texts()
         if self._known[0] is not alarms or self._known[1] != len(self._statuses):
             self._sorted = sorted([*alarms, *self._statuses])
@@ -64,7 +64,7 @@ class CurrentState:
         return self._sorted
 
     def texts(self, topic: str) -> Iterator[str]:
-        """What there is to tell of one topic, oldest first, marked as told again."""
+        """The current events of one topic, oldest first, marked as replayed."""
         for alarm in self._journal.open_texts().get(topic, ()):
             yield replayed(alarm.first)
             if alarm.last != alarm.first:
@@ -74,16 +74,16 @@ class CurrentState:
 
 
 class StateReplayer:
-    """Tells new subscribers what is present, in small slices and at a bounded rate, whatever they ask for.
+    """Repeats the current state for new subscribers, in small slices and at a bounded rate.
 
-    Everybody who has a topic gets it: they drop by seq what they had.
+    All subscribers of a topic receive it; those that already have the events drop them by seq.
     """
 
     def __init__(self, present: CurrentState, now_s: float) -> None:
         self._state = present
         self._prefixes: dict[str, None] = {}
         self._waiting: dict[str, None] = {}
-        self._told_s: dict[str, float] = {}
+        self._sent_s: dict[str, float] = {}
         self._looked_s = float("-inf")
         self._tokens, self._tokens_s = _BURST, now_s
 
@@ -110,10 +110,10 @@ class StateReplayer:
             if self._tokens < 1.0:
                 return
             del self._waiting[topic]
-            if now_s - self._told_s.get(topic, float("-inf")) < _AGAIN_S:
+            if now_s - self._sent_s.get(topic, float("-inf")) < _AGAIN_S:
                 self._waiting[topic] = None  # at the end
                 continue
-            self._told_s[topic] = now_s
+            self._sent_s[topic] = now_s
             texts = list(self._state.texts(topic))
             self._tokens -= len(texts)
             yield topic, texts

@@ -1,8 +1,8 @@
-"""Whose request is answered next: of all who wait, the one that will have cost the least time by then.
+"""Fair queueing of requests: the peer that will have used the least time is served next.
 
-Fair queueing: each peer's next request begins, in virtual time, where its last one ended, but not before
-now, and ends when what it probably costs is over; the one that ends first is served. So somebody who asks now and then,
-and for little, is served next, however many others ask without end. Bounded on all sides.
+The next request of a peer begins, in virtual time, at the end of its last one but not before now, and ends after its
+expected cost; the request that ends first is served. So a peer with few and small requests is served next, however many
+others flood the server. All sizes are bounded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FairQueue(Generic[T]):
         return sum(map(len, self._waiting.values()))
 
     def put(self, peer: bytes, item: T, size: int, cost_s: float) -> bool:
-        """Have it wait; False if there is no room for it. size: bytes that it takes.  cost_s: what it may cost."""
+        """Queue a request; False if there is no room. size: bytes.  cost_s: expected time, seconds."""
         mine = self._waiting.get(peer)
         full = len(self._waiting) >= self._peers if mine is None else len(mine) >= self._each
         if full or self._bytes + size > self._most_bytes:
@@ -55,7 +55,7 @@ class FairQueue(Generic[T]):
         return peer, item
 
     def spent(self, peer: bytes, seconds: float) -> None:
-        """So much time went into the request of `peer` that was taken last."""
+        """Record the seconds that the last taken request of `peer` used."""
         self._ends.pop(peer, None)
         self._ends[peer] = self._begun + seconds
         while len(self._ends) > self._peers:

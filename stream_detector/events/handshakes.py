@@ -1,4 +1,4 @@
-"""Connections that were refused: counted, and logged at most every ten seconds."""
+"""Counts refused connections, and logs them at most every ten seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MONITORED = (
 
 
 class HandshakeMonitor:
-    """refused: how many so far, on all sockets that are watched."""
+    """Monitors handshakes on several sockets. refused: number of refused connections so far."""
 
     def __init__(self, clock: Clock) -> None:
         self.refused = 0
@@ -34,7 +34,7 @@ class HandshakeMonitor:
         self._monitors.append(socket.get_monitor_socket(_MONITORED))
 
     def read(self) -> None:
-        """Take what was noted. Never blocks."""
+        """Read the events of the monitors. Never blocks."""
         for monitor in self._monitors:
             for frames in islice(receive_ready(monitor, _AT_ONCE), _AT_ONCE):
                 self.refused += 1

@@ -1,10 +1,10 @@
-"""Completing the event file from the journal, of which it is a copy.
+"""Completes the event file from the journal, of which it is a copy.
 
-Behind the newest line that the journal knows, everything is brought in that the file lacks, across any number of lives.
-Where the journal knows no line (it was begun anew, or is another), the file is completed from the moment at which it
-was first opened with this journal: that place is kept in the journal until a line of the file is known. A new file
-follows the newest line of the one that was rotated away, where that lies beside it, or else what was journalled before
-it, and says so in its first line.
+After the newest line that the journal knows, all missing events are appended, across any number of runs. If the journal
+knows no line (it was begun anew, or is another journal), the file is completed from the event that was newest when it
+was first opened with this journal; the journal stores that row number until it knows a line of the file. A new file
+follows the newest line of the rotated file beside it, or else the newest journalled event, and names that event in its
+first line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PAGE = 1000
 
 
 class CompletionJournal(Protocol):
-    """What is asked of `ledger.Ledger`."""
+    """The part of `ledger.Ledger` that completion uses."""
 
     def row_number_of(self, topic: str, epoch: str, seq: int) -> int | None: ...
     def events_after(self, place: int, prefix: str, limit: int) -> list[tuple[int, Row]]: ...
@@ -44,7 +44,7 @@ class EventFileCopy:
             self.complete()
 
     def write(self, body: bytes) -> None:
-        """Add an event that was journalled just now."""
+        """Append an event that was just journalled."""
         if self._file.write(body) and self._unknown:
             self._known()
 
@@ -54,19 +54,19 @@ class EventFileCopy:
         self._held.append(body)
 
     def give(self) -> None:
-        """The journal is on disk again, and what was held back with it."""
+        """Append the events that were held back, once the journal is on disk again."""
         for body in self._held:
             self.write(body)
         self._held.clear()
 
     def look(self) -> None:
-        """Notice a rotation; bring in what had to be given up while the disk was full."""
+        """Notice a rotation; append the events that were dropped while the disk was full."""
         self._file.look()
         if self._file.behind:
             self._file.behind = not self.complete()
 
     def complete(self) -> bool:
-        """Bring in what the file lacks; False if it cannot be written now."""
+        """Append the events that the file lacks; False if it cannot be written now."""
         skip: set[EventPosition] = set()
         place: int | None = None
         for line in self._file.lines_back():

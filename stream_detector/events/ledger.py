@@ -161,7 +161,7 @@ class Ledger(LedgerReader):
                 ledger_file.delete_open(self._db, key)
 
     def maintain(self) -> None:
-        """Look after the files: deleted, mended, too old. Call it often; most calls do nothing."""
+        """Check the files (deleted, usable again) and apply retention. Call it often; most calls do nothing."""
         now_s = self._clock.monotonic()
         if self._closed or now_s < self._look_s:
             return
@@ -205,13 +205,13 @@ class Ledger(LedgerReader):
         return self._open.topics()
 
     def take_troubles(self) -> list[str]:
-        """The sentences told since the last call."""
+        """The sentences reported since the last call."""
         texts = list(self._troubles)
         self._troubles.clear()
         return texts
 
     def close(self) -> None:
-        """Close the file and give its lock back. Safe to call twice."""
+        """Close the file and release its lock. Safe to call twice."""
         if not self._closed and not self.degraded:
             self._guard(lambda: pruning.note(self._db, self._now(), self._wall))
         self._closed = True
@@ -235,7 +235,7 @@ class Ledger(LedgerReader):
             return self._replacement(error)
 
     def _take_lock_again(self, lock: LockFile) -> None:
-        """Its file was deleted. If another process was quick enough to take it, the journal is the other's now."""
+        """Renew a lock whose file was deleted; if another process has taken it, the journal belongs to that process."""
         try:
             if lock.renew() or self.degraded:
                 return
@@ -365,7 +365,7 @@ class Ledger(LedgerReader):
             db = self._memory()
         self._report_trouble(
             f"{why}; events are kept in memory only, marked unjournalled, and lost if the detector dies, "
-            f"free or mend the disk"
+            f"free or repair the disk"
         )
         return db
 
@@ -383,10 +383,10 @@ class Ledger(LedgerReader):
         self._db.close()
         self._db, self.degraded = db, False
         lost = max(0, self.unjournalled - _TAIL)
-        told = f"{self.unjournalled - lost} events of the time between were written to it"
+        written = f"{self.unjournalled - lost} events of the meantime were written to it"
         self.unjournalled = 0
         self._report_trouble(
-            f"the event journal {path} is in use again; {told}" + (f", {lost} are lost" if lost else "")
+            f"the event journal {path} is in use again; {written}" + (f", {lost} are lost" if lost else "")
         )
 
     def _report_trouble(self, text: str) -> None:

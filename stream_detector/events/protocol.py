@@ -1,11 +1,11 @@
-"""The wire: how events look as JSON, how topics are named, and strict parsers for whatever a peer sends.
+"""The event protocol: events as JSON, names of topics, and strict parsers for everything that a peer sends.
 
     topic    v1/alarm/<camera>/   v1/score/<camera>/   v1/status/<camera>/   v1/ack/<camera>/   v1/heartbeat/
     body     one JSON object, UTF-8; `schema` names its kind, `epoch` and `seq` its place in the topic
 
 The trailing slash matters: ZeroMQ matches topics by prefix, and `v1/alarm/cam1` would also match cam10.
-Everything read from outside goes through `decode_*`: sizes are bounded before parsing, and whatever is wrong becomes
-a ProtocolError. Nothing is ever unpickled. `docs/protocol.md` describes the same for people.
+All input from outside goes through `decode_*`: they limit sizes before parsing and raise ProtocolError for every fault.
+Nothing is unpickled. `docs/protocol.md` describes the protocol for people.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from stream_detector.events.protocol_checks import epoch_of, integer, object_of,
 from stream_detector.events.protocol_checks import parse_topic as parse_topic
 from stream_detector.types import AlarmEvent, CameraStatus, Decision
 
-EventPosition = tuple[str, str, int]  # topic, epoch, seq: what names an event for ever
+EventPosition = tuple[str, str, int]  # topic, epoch, seq: identifies an event for ever
 
 ALARM_SCHEMA = "stream-detector.alarm/1"
 SCORE_SCHEMA = "stream-detector.score/1"
@@ -43,7 +43,7 @@ STATUS_SCHEMA = "stream-detector.status/1"
 ACK_SCHEMA = "stream-detector.ack/1"
 HEARTBEAT_SCHEMA = "stream-detector.heartbeat/1"
 RECOVERY_SCHEMA = "stream-detector.recovery/1"
-FOLLOWS_SCHEMA = "stream-detector.follows/1"  # the first line of an event file that takes the place of another
+FOLLOWS_SCHEMA = "stream-detector.follows/1"  # the first line of an event file that replaces another one
 
 HEARTBEAT_TOPIC = "v1/heartbeat/"
 FIRST_EPOCH = "first"  # in a request: from the oldest event that the journal still holds
@@ -77,8 +77,8 @@ class Request:
 class Reply:
     """A parsed recovery reply. last: topic → (epoch, seq), only in a snapshot. error: "" normally.
 
-    lost: topic → (how many, epoch, seq): events before those given that cannot be had any more, up to this place; epoch
-    "" if that is not known.  reached: topic → (epoch, seq): nothing follows up to this place, though it was given out.
+    lost: topic → (count, epoch, seq): so many events, up to this position, are no longer available; epoch "" if the
+    position is not known.  reached: topic → (epoch, seq): no further event comes up to this position.
     """
 
     request: str
@@ -94,31 +94,31 @@ class Reply:
 
 
 def topic_of(kind: Literal["alarm", "score", "status", "ack"], camera: str) -> str:
-    """The topic of a camera. Raises ProtocolError for a name that is no topic."""
+    """The topic of a camera. Raises ProtocolError for an invalid camera name."""
     if not CAMERA_NAME.fullmatch(camera):
         raise ProtocolError(f"camera name {camera[:80]!r} cannot be a topic; use 1 to 64 of a-z, 0-9, '_' and '-'")
     return f"v1/{kind}/{camera}/"
 
 
 def alarm_id(camera: str, source: str, fingerprint: str, first_window_index: int, run: str = "") -> str:
-    """A stable name of an alarm: the same camera, source, bundle and first window give the same id in every replay.
+    """The id of an alarm: the same camera, source, bundle and first window give the same id in every replay.
 
-    run: for live sources, whose window numbers begin anew at every start, anything that tells the runs apart (the
-    epoch, say); leave it empty for files. 16 bytes of SHA-256 as hex.
+    run: distinguishes the runs of a live source, whose window numbers restart (for example the epoch); empty for
+    files. Returns 16 bytes of SHA-256 in hexadecimal.
     """
     text = json.dumps([camera, source, fingerprint, first_window_index, run], ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def rfc3339(utc: float) -> str:
-    """Seconds since the epoch as RFC 3339 UTC with milliseconds; a time out of range is held at the range's end."""
+    """Seconds since the epoch as RFC 3339 UTC with milliseconds; a time outside the range becomes its nearest end."""
     held = min(max(utc, 0.0), 253402300799.0) if math.isfinite(utc) else 0.0
     moment = datetime.fromtimestamp(round(held, 3), tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def alarm_to_dict(event: AlarmEvent, epoch: str, seq: int, emitted_utc: float) -> dict[str, Any]:
-    """The event as the contract has it (schema `stream-detector.alarm/1`), keys in the contract's order."""
+    """The body of an alarm event (schema `stream-detector.alarm/1`), keys in the documented order."""
     return {
         "schema": ALARM_SCHEMA,
         "id": event.id,
@@ -148,7 +148,7 @@ def alarm_to_dict(event: AlarmEvent, epoch: str, seq: int, emitted_utc: float) -
 
 
 def restart_end(last: dict[str, Any], emitted_utc: float) -> dict[str, Any]:
-    """The `end` (reason `restart`) of an alarm whose process died; `end_s` stays null, for nobody saw the end."""
+    """The `end` (reason `restart`) of an alarm whose process died; `end_s` is null, as no process observed the end."""
     return {
         **last,
         "type": "end",
@@ -201,9 +201,9 @@ def status_to_dict(status: CameraStatus, epoch: str, seq: int, emitted_utc: floa
 def ack_to_dict(
     camera: str, alarm: str, note: str, by: str, epoch: str, seq: int, emitted_utc: float, alarm_epoch: str = ""
 ) -> dict[str, Any]:
-    """Somebody has seen an alarm (schema `stream-detector.ack/1`). alarm: its id. note, by: free text, maybe empty.
+    """An acknowledgement (schema `stream-detector.ack/1`). alarm: its id.  note, by: free text, possibly empty.
 
-    alarm_epoch: of the alarm's `start`, for a file that is played again repeats its ids; "" where it is not known.
+    alarm_epoch: epoch of the alarm's `start`, because a replayed file repeats its ids; "" if it is not known.
     """
     return {
         "schema": ACK_SCHEMA,
@@ -234,7 +234,7 @@ def trouble_to_dict(detail: str, epoch: str, seq: int, emitted_utc: float) -> di
 
 
 def check_position(topic: Any, epoch: Any, seq: Any) -> EventPosition:
-    """What names an event, checked. Raises ProtocolError."""
+    """The position (topic, epoch, seq), checked. Raises ProtocolError."""
     parse_topic(topic if isinstance(topic, str) else "")
     return topic, epoch_of(epoch), integer(seq, "seq", 1)
 

@@ -1,4 +1,4 @@
-"""Strict checks below `wire`: sizes, topics, numbers, JSON objects. Whatever is wrong becomes a ProtocolError."""
+"""Strict checks for `protocol`: sizes, topics, numbers, JSON objects. Every fault raises ProtocolError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_REQUEST_BYTES = 64 << 10
 MAX_REPLY_BYTES = 8 << 20
 MAX_REQUEST_TOPICS = 256
 MAX_TOPICS = 20_000  # in one heartbeat or snapshot
-MAX_SEQ = 2**53  # what every JSON reader holds exactly
+MAX_SEQ = 2**53  # every JSON reader represents it exactly
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _EPOCH = re.compile(r"[0-9a-f]{16}")
@@ -27,7 +27,7 @@ def parse_topic(topic: str) -> tuple[Kind, str]:
     """(kind, camera) of a topic; camera is "" for the heartbeat. Raises ProtocolError."""
     match = _TOPIC.fullmatch(topic)
     if match is None:
-        raise ProtocolError(f"unknown topic {topic[:80]!r}; expected for instance 'v1/alarm/<camera>/'")
+        raise ProtocolError(f"unknown topic {topic[:80]!r}; expected for example 'v1/alarm/<camera>/'")
     kind: Kind = match.group(1) or "heartbeat"  # type: ignore[assignment]
     return kind, match.group(2) or ""
 
@@ -51,7 +51,7 @@ def decode_object(data: bytes, limit: int, what: str = "message") -> dict[str, A
     try:
         text = data.decode("utf-8")
         value = json.loads(text, parse_constant=_no_constant)
-        if "\\u" in text:  # an escaped lone surrogate would pass, and break whoever prints it
+        if "\\u" in text:  # an escaped lone surrogate would pass, and break a reader that prints it
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a {what} is not valid JSON ({str(error)[:120]}); send one UTF-8 JSON object") from None
@@ -61,7 +61,7 @@ def decode_object(data: bytes, limit: int, what: str = "message") -> dict[str, A
 
 
 def short(value: Any) -> str:
-    """A value for an error message: never long, never deep."""
+    """A short text of a value, for error messages."""
     if isinstance(value, str):
         return repr(value[:80])
     return repr(value) if value is None or isinstance(value, (bool, int, float)) else f"a {type(value).__name__}"

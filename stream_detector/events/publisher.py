@@ -4,12 +4,12 @@
     ROUTER  on port + 1; `answering.RecoverySocket` answers what was missed
     PAIRs   socket monitors: refused handshakes are logged
 
-One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). Nothing here blocks: a
-subscriber that does not read loses messages beyond the high-water mark (see `overflows`), and fetches them again.
-What strangers ask for gets a bounded share of the thread's time, whatever they ask and however many they are.
+One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). No call blocks: a
+subscriber that does not read loses messages beyond the high-water mark (see `overflows`) and can fetch them again.
+Requests of peers get a bounded share of the thread's time, independent of their number and content.
 
-While the journal is not on disk, events go out all the same, marked `unjournalled`. The ends of alarms that earlier
-lives left open wait until the journal takes them, in this life or in a later one: they must be told once.
+While the journal is not on disk, events are still sent, marked `unjournalled`. The ends of alarms that earlier runs
+left open wait until a run can write them to the journal, so that each is sent exactly once.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
 log = logging.getLogger(__name__)
 
 _SUBSCRIPTIONS_A_CALL = 256
-_PEERS_S = 0.02  # in one call; beyond this, what strangers want waits
+_PEERS_S = 0.02  # in one call; further requests of peers wait
 _PEERS_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
 _NEGLIGIBLE_S = 0.0002
 _FILE_LOOK_S = 1.0
-_PEER_BYTES = protocol.MAX_REQUEST_BYTES  # largest message a peer may send; ZeroMQ cuts off whoever sends more
-_REPLY_BUFFER = 128 << 10  # bytes that the system holds for one peer: who does not read is noticed soon
+_PEER_BYTES = protocol.MAX_REQUEST_BYTES  # largest message a peer may send; ZeroMQ disconnects a peer that sends more
+_REPLY_BUFFER = 128 << 10  # bytes buffered for one peer; few, so that a peer that does not read is noticed
 
 
 class PublisherJournal(recovery_server.RecoveryJournal, jsonl_completion.CompletionJournal, Protocol):
-    """What publishing asks of `ledger.Ledger`."""
+    """The part of `ledger.Ledger` that the publisher uses."""
 
     last_text: str
     last_end_pending: bool
@@ -65,8 +65,8 @@ class Publisher:
     """Implements `types.EventSink`; see the module docstring.
 
     config: endpoint, keys, limits; bind "none" opens no socket.  ledger: an open `ledger.Ledger`, closed by its maker.
-    events_path: the JSONL file, or None.  camera_names: cameras whose age of the last score the heartbeat tells.
-    health: further entries of the heartbeat, called once per heartbeat.  name: under which it speaks of itself.
+    events_path: the JSONL file, or None.  camera_names: cameras whose `scored_age_s` the heartbeat reports.
+    health: further entries of the heartbeat, called once per heartbeat.  name: camera name in its own statuses.
     score_seqs: topic → last seq sent in this epoch by the process that this one replaces.  events_lock: of the event
     file, if it is held already.
     Raises EndpointError, ConfigError (keys) or UsageError (event file) here, before anything else is started. Alarms
@@ -135,13 +135,13 @@ class Publisher:
     # -- EventSink ----------------------------------------------------------------------------------------------
 
     def alarm(self, event: AlarmEvent) -> dict[str, Any]:
-        """Journal, write down, send; returns the body as sent. Raises ProtocolError for a body JSON cannot hold."""
+        """Journal, write to the event file, send; returns the body as sent. Raises ProtocolError if not JSON."""
         emitted_utc = self._clock.utc() if event.emitted_utc is None else event.emitted_utc
         body = protocol.alarm_to_dict(event, self._ledger.epoch, 0, emitted_utc)
         return self._journal_and_send(protocol.topic_of("alarm", event.camera), body)
 
     def score(self, decision: Decision) -> None:
-        """Send one score, and keep it for a while in memory."""
+        """Send one score, and keep it in memory for recovery."""
         camera = decision.score.ref.camera
         topic = protocol.topic_of("score", camera)
         self._scored_s[camera] = self._clock.monotonic()
@@ -157,17 +157,17 @@ class Publisher:
         self._journal_and_send(protocol.topic_of("status", status.camera), body)
 
     def acknowledge(self, camera: str, alarm: str, note: str, by: str, alarm_epoch: str = "") -> dict[str, Any]:
-        """Journal, then send on `v1/ack/<camera>/`, that somebody has seen an alarm; returns the body as sent.
+        """Journal an acknowledgement, then send it on `v1/ack/<camera>/`; returns the body as sent.
 
-        alarm_epoch: of the alarm's `start` (see `wire.ack_to_dict`).
+        alarm_epoch: see `protocol.ack_to_dict`.
         """
         body = protocol.ack_to_dict(camera, alarm, note, by, self._ledger.epoch, 0, self._clock.utc(), alarm_epoch)
         return self._journal_and_send(protocol.topic_of("ack", camera), body)
 
     def end_left_open(self, going_on: Container[str]) -> None:
-        """End with reason `restart` what the journal holds open, except the alarms whose ids are given.
+        """End the journal's open alarms with reason `restart`, except those whose ids are in `going_on`.
 
-        While the journal is not on disk nothing is ended: that is done as soon as it is, by this process or a later.
+        While the journal is not on disk nothing is ended; the first process that can write the journal does it.
         """
         left = [alarm for alarm in self._ledger.open_alarms() if alarm.last["id"] not in going_on]
         if self._ledger.degraded:
@@ -189,13 +189,13 @@ class Publisher:
                 self._end(alarm)
 
     def reopen_events(self) -> None:
-        """The event file may have been rotated: go on in the one that is at its place now. By the decision thread."""
+        """Continue in the file that is now at the event file's path. Call it in the decision thread."""
         self._file_look_s = self._clock.monotonic() + _FILE_LOOK_S
         if self._copy:
             self._copy.look()
 
     def service(self) -> None:
-        """Look after the files, send the heartbeat when due, then see to strangers. Never blocks."""
+        """Maintain the files, send the heartbeat when due, then serve the peers. Never blocks."""
         self._maintain()
         if self._context is None or self._closed:
             return
@@ -222,7 +222,7 @@ class Publisher:
             self._report_trouble(text)
 
     def _serve_peers(self) -> None:
-        """Each sort of work has its own share of the time: a flood of one must not stop the others."""
+        """Each kind of work has its own share of the time, so that a flood of one does not stop the others."""
         if self._authenticator:
             self._authenticator.service()
         self._handshakes.read()
@@ -231,17 +231,17 @@ class Publisher:
         self._answer_requests(time.monotonic() + 0.6 * _PEERS_S)
 
     def close(self) -> None:
-        """A last heartbeat, then every socket and file, within `linger_ms`. Safe to call twice."""
+        """Send a last heartbeat, then close all sockets and files within `linger_ms`. Safe to call twice."""
         if self._closed:
             return
         if self._ledger.degraded and self._ledger.unjournalled:
             with contextlib.suppress(Exception):
                 self._report_trouble(
                     f"this run ends while the journal is in memory only: {self._ledger.unjournalled + 1} events of it, "
-                    f"this one with them, cannot be had any more"
+                    f"including this one, are lost"
                 )
         if self._context is not None:
-            with contextlib.suppress(Exception):  # best effort: closing goes on whatever the last heartbeat meets
+            with contextlib.suppress(Exception):  # best effort: closing continues if the last heartbeat fails
                 if self.endpoint != "none":
                     self._heartbeat(closing=True)
             self._closed = True
@@ -294,7 +294,7 @@ class Publisher:
                 self._events.setsockopt(zmq.XPUB_NODROP, 1)
 
     def _load_statuses(self) -> None:
-        """Those of a process that this one replaces in the same epoch."""
+        """Load the statuses of a process that this one replaces in the same epoch."""
         for topic, seq in self._ledger.last_seqs().items():
             if topic.startswith("v1/status/"):
                 texts, _ = self._ledger.since(topic, self._ledger.epoch, seq - 1, 1)
@@ -302,7 +302,7 @@ class Publisher:
                     self._state.status(topic, text)
 
     def _report_trouble(self, text: str) -> None:
-        """Something is wrong with the detector itself: a loud status, and a line in every heartbeat from now on."""
+        """Report a problem of the detector itself: send a status, and repeat it in every later heartbeat."""
         self._trouble = text
         body = {**protocol.trouble_to_dict(text, self._ledger.epoch, 0, self._clock.utc()), "camera": self._name}
         self._journal_and_send(protocol.topic_of("status", self._name), body)
@@ -342,7 +342,7 @@ class Publisher:
                 return
 
     def _greet(self, until_s: float) -> None:
-        """New subscribers are told what is present; everybody gets it, and drops by seq what they had."""
+        """Repeat the current state for new subscribers; others receive it as well and drop it by seq."""
         for topic, texts in self._replayer.slice(self._clock.monotonic()):
             for text in texts:
                 self._send(topic, text.encode())
@@ -375,7 +375,7 @@ class Publisher:
             self._handshakes.watch(socket)
         self._events.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._events.setsockopt(zmq.XPUB_NODROP, 1)
-        self._recovery.sndhwm = 2  # replies are large; who does not read them loses them
+        self._recovery.sndhwm = 2  # replies are large; a peer that does not read them loses them
         self._recovery.rcvhwm = 64
         self._recovery.sndbuf = _REPLY_BUFFER
         self._answering = RecoverySocket(self._recovery, self._server, self._clock)

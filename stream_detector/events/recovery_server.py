@@ -1,7 +1,7 @@
-"""What the recovery socket answers: missed events after a position, and the snapshot for a late joiner.
+"""Replies of the recovery socket: missed events after a position, and the snapshot for late subscribers.
 
-Bounded on every side: the request's size and number of topics (`wire.decode_request`), the reply's events and bytes.
-No sockets here; `answering` has them.
+Requests are bounded in size and topics (`protocol.decode_request`), replies in events and bytes. The sockets are in
+`recovery_service`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from stream_detector.events.current_state import CurrentState, OpenAlarmSource, 
 from stream_detector.events.protocol import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_request, encode
 from stream_detector.events.pruning import LostEvents
 
-_REPLY_BYTES = 256 << 10  # a reply stops growing here; what follows is asked for again
+_REPLY_BYTES = 256 << 10  # a reply stops growing here; the client asks for the rest
 _RING_EVENTS = 2000
-_COSTLY_S = 0.002  # a snapshot that takes longer is given to others as well, for a while
+_COSTLY_S = 0.002  # a snapshot that takes longer is reused for a while
 _RECENT_S = 0.5
 _RECENT = 8
 
 
 class RecoveryJournal(OpenAlarmSource, Protocol):
-    """What answering asks of `ledger.Ledger`."""
+    """The part of `ledger.Ledger` that the recovery server uses."""
 
     epoch: str
 
@@ -35,9 +35,9 @@ class RecoveryJournal(OpenAlarmSource, Protocol):
 
 
 class ScoreRing:
-    """The newest scores of every camera, in memory only: they come often and lose their worth quickly.
+    """The newest scores of every camera, in memory only.
 
-    So a gap in `v1/score/…` is filled if it is younger than the last 2,000 scores of that camera and than this process.
+    A gap in `v1/score/…` can be filled if it lies within the last 2,000 scores of that camera and within this process.
     """
 
     def __init__(self, epoch: str, events: int = _RING_EVENTS, seqs: Mapping[str, int] | None = None) -> None:
@@ -82,7 +82,7 @@ class RecoveryServer:
         self.refused = 0  # malformed requests
 
     def answer(self, data: bytes) -> bytes:
-        """The reply to any bytes whatever; a malformed request gets `error`."""
+        """The reply to a request of any bytes; a malformed request gets `error`."""
         try:
             request = decode_request(data)
         except ProtocolError as error:
@@ -91,7 +91,7 @@ class RecoveryServer:
         return self._snapshot(request) if request.snapshot is not None else self._missed(request)
 
     def refusal(self, why: str, retry_after_s: float = 0.0) -> bytes:
-        """A reply that only says no."""
+        """A refusal: a reply with `error`."""
         body = {"schema": RECOVERY_SCHEMA, "epoch": self._journal.epoch, "error": why, "retry_after_s": retry_after_s}
         return encode(body)
 
@@ -137,7 +137,7 @@ class RecoveryServer:
             begun_s = time.thread_time()
             body = self._make_snapshot(prefixes)
             known = (now_s, body)
-            if time.thread_time() - begun_s > _COSTLY_S:  # what came since is fetched like any other hole
+            if time.thread_time() - begun_s > _COSTLY_S:  # later events are fetched like any other gap
                 while len(self._recent) >= _RECENT:
                     del self._recent[next(iter(self._recent))]
                 known = self._recent[prefixes] = (now_s + _RECENT_S, body)
@@ -147,16 +147,16 @@ class RecoveryServer:
         topics, places = self._sorted_topics(), self._journal.places()
         scores = self._scores.last_seqs()
         matching: dict[str, tuple[str, int]] = {}
-        told: dict[str, None] = {}
+        repeated: dict[str, None] = {}
         for prefix in prefixes:
             for topic in below(topics, prefix):
                 matching[topic] = (self._journal.epoch, scores[topic]) if topic in scores else places[topic]
-            told.update(dict.fromkeys(below(self._state.topics(), prefix)))  # overlapping prefixes: once
-        events = [f'["{topic}",{text}]' for topic in told for text in self._state.texts(topic)]
+            repeated.update(dict.fromkeys(below(self._state.topics(), prefix)))  # overlapping prefixes: once
+        events = [f'["{topic}",{text}]' for topic in repeated for text in self._state.texts(topic)]
         return f',"last":{json.dumps(matching)},"events":[{",".join(events)}]}}'.encode()
 
     def _sorted_topics(self) -> list[str]:
-        """All topics ever numbered. They are only ever added to."""
+        """All topics that were ever numbered; the set only grows."""
         places, scores = self._journal.places(), self._scores.last_seqs()
         if len(self._topics) != len(places) + len(scores):
             self._topics = sorted({*places, *scores})

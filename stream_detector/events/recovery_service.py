@@ -1,8 +1,8 @@
-"""The recovery socket: requests are read, queued fairly, and answered as long as there is time for it.
+"""The recovery socket: reads requests, queues them fairly, and answers them within a time budget.
 
-A peer that does not read its answers costs nothing: after an answer that could not be handed over its requests are left
-unanswered for a quarter of a second, then twice as long, up to a minute. The others are served in the order of
-`fairqueue`, each with at most so many requests a second (`ratelimit`).
+A peer that does not read its replies costs no time: after a reply that cannot be sent, its requests stay unanswered for
+a quarter of a second, then for twice as long, up to a minute. Other peers are served in the order of `fair_queue`, each
+with a limited number of requests a second (`rate_limit`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class RecoverySocket:
     def __init__(self, socket: zmq.Socket[bytes], answerer: RecoveryServer, clock: Clock) -> None:
         self._socket, self._server, self._clock = socket, answerer, clock
         self._rate = RateLimiter()
-        self._refusals = RateLimiter(rate=2.0, burst=20.0)  # to say no costs time, too
+        self._refusals = RateLimiter(rate=2.0, burst=20.0)  # refusals take time, too
         self._queue: FairQueue[list[bytes]] = FairQueue()
         self._costs = {"snapshot": 0.001, "from": 0.0002}  # seconds, usually
         self._backoff: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # peer → (until, for how long)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # tells when an answer cannot be handed over
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # raises an error if a reply cannot be sent
 
     def serve(self, until_s: float) -> None:
-        """Read and answer until there is nothing more to do, or until `time.monotonic()` is `until_s`."""
+        """Read and answer requests until none is left or `time.monotonic()` reaches `until_s`."""
         now_s = time.monotonic()
         enough_s = now_s + (until_s - now_s) / 2  # a flood must leave time for answers
         for frames in receive_ready(self._socket, _READ_AT_ONCE):
@@ -83,7 +83,7 @@ class RecoverySocket:
             if len(self._backoff) > _BACKOFF_PEERS:
                 self._backoff.popitem(last=False)
         except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:  # else the peer has gone
+            if error.errno != zmq.EHOSTUNREACH:  # else the peer has disconnected
                 raise
         else:
             self._backoff.pop(peer, None)
@@ -94,7 +94,7 @@ def _kind(request: bytes) -> str:
 
 
 def receive_ready(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
-    """Up to `limit` messages that lie ready."""
+    """Up to `limit` messages that can be received without waiting."""
     for _ in range(limit):
         try:
             yield socket.recv_multipart(zmq.NOBLOCK)

@@ -1,7 +1,7 @@
-"""Copying what can be read of a journal that is full, read-only, corrupt or deleted into another one; setting aside.
+"""Copies the readable part of a full, read-only, corrupt or deleted journal into another one, and renames files.
 
-What is copied matches its checksum. What is not copied is known as gone where it lies before what is, so that
-subscribers are told of it; an epoch of which nothing is copied is not known any more.
+Copied rows match their checksums. Rows before the first copied one are recorded as deleted, so that subscribers learn
+of the loss; an epoch without a copied row becomes unknown.
 """
 
 from __future__ import annotations

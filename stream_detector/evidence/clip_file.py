@@ -1,7 +1,7 @@
-"""The files evidence is made of: a WebM clip at a constant rate, a captioned JPEG; both appear whole or not at all.
+"""Files of evidence: a WebM clip at a constant rate and a captioned JPEG; each appears completely or not at all.
 
 A file is written under a temporary name (`.NAME.PID.part.SUFFIX`) beside its place and renamed when complete. All
-failures come out as OSError with a sentence; what to do about them is `evidence`'s business.
+failures raise OSError with a sentence; `writer` handles them.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _in_use(path: Path, pid: int) -> bool:
 
 @contextlib.contextmanager
 def _opencv_silenced() -> Iterator[None]:
-    """Hold back what OpenCV prints (of VP8's tag, on every clip); pass on what others print meanwhile."""
+    """Suppress what OpenCV prints about the VP8 tag of every clip; pass on other output."""
     with _stderr_lock, tempfile.TemporaryFile() as held:
         try:
             saved = os.dup(2)

@@ -1,8 +1,8 @@
-"""In which order evidence files came, and how old they are, by more than one reading of a clock (see `retention`).
+"""The order and the age of evidence files, measured by more than one clock (see `system.retention`).
 
-An index in the evidence folder, `.order.sqlite3`, holds for every file when it was first seen: in which life of a
-detector, and how many seconds after its beginning. Files that it does not know (of an earlier version, or the index was
-deleted) are entered when they are seen, in the order of their dates: so they are kept too long rather than too short.
+An index in the evidence folder, `.order.sqlite3`, holds for every file when it was first seen: in which run of
+a detector, and how many seconds after its start. Unknown files (of an earlier version, or after the index was deleted)
+are entered when they are seen, in the order of their dates; so they are kept too long rather than too short.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS files(serial INTEGER PRIMARY KEY AUTOINCREMENT, name 
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """One file. name: below the folder.  age_s: since it was first seen; never more than can be borne out."""
+    """One file. name: below the folder.  age_s: since it was first seen; never more than the clocks confirm."""
 
     name: str
     age_s: float
@@ -105,7 +105,7 @@ class EvidenceIndex:
         at_s: float,
         now_s: float,
     ) -> Iterator[tuple[str, float]]:
-        """What came later is never told to be older."""
+        """(name, age) of each file; a later file is never older than an earlier one."""
         limit_s = float("inf")
         for name, of, seen_s in rows:
             if name in there:

@@ -82,12 +82,12 @@ class _State:
 
 
 class EvidenceWriter:
-    """Writes clips and snapshots from its own thread. All methods but close() return at once and never raise.
+    """Writes clips and snapshots from its own thread. All methods except close() return immediately and never raise.
 
     epoch: part of the names of all files; empty: the names of earlier versions.
-    on_error: told one sentence when writing fails (once for each sort of failure, until writing works again) or when
-    pictures are lost (at most every 10 s).  on_loss: told camera and number of pictures left out, from the caller's
-    thread.
+    on_error: called with one sentence when writing fails (once for each kind of failure, until writing works again) or
+    when pictures are lost (at most every 10 s).  on_loss: called in the caller's thread with the camera and the number
+    of pictures left out.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class EvidenceWriter:
         self._pending_bytes = 0
         self._busy = False
         self._closing = False
-        self._give_up_at = float("inf")  # time.monotonic(): this bounds real waiting, whatever the clock says
+        self._give_up_at = float("inf")  # time.monotonic(): this limits real time, independent of `clock`
         self._lost = 0
-        self._loss_told_s = float("-inf")
+        self._loss_reported_s = float("-inf")
         self._state = _State()
         self._retention_s = clock.monotonic() + _RETENTION_S
         self._order = EvidenceIndex(config.directory, clock)
@@ -143,8 +143,8 @@ class EvidenceWriter:
         if self._on_loss:
             self._on_loss(camera, len(previews))
         now = self._clock.monotonic()
-        if now - self._loss_told_s >= _LOSS_REPORT_S:
-            self._loss_told_s = now
+        if now - self._loss_reported_s >= _LOSS_REPORT_S:
+            self._loss_reported_s = now
             self._report(f"evidence of camera {camera!r}: writing clips is too slow, pictures are left out of them")
 
     def start(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None:
@@ -210,7 +210,7 @@ class EvidenceWriter:
                     self._handle(item)
                 self._close_silent()
                 self._apply_retention_when_due()
-            except Exception as error:  # evidence must never bring the detection down
+            except Exception as error:  # a failure of the evidence must never end the detection
                 log.debug("evidence", exc_info=True)
                 self._report_once("bug", f"evidence could not be written ({type(error).__name__}: {error})")
             finally:
@@ -365,12 +365,12 @@ class EvidenceWriter:
                 total -= size
 
     def _guard(self, action: Callable[[], T], what: str) -> T | None:
-        """Run action; an OSError is told once and becomes None."""
+        """Run action; an OSError is reported once and becomes None."""
         try:
             return action()
         except OSError as error:
             reason = error.strerror or str(error)
-            self._report_once(reason, f"evidence: {what} ({reason}); detection goes on without it")
+            self._report_once(reason, f"evidence: {what} ({reason}); detection continues without it")
             return None
 
     def _report_once(self, sort: str, sentence: str) -> None:
@@ -382,7 +382,7 @@ class EvidenceWriter:
         try:
             self._on_error(sentence)
         except Exception:
-            log.exception("the receiver of evidence errors failed")
+            log.exception("the callback for evidence errors failed")
 
 
 def _rate(previews: Iterable[Preview]) -> float:

@@ -1,4 +1,4 @@
-"""What a run left behind → plots, summaries, pages.
+"""Files of a run → plots, summaries, pages.
 
 In: scores.csv, events.jsonl.
 Out: figures, PNG plots, one HTML page.

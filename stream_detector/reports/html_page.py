@@ -138,7 +138,7 @@ def _template() -> jinja2.Template:
 
 
 def printable(text: object) -> str:
-    """`text` with its control characters made visible; escaping is the template's business."""
+    """`text` with its control characters made visible; the template escapes it."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
@@ -281,7 +281,7 @@ def _alarm(alarm: AlarmRecord, picture: _Picture, base: Path, out: Path) -> _Ala
     longest = max(alarm.start_s, alarm.end_s or 0.0)
     start = clock_label(round(alarm.start_s, 1), longest)
     if alarm.end_s is None:
-        span = f"{start}, no end told"
+        span = f"{start}, no end recorded"
     else:
         span = f"{start} – {clock_label(round(alarm.end_s, 1), longest)} ({alarm.end_s - alarm.start_s:.1f} s)"
     reason = "" if alarm.reason in (None, "normal") else f", ended by {alarm.reason}"
@@ -304,7 +304,7 @@ def _picture(alarm: AlarmRecord, base: Path, room: int) -> tuple[_Picture, int]:
     """The snapshot of an alarm, and the bytes that it takes of `room`."""
     path = find_evidence(alarm.snapshot, base)
     if path is None:
-        why = f"snapshot {alarm.snapshot} is not there any more" if alarm.snapshot else "no snapshot"
+        why = f"snapshot {alarm.snapshot} no longer exists" if alarm.snapshot else "no snapshot"
         return _Picture(missing=why), 0
     try:
         size = path.stat().st_size
@@ -315,15 +315,15 @@ def _picture(alarm: AlarmRecord, base: Path, room: int) -> tuple[_Picture, int]:
         return _Picture(missing=f"snapshot {path.name} cannot be read"), 0
     kind = "jpeg" if content.startswith(b"\xff\xd8\xff") else "png" if content.startswith(b"\x89PNG") else ""
     if not kind:
-        return _Picture(missing=f"snapshot {path.name} is no picture"), 0
+        return _Picture(missing=f"snapshot {path.name} is not a picture"), 0
     return _Picture(kind, base64.b64encode(content).decode()), len(content)
 
 
-def find_evidence(told: str | None, base: Path) -> Path | None:
-    """The file that an event names: as told, else under `base` by ever shorter tails (the folder may have moved)."""
-    if not told:
+def find_evidence(name: str | None, base: Path) -> Path | None:
+    """The file that an event names: as named, else under `base` by ever shorter tails (the folder may have moved)."""
+    if not name:
         return None
-    path = Path(told)
+    path = Path(name)
     tails = [Path(*path.parts[first:]) for first in range(1 if path.is_absolute() else 0, len(path.parts))]
     for candidate in (path, *(base / tail for tail in tails)):
         try:

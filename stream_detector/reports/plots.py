@@ -56,7 +56,7 @@ def plot_scores(
 
     scores: rows, or a scores.csv.  events: alarm events (dicts as published), an events.jsonl, or None.
     incidents: by camera, media seconds (start, end), one or several, of what is known to have happened.
-    threshold: for cameras of which no event tells it.  Raises DataError when a file is malformed, there is nothing
+    threshold: for cameras without an alarm event.  Raises DataError when a file is malformed, there is nothing
     to draw, or `out` cannot be written.
     """
     rows = read_scores(scores) if isinstance(scores, Path) else list(scores)
@@ -116,10 +116,10 @@ def plot_scores(
     return out
 
 
-def _spans(told: Any) -> list[tuple[float, float]]:
+def _spans(given: Any) -> list[tuple[float, float]]:
     """One pair or several as a list of pairs."""
-    single = len(told) == 2 and not isinstance(told[0], tuple | list)
-    return [(float(first), float(last)) for first, last in ([told] if single else told)]
+    single = len(given) == 2 and not isinstance(given[0], tuple | list)
+    return [(float(first), float(last)) for first, last in ([given] if single else given)]
 
 
 def _draw(

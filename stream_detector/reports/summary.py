@@ -1,6 +1,6 @@
-"""What a run amounts to: coverage, alarms, degraded stretches and latencies from its scores and events.
+"""Summary of a run: coverage, alarms, degraded stretches and latencies from its scores and events.
 
-The figures are computed here; `reportpage` turns them into one HTML page. "No alarm" is a statement only where windows
+The figures are computed here; `html_page` turns them into one HTML page. "No alarm" is a statement only where windows
 were scored, hence the coverage: windows scored against windows expected by their numbers, and holes in media time.
 """
 
@@ -57,7 +57,7 @@ class CameraReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run. latency: milliseconds by stage (count, p50, p95, max), as the alarm events tell it."""
+    """A run. latency: milliseconds by stage (count, p50, p95, max), from the alarm events."""
 
     cameras: tuple[CameraReport, ...]
     alarms: tuple[AlarmRecord, ...]
@@ -144,7 +144,7 @@ class Report:
 def make_report(rows: Sequence[ScoreRow], alarms: Sequence[AlarmRecord], *, threshold: float | None = None) -> Report:
     """Put a run's scores and alarms together.
 
-    threshold: for cameras of which no alarm tells it.  Raises DataError when there are neither scores nor alarms.
+    threshold: for cameras without an alarm.  Raises DataError when there are neither scores nor alarms.
     """
     if not rows and not alarms:
         raise DataError("there is nothing to report: no window was scored and no alarm raised; run over footage first")

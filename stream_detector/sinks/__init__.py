@@ -1,6 +1,6 @@
 """Alarm events → other places, each in a thread of its own.
 
 In: bodies of alarm events.
-Out: whatever a registered sink makes of them.
+Out: calls of the registered sinks.
 Imports: events (published alarms), config, system, errors.
 """

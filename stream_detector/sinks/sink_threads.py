@@ -94,7 +94,7 @@ class SinkThread:
 
     def _count_lost(self, why: str) -> None:
         self.lost += 1
-        if self.lost >= 2 * self._reported:  # told at 1, 2, 4, 8 …: a broken sink does not fill the log
+        if self.lost >= 2 * self._reported:  # logged at 1, 2, 4, 8 …, so that a broken sink does not fill the log
             self._reported = self.lost
             log.warning("sink %s: %d events lost so far; the last one because %s", self.name, self.lost, why)
 

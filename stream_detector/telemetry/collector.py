@@ -1,8 +1,8 @@
-"""Counters, latency histograms and the newest state of a run; `metrics` serves them to Prometheus.
+"""Counters, latency histograms and the newest state of a run; `prometheus` serves them.
 
 Every stage may report from its own thread; one lock guards plain integers, so a report costs about a microsecond.
-Memory is fixed: histograms are log-bucketed (`views.Histogram`), histories and lists of alarms are bounded rings.
-Nothing here raises because of what a stage reports: telemetry never brings a run down.
+Memory is fixed: histograms are log-bucketed (`snapshot.Histogram`), histories and lists of alarms are bounded rings.
+No report of a stage raises an error: telemetry never ends a run.
 """
 
 from __future__ import annotations
@@ -134,13 +134,13 @@ class Telemetry:
         self._over = False
 
     def decision_loop_passed(self) -> None:
-        """The decision thread lives: it has just looked at everything that waits for it."""
+        """The decision thread has just completed one pass of its loop."""
         now_s = self._clock.monotonic()
         with self._lock:
             self._decision_loop_s = now_s
 
     def run_ended(self) -> None:
-        """The decision thread has ended every alarm in progress, and ends itself."""
+        """The decision thread has ended all open alarms and stops."""
         with self._lock:
             self._over = True
 
@@ -171,13 +171,13 @@ class Telemetry:
             self._camera(camera).evidence_lost += n
 
     def duration(self, camera: str, seconds: float | None) -> None:
-        """The length of a file, as far as its container tells; None when not known."""
+        """The length of a file, as its container claims; None if it is not known."""
         known = seconds is not None and 0.0 < seconds < math.inf
         with self._lock:
             self._camera(camera).duration_s = seconds if known else None
 
     def stage(self, name: str, milliseconds: float) -> None:
-        """One latency of one stage (see `views.STAGES`); others are ignored. `decision` reports all but publish."""
+        """One latency of one stage (see `snapshot.STAGES`); others are ignored. `decision` reports all but publish."""
         with self._lock:
             if name in self._stages:
                 self._stages[name].add(milliseconds)
@@ -197,8 +197,8 @@ class Telemetry:
             camera.state, camera.detail, camera.source = status.state, status.detail, status.source
             if changed:
                 detail = f": {status.detail}" if status.detail else ""
-                told = {"event": event, "state": status.state, "detail": status.detail, "source": status.source}
-                self._add_log_entry(status.camera, "state", f"{status.state}{detail}", told)
+                fields = {"event": event, "state": status.state, "detail": status.detail, "source": status.source}
+                self._add_log_entry(status.camera, "state", f"{status.state}{detail}", fields)
 
     def decision(self, decision: Decision, threshold: float) -> None:
         """A window was scored, smoothed and decided on against `threshold`."""
@@ -249,12 +249,12 @@ class Telemetry:
                 self._alarms.popitem(last=False)
             if alarm.type == "start":
                 text = f"ALARM at {alarm.start_s:.1f} s, score {alarm.peak_score:.2f} (threshold {alarm.threshold:.2f})"
-                self._add_log_entry(alarm.camera, "start", text, _told("alarm_start", alarm))
+                self._add_log_entry(alarm.camera, "start", text, _alarm_fields("alarm_start", alarm))
             elif alarm.type == "end":
                 until = "" if alarm.end_s is None else f" to {alarm.end_s:.1f} s"
                 reason = "" if alarm.reason in (None, "normal") else f", {alarm.reason}"
                 text = f"alarm over: {alarm.start_s:.1f}{until}, peak {alarm.peak_score:.2f}{reason}"
-                self._add_log_entry(alarm.camera, "end", text, _told("alarm_end", alarm))
+                self._add_log_entry(alarm.camera, "end", text, _alarm_fields("alarm_end", alarm))
 
     def snapshot(self) -> TelemetrySnapshot:
         """The run at this moment, frozen; about 0.2 ms for 64 cameras."""
@@ -290,7 +290,7 @@ class Telemetry:
         )
 
 
-def _told(event: str, alarm: AlarmView) -> dict[str, Any]:
+def _alarm_fields(event: str, alarm: AlarmView) -> dict[str, Any]:
     return {
         "event": event,
         "alarm": alarm.id,

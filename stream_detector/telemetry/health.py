@@ -1,10 +1,10 @@
 """Two questions about a run: does the process decide (liveness), and are enough cameras scored (readiness)?
 
-    /livez    the decision thread went round lately; whoever restarts the process asks this
-    /readyz   it does, and at least `ready_share` of the cameras were scored lately; whoever routes or alerts asks this
-    /healthz  the same answer as /livez, for what was set up before there were two
+    /livez    the decision thread has run recently; for what restarts the process
+    /readyz   also, at least `ready_share` of the cameras were scored recently; for routing and alerts
+    /healthz  the same as /livez, for older setups
 
-A camera that reboots makes no process sick, and a process that lives may still watch nothing.
+A camera that reboots does not make the process unhealthy, and a live process may still score no camera.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The HTTP endpoint of a run: /metrics for Prometheus, /livez and /readyz for whoever looks after it (see `health`).
+"""The HTTP endpoint of a run: /metrics for Prometheus, /livez and /readyz for health checks (see `health`).
 
-A snapshot is taken when somebody asks, so counting costs nothing in between. Served on loopback unless told otherwise.
+Each request takes a snapshot, so nothing is computed in between. The default address is loopback.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from stream_detector.telemetry.snapshot import BUCKETS, PER_OCTAVE, Histogram, T
 
 log = logging.getLogger(__name__)
 
-MOST = 64  # connections at once
+MOST = 64  # simultaneous connections
 CONNECTION_S = 10.0  # from the first byte to the last
 PLAIN = "text/plain; charset=utf-8"
 
 
 class SnapshotSource(Protocol):
-    """What `telemetry.Telemetry` is to this module."""
+    """The part of `collector.Telemetry` that this module uses."""
 
     def snapshot(self) -> TelemetrySnapshot:
         """The run at this moment."""
@@ -129,8 +129,8 @@ def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
 
 
 class _BoundedServer(ThreadingHTTPServer):
-    """A thread a connection, for few and short connections: beyond MOST the oldest makes room, so that peers that ask
-    and never read, or never ask, keep nobody out."""
+    """One thread a connection, for few and short connections. Beyond MOST the oldest connection is closed, so that idle
+    peers and peers that do not read block nobody."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -149,13 +149,13 @@ class _BoundedServer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """The connection is done with."""
+        """Forget a finished connection."""
         with self._held_lock:
             self._held.pop(id(request), None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """End what takes too long; `serve_forever` calls this several times a second."""
+        """Close connections that take too long; `serve_forever` calls this several times a second."""
         since_s = time.monotonic() - CONNECTION_S
         with self._held_lock:
             for held, began_s in list(self._held.values()):
@@ -163,7 +163,7 @@ class _BoundedServer(ThreadingHTTPServer):
                     self._disconnect(held)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A peer that went away, or was hung up on, is no news."""
+        """Log nothing about peers that disconnected or were disconnected."""
         if not isinstance(sys.exception(), OSError):
             log.exception("the metrics server failed")
 
@@ -195,7 +195,7 @@ class MetricsServer:
                     code, body = check(path, telemetry.snapshot(), config, names=True)
                     self._answer(code, "application/json", json.dumps(body).encode())
                 else:
-                    self._answer(404, PLAIN, b"here are /metrics, /livez and /readyz\n")
+                    self._answer(404, PLAIN, b"the paths are /metrics, /livez and /readyz\n")
 
             do_HEAD = do_GET
 
@@ -213,7 +213,7 @@ class MetricsServer:
                 return "stream-detector"
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Scrapes are no news."""
+                """Log no requests."""
 
         try:
             self._server = _BoundedServer((host, port), Handler)

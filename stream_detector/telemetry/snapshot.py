@@ -1,7 +1,6 @@
 """What telemetry shows of a run: frozen values without behaviour beyond arithmetic.
 
-`telemetry.Telemetry` fills them; the live view, the heartbeat, /metrics and the benchmarks read them. They live apart
-from both sides so that neither imports the other.
+`collector.Telemetry` fills them; the terminal view, the heartbeat, /metrics and the benchmarks read them.
 
 Latencies are milliseconds, ages and media times seconds, as everywhere (see `types`).
 """
@@ -120,7 +119,7 @@ class CameraView:
 
 @dataclass(frozen=True, slots=True)
 class AlarmView:
-    """One alarm as its newest event told it; times as in the event contract."""
+    """One alarm as of its newest event; times as in the event."""
 
     id: str
     camera: str
@@ -137,7 +136,7 @@ class AlarmView:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line for people: a change of state or an alarm. seq counts from 1 without holes. at_s: since the start.
+    """One line for people about a change of state or an alarm. seq counts from 1 without holes. at_s: since the start.
 
     fields: the same for machines, as in JSON log lines; `event` names what happened (docs/logging.md).
     """
@@ -155,7 +154,7 @@ class TelemetrySnapshot:
     """A run at one moment. elapsed_s: since the start.  scored_age_s: since any window was scored; None before.
 
     stages: latency histogram per stage, in the order of STAGES.  total: last frame captured → decision taken.
-    decided_age_s: since the decision thread went round last, within a second; None before the first time.
+    decided_age_s: since the decision thread last ran, within a second; None before the first time.
     over: the decision thread has ended every alarm and has nothing more to do.
     alarms: the newest ones, newest last.  log_entries: the newest ones, newest last.
     """

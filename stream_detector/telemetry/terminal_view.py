@@ -39,7 +39,7 @@ TROUBLE = ("stalled", "offline", "failed")
 
 
 class SnapshotSource(Protocol):
-    """What `telemetry.Telemetry` is to this module."""
+    """The part of `collector.Telemetry` that this module uses."""
 
     def snapshot(self) -> TelemetrySnapshot:
         """The run at this moment."""
@@ -48,7 +48,7 @@ class SnapshotSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ViewHeader:
-    """What does not change during a run. rendered: the footage is drawn by the demo, and the view must say so."""
+    """What does not change during a run. rendered: the demo draws the footage, and the view must say so."""
 
     engine: str
     bundle: str
@@ -57,7 +57,7 @@ class ViewHeader:
 
 
 class TerminalView:
-    """Shows a run until it is told to stop."""
+    """Shows a run until it ends."""
 
     def __init__(
         self, telemetry: SnapshotSource, header: ViewHeader, *, console: Console | None = None, plain: bool = False
@@ -66,7 +66,7 @@ class TerminalView:
         self._telemetry, self._header = telemetry, header
         self._console = console or Console()
         self._plain = plain or not drawable(self._console)
-        self._told = 0
+        self._printed_seq = 0
 
     def run(self, stop: threading.Event) -> None:
         """Show the run until `stop` is set; then show its last state once more. Never raises; restores the terminal."""
@@ -75,13 +75,13 @@ class TerminalView:
             try:
                 self._run_live(stop)
                 return
-            except (Exception, SystemExit) as error:  # whatever the terminal does, the run goes on
-                failure = f"the live view failed ({type(error).__name__}: {error}); going on with plain lines"
+            except (Exception, SystemExit) as error:  # a failure of the terminal must not end the run
+                failure = f"the live view failed ({type(error).__name__}: {error}); continuing with plain lines"
         try:
             if failure:
                 self._say(failure)
             self._run_plain(stop)
-        except (Exception, SystemExit):  # a closed pipe, for which rich wants to exit: nobody reads, the run goes on
+        except (Exception, SystemExit):  # a closed pipe, for which rich wants to exit: the run continues
             stop.wait()
 
     def _run_live(self, stop: threading.Event) -> None:
@@ -109,12 +109,12 @@ class TerminalView:
         )
 
     def _print_new_entries(self) -> None:
-        fresh = [entry for entry in self._telemetry.snapshot().log_entries if entry.seq > self._told]
-        if fresh and fresh[0].seq > self._told + 1:
-            self._say(f"({fresh[0].seq - self._told - 1} lines left out)")
+        fresh = [entry for entry in self._telemetry.snapshot().log_entries if entry.seq > self._printed_seq]
+        if fresh and fresh[0].seq > self._printed_seq + 1:
+            self._say(f"({fresh[0].seq - self._printed_seq - 1} lines left out)")
         for entry in fresh:
             self._say(f"{clock_text(entry.at_s)}  {entry.camera:<12}  {entry.text}")
-            self._told = entry.seq
+            self._printed_seq = entry.seq
 
     def _say(self, line: str) -> None:
         encoding = self._console.encoding
@@ -123,7 +123,7 @@ class TerminalView:
 
 
 def drawable(console: Console | None = None) -> bool:
-    """Whether the live view can be shown there (standard output unless given); else the run is told in log lines."""
+    """Whether the live view can be shown there (standard output unless given); otherwise the run writes log lines."""
     console = console or Console()
     terminal = console.is_terminal and not console.is_dumb_terminal
     return terminal and console.encoding.lower().startswith("utf")

@@ -1,10 +1,10 @@
-"""A page to watch: live cameras, alarms, replay and tuning in the browser (extra `web`).
+"""The web page: live cameras, alarms, replay and tuning in the browser (extra `web`).
 
     capture threads ──previews──▶ LiveState ◀──decisions, events── decision thread
                                     │
                      server thread, own event loop: History (journal, read-only) · Hub ──SSE──▶ viewers
                                     └── acknowledgements ──DecisionQueue──▶ decision thread
 
-The detector hands over references and goes on; whatever viewers cost is paid by the server's thread. `server` is the
+The detector hands over references only; the server thread does all work for viewers. `server` is the
 entrance; nothing here is imported unless `--web` is given, for starlette and uvicorn are optional.
 """

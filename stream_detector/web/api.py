@@ -45,7 +45,7 @@ ALARM_KEY = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")  # an id alone: the ne
 MAX_NOTE, MAX_BY = 500, 64
 ACK_S = 5.0
 ACK_RATE, ACK_BURST = 10.0, 40.0  # of all viewers together: each costs the decision thread a write to the disk
-ACK_LATE = "the detector has not noted it yet, for it is busy; it will, so look again in a moment"
+ACK_LATE = "the detector is busy and has not stored the acknowledgement yet; look again in a moment"
 PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
 
 
@@ -120,7 +120,7 @@ class Api:
         if right is None:
             return JSONResponse({"error": TOO_MANY_GUESSES}, 429)
         if not right:
-            return JSONResponse({"error": "this is not the token"}, 401)
+            return JSONResponse({"error": "the token is wrong"}, 401)
         response = JSONResponse({"ok": True})
         response.set_cookie(
             COOKIE,
@@ -226,7 +226,7 @@ class Api:
         alarm = self._known(request)
         path = self._evidence(alarm, suffix) if alarm else None
         if alarm is None or path is None:
-            return _no("there is no such file (yet, or any more)")
+            return _no("the file does not exist yet, or was deleted")
         return FileResponse(path, media_type=content, headers={"cache-control": "no-cache"})
 
     def _evidence(self, alarm: Alarm, suffix: str) -> Path | None:
@@ -247,7 +247,7 @@ class Api:
         body = await read_json(request.receive, request.scope)
         note, by = text_of(body, "note", MAX_NOTE), text_of(body, "by", MAX_BY)
         if not self._acks.allow("all", time.monotonic()):
-            return JSONResponse({"error": "too many acknowledgements at once; try again in a moment"}, 429)
+            return JSONResponse({"error": "too many acknowledgements; try again in a moment"}, 429)
         publisher = self._context.run.publisher
         camera, name, epoch = alarm.camera, alarm.id, alarm.epoch
         loop = asyncio.get_running_loop()
@@ -273,7 +273,7 @@ class Api:
             if not isinstance(error, StreamDetectorError):
                 log.error("an acknowledgement failed (%s: %s)", type(error).__name__, error)
             reason = str(error) or type(error).__name__
-            noted.set_exception(StageError(f"the acknowledgement could not be noted ({reason}); try again"))
+            noted.set_exception(StageError(f"the acknowledgement could not be stored ({reason}); try again"))
             noted.exception()  # it counts as read: its asker may have left
             return
         self._context.hub.broadcast(changed.summary())
@@ -380,7 +380,7 @@ async def _refused(_request: Request, error: StreamDetectorError) -> Response:
 
 
 async def _too_slow(_request: Request, _error: TimeoutError) -> Response:
-    return JSONResponse({"error": "the request came too slowly"}, 408, headers={"connection": "close"})
+    return JSONResponse({"error": "the request was too slow"}, 408, headers={"connection": "close"})
 
 
 def _no(why: str) -> Response:

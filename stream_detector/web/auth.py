@@ -1,4 +1,4 @@
-"""Who may come in, how often, and under which name: token, sessions, host names, rates. No sockets here."""
+"""Access control of the page: bind address, token, sessions, host names. No sockets here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BIND = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]@]+):(?P<port>\d{1,5}
 
 @dataclass(frozen=True, slots=True)
 class BindAddress:
-    """Where to listen. host: without brackets. local: only this machine can reach it. tls: both files are given."""
+    """An address to listen on. host: without brackets. local: only this machine reaches it. tls: whether TLS is on."""
 
     host: str
     port: int
@@ -44,7 +44,7 @@ class BindAddress:
 
 
 def parse_bind(config: WebConfig) -> BindAddress:
-    """Where `config` says. Raises EndpointError if that is malformed, or open to others without token and TLS."""
+    """The address in `config`. Raises EndpointError if it is malformed, or open to others without token and TLS."""
     match = _BIND.fullmatch(config.bind)
     if match is None or int(match["port"]) > 65535:
         raise EndpointError(f"--web {config.bind!r} is not understood; give HOST:PORT, for instance 127.0.0.1:8080")
@@ -87,7 +87,7 @@ def read_token(path: Path) -> str:
 
 
 class AccessControl:
-    """Tells who is let in. token: "" lets in everybody (loopback only). The token itself is never kept or compared."""
+    """Decides who has access. token: "" gives access to everybody (loopback only); only a digest of it is kept."""
 
     def __init__(self, token: str, *, local: bool, hosts: Sequence[str] = ()) -> None:
         """hosts: names under which the page may be asked for, beside the local ones if `local`."""

@@ -45,7 +45,7 @@ IDLE_S = 15.0
 WRITE_S = 20.0  # a peer that takes nothing for so long is let go; a slow one has taken 48 KiB by then
 GRACE_S = 2.0  # who came or stopped reading just now is not yet the first to go
 SWEEP_S = 0.5
-SLICE = 8 << 10  # bytes shown to HTTP at once, so that its limit on a head holds however they arrive
+SLICE = 8 << 10  # bytes passed to HTTP in one call, so that its limit for a head always applies
 RESERVED, RESERVED_A_CAMERA = 128, 8  # descriptors
 MIN_CONNECTIONS = 16
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -183,7 +183,7 @@ class _Held:
         return (3 if found.asking else 2), found.since_s
 
     def let_go(self) -> None:
-        """End it at once, whatever waits to be sent."""
+        """Close it immediately, without sending the rest."""
         if self.protocol is not None and self.protocol.transport is not None:
             self.protocol.transport.abort()
         elif self.task is not None:
@@ -213,7 +213,7 @@ class ConnectionManager:
                 try:
                     accepted, address = await loop.sock_accept(self.listener)
                 except OSError as error:
-                    if error.errno in _NO_ROOM:  # accepting at once again would only turn in a circle
+                    if error.errno in _NO_ROOM:  # accepting again immediately would loop
                         self._make_room(self._everyone(), loop.time())
                         await asyncio.sleep(SWEEP_S)
                     else:

@@ -1,7 +1,7 @@
-"""All alarms that can be told: those of the journal on disk, read-only, and those that happen now.
+"""All known alarms: those of the journal on disk (read-only) and those of this run.
 
-An `History` is used by the server's thread alone. The journal is read once at the start; what comes later is told by
-`apply`. Details (windows, timings) of older alarms are read from the file when somebody asks.
+An `History` is used by the server's thread alone. The journal is read once at the start; `apply` adds later
+events. Details (windows, timings) of older alarms are read from the file when somebody asks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Body = dict[str, Any]
 
 @dataclass(slots=True)
 class Alarm:
-    """One alarm as its events told it so far; times as in the event contract. ack: the newest, or None.
+    """One alarm as of its newest event; times as in the event. ack: the newest, or None.
 
     epoch: of its `start`. A file that is played again repeats its ids; `key` tells such alarms apart.
     """
@@ -70,7 +70,7 @@ class Alarm:
 
     @property
     def ended(self) -> bool:
-        """Whether its end was told."""
+        """Whether its end is known."""
         return self.ended_utc is not None
 
     def summary(self) -> Body:

@@ -1,4 +1,4 @@
-"""What the detector's threads leave for viewers: the newest picture, the newest windows, the newest events.
+"""The state that the detector shares with viewers: newest pictures, windows and events.
 
 Every call costs the detector's thread about a microsecond: a reference is stored under a lock that is never held long.
 """

@@ -1,4 +1,4 @@
-"""What stands before the routes: headers, hosts, rates, sizes, tokens. Connections are `doors`' business."""
+"""Checks every request before the routes: headers, host names, rates, sizes, tokens."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class SecurityMiddleware:
         self._guesses = RateLimiter(GUESS_RATE, GUESS_BURST, PEERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it here."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             return
         started = False
@@ -86,11 +86,11 @@ class SecurityMiddleware:
         except TimeoutError:
             log.debug("a viewer was too slow")
             if not started:
-                await answer(guarded, 408, "the request came too slowly")
+                await answer(guarded, 408, "the request was too slow")
         except Exception:
             log.exception("the page failed at %r", scope["path"][:200])
             if not started:
-                await answer(guarded, 500, "the server made a mistake; its log says more")
+                await answer(guarded, 500, "the server failed; see its log")
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         now_s = time.monotonic()
@@ -108,7 +108,7 @@ class SecurityMiddleware:
         if not self._access.host_allowed(headers.get(b"host", "")):
             return 421, "this host name is not served; open the page under a name of [web] hosts, or as localhost"
         if scope["method"] == "POST" and not _own_origin(headers):
-            return 403, "another site's page sent this; it was refused"
+            return 403, "the request came from another site and was refused"
         cookie = _cookie(headers.get(b"cookie", ""))
         admitted = self._access.has_session(cookie, now_s)
         bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
@@ -167,7 +167,7 @@ async def read_json(receive: Receive, scope: Scope) -> dict[str, Any]:
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                raise DataError("the request was broken off")
+                raise DataError("the request is incomplete")
             body += message.get("body", b"")
             if len(body) > MAX_BODY:
                 raise DataError(f"at most {MAX_BODY} bytes are taken")
@@ -207,7 +207,7 @@ def _cookie(header: str) -> str:
 
 
 def peer_of(address: str) -> str:
-    """Who counts as one: an IPv4 address, or an IPv6 network of 64 bits, for one machine has all of its addresses."""
+    """The peer of an address: the IPv4 address, or the IPv6 network of 64 bits, as one machine may hold it."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -118,7 +118,7 @@ class Recordings:
         if camera not in self._all:
             return None
         if self._waiting >= MAX_WAITING:
-            raise DataError("too many pictures are asked for at once; scrub more slowly")
+            raise DataError("too many requests for pictures; move the slider more slowly")
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._frame, camera, media_s)

@@ -92,7 +92,7 @@ class WebServer:
         self._thread.start()
         if not self._ready.wait(START_S) or self._failure is not None:
             self.close()
-            raise EndpointError(f"the page cannot be served ({self._failure or 'it does not start'}); see --web")
+            raise EndpointError(f"the web server does not start ({self._failure or 'no reason given'}); see --web")
 
     def __enter__(self) -> WebServer:
         return self

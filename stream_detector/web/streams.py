@@ -2,9 +2,9 @@
 
     event: state    every half second: cameras that changed, each with its new windows
     event: picture  a camera's newest picture (JPEG in base64), at the rate that the viewer asked for
-    event: alarm    an alarm as `history.Alarm.summary` has it, at once
-    event: again    the stream has been open for STREAM_S; ask anew
-    event: bye      the server goes down
+    event: alarm    an alarm as `history.Alarm.summary` has it, immediately
+    event: again    the stream was open for STREAM_S; connect again
+    event: bye      the server stops
 
 A viewer that reads slowly gets the newest of everything when it is ready again, never a backlog. One that does not read
 is let go by `doors`; as the kernels may take small messages for half an hour, no stream lasts longer than STREAM_S, and
@@ -84,7 +84,7 @@ def trouble_of(camera: CameraView) -> str:
     if camera.state in ("offline", "stalled", "failed"):
         return f"{camera.state}: {camera.detail}" if camera.detail else camera.state
     if camera.state == "online" and camera.window_age_s is not None and camera.window_age_s > SILENT_S:
-        return "no window was scored lately"
+        return "no window was scored recently"
     if camera.state == "online" and camera.detail:
         return camera.detail
     return f"degraded: {', '.join(camera.degraded)}" if camera.degraded else ""
@@ -137,7 +137,7 @@ class Hub:
         self._states: dict[str, bytes] = {}
         self._head = b"{}"
         self._rows: dict[tuple[str, int, int], bytes] = {}  # made once for all viewers that lack the same windows
-        self._told: dict[str, tuple[int, bytes]] = {}  # camera: serial of its picture, and the whole message
+        self._messages: dict[str, tuple[int, bytes]] = {}  # camera: serial of its picture, and the whole message
         self._ticked: dict[str, int] = {}  # camera: tick in which its message was brought up to date
         self._encoding = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=lower_priority)
@@ -153,7 +153,7 @@ class Hub:
         """A viewer of some cameras, with `rate` pictures a second (0 to 5). Raises EndpointError when full."""
         now_s = time.monotonic()
         if len(self._viewers) >= MAX_VIEWERS and not self._make_room(now_s):
-            raise EndpointError(f"{MAX_VIEWERS} viewers look on already; try again later")
+            raise EndpointError(f"{MAX_VIEWERS} viewers are connected; try again later")
         known = set(self.names)
         cameras = tuple(dict.fromkeys(n for n in names if n in known))[:MAX_CAMERAS]
         ticks = 0 if rate <= 0 else max(1, round(1 / (min(rate, 5.0) * TICK_S)))
@@ -171,7 +171,7 @@ class Hub:
         return True
 
     def broadcast(self, summary: dict[str, Any]) -> None:
-        """An alarm changed: everybody hears of it at once."""
+        """An alarm changed: send it to all viewers immediately."""
         message = b"event: alarm\ndata: " + _json(summary) + b"\n\n"
         for viewer in self._viewers:
             viewer.alarms.append(message)
@@ -238,7 +238,7 @@ class Hub:
         """The response: runs until the viewer goes, is stuck, or the server closes."""
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         if self._closing:
-            await answer(send, 503, "the detector is going down")
+            await answer(send, 503, "the detector is stopping")
             return
         self._viewers.add(viewer)
         self._someone.set()
@@ -300,13 +300,13 @@ class Hub:
             viewer.turns[name] = turn
             wanted.append(name)
         await self._encode(wanted)
-        told = []
+        messages = []
         for name in wanted:
-            serial, message = self._told.get(name, (0, b""))
+            serial, message = self._messages.get(name, (0, b""))
             if message:
                 viewer.pictures[name] = serial
-                told.append(message)
-        return told
+                messages.append(message)
+        return messages
 
     async def _encode(self, names: list[str]) -> None:
         """Bring the cameras' messages up to date. One viewer at a time: those that wait find the work done."""
@@ -316,11 +316,11 @@ class Hub:
                 newest = self._live_state.picture(name)
                 if newest is not None and self._ticked.get(name) != self.tick:
                     self._ticked[name] = self.tick
-                    if self._told.get(name, (0, b""))[0] != newest[0]:
+                    if self._messages.get(name, (0, b""))[0] != newest[0]:
                         fresh.append((name, *newest))
             if fresh and not self._closing:
                 loop = asyncio.get_running_loop()
-                self._told.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
+                self._messages.update(await loop.run_in_executor(self._pool, _encode_all, fresh))
 
 
 def _json(value: Any) -> bytes:
@@ -328,11 +328,11 @@ def _json(value: Any) -> bytes:
 
 
 def _encode_all(fresh: list[tuple[str, int, Preview]]) -> dict[str, tuple[int, bytes]]:
-    told = {}
+    messages = {}
     for name, serial, preview in fresh:
         jpeg = base64.b64encode(encode_picture(preview.image))
-        told[name] = (serial, b'event: picture\ndata: {"camera":' + _json(name) + b',"jpeg":"' + jpeg + b'"}\n\n')
-    return told
+        messages[name] = (serial, b'event: picture\ndata: {"camera":' + _json(name) + b',"jpeg":"' + jpeg + b'"}\n\n')
+    return messages
 
 
 async def _wait_for_disconnect(receive: Receive, viewer: Viewer) -> None:

@@ -48,7 +48,7 @@ def test_a_read_only_life_publishes_live_marks_its_events_and_leaves_the_ends_to
         second.stop()
         assert heard(world)[2:] == [("end", "shutdown", True)]
         told = [e["detail"] for e in world.listener.events if e.get("state") == "trouble"]
-        assert "memory only" in told[0] and "events of it" in told[-1] and "cannot be had any more" in told[-1]
+        assert "memory only" in told[0] and "events of it" in told[-1] and "are lost" in told[-1]
         world.read_only = False
         third = begun(world)
         third.tick(2.0)

@@ -166,7 +166,7 @@ def test_what_could_block_is_refused_in_one_sentence(tmp_path: Path, kind: str) 
     else:
         path.symlink_to("/dev/null")
     ledger = Ledger(None, clock=FakeClock())
-    with pytest.raises(UsageError, match=f"is a {kind}, which could hold up the detector; give an ordinary") as caught:
+    with pytest.raises(UsageError, match=f"is a {kind}, which could block the detector; give a regular") as caught:
         Publisher(PublishConfig(bind="none"), ledger, clock=FakeClock(), events_path=path)
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 

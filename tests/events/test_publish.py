@@ -299,7 +299,7 @@ def test_secret_keys_are_made_and_kept_private(keys: Path) -> None:
     pair = curve.load_pair(keys / "server.key_secret")
     assert len(pair.public) == len(pair.secret) == 40 and pair.secret.decode() not in repr(pair)
     assert zmq.curve_public(pair.secret) == pair.public == curve.load_public(keys / "server.key")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         curve.new_pair(keys, "server")
     with pytest.raises(ConfigError, match="not allowed"):
         curve.new_pair(keys, "../x")

@@ -220,7 +220,7 @@ def test_only_pictures_are_embedded(tmp_path: Path) -> None:
     events = alarm_events(evidence={"clip": None, "snapshot": str(secret)})
     report = make_report([row(0)], gather_alarms(events))
     text = page(report, title="t", base=tmp_path, out=tmp_path / "r.html")
-    assert "secret.jpg is no picture" in text
+    assert "secret.jpg is not a picture" in text
     assert base64.b64encode(b"root:x:0:0").decode() not in text
 
 

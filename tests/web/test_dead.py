@@ -86,7 +86,7 @@ def test_a_dead_camera_is_grey_and_says_how_old_its_picture_is(browser: Any, pag
     tab.wait_for_selector(card("stairs", " .age:has-text('last picture')"))
     assert "grayscale(1)" in tab.eval_on_selector(card("stairs", " img"), "(img) => getComputedStyle(img).filter")
     assert tab.locator(card("stairs", " .chip")).inner_text() == "offline"
-    assert "no alarm where it is watched" in tab.locator(".summary").inner_text()
+    assert "no alarm on the working cameras" in tab.locator(".summary").inner_text()
     assert tab.locator("#banner").is_hidden()
     page.live_state.preview("stairs", Preview(2.0, np.full((90, 160, 3), 90, np.uint8)))
     page.run.telemetry.status(CameraStatus("stairs", "stairs", "online", ""))
@@ -101,9 +101,9 @@ def test_a_detector_that_hangs_is_told_and_nothing_looks_watched(browser: Any, p
     page.run.pipeline.decision_queue.submit(lambda: go_on.wait(120))
     try:
         tab.wait_for_selector("#banner:has-text('stopped deciding')")
-        tab.wait_for_selector(card("gate", " .chip:has-text('not watched')"))
+        tab.wait_for_selector(card("gate", " .chip:has-text('not monitored')"))
         assert tab.locator(".face.old").count() == len(NAMES) and page.ask("/livez").status == 503
-        assert "not known whether there is an alarm" in tab.locator(".summary").inner_text()
+        assert "alarm state unknown" in tab.locator(".summary").inner_text()
         assert not serious(tab)
     finally:
         go_on.set()
@@ -120,10 +120,10 @@ def test_a_lost_connection_greys_everything_until_it_is_back(browser: Any, page:
     page.server.close()
     tab.wait_for_selector("#banner:has-text('connection to the detector is lost')")
     tab.wait_for_selector(card("yard", " .chip:has-text('was in alarm')"))
-    tab.wait_for_selector(card("gate", " .chip:has-text('not known')"))
+    tab.wait_for_selector(card("gate", " .chip:has-text('unknown')"))
     tab.wait_for_selector(card("gate", " .age:has-text('last picture')"))
     assert tab.locator(".face.old").count() == len(NAMES)
-    assert tab.locator(".summary").inner_text() == "not known whether there is an alarm"
+    assert tab.locator(".summary").inner_text() == "alarm state unknown"
     assert not serious(tab)
     with WebServer(WebConfig(bind=f"127.0.0.1:{port}"), page.run, page.live_state):
         tab.wait_for_selector("#banner", state="hidden")
@@ -139,7 +139,7 @@ def test_a_server_that_falls_silent_is_noticed_though_the_connection_stands(brow
     loop.call_soon_threadsafe(go_on.wait, 120)  # as if the process were stopped
     try:
         tab.wait_for_selector("#banner:has-text('silent')")
-        tab.wait_for_selector(card("gate", " .chip:has-text('not known')"))
+        tab.wait_for_selector(card("gate", " .chip:has-text('unknown')"))
     finally:
         go_on.set()
     tab.wait_for_selector("#banner", state="hidden")

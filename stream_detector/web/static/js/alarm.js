@@ -1,4 +1,4 @@
-// One alarm: clip, snapshot, what raised it, how long each stage took, and who has seen it.
+// One alarm: clip, snapshot, the windows that raised it, the time of each stage, and its acknowledgement.
 import { get, h, post, store } from "./dom.js";
 import { brief, long, media, span } from "./time.js";
 import { chip } from "./alarms.js";
@@ -14,8 +14,8 @@ export async function open(main, context, id) {
   const why = h("p", { role: "alert", class: "error" });
   const form = h("form", { class: "stack", onsubmit: acknowledge }, h("label", {}, "Note", note), h("label", {}, "Your name", by), h("button", { class: "main", type: "submit" }, "Acknowledge"), why);
   main.replaceChildren(head, h("div", { class: "detail" },
-    h("div", { class: "stack" }, face, h("section", { class: "panel stack" }, h("h2", {}, "Windows that raised it"), canvas, legend(), table)),
-    h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "What is known"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
+    h("div", { class: "stack" }, face, h("section", { class: "panel stack" }, h("h2", {}, "Windows of this alarm"), canvas, legend(), table)),
+    h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "Details"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
 
   async function acknowledge(event) {
     event.preventDefault();
@@ -30,15 +30,15 @@ export async function open(main, context, id) {
 
   function show() {
     head.replaceChildren(h("h1", {}, `Alarm on ${detail.camera}`), chip(detail), h("span", { class: "soft" }, brief(detail.start_utc)),
-      h("span", { class: "end row" }, h("a", { class: "button", href: `/alarms?camera=${detail.camera}`, "data-link": "" }, "All of this camera"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
+      h("span", { class: "end row" }, h("a", { class: "button", href: `/alarms?camera=${detail.camera}`, "data-link": "" }, "All alarms of this camera"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
     const pair = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
-    pairs.replaceChildren(...pair("camera", detail.camera), ...pair("began", long(detail.start_utc)), ...pair("media time", `${media(detail.start_s)} – ${media(detail.end_s)}`), ...pair("length", span(detail)),
-      ...pair("told", long(detail.reported_utc)), ...pair("ended", detail.ended_utc ? `${long(detail.ended_utc)} (${detail.reason})` : "still open"), ...pair("peak", detail.peak_score.toFixed(3)), ...pair("threshold", detail.threshold.toFixed(3)),
+    pairs.replaceChildren(...pair("camera", detail.camera), ...pair("started", long(detail.start_utc)), ...pair("media time", `${media(detail.start_s)} – ${media(detail.end_s)}`), ...pair("duration", span(detail)),
+      ...pair("reported", long(detail.reported_utc)), ...pair("ended", detail.ended_utc ? `${long(detail.ended_utc)} (${detail.reason})` : "still open"), ...pair("peak", detail.peak_score.toFixed(3)), ...pair("threshold", detail.threshold.toFixed(3)),
       ...pair("degraded", detail.degraded.join(", ") || "no"), ...pair("model", detail.bundle), ...pair("id", detail.id));
     const timing = Object.entries(detail.timing || {}), most = Math.max(1, ...timing.map(([, ms]) => ms));
     bars.replaceChildren(...timing.map(([name, ms]) => h("div", {}, h("span", {}, name), h("meter", { min: 0, max: most, value: ms, "aria-label": `${name}: ${ms.toFixed(1)} milliseconds` }), h("span", {}, `${ms.toFixed(1)} ms`))),
-      timing.length ? "" : h("p", { class: "soft" }, "not told"));
-    seen.replaceChildren(detail.ack ? h("p", {}, `Seen ${long(detail.ack.utc)}${detail.ack.by ? ` by ${detail.ack.by}` : ""}`) : h("p", { class: "soft" }, "Nobody has acknowledged it."), detail.ack && detail.ack.note ? h("blockquote", { class: "soft" }, detail.ack.note) : "");
+      timing.length ? "" : h("p", { class: "soft" }, "not available"));
+    seen.replaceChildren(detail.ack ? h("p", {}, `Acknowledged ${long(detail.ack.utc)}${detail.ack.by ? ` by ${detail.ack.by}` : ""}`) : h("p", { class: "soft" }, "Nobody has acknowledged this alarm."), detail.ack && detail.ack.note ? h("blockquote", { class: "soft" }, detail.ack.note) : "");
     const rows = detail.windows.map((w) => [w.end_frame, w.raw, w.smoothed, 0]);
     chart.set({ rows, threshold: detail.threshold });
     canvas.setAttribute("aria-label", `Scores of ${rows.length} windows, peak ${detail.peak_score.toFixed(2)}`);
@@ -54,12 +54,12 @@ export async function open(main, context, id) {
     has = now;
     const still = detail.snapshot ? h("img", { class: "still", alt: `${detail.camera} at the peak of the alarm`, src: `/api/alarms/${id}/snapshot.jpg` }) : null;
     const clip = detail.clip ? h("video", { controls: true, muted: true, playsinline: true, preload: "metadata", "aria-label": `Clip of the alarm on ${detail.camera}`, src: `/api/alarms/${id}/clip.webm` }) : null;
-    face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip comes some seconds after the alarm's end." : "No clip was kept for this alarm.")), still || "");
+    face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip appears some seconds after the end of the alarm." : "No clip was kept for this alarm.")), still || "");
   }
 
   async function again() {
     if (closed) return;
-    try { detail = { ...await get(`/api/alarms/${id}`) }; show(); media_(); } catch { /* the next try will tell */ }
+    try { detail = { ...await get(`/api/alarms/${id}`) }; show(); media_(); } catch { /* try again later */ }
     wait();
   }
   function wait() {

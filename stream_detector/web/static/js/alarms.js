@@ -47,7 +47,7 @@ export async function open(main, context, _id, query) {
   const value = (name) => query.get(name) || "";
   const items = new Map();
   const list = h("ol", { class: "list", "aria-label": "Alarms, newest first" });
-  const told = h("p", { class: "quiet", role: "status" });
+  const message = h("p", { class: "quiet", role: "status" });
   const more = h("button", { type: "button", hidden: true, onclick: () => load(false) }, "Older alarms");
   const params = () => new URLSearchParams([["camera", camera.value], ["state", state.value], ["since", toUtc(since.value)], ["until", toUtc(until.value)]].filter(([, v]) => v));
   const changed = () => {
@@ -63,13 +63,13 @@ export async function open(main, context, _id, query) {
   const save = (kind) => h("button", { type: "button", onclick: () => location.assign(`/api/alarms.${kind}?${params()}`) }, `Export ${kind.toUpperCase()}`);
   main.replaceChildren(h("h1", { class: "bar" }, "Alarms"),
     h("div", { class: "filters" }, h("label", {}, "Camera", camera), h("label", {}, "State", state), h("label", {}, "From", since), h("label", {}, "To", until), h("span", { class: "end" }, save("csv"), save("json"))),
-    told, list, h("div", { class: "pager" }, more));
+    message, list, h("div", { class: "pager" }, more));
 
   let oldest = null, asked = 0;
   async function load(anew) {
     const own = ++asked, wanted = params();
     if (!anew && oldest !== null) wanted.set("before", oldest);
-    const body = await get(`/api/alarms?${wanted}`).catch((error) => { told.textContent = error.message; return null; });
+    const body = await get(`/api/alarms?${wanted}`).catch((error) => { message.textContent = error.message; return null; });
     if (!body || own !== asked) return;
     if (anew) { items.clear(); list.replaceChildren(); }
     for (const alarm of body.alarms) {
@@ -81,9 +81,9 @@ export async function open(main, context, _id, query) {
     }
     more.hidden = !body.more;
     context.unseen(body.unseen);
-    tell();
+    showCount();
   }
-  const tell = () => setText(told, items.size ? "" : "No alarm matches. That is a statement only for what was watched: see coverage on the live page.");
+  const showCount = () => setText(message, items.size ? "" : "No alarm matches. The coverage on the live page shows how much footage was scored.");
   const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value || alarm.start_utc <= toUtc(until.value)) && (!since.value || alarm.start_utc >= toUtc(since.value))
     && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack) }[state.value] ?? true);
   const offs = [
@@ -99,7 +99,7 @@ export async function open(main, context, _id, query) {
         items.set(alarm.key, added);
         list.prepend(added.node);
       }
-      tell();
+      showCount();
     }),
     context.on("link", (state) => { if (state === "live") load(true); }),
   ];

@@ -1,4 +1,4 @@
-// The frame around the rooms: addresses, theme, sound, link, news of alarms.
+// The frame around the views: addresses, theme, sound, connection state, notices of new alarms.
 import { $, get, h, post, setText, store } from "./dom.js";
 import { link, on, watch } from "./stream.js";
 import { recolour } from "./chart.js";
@@ -9,7 +9,7 @@ import * as alarm from "./alarm.js";
 import * as replay from "./replay.js";
 import * as tune from "./tune.js";
 
-const rooms = [
+const views = [
   [/^\/$/, "live", "Live", live.open],
   [/^\/camera\/([a-z0-9_-]+)$/, "live", "Camera", live.openOne],
   [/^\/alarms$/, "alarms", "Alarms", alarms.open],
@@ -24,13 +24,13 @@ async function enter(focus) {
   const own = ++generation;
   if (leave) leave();
   leave = null;
-  const found = rooms.map(([pattern, room, name, open]) => ({ room, name, open, match: location.pathname.match(pattern) })).find((r) => r.match);
+  const found = views.map(([pattern, view, name, open]) => ({ view, name, open, match: location.pathname.match(pattern) })).find((r) => r.match);
   const main = $("main");
   document.querySelectorAll("nav a").forEach((link) => {
-    if (found && link.dataset.room === found.room) link.setAttribute("aria-current", "page");
+    if (found && link.dataset.view === found.view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   });
-  title = `${found ? found.match[1] && found.room === "live" ? found.match[1] : found.name : "Not found"} · stream-detector`;
+  title = `${found ? found.match[1] && found.view === "live" ? found.match[1] : found.name : "Not found"} · stream-detector`;
   showTitle();
   if (!found) return main.replaceChildren(h("p", {}, "There is no such page."));
   try {
@@ -71,7 +71,7 @@ function unseen(number) {
   $("unseen").setAttribute("aria-label", `${number} not acknowledged`);
 }
 
-// sound: only when the viewer has asked for it, for browsers allow it only then
+// sound: only if the viewer has turned it on, because browsers block it otherwise
 let audio = null;
 function beep() {
   if (store.get("sound", "off") !== "on") return;
@@ -104,12 +104,12 @@ function showTheme() {
 $("theme").addEventListener("click", () => { store.set("theme", { auto: "light", light: "dark", dark: "auto" }[store.get("theme", "auto")]); showTheme(); });
 $("leave").addEventListener("click", async () => { await post("/logout", {}); location.assign("/login"); });
 
-// the banner: whatever makes what is shown here untrue
+// the banner: shown when the page cannot show the current state
 let head = null, decided = 0;
 const TEXTS = {
-  lost: "The connection to the detector is lost. What you see is old, and a new alarm does not appear here.",
-  "no news": "The detector is silent. What you see is old, and a new alarm does not appear here.",
-  hangs: "The detector has stopped deciding. No alarm can begin or end until it is started again.",
+  lost: "The connection to the detector is lost. This page shows old data and no new alarms.",
+  "no news": "The detector sends nothing. This page shows old data and no new alarms.",
+  hangs: "The detector hangs. No alarm can start or end until somebody restarts it.",
 };
 function trouble() {
   if (link.state === "lost" || link.state === "no news") return link.state;
@@ -119,7 +119,7 @@ function showBanner() {
   const what = trouble();
   setText($("banner-text"), TEXTS[what] || "");
   const since = what === "hangs" ? decided : link.heard;
-  setText($("banner-time"), what ? `${what === "hangs" ? "Last decision" : "Last heard"} ${ago((performance.now() - since) / 1000)} ago.` : "");
+  setText($("banner-time"), what ? `${what === "hangs" ? "Last decision" : "Last message"} ${ago((performance.now() - since) / 1000)} ago.` : "");
   $("banner").hidden = !what;
   document.body.classList.toggle("stale", what !== "");
 }
@@ -130,13 +130,13 @@ on("state", ({ run }) => {
   if (context.run && run.epoch !== context.run.epoch) renew();
 });
 on("link", (state) => {
-  const words = { live: "connected", lost: "connection lost", "no news": "no news" };
+  const words = { live: "connected", lost: "connection lost", "no news": "no data" };
   setText($("link"), words[state]);
   $("link").className = `link ${state === "live" ? "on" : "off"}`;
   showBanner();
   if (state === "live") get("/api/alarms?limit=1").then((body) => unseen(body.unseen)).catch(() => {});
 });
-async function renew() {  // another run answers: its cameras may be others
+async function renew() {  // another run answers: it may have other cameras
   const run = await get("/api/run").catch(() => null);
   if (!run || run.epoch === context.run.epoch) return;
   context.run = run;

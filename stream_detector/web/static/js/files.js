@@ -10,7 +10,7 @@ function cells(line) {
 // camera → rows [end_s, raw, smoothed, 0, start_s]
 export function readScores(text) {
   const lines = text.split(/\r?\n/);
-  if (lines[0] !== COLUMNS) throw new Error("This is not a scores file: the first line must name the columns that --scores writes.");
+  if (lines[0] !== COLUMNS) throw new Error("This is not a scores file: the first line must hold the column names that --scores writes.");
   const cameras = new Map();
   for (const line of lines.slice(1)) {
     const row = cells(line);

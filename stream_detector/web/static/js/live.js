@@ -9,7 +9,7 @@ const KEEP = 120;
 const percent = (share) => share === null ? "–" : share >= 0.9995 ? "100 %" : `${(Math.floor(share * 1000) / 10).toFixed(1)} %`;
 const DEAD = ["offline", "stalled", "failed"];
 const OLD_S = 10;      // an online camera whose picture is older is shown as old
-const STAY_MS = 10000;  // a camera whose alarm is over stays in front for so long
+const STAY_MS = 10000;  // how long a camera stays in front after its alarm
 const WORDS = { connecting: "connecting", online: "online", stalled: "stalled", offline: "offline", ended: "ended", failed: "failed" };
 
 class Card {
@@ -29,7 +29,7 @@ class Card {
     this.values = {};
     const fact = (key, label) => h("div", {}, h("dt", {}, label), this.values[key] = h("dd", {}, "–"));
     const facts = h("dl", { class: "facts" }, fact("score", "score"), fact("fps", "fps"), fact("coverage", "coverage"), fact("drops", "drops"), fact("lag", "latency"),
-      large ? [fact("threshold", "threshold"), fact("alarms", "alarms"), fact("reconnects", "reconnects"), fact("scored", "windows"), fact("source", "source")] : []);
+      large ? [fact("threshold", "threshold"), fact("alarms", "alarms"), fact("reconnects", "reconnects"), fact("scored", "windows scored"), fact("source", "source")] : []);
     this.node = h("article", { class: "card panel", "aria-label": `Camera ${name}` },
       this.face,
       h("div", { class: "name" }, h("h2", {}, h("a", { href: `/camera/${name}`, "data-link": "" }, name)), this.chip),
@@ -63,9 +63,9 @@ class Card {
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
   }
 
-  // what may be believed of it: nothing while the link or the detector is dead
+  // show what is current: nothing is while the connection or the detector is dead
   show() {
-    const state = this.now, unknown = link.state === "lost" || link.state === "no news" ? "not known" : this.live ? "" : "not watched";
+    const state = this.now, unknown = link.state === "lost" || link.state === "no news" ? "unknown" : this.live ? "" : "not monitored";
     const dead = state !== null && DEAD.includes(state.state), age = this.pictured === null ? null : (performance.now() - this.pictured) / 1000;
     const late = state !== null && state.picture_age_s !== null && state.picture_age_s >= OLD_S && state.state !== "ended";
     const old = unknown !== "" || dead || late, alarmed = state !== null && state.alarmed;
@@ -76,7 +76,7 @@ class Card {
     setText(this.chip, unknown ? (alarmed ? "was in alarm" : unknown) : alarmed ? "ALARM" : word);
     this.chip.className = `chip ${alarmed && !unknown ? "alarm" : old || (state !== null && state.trouble) ? "warn" : word === "online" ? "good" : ""}`;
     const shown = !this.img.hidden;
-    setText(this.age, !shown || age === null ? "" : old ? (unknown === "not watched" && age < OLD_S ? unknown : `last picture ${ago(age)} ago`) : word === "ended" ? "ended" : "");
+    setText(this.age, !shown || age === null ? "" : old ? (unknown === "not monitored" && age < OLD_S ? unknown : `last picture ${ago(age)} ago`) : word === "ended" ? "ended" : "");
     this.age.hidden = this.age.textContent === "";
     if (!shown) setText(this.none, dead || unknown ? "no picture" : "no picture yet");
   }
@@ -131,7 +131,7 @@ export function open(main, context, _name, query) {
   const pages = Math.max(1, Math.ceil(names.length / size));
   page = Math.min(page, pages - 1);
   const cards = new Map(), many = Math.min(size, names.length);
-  const told = h("p", { class: "summary", "aria-live": "off" });
+  const message = h("p", { class: "summary", "aria-live": "off" });
   const rates = [["0", "no pictures"], ["1", "1 a second"], ["2", "2 a second"], ["5", "5 a second"]];
   let rate = store.get("rate", many > 9 ? "1" : "2");
   const pick = (label, options, value, change) => h("label", {}, label, h("select", { onchange: (event) => change(event.target.value) },
@@ -156,24 +156,24 @@ export function open(main, context, _name, query) {
   }
 
   main.replaceChildren(
-    h("div", { class: "row bar" }, h("h1", {}, "Live"), told, h("span", { class: "end row" },
+    h("div", { class: "row bar" }, h("h1", {}, "Live"), message, h("span", { class: "end row" },
       pick("Pictures", rates, rate, (value) => { rate = value; store.set("rate", value); look(); }),
-      names.length > SIZES[0] ? pick("A page", SIZES.map((n) => [String(n), `${n} cameras`]), String(size), (value) => { store.set("page-size", value); context.go("/", true); }) : null)),
+      names.length > SIZES[0] ? pick("Per page", SIZES.map((n) => [String(n), `${n} cameras`]), String(size), (value) => { store.set("page-size", value); context.go("/", true); }) : null)),
     grid,
-    pages > 1 ? h("div", { class: "pager" }, page ? turn(page - 1, "← back") : null, `page ${page + 1} of ${pages}`, page < pages - 1 ? turn(page + 1, "on →") : null) : "");
+    pages > 1 ? h("div", { class: "pager" }, page ? turn(page - 1, "← previous") : null, `page ${page + 1} of ${pages}`, page < pages - 1 ? turn(page + 1, "next →") : null) : "");
   const latency = (ms) => ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
   const summary = (run) => {
     if (run === null) {
-      if (link.state !== "live") setText(told, "not known whether there is an alarm");
+      if (link.state !== "live") setText(message, "alarm state unknown");
       return;
     }
     arrange(run.alarmed);
     const other = run.alarmed.filter((name) => !cards.has(name));
-    const alarm = !run.live ? "not known whether there is an alarm" : run.alarmed.length ? `${run.alarmed.length} in alarm` : run.trouble.length ? "no alarm where it is watched" : "no alarm";
-    const parts = [`${run.cameras} camera${run.cameras === 1 ? "" : "s"}`, alarm, run.trouble.length ? `${run.trouble.length} in trouble` : "",
+    const alarm = !run.live ? "alarm state unknown" : run.alarmed.length ? `${run.alarmed.length} in alarm` : run.trouble.length ? "no alarm on the working cameras" : "no alarm";
+    const parts = [`${run.cameras} camera${run.cameras === 1 ? "" : "s"}`, alarm, run.trouble.length ? `${run.trouble.length} with a problem` : "",
       run.p95_ms === null ? "" : `latency ${latency(run.p50_ms)} (p95 ${latency(run.p95_ms)})`,
       other.length ? `alarm on another page: ${other.slice(0, 5).join(", ")}` : "", run.ended ? "all recordings have ended" : ""];
-    setText(told, parts.filter(Boolean).join(" · "));
+    setText(message, parts.filter(Boolean).join(" · "));
   };
   const leave = follow(context, cards, summary);
   arrange([]);
@@ -188,7 +188,7 @@ export function openOne(main, context, name) {
   const card = new Card(name, true);
   const to = (href, text) => h("a", { class: "button", href, "data-link": "" }, text);
   main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, name), h("span", { class: "end row" },
-    to("/", "All cameras"), to(`/alarms?camera=${name}`, "Its alarms"), to(`/replay?camera=${name}`, "Replay"), to(`/tune?camera=${name}`, "Tune"))),
+    to("/", "All cameras"), to(`/alarms?camera=${name}`, "Alarms"), to(`/replay?camera=${name}`, "Replay"), to(`/tune?camera=${name}`, "Tune"))),
     h("div", { class: "grid one" }, card.node));
   context.watch([name], 5);
   return follow(context, new Map([[name, card]]));

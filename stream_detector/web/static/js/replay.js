@@ -10,7 +10,7 @@ const STEP_S = 0.2;
 export async function open(main, context, _name, query) {
   const cameras = context.run.cameras, opened = { scores: new Map(), events: new Map(), video: null };
   let rows = [], alarms = [], at = Number(query.get("t")) || 0, film = null, playing = false, closed = false;
-  let turn = 0; // what was asked for last is shown: an answer of an earlier turn comes too late
+  let turn = 0; // only the answer to the last request is shown
   const pick = h("select", { onchange: () => choose(pick.value) }, cameras.map((c) => h("option", { value: c.name, selected: c.name === query.get("camera") }, c.name)));
   const file = h("input", { type: "file", multiple: true, accept: ".csv,.jsonl,video/*,.mkv", onchange: take });
   const inside = h("select", { onchange: () => showOpened(inside.value) }), insideLabel = h("label", { hidden: true }, "Camera in the files", inside);
@@ -90,7 +90,7 @@ export async function open(main, context, _name, query) {
     insideLabel.hidden = true;
     if (film) film.stop();
     film = body.recorded ? frames(name) : null;
-    if (!film) stage.replaceChildren(h("p", { class: "none" }, "This camera is live: its scores can be replayed, its pictures are kept in the clips of its alarms."));
+    if (!film) stage.replaceChildren(h("p", { class: "none" }, "This camera is live: its scores can be replayed; only the clips of its alarms hold pictures."));
     show({ rows: body.rows.map(([start, end, raw, smoothed]) => [end, raw, smoothed, 0, start]), alarms: body.alarms.slice().sort((a, b) => a.start_s - b.start_s) }, body.threshold);
   }
   function showOpened(name) {
@@ -109,8 +109,8 @@ export async function open(main, context, _name, query) {
       const names = [...new Set([...opened.scores.keys(), ...opened.events.keys()])];
       inside.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
       insideLabel.hidden = names.length < 2;
-      if (opened.video) { if (film) film.stop(); film = local(opened.video); } else if (film) { film.stop(); film = null; stage.replaceChildren(h("p", { class: "none" }, "Open the video as well to see it.")); }
-      setText(why, opened.scores.size || !opened.video ? "" : "A video alone has no scores: make them with “stream-detector score VIDEO --out scores.csv”, and open both.");
+      if (opened.video) { if (film) film.stop(); film = local(opened.video); } else if (film) { film.stop(); film = null; stage.replaceChildren(h("p", { class: "none" }, "Open the video as well to see pictures.")); }
+      setText(why, opened.scores.size || !opened.video ? "" : "A video alone has no scores: run “stream-detector score VIDEO --out scores.csv” and open both files.");
       showOpened(names[0]);
     } catch (error) { setText(why, error.message); }
   }

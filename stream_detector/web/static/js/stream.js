@@ -1,4 +1,4 @@
-// One stream of server-sent events for whatever room is open; it comes back by itself. The server says something every
+// One stream of server-sent events for the open view; it comes back by itself. The server says something every
 // second: silence means that the link or the detector is dead, whatever the browser thinks of the connection.
 import { get } from "./dom.js";
 
@@ -12,12 +12,12 @@ export function on(kind, listener) {
   return () => listeners[kind].delete(listener);
 }
 
-const tell = (kind, value) => listeners[kind].forEach((listener) => listener(value));
+const notify = (kind, value) => listeners[kind].forEach((listener) => listener(value));
 
 function become(state) {
   if (link.state === state) return;
   link.state = state;
-  tell("link", state);
+  notify("link", state);
 }
 
 export function watch(cameras, rate) {
@@ -46,7 +46,7 @@ function open() {
       alive();
       link.heard = performance.now();
       become("live");
-      tell(kind, JSON.parse(event.data));
+      notify(kind, JSON.parse(event.data));
     });
   }
   own.addEventListener("again", () => { if (own === source) open(); });  // no stream lasts for ever

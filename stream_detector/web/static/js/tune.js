@@ -13,16 +13,16 @@ export async function open(main, context, _name, query) {
   const kind = h("select", { onchange: () => soon() }, [["ema", "exponential average"], ["median", "median"], ["none", "none"]].map(([key, text]) => h("option", { value: key }, text)));
   const constant = h("input", { type: "number", min: 0, max: 60, step: 0.1, oninput: () => soon() });
   const span = h("input", { type: "number", min: 1, max: 99, step: 1, oninput: () => soon() });
-  const constantLabel = h("label", {}, "Time constant, seconds", constant), spanLabel = h("label", {}, "Median of so many windows", span);
+  const constantLabel = h("label", {}, "Time constant, seconds", constant), spanLabel = h("label", {}, "Number of windows for the median", span);
   const canvas = h("canvas", { class: "chart tall", role: "img", "aria-label": "Scores and alarms" }), chart = new Chart(canvas);
-  const told = h("p", { role: "status" }), list = h("div", { class: "table" }), why = h("p", { role: "alert" });
+  const message = h("p", { role: "status" }), list = h("div", { class: "table" }), why = h("p", { role: "alert" });
   const write = h("button", { type: "button", class: "main", disabled: !context.run.config, onclick: save }, "Write to the configuration");
   main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, "Tune"), h("span", { class: "end" }, h("label", {}, "Camera", pick))),
     h("div", { class: "stack" },
       h("section", { class: "panel controls" }, h("label", {}, "Threshold", threshold), h("label", {}, "as a number", exact), h("label", {}, "Smoothing", kind), constantLabel, spanLabel),
-      h("section", { class: "panel stack" }, told, canvas, legend(true), list),
-      h("section", { class: "panel row" }, write, h("button", { type: "button", onclick: () => choose() }, "Back to what runs"),
-        h("span", { class: "soft" }, context.run.config ? `${context.run.config}: takes effect at the next start` : "This run has no configuration file; start it with --config FILE.toml to write there."), why)));
+      h("section", { class: "panel stack" }, message, canvas, legend(true), list),
+      h("section", { class: "panel row" }, write, h("button", { type: "button", onclick: () => choose() }, "Reset to the running settings"),
+        h("span", { class: "soft" }, context.run.config ? `${context.run.config}; takes effect at the next start` : "This run has no configuration file; start it with --config FILE.toml to write there."), why)));
 
   const settings = () => ({ threshold: Number(threshold.value), smoothing: { kind: kind.value, ...(kind.value === "ema" ? { time_constant_s: Number(constant.value) } : kind.value === "median" ? { span: Number(span.value) } : {}) } });
   function choose() {
@@ -48,9 +48,9 @@ export async function open(main, context, _name, query) {
       if (own !== asked || closed) return;
       chart.set({ rows: body.points.map(([end, raw, smoothed]) => [end, raw, smoothed, 0]), threshold: now.threshold, alarms: body.alarms.map(([start, , end]) => [start, end]) });
       const many = (n) => `${n} alarm${n === 1 ? "" : "s"}`;
-      setText(told, body.windows ? `${many(body.alarms.length)} in ${body.windows} recorded windows with these settings; the journal tells of ${real.more ? "more than 200" : many(real.alarms.length)} on this camera.` : "No window of this camera has been recorded yet.");
+      setText(message, body.windows ? `${many(body.alarms.length)} in ${body.windows} recorded windows with these settings; the journal holds ${real.more ? "more than 200" : many(real.alarms.length)} of this camera.` : "No window of this camera has been recorded yet.");
       canvas.setAttribute("aria-label", `${many(body.alarms.length)} with threshold ${now.threshold}`);
-      list.replaceChildren(body.alarms.length ? h("table", {}, h("thead", {}, h("tr", {}, ["from", "to", "told at", "peak"].map((text) => h("th", { scope: "col" }, text)))),
+      list.replaceChildren(body.alarms.length ? h("table", {}, h("thead", {}, h("tr", {}, ["from", "to", "reported at", "peak"].map((text) => h("th", { scope: "col" }, text)))),
         h("tbody", {}, body.alarms.slice(0, 100).map(([start, at, end, peak]) => h("tr", {}, [media(start), media(end), media(at), peak.toFixed(2)].map((text) => h("td", {}, text)))))) : "");
     } catch (error) { if (own === asked) { why.className = "error"; setText(why, error.message); } }
   }
