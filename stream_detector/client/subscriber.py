@@ -6,13 +6,13 @@
 
 It subscribes, asks the recovery socket for the position of every topic, and then compares each message with the
 position of its topic. It yields a message that follows directly and drops an older one. It fetches missing events
-(shown by `seq`, by `last` of a heartbeat or by a new `epoch`) from the recovery socket in bounded pieces; it ignores live
-messages of that topic in the meantime, because the fetch brings them. It has no thread: all work happens in `receive`.
+(shown by `seq`, by `last` of a heartbeat or by a new `epoch`) from the recovery socket in bounded pieces; meanwhile it
+ignores live messages of that topic, because the fetch brings them. It has no thread: all work happens in `receive`.
 
 With `cursor` the position survives the process. An event counts as handled when the next one is requested (or
-`commit` is called), so a client killed in between sees that event again; one that writes to a file makes this exactly-once by
-storing the file's length with the place (`output_bytes`) and truncating to it at the start, as `stream-detector
-subscribe --output` does. Without `recover` it is a plain subscriber that counts lost events.
+`commit` is called), so a client killed in between sees that event again. A client that writes to a file
+achieves exactly-once by storing the length of the file with the position (`output_bytes`) and truncating the file to it
+at the start, as `stream-detector subscribe --output` does. Without `recover` it is a plain subscriber that counts lost events.
 """
 
 from __future__ import annotations
