@@ -10,9 +10,9 @@ position of its topic. It yields a message that follows directly and drops an ol
 ignores live messages of that topic, because the fetch brings them. It has no thread: all work happens in `receive`.
 
 With `cursor` the position survives the process. An event counts as handled when the next one is requested (or
-`commit` is called), so a client killed in between sees that event again. A client that writes to a file
-achieves exactly-once by storing the length of the file with the position (`output_bytes`) and truncating the file to it
-at the start, as `stream-detector subscribe --output` does. Without `recover` it is a plain subscriber that counts lost events.
+`commit` is called), so a client killed in between sees that event again. A client that writes to a file gets
+exactly-once by storing the length of the file with the position (`output_bytes`) and truncating the file to it at the
+start, as `stream-detector subscribe --output` does. Without `recover` it is a plain subscriber that counts lost events.
 """
 
 from __future__ import annotations
