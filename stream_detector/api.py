@@ -1,4 +1,4 @@
-"""What a program calls: the names that `import stream_detector as sd` gives, beside the value types and the errors.
+"""The public functions and classes of `import stream_detector as sd`, besides value types and errors.
 
 Nothing here is imported before it is used (see `stream_detector/__init__.py`).
 """
@@ -36,7 +36,7 @@ SourceLike = str | Path | CameraConfig
 
 
 class Model:
-    """A bundle with its engine, for windows that the caller has. For one thread; a context manager."""
+    """A bundle with its engine; scores windows that the caller provides. For one thread; a context manager."""
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
@@ -59,7 +59,7 @@ class Model:
 
     @property
     def threshold(self) -> float:
-        """Smoothed score, 0 to 1, at which an alarm starts unless told otherwise."""
+        """Smoothed score, 0 to 1, at which an alarm starts by default."""
         return self.bundle.threshold
 
     def features(self, windows: UInt8Array) -> Float32Array:
@@ -112,11 +112,11 @@ def load_bundle(
 
 
 def read_frames(path: str | Path, *, bundle: str | Path = "embedded") -> Iterator[Frame]:
-    """The frames of a recording that a bundle sees: its frame rate, its size, the pixels of the stream.
+    """Read the frames of a recording at the frame rate and input size of a bundle, with the pixels of the stream.
 
     Yields `Frame`: `image` is uint8 (H, W, 3) RGB, `media_s` the presentation time in seconds, `index` the number in
-    the file, `discontinuity` the causes why it does not follow on from the one before it. Pushed into a `Session` with
-    the same bundle they give the scores of `score`, bit for bit. Raises SourceError or BundleError.
+    the file, `discontinuity` the causes why it does not follow on from the one before it. A `Session` with the same
+    bundle gives these frames the scores of `score`, bit for bit. Raises SourceError or BundleError.
     """
     recipe = read_manifest(find_bundle(bundle)).preprocess.to_recipe()
     return frames(Path(path), recipe)
@@ -130,9 +130,9 @@ def score(
     threshold: float | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Generator[ScoreRow, None, None]:
-    """Score recordings as fast as it goes; yields one row a window, each recording's in order.
+    """Score recordings as fast as possible; yields one row a window, in order within each recording.
 
-    sources: files, folders, globs, "demo", or `CameraConfig`s; several are read side by side.
+    sources: files, folders, globs, "demo", or `CameraConfig`s; several are read at the same time.
     settings: any other settings, nested as in cameras.toml.
     Raises what the run raises, SourceError for a recording that cannot be played (after the rows of the others).
     Leaving the loop early ends the run.
@@ -155,8 +155,8 @@ def watch(
     """Watch cameras or recordings; yields every alarm event (start, update, end) as it is decided.
 
     Nothing is bound, journalled or recorded; `Detector` does that. sources, settings: as in `score`, and live cameras.
-    pace: of recordings, "max" as fast as it goes.  Raises what the run raises; StageError when a live camera's events
-    wait unread for too long. Leaving the loop early ends the run.
+    pace: of recordings; "max" plays them as fast as possible.  Leaving the loop early ends the run.
+    Raises what the run raises, and StageError if the events of a live camera are not read in time.
     """
     values = {"pace": pace, "alarm": {"threshold": threshold}}
     config = _config(sources, bundle, _merged(values, _OFFLINE, settings))
@@ -283,7 +283,7 @@ def _config(sources: SourceLike | Sequence[SourceLike], bundle: str, values: dic
 
 
 def _iterate(config: Config, callbacks: Callable[[Callable[[Any], None]], dict[str, Any]]) -> Generator[Any]:
-    """Run in a thread of its own, and yield what the callbacks put; a full queue holds recordings back."""
+    """Run in a separate thread and yield what the callbacks put; a full queue makes recordings wait."""
     live = any(camera.source.live for camera in config.cameras)
     waiting: queue.Queue[Any] = queue.Queue(QUEUE_ITEMS)
     left = threading.Event()

@@ -1,4 +1,4 @@
-"""The values that travel between the stages, and the protocols the stages speak.
+"""Value types that the stages exchange, and the protocols of the stages.
 
     Source ─Frame─▶ Windower ─Window─▶ Batcher ─Batch─▶ Engine ─Score─▶ Smoother ─▶ HysteresisRule ─AlarmEvent─▶ …
 
@@ -50,7 +50,7 @@ DegradedCause = Literal[
 
 
 class Clock(Protocol):
-    """Time as the stages see it; `testing.FakeClock` is the one tests use."""
+    """The clocks that stages use; tests use `testing.FakeClock`."""
 
     def monotonic(self) -> float:
         """Seconds, never stepping back."""
@@ -108,7 +108,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class WindowRef:
-    """A window without its pixels: what decisions and events need of it.
+    """A window without its pixels, for decisions and events.
 
     camera, source: names (source: the one to show).  index: 0-based number of the window of that camera.
     start_frame, end_frame: first and last frame, inclusive.  start_s, end_s: media time of these two frames.
@@ -156,7 +156,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class EngineOutput:
-    """What an engine returns for a batch of B windows.
+    """The result of an engine for a batch of B windows.
 
     features: float32 (B, D).  scores: float32 (B,) in [0, 1].  preprocess_s, forward_s: seconds for the whole batch.
     """
@@ -169,7 +169,7 @@ class EngineOutput:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds spent by one window in each stage, in the order of the way through.
+    """Milliseconds spent by one window in each stage, in processing order.
 
     window: last frame captured → window complete.  queue: complete → batch closed.  preprocess, forward: of the
     batch.  decide: scores known → decision taken.  publish: decision → handed to the publisher; for a score this holds
@@ -268,7 +268,7 @@ class AlarmEvent:
 
 @dataclass(frozen=True, slots=True)
 class CameraStatus:
-    """A change in the state of a camera, told by its capture thread or by the watchdog."""
+    """A change in the state of a camera, reported by its capture thread or the watchdog. at_s: monotonic seconds."""
 
     camera: str
     source: str
@@ -280,7 +280,7 @@ class CameraStatus:
 
 @dataclass(frozen=True, slots=True)
 class CameraCounters:
-    """What a capture thread counted so far. dropped: windows or frames by cause. reconnects: successful ones."""
+    """Counters of a capture thread. dropped: frames or windows by cause.  reconnects: successful ones."""
 
     frames: int = 0
     windows: int = 0
@@ -294,8 +294,8 @@ class Engine(Protocol):
     A head that carries a state runs in the decision thread, from the features; the scores are then those of windows
     without a past.
 
-    max_batch: what `infer` takes.  good_batch, good_wait_s: how many windows at once are worth while, and how long to
-    wait for them: a larger batch than that only makes its first windows late.
+    max_batch: what `infer` takes.  good_batch, good_wait_s: the batch size that is worth waiting for, and how long to
+    wait in seconds; a larger batch only delays its first windows.
     """
 
     name: str
@@ -316,7 +316,7 @@ class Engine(Protocol):
 
 
 class EventSink(Protocol):
-    """What the decision thread hands events to; `publish.Publisher` is the one that journals and sends them."""
+    """Receives events from the decision thread; `publisher.Publisher` journals and sends them."""
 
     def alarm(self, event: AlarmEvent) -> dict[str, Any]:
         """Journal, then send; returns the full event (with epoch and seq) as in the JSON contract."""

@@ -23,7 +23,7 @@ class Smoother(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forget: what follows is another scene (`cut`)."""
+        """Forget: the next window shows another scene (`cut`)."""
         ...
 
     def state(self) -> list[float | None]:

@@ -1,7 +1,7 @@
-"""`stream-detector calibrate`: choose a threshold from your own normal footage, and say how sure it is.
+"""`stream-detector calibrate`: choose a threshold from normal footage, with a confidence bound on the false alarm rate.
 
 Footage is scored by the same pipeline as in a run; tables that `score` wrote are taken as they are. Alarms are counted
-by the real alarm machine with the settings of the camera.
+by the alarm rule of a run, with the settings of the camera.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Scorer = Callable[[argparse.Namespace, Config, Sequence[str]], Series]
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("calibrate", help="choose a threshold from your own normal footage")
+    parser = subparsers.add_parser("calibrate", help="choose a threshold from footage in which nothing happens")
     parser.add_argument(
         "normal",
         nargs="+",
@@ -47,21 +47,49 @@ def add_parser(subparsers: Any) -> None:
         help="videos, folders or scores.csv files in which nothing happens; groups such as day=… night=… with --apart",
     )
     parser.add_argument(
-        "--false-alarms-per-hour", type=float, required=True, metavar="X", help="at most so many, of one camera"
+        "--false-alarms-per-hour",
+        type=float,
+        required=True,
+        metavar="X",
+        help="highest accepted number of false alarms per hour of one camera",
     )
     parser.add_argument(
-        "--confidence", type=float, default=0.95, metavar="P", help="that the true rate is not higher (default 0.95)"
+        "--confidence",
+        type=float,
+        default=0.95,
+        metavar="P",
+        help="probability that the true rate is not higher (default 0.95)",
     )
-    parser.add_argument("--apart", action="store_true", help="a threshold for every GROUP, for instance day and night")
     parser.add_argument(
-        "--check", nargs="+", default=[], metavar="NORMAL", help="other footage: what rate is seen there?"
+        "--apart", action="store_true", help="choose a threshold for every GROUP, for instance day and night"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings of smoothing, alarms and stride")
-    parser.add_argument("--camera", metavar="NAME", help="a camera of the configuration: its own settings")
-    parser.add_argument("--write", action="store_true", help="write the threshold to that camera in that configuration")
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        default=[],
+        metavar="NORMAL",
+        help="other normal footage on which the alarm rate is measured",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="configuration with the settings of smoothing, alarms and stride",
+    )
+    parser.add_argument("--camera", metavar="NAME", help="use the settings of this camera of the configuration")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write the threshold into the configuration, for the camera given by --camera",
+    )
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
-    parser.add_argument("--stride", type=int, metavar="FRAMES", help="from one window to the next (default 16)")
-    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="files read side by side")
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="FRAMES",
+        help="frames from the start of one window to the start of the next (default 16)",
+    )
+    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="number of files read at the same time")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

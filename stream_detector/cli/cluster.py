@@ -24,12 +24,14 @@ from stream_detector.system.stdio import json_text
 
 def add_parser(subparsers: Any) -> None:
     """The options of `run`, and those of the cluster."""
-    parser = subparsers.add_parser("cluster", help="the same as run, on many machines, by Ray")
+    parser = subparsers.add_parser("cluster", help="run on the machines of a Ray cluster")
     add_options(parser)
     group = parser.add_argument_group("cluster")
     group.add_argument("--address", metavar="ADDRESS", help="'auto' or HOST:PORT of a running cluster (default: start)")
-    group.add_argument("--shards", type=int, default=1, metavar="N", help="processes that decide, journal and publish")
-    group.add_argument("--cpus", type=int, metavar="N", help="CPUs of the cluster that is started here")
+    group.add_argument(
+        "--shards", type=int, default=1, metavar="N", help="number of processes that decide, journal and publish"
+    )
+    group.add_argument("--cpus", type=int, metavar="N", help="number of CPUs of the cluster that is started here")
     group.add_argument(
         "--near", action="append", default=[], metavar="CAMERA=TAG", help="run it on nodes with this resource or label"
     )

@@ -1,6 +1,6 @@
 """`stream-detector doctor`: what is installed, what will be used and why, and whether the detector can run here.
 
-Nothing is taken on trust: the engine scores a window, the encoders write a clip that is read back, ports are bound and
+Everything is tried: the engine scores a window, the encoders write a clip that is read back, ports are bound and
 files are written. Every check is independent; one that fails says what to do. Exit code 0 when none failed, else 1.
 """
 
@@ -55,7 +55,7 @@ LOW_GPU_BYTES, SHARED_GPU_BYTES = 2_000_000_000, 1_500_000_000  # a context of o
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("doctor", help="what is installed, and what will be used and why")
+    parser = subparsers.add_parser("doctor", help="check the installation and show what a run would use")
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="check for this configuration")
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="check this bundle (default: the embedded one)")
     parser.add_argument("--bind", metavar="ENDPOINT", help="check this endpoint (default tcp://127.0.0.1:5555)")

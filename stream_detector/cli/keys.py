@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     new = actions.add_parser("new", help="make DIR/NAME.key and DIR/NAME.key_secret")
     new.add_argument("folder", type=Path, metavar="DIR", help="folder of the two files; made if it is missing")
-    new.add_argument("name", metavar="NAME", help="whose keys, for instance server or alice")
+    new.add_argument("name", metavar="NAME", help="name of the owner, for instance server or alice")
 
 
 def main(args: argparse.Namespace) -> int:

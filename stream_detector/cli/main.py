@@ -24,25 +24,25 @@ from stream_detector.system.malloc import configure_malloc
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the user wrote, wherever it was used
 COMMANDS = {
     "run": "watch cameras and recordings, publish alarms",
-    "cluster": "the same as run, on many machines, by Ray",
-    "score": "score recordings into a table, as fast as it goes",
-    "subscribe": "print events as they come",
-    "calibrate": "choose a threshold from your own normal footage",
+    "cluster": "run on the machines of a Ray cluster",
+    "score": "score recordings as fast as possible, write a table",
+    "subscribe": "print the events of a running detector",
+    "calibrate": "choose a threshold from footage in which nothing happens",
     "models": "list, show, add, fetch and verify models",
-    "report": "one HTML page from scores and events",
-    "probe": "what a camera sends, and what reading it costs",
-    "doctor": "what is installed, and what will be used and why",
+    "report": "make an HTML page from scores and events",
+    "probe": "measure what a camera sends and what reading it costs",
+    "doctor": "check the installation and show what a run would use",
     "keys": "make CURVE keys for encrypted subscribers",
 }
 
 
 def build_parser(command: str | None = None) -> Parser:
-    """The parser; only the named command's own options are loaded, the others are listed by name."""
+    """The parser; only the named command's own options are loaded, of the others only the names are listed."""
     parser = Parser(
         prog="stream-detector",
         description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
-        epilog="COMMAND --help tells more. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 "
-        "interrupted. An error is one sentence; --debug shows where it came from.",
+        epilog="COMMAND --help shows its options. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, "
+        "130 or 143 interrupted. An error is one sentence; --debug shows where it came from.",
     )
     parser.add_argument("--version", action="version", version=f"stream-detector {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

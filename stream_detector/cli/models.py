@@ -40,14 +40,16 @@ def add_parser(subparsers: Any) -> None:
     action("show", "the card of a bundle, or of weights").add_argument("name", metavar="NAME_OR_DIR")
     add = action("add", "convert checkpoint files (.pth, .safetensors, the I3D archive) into the cache")
     add.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    add.add_argument("--arch", help="refuse any other architecture")
+    add.add_argument("--arch", help="architecture of the checkpoint; any other one is refused")
     add.add_argument("--name", help="name in the cache (one file only)")
     action("fetch", "download, verify and convert weights").add_argument("name", help=", ".join(weights.KNOWN))
     action("verify", "check every bundle and all weights that are here")
     quantise = action("quantise", "make the int8 graph of a bundle, calibrated with windows of your own footage")
     quantise.add_argument("name", metavar="BUNDLE")
     quantise.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
-    quantise.add_argument("--windows", type=int, default=128, help="at most so many (default 128)")
+    quantise.add_argument(
+        "--windows", type=int, default=128, help="highest number of calibration windows (default 128)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -26,13 +26,18 @@ SCHEMA = "stream-detector.probe/1"
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("probe", help="what a camera sends, and what reading it costs", description=__doc__)
-    parser.add_argument("sources", nargs="+", metavar="[NAME=]SOURCE", help="as for `stream-detector run`")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to look (default 5)")
-    parser.add_argument(
-        "--angle", type=float, metavar="DEGREES", help="horizontal angle of view of the lens: how large people appear"
+    parser = subparsers.add_parser(
+        "probe", help="measure what a camera sends and what reading it costs", description=__doc__
     )
-    parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="whose input size is meant")
+    parser.add_argument("sources", nargs="+", metavar="[NAME=]SOURCE", help="as for `stream-detector run`")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="seconds to measure (default 5)")
+    parser.add_argument(
+        "--angle",
+        type=float,
+        metavar="DEGREES",
+        help="horizontal angle of view of the lens; used to estimate how large people appear",
+    )
+    parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="bundle whose input size is used")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 

@@ -16,12 +16,12 @@ from stream_detector.system.stdio import json_text
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("report", help="one HTML page from scores and events")
-    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="what 'run --scores' or 'score' wrote")
-    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="what 'run --events' wrote")
-    parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
-    parser.add_argument("--threshold", type=float, help="shown for cameras without an alarm")
-    parser.add_argument("--title", default="Detection report")
+    parser = subparsers.add_parser("report", help="make an HTML page from scores and events")
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="table that 'run --scores' or 'score' wrote")
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="event file that 'run --events' wrote")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="HTML file to write")
+    parser.add_argument("--threshold", type=float, help="threshold to draw for cameras without an alarm")
+    parser.add_argument("--title", default="Detection report", help="title of the page")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON; --out is then optional")
 
 

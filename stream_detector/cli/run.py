@@ -44,28 +44,39 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="[NAME=]SOURCE",
         help="file, folder, glob, rtsp:// or http:// URL (${NAME}: a variable of the environment), USB camera, or "
-        "'demo'; none: the rendered demo",
+        "'demo' (default: the rendered demo)",
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings; options given here win")
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
     parser.add_argument("--bind", metavar="ENDPOINT", help="ZeroMQ endpoint, or 'none' (default tcp://127.0.0.1:5555)")
     parser.add_argument("--insecure", action="store_true", default=None, help="allow a public bind without CURVE")
     parser.add_argument("--curve-secret", type=Path, metavar="FILE", help="server key; see 'stream-detector keys'")
-    parser.add_argument("--curve-clients", type=Path, metavar="DIR", help="public keys of the clients let in")
-    parser.add_argument("--pace", choices=("realtime", "max"), help="files: at their own speed, or as fast as it goes")
     parser.add_argument(
-        "--engine", choices=("auto", "torch", "openvino"), help="what computes (default: auto, the fastest)"
+        "--curve-clients", type=Path, metavar="DIR", help="folder with the public keys of the allowed clients"
     )
-    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]|mps", help="where it computes (default: auto)")
-    parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), help="(default: auto)")
+    parser.add_argument("--pace", choices=("realtime", "max"), help="speed of files: real time, or as fast as possible")
     parser.add_argument(
-        "--deterministic", action="store_true", default=None, help="torch: the same score to the last bit, but slower"
+        "--engine", choices=("auto", "torch", "openvino"), help="inference engine (default: auto, the fastest)"
+    )
+    parser.add_argument("--device", metavar="auto|cpu|cuda[:N]|mps", help="device of the engine (default: auto)")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"),
+        help="number format of the network (default: auto)",
     )
     parser.add_argument(
-        "--hwaccel", metavar="NAME", help="decode on a device, where that works: cuda, qsv, … (`doctor` lists them)"
+        "--deterministic", action="store_true", default=None, help="bit-equal scores with the torch engine, but slower"
     )
     parser.add_argument(
-        "--stride", type=int, metavar="FRAMES", help="from one 16-frame window to the next (default 16)"
+        "--hwaccel",
+        metavar="NAME",
+        help="device for decoding: cuda, qsv, … (`doctor` lists them); falls back to software",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="FRAMES",
+        help="frames from the start of one window to the start of the next (default 16)",
     )
     parser.add_argument(
         "--threshold",
@@ -73,36 +84,51 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="smoothed score, 0 to 1, at which an alarm starts (default: the bundle's)",
     )
-    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="append every alarm event, one a line")
-    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="write the score of every window")
-    parser.add_argument("--evidence", type=Path, metavar="DIR", help="clips and snapshots (default runs/evidence)")
-    parser.add_argument("--no-evidence", action="store_true", help="no clips, no snapshots")
     parser.add_argument(
-        "--ledger", metavar="FILE", help="event journal, or 'none': in memory (default runs/ledger.sqlite3)"
+        "--events", type=Path, metavar="FILE.jsonl", help="append every alarm event to this file, one a line"
+    )
+    parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="write the score of every window to this file")
+    parser.add_argument(
+        "--evidence", type=Path, metavar="DIR", help="folder of clips and snapshots (default runs/evidence)"
+    )
+    parser.add_argument("--no-evidence", action="store_true", help="write no clips and no snapshots")
+    parser.add_argument(
+        "--ledger",
+        metavar="FILE",
+        help="file of the event journal, or 'none' for memory only (default runs/ledger.sqlite3)",
     )
     parser.add_argument(
         "--metrics-port", type=int, metavar="PORT", help="serve /metrics (Prometheus), /livez and /readyz on 127.0.0.1"
     )
-    parser.add_argument("--web", metavar="HOST:PORT", help="a page to watch, for instance 127.0.0.1:8080")
+    parser.add_argument("--web", metavar="HOST:PORT", help="serve the web page there, for instance 127.0.0.1:8080")
     parser.add_argument(
-        "--web-token-file", type=Path, metavar="FILE", help="one line of at least 16 characters that viewers enter"
+        "--web-token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the password of the page: one line of at least 16 characters",
     )
     parser.add_argument("--web-cert", type=Path, metavar="FILE.pem", help="TLS certificate of the page")
-    parser.add_argument("--web-key", type=Path, metavar="FILE.pem", help="its key")
-    parser.add_argument("--web-stay", action="store_true", help="serve the page after the sources have ended")
-    parser.add_argument("--no-dashboard", action="store_true", default=None, help="log lines instead of the live view")
-    parser.add_argument("--log-format", choices=("text", "json"), help="of log lines (default text)")
-    parser.add_argument("--log-file", type=Path, metavar="FILE", help="append log lines there, not to standard error")
+    parser.add_argument("--web-key", type=Path, metavar="FILE.pem", help="key of the TLS certificate")
+    parser.add_argument("--web-stay", action="store_true", help="keep serving the page after the sources have ended")
     parser.add_argument(
-        "--exit-on-error", action="store_true", default=None, help="end with 2 when a source cannot be opened"
+        "--no-dashboard", action="store_true", default=None, help="print log lines instead of the live view"
     )
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="events, scores, evidence and a plot, all in here")
+    parser.add_argument("--log-format", choices=("text", "json"), help="format of log lines (default text)")
+    parser.add_argument(
+        "--log-file", type=Path, metavar="FILE", help="append log lines to this file instead of standard error"
+    )
+    parser.add_argument(
+        "--exit-on-error", action="store_true", default=None, help="end with exit code 2 if a source cannot be opened"
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="folder for events, scores, evidence, journal and a plot"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="any other setting, for instance alarm.cooldown_s=10; may be repeated",
+        help="set any key of the configuration, for instance alarm.cooldown_s=10; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 

@@ -1,4 +1,4 @@
-"""`stream-detector score`: score recordings into a table, by the same pipeline as `run`, as fast as it goes."""
+"""`stream-detector score`: score recordings into a table, with the pipeline of `run`, as fast as possible."""
 
 from __future__ import annotations
 
@@ -24,28 +24,51 @@ from stream_detector.system.logging_setup import set_up_logging
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("score", help="score recordings into a table, as fast as it goes")
-    parser.add_argument("videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (searched to the bottom), globs")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="a row for every window")
-    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarms there would have been")
+    parser = subparsers.add_parser("score", help="score recordings as fast as possible, write a table")
+    parser.add_argument(
+        "videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (with their subfolders) or globs"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.csv", help="table to write, one row a window")
+    parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarm events")
     parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="model bundle")
-    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help="what computes")
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="where it computes")
+    parser.add_argument(
+        "--engine", choices=("auto", "torch", "openvino"), default="auto", help="inference engine (default auto)"
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="device of the engine (default auto)"
+    )
     parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), default="auto")
     parser.add_argument("--hwaccel", default="", metavar="NAME", help="decode on a device: cuda, qsv, … (see `doctor`)")
     parser.add_argument(
-        "--deterministic", action="store_true", help="torch: the same score to the last bit, but slower"
+        "--deterministic", action="store_true", help="bit-equal scores with the torch engine, but slower"
     )
     parser.add_argument(
-        "--stride", type=int, default=16, metavar="FRAMES", help="from one window to the next (default 16)"
+        "--stride",
+        type=int,
+        default=16,
+        metavar="FRAMES",
+        help="frames from the start of one window to the start of the next (default 16)",
     )
-    parser.add_argument("--threshold", type=float, metavar="X", help="of alarms, with --events (default: the bundle's)")
     parser.add_argument(
-        "--at-once", type=int, default=2 * (os.cpu_count() or 1), metavar="N", help="files read side by side"
+        "--threshold", type=float, metavar="X", help="threshold of alarms, with --events (default: that of the bundle)"
     )
-    parser.add_argument("--ray", action="store_true", help="on the workers of a Ray cluster; goes on where it stopped")
-    parser.add_argument("--address", metavar="ADDRESS", help="--ray: 'auto' or HOST:PORT of a cluster (default: start)")
-    parser.add_argument("--workers", type=int, metavar="N", help="--ray: how many (default: the cluster's CPUs)")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=2 * (os.cpu_count() or 1),
+        metavar="N",
+        help="number of files read at the same time",
+    )
+    parser.add_argument("--ray", action="store_true", help="use the workers of a Ray cluster; a stopped run continues")
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="with --ray: 'auto' or HOST:PORT of a cluster (default: start one)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="with --ray: number of workers (default: number of CPUs of the cluster)",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary per file as JSON")
 
 

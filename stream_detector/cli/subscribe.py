@@ -1,4 +1,4 @@
-"""`stream-detector subscribe`: print events as they come, or keep them in a file without loss."""
+"""`stream-detector subscribe`: print the events of a detector, or keep them in a file without loss."""
 
 from __future__ import annotations
 
@@ -22,25 +22,39 @@ _SILENT_S = 5.0  # no heartbeat for so long: say so, once
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
-    parser = subparsers.add_parser("subscribe", help="print events as they come", description=__doc__)
-    parser.add_argument("endpoint", metavar="ENDPOINT", help="of the detector, for instance tcp://127.0.0.1:5555")
-    parser.add_argument("--camera", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    parser = subparsers.add_parser("subscribe", help="print the events of a running detector", description=__doc__)
     parser.add_argument(
-        "--kind", action="append", choices=KINDS, help="may be repeated; default: alarm and status events"
+        "endpoint", metavar="ENDPOINT", help="endpoint of the detector, for instance tcp://127.0.0.1:5555"
+    )
+    parser.add_argument(
+        "--camera", action="append", default=[], metavar="NAME", help="only this camera; may be repeated"
+    )
+    parser.add_argument(
+        "--kind",
+        action="append",
+        choices=KINDS,
+        help="only this kind of event; may be repeated (default: alarm and status)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, as sent")
-    parser.add_argument("--recover", action="store_true", help="fetch events that were missed (port + 1)")
+    parser.add_argument(
+        "--recover", action="store_true", help="fetch missed events from the recovery socket (port + 1)"
+    )
     parser.add_argument("--from-start", action="store_true", help="begin at the oldest event kept; implies --recover")
     parser.add_argument(
-        "--cursor", type=Path, metavar="FILE", help="keep the place, to go on there next time; implies --recover"
+        "--cursor",
+        type=Path,
+        metavar="FILE",
+        help="remember the last event in FILE and continue after it; implies --recover",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="append JSON lines to FILE; with --cursor each event exactly once"
     )
     parser.add_argument("--count", type=_positive, metavar="N", help="end after N events")
     parser.add_argument("--timeout", type=_seconds, metavar="S", help="end after S seconds without an event")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="own secret key file (CURVE)")
-    parser.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public key file (CURVE)")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="file of your own secret key (CURVE)")
+    parser.add_argument(
+        "--server-key", type=Path, metavar="FILE", help="file of the public key of the detector (CURVE)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -112,7 +112,7 @@ class EngineConfig(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
     on_failure: Literal["stop", "fallback"] = "stop"  # fallback: go on with torch on the CPU, and say so
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores
-    deterministic: bool = False  # bit-equal scores in any company where that costs speed: torch, on CPU and GPU
+    deterministic: bool = False  # bit-equal scores in any batch, at the cost of speed: torch, on CPU and GPU
 
 
 class SmoothingConfig(Section):

@@ -1,6 +1,6 @@
-"""One window, one score: how nearly every engine keeps it, and a check of it on this machine.
+"""Batch dependence: how much a score changes with the other windows of its batch, by engine, and a check of it.
 
-openvino, every precision      bit-equal, alone and in any company
+openvino, every precision      bit-equal in any batch
 torch on the CPU               1e-6; bit-equal in bf16, and with `deterministic = true`
 torch on a GPU, fp32           1e-5
 torch on a GPU, tf32/fp16/bf16 2e-3; bit-equal with `deterministic = true`
@@ -20,7 +20,7 @@ PROBES = 5
 
 
 def tolerance(engine: Engine) -> float:
-    """How far a window's score may move with its company; 0: not by a bit."""
+    """Largest allowed change of a score with its batch; 0: bit-equal."""
     if engine.name == "openvino" or getattr(engine, "deterministic", False):
         return 0.0
     if engine.device == "cpu":
@@ -29,8 +29,8 @@ def tolerance(engine: Engine) -> float:
 
 
 def describe_tolerance(limit: float) -> str:
-    """The promise in words."""
-    return "bit-equal in any company" if limit == 0 else f"within {limit:g} in any company"
+    """The tolerance in words."""
+    return "bit-equal in any batch" if limit == 0 else f"within {limit:g} in any batch"
 
 
 def probe_windows(recipe: Recipe, count: int = PROBES) -> UInt8Array:
@@ -62,7 +62,7 @@ def demo_windows(recipe: Recipe) -> UInt8Array:
 
 
 def batch_dependence(engine: Engine, windows: UInt8Array) -> float:
-    """The largest change of a score with its company. windows: uint8 (B, 16, H, W, 3), 2 <= B. Raises EngineError.
+    """The largest change of a score with its batch. windows: uint8 (B, 16, H, W, 3), 2 <= B. Raises EngineError.
 
     Every window is scored alone, among all in either order, in pairs, and beside copies of itself.
     """

@@ -1,10 +1,10 @@
 """PyTorch on the CPU: the reference that the other engines are compared with.
 
-fp32 runs up to 8 windows at once: oneDNN picks kernels by the size of a batch, so a score moves with its company by up
-to 1e-6 (2e-7 measured).
+fp32 runs up to 8 windows at once: oneDNN picks kernels by the size of a batch, so a score depends on its batch by up to
+1e-6 (2e-7 measured).
 `deterministic` runs windows one by one: bit-equal, at up to twice the cost of a batch of 8.
-bf16 (only where the CPU has the instructions) runs windows one by one, for there the company would show: PyTorch picks
-its kernels by the shape of the batch.
+bf16 (only where the CPU has the instructions) runs windows one by one, because PyTorch chooses its kernels by the
+shape of the batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work that other threads want done by the decision thread, which alone owns the journal and the sockets."""
+"""A queue of work for the decision thread, the only thread that uses the journal and the sockets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MAX_WAITING = 64
 
 
 class DecisionQueue:
-    """`post` from any thread; the decision thread calls `run` often, and `close` when it ends.
+    """Any thread calls `submit`; the decision thread calls `run_pending` often, and `close` when it ends.
 
-    An asker may cancel its future at any time: work that has not begun is then left out, and the result of work that
-    has is dropped. Neither reaches the decision thread.
+    A caller may cancel its future at any time: work that has not begun is then skipped, and the result of work that has
+    begun is dropped. Neither disturbs the decision thread.
     """
 
     def __init__(self) -> None:
@@ -29,27 +29,27 @@ class DecisionQueue:
         self._closed = False
 
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
-        """Have `work` done between two windows; what it returns or raises is the future's. Never blocks.
+        """Run `work` between two windows; the future gets its result or its exception. Never blocks.
 
-        Raises StageError when MAX_WAITING are waiting. After `close`, `work` is done at once by the caller's thread.
+        Raises StageError if MAX_WAITING are pending. After `close`, the thread of the caller runs `work`.
         """
-        errand: tuple[Callable[[], Any], Future[Any]] = (work, Future())
+        task: tuple[Callable[[], Any], Future[Any]] = (work, Future())
         with self._lock:
             if self._closed:
-                _do(*errand)
+                _do(*task)
             elif len(self._waiting) >= MAX_WAITING:
-                raise StageError(f"{MAX_WAITING} decision_queue wait for the decision thread already; try again later")
+                raise StageError(f"{MAX_WAITING} tasks already wait for the decision thread; try again later")
             else:
-                self._waiting.append(errand)
-        return errand[1]
+                self._waiting.append(task)
+        return task[1]
 
     def run_pending(self) -> None:
-        """Do what waits now, and not what is posted meanwhile. What an errand raises goes to its asker alone."""
+        """Run the tasks that are pending now, not those submitted meanwhile. Exceptions go to the futures only."""
         for _ in range(len(self._waiting)):
             _do(*self._waiting.popleft())
 
     def close(self) -> None:
-        """Do what waits; from now on every caller does its own."""
+        """Run all pending tasks; later tasks run in the thread of their caller."""
         with self._lock:
             self._closed = True
             self.run_pending()
@@ -62,7 +62,7 @@ def _do(work: Callable[[], Any], done: Future[Any]) -> None:
         if not done.set_running_or_notify_cancel():
             return  # nobody waits for it any more; from here on `cancel` is refused
     except (InvalidStateError, RuntimeError):
-        log.warning("an errand was left out, since its asker had settled it already")
+        log.warning("a task was skipped because its caller had already set its result")
         return
     try:
         result = work()
@@ -76,4 +76,4 @@ def _settle(settle: Callable[[Any], None], value: Any) -> None:
     try:
         settle(value)
     except InvalidStateError:
-        log.warning("the result of an errand was dropped, since its asker had settled it already")
+        log.warning("the result of a task was dropped because its caller had already set it")

@@ -1,4 +1,4 @@
-"""Keep resident memory flat: tell the C allocator what this program is like.
+"""Settings of the C allocator that keep resident memory constant.
 
 A run makes and frees arrays of half a megabyte all day, from dozens of threads. glibc answers with an arena for a few
 threads each and by keeping such blocks in their heaps, so that memory grows for hours without any leak. Two arenas, and
@@ -18,7 +18,7 @@ ARENAS = 2
 
 
 def configure_malloc() -> bool:
-    """Set the allocator up, once, before the threads start. False where it is not glibc's; nothing is changed then."""
+    """Configure glibc malloc; call it once, before threads start. Returns False, and does nothing, without glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -30,7 +30,7 @@ def configure_malloc() -> bool:
 
 
 def trim_malloc() -> bool:
-    """Return free memory to the system: 2 to 5 ms, during which other threads may wait for memory. False elsewhere."""
+    """Return free memory to the system (2 to 5 ms; other threads may wait for memory). False without glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:

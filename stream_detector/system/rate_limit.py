@@ -1,4 +1,4 @@
-"""How often a peer may ask: a token bucket for each, in bounded memory. No clock and no sockets here."""
+"""Rate limit per peer: a token bucket for each, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Hashable
 
 
 class RateLimiter:
-    """A token bucket a peer: `rate` requests a second, bursts of `burst`. Remembers the newest `peers` of them."""
+    """Token buckets, one a peer: `rate` requests a second, bursts of `burst`. Keeps the newest `peers` of them."""
 
     def __init__(self, rate: float = 50.0, burst: float = 20.0, peers: int = 1000) -> None:
         self._rate, self._burst, self._peers = rate, burst, peers

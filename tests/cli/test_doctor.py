@@ -93,7 +93,7 @@ def test_a_sound_machine_can_run(engine: OneScoreEngine, tmp_path: Path) -> None
     assert engine.shape == (1, 16, 96, 128, 3)
     assert engine.closed
     assert "score 0.250" in checks["first window"].detail
-    assert checks["one score"].detail == "promised: within 1e-06 in any company; found here: bit-equal"
+    assert checks["one score"].detail == "promised: within 1e-06 in any batch; found here: bit-equal"
     assert not (tmp_path / "evidence").exists()  # looking changes nothing
 
 

@@ -138,8 +138,7 @@ def test_the_check_finds_an_engine_that_breaks_the_promise() -> None:
 
 def test_the_promises_in_words() -> None:
     assert (
-        describe_tolerance(0.0) == "bit-equal in any company"
-        and describe_tolerance(1e-6) == "within 1e-06 in any company"
+        describe_tolerance(0.0) == "bit-equal in any batch" and describe_tolerance(1e-6) == "within 1e-06 in any batch"
     )
     engine = ConstantEngine()
     engine.name, engine.device, engine.precision = "torch", "cuda:0", "fp16"

@@ -17,7 +17,7 @@ from stream_detector.runtime.decision_queue import MAX_WAITING, DecisionQueue
 ACTIONS = ("cancel", "wait", "settle", "raise", "settle-running", "cancel-running")
 
 
-def test_an_errand_is_done_by_the_thread_that_runs_it() -> None:
+def test_a_task_is_done_by_the_thread_that_runs_it() -> None:
     decision_queue = DecisionQueue()
     done = decision_queue.submit(threading.get_ident)
     assert not done.done()
@@ -25,7 +25,7 @@ def test_an_errand_is_done_by_the_thread_that_runs_it() -> None:
     assert done.result(0) == threading.get_ident()
 
 
-def test_a_cancelled_errand_is_left_out() -> None:
+def test_a_cancelled_task_is_skipped() -> None:
     decision_queue, made = DecisionQueue(), []
     first, second = decision_queue.submit(lambda: made.append(1)), decision_queue.submit(lambda: made.append(2))
     assert first.cancel()
@@ -72,7 +72,7 @@ def test_an_acknowledgement_that_times_out_leaves_the_thread_alive() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=MAX_WAITING))
-def test_whatever_askers_do_every_other_errand_is_done(actions: list[str]) -> None:
+def test_every_other_task_is_done_after_cancellations(actions: list[str]) -> None:
     decision_queue, made = DecisionQueue(), []
     futures: list[Future[Any]] = []
 
@@ -103,7 +103,7 @@ def test_whatever_askers_do_every_other_errand_is_done(actions: list[str]) -> No
             assert isinstance(future.exception(0), ValueError)
 
 
-def test_an_errand_that_posts_another_does_not_hold_the_thread() -> None:
+def test_a_task_that_submits_another_does_not_hold_the_thread() -> None:
     decision_queue = DecisionQueue()
     count = 0
 
