@@ -149,7 +149,7 @@ def test_an_option_is_named_as_it_was_typed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="command line: --threshold must be between 0 and 1, not 3"):
         run_config("--config", str(tmp_path / "c.toml"), "--threshold", "3")
     for odd in ("=1", ".=1", "alarm..x=1", "\udce9=1", "a b=1", "alarm.=1"):
-        with pytest.raises(UsageError, match="the key of a --set is not one; write SECTION.KEY=VALUE"):
+        with pytest.raises(UsageError, match=r"the key of a --set is not one; write SECTION\.KEY=VALUE"):
             run_config("demo", "--set", odd)
     with pytest.raises(UsageError, match="--set has no value") as error:
         run_config("demo", "--set", "rtsp://admin:hunter22@10.0.0.7")
