@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _OWN_FILE = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?\.(?:webm|jpg)")  # retention deletes nothing else
 _USUAL_FPS, _MIN_FPS, _MAX_FPS = 8.0, 1.0, 60.0
 _RING_BYTES = 256_000_000  # of all cameras together; beyond it, what lies before an alarm gets shorter
+_DECIDED_S = 4.0  # from the begin of an alarm to the picture with which it is decided: a window and its smoothing
 _SILENCE_S = 5.0  # beyond post_s without a picture, an ended alarm's clip is closed
 _LOSS_REPORT_S = 10.0
 _DAY_S = 86400.0
@@ -69,6 +70,7 @@ class _Item:
     score: float = 0.0
     previews: tuple[Preview, ...] = ()
     size: int = 0
+    begins_s: float = 0.0
 
 
 @dataclass
@@ -147,9 +149,13 @@ class EvidenceWriter:
             self._loss_reported_s = now
             self._report(f"evidence of camera {camera!r}: writing clips is too slow, pictures are left out of them")
 
-    def start(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None:
-        """An alarm starts: open its clip with what lies before, and write its first snapshot."""
-        self._put(_Item("start", camera, alarm_id, at_media_s, score))
+    def start(self, camera: str, alarm_id: str, at_media_s: float, score: float, begins_s: float | None = None) -> None:
+        """An alarm starts: open its clip with what lies before, and write its first snapshot.
+
+        begins_s: where the alarm begins, which its clip precedes by pre_s; unless given, at_media_s (of the score).
+        """
+        begins_s = at_media_s if begins_s is None else begins_s
+        self._put(_Item("start", camera, alarm_id, at_media_s, score, begins_s=begins_s))
 
     def peak(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None:
         """The alarm goes on with this score; a higher one than before replaces the snapshot."""
@@ -248,7 +254,7 @@ class EvidenceWriter:
         self._state.recordings.append(recording)
         self._update_snapshot(recording, item.media_s, item.score)
         for preview in ring:
-            if item.media_s - self._config.pre_s <= preview.media_s:
+            if item.begins_s - self._config.pre_s <= preview.media_s:
                 self._record(recording, preview)
 
     def _take(self, camera: str, previews: Iterable[Preview]) -> None:
@@ -260,7 +266,7 @@ class EvidenceWriter:
                 ring.clear()
             ring.append(preview)
             state.ring_bytes += preview.image.nbytes
-            while preview.media_s - ring[0].media_s > self._config.pre_s and len(ring) > 1:
+            while preview.media_s - ring[0].media_s > self._config.pre_s + _DECIDED_S and len(ring) > 1:
                 state.ring_bytes -= ring.popleft().image.nbytes
             for recording in [r for r in state.recordings if r.camera == camera]:
                 self._add_to_recording(recording, preview)

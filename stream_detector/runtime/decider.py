@@ -68,7 +68,7 @@ class Evidence(Protocol):
 
     def observe(self, camera: str, previews: tuple[Preview, ...]) -> None: ...
 
-    def start(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None: ...
+    def start(self, camera: str, alarm_id: str, at_media_s: float, score: float, begins_s: float) -> None: ...
 
     def peak(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None: ...
 
@@ -325,7 +325,7 @@ class Decider:
     def _record(evidence: Evidence, event: AlarmEvent, score: Score | None) -> None:
         at_s = score.ref.end_s if score else event.end_s or event.start_s
         if event.type == "start":
-            evidence.start(event.camera, event.id, at_s, event.score)
+            evidence.start(event.camera, event.id, at_s, event.score, event.start_s)
         elif event.type == "update":
             evidence.peak(event.camera, event.id, at_s, event.score)
         else:

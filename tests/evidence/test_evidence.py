@@ -113,6 +113,17 @@ def test_clip_reaches_from_pre_to_post_and_shows_the_right_moments(rig: Rig, tmp
     assert not parts(tmp_path) and rig.errors == []
 
 
+def test_what_lies_before_is_measured_from_the_begin_of_the_alarm(rig: Rig) -> None:
+    """Not from the picture with which the alarm was decided, two seconds later."""
+    rig.show("gate", 0, 12)
+    rig.writer.start("gate", ID_1, 12.0, 0.6, begins_s=10.0)
+    rig.writer.end("gate", ID_1, 12.0)
+    rig.writer.flush_camera("gate")
+    rig.settle()
+    _, seconds = read_back(Path(rig.writer.paths("gate", ID_1)[0]))
+    assert seconds[0] == 7 and len(seconds) == pytest.approx((3 + 2) * FPS, abs=2)
+
+
 def test_snapshot_follows_the_peak_and_carries_a_caption(rig: Rig) -> None:
     rig.show("gate", 0, 10)
     rig.writer.start("gate", ID_1, 9.9, 0.5)
