@@ -1,18 +1,18 @@
-"""Camera trouble: pictures that hold nothing to judge, told from the frames of a window.
+"""Picture quality: detects pictures in which nothing can be judged, from the frames of a window.
 
-    black     nothing brighter than `black_below`: lens cap, no light, a dead sensor
+    black     nothing is brighter than `black_below`: lens cap, no light, a dead sensor
     covered   one even surface: a hand, paint, fog, a "no signal" screen
-    blurred   far less sharp than this camera normally is: out of focus, dirt, rain on the glass
-    frozen    the same picture again and again, for longer than any real scene keeps still
+    blurred   far less sharp than usual for this camera: out of focus, dirt, rain on the glass
+    frozen    the same picture repeats for longer than any real scene keeps still
 
-A window that shows trouble carries the cause in `degraded` once the trouble has lasted (`hold_s`, frozen:
-`frozen_after_s`, media time), so that a flash, a passing lorry or a cut is no trouble. Black, and covered by an even
-surface, are judged by themselves; blurred, and covered by an uneven one, against what is usual for this camera: a slow
-average, learned for `warmup_s` before it is used, kept during trouble and learned anew when "trouble" has become the
-normal state (`reset_after_s`). Cost: about 0.2 ms a window, in the capture thread.
+A window carries the cause in `degraded` once the state has lasted for `hold_s` (frozen: `frozen_after_s`) of media
+time, so that a flash, a passing lorry or a cut is not reported. Black, and covered by an even surface, have absolute
+limits. Blurred, and covered by an uneven surface, are relative to the usual contrast and sharpness of the camera: a slow
+average that is used after `warmup_s`, is not updated while a cause is suspected, and is reset when a cause has lasted
+for `reset_after_s`. Cost: about 0.2 ms a window, in the capture thread.
 
-`Coverage` says for how much of the last time a camera's windows were scored: "no alarm" is a statement for that share.
-`CameraQualityMonitor` makes of both what the camera's status tells (`detail`).
+`Coverage` is the share of the last time span for which the windows of a camera were scored.
+`CameraQualityMonitor` turns causes and coverage into the `detail` of the status of a camera.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _AVERAGE_S = 300.0  # time constant of what is usual
 
 @dataclass(frozen=True, slots=True)
 class PictureStatistics:
-    """What a window looks like, in grey levels (0 to 255): the best of the frames looked at counts.
+    """Statistics of a window in grey levels (0 to 255): the maximum over the frames that are measured.
 
     bright: the 99th percentile.  contrast: standard deviation over the picture.  sharpness: variance of the Laplacian
     (Pech-Pacheco et al.: Diatom autofocusing in brightfield microscopy, 2000).
@@ -61,7 +61,7 @@ def picture_statistics(frames: UInt8Array) -> PictureStatistics:
 
 
 class PictureQualityMonitor:
-    """Looks at the windows of one camera, in order; used by one thread."""
+    """Checks the windows of one camera, in order. For one thread."""
 
     def __init__(self, config: PictureQualityConfig) -> None:
         self._config = config
@@ -73,7 +73,7 @@ class PictureQualityMonitor:
         self._still_s = 0.0
 
     def check(self, window: Window) -> tuple[str, ...]:
-        """Causes of PICTURE_CAUSES that this window deserves, sorted; empty normally."""
+        """The causes of PICTURE_CAUSES that apply to this window, sorted; normally empty."""
         config, ref = self._config, window.ref
         if self._last_s is None or ref.end_s < self._last_s or {"reconnect", "seek"} & set(ref.degraded):
             self._since.clear()
@@ -94,7 +94,7 @@ class PictureQualityMonitor:
         return tuple(sorted(lasting))
 
     def _suspects(self, seen: PictureStatistics) -> set[str]:
-        """What this one window looks like; the darkest word wins."""
+        """The causes that this window alone suggests, at most one: black before covered before blurred."""
         config = self._config
         if seen.bright < config.black_below:
             return {"black"}
@@ -121,7 +121,7 @@ class PictureQualityMonitor:
         self._usual = (old[0] + weight * (now[0] - old[0]), old[1] + weight * (now[1] - old[1]))
 
     def _frozen_s(self, window: Window) -> float:
-        """For how long every frame has shown the same picture, seconds of media time."""
+        """Seconds of media time for which every frame has shown the same picture."""
         frames, ref = window.frames, window.ref
         if self._still is None or not _equal(self._still, frames[-1]):
             self._still, self._still_s = frames[-1].copy(), ref.end_s
@@ -133,7 +133,7 @@ class PictureQualityMonitor:
 
 
 class Coverage:
-    """For how much of the last `span_s` seconds one camera's windows were scored."""
+    """The share of the last `span_s` seconds for which the windows of one camera were scored."""
 
     def __init__(self, span_s: float, began_s: float) -> None:
         self._span_s, self._began_s = span_s, began_s
@@ -155,7 +155,7 @@ class Coverage:
 
 
 class CameraQualityMonitor:
-    """What is to be told of one camera: the sentence whenever it changes. Used by the decision thread.
+    """Reports picture quality and coverage of one camera, whenever they change. For the decision thread.
 
     live: coverage is watched for live sources only (files are never dropped from).  stride_frames: between windows.
     """
@@ -169,7 +169,7 @@ class CameraQualityMonitor:
         self._told = ""
 
     def scored(self, ref: WindowRef, now_s: float) -> str | None:
-        """A window was scored; a new `detail` if there is something to tell."""
+        """A window was scored; returns the new `detail`, or None if it did not change."""
         if self._coverage:
             frame_s = (ref.end_s - ref.start_s) / (WINDOW_FRAMES - 1)
             self._coverage.add(now_s, frame_s * self._stride_frames)
@@ -177,7 +177,7 @@ class CameraQualityMonitor:
         return self._changed()
 
     def tick(self, now_s: float) -> str | None:
-        """Time passes; a new `detail` if coverage fell below the limit or is back (5 % above it)."""
+        """Check the coverage; returns the new `detail`, or None. Coverage is good again 5 % above the limit."""
         share = self._coverage.share(now_s) if self._coverage else None
         if share is None:
             return None
@@ -185,7 +185,7 @@ class CameraQualityMonitor:
         return self._changed()
 
     def reset(self) -> None:
-        """The camera's state was told anew: what is wrong with it is to be told again."""
+        """The state of the camera was reported: report the causes again with the next window."""
         self._told = ""
 
     def _changed(self) -> str | None:
