@@ -7,7 +7,7 @@
 
 A window carries the cause in `degraded` once the state has lasted for `hold_s` (frozen: `frozen_after_s`) of media
 time, so that a flash, a passing lorry or a cut is not reported. Black, and covered by an even surface, have absolute
-limits. Blurred, and covered by an uneven surface, are relative to the usual contrast and sharpness of the camera: a slow
+limits. Blurred and unevenly covered are relative to the usual contrast and sharpness of a camera: a slow
 average that is used after `warmup_s`, is not updated while a cause is suspected, and is reset when a cause has lasted
 for `reset_after_s`. Cost: about 0.2 ms a window, in the capture thread.
 
