@@ -156,7 +156,7 @@ class CameraHost:
         held.released = True
         held.stop.set()
         held.capture.close()
-        with contextlib.suppress(KeyError):  # it had ended, and its resumed is gone
+        with contextlib.suppress(KeyError):  # it had ended, and its lane is gone
             self._buffer.end(name)
 
     def heartbeat(self) -> dict[str, Any]:

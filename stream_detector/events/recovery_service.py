@@ -94,7 +94,7 @@ def _kind(request: bytes) -> str:
 
 
 def receive_ready(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
-    """Up to `limit` messages that can be received without receive_ready."""
+    """Up to `limit` messages that can be received without waiting."""
     for _ in range(limit):
         try:
             yield socket.recv_multipart(zmq.NOBLOCK)

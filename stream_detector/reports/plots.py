@@ -103,7 +103,7 @@ def plot_scores(
         fontsize=9,
         handlelength=1.6,
     )
-    left_out = f"  ({len(cameras) - len(names)} more cameras not printable)" if len(cameras) > len(names) else ""
+    left_out = f"  ({len(cameras) - len(names)} more cameras not shown)" if len(cameras) > len(names) else ""
     heading = (_literal(title) or "Anomaly score") + left_out
     figure.text(0.1 / width, 1 - 0.14 / height, heading, va="top", fontsize=12, fontweight="bold")
     figure.text(0.5, 0.12 / height, "media time", ha="center", fontsize=9, color=INK)
