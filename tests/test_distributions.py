@@ -86,4 +86,4 @@ def test_the_wheels_hold_what_they_should(tmp_path: Path) -> None:
     assert {"stream_detector/py.typed", "stream_detector/models/bundles/embedded/bundle.json"} <= held[
         "stream_detector"
     ]
-    assert "trainer/assets/report.html.j2" in held["stream_detector_trainer"]
+    assert {"trainer/assets/report.html.j2", "trainer/recipes/labelfree/recipe.toml"} <= held["stream_detector_trainer"]

@@ -42,7 +42,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "adapt": "recipes.embedded.adapt_bundle",
-    "recipe": "labelfree.options",
+    "recipe": "recipes.labelfree.options",
     "distill": "recipes.embedded.distill",
     "average": "recipes.embedded.average",
     "embed": "recipes.embedded.embed",

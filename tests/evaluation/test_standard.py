@@ -119,13 +119,14 @@ def test_the_command_goes_from_files_to_a_record_and_reads_its_cache_again(
     monkeypatch.setattr(command, "i3d_look", colour_look)
     out = tmp_path / "records" / "standard_colour.json"
     words = ["evaluate", "--standard", "--clips", str(clips), "--i3d", "w", "--cache", str(tmp_path / "cache")]
+    words += ["--ignore", "shop_normal"]
     assert trainer_main.main([*words, "--out", str(out)]) == 0
     record = json.loads(out.read_text(encoding="utf-8"))
     assert trainer_main.main([*words, "--out", str(out), "--limit", "cctv_fights=6"]) == 0
     fewer = json.loads(out.read_text(encoding="utf-8"))
     assert fewer["results"]["clips"] == 28
     assert fewer["settings"]["kept"] == record["settings"]["kept"]  # what is kept for good does not depend on limits
-    kept = command.kept_paths(clips, None, tmp_path / "cache")
+    kept = command.kept_paths(clips, None, tmp_path / "cache", ignored=["shop_normal"])
     assert len(kept) == 8  # of eight groups a set and label, two
     digest = hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()[:16]
     assert digest == record["settings"]["kept"]
@@ -165,7 +166,7 @@ def test_windows_are_those_of_the_detector(tmp_path: Path) -> None:
 
 
 def test_clips_are_read_whatever_their_split_and_limited_evenly(tmp_path: Path) -> None:
-    pieces = read_pieces(folder(tmp_path, per_label=4))
+    pieces = read_pieces(folder(tmp_path, per_label=4), ignored=["shop_normal"])
     assert len(pieces) == 16
     assert {p.kind for p in pieces if p.abnormal} == {"fight"}
     few = [pieces[place] for place in limited(pieces, {"cctv_fights": 2})]

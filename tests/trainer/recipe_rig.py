@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.labelfree.answers import Asked
-from trainer.labelfree.settings import Settings, load
-from trainer.labelfree.teachers import KNOWN, Answer
-from trainer.labelfree.training import Run
+from trainer.recipes.labelfree.answers import Asked
+from trainer.recipes.labelfree.settings import Settings, load
+from trainer.recipes.labelfree.teachers import KNOWN, Answer
+from trainer.recipes.labelfree.training import Run
 
 TINY = (
     *("arch=resnet3d-10-b-w0.125-s3", "size=32", "view_side=32", "sizes=[[32, 1.0]]", "inherit_stem=false"),

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from stream_detector.errors import DataError
 from stream_detector.models.backbones import build_backbone
-from trainer.labelfree.answers import Kept, Online, answers_key
-from trainer.labelfree.teachers import KNOWN, Asked, asker, load
-from trainer.labelfree.teachers import write_tensors as write
-from trainer.labelfree.views import Drawer
+from trainer.recipes.labelfree.answers import Kept, Online, answers_key
+from trainer.recipes.labelfree.teachers import KNOWN, Asked, asker, load
+from trainer.recipes.labelfree.teachers import write_tensors as write
+from trainer.recipes.labelfree.views import Drawer
 
 SETTINGS = tiny('teachers=["i3d", "mc3"]')
 

@@ -22,10 +22,10 @@ from stream_detector.models.heads import Head
 from trainer.__main__ import main as trainer_main
 from trainer.data.clips import read_frames
 from trainer.evaluation.command import kept_paths
-from trainer.labelfree import command
-from trainer.labelfree.bank import HeldBank, ReadingBank
-from trainer.labelfree.material import COLUMNS, encode, make_pack, read_pack
-from trainer.labelfree.options import add_parser
+from trainer.recipes.labelfree import command
+from trainer.recipes.labelfree.bank import HeldBank, ReadingBank
+from trainer.recipes.labelfree.material import COLUMNS, encode, make_pack, read_pack
+from trainer.recipes.labelfree.options import add_parser
 
 SETS = ("cctv_crashes", "cctv_fights")
 INDEX = ("path", "set", "label", "category", "group", "split", "fps", "frames", "width", "height", "licence")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stream_detector.errors import UsageError
-from trainer.labelfree.settings import FILE, load
+from trainer.recipes.labelfree.settings import FILE, load
 
 
 def test_the_recipe_as_committed_is_whole() -> None:

@@ -17,10 +17,10 @@ from recipe_rig import Noise, tiny
 from stream_detector.errors import DataError
 from stream_detector.models.backbones.i3d import I3D
 from stream_detector.models.backbones.resnet3d import ResNet3D
-from trainer.labelfree.answers import Asked
-from trainer.labelfree.student import Student, inherit_stem, loss_of, moments_of
-from trainer.labelfree.teachers import Answer
-from trainer.labelfree.training import Run, read_student, recipe_of
+from trainer.recipes.labelfree.answers import Asked
+from trainer.recipes.labelfree.student import Student, inherit_stem, loss_of, moments_of
+from trainer.recipes.labelfree.teachers import Answer
+from trainer.recipes.labelfree.training import Run, read_student, recipe_of
 
 STEPS = 6
 ROOT = Path(__file__).parents[2]

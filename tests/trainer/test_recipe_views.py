@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_detector.errors import DataError
-from trainer.labelfree.answers import numbers_of
-from trainer.labelfree.settings import load
-from trainer.labelfree.views import Cut, Drawer, View, render, shrunk, spoil
+from trainer.recipes.labelfree.answers import numbers_of
+from trainer.recipes.labelfree.settings import load
+from trainer.recipes.labelfree.views import Cut, Drawer, View, render, shrunk, spoil
 
 LENGTHS = [16, 18, 40, 72]
 SETS = ["a", "a", "b", "a"]

@@ -18,6 +18,7 @@ from trainer.data.annotations import video_stem
 from trainer.data.features import NORMAL, category_of
 
 LISTS = {"train": "Anomaly_Train.txt", "test": "Anomaly_Test.txt"}
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
 VAL_SHARE = 0.25  # of a list that names no splits
 LABELS = {"abnormal": 1, "1": 1, "anomaly": 1, "normal": 0, "0": 0}
 
@@ -107,6 +108,14 @@ def read_ucf_crime(root: Path) -> list[LabelledVideo]:
             missing = root / line.strip()  # extract reports it: a part of the data set may not be there
             found.append(LabelledVideo(files.get(stem, missing), stem, category_of(stem), split))
     return _checked(found, str(root))
+
+
+def video_files(folder: Path) -> Sequence[Path]:
+    """The videos of a folder, sorted. Raises DataError if there is none."""
+    files = sorted(f for f in Path(folder).glob("*") if f.suffix.lower() in VIDEO_SUFFIXES)
+    if not files:
+        raise DataError(f"{str(folder)!r} holds no video; give a folder of recordings in which nothing happens")
+    return files
 
 
 def _checked(videos: list[LabelledVideo], where: str) -> list[LabelledVideo]:

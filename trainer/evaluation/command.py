@@ -1,7 +1,7 @@
 """The command line of the protocol: `python -m trainer evaluate --standard`, from clips to one record.
 
     python -m trainer evaluate --standard --clips CLIPS --more MORE --quiet QUIET --i3d ARCHIVE --size 160 --out RECORD
-    python -m trainer evaluate --standard --clips CLIPS --more MORE --bundle embedded --unseen wild_clips --out RECORD
+    python -m trainer evaluate --standard --clips CLIPS --more MORE --bundle embedded --unseen SET --out RECORD
 
 The record is a file of `benchmarks/results/`: date, commit, machine, versions, settings, results. Features are kept in
 `--cache` by the content of the files, the weights and the decoder's pixels; with another decoder they are made anew.
@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -30,24 +30,24 @@ from stream_detector.errors import DataError, UsageError
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import Head
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
+from trainer.data.videos import video_files
 from trainer.evaluation import pixels
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.looks import Store, bundle_look, i3d_look
 from trainer.evaluation.material import Piece, limited, read_pieces
 from trainer.evaluation.nested import Labels
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
-from trainer.recipes.embedded.extra_footage import video_files
 
 BACKGROUND = (18, 32)
 
 
 def limits_of(words: Sequence[str]) -> dict[str, int]:
-    """['hockey_fights=150'] → {'hockey_fights': 150}. Raises UsageError for anything else."""
+    """['boxing=150'] → {'boxing': 150}. Raises UsageError for anything else."""
     found: dict[str, int] = {}
     for word in words:
         name, _, number = word.partition("=")
         if not name or not number.isdigit() or int(number) < 1:
-            raise UsageError(f"--limit {word!r} is no SET=N with N of at least 1; give for instance hockey_fights=150")
+            raise UsageError(f"--limit {word!r} is no SET=N with N of at least 1; give for instance boxing=150")
         found[name] = int(number)
     return found
 
@@ -56,9 +56,11 @@ def main(args: argparse.Namespace) -> int:
     """Evaluate by the protocol and write the record; returns the exit code."""
     if args.clips is None or (args.i3d is None and args.bundle is None):
         raise UsageError("--standard needs --clips and either --i3d or --bundle; give them")
+    if args.bundle is not None and not args.unseen:
+        raise UsageError("--bundle is judged on sets that it never saw; name them with --unseen")
     console, began = Console(stderr=True), _circumstances()
     limits = limits_of(args.limit)
-    everything = read_pieces(args.clips, args.more)
+    everything = read_pieces(args.clips, args.more, args.ignore)
     samples = _samples(everything)
     labels = labelled(everything, _backgrounds(args.cache, everything, samples, console))
     kept = _kept_digest(everything, labels.folds)
@@ -98,18 +100,20 @@ def main(args: argparse.Namespace) -> int:
 
 
 def judged_clips(
-    clips: Path, more: Path | None, cache: Path, console: Console | None = None
+    clips: Path, more: Path | None, cache: Path, console: Console | None = None, ignored: Collection[str] = ()
 ) -> tuple[list[Piece], Labels, UInt8Array]:
     """All labelled clips, their groups and folds, and their backgrounds (n, rows, columns, 3), kept in `cache`."""
-    pieces = read_pieces(clips, more)
+    pieces = read_pieces(clips, more, ignored)
     quiet = console or Console(stderr=True, quiet=True)
     backgrounds = _backgrounds(cache, pieces, _samples(pieces), quiet)
     return pieces, labelled(pieces, backgrounds), backgrounds
 
 
-def kept_paths(clips: Path, more: Path | None, cache: Path, console: Console | None = None) -> frozenset[str]:
+def kept_paths(
+    clips: Path, more: Path | None, cache: Path, console: Console | None = None, ignored: Collection[str] = ()
+) -> frozenset[str]:
     """Paths, as the indexes name them, of the clips that distillation must leave out for good (fold `KEPT`)."""
-    pieces, labels, _ = judged_clips(clips, more, cache, console)
+    pieces, labels, _ = judged_clips(clips, more, cache, console, ignored)
     return frozenset(p.path for p, fold in zip(pieces, labels.folds.tolist(), strict=True) if fold == KEPT)
 
 

@@ -25,7 +25,7 @@ from stream_detector.models.bundle import Bundle
 from stream_detector.types import Float32Array, UInt8Array
 from trainer.data.clips import Size, named
 from trainer.evaluation import pixels
-from trainer.recipes.embedded.compiled_teacher import compiled_teacher
+from trainer.evaluation.compiled_teacher import compiled_teacher
 
 Answer = Callable[[UInt8Array], Float32Array]
 

@@ -3,19 +3,18 @@
     CLIPS/index.csv (file numbers tell the recording) ──┐
     MORE/index.csv (its groups are sources) ────────────┴──▶ [Piece], labelled normal or abnormal only
 
-`split` is not looked at. Sets that are there to be distilled without labels stay out (`UNJUDGED`).
+`split` is not used. Sets that are not to be judged can be ignored by name.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stream_detector.errors import DataError
 
-UNJUDGED = ("shop_normal", "shop_theft", "unlabelled")
 KINDS = {"fight": "fight", "crash": "crash", "road_accident": "crash"}
 _COLUMNS = ("path", "set", "label", "category", "group", "fps")
 
@@ -36,11 +35,14 @@ class Piece:
     fps: float
 
 
-def read_pieces(clips: Path, more: Path | None = None) -> list[Piece]:
-    """All labelled clips of the indexes, in their order. Raises DataError for what cannot be read, naming the line."""
-    found = _read(clips, sources=False)
+def read_pieces(clips: Path, more: Path | None = None, ignored: Collection[str] = ()) -> list[Piece]:
+    """All labelled clips of the indexes, in their order, but those of the sets in `ignored`.
+
+    Raises DataError for what cannot be read, naming the line.
+    """
+    found = _read(clips, ignored, sources=False)
     if more is not None:
-        found += _read(more, sources=True)
+        found += _read(more, ignored, sources=True)
     seen: set[str] = set()
     for piece in found:
         if piece.path in seen:
@@ -49,7 +51,7 @@ def read_pieces(clips: Path, more: Path | None = None) -> list[Piece]:
     return found
 
 
-def _read(root: Path, *, sources: bool) -> list[Piece]:
+def _read(root: Path, ignored: Collection[str], *, sources: bool) -> list[Piece]:
     path = Path(root) / "index.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -63,7 +65,7 @@ def _read(root: Path, *, sources: bool) -> list[Piece]:
         missing = [name for name in _COLUMNS if row.get(name) is None]
         if missing:
             raise DataError(f"{path}, line {number}: column {missing[0]!r} is missing; see docs/models/embedded.md")
-        if row["label"] not in ("normal", "abnormal") or row["set"] in UNJUDGED:
+        if row["label"] not in ("normal", "abnormal") or row["set"] in ignored:
             continue
         try:
             fps = float(row["fps"])

@@ -57,6 +57,16 @@ def roc_auc(score: Float64, positive: Float64, negative: Float64) -> float:
     return ranked_auc(rank(score), positive, negative)
 
 
+def auc(positive: Float64, negative: Float64) -> float:
+    """P(a positive scores above a negative), ties half; NaN if a class is empty (Hanley and McNeil 1982)."""
+    if len(positive) == 0 or len(negative) == 0:
+        return float("nan")
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, side="left")
+    equal = np.searchsorted(ordered, positive, side="right") - below
+    return float((below + equal / 2).mean() / len(negative))
+
+
 def ranked_auc(ranks: Ints, positive: Float64, negative: Float64) -> float:
     """`roc_auc` from ranks: sorting once serves a whole bootstrap."""
     pos, neg = _by_threshold(ranks, positive, negative)

@@ -26,7 +26,6 @@ from trainer.evaluation.nested import Fold, Labels, gathered, highest, nested
 from trainer.evaluation.streams import BUDGETS, Outcome, Take
 
 SEEDS = (0, 1, 2)
-SOURCES = ("cctv_fights", "cctv_crashes", "hockey_fights", "wild_clips")  # left out in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +119,10 @@ def choice_row(fold: Fold) -> dict[str, Any]:
 
 
 def left_out(pieces: Sequence[Piece], labels: Labels, learner: Logistic) -> dict[str, Any]:
-    """Each source left out of all learning and choosing: its clips among themselves ("own") and against others'."""
+    """Each set with both labels left out of all learning and choosing: its clips among themselves ("own") and against
+    others'."""
     found: dict[str, Any] = {}
-    for name in SOURCES:
+    for name in sorted(set(labels.sets)):
         mine = np.array([s == name for s in labels.sets])
         if not mine.any() or labels.abnormal[mine].all() or not labels.abnormal[mine].any():
             continue

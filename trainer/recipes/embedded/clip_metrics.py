@@ -17,20 +17,11 @@ from numpy.typing import NDArray
 from stream_detector.models.heads import Head
 from stream_detector.types import WINDOW_FRAMES, Float32Array
 from trainer.data.clips import Clip
+from trainer.evaluation.metrics import auc
 from trainer.recipes.embedded.fit_head import Bag, HeadConfig, clip_scores, fit_head
 from trainer.recipes.embedded.teacher import Targets
 
 Floats = NDArray[np.float64]
-
-
-def auc(positive: Floats, negative: Floats) -> float:
-    """P(a positive scores above a negative), ties half; NaN if a class is empty (Hanley and McNeil 1982)."""
-    if len(positive) == 0 or len(negative) == 0:
-        return float("nan")
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left")
-    equal = np.searchsorted(ordered, positive, side="right") - below
-    return float((below + equal / 2).mean() / len(negative))
 
 
 def auc_interval(positive: Floats, negative: Floats, *, rounds: int = 1000, seed: int = 0) -> dict[str, Any]:

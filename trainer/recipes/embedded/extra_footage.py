@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,10 +25,10 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.types import UInt8Array
 from trainer.data.clips import PACK_SIZE, Clip, PackedFrames, PackWriter, Size, small_rgb
 from trainer.data.content_hash import files_digest
+from trainer.data.videos import video_files
 
 FIRST_SEED = 1000
 RECIPE_FPS = 25.0
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +110,6 @@ def pack_normal(
             writer.add(part, asdict(clip))
         yield number + 1, len(files)
     writer.close(key)
-
-
-def video_files(folder: Path) -> Sequence[Path]:
-    """The videos of a folder, sorted. Raises DataError if there is none."""
-    files = sorted(f for f in Path(folder).glob("*") if f.suffix.lower() in VIDEO_SUFFIXES)
-    if not files:
-        raise DataError(f"{str(folder)!r} holds no video; give a folder of recordings in which nothing happens")
-    return files
 
 
 def spread(file: Path, count: int, frames: int, size: Size) -> Iterator[tuple[int, UInt8Array]]:

@@ -23,7 +23,7 @@ from stream_detector.models.recipe import RECIPES
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.data.content_hash import files_digest
 from trainer.data.disk_cache import kept
-from trainer.recipes.embedded.extra_footage import video_files
+from trainer.data.videos import video_files
 from trainer.recipes.embedded.fit_head import Bag
 
 Look = Callable[[UInt8Array], Float32Array]

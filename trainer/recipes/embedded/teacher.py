@@ -25,7 +25,7 @@ from stream_detector.errors import DataError
 from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM, I3D
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.data.clips import Clip, window_at
-from trainer.recipes.embedded.compiled_teacher import GRID, Answer, Teacher, ask
+from trainer.evaluation.compiled_teacher import GRID, Answer, Teacher, ask
 
 FrameSource = Callable[[int], UInt8Array]
 

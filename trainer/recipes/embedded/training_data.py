@@ -18,8 +18,8 @@ from rich.progress import Progress
 from stream_detector.models.backbones.i3d import load_i3d
 from trainer.data.clips import Size, clips_key, load_clips, named, pack_clips, read_frames, read_index, sides
 from trainer.data.content_hash import file_digest
+from trainer.evaluation.compiled_teacher import compiled_teacher
 from trainer.recipes.embedded import extra_footage
-from trainer.recipes.embedded.compiled_teacher import compiled_teacher
 from trainer.recipes.embedded.teacher import FrameSource, Job, Targets, answer, plan
 from trainer.recipes.embedded.view_pool import SHARES, Pack, Pool
 from trainer.recipes.embedded.views import ROUNDS, ViewSource, pack_views, soft_labels

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES = ("fetch", "pack", "answers", "train", "ship")
-RECIPES = {"embedded": "trainer.labelfree.command"}
+RECIPES = {"embedded": "trainer.recipes.labelfree.command"}
 
 
 def add_parser(subparsers: Any) -> None:

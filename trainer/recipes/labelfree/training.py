@@ -26,10 +26,10 @@ from stream_detector.errors import DataError
 from stream_detector.models.backbones.i3d import I3D
 from stream_detector.models.backbones.tensors import read_tensors, to_half, write_tensors
 from stream_detector.models.preprocess import Recipe, normalise, recipe_named
-from trainer.labelfree.answers import Answers, numbers_of
-from trainer.labelfree.settings import Settings
-from trainer.labelfree.student import Student, inherit_stem, loss_of, moments_of
-from trainer.labelfree.views import shrunk, spoil
+from trainer.recipes.labelfree.answers import Answers, numbers_of
+from trainer.recipes.labelfree.settings import Settings
+from trainer.recipes.labelfree.student import Student, inherit_stem, loss_of, moments_of
+from trainer.recipes.labelfree.views import shrunk, spoil
 
 PARTS = 2  # files of the student: half the weights each, for places where files must be small
 MAX_PART_BYTES = 100_000_000

@@ -15,6 +15,9 @@ FILE = Path(__file__).parent / "recipe.toml"
 TEACHERS = ("i3d", "mc3")
 
 
+UNJUDGED = ("shop_normal", "shop_theft", "unlabelled")  # sets that are distilled from and judge nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every hyperparameter; `recipe.toml` says what each is and holds the values."""

@@ -23,6 +23,7 @@ from stream_detector.models.backbones import backbone_spec
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.heads import Head
 from stream_detector.types import WINDOW_FRAMES
+from trainer.data.videos import video_files
 from trainer.evaluation import pixels
 from trainer.evaluation.command import judged_clips
 from trainer.evaluation.folds import KEPT
@@ -31,9 +32,8 @@ from trainer.evaluation.looks import Store, bundle_look
 from trainer.evaluation.material import limited
 from trainer.evaluation.nested import Fold, nested
 from trainer.evaluation.standard import Quiet, evaluate_look
-from trainer.labelfree.settings import Settings
-from trainer.labelfree.training import read_student, recipe_of
-from trainer.recipes.embedded.extra_footage import video_files
+from trainer.recipes.labelfree.settings import UNJUDGED, Settings
+from trainer.recipes.labelfree.training import read_student, recipe_of
 
 MOST_BYTES = 25_000_000
 LEARNED_FROM = "cctv_fights"  # the set whose collection the second teacher has seen labels of
@@ -49,7 +49,7 @@ def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, 
     blank = {"head": {"arch": "mlp", "dims": [dim, 1]}}
     unjudged = write_bundle(student / "unjudged", {**parts, **blank}, state, Head((dim, 1)).state_dict())
 
-    pieces, labels, _ = judged_clips(data / "clips", data / "more_clips", cache, console)
+    pieces, labels, _ = judged_clips(data / "clips", data / "more_clips", cache, console, UNJUDGED)
     seen_by_teacher = "mc3" in facts["settings"]["teachers"]
     places = [
         place

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
-from trainer.labelfree.settings import Settings
-from trainer.labelfree.teachers import Answer, Ask
-from trainer.labelfree.views import Drawer, Frames, render, shrunk
+from trainer.recipes.labelfree.settings import Settings
+from trainer.recipes.labelfree.teachers import Answer, Ask
+from trainer.recipes.labelfree.views import Drawer, Frames, render, shrunk
 
 Ints = NDArray[np.int64]
 ASKED_TOGETHER = 8  # views at a time where the memory is a CPU's

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES
-from trainer.labelfree.settings import Settings
+from trainer.recipes.labelfree.settings import Settings
 
 Ints = NDArray[np.int64]
 

@@ -21,16 +21,16 @@ from rich.console import Console
 
 from stream_detector.errors import UsageError
 from stream_detector.models.backbones.i3d import I3D
-from trainer.labelfree import teachers
-from trainer.labelfree.answers import Answers, Kept, Online, answers_key
-from trainer.labelfree.bank import HeldBank, ReadingBank
-from trainer.labelfree.material import make_pack, pack_digest, read_pack
-from trainer.labelfree.options import STAGES
-from trainer.labelfree.settings import Settings, load
-from trainer.labelfree.ship import ship
-from trainer.labelfree.training import Run
-from trainer.labelfree.views import Drawer, Frames
 from trainer.recipes.embedded.distill import use_threads
+from trainer.recipes.labelfree import teachers
+from trainer.recipes.labelfree.answers import Answers, Kept, Online, answers_key
+from trainer.recipes.labelfree.bank import HeldBank, ReadingBank
+from trainer.recipes.labelfree.material import make_pack, pack_digest, read_pack
+from trainer.recipes.labelfree.options import STAGES
+from trainer.recipes.labelfree.settings import Settings, load
+from trainer.recipes.labelfree.ship import ship
+from trainer.recipes.labelfree.training import Run
+from trainer.recipes.labelfree.views import Drawer, Frames
 
 LEARN, WATCH = 0, 1  # streams of views
 

@@ -20,9 +20,9 @@ from stream_detector.models.backbones import build_backbone
 from stream_detector.models.backbones.i3d import I3D
 from stream_detector.models.backbones.resnet3d import ResNet3D
 from stream_detector.models.preprocess import Recipe
-from trainer.labelfree.answers import Asked
-from trainer.labelfree.settings import Settings
-from trainer.labelfree.teachers import KNOWN, Answer
+from trainer.recipes.labelfree.answers import Asked
+from trainer.recipes.labelfree.settings import Settings
+from trainer.recipes.labelfree.teachers import KNOWN, Answer
 
 Moments = Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]]  # of features, then of the map: mean, deviation
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from stream_detector.engines.layout import available_cores
 from stream_detector.types import UInt8Array
 from trainer.data.clips import read_frames
-from trainer.labelfree.material import Packed
+from trainer.recipes.labelfree.material import Packed
 
 Ints = NDArray[np.int64]
 KEPT_CLIPS = 16  # decoded ones that a CPU holds; views of one visit need two

@@ -31,11 +31,12 @@ from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.data.clips import read_frames, small_rgb, stretch
 from trainer.data.content_hash import file_digest
+from trainer.data.videos import video_files
 from trainer.evaluation.command import BACKGROUND, judged_clips
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.groups import ALIKE, signature
-from trainer.labelfree.settings import Settings
-from trainer.recipes.embedded.extra_footage import RECIPE_FPS, RenderPlan, segments, spread, video_files
+from trainer.recipes.embedded.extra_footage import RECIPE_FPS, RenderPlan, segments, spread
+from trainer.recipes.labelfree.settings import UNJUDGED, Settings
 
 COLUMNS = ("path", "set", "group", "frames", "role")
 _JUDGED = ("normal", "abnormal")
@@ -66,7 +67,7 @@ class Packed:
 
 def make_pack(data: Path, pack: Path, cache: Path, settings: Settings, console: Console) -> None:
     """Pack whatever is not packed yet, then write the index. Raises DataError if the pack grows too large."""
-    pieces, labels, backgrounds = judged_clips(data / "clips", data / "more_clips", cache, console)
+    pieces, labels, backgrounds = judged_clips(data / "clips", data / "more_clips", cache, console, UNJUDGED)
     kept = {p.path for p, fold in zip(pieces, labels.folds.tolist(), strict=True) if fold == KEPT}
     never = [p.path in kept or p.set in settings.never for p in pieces]
     unseen = signature(backgrounds[np.array(never)]) if any(never) else None

@@ -33,7 +33,7 @@ from stream_detector.models.backbones.tensors import (
 from stream_detector.models.backbones.videoresnet import VideoResNet
 from stream_detector.models.preprocess import recipe_named
 from stream_detector.types import WINDOW_FRAMES
-from trainer.recipes.embedded.compiled_teacher import GRID, compiled_module
+from trainer.evaluation.compiled_teacher import GRID, compiled_module
 
 
 class Answer(NamedTuple):
