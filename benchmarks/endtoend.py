@@ -2,7 +2,7 @@
 
     python -m benchmarks endtoend --clips DIR        DIR holds index.csv and the clips it names
 
-The five commands of docs/reproduce.md over the sets cctv_fights and cctv_crashes with the embedded backbone, then
+The five commands of docs/training.md over the sets cctv_fights and cctv_crashes with the embedded backbone, then
 `stream-detector score` with the new bundle over every validation clip: once for a head that scores each window alone,
 once for a causal one whose state the detector carries. Compared is the raw score of every window of every validation
 clip. The engine is PyTorch on the CPU in float32 for extraction and stream alike: bfloat16 rounds to three digits, and

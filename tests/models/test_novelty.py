@@ -22,7 +22,7 @@ from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import FakeClock
 from stream_detector.types import AlarmEvent, CameraStatus, Decision, Float32Array, Score, Timing, WindowRef
 from trainer.recipes.embedded.fit_head import Bag
-from trainer.recipes.embedded.novelty import ODD, find_limit, fit_familiar
+from trainer.recipes.embedded.novelty import ODD, find_limit, fit_novelty
 
 AXES = 3
 WINDOW_S = 16 / 25
@@ -39,7 +39,7 @@ def plane(count: int, seed: int, noise: float = 0.1) -> Float32Array:
 
 @pytest.fixture(scope="module")
 def model() -> NoveltyModel:
-    found = fit_familiar([Bag(plane(300, 0), "a", False), Bag(plane(40, 1), "b", False)], AXES)
+    found = fit_novelty([Bag(plane(300, 0), "a", False), Bag(plane(40, 1), "b", False)], AXES)
     found.limit = find_limit(found, [Bag(plane(200, 2), "a", False)], 0.05)
     return found
 
@@ -62,7 +62,7 @@ def test_known_kinds_lie_near_one_and_others_far(model: NoveltyModel) -> None:
 
 def test_every_set_counts_the_same_whatever_its_size() -> None:
     odd = plane(20, 6) + 3.0 * np.random.default_rng(7).normal(size=(20, DIM)).astype(np.float32)
-    fitted = fit_familiar([Bag(plane(2000, 8), "a", False)], AXES)
+    fitted = fit_novelty([Bag(plane(2000, 8), "a", False)], AXES)
     few = find_limit(fitted, [Bag(plane(2000, 9), "a", False), Bag(odd, "odd", False)], 0.25)
     assert (fitted.distance(odd) > few).mean() == pytest.approx(0.5, abs=0.11)  # half the weight is theirs
 
@@ -70,7 +70,7 @@ def test_every_set_counts_the_same_whatever_its_size() -> None:
 @pytest.mark.parametrize("features", [plane(AXES, 0), np.ones((50, DIM), np.float32)])
 def test_too_little_to_learn_from_is_one_sentence(features: Float32Array) -> None:
     with pytest.raises(DataError, match="clips") as caught:
-        fit_familiar([Bag(features, "a", False)], AXES)
+        fit_novelty([Bag(features, "a", False)], AXES)
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The five commands of docs/reproduce.md on the simplest list: no `split`, no `group`, a few small videos."""
+"""The five commands of docs/training.md on the simplest list: no `split`, no `group`, a few small videos."""
 
 from __future__ import annotations
 

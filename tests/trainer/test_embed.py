@@ -107,7 +107,7 @@ def test_the_bundle_is_taught_which_pictures_it_knows(prepared: argparse.Namespa
     after = Bundle.load(prepared.out)
     assert after.fingerprint == before.fingerprint and after.manifest.threshold == before.manifest.threshold
     assert after.manifest.novelty is not None and after.manifest.novelty.axes == 2
-    assert after.manifest.results["changed_windows_unfamiliar"].keys() == ODD.keys()
+    assert after.manifest.results["changed_windows_beyond_limit"].keys() == ODD.keys()
     assert card.read_text(encoding="utf-8") == render_card(after.manifest.model_dump(mode="json", by_alias=True))
     assert "unfamiliar" in card.read_text(encoding="utf-8")
     assert trainer([*map(str, words), "--out", str(prepared.out), "--share", "0.7"]) == 2

@@ -4,9 +4,9 @@
 
     train windows ──features──▶ mean and principal axes        val windows ──features──▶ limit      (NoveltyModel)
 
-Scores, threshold and fingerprint stay as they are. Fitted is all that the network learned from: clips, and the packs of
-`distill` in the cache. The limit is the distance that a stated share of val windows exceeds, every set counting the
-same. How many windows of other kinds lie beyond it is measured on val windows that were changed (ODD).
+Scores, threshold and fingerprint are unchanged. The model is fitted on everything that the network learned from: clips,
+and the packs of `distill` in the cache. The limit is the distance that a given share of val windows exceeds; every set
+has the same weight. The share of windows of other kinds beyond it is measured on changed val windows (ODD).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
 }
 
 
-def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> NoveltyModel:
+def fit_novelty(bags: Sequence[Bag], axes: int = AXES) -> NoveltyModel:
     """Weighted mean, leading principal axes, and mean residual. Raises DataError for too few windows."""
     features = np.concatenate([bag.features for bag in bags]).astype(np.float64)
     if len(features) <= axes or not 0 < axes < features.shape[1]:
@@ -85,21 +85,21 @@ def fit_familiar(bags: Sequence[Bag], axes: int = AXES) -> NoveltyModel:
     mean = weights @ features
     centred = features - mean
     values, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
-    familiar = NoveltyModel(features.shape[1], axes)
-    familiar.mean.copy_(torch.from_numpy(mean))
-    familiar.axes.copy_(torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :axes])))
+    model = NoveltyModel(features.shape[1], axes)
+    model.mean.copy_(torch.from_numpy(mean))
+    model.axes.copy_(torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :axes])))
     spread = float(values[:-axes].clip(min=0).sum())
     if spread <= 1e-12:
         raise DataError(f"nothing is left of these features outside {axes} axes; give more clips, or fewer axes")
-    familiar.spread.fill_(spread)
-    return familiar
+    model.spread.fill_(spread)
+    return model
 
 
-def find_limit(familiar: NoveltyModel, bags: Sequence[Bag], share: float = SHARE) -> float:
+def find_limit(model: NoveltyModel, bags: Sequence[Bag], share: float = SHARE) -> float:
     """The distance that `share` of the windows exceed, every set counting the same. Raises DataError for none."""
     if not bags:
         raise DataError("no val clips to find the limit on; give clips of both splits")
-    distances = familiar.distance(np.concatenate([bag.features for bag in bags]))
+    distances = model.distance(np.concatenate([bag.features for bag in bags]))
     order = np.argsort(distances)
     reached = np.cumsum(window_weights(bags)[order])
     return float(distances[order][int(np.searchsorted(reached, 1.0 - share).clip(max=len(order) - 1))])
@@ -112,11 +112,11 @@ def gather(
     cache = Path(args.cache)
     clips = read_index(args.clips)
     chosen = [clips[i] for split in ("train", "val") for i in evenly(clips, split, TRAIN_LIMITS)]
-    for done, total in pack_clips(chosen, args.clips, cache, size=size, name="familiar"):
+    for done, total in pack_clips(chosen, args.clips, cache, size=size, name="novelty"):
         if done % 100 == 0:
             console.print(f"clips: {done} of {total}")
     found: dict[str, list[Bag]] = {"train": [], "val": []}
-    for name in ("familiar", *(n for n in EXTRAS if (cache / f"{n}.json").exists())):
+    for name in ("novelty", *(n for n in EXTRAS if (cache / f"{n}.json").exists())):
         frames, known = load_clips(cache, name)
         rows = seen(frames=frames, items=range(len(known)), limit=WINDOWS)
         for clip, features in zip(known, rows, strict=True):
@@ -126,20 +126,20 @@ def gather(
 
 
 def odd_shares(
-    familiar: NoveltyModel, limit: float, seen: Callable[..., list[Float32Array]], cache: Path
+    model: NoveltyModel, limit: float, seen: Callable[..., list[Float32Array]], cache: Path
 ) -> dict[str, float]:
     """Share of windows beyond the limit, by kind of change: the first window of each of ODD_CLIPS val clips.
 
     seen: `features_of`, with what looks, size and workers filled in.
     """
-    frames, clips = load_clips(cache, "familiar")
+    frames, clips = load_clips(cache, "novelty")
     val = [item for item, clip in enumerate(clips) if clip.split == "val"]
     count = min(ODD_CLIPS, len(val))
     chosen = [val[k * len(val) // count] for k in range(count)]
     shares = {}
     for name, change in ODD.items():
         rows = np.concatenate(seen(frames=frames, items=chosen, limit=1, change=change))
-        shares[name] = round(float((familiar.distance(rows) > limit).mean()), 3)
+        shares[name] = round(float((model.distance(rows) > limit).mean()), 3)
     return shares
 
 
@@ -169,11 +169,11 @@ def main(args: argparse.Namespace) -> int:
     seen = partial(features_of, partial(look, backbone, recipe), recipe.size[0], workers=args.workers)
     found = gather(args, recipe.size[0], seen, console)
     val = found["val"]
-    familiar = fit_familiar(found["train"], args.axes)
-    limit = find_limit(familiar, val, args.share)
+    model = fit_novelty(found["train"], args.axes)
+    limit = find_limit(model, val, args.share)
     beyond = {
         name: round(
-            float((familiar.distance(np.concatenate([b.features for b in val if b.set == name])) > limit).mean()), 4
+            float((model.distance(np.concatenate([b.features for b in val if b.set == name])) > limit).mean()), 4
         )
         for name in sorted({b.set for b in val})
     }
@@ -181,10 +181,10 @@ def main(args: argparse.Namespace) -> int:
     how = f"{args.share:.1%} of {windows} val windows lie beyond it, every set counting the same"
     parts = bundle.manifest.model_dump(mode="json", by_alias=True)
     parts["novelty"] = {"axes": args.axes, "limit": round(limit, 4), "calibrated": how}
-    shares = odd_shares(familiar, limit, seen, Path(args.cache))
-    parts["results"] = {**parts["results"], "val_windows_unfamiliar": beyond, "changed_windows_unfamiliar": shares}
+    shares = odd_shares(model, limit, seen, Path(args.cache))
+    parts["results"] = {**parts["results"], "val_windows_beyond_limit": beyond, "changed_windows_beyond_limit": shares}
     state = None if bundle.manifest.backbone.reference else bundle.backbone_state
-    written = write_bundle(args.out, parts, state, bundle.head_state, familiar.state_dict())
+    written = write_bundle(args.out, parts, state, bundle.head_state, model.state_dict())
     if args.card:
         write_card(written, args.card)
     print(json.dumps({"bundle": written.name, "fingerprint": written.fingerprint, "limit": round(limit, 4),
