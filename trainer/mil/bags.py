@@ -99,9 +99,9 @@ def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDA
     group_of = {i: tuple(group) for group in members.values() for i in group}
     held = set[int]()
 
-    def hold(video: int) -> bool:
+    def hold(place: int) -> bool:
         """Hold the video's group out, unless a class would have nothing left to train on."""
-        with_it = held.union(group_of[video])
+        with_it = held.union(group_of[place])
         left = np.delete(labels, sorted(with_it))
         if set(left) != set(labels):
             return False
@@ -111,11 +111,11 @@ def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDA
     for category in sorted({v.category for v in features.videos}):
         mine = np.array([i for i, v in enumerate(features.videos) if v.category == category])
         wanted = round(share * len(mine))
-        for video in (int(i) for i in rng.permutation(mine)):
+        for place in rng.permutation(mine).tolist():
             missing = wanted - len(held.intersection(mine.tolist()))
-            size = len(set(group_of[video]).intersection(mine.tolist()))
-            if video not in held and 2 * missing > size:  # nearer to the share with the group than without it
-                hold(video)
+            size = len(set(group_of[place]).intersection(mine.tolist()))
+            if place not in held and 2 * missing > size:  # nearer to the share with the group than without it
+                hold(place)
     for label, kind in ((1, "abnormal"), (0, "normal")):
         have = np.flatnonzero(labels == label)
         if len(have) < 2:
@@ -126,7 +126,7 @@ def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDA
         if held.isdisjoint(have.tolist()):
             first = int(rng.choice(have))
             smallest_first = sorted((int(i) for i in have), key=lambda i: (i != first, len(group_of[i])))
-            if not any(hold(video) for video in smallest_first):
+            if not any(hold(place) for place in smallest_first):
                 raise DataError(
                     f"the groups of the {kind} videos leave no split into training and validation; give videos of "
                     "another group, or train on all of them with --set val_share=0"
