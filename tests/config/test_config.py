@@ -298,16 +298,16 @@ def test_a_secret_that_others_may_read_gives_a_warning(tmp_path: Path, caplog: p
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[picture_quality]\nhold_s = 1", "[picture_quality] is now called [picture_quality]; rename it"),
-        ("[smoothing]\nkind = 'none'", "[smoothing] is now called [smoothing]; rename it"),
+        ("[trouble]\nhold_s = 1", "[trouble] is now called [picture_quality]; rename it"),
+        ("[smooth]\nkind = 'none'", "[smooth] is now called [smoothing]; rename it"),
         (
             "[picture_quality]\neven_below = 3",
-            "'contrast_below' in [picture_quality] is now called 'contrast_below'; rename it",
+            "'even_below' in [picture_quality] is now called 'contrast_below'; rename it",
         ),
-        ("[picture_quality]\nlearn_s = 3", "'warmup_s' in [picture_quality] is now called 'warmup_s'; rename it"),
+        ("[picture_quality]\nlearn_s = 3", "'learn_s' in [picture_quality] is now called 'warmup_s'; rename it"),
         (
             "[picture_quality]\nrelearn_s = 3",
-            "'reset_after_s' in [picture_quality] is now called 'reset_after_s'; rename it",
+            "'relearn_s' in [picture_quality] is now called 'reset_after_s'; rename it",
         ),
     ],
 )
