@@ -173,6 +173,8 @@ def add_checkpoint(file: Path, name: str | None = None, arch: str | None = None,
     Raises CheckpointError, naming missing and unexpected keys.
     """
     file = Path(file)
+    if file.is_char_device() or file.is_fifo() or file.is_socket():  # it may never end
+        raise CheckpointError(f"{str(file)!r} is a device, a pipe or a socket; give a checkpoint file")
     checkpoint = read_checkpoint(file, arch)
     return _store(checkpoint, _slug(name or file.name.split(".")[0]), file, licence or "not stated by the file")
 

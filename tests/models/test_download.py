@@ -180,3 +180,8 @@ def test_pips_failures_are_one_sentence(script: str, message: str, tmp_path: Pat
 def test_a_missing_pip_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="install pip"):
         pip_download("x==1", "ab" * 32, tmp_path / "x", (str(tmp_path / "no-pip"),))
+
+
+def test_a_device_is_no_checkpoint() -> None:
+    with pytest.raises(CheckpointError, match="is a device, a pipe or a socket; give a checkpoint file"):
+        weights.add_checkpoint(Path("/dev/zero"))
