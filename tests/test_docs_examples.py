@@ -8,16 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from model_samples import small_bundle
 
 import stream_detector as sd
 from stream_detector.alarms.smoothing import SMOOTHERS
 from stream_detector.alarms.state_machine import ALARM_RULES
-from stream_detector.errors import BundleError, ConfigError
+from stream_detector.capture.readers import READERS
+from stream_detector.config.source import Source
+from stream_detector.engines import ENGINES
+from stream_detector.errors import BundleError, ConfigError, SourceError
 from stream_detector.models.backbones import BACKBONES, build_backbone
-from stream_detector.models.bundle import write_bundle
+from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.preprocess import recipe_named
 from stream_detector.sinks.sink_threads import SINKS
 from stream_detector.system.registry import Registry
@@ -42,6 +47,8 @@ def forget() -> Iterator[None]:
         (ALARM_RULES, "not-in-the-dark"),
         (SINKS, "csv"),
         (BACKBONES, "tiny"),
+        (READERS, "jpegs"),
+        (ENGINES, "double"),
     ):
         registry.unregister(name)  # type: ignore[attr-defined]
 
@@ -105,6 +112,53 @@ def test_a_sink_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert detector.run().exit_code == 0
     (row,) = (tmp_path / "alarms.csv").read_text().splitlines()
     assert row.startswith("gate,")
+
+
+def test_a_kind_of_source_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError):
+        Source.parse("jpegs:archive/")
+    run_example("class JpegFolder")
+    (tmp_path / "archive").mkdir()
+    for n, frame in enumerate(still(80)):
+        cv2.imwrite(str(tmp_path / "archive" / f"{n:04}.jpg"), frame)
+    (source,) = (camera["source"] for camera in settings_of("jpegs:archive/")["cameras"].values())
+    assert (Source.parse(source).shown, Source.parse(source).live) == ("jpegs:archive/", False)
+    settings = {"pace": "max", **QUIET, "alarm": {"threshold": 0.5}}
+    with sd.Detector({"archive": source}, settings=settings, engine=ConstantEngine(0.9)) as detector:
+        result = detector.run()
+    assert (result.exit_code, result.windows, result.alarms) == (0, 5, 1)
+    with sd.Detector({"none": "jpegs:nowhere/"}, settings=settings, engine=ConstantEngine(0.9)) as detector:
+        result = detector.run()
+    assert result.exit_code == 2 and "holds no .jpg file" in result.failed["none"]
+
+
+def test_a_source_of_ones_own_kind_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_example("class JpegFolder")
+    for text in ("jpegs:user:hunter22@host/cam", "jpegs://user:hunter22@host", "jpegs:x?key=hunter22"):
+        source = Source.parse(text)
+        assert (source.shown, source.reveal()) == ("jpegs:…", text)
+        assert "hunter22" not in repr(source)
+        assert "hunter22" not in source.hide(f"cannot open {text} or {source.rest}")
+        assert "hunter22" not in str(source.fault(ValueError(text)))
+    told = Source.parse("jpegs:${WHERE}", {"WHERE": "hunter22"})
+    assert (told.shown, told.rest) == ("jpegs:…", "hunter22")
+
+
+def test_an_engine_of_ones_own(tmp_path: Path) -> None:
+    folder = small_bundle(tmp_path / "small").directory
+    with pytest.raises(ConfigError, match=r"engine 'double' does not exist.*openvino, torch"):
+        sd.load_bundle(folder, engine="double")
+    run_example("class DoubleEngine")
+    engine = settings_of('engine = "double"')["engine"]["engine"]
+    size = Bundle.load(folder).recipe.size
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, *size, 3), np.uint8)
+    with (
+        sd.load_bundle(folder, engine=engine) as own,
+        sd.load_bundle(folder, engine="torch", device="cpu", precision="fp32") as usual,
+    ):
+        assert own.score(frames) == pytest.approx(usual.score(frames), abs=1e-5)
+        assert own.features(frames) == pytest.approx(usual.features(frames), abs=1e-3)
 
 
 def test_a_backbone_of_ones_own(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
 from stream_detector.capture.picture import AnyPicture, DecodedPicture, Picture
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.config.source import Source, printable
+from stream_detector.config.source import SOURCE_KINDS, Source, printable
 from stream_detector.errors import SourceError
 from stream_detector.system.registry import Registry
 from stream_detector.types import DegradedCause, UInt8Array
@@ -37,6 +37,7 @@ __all__ = [
     "GrabStatus",
     "NetworkReader",
     "Reader",
+    "ReaderFactory",
     "UsbReader",
     "make_reader",
 ]
@@ -77,16 +78,8 @@ def make_usb_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
     return UsbReader(camera.source, config)
 
 
-READERS = Registry[Callable[[CameraConfig, CaptureConfig], Reader]](
-    "kind of source",
-    "stream_detector.sources",
-    {
-        "file": "stream_detector.capture.readers:make_file_reader",
-        "usb": "stream_detector.capture.readers:make_usb_reader",
-        "demo": "stream_detector.demo.reader:make_demo_reader",
-        **dict.fromkeys(("rtsp", "http", "pipe"), "stream_detector.capture.network_readers:NetworkReader"),
-    },
-)
+ReaderFactory = Callable[[CameraConfig, CaptureConfig], Reader]  # with an attribute `live = True` for cameras
+READERS: Registry[ReaderFactory] = SOURCE_KINDS  # by kind of source; one registry with the names that are parsed
 
 
 def make_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:

@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pace", choices=("realtime", "max"), help="speed of files: real time, or as fast as possible")
     parser.add_argument(
-        "--engine", choices=("auto", "torch", "openvino"), help="inference engine (default: auto, the fastest)"
+        "--engine", metavar="NAME", help="inference engine: auto, torch, openvino or a registered one (default: auto)"
     )
     parser.add_argument("--device", metavar="auto|cpu|cuda[:N]|mps", help="device of the engine (default: auto)")
     parser.add_argument(

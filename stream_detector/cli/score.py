@@ -32,7 +32,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="also write the alarm events")
     parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="model bundle")
     parser.add_argument(
-        "--engine", choices=("auto", "torch", "openvino"), default="auto", help="inference engine (default auto)"
+        "--engine",
+        metavar="NAME",
+        default="auto",
+        help="inference engine: auto, torch, openvino or a registered one (default: auto)",
     )
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="device of the engine (default auto)"

@@ -107,7 +107,7 @@ class PictureQualityConfig(Section):
 class EngineConfig(Section):
     """Which engine scores the windows."""
 
-    engine: Literal["auto", "torch", "openvino"] = "auto"
+    engine: Kind = "auto"  # or "torch", "openvino", or the name of a registered engine
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
     on_failure: Literal["stop", "fallback"] = "stop"  # fallback: go on with torch on the CPU, and say so

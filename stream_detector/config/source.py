@@ -19,19 +19,30 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, unquote
 
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import core_schema
 
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
+from stream_detector.system.registry import Registry
 
-Kind = Literal["file", "rtsp", "http", "usb", "pipe", "demo"]
-
-NETWORK: dict[str, Kind] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
+# Registered is what makes a reader, see `capture.readers`; a parsed source needs the names, and whether it is live.
+SOURCE_KINDS = Registry[Any](
+    "kind of source",
+    "stream_detector.sources",
+    {
+        "file": "stream_detector.capture.readers:make_file_reader",
+        "usb": "stream_detector.capture.readers:make_usb_reader",
+        "demo": "stream_detector.demo.reader:make_demo_reader",
+        **dict.fromkeys(("rtsp", "http", "pipe"), "stream_detector.capture.network_readers:NetworkReader"),
+    },
+)
+NETWORK: dict[str, str] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
 _OTHERS = ("ftp", "sftp", "srt", "rtmp", "rtmps", "rtp", "udp", "tcp", "mms", "onvif", "hls", "smb")  # named in errors
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_KIND = re.compile(r"([a-z0-9][a-z0-9_.-]{1,63}):(?!$)")  # two characters at least: "c:" begins a path of Windows
 _USB = re.compile(r"(?:usb:)?(\d{1,3})")
 _DEVICE = re.compile(r"/dev/(?:video\d{1,3}|v4l/by-(?:id|path)/[^/]+)")
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
@@ -50,10 +61,12 @@ _HIDE_FROM = 4  # characters; shorter parts stand in any text by chance
 class Source:
     """What a camera is read from.
 
-    kind: what sort of reader it takes.  shown: the name for people, logs, events and files; it holds no secret.
+    kind: what sort of reader it takes, a name in `SOURCE_KINDS`.
+
+    shown: the name for people, logs, events and files; it holds no secret.
     """
 
-    kind: Kind
+    kind: str
     shown: str
     _address: SecretStr
 
@@ -79,7 +92,14 @@ class Source:
     @property
     def live(self) -> bool:
         """Whether frames come when they come (camera) rather than when they are asked for (file, demo)."""
-        return self.kind in ("rtsp", "http", "usb", "pipe")
+        if SOURCE_KINDS.is_builtin(self.kind):
+            return self.kind in ("rtsp", "http", "usb", "pipe")
+        return bool(getattr(SOURCE_KINDS.get(self.kind), "live", False))
+
+    @property
+    def rest(self) -> str:
+        """What follows the kind and its colon in a source of a registered kind: `folder/` of `jpegs:folder/`."""
+        return self.reveal().partition(":")[2]
 
     @property
     def path(self) -> Path:
@@ -127,14 +147,18 @@ class Source:
 
         An exception of this package, or about a file, is returned as it is.
         """
-        if self.kind not in ("rtsp", "http") or isinstance(error, StreamDetectorError):
+        if not self._hidden or isinstance(error, StreamDetectorError):
             return error
         told = StageError(f"reading {self.shown} failed with {type(error).__name__}")
         return told.with_traceback(error.__traceback__)
 
     def hide(self, text: str) -> str:
         """`text`, in which foreign code may have put this address or a part of it, without that."""
+        if not self._hidden:
+            return text
         if self.kind not in ("rtsp", "http"):
+            for part in (self.reveal(), self.rest):
+                text = text.replace(part, "…") if len(part) >= _HIDE_FROM else text
             return text
         for form in (self.reveal(), unquote(self.reveal())):
             text = text.replace(form, self.shown)
@@ -145,6 +169,11 @@ class Source:
                 if len(part) >= _HIDE_FROM:
                     text = text.replace(part, "…")
         return text
+
+    @property
+    def _hidden(self) -> bool:
+        """Whether the address may hold a secret, so that a part of it is never shown."""
+        return self.kind in ("rtsp", "http") or (self.shown.endswith(":…") and not SOURCE_KINDS.is_builtin(self.kind))
 
     def __repr__(self) -> str:
         return f"Source({self.shown!r})"
@@ -201,6 +230,9 @@ def _parse(text: str, environment: Mapping[str, str] | None) -> Source:
         raise SourceError("the source holds a control character; remove it")
     if not text:
         raise SourceError("an empty source was given; give a file, a directory, a URL, a USB index or 'demo'")
+    kind = _KIND.match(template)
+    if kind and not SOURCE_KINDS.is_builtin(kind[1]) and kind[1] in SOURCE_KINDS.names():
+        return _registered(kind[1], template, values)
     scheme = _SCHEME.match(template)
     if scheme is None:
         return _local(_filled(template, values))
@@ -253,6 +285,13 @@ def _local(text: str) -> Source:
     if _is_device_or_demo(text):
         return Source("demo", text, SecretStr(text))
     return _file(text)
+
+
+def _registered(kind: str, template: str, values: list[str]) -> Source:
+    """A source of a kind from elsewhere: it is shown if it looks like a plain path, else only its kind is."""
+    text = _filled(template, values)
+    plain = not values and _PLAIN_PATH.fullmatch(template.partition(":")[2]) is not None
+    return Source(kind, printable(text) if plain else f"{kind}:…", SecretStr(text))
 
 
 def _file(text: str) -> Source:

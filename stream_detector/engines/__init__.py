@@ -3,6 +3,7 @@
     --engine auto     CUDA device → torch (graphs, fp16);  CPU → openvino if installed, else torch
     --precision auto  CUDA → fp16;  CPU → bf16 where it has the instructions, else fp32
 
+An engine of another kind is a factory in `ENGINES` (see `system.registry`); it is used when it is asked for by name.
 `choose_engine` decides and says why, in words that the run shows. int8 is used only when asked for.
 """
 
@@ -19,6 +20,7 @@ from stream_detector.config import EngineConfig
 from stream_detector.engines.layout import has_bf16
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.models.bundle import Bundle
+from stream_detector.system.registry import Registry
 from stream_detector.types import Engine, EngineOutput, UInt8Array
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,10 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """engine: "torch" or "openvino".  device: "cpu" or "cuda:N".  reason: one clause, for people."""
+    """engine: a name in `ENGINES`.  device: "cpu", "mps" or "cuda:N".  reason: one clause, for people.
+
+    For an engine that is not of this package, device and precision are what was asked for, which may be "auto".
+    """
 
     engine: str
     device: str
@@ -63,6 +68,12 @@ def detect_hardware() -> Hardware:
 
 def choose_engine(config: EngineConfig, hardware: Hardware) -> EngineChoice:
     """What to run on, and why. Raises ConfigError for what this hardware, or the engine asked for, cannot do."""
+    if config.engine not in ("auto", "torch", "openvino"):
+        return EngineChoice(config.engine, config.device, config.precision, f"{config.engine} was asked for")
+    return _choose_among_ours(config, hardware)
+
+
+def _choose_among_ours(config: EngineConfig, hardware: Hardware) -> EngineChoice:
     wants_cuda = config.device.startswith("cuda")
     index = int(config.device.partition(":")[2] or 0) if wants_cuda else 0
     if wants_cuda and index >= len(hardware.cuda):
@@ -177,11 +188,15 @@ def _joined(parts: list[EngineOutput]) -> EngineOutput:
     )
 
 
-def _load(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
-    if choice.engine == "openvino":
-        from stream_detector.engines.openvino_engine import OpenVinoEngine
+def make_openvino(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
+    """engine "openvino"."""
+    from stream_detector.engines.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(bundle, choice.precision, choice.reason, config.threads)
+    return OpenVinoEngine(bundle, choice.precision, choice.reason, config.threads)
+
+
+def make_torch(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
+    """engine "torch": on the CPU as it is, on other devices by `CudaEngine`."""
     if choice.device != "cpu":
         from stream_detector.engines.cuda_engine import CudaEngine
 
@@ -189,3 +204,14 @@ def _load(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
     from stream_detector.engines.torch_engine import TorchEngine
 
     return TorchEngine(bundle, choice.precision, choice.reason, config.threads, config.deterministic)
+
+
+ENGINES = Registry[Callable[[Bundle, EngineChoice, EngineConfig], Engine]](
+    "engine",
+    "stream_detector.engines",
+    {"openvino": "stream_detector.engines:make_openvino", "torch": "stream_detector.engines:make_torch"},
+)
+
+
+def _load(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
+    return ENGINES.get(choice.engine)(bundle, choice, config)

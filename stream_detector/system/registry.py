@@ -56,6 +56,10 @@ class Registry(Generic[T]):
         """Forget what `register` kept under `name`; nothing happens where there is nothing."""
         self._registered.pop(name, None)
 
+    def is_builtin(self, name: str) -> bool:
+        """Whether this package brings it itself."""
+        return name in self._builtin
+
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
         return tuple(sorted({*self._builtin, *self._registered, *self._installed()}))
