@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -240,53 +240,40 @@ def video() -> list[Check]:
     detail = f"PyAV {av.__version__} with FFmpeg {av.ffmpeg_version_info}; --hwaccel takes (untested here): {devices}"
     advice = f"cannot decode {', '.join(missing)}: install av from PyPI" if missing else ""
     checks = [Check("decoder", "warn" if missing else "ok", detail, advice)]
-    with tempfile.TemporaryDirectory() as folder, _quiet_stderr():
+    with tempfile.TemporaryDirectory() as folder:
         works = {
             name: _writes(Path(folder) / f"clip.{suffix}", code)
-            for name, suffix, code in (("VP8", "webm", "VP80"), ("VP9", "webm", "VP90"), ("H.264", "mp4", "avc1"))
+            for name, suffix, code in (
+                ("VP8", "webm", "libvpx"),
+                ("VP9", "webm", "libvpx-vp9"),
+                ("H.264", "mp4", "libx264"),
+            )
         }
     writable = [name for name, can in works.items() if can]
-    advice = (
-        "" if works["VP8"] else "evidence clips need VP8: install opencv-python-headless from PyPI, or --no-evidence"
-    )
+    advice = "" if works["VP8"] else "evidence clips need VP8: install av from PyPI, or --no-evidence"
     told = f"written and read back: {', '.join(writable) or 'none'}"
     return [*checks, Check("encoders", "ok" if works["VP8"] else "warn", told, advice)]
 
 
-def _writes(path: Path, code: str) -> bool:
-    """Whether ten frames written with `code` can be read back."""
-    import cv2
+def _writes(path: Path, encoder: str) -> bool:
+    """Whether ten pictures written with `encoder` can be read back."""
+    import av
     import numpy as np
 
-    count, size = 10, (160, 120)
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*code), 10.0, size)
+    count = 10
     try:
-        if not writer.isOpened():
-            return False
-        for index in range(count):
-            writer.write(np.full((size[1], size[0], 3), 20 * index, np.uint8))
-    finally:
-        writer.release()
-    reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    try:
-        return sum(1 for _ in range(count) if reader.read()[0]) == count
-    finally:
-        reader.release()
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """FFmpeg writes its complaints about missing encoders straight to descriptor 2; they are expected here."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(encoder, rate=10)
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+            for index in range(count):
+                picture = av.VideoFrame.from_ndarray(np.full((120, 160, 3), 20 * index, np.uint8), format="bgr24")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+        with av.open(str(path)) as container:
+            return sum(1 for _ in container.decode(video=0)) == count
+    except (av.FFmpegError, ValueError, OSError):
+        return False
 
 
 def folders(config: Config) -> list[Check]:

@@ -9,26 +9,32 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 from stream_detector.types import Preview, UInt8Array
 
 _PART = re.compile(r"\..+\.(\d+)\.part\.(?:webm|jpg)")
 _EBML_SEGMENT = b"\x18\x53\x80\x67"
 _ABANDONED_S = 3600.0  # where one cannot ask for a process: a temporary file this old is nobody's
-_stderr_lock = threading.Lock()
+_ENCODER = "libvpx"  # VP8: every browser plays it, and PyAV's wheels bring it
+# At most so many bits a second. Measured beside OpenCV's writer on two clips (320x240, 128x64): a fifth of the time, 45
+# and 79 % of the bytes, 1 dB less in PSNR (37 and 38 dB).
+_BITS_PER_S = 4_000_000
+_OPTIONS = {"deadline": "realtime", "cpu-used": "4", "crf": "10", "threads": "1"}
 _being_written: set[Path] = set()  # temporary names of this process; the set is changed by one operation at a time
 
 
 class ClipFile:
-    """A VP8 clip (WebM: what OpenCV's wheels can write and browsers play).
+    """A VP8 clip in WebM, which every browser plays.
 
     Pictures come with media times at any rate; picture k of the clip shows the newest one at first + k / fps.
     path: where the clip will lie.  fps: rate of the clip.  max_s: it takes nothing beyond this length.
@@ -39,7 +45,8 @@ class ClipFile:
         self.path = path
         self._fps, self._max_frames = fps, max(1, round(max_s * fps))
         self._part = part_name(path)
-        self._writer: cv2.VideoWriter | None = None
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
         self._size = (0, 0)
         self._first_s = 0.0
         self._held: UInt8Array | None = None
@@ -50,7 +57,7 @@ class ClipFile:
         """Take the next picture; False once the clip has its full length. skip: true when there is no time left to
         encode (the picture is then left out). Raises OSError.
         """
-        if self._writer is None:
+        if self._container is None:
             self._open(preview)
         slot = round((preview.media_s - self._first_s) * self._fps)
         while self._written < min(slot, self._max_frames) and not skip():
@@ -64,28 +71,25 @@ class ClipFile:
 
     def close(self) -> bool:
         """Finish and rename; False if no picture ever came. Raises OSError if the file did not become whole."""
-        if self._writer is None:
+        if self._container is None:
             return False
-        if self._written < self._max_frames:
-            self._write()
-        self._writer.release()
-        self._writer = None
         try:
+            if self._written < self._max_frames:
+                self._write()
+            self._end()
             if not is_complete(self._part):
                 raise OSError("the clip could not be written to its end; is the disk full?")
             os.replace(self._part, self.path)
         except OSError:
-            self._part.unlink(missing_ok=True)
+            self.discard()
             raise
-        finally:
-            _being_written.discard(self._part)
+        _being_written.discard(self._part)
         return True
 
     def discard(self) -> None:
         """Give up without leaving a file. Never raises."""
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
+        with contextlib.suppress(OSError):
+            self._end()
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
         _being_written.discard(self._part)
@@ -95,20 +99,49 @@ class ClipFile:
         self._size = (max(2, width // 2 * 2), max(2, height // 2 * 2))  # VP8 stores colour at half size
         self._first_s = preview.media_s
         _being_written.add(self._part)
-        self._part.write_bytes(b"")  # says why, if it cannot be written; OpenCV would only say no
-        with _opencv_silenced():
-            writer = cv2.VideoWriter(
-                str(self._part), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"VP80"), self._fps, self._size
-            )
-        if not writer.isOpened():
-            self._part.unlink(missing_ok=True)
-            raise OSError("this OpenCV cannot write VP8; install opencv-python-headless from PyPI")
-        self._writer = writer
+        self._part.write_bytes(b"")  # says why, if it cannot be written
+        rate = Fraction(self._fps).limit_denominator(1000)
+        try:
+            self._container = av.open(f"file:{self._part.absolute()}", "w", format="webm")
+            stream = self._container.add_stream(_ENCODER, rate=rate, options=dict(_OPTIONS))
+        except (av.FFmpegError, ValueError) as error:  # a build without the encoder
+            self.discard()
+            raise OSError(f"this PyAV cannot write VP8 ({error}); install av from PyPI") from None
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height = self._size
+        stream.pix_fmt, stream.bit_rate = "yuv420p", _BITS_PER_S
+        stream.codec_context.time_base = 1 / rate
+        self._stream = stream
 
     def _write(self) -> None:
-        if self._writer is not None and self._held is not None:
-            self._writer.write(self._held)
+        if self._held is not None:
+            frame = av.VideoFrame.from_ndarray(self._held, format="bgr24")
+            frame.pts = self._written
+            self._encode(frame)
         self._written += 1
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        """One picture, or None for the end. Raises OSError."""
+        if self._container is None or self._stream is None:
+            return
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except (av.FFmpegError, ValueError) as error:
+            raise OSError(f"the clip could not be encoded ({error})") from None
+
+    def _end(self) -> None:
+        """Write what the encoder holds back, and close. Raises OSError."""
+        container = self._container
+        if container is None:
+            return
+        try:
+            self._encode(None)
+        finally:
+            self._container = self._stream = None
+            try:
+                container.close()
+            except av.FFmpegError as error:
+                raise OSError(f"the clip could not be written to its end ({error.strerror})") from None
 
 
 def write_snapshot(path: Path, preview: Preview, caption: str) -> None:
@@ -171,24 +204,3 @@ def _in_use(path: Path, pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@contextlib.contextmanager
-def _opencv_silenced() -> Iterator[None]:
-    """Suppress what OpenCV prints about the VP8 tag of every clip; pass on other output."""
-    with _stderr_lock, tempfile.TemporaryFile() as held:
-        try:
-            saved = os.dup(2)
-        except OSError:  # no stderr at all
-            yield
-            return
-        try:
-            os.dup2(held.fileno(), 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            held.seek(0)
-            for line in held.read().splitlines(keepends=True):
-                if not line.startswith((b"OpenCV:", b"[ WARN:", b"[ERROR:")):
-                    os.write(saved, line)
-            os.close(saved)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -405,10 +406,35 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_others_print_meanwhile_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
-    with clip_file._opencv_silenced():
-        os.write(2, b"OpenCV: FFMPEG: tag is odd\nsomebody else\n")
-    assert capfd.readouterr().err == "somebody else\n"
+def test_standard_error_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redirecting descriptor 2 would swallow what other threads, and crashes, print meanwhile."""
+    moved: list[tuple[object, ...]] = []
+    monkeypatch.setattr(os, "dup2", lambda *args: moved.append(args))
+    clip = clip_file.ClipFile(tmp_path / "a.webm", 8.0, 10.0)
+    for preview in previews(0, 2):
+        clip.add(preview)
+    assert clip.close() and not moved
+
+
+def test_a_clip_is_what_browsers_play(tmp_path: Path) -> None:
+    clip = clip_file.ClipFile(tmp_path / "a.webm", 7.5, 10.0)
+    for preview in previews(0, 4):
+        clip.add(preview)
+    assert clip.close()
+    with av.open(str(tmp_path / "a.webm")) as container:
+        (stream,) = container.streams.video
+        context = stream.codec_context
+        assert (container.format.name.split(",")[-1], context.name, context.pix_fmt) == ("webm", "vp8", "yuv420p")
+        stamps = [float(frame.time or 0.0) for frame in container.decode(stream)]
+    assert stamps == pytest.approx([k / 7.5 for k in range(len(stamps))], abs=0.001)
+
+
+def test_a_build_without_the_encoder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_file, "_ENCODER", "no-such-encoder")
+    clip = clip_file.ClipFile(tmp_path / "a.webm", 8.0, 10.0)
+    with pytest.raises(OSError, match="install av from PyPI"):
+        clip.add(previews(0, 1)[0])
+    assert not list(tmp_path.iterdir())
 
 
 def test_ring_is_bounded_over_all_cameras(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
