@@ -25,7 +25,8 @@ from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
 from stream_detector.capture.picture import AnyPicture, DecodedPicture, Picture
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.config.source import SOURCE_KINDS, Source, printable
+from stream_detector.config.kinds import SOURCE_KINDS
+from stream_detector.config.source import Source, printable
 from stream_detector.errors import SourceError
 from stream_detector.system.registry import Registry
 from stream_detector.types import DegradedCause, UInt8Array

@@ -25,7 +25,28 @@ SMOOTHERS = Registry[Any](  # of `SmoothingConfig` → Smoother
 ALARM_RULES = Registry[Any](  # of `alarms.state_machine.RuleFactory`
     "alarm rule", "stream_detector.alarm_rules", {"hysteresis": "stream_detector.alarms.state_machine:make_hysteresis"}
 )
+ENGINES = Registry[Any](  # of Bundle, EngineChoice, EngineConfig → Engine
+    "engine",
+    "stream_detector.engines",
+    {"openvino": "stream_detector.engines:make_openvino", "torch": "stream_detector.engines:make_torch"},
+)
+SOURCE_KINDS = Registry[Any](  # of `capture.readers.ReaderFactory`
+    "kind of source",
+    "stream_detector.sources",
+    {
+        "file": "stream_detector.capture.readers:make_file_reader",
+        "usb": "stream_detector.capture.readers:make_usb_reader",
+        "demo": "stream_detector.demo.reader:make_demo_reader",
+        **dict.fromkeys(("rtsp", "http", "pipe"), "stream_detector.capture.network_readers:NetworkReader"),
+    },
+)
+
+
+def _known_engine(name: str) -> str:
+    return name if name == "auto" else ENGINES.known(name)
+
 
 Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]  # the name of something registered
 SmootherKind = Annotated[Kind, AfterValidator(SMOOTHERS.known)]
+EngineKind = Annotated[Kind, AfterValidator(_known_engine)]
 AlarmRuleKind = Annotated[Kind, AfterValidator(ALARM_RULES.known)]

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stream_detector.config.error_sentences import describe
-from stream_detector.config.kinds import AlarmRuleKind, Kind, SmootherKind
+from stream_detector.config.kinds import AlarmRuleKind, EngineKind, Kind, SmootherKind
 from stream_detector.config.secret_file import with_files
 from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError, SourceError
@@ -107,7 +107,7 @@ class PictureQualityConfig(Section):
 class EngineConfig(Section):
     """Which engine scores the windows."""
 
-    engine: Kind = "auto"  # or "torch", "openvino", or the name of a registered engine
+    engine: EngineKind = "auto"  # or "torch", "openvino", or the name of a registered engine
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
     on_failure: Literal["stop", "fallback"] = "stop"  # fallback: go on with torch on the CPU, and say so

@@ -25,20 +25,9 @@ from urllib.parse import quote, unquote
 from pydantic import GetCoreSchemaHandler, SecretStr
 from pydantic_core import core_schema
 
+from stream_detector.config.kinds import SOURCE_KINDS
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
-from stream_detector.system.registry import Registry
 
-# Registered is what makes a reader, see `capture.readers`; a parsed source needs the names, and whether it is live.
-SOURCE_KINDS = Registry[Any](
-    "kind of source",
-    "stream_detector.sources",
-    {
-        "file": "stream_detector.capture.readers:make_file_reader",
-        "usb": "stream_detector.capture.readers:make_usb_reader",
-        "demo": "stream_detector.demo.reader:make_demo_reader",
-        **dict.fromkeys(("rtsp", "http", "pipe"), "stream_detector.capture.network_readers:NetworkReader"),
-    },
-)
 NETWORK: dict[str, str] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
 _OTHERS = ("ftp", "sftp", "srt", "rtmp", "rtmps", "rtp", "udp", "tcp", "mms", "onvif", "hls", "smb")  # named in errors
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 import torch
 
 from stream_detector.config import EngineConfig
+from stream_detector.config.kinds import ENGINES as ENGINES
 from stream_detector.engines.layout import has_bf16
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.models.bundle import Bundle
-from stream_detector.system.registry import Registry
 from stream_detector.types import Engine, EngineOutput, UInt8Array
 
 log = logging.getLogger(__name__)
 
-__all__ = ["EngineChoice", "FallbackEngine", "Hardware", "choose_engine", "detect_hardware", "load_engine"]
+__all__ = ["ENGINES", "EngineChoice", "FallbackEngine", "Hardware", "choose_engine", "detect_hardware", "load_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +206,6 @@ def make_torch(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> En
     return TorchEngine(bundle, choice.precision, choice.reason, config.threads, config.deterministic)
 
 
-ENGINES = Registry[Callable[[Bundle, EngineChoice, EngineConfig], Engine]](
-    "engine",
-    "stream_detector.engines",
-    {"openvino": "stream_detector.engines:make_openvino", "torch": "stream_detector.engines:make_torch"},
-)
-
-
 def _load(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
-    return ENGINES.get(choice.engine)(bundle, choice, config)
+    engine: Engine = ENGINES.get(choice.engine)(bundle, choice, config)
+    return engine
