@@ -27,6 +27,7 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.preprocess import Recipe
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
+from trainer.evaluation.metrics import auc
 
 
 def main(argv: list[str]) -> int:
@@ -78,24 +79,20 @@ def compare(output: EngineOutput, reference: EngineOutput, labels: Float32Array)
     """What changed against the reference."""
     norm = np.linalg.norm(output.features - reference.features, axis=1) / np.linalg.norm(reference.features, axis=1)
     change = np.abs(output.scores - reference.scores)
-    auc = rank_auc(output.scores, labels)
+    area = _clip_auc(output.scores, labels)
     return {
         "relative_feature_error_mean": float(f"{norm.mean():.3g}"),
         "relative_feature_error_max": float(f"{norm.max():.3g}"),
         "score_change_mean": float(f"{change.mean():.3g}"),
         "score_change_max": float(f"{change.max():.3g}"),
-        "clip_auc": round(auc, 5),
-        "clip_auc_change": round(auc - rank_auc(reference.scores, labels), 5),
+        "clip_auc": round(area, 5),
+        "clip_auc_change": round(area - _clip_auc(reference.scores, labels), 5),
         "ms_a_window": round(output.forward_s / len(labels) * 1e3, 2),
     }
 
 
-def rank_auc(scores: Float32Array, labels: Float32Array) -> float:
-    """Area under the ROC curve, ties counted half (Mann and Whitney 1947)."""
-    positive, negative = np.sort(scores[labels > 0]), np.sort(scores[labels == 0])
-    below = np.searchsorted(negative, positive, "left")
-    equal = np.searchsorted(negative, positive, "right") - below
-    return float((below + 0.5 * equal).sum() / (len(positive) * len(negative)))
+def _clip_auc(scores: Float32Array, labels: Float32Array) -> float:
+    return auc(scores[labels > 0].astype(np.float64), scores[labels == 0].astype(np.float64))
 
 
 def first_windows(folder: Path, split: str, limit: int, recipe: Recipe) -> tuple[UInt8Array, Float32Array]:

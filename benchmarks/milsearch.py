@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.results import load_before, write_results
 from stream_detector.models.streaming_heads import Scaling
 from trainer.data.features import FeatureSet, load_features
-from trainer.evaluation.metrics import roc_auc
+from trainer.evaluation.metrics import auc
 from trainer.mil.heads import HeadSpec
 from trainer.mil.train import Hyper, train, training_scaling
 
@@ -121,10 +121,6 @@ def judged(scores: list[np.ndarray[Any, Any]], labels: np.ndarray[Any, Any]) -> 
     """The figures of the module's docstring. scores: one array (T,) a video."""
     normal = np.concatenate([s for s, label in zip(scores, labels, strict=True) if not label])
     abnormal = [s for s, label in zip(scores, labels, strict=True) if label]
-
-    def auc(high: np.ndarray[Any, Any], low: np.ndarray[Any, Any]) -> float:
-        positive = np.arange(len(high) + len(low)) < len(high)
-        return roc_auc(np.concatenate([high, low]), positive.astype(float), (~positive).astype(float))
 
     found = {
         "peaks": auc(np.concatenate([np.sort(s)[-3:] for s in abnormal]), normal),

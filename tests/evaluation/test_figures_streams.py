@@ -21,7 +21,6 @@ from trainer.evaluation.figures import (
     share_figure,
 )
 from trainer.evaluation.streams import GRACE_S, Take, Track, best_threshold, compose, draw, judge, settle
-from trainer.recipes.embedded.clip_metrics import alarms
 
 
 def judged(scores: list[float], abnormal: list[bool], sets: str = "", kinds: tuple[str, ...] = ()) -> Judged:
@@ -142,15 +141,6 @@ def test_alarms_are_judged_by_where_they_start() -> None:
     assert set(figures["by_kind"]) == {"fight", "crash"}
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.floats(0.01, 1.0), st.floats(0.3, 6.0))
-def test_alarms_from_crossing_to_crossing_are_those_of_window_by_window(
-    values: list[float], threshold: float, step_s: float
-) -> None:
-    smoothed, ends = np.array(values), np.arange(1, len(values) + 1) * step_s
-    assert streams.alarm_starts(smoothed, ends, threshold) == alarms(smoothed, ends, threshold)
-
-
 def brute_force(tracks: list[Track], tau: float, budget: float) -> tuple[float, int]:
     """Every threshold at which anything changes, judged from the definition."""
     hours = sum(t.length_s for t in tracks) / 3600
@@ -158,7 +148,7 @@ def brute_force(tracks: list[Track], tau: float, budget: float) -> tuple[float, 
     for threshold in sorted({float(v) for t in tracks for v in t.smoothed(tau)}, reverse=True):
         hits = false = 0
         for track in tracks:
-            left = alarms(track.smoothed(tau), track.ends_s, threshold)
+            left = streams.alarm_starts(track, track.smoothed(tau), threshold)
             for incident in track.incidents:
                 mine = [at for at in left if incident.start_s <= at <= incident.end_s + GRACE_S]
                 hits += bool(mine)

@@ -16,7 +16,6 @@ from trainer.evaluation.metrics import auc
 from trainer.recipes.embedded import select_head
 from trainer.recipes.embedded.clip_metrics import (
     Stream,
-    alarms,
     clip_aucs,
     judge_scenes,
     leave_one_set_out,
@@ -102,11 +101,11 @@ def test_the_streams_smoothing_is_the_detectors() -> None:
     assert np.allclose(stream.smoothed(1.0), wanted)
 
 
-def test_alarms_have_hysteresis_and_a_cooldown() -> None:
-    times = np.arange(12.0)
-    values = np.array([0.1, 0.6, 0.4, 0.6, 0.2, 0.6, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1])
-    found = alarms(values, times, 0.5, cooldown_s=5.0)
-    assert found == [1.0, 9.0]  # 3 s: still on (0.4 ≥ 0.35); 5 s: within the cooldown
+def test_alarms_have_hysteresis_a_least_length_and_a_cooldown() -> None:
+    values = np.array([0.1, 0.6, 0.4, 0.6, 0.2, 0.6, *[0.1] * 9, 0.9, 0.1, 0.1])
+    stream = Stream("x", values.astype(np.float32), 16.0)  # a window a second
+    found = stream.alarm_starts(values, 0.5)
+    assert found == [stream.ends_s[1], stream.ends_s[15]]  # 3: still on (0.4 ≥ 0.35); 5: within the cooldown
 
 
 def test_scenes_are_judged_by_time() -> None:

@@ -1,6 +1,6 @@
 """Event metrics of a detector that must ring, not rank: recall at a bearable number of false alarms, and the delay.
 
-    alarm        rising edge through the threshold; it ends when the score falls below threshold × OFF_RATIO
+    alarm        rising edge through the threshold; it ends when the score falls below threshold × `ALARM.off_ratio`
     hit          an alarm that starts in [onset - tolerance, end + tolerance] of a true event
     false alarm  an alarm that hits nothing (further alarms in an event that is already hit are neither)
     rate         false alarms an hour of scored video
@@ -19,10 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.alarms.replay import hysteresis_starts
+from stream_detector.config import AlarmConfig
 from trainer.data.timeline import Float64, Stamping, Timeline, pieces_of
 from trainer.evaluation.metrics import Figure, with_intervals
 
-OFF_RATIO = 0.7
+ALARM = AlarmConfig(min_length_s=0.0, cooldown_s=0.0)  # alarms as such: no cooldown hides a second one
 MAX_THRESHOLDS = 400
 
 
@@ -43,14 +45,7 @@ class EventTable:
 
 def alarms(onsets_s: Float64, scores: Float64, threshold: float) -> list[float]:
     """Times at which an alarm starts, seconds. onsets_s, scores: (P,), pieces of one video in order."""
-    starts, ringing = [], False
-    for at, score in zip(onsets_s, scores, strict=True):
-        if not ringing and score >= threshold:
-            ringing = True
-            starts.append(float(at))
-        elif ringing and score < threshold * OFF_RATIO:
-            ringing = False
-    return starts
+    return [float(onsets_s[n]) for n in hysteresis_starts(scores, scores, onsets_s, onsets_s, threshold, ALARM)]
 
 
 def judge(

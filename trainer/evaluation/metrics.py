@@ -58,13 +58,9 @@ def roc_auc(score: Float64, positive: Float64, negative: Float64) -> float:
 
 
 def auc(positive: Float64, negative: Float64) -> float:
-    """P(a positive scores above a negative), ties half; NaN if a class is empty (Hanley and McNeil 1982)."""
-    if len(positive) == 0 or len(negative) == 0:
-        return float("nan")
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, side="left")
-    equal = np.searchsorted(ordered, positive, side="right") - below
-    return float((below + equal / 2).mean() / len(negative))
+    """`roc_auc` of two lists of scores, (P,) and (N,), each counted once (Hanley and McNeil 1982)."""
+    labels = np.arange(len(positive) + len(negative)) < len(positive)
+    return roc_auc(np.concatenate([positive, negative]), labels.astype(float), (~labels).astype(float))
 
 
 def ranked_auc(ranks: Ints, positive: Float64, negative: Float64) -> float:

@@ -1,6 +1,6 @@
 """Composite streams of scores: clips at known times in quiet hours, the alarms that they raise, what those are worth.
 
-    quiet windows ──cut── clip ──cut── quiet …  ──▶ Track ──Ema──▶ alarms ──▶ recall, false alarms an hour, delay
+    quiet windows ──cut── clip ──cut── quiet …  ──▶ Track ──smoothing──▶ alarms ──▶ recall, false alarms an hour, delay
 
 Where a clip is cut in, a new window begins, as in the detector after a cut. The smoothing goes on, as it would if the
 same camera had seen the incident. A window counts when its last frame is there. An incident is found if an alarm starts
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from stream_detector.alarms.smoothing import Ema
+from stream_detector.alarms.replay import hysteresis_starts, smooth_scores
+from stream_detector.config import AlarmConfig, SmoothConfig
 from stream_detector.types import WINDOW_FRAMES
 from trainer.evaluation.figures import Floats, rate_figure, share_figure
 
 GAP_S = 20.0  # at least, between what is cut in
 GRACE_S = 2.0
-OFF_RATIO = 0.7  # of the threshold: below it an alarm ends
-COOLDOWN_S = 10.0
+ALARM = AlarmConfig()  # as in a run that says nothing about it
 TIME_CONSTANTS_S = (0.5, 1.0, 2.0)
 BUDGETS = (0.1, 0.5, 1.0)  # false alarms an hour of one camera
 LEVELS = 150  # thresholds that are tried
@@ -68,9 +68,7 @@ class Track:
 
     def smoothed(self, time_constant_s: float) -> Floats:
         """(n,) as the detector smooths them."""
-        ema = Ema(time_constant_s)
-        rows = zip(self.starts_s.tolist(), self.ends_s.tolist(), self.raw.tolist(), strict=True)
-        return np.array([ema.update(start, end, raw) for start, end, raw in rows])
+        return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothConfig(time_constant_s=time_constant_s))
 
 
 def quiet_track(take: Take) -> Track:
@@ -158,26 +156,15 @@ class Outcome:
         return Outcome(self.found + other.found, self.false + other.false, self.hours + other.hours)
 
 
-def alarm_starts(smoothed: Floats, ends_s: Floats, threshold: float) -> list[float]:
-    """What `trainer.recipes.embedded.clip_metrics.alarms` gives with its defaults, from crossing to crossing."""
-    above, below = np.flatnonzero(smoothed >= threshold), np.flatnonzero(smoothed < threshold * OFF_RATIO)
-    starts: list[float] = []
-    place, ready_s = 0, -np.inf
-    while True:
-        later = above[np.searchsorted(above, place) :]
-        later = later[ends_s[later] >= ready_s]
-        if not len(later):
-            return starts
-        starts.append(float(ends_s[later[0]]))
-        after = np.searchsorted(below, later[0])
-        if after == len(below):
-            return starts
-        place, ready_s = int(below[after]), float(ends_s[below[after]]) + COOLDOWN_S
+def alarm_starts(track: Track, smoothed: Floats, threshold: float) -> list[float]:
+    """When alarms start: the ends of the windows that raise them, media time in seconds."""
+    starts = hysteresis_starts(track.raw, smoothed, track.starts_s, track.ends_s, threshold, ALARM)
+    return [float(track.ends_s[number]) for number in starts]
 
 
 def judge(track: Track, smoothed: Floats, threshold: float) -> Outcome:
     """What the alarms of one track are worth; the delay is from the onset to the end of the raising window."""
-    left = alarm_starts(smoothed, track.ends_s, threshold)
+    left = alarm_starts(track, smoothed, threshold)
     found: list[tuple[Incident, float | None]] = []
     for incident in track.incidents:
         hits = [at for at in left if incident.start_s <= at <= incident.end_s + GRACE_S]

@@ -6,7 +6,6 @@ gives them. Intervals are 95 % percentiles of a bootstrap over clips, drawn with
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_detector.alarms.replay import hysteresis_starts, smooth_scores
+from stream_detector.config import AlarmConfig, SmoothConfig
 from stream_detector.models.heads import Head
 from stream_detector.types import WINDOW_FRAMES, Float32Array
 from trainer.data.clips import Clip
@@ -110,32 +111,21 @@ class Stream:
         """(n,) media time of each window's last frame."""
         return (np.arange(len(self.raw)) * self.stride + WINDOW_FRAMES - 1) / self.fps
 
+    @property
+    def starts_s(self) -> Floats:
+        """(n,) media time of each window's first frame."""
+        return np.arange(len(self.raw)) * self.stride / self.fps
+
     def smoothed(self, time_constant_s: float) -> Floats:
-        """(n,) the detector's exponential smoothing: it starts from 0; see `stream_detector.alarms.smoothing.Ema`."""
-        value, values, last = 0.0, [], None
-        length_s = (WINDOW_FRAMES - 1) / self.fps
-        for end, raw in zip(self.ends_s, self.raw.tolist(), strict=True):
-            longest = max(time_constant_s, length_s)
-            step = longest if last is None else end - last
-            last = end
-            value += (1.0 - math.exp(-min(step, longest) / time_constant_s)) * (raw - value)
-            values.append(value)
-        return np.array(values)
+        """(n,) as the detector smooths them."""
+        return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothConfig(time_constant_s=time_constant_s))
 
-
-def alarms(
-    smoothed: Floats, ends_s: Floats, threshold: float, off_ratio: float = 0.7, cooldown_s: float = 10.0
-) -> list[float]:
-    """Times at which an alarm starts: at `threshold`, over below threshold × off_ratio, none within the cooldown."""
-    starts: list[float] = []
-    on, ended = False, -math.inf
-    for value, at in zip(smoothed.tolist(), ends_s.tolist(), strict=True):
-        if not on and value >= threshold and at - ended >= cooldown_s:
-            on = True
-            starts.append(at)
-        elif on and value < threshold * off_ratio:
-            on, ended = False, at
-    return starts
+    def alarm_starts(self, smoothed: Floats, threshold: float) -> list[float]:
+        """When alarms start, by the rule that runs use: the ends of the windows that raise them, seconds."""
+        starts = hysteresis_starts(
+            self.raw.astype(np.float64), smoothed, self.starts_s, self.ends_s, threshold, AlarmConfig()
+        )
+        return [float(self.ends_s[number]) for number in starts]
 
 
 def judge_scenes(
@@ -145,7 +135,7 @@ def judge_scenes(
     seen = quiet = false = missed = extra = single = 0
     delays: list[float] = []
     for stream in streams:
-        starts = alarms(stream.smoothed(time_constant_s), stream.ends_s, threshold)
+        starts = stream.alarm_starts(stream.smoothed(time_constant_s), threshold)
         if stream.incident_s is None:
             quiet += 1
             false += bool(starts)

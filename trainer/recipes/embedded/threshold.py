@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.recipes.embedded.clip_metrics import Floats, Stream, alarms
+from trainer.recipes.embedded.clip_metrics import Floats, Stream
 
 TIME_CONSTANTS_S = (0.5, 0.75, 1.0)  # of the smoothing, to choose from
 ALLOWED_PER_HOUR = 0.2  # alarms of a quiet camera
@@ -75,7 +75,7 @@ def _share(found: Sequence[bool]) -> float:
 
 def _just_one(scene: Stream, values: Floats, threshold: float) -> bool:
     assert scene.incident_s is not None
-    starts = alarms(values, scene.ends_s, threshold)
+    starts = scene.alarm_starts(values, threshold)
     return len(starts) == 1 and scene.incident_s[0] <= starts[0] <= scene.incident_s[1]
 
 

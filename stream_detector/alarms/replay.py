@@ -1,0 +1,65 @@
+"""Recorded scores through the stream's smoothing and its alarm rule: for tuning, calibration and the trainer.
+
+    smooth_scores      any smoother, window by window
+    hysteresis_starts  where the rule "hysteresis" starts alarms, from crossing to crossing: a search over many
+                       thresholds would take too long window by window
+
+That the second gives what `make_alarm_rule` gives is what `tests/alarms/test_replay.py` proves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stream_detector.alarms.smoothing import make_smoother, smooth_on
+from stream_detector.alarms.state_machine import MAX_EVENT_WINDOWS
+from stream_detector.config import AlarmConfig, SmoothConfig
+
+Floats = NDArray[np.float64]
+
+
+def smooth_scores(
+    raw: ArrayLike, starts_s: ArrayLike, ends_s: ArrayLike, config: SmoothConfig, cuts: Collection[int] = ()
+) -> Floats:
+    """(n,) smoothed scores of one camera's windows, in order.
+
+    raw, starts_s, ends_s: (n,) score, start and end of each window, media time in seconds.
+
+    cuts: numbers of the windows at which another scene begins.  Raises ConfigError.
+    """
+    smoother = make_smoother(config)
+    rows = zip(*(np.asarray(values, np.float64).tolist() for values in (raw, starts_s, ends_s)), strict=True)
+    return np.array(
+        [
+            smooth_on(smoother, start_s, end_s, score, ("cut",) if number in cuts else ())
+            for number, (score, start_s, end_s) in enumerate(rows)
+        ]
+    )
+
+
+def hysteresis_starts(
+    raw: Floats, smoothed: Floats, starts_s: Floats, ends_s: Floats, threshold: float, alarm: AlarmConfig
+) -> list[int]:
+    """Numbers of the windows at which an alarm starts, by the rule "hysteresis". All arrays: (n,), `ends_s` rising."""
+    above, below = np.flatnonzero(smoothed >= threshold), np.flatnonzero(smoothed < threshold * alarm.off_ratio)
+    calm = np.flatnonzero(raw < threshold)
+    found: list[int] = []
+    place, ready_s = 0, -np.inf
+    while True:
+        later = above[np.searchsorted(above, place) :]
+        later = later[np.searchsorted(ends_s[later], ready_s) :]
+        if not len(later):
+            return found
+        start = int(later[0])
+        found.append(start)
+        before = int(np.searchsorted(calm, start, side="right"))  # the onset is where the raw score rose
+        onset = max(int(calm[before - 1]) + 1 if before else 0, place, start - MAX_EVENT_WINDOWS + 1)
+        begun_s = starts_s[min(onset, start)]
+        ends = below[np.searchsorted(below, start, side="right") :]
+        ends = ends[ends_s[ends] - begun_s >= alarm.min_length_s]
+        if not len(ends):
+            return found
+        place, ready_s = int(ends[0]) + 1, float(ends_s[ends[0]]) + alarm.cooldown_s
