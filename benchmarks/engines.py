@@ -27,7 +27,7 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.preprocess import Recipe
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
-from trainer.evaluation.metrics import auc
+from trainer.ranking import auc
 
 
 def main(argv: list[str]) -> int:

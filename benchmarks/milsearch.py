@@ -31,9 +31,9 @@ import numpy as np
 from benchmarks.results import load_before, write_results
 from stream_detector.models.streaming_heads import Scaling
 from trainer.data.features import FeatureSet, load_features
-from trainer.evaluation.metrics import auc
 from trainer.mil.heads import HeadSpec
 from trainer.mil.train import Hyper, train, training_scaling
+from trainer.ranking import auc
 
 FOLDS = 4
 THREE = ("rows", "mean:32", "change:8")

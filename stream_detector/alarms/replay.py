@@ -16,13 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from stream_detector.alarms.smoothing import make_smoother, smooth_on
 from stream_detector.alarms.state_machine import MAX_EVENT_WINDOWS
-from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, SmoothingConfig
 
 Floats = NDArray[np.float64]
 
 
 def smooth_scores(
-    raw: ArrayLike, starts_s: ArrayLike, ends_s: ArrayLike, config: SmoothConfig, cuts: Collection[int] = ()
+    raw: ArrayLike, starts_s: ArrayLike, ends_s: ArrayLike, config: SmoothingConfig, cuts: Collection[int] = ()
 ) -> Floats:
     """(n,) smoothed scores of one camera's windows, in order.
 

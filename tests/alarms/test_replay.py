@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stream_detector.alarms.replay import hysteresis_starts, smooth_scores
 from stream_detector.alarms.smoothing import Ema, make_smoother
 from stream_detector.alarms.state_machine import make_alarm_rule
-from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, SmoothingConfig
 from stream_detector.types import Score, Timing, WindowRef
 
 NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
@@ -64,9 +64,10 @@ def test_long_onsets_are_no_exception(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [SmoothConfig(time_constant_s=0.7), SmoothConfig(kind="median", span=3), SmoothConfig(kind="none")]
+    "config",
+    [SmoothingConfig(time_constant_s=0.7), SmoothingConfig(kind="median", span=3), SmoothingConfig(kind="none")],
 )
-def test_smoothing_is_the_streams_and_forgets_at_cuts(config: SmoothConfig) -> None:
+def test_smoothing_is_the_streams_and_forgets_at_cuts(config: SmoothingConfig) -> None:
     raw = np.random.default_rng(1).random(30)
     starts = np.arange(30) * 0.64
     found = smooth_scores(raw, starts, starts + 0.6, config, cuts={10, 11})
@@ -78,5 +79,5 @@ def test_smoothing_is_the_streams_and_forgets_at_cuts(config: SmoothConfig) -> N
 
 
 def test_smoothing_of_nothing_is_nothing() -> None:
-    assert smooth_scores([], [], [], SmoothConfig()).tolist() == []
+    assert smooth_scores([], [], [], SmoothingConfig()).tolist() == []
     assert Ema(1.0).state() == [0.0, None]

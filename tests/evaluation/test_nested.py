@@ -13,8 +13,8 @@ from stream_detector.errors import DataError
 from trainer.evaluation.figures import Floats
 from trainer.evaluation.folds import Ints, LeakError, fold_of
 from trainer.evaluation.logistic import Logistic
-from trainer.evaluation.metrics import auc
 from trainer.evaluation.nested import Labels, fit_platt, gathered, highest, nested
+from trainer.ranking import auc
 
 CHOICES = ((3.0, "clips"), (0.3, "clips"))
 

@@ -12,7 +12,7 @@ import torch
 from stream_detector.alarms.smoothing import Ema
 from stream_detector.errors import DataError
 from trainer.data.clips import Clip
-from trainer.evaluation.metrics import auc
+from trainer.ranking import auc
 from trainer.recipes.embedded import select_head
 from trainer.recipes.embedded.clip_metrics import (
     Stream,

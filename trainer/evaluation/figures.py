@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.alarms.calibration import poisson_lower, poisson_upper
-from trainer.evaluation.metrics import auc
+from trainer.ranking import auc
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
 from trainer.data.timeline import Float64, Ints, Pieces
+from trainer.ranking import by_threshold, rank, ranked_auc, roc_auc
 
 BINS = 15
 
@@ -41,38 +42,6 @@ class Figure:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]" if np.isfinite(self.value) else "not defined"
 
 
-def rank(score: Float64) -> Ints:
-    """Rank of each score among the distinct ones, 0 for the highest."""
-    found: Ints = np.unique(-score, return_inverse=True)[1].astype(np.int64)
-    return found
-
-
-def _by_threshold(ranks: Ints, positive: Float64, negative: Float64) -> tuple[Float64, Float64]:
-    """Weights of positives and negatives per distinct score, highest score first."""
-    return np.bincount(ranks, positive).astype(np.float64), np.bincount(ranks, negative).astype(np.float64)
-
-
-def roc_auc(score: Float64, positive: Float64, negative: Float64) -> float:
-    """P(positive frame scores above negative one), ties half. Weights (P,); NaN when a class is empty."""
-    return ranked_auc(rank(score), positive, negative)
-
-
-def auc(positive: Float64, negative: Float64) -> float:
-    """`roc_auc` of two lists of scores, (P,) and (N,), each counted once (Hanley and McNeil 1982)."""
-    labels = np.arange(len(positive) + len(negative)) < len(positive)
-    return roc_auc(np.concatenate([positive, negative]), labels.astype(float), (~labels).astype(float))
-
-
-def ranked_auc(ranks: Ints, positive: Float64, negative: Float64) -> float:
-    """`roc_auc` from ranks: sorting once serves a whole bootstrap."""
-    pos, neg = _by_threshold(ranks, positive, negative)
-    total = pos.sum() * neg.sum()
-    if total == 0:
-        return float("nan")
-    above = np.cumsum(pos) - pos  # positives strictly above each level
-    return float(np.sum(neg * (above + pos / 2)) / total)
-
-
 def average_precision(score: Float64, positive: Float64, negative: Float64) -> float:
     """Sum of precision × recall step over the distinct thresholds; NaN without positives."""
     return ranked_ap(rank(score), positive, negative)
@@ -80,7 +49,7 @@ def average_precision(score: Float64, positive: Float64, negative: Float64) -> f
 
 def ranked_ap(ranks: Ints, positive: Float64, negative: Float64) -> float:
     """`average_precision` from ranks."""
-    pos, neg = _by_threshold(ranks, positive, negative)
+    pos, neg = by_threshold(ranks, positive, negative)
     if pos.sum() == 0:
         return float("nan")
     hits, all_above = np.cumsum(pos), np.cumsum(pos + neg)
@@ -90,13 +59,13 @@ def ranked_ap(ranks: Ints, positive: Float64, negative: Float64) -> float:
 
 def roc_curve(p: Pieces) -> tuple[Float64, Float64]:
     """False and true positive rate from the highest threshold to the lowest, both starting at 0. Needs both classes."""
-    pos, neg = _by_threshold(rank(p.score), p.positive, p.negative)
+    pos, neg = by_threshold(rank(p.score), p.positive, p.negative)
     return np.r_[0.0, np.cumsum(neg) / neg.sum()], np.r_[0.0, np.cumsum(pos) / pos.sum()]
 
 
 def precision_recall(p: Pieces) -> tuple[Float64, Float64]:
     """Precision and recall from the highest threshold to the lowest. Needs positives."""
-    pos, neg = _by_threshold(rank(p.score), p.positive, p.negative)
+    pos, neg = by_threshold(rank(p.score), p.positive, p.negative)
     return np.cumsum(pos) / np.maximum(np.cumsum(pos + neg), 1e-12), np.cumsum(pos) / pos.sum()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from stream_detector.errors import DataError
 from trainer.evaluation.figures import Bools, Floats
 from trainer.evaluation.folds import Ints, require_apart
-from trainer.evaluation.metrics import auc
+from trainer.ranking import auc
 
 Scorer = Callable[[int], Floats]  # place of a clip → (n,) logits of its windows
 

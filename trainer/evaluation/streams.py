@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from stream_detector.alarms.replay import hysteresis_starts, smooth_scores
-from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, SmoothingConfig
 from stream_detector.types import WINDOW_FRAMES
 from trainer.evaluation.figures import Floats, rate_figure, share_figure
 
@@ -68,7 +68,7 @@ class Track:
 
     def smoothed(self, time_constant_s: float) -> Floats:
         """(n,) as the detector smooths them."""
-        return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothConfig(time_constant_s=time_constant_s))
+        return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothingConfig(time_constant_s=time_constant_s))
 
 
 def quiet_track(take: Take) -> Track:

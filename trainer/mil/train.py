@@ -25,13 +25,13 @@ from stream_detector.errors import DataError
 from stream_detector.models.streaming_heads import Scaling
 from stream_detector.types import Float32Array
 from trainer.data.features import FeatureSet, load_features, require_both_classes, require_finite
-from trainer.evaluation.metrics import roc_auc
 from trainer.mil.backend import BACKENDS, seed_everything, use_backend
 from trainer.mil.bags import Sampler, bags_of, validation_split
 from trainer.mil.checkpoint import Checkpoint, Curve, versions
 from trainer.mil.heads import HeadSpec, build_head, fit_scaling, kernels_of, merged, see, weights_of
 from trainer.mil.stopping import has_turned
 from trainer.mil.training_overlap import training_marks
+from trainer.ranking import roc_auc
 
 Progress = Callable[[int, int, str], None]
 

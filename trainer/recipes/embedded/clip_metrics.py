@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.alarms.replay import hysteresis_starts, smooth_scores
-from stream_detector.config import AlarmConfig, SmoothConfig
+from stream_detector.config import AlarmConfig, SmoothingConfig
 from stream_detector.models.heads import Head
 from stream_detector.types import WINDOW_FRAMES, Float32Array
 from trainer.data.clips import Clip
-from trainer.evaluation.metrics import auc
+from trainer.ranking import auc
 from trainer.recipes.embedded.fit_head import Bag, HeadConfig, clip_scores, fit_head
 from trainer.recipes.embedded.teacher import Targets
 
@@ -118,7 +118,7 @@ class Stream:
 
     def smoothed(self, time_constant_s: float) -> Floats:
         """(n,) as the detector smooths them."""
-        return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothConfig(time_constant_s=time_constant_s))
+        return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothingConfig(time_constant_s=time_constant_s))
 
     def alarm_starts(self, smoothed: Floats, threshold: float) -> list[float]:
         """When alarms start, by the rule that runs use: the ends of the windows that raise them, seconds."""
