@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from stream_detector.events.curve import KeyPair
     from stream_detector.events.protocol import Message
     from stream_detector.events.published_alarm import PublishedAlarm
-    from stream_detector.reports.read_back import ScoreRow
+    from stream_detector.reports.scores_file import ScoreRow
     from stream_detector.runtime.pipeline import RunResult
     from stream_detector.runtime.session import Session
     from stream_detector.types import AlarmEvent, Decision, Frame

@@ -24,7 +24,7 @@ from stream_detector.errors import SourceError, StageError, UsageError
 from stream_detector.events.published_alarm import PublishedAlarm
 from stream_detector.models.bundle import Bundle, find_bundle, read_manifest
 from stream_detector.models.preprocess import Recipe
-from stream_detector.reports.read_back import ScoreRow
+from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.runtime.build import Run, build_run
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.types import Decision, Engine, Float32Array, Frame, UInt8Array

@@ -26,6 +26,7 @@ WINDOW_FRAMES = 16
 
 EventType = Literal["start", "update", "end"]
 EndReason = Literal["normal", "source_lost", "shutdown", "restart"]
+ALARM_SCHEMA = "stream-detector.alarm/1"
 FORMER_WINDOW_KEY = "captured→window"  # the former name of "capture_to_window"; events carry both until 0.2
 
 CameraState = Literal["connecting", "online", "stalled", "offline", "ended", "failed"]

@@ -27,7 +27,7 @@ from stream_detector.alarms.state_machine import make_alarm_rule
 from stream_detector.config import AlarmConfig, CameraConfig, Config, build_config, load_config, slug
 from stream_detector.config.edit import set_camera, write_camera_settings
 from stream_detector.errors import ConfigError, RunError, SourceError, UsageError
-from stream_detector.reports.read_back import ScoreRow, read_scores
+from stream_detector.reports.scores_file import ScoreRow, read_scores
 from stream_detector.reports.summary import make_report
 from stream_detector.system import signals
 from stream_detector.system.stdio import json_text

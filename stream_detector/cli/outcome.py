@@ -14,7 +14,8 @@ from rich.table import Table
 from stream_detector.capture.sources import demo_options
 from stream_detector.demo import DemoScene
 from stream_detector.errors import StreamDetectorError
-from stream_detector.reports.read_back import read_events, read_scores
+from stream_detector.reports.read_back import read_events
+from stream_detector.reports.scores_file import read_scores
 from stream_detector.runtime.build import Run
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals

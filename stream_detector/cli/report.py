@@ -8,7 +8,8 @@ from typing import Any
 
 from stream_detector.errors import UsageError
 from stream_detector.reports.html_page import page
-from stream_detector.reports.read_back import gather_alarms, read_events, read_scores
+from stream_detector.reports.read_back import gather_alarms, read_events
+from stream_detector.reports.scores_file import read_scores
 from stream_detector.reports.summary import make_report
 from stream_detector.system.outputs import check_apart, check_free, replace_file
 from stream_detector.system.stdio import json_text

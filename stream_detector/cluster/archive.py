@@ -23,7 +23,7 @@ from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
 from stream_detector.events.protocol import alarm_to_dict, encode
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.decider import ScoresFile
+from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.runtime.pipeline import Pipeline
 from stream_detector.runtime.stages import DecisionModel, make_decider, plan_camera
 from stream_detector.telemetry.collector import Telemetry

@@ -37,7 +37,8 @@ from stream_detector.errors import LedgerError, StageError
 from stream_detector.events.ledger import Ledger
 from stream_detector.events.protocol import DETECTOR, topic_of
 from stream_detector.events.publisher import Publisher
-from stream_detector.runtime.decider import CameraPlan, ScoresFile
+from stream_detector.reports.scores_file import ScoresFile
+from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.stages import DecisionModel, make_decider
 from stream_detector.system.lock_file import lock_of
 from stream_detector.telemetry.collector import Telemetry

@@ -33,11 +33,11 @@ from stream_detector.events.protocol_checks import decode_object as decode_objec
 from stream_detector.events.protocol_checks import encode as encode
 from stream_detector.events.protocol_checks import epoch_of, integer, object_of, places, positions, short, text_of
 from stream_detector.events.protocol_checks import parse_topic as parse_topic
+from stream_detector.types import ALARM_SCHEMA as ALARM_SCHEMA
 from stream_detector.types import AlarmEvent, CameraStatus, Decision
 
 EventPosition = tuple[str, str, int]  # topic, epoch, seq: identifies an event for ever
 
-ALARM_SCHEMA = "stream-detector.alarm/1"
 SCORE_SCHEMA = "stream-detector.score/1"
 STATUS_SCHEMA = "stream-detector.status/1"
 ACK_SCHEMA = "stream-detector.ack/1"

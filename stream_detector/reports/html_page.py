@@ -21,7 +21,8 @@ from urllib.parse import quote
 import jinja2
 
 from stream_detector.reports.plots import clock_label, step_s
-from stream_detector.reports.read_back import AlarmRecord, ScoreRow
+from stream_detector.reports.read_back import AlarmRecord
+from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.reports.summary import CameraReport, Report
 
 WIDTH = 10_000  # units of a timeline's x axis

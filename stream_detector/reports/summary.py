@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stream_detector.errors import DataError
-from stream_detector.reports.read_back import AlarmRecord, ScoreRow, by_camera, spans_of
+from stream_detector.reports.read_back import AlarmRecord, by_camera, spans_of
+from stream_detector.reports.scores_file import ScoreRow
 
 SCHEMA = "stream-detector.report/1"
 GAP_STEPS = 1.5  # windows further apart than so many usual steps have a hole between them

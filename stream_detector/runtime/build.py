@@ -22,7 +22,8 @@ from stream_detector.events.ledger import Ledger
 from stream_detector.events.publisher import Publisher
 from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.decider import CameraPlan, ScoresFile
+from stream_detector.reports.scores_file import ScoresFile
+from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.pipeline import Pipeline
 from stream_detector.runtime.stages import DecisionModel, make_decider, plan_camera
 from stream_detector.sinks.sink_threads import Sinks

@@ -7,24 +7,19 @@ causes one) is journalled and sent, the score is sent and written down. Wiring c
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from stream_detector.alarms.smoothing import make_smoother, smooth_on
 from stream_detector.alarms.state_machine import AlarmRule, make_alarm_rule
 from stream_detector.capture.picture_quality import CameraQualityMonitor
 from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
-from stream_detector.errors import UsageError
 from stream_detector.events.protocol import alarm_id
 from stream_detector.models.novelty import NoveltyMonitor
 from stream_detector.models.streaming_heads import CUTS, StreamingHead
-from stream_detector.system.outputs import SCORE_COLUMNS, keep_former
+from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     AlarmEvent,
@@ -40,7 +35,6 @@ from stream_detector.types import (
 )
 
 TICK_S = 1.0
-FLUSH_S = 1.0  # what a killed run may lose of its scores
 LOST_STATES = ("offline", "stalled", "failed")
 
 
@@ -75,63 +69,6 @@ class Evidence(Protocol):
     def end(self, camera: str, alarm_id: str, end_media_s: float) -> None: ...
 
     def flush_camera(self, camera: str) -> None: ...
-
-
-class ScoresFile:
-    """scores.csv: one row a window, columns SCORE_COLUMNS. Written by the decision thread only."""
-
-    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        """keep_bytes: go on after so much of the file that is there (see `flush`) instead of beginning anew.
-
-        A table of a former run is kept under another name, `kept`. Raises UsageError.
-        """
-        self.kept = None if keep_bytes else keep_former(path, "scores")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO = path.open(
-                "r+" if keep_bytes else "w", newline="", encoding="utf-8", errors="backslashreplace"
-            )
-            if keep_bytes:
-                self._file.seek(keep_bytes)
-                self._file.truncate()
-        except OSError as error:
-            raise UsageError(
-                f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path"
-            ) from None
-        self._flushed_s = time.monotonic()
-        self._writer = csv.writer(self._file)
-        if not keep_bytes:
-            self._writer.writerow(SCORE_COLUMNS)
-
-    def write(self, decision: Decision) -> None:
-        """Add the row of one window."""
-        ref = decision.score.ref
-        self._writer.writerow(
-            (
-                ref.source,
-                ref.camera,
-                ref.index,
-                ref.start_frame,
-                ref.end_frame,
-                f"{ref.start_s:.3f}",
-                f"{ref.end_s:.3f}",
-                f"{decision.score.raw:.7f}",
-                f"{decision.smoothed:.7f}",
-                "+".join(ref.degraded),
-            )
-        )
-        if time.monotonic() - self._flushed_s > FLUSH_S:
-            self._file.flush()
-            self._flushed_s = time.monotonic()
-
-    def flush(self) -> int:
-        """Bring what is buffered to the file; returns its length in bytes."""
-        self._file.flush()
-        return os.fstat(self._file.fileno()).st_size
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class Decider:

@@ -25,7 +25,8 @@ from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
 from stream_detector.models.novelty import NoveltyModel, novelty_monitor_factory
-from stream_detector.runtime.decider import CameraPlan, Decider, Evidence, ScoresFile
+from stream_detector.reports.scores_file import ScoresFile
+from stream_detector.runtime.decider import CameraPlan, Decider, Evidence
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     CameraStatus,

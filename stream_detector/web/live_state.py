@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from stream_detector.reports.read_back import ScoreRow
+from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.types import Decision, Preview
 
 ROWS = 100_000  # windows kept of all cameras together

@@ -16,7 +16,7 @@ from stream_detector.alarms.smoothing import make_smoother, smooth_on
 from stream_detector.alarms.state_machine import make_alarm_rule
 from stream_detector.config import AlarmConfig, SmoothingConfig
 from stream_detector.config.edit import write_camera_settings
-from stream_detector.reports.read_back import ScoreRow
+from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.types import AlarmEvent
 
 MAX_POINTS = 1500

@@ -28,7 +28,8 @@ from stream_detector.alarms.calibration import (
 from stream_detector.cli import calibrate as command
 from stream_detector.config import AlarmConfig
 from stream_detector.errors import ConfigError, DataError, SourceError, UsageError
-from stream_detector.reports.read_back import COLUMNS, ScoreRow
+from stream_detector.reports.scores_file import ScoreRow
+from stream_detector.system.outputs import SCORE_COLUMNS as COLUMNS
 
 
 def test_the_bounds_are_the_exact_ones() -> None:

@@ -21,7 +21,7 @@ from stream_detector.models.heads import TemporalHead
 from stream_detector.models.novelty import NoveltyModel
 from stream_detector.models.preprocess import Recipe
 from stream_detector.models.streaming_heads import TemporalSpec
-from stream_detector.runtime.decider import ScoresFile
+from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.runtime.pipeline import Pipeline
 from stream_detector.runtime.stages import DecisionModel, make_decider
 from stream_detector.telemetry.collector import Telemetry

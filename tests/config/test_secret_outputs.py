@@ -29,7 +29,8 @@ from stream_detector.config import build_config
 from stream_detector.config.source import Source
 from stream_detector.errors import SourceError
 from stream_detector.reports.html_page import page
-from stream_detector.reports.read_back import gather_alarms, read_events, read_scores
+from stream_detector.reports.read_back import gather_alarms, read_events
+from stream_detector.reports.scores_file import read_scores
 from stream_detector.reports.summary import make_report
 from stream_detector.runtime.build import Run, build_run
 from stream_detector.system.logging_setup import JsonFormatter, TextFormatter

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_detector.errors import DataError
-from stream_detector.reports.read_back import COLUMNS, read_events, read_scores
+from stream_detector.reports.read_back import read_events
+from stream_detector.reports.scores_file import read_scores
+from stream_detector.system.outputs import SCORE_COLUMNS as COLUMNS
 
 SOURCE = "Einfahrt-Süd/日本.mp4"
 EVENT = {

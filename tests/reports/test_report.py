@@ -26,8 +26,11 @@ from stream_detector.reports.html_page import (
     share_text,
     split_at_gaps,
 )
-from stream_detector.reports.read_back import ALARM_SCHEMA, COLUMNS, ScoreRow, gather_alarms
+from stream_detector.reports.read_back import gather_alarms
+from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.reports.summary import gaps_of, make_report
+from stream_detector.system.outputs import SCORE_COLUMNS as COLUMNS
+from stream_detector.types import ALARM_SCHEMA
 
 JPEG = b"\xff\xd8\xff\xe0" + b"\0" * 40
 VOID = {"meta", "img", "br"}

@@ -7,7 +7,7 @@ from pipeline_rig import ALARM, make
 
 from stream_detector.alarms.smoothing import Ema
 from stream_detector.config import Config, SmoothingConfig, WindowConfig
-from stream_detector.reports.read_back import ScoreRow
+from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.testing import ConstantEngine, FakeSource

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stream_detector.errors import UsageError
-from stream_detector.runtime.decider import ScoresFile
+from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.system.outputs import SCORE_COLUMNS, Kind, check_apart, check_free, keep_former, replace_file
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

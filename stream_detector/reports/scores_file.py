@@ -1,0 +1,193 @@
+"""scores.csv, one row a window: the row, its writer and its reader.
+
+A table may come from anywhere, so every field is checked when it is read; the first that is wrong is named with its
+line. Times are media seconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from stream_detector.errors import DataError, UsageError
+from stream_detector.system.outputs import SCORE_COLUMNS, keep_former
+from stream_detector.types import Decision, Score, Timing, WindowRef
+
+FLUSH_S = 1.0  # what a killed run may lose of its scores
+MAX_LINE = 1 << 20
+_NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One window: one row of scores.csv. raw, smoothed: in [0, 1].  degraded: causes, empty normally."""
+
+    source: str
+    camera: str
+    window: int
+    start_frame: int
+    end_frame: int
+    start_s: float
+    end_s: float
+    raw: float
+    smoothed: float
+    degraded: tuple[str, ...] = ()
+
+    def score(self) -> Score:
+        """The score that this row was written from, for the alarm machine; every clock reads the end of the window."""
+        ref = WindowRef(
+            camera=self.camera,
+            source=self.source,
+            index=self.window,
+            start_frame=self.start_frame,
+            end_frame=self.end_frame,
+            start_s=self.start_s,
+            end_s=self.end_s,
+            captured_s=self.end_s,
+            captured_utc=self.end_s,
+            completed_s=self.end_s,
+            degraded=self.degraded,
+        )
+        return Score(ref, self.raw, self.end_s, _NO_TIME)
+
+
+class ScoresFile:
+    """scores.csv: one row a window, columns SCORE_COLUMNS. Written by the decision thread only."""
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        """keep_bytes: go on after so much of the file that is there (see `flush`) instead of beginning anew.
+
+        A table of a former run is kept under another name, `kept`. Raises UsageError.
+        """
+        self.kept = None if keep_bytes else keep_former(path, "scores")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = path.open(
+                "r+" if keep_bytes else "w", newline="", encoding="utf-8", errors="backslashreplace"
+            )
+            if keep_bytes:
+                self._file.seek(keep_bytes)
+                self._file.truncate()
+        except OSError as error:
+            raise UsageError(
+                f"scores file {str(path)!r} cannot be written ({error.strerror}); give another path"
+            ) from None
+        self._flushed_s = time.monotonic()
+        self._writer = csv.writer(self._file)
+        if not keep_bytes:
+            self._writer.writerow(SCORE_COLUMNS)
+
+    def write(self, decision: Decision) -> None:
+        """Add the row of one window."""
+        ref = decision.score.ref
+        self._writer.writerow(
+            (
+                ref.source,
+                ref.camera,
+                ref.index,
+                ref.start_frame,
+                ref.end_frame,
+                f"{ref.start_s:.3f}",
+                f"{ref.end_s:.3f}",
+                f"{decision.score.raw:.7f}",
+                f"{decision.smoothed:.7f}",
+                "+".join(ref.degraded),
+            )
+        )
+        if time.monotonic() - self._flushed_s > FLUSH_S:
+            self._file.flush()
+            self._flushed_s = time.monotonic()
+
+    def flush(self) -> int:
+        """Bring what is buffered to the file; returns its length in bytes."""
+        self._file.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """All rows of a scores.csv in the file's order. A last line cut off by a kill is left out. Raises DataError."""
+    rows: list[ScoreRow] = []
+    try:
+        with path.open("rb") as file:
+            reader = csv.reader(text for text, _ in text_lines(file, path, "scores"))
+            header = next(reader, None)
+            if header is None or tuple(header) != SCORE_COLUMNS:
+                raise DataError(
+                    f"{path}: not a scores file: the first line must be {','.join(SCORE_COLUMNS)!r}; "
+                    "give the file that --scores wrote"
+                )
+            problem = ""
+            for cells in reader:
+                if problem:
+                    raise DataError(problem)
+                try:
+                    rows.append(_score_row(cells))
+                except ValueError as error:
+                    problem = f"{path}, line {reader.line_num}: {error}; give the file that --scores wrote"
+            if problem and (not cells or len(cells) == len(SCORE_COLUMNS)):
+                raise DataError(problem)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(unreadable(path, "scores", error)) from None
+    return rows
+
+
+def _score_row(cells: list[str]) -> ScoreRow:
+    if len(cells) != len(SCORE_COLUMNS):
+        raise ValueError(f"{len(cells)} columns instead of {len(SCORE_COLUMNS)}")
+    numbers: dict[str, float] = {}
+    for name, cell in zip(SCORE_COLUMNS[2:9], cells[2:9], strict=True):
+        try:
+            value = float(cell)
+        except ValueError:
+            raise ValueError(f"{name} is {cell[:40]!r}, not a number") from None
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {cell[:40]!r}, not a finite number")
+        numbers[name] = value
+    for name in ("raw", "smoothed"):
+        if not 0.0 <= numbers[name] <= 1.0:
+            raise ValueError(f"{name} is {numbers[name]:g}, outside 0 to 1")
+    if numbers["end_s"] < numbers["start_s"]:
+        raise ValueError(f"the window ends at {numbers['end_s']:g} s, before it starts")
+    return ScoreRow(
+        source=cells[0],
+        camera=cells[1],
+        window=int(numbers["window"]),
+        start_frame=int(numbers["start_frame"]),
+        end_frame=int(numbers["end_frame"]),
+        start_s=numbers["start_s"],
+        end_s=numbers["end_s"],
+        raw=numbers["raw"],
+        smoothed=numbers["smoothed"],
+        degraded=tuple(cause for cause in cells[9].split("+") if cause),
+    )
+
+
+def text_lines(file: BinaryIO, path: Path, what: str) -> Iterator[tuple[str, bool]]:
+    """The lines of a file, and of each whether it has its line end: a kill may cut the last one, also in a character.
+
+    Raises DataError at a line of more than MAX_LINE bytes (a device, a recording), UnicodeDecodeError.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise DataError(f"{path}, line {number}: longer than 1 MiB; give the file that --{what} wrote")
+        whole = line.endswith(b"\n")
+        yield line.decode("utf-8-sig" if number == 1 else "utf-8", "strict" if whole else "replace"), whole
+
+
+def unreadable(path: Path, what: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{what} file {str(path)!r} does not exist; give the file that --{what} wrote"
+    reason = getattr(error, "strerror", None) or error
+    return f"{what} file {str(path)!r} cannot be read ({reason}); give the file that --{what} wrote"
