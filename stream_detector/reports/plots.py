@@ -17,13 +17,12 @@ from typing import Any
 from stream_detector.errors import DataError, UsageError
 from stream_detector.reports.read_back import (
     AlarmRecord,
-    ScoreRow,
     by_camera,
     gather_alarms,
     read_events,
-    read_scores,
     spans_of,
 )
+from stream_detector.reports.scores_file import ScoreRow, read_scores
 from stream_detector.system.outputs import SOFTWARE, replace_file
 
 BLUE, SKY, VERMILION, ORANGE, GREEN, INK, PALE = (

@@ -13,15 +13,9 @@ import pytest
 
 from stream_detector.errors import DataError
 from stream_detector.reports.plots import _lines, clock_label, plot_scores, step_s
-from stream_detector.reports.read_back import (
-    ALARM_SCHEMA,
-    COLUMNS,
-    ScoreRow,
-    gather_alarms,
-    read_events,
-    read_scores,
-    spans_of,
-)
+from stream_detector.reports.read_back import ALARM_SCHEMA, gather_alarms, read_events, spans_of
+from stream_detector.reports.scores_file import ScoreRow, read_scores
+from stream_detector.system.outputs import SCORE_COLUMNS as COLUMNS
 
 
 def rows_of(camera: str = "gate", number: int = 60, **extra: Any) -> list[ScoreRow]:
