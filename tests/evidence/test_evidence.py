@@ -299,7 +299,7 @@ def test_unwritable_folder_is_told_once_and_nothing_stops(tmp_path: Path) -> Non
         rig.alarm("gate", alarm_id, 20 * n + 5, 20 * n + 8)
     rig.writer.flush_camera("gate")
     rig.settle()
-    assert len(rig.errors) == 1 and "cannot be written" in rig.errors[0] and "detection goes on" in rig.errors[0]
+    assert len(rig.errors) == 1 and "cannot be written" in rig.errors[0] and "detection continues" in rig.errors[0]
     assert rig.writer.close(20)
 
 
