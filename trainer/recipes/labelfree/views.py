@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -171,8 +171,3 @@ def spoil(views: Tensor) -> Tensor:
     if bool(noisy.any()):
         x = torch.where(noisy, x + torch.randn_like(x) * drawn(0.01, 0.05), x)
     return (x.clamp(0, 1) * 255).round().byte()
-
-
-def as_numpy(views: Tensor) -> NDArray[Any]:
-    """The pixels in memory of the CPU."""
-    return views.cpu().numpy()
