@@ -64,7 +64,8 @@ def bench(make_bench: MakeBench) -> Bench:
 def small_work_on_one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fits of a few hundred rows run on one thread: on a busy machine two wait for each other at every step."""
     torch = sys.modules.get("torch")
-    if torch is None or request.path.parent.name not in ("evaluation", "benchmarks"):
+    place = {request.path.parent.name, request.path.stem}
+    if torch is None or not place & {"evaluation", "benchmarks", "test_views", "test_embed"}:
         yield
         return
     before = torch.get_num_threads()
