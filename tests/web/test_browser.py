@@ -27,7 +27,7 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: .ci/install-web-test.sh")
 
-from stream_detector.reports.read_back import COLUMNS  # noqa: E402
+from stream_detector.system.outputs import SCORE_COLUMNS as COLUMNS  # noqa: E402
 
 from .conftest import running  # noqa: E402
 
