@@ -162,10 +162,15 @@ def kill_driver(folder: Path, film: Path, seed: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "stream_detector", "cluster", *(f"{name}={path}" for name, path in sources)]
     command += ["--pace", "realtime", "--bind", endpoint, "--ledger", str(place / "ledger.sqlite3"), "--cpus", "2"]
     command += ["--scores", str(place / "scores.csv"), "--events", str(place / "events.jsonl")]
-    for key, value in (("alarm.threshold", "0.4"), ("alarm.cooldown_s", "1.0"), ("alarm.min_length_s", "1.0"),
-                       ("smoothing.kind", "ema"), ("smoothing.time_constant_s", "0.5"),
-                       ("picture_quality.enabled", "false"),
-                       ("engine.precision", "fp32")):  # fmt: skip
+    for key, value in (
+        ("alarm.threshold", "0.4"),
+        ("alarm.cooldown_s", "1.0"),
+        ("alarm.min_length_s", "1.0"),
+        ("smoothing.kind", "ema"),
+        ("smoothing.time_constant_s", "0.5"),
+        ("picture_quality.enabled", "false"),
+        ("engine.precision", "fp32"),
+    ):
         command += ["--set", f"{key}={value}"]
     away_s = 0.0
     with Subscriber(endpoint, kinds=("alarm", "status", "score"), from_start=True) as subscriber:

@@ -81,8 +81,9 @@ def measure(clips: Path, work: Path, seed: int) -> dict[str, Any]:
     stages, features = Stages(), work / "features"
     command: tuple[str | Path, ...]
     where = f"set={SETS}"
-    told = stages.run("extract", "trainer", "extract", "--list", clips / "index.csv", "--where", where,
-                      "--out", features, *ENGINE)  # fmt: skip
+    told = stages.run(
+        "extract", "trainer", "extract", "--list", clips / "index.csv", "--where", where, "--out", features, *ENGINE
+    )
     stages.run("audit", "trainer", "audit", features)
     heads: dict[str, Any] = {}
     for name, preset in PRESETS.items():
@@ -128,8 +129,10 @@ def main(argv: list[str] | None = None) -> int:
     engine = dict(zip(("engine", "device", "precision"), ENGINE[1::2], strict=True))
     write_results("endtoend", found, {"sets": SETS.split(","), "seed": args.seed, "load_before": load, **engine})
     print(json.dumps(found, indent=1))
-    fine = all(head["missing"] == 0 and head["windows"] and head["max_difference"] <= TOLERANCE
-               for head in found["heads"].values())  # fmt: skip
+    fine = all(
+        head["missing"] == 0 and head["windows"] and head["max_difference"] <= TOLERANCE
+        for head in found["heads"].values()
+    )
     return 0 if fine else 1
 
 

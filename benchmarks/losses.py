@@ -92,8 +92,17 @@ def compare(found: dict[str, Any]) -> list[dict[str, Any]]:
             whole, mask = np.asarray(side), pad(wanted)[1]
             worst = max(worst, float(np.abs(whole[~mask]).max(initial=0.0)))  # nothing may leak into the padding
             worst = max(worst, *(float(np.abs(whole[i, : len(w)] - w).max()) for i, w in enumerate(wanted)))
-        rows.append({"loss": name, "bags": kind, "dtype": dtype, "specification": value, "value": got["value"],
-                     "value_difference": abs(got["value"] - value), "gradient_difference": worst})  # fmt: skip
+        rows.append(
+            {
+                "loss": name,
+                "bags": kind,
+                "dtype": dtype,
+                "specification": value,
+                "value": got["value"],
+                "value_difference": abs(got["value"] - value),
+                "gradient_difference": worst,
+            }
+        )
         if kind == "constant":
             rows[-1]["gradient_difference"] = None  # ties: any of the equal segments is a right answer
     return rows
@@ -126,8 +135,10 @@ def main(argv: list[str] | None = None) -> int:
     for backend, rows in result.items():
         for r in rows:
             grad = "ties" if r["gradient_difference"] is None else f"{r['gradient_difference']:.1e}"
-            print(f"{backend:<11}{r['loss']:<28}{r['bags']:<9}{r['dtype']:<8}{r['specification']:>14.6f}"
-                  f"{r['value_difference']:>15.1e}{grad:>14}")  # fmt: skip
+            print(
+                f"{backend:<11}{r['loss']:<28}{r['bags']:<9}{r['dtype']:<8}{r['specification']:>14.6f}"
+                f"{r['value_difference']:>15.1e}{grad:>14}"
+            )
     write_results("trainer_losses", result)
     return 0
 

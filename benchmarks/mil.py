@@ -45,8 +45,14 @@ METHODS: dict[str, Hyper] = {
     "causal": replace(PRESETS["causal"], **WHOLE),  # type: ignore[arg-type]
     **LONG,
 }
-MAIN = (("causal", "torch"), ("topk-mlp", "torch"), ("milr", "torch"), ("sultani", "torch"),
-        ("milr", "tensorflow"), ("sultani", "tensorflow"))  # fmt: skip
+MAIN = (
+    ("causal", "torch"),
+    ("topk-mlp", "torch"),
+    ("milr", "torch"),
+    ("sultani", "torch"),
+    ("milr", "tensorflow"),
+    ("sultani", "tensorflow"),
+)
 RUNS = (*MAIN, ("topk-512", "torch"), *((name, "torch") for name in METHODS if ", " in name))
 
 
@@ -100,8 +106,14 @@ def told(
     for seed, scores in kept.items():
         found = evaluate(lines(scores[common[-1]]), bootstrap, oracles=False)
         rows.append({"seed": seed, **jsonable({k: found[k] for k in ("content", "emission", "events_at")})})
-    return {"hyper": asdict(hyper), "steps": common[-1], "content": summary(rows),
-            "emission": summary(rows, "emission"), "curve": curve, "seeds": rows}  # fmt: skip
+    return {
+        "hyper": asdict(hyper),
+        "steps": common[-1],
+        "content": summary(rows),
+        "emission": summary(rows, "emission"),
+        "curve": curve,
+        "seeds": rows,
+    }
 
 
 def former(method: str, backend: str) -> dict[str, Any] | None:
@@ -188,9 +200,22 @@ def train_all(runs: list[tuple[str, str]], args: argparse.Namespace, keep: Path)
     workers = []
     try:
         for backend in dict.fromkeys(backend for _, backend in runs):
-            command = [sys.executable, "-m", "benchmarks.mil", "--data", str(args.data), "--seeds", str(args.seeds),
-                       "--keep", str(keep), "--steps", str(args.steps), *only,
-                       "--worker", backend]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.mil",
+                "--data",
+                str(args.data),
+                "--seeds",
+                str(args.seeds),
+                "--keep",
+                str(keep),
+                "--steps",
+                str(args.steps),
+                *only,
+                "--worker",
+                backend,
+            ]
             threads = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
             workers.append(subprocess.Popen(command, env={**threads, **os.environ}))
         for worker in workers:

@@ -38,8 +38,20 @@ from trainer.ranking import auc
 FOLDS = 4
 THREE = ("rows", "mean:32", "change:8")
 WHOLE: dict[str, Any] = {"val_share": 0.0, "steps": 150, "projection": 0}  # every video, every dimension, no stopping
-BASE = Hyper(head="causal", widths=(128,), dilations=(1,), views=("rows", "change:8"), loss="topk", mu3=0.0,
-             optimizer="adamw", weight_decay=0.01, projection=512, target_norm=8.0, steps=200, patience=8)  # fmt: skip
+BASE = Hyper(
+    head="causal",
+    widths=(128,),
+    dilations=(1,),
+    views=("rows", "change:8"),
+    loss="topk",
+    mu3=0.0,
+    optimizer="adamw",
+    weight_decay=0.01,
+    projection=512,
+    target_norm=8.0,
+    steps=200,
+    patience=8,
+)
 CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
     "norm 4": {"target_norm": 4.0},

@@ -79,10 +79,11 @@ def check(record: dict[str, Any], size: str, machine: Machine) -> list[dict[str,
                 "cores_busy_without_evidence": [_own_cores(row), told.cores_busy],
                 "p95_ms": [row["captured_to_score"].get("p95"), told.p95_ms],
                 "kept_up": [row["kept_up"], told.kept_up],
-                "error": round(max(_off(row["windows_per_s"], told.windows_per_s),
-                                   _off(_own_cores(row), told.cores_busy)), 3),
+                "error": round(
+                    max(_off(row["windows_per_s"], told.windows_per_s), _off(_own_cores(row), told.cores_busy)), 3
+                ),
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -111,8 +112,18 @@ def shard_costs(windows: int = 4000, cameras: int = 100) -> Shards:
                 for count in range(start, start + size):
                     index, camera = count // cameras, plans[count % cameras].name
                     start_s = index * WINDOW_S
-                    ref = WindowRef(camera, f"{camera}.mp4", index, index * 16, index * 16 + 15, start_s,
-                                    start_s + 0.6, 0.0, time.time(), 0.0)  # fmt: skip
+                    ref = WindowRef(
+                        camera,
+                        f"{camera}.mp4",
+                        index,
+                        index * 16,
+                        index * 16 + 15,
+                        start_s,
+                        start_s + 0.6,
+                        0.0,
+                        time.time(),
+                        0.0,
+                    )
                     raw = 0.9 if index % 10 > 7 else 0.1
                     items.append(ShardItem(camera, 1, index, ScoredWindow(ref, raw, Timing(0, 0, 0, 0))))
                 shard.submit(items).result(10.0)
@@ -162,8 +173,9 @@ def main(argv: list[str]) -> int:
     console = Console()
     load = load_before()
     shards = shard_costs()
-    results: dict[str, Any] = {"shard": {"window_us": shards.window_us, "commit_us": shards.commit_us,
-                                         "cameras": shards.cameras()}}  # fmt: skip
+    results: dict[str, Any] = {
+        "shard": {"window_us": shards.window_us, "commit_us": shards.commit_us, "cameras": shards.cameras()}
+    }
     console.print(
         f"one shard: {shards.window_us} µs a window, {shards.commit_us} µs a commit: {shards.cameras()} cameras"
     )

@@ -133,8 +133,10 @@ def peers(record: Record) -> str:
 def soak(record: Record) -> str:
     """Slopes."""
     found, settings = record["results"], record["settings"]
-    rows = [[f"{name.replace('_', ' ')} a hour".replace("a hour", "an hour"), value]
-            for name, value in found["slopes_per_hour"].items()]  # fmt: skip
+    rows = [
+        [f"{name.replace('_', ' ')} a hour".replace("a hour", "an hour"), value]
+        for name, value in found["slopes_per_hour"].items()
+    ]
     rows += [[name.replace("_", " "), found[name]] for name in ("peak_rss_mb", "windows_per_s", "dropped", "exit_code")]
     return table([f"{settings['cameras']} cameras, {settings['minutes']:g} minutes", ""], rows)
 

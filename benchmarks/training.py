@@ -127,10 +127,13 @@ def main(argv: list[str] | None = None) -> int:
         found.setdefault(what, []).append(float(done.stdout.strip().splitlines()[-1]))
     mean = {what: float(np.mean(seconds)) for what, seconds in found.items()}
     rows = {
-        what: {"ms_per_step": round(1000 * s, 2), "s_per_1000_steps": round(1000 * s, 1),
-               "times_faster_than_the_seed": round(mean["seed"] / s, 1)}
+        what: {
+            "ms_per_step": round(1000 * s, 2),
+            "s_per_1000_steps": round(1000 * s, 1),
+            "times_faster_than_the_seed": round(mean["seed"] / s, 1),
+        }
         for what, s in mean.items()
-    }  # fmt: skip
+    }
     for what, row in rows.items():
         print(
             f"{what:<12}{row['ms_per_step']:>10.1f} ms a step{row['times_faster_than_the_seed']:>10.1f} times the seed"

@@ -198,8 +198,13 @@ def compare(rows: list[dict[str, Any]], draws: int = 2000) -> dict[str, Any]:
         alone, viewed = figure(kinds[False]), figure(kinds[True])
         drawn = [figure(pick(kinds[True])) / figure(pick(kinds[False])) for _ in range(draws)]
         low, high = np.percentile(drawn, [2.5, 97.5])
-        figures[name] = {"alone": round(alone, 2), "viewed": round(viewed, 2), "ratio": round(viewed / alone, 4),
-                         "low": round(float(low), 4), "high": round(float(high), 4)}  # fmt: skip
+        figures[name] = {
+            "alone": round(alone, 2),
+            "viewed": round(viewed, 2),
+            "ratio": round(viewed / alone, 4),
+            "low": round(float(low), 4),
+            "high": round(float(high), 4),
+        }
     page = page_bytes()
     return {
         "figures": figures,

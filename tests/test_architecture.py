@@ -37,9 +37,3 @@ def test_every_module_belongs_to_a_package() -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/__init__.py")), ids=lambda p: p.parent.name)
 def test_a_package_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
-
-
-@pytest.mark.parametrize("top", ["stream_detector", "trainer", "benchmarks"])
-def test_modules_are_of_a_size_to_be_read(top: str) -> None:
-    sizes = {path: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / top).rglob("*.py")}
-    assert not {str(path.relative_to(ROOT)): lines for path, lines in sizes.items() if lines > 420}

@@ -83,8 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if debug or (error.name or "").split(".")[0] in {"trainer", "stream_detector"}:
             raise
-        print(f"error: {words[0]} needs the package {error.name!r}, which is not installed; "
-              "run: pip install 'stream-detector[train]'", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: {words[0]} needs the package {error.name!r}, which is not installed; "
+            "run: pip install 'stream-detector[train]'",
+            file=sys.stderr,
+        )
         return 2
 
 

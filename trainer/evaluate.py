@@ -174,10 +174,14 @@ def main(args: argparse.Namespace) -> int:
         print(f"warning: {words}", file=sys.stderr)
     found = {**evaluate(timelines, args.bootstrap, args.delay), "seen_in_training": known}
     args.out.mkdir(parents=True, exist_ok=True)
-    about = {"split": args.split, "truth": "annotations" if annotations else "clip labels",
-             "hyper": checkpoint.hyper,
-             "features": checkpoint.features,
-             "validation": checkpoint.validation, "versions": checkpoint.versions}  # fmt: skip
+    about = {
+        "split": args.split,
+        "truth": "annotations" if annotations else "clip labels",
+        "hyper": checkpoint.hyper,
+        "features": checkpoint.features,
+        "validation": checkpoint.validation,
+        "versions": checkpoint.versions,
+    }
     (args.out / "results.json").write_text(json.dumps(jsonable({**about, **found}), indent=1) + "\n")
     write_scores(timelines, args.out / "scores.csv")
     write_report(timelines, found, about, args.out)

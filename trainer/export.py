@@ -49,11 +49,22 @@ def head_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.
 def temporal_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The same for a head that carries a state."""
     spec, scaling = checkpoint.spec, checkpoint.scaling
-    head = {"arch": next(arch for arch, kind in TEMPORAL.items() if kind == spec.kind), "dim": spec.dim,
-            "widths": spec.hidden, "kernel": spec.kernel, "dilations": spec.dilations if spec.kind == "causal" else (),
-            "projection": spec.projection, "views": spec.views, "members": spec.members}  # fmt: skip
-    arrays: dict[str, Any] = {"feature_mean": scaling.mean, "feature_std": scaling.std, "bias": checkpoint.bias,
-                              "temperature": checkpoint.temperature}  # fmt: skip
+    head = {
+        "arch": next(arch for arch, kind in TEMPORAL.items() if kind == spec.kind),
+        "dim": spec.dim,
+        "widths": spec.hidden,
+        "kernel": spec.kernel,
+        "dilations": spec.dilations if spec.kind == "causal" else (),
+        "projection": spec.projection,
+        "views": spec.views,
+        "members": spec.members,
+    }
+    arrays: dict[str, Any] = {
+        "feature_mean": scaling.mean,
+        "feature_std": scaling.std,
+        "bias": checkpoint.bias,
+        "temperature": checkpoint.temperature,
+    }
     if scaling.axes is not None:
         arrays["axes"] = scaling.axes
     for i, network in enumerate(checkpoint.networks):
@@ -87,17 +98,25 @@ def export(
     manifest = bundle.manifest
     parts = {
         "name": name,
-        "backbone": {"arch": manifest.backbone.arch, "reference": manifest.backbone.reference,
-                     "weights_sha256": manifest.backbone.weights_sha256},
+        "backbone": {
+            "arch": manifest.backbone.arch,
+            "reference": manifest.backbone.reference,
+            "weights_sha256": manifest.backbone.weights_sha256,
+        },
         "preprocess": bundle.recipe,
         "head": head,
         "smoothing": manifest.smoothing.model_dump(mode="json"),
         "threshold": {"value": threshold, "calibrated": "not calibrated; run `stream-detector calibrate`"},
-        "training": {"hyper": checkpoint.hyper, "backend": checkpoint.backend, "versions": checkpoint.versions,
-                     "validation": checkpoint.validation, "videos": checkpoint.features.get("videos")},
+        "training": {
+            "hyper": checkpoint.hyper,
+            "backend": checkpoint.backend,
+            "versions": checkpoint.versions,
+            "validation": checkpoint.validation,
+            "videos": checkpoint.features.get("videos"),
+        },
         "results": results,
         "licences": manifest.licences,
-    }  # fmt: skip
+    }
     return write_bundle(out, parts, None if manifest.backbone.reference else bundle.backbone_state, state)
 
 

@@ -174,9 +174,17 @@ def run_decider(plan: Plan) -> None:
             start_s = tick / plan.fps
             raw = 0.0 if tick % 512 < 8 else 0.9
             ref = WindowRef(
-                camera.name, camera.source, tick, tick * 16, tick * 16 + 15, start_s, start_s + 1 / plan.fps,
-                due_s, time.time(), due_s,
-            )  # fmt: skip
+                camera.name,
+                camera.source,
+                tick,
+                tick * 16,
+                tick * 16 + 15,
+                start_s,
+                start_s + 1 / plan.fps,
+                due_s,
+                time.time(),
+                due_s,
+            )
             decider.score(Score(ref, raw, due_s, Timing(due_s * 1e3, 0, 0, 0)))
             done += 1
         publisher.service()

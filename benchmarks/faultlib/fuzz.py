@@ -31,9 +31,11 @@ _TOPIC = "v1/alarm/gate/"
 _EVENT = protocol.encode(
     protocol.alarm_to_dict(
         AlarmEvent("a" * 32, "gate", "start", None, 1.0, None, 1e9, 0.9, 0.9, 0.5, "f00d", degraded=("gap",)),
-        _EPOCH, 7, 1e9,
+        _EPOCH,
+        7,
+        1e9,
     )
-)  # fmt: skip
+)
 
 
 def parsers(folder: Path, stack: ExitStack) -> dict[str, tuple[Callable[[bytes], object], bytes]]:

@@ -122,9 +122,13 @@ def run_life(script: Script) -> None:
                 script.journal, clock=clock, keep_days=script.keep_days, max_bytes=script.max_bytes, lock=claims.journal
             )
             publisher = Publisher(
-                config, ledger, clock=clock, events_path=script.events, events_lock=claims.events,
+                config,
+                ledger,
+                clock=clock,
+                events_path=script.events,
+                events_lock=claims.events,
                 camera_names=[plan.name for plan in plans],
-            )  # fmt: skip
+            )
             telemetry = Telemetry([plan.name for plan in plans], clock)
             decider = Decider(plans, "f00d", sink=publisher, telemetry=telemetry, clock=clock, epoch=ledger.epoch)
             for plan in plans:
@@ -142,9 +146,17 @@ def run_life(script: Script) -> None:
                 for number, plan in enumerate(plans):
                     phase = (tick + 5 * number) % sum(_ALARM_TICKS)
                     ref = WindowRef(
-                        plan.name, plan.source, tick, tick * 16, tick * 16 + 15, tick * 0.1, tick * 0.1 + 0.6,
-                        due_s, clock.utc(), due_s,
-                    )  # fmt: skip
+                        plan.name,
+                        plan.source,
+                        tick,
+                        tick * 16,
+                        tick * 16 + 15,
+                        tick * 0.1,
+                        tick * 0.1 + 0.6,
+                        due_s,
+                        clock.utc(),
+                        due_s,
+                    )
                     decider.score(Score(ref, 0.9 if phase < _ALARM_TICKS[0] else 0.0, due_s, Timing(0, 0, 0, 0)))
                 publisher.service()
             decider.finish("shutdown")

@@ -319,8 +319,11 @@ def _figures(felt: dict[str, list[float]]) -> dict[str, Any]:
         else:
             p50, p95 = np.percentile(values, (50, 95))
             found[name] = {
-                "p50": round(float(p50), 1), "p95": round(float(p95), 1), "max": round(max(values), 1), "n": len(values)
-            }  # fmt: skip
+                "p50": round(float(p50), 1),
+                "p95": round(float(p95), 1),
+                "max": round(max(values), 1),
+                "n": len(values),
+            }
     return found
 
 

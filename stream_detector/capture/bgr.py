@@ -13,7 +13,7 @@ from stream_detector.types import UInt8Array
 
 _FLAT_RANGE = 8  # grey levels
 _MASK_GREY = (127, 127, 127)
-_MASK_MARGIN = 2  # pixels of the result that the widest scaler filter mixes on either side
+_MASK_MARGIN = 3  # pixels of the result: the widest filter mixes 2 on either side, and outlines lie between pixels
 _SUBPIXEL_BITS = 8
 _KEPT_MASKS = 8
 

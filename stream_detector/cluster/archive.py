@@ -153,8 +153,12 @@ class PartialResults:
 
     def save(self, camera: CameraConfig, value: FileScores | None, error: str) -> None:
         """Keep a result, whole or not at all."""
-        found = value and {"rows": value.rows, "events": value.events, "windows": value.windows,
-                           "failure": value.failure}  # fmt: skip
+        found = value and {
+            "rows": value.rows,
+            "events": value.events,
+            "windows": value.windows,
+            "failure": value.failure,
+        }
         path = self._path(camera)
         aside = path.with_suffix(".new")
         aside.write_text(json.dumps({"value": found, "error": error}), encoding="utf-8")

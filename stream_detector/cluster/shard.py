@@ -402,5 +402,11 @@ def numbered(path: Path | None, number: int) -> Path | None:
 
 def _facts(plan: CameraPlan, fingerprint: str) -> list[Any]:
     """Whatever must not have changed if the decisions before are to go on."""
-    return [plan.source, plan.stride_frames, plan.threshold, plan.smoothing.model_dump(), plan.alarm.model_dump(),
-            fingerprint]  # fmt: skip
+    return [
+        plan.source,
+        plan.stride_frames,
+        plan.threshold,
+        plan.smoothing.model_dump(),
+        plan.alarm.model_dump(),
+        fingerprint,
+    ]

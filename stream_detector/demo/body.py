@@ -22,9 +22,30 @@ N_PARAMS = 22
 Pose = list[float]
 
 (
-    PELVIS, NECK, HEAD, L_HIP, L_KNEE, L_ANKLE, L_TOE, R_HIP, R_KNEE, R_ANKLE, R_TOE,
-    L_SHOULDER, L_ELBOW, L_WRIST, L_HAND, R_SHOULDER, R_ELBOW, R_WRIST, R_HAND, FACE, CROWN, PACK_TOP, PACK_LOW,
-) = range(23)  # fmt: skip
+    PELVIS,
+    NECK,
+    HEAD,
+    L_HIP,
+    L_KNEE,
+    L_ANKLE,
+    L_TOE,
+    R_HIP,
+    R_KNEE,
+    R_ANKLE,
+    R_TOE,
+    L_SHOULDER,
+    L_ELBOW,
+    L_WRIST,
+    L_HAND,
+    R_SHOULDER,
+    R_ELBOW,
+    R_WRIST,
+    R_HAND,
+    FACE,
+    CROWN,
+    PACK_TOP,
+    PACK_LOW,
+) = range(23)
 N_JOINTS = 23
 
 # How far above the ground a joint lies when the figure rests on it, in shares of body height.

@@ -19,9 +19,19 @@ ASIDE_FROM_S, ASIDE_STEP_S = -2.0, 0.1  # media time of the first of an actor's 
 _SKIN: list[Colour] = [(168, 196, 232), (140, 172, 214), (108, 142, 188), (70, 98, 142), (48, 66, 98), (152, 184, 226)]
 _HAIR: list[Colour] = [(22, 22, 26), (34, 44, 62), (52, 82, 118), (112, 160, 196), (150, 150, 154), (30, 34, 44)]
 _TOPS: list[Colour] = [
-    (52, 46, 44), (150, 96, 52), (58, 58, 168), (206, 208, 210), (70, 112, 66), (60, 150, 200), (120, 120, 124),
-    (142, 80, 120), (84, 62, 40), (40, 84, 156), (176, 150, 110), (40, 40, 42),
-]  # fmt: skip
+    (52, 46, 44),
+    (150, 96, 52),
+    (58, 58, 168),
+    (206, 208, 210),
+    (70, 112, 66),
+    (60, 150, 200),
+    (120, 120, 124),
+    (142, 80, 120),
+    (84, 62, 40),
+    (40, 84, 156),
+    (176, 150, 110),
+    (40, 40, 42),
+]
 _BOTTOMS: list[Colour] = [(92, 66, 46), (44, 42, 42), (70, 84, 98), (124, 98, 74), (128, 146, 160), (58, 52, 56)]
 
 
@@ -154,8 +164,10 @@ class Actor:
         pause = float(rng.uniform(0.3, 0.7))
         run_s = math.hypot(goal_x - x, goal_z - z) / float(rng.uniform(3.2, 4.3))
         self.knots = [k for k in self.knots if k[0] < at_s] + [
-            (at_s, x, z), (at_s + pause, x + 0.15 * side, z + 0.1), (at_s + pause + run_s, goal_x, goal_z),
-        ]  # fmt: skip
+            (at_s, x, z),
+            (at_s + pause, x + 0.15 * side, z + 0.1),
+            (at_s + pause + run_s, goal_x, goal_z),
+        ]
         self.acts = [(b, min(e, at_s + 0.3), m, r) for b, e, m, r in self.acts if b < at_s]
         self.acts.append((at_s, at_s + pause + 0.25, moves.startle(self.phase), 0.18))
         self.faces = [(b, min(e, at_s + 0.3), p) for b, e, p in self.faces if b < at_s]
@@ -171,11 +183,18 @@ def any_look(rng: np.random.Generator, height_m: float | None = None) -> Look:
         return (b, g, r)
 
     return Look(
-        height_m or float(rng.uniform(1.58, 1.9)), float(rng.uniform(0.92, 1.2)), pick(_SKIN), pick(_HAIR), pick(_TOPS),
-        pick(_BOTTOMS), pick([(30, 30, 32), (210, 212, 214), (40, 52, 74)]), bool(rng.random() < 0.7),
-        bool(rng.random() < 0.18), pick(_TOPS) if rng.random() < 0.25 else None,
+        height_m or float(rng.uniform(1.58, 1.9)),
+        float(rng.uniform(0.92, 1.2)),
+        pick(_SKIN),
+        pick(_HAIR),
+        pick(_TOPS),
+        pick(_BOTTOMS),
+        pick([(30, 30, 32), (210, 212, 214), (40, 52, 74)]),
+        bool(rng.random() < 0.7),
+        bool(rng.random() < 0.18),
         pick(_TOPS) if rng.random() < 0.25 else None,
-    )  # fmt: skip
+        pick(_TOPS) if rng.random() < 0.25 else None,
+    )
 
 
 def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[list[Actor]]:

@@ -66,9 +66,15 @@ def _jostle(
 
 
 def _victim(
-    rng: np.random.Generator, stage: Stage, spot: Place, start_s: float, contact_s: float, down_s: float, end_s: float,
+    rng: np.random.Generator,
+    stage: Stage,
+    spot: Place,
+    start_s: float,
+    contact_s: float,
+    down_s: float,
+    end_s: float,
     course: str,
-) -> Actor:  # fmt: skip
+) -> Actor:
     side = int(rng.choice([-1, 1]))
     z = spot[1]
     edge = stage.middle(z) + side * stage.exit(z)
@@ -106,9 +112,14 @@ def _victim(
 
 
 def _attacker(
-    rng: np.random.Generator, stage: Stage, victim: Actor, angle: float, times: tuple[float, float, float, float],
-    course: str, number: int,
-) -> Actor:  # fmt: skip
+    rng: np.random.Generator,
+    stage: Stage,
+    victim: Actor,
+    angle: float,
+    times: tuple[float, float, float, float],
+    course: str,
+    number: int,
+) -> Actor:
     start_s, contact_s, down_s, end_s = times
     reach = 0.48 if course == "wrestle" and number == 0 else 0.74
     side = 1 if math.sin(angle) >= 0 else -1

@@ -124,10 +124,15 @@ def _capsules(a: Floats, b: Floats, ra: Floats, rb: Floats) -> Floats:
 
 def _palette(look: Look) -> list[Colour]:
     colours = {
-        "top": look.top, "bottom": look.bottom, "shoes": look.shoes, "skin": look.skin, "hair": look.hair,
-        "sleeve": look.top if look.long_sleeves else look.skin, "shin": look.skin if look.skirt else look.bottom,
+        "top": look.top,
+        "bottom": look.bottom,
+        "shoes": look.shoes,
+        "skin": look.skin,
+        "hair": look.hair,
+        "sleeve": look.top if look.long_sleeves else look.skin,
+        "shin": look.skin if look.skirt else look.bottom,
         "pack": look.pack or look.top,
-    }  # fmt: skip
+    }
     return [*(colours[key] for key in _KEYS), look.top, look.bottom, look.bag or look.top]
 
 
@@ -214,10 +219,12 @@ def prepare(crowd: Crowd, matrix: Floats, light: Light) -> Prepared:
     aside = np.stack([lit * 0.4 * ra, -0.12 * ra], axis=-1)[:, _LIT]
     both = fixed(
         _capsules(
-            np.concatenate([a, a[:, _LIT] + aside], axis=1), np.concatenate([b, b[:, _LIT] + aside], axis=1),
-            np.concatenate([ra, 0.5 * ra[:, _LIT]], axis=1), np.concatenate([rb, 0.5 * rb[:, _LIT]], axis=1),
+            np.concatenate([a, a[:, _LIT] + aside], axis=1),
+            np.concatenate([b, b[:, _LIT] + aside], axis=1),
+            np.concatenate([ra, 0.5 * ra[:, _LIT]], axis=1),
+            np.concatenate([rb, 0.5 * rb[:, _LIT]], axis=1),
         )
-    )  # fmt: skip
+    )
     outlines, strips = both[:, : len(_PARTS)], both[:, len(_PARTS) :]
     hull = pixels[:, _HULL]
     rings = fixed(hull[:, :, None] + (wide * _HULL_R)[:, :, None, None] * _RING)
@@ -238,9 +245,16 @@ def prepare(crowd: Crowd, matrix: Floats, light: Light) -> Prepared:
     colours = base * shade[..., None] * factor[:, None, :]
     bright = np.minimum(colours * 1.16 + 7 * factor[:, None, :], 255)
     return Prepared(
-        outlines, strips, rings, torso_strips, np.minimum(colours, 255).tolist(), bright.tolist(),
-        np.argsort(-keys, axis=1).tolist(), pixels, tall.tolist(),
-    )  # fmt: skip
+        outlines,
+        strips,
+        rings,
+        torso_strips,
+        np.minimum(colours, 255).tolist(),
+        bright.tolist(),
+        np.argsort(-keys, axis=1).tolist(),
+        pixels,
+        tall.tolist(),
+    )
 
 
 def draw_figure(image: UInt8Array, crowd: Crowd, ready: Prepared, n: int, matrix: Floats) -> None:

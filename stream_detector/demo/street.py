@@ -44,9 +44,12 @@ def build_street(rng: np.random.Generator, size: tuple[int, int], number: int) -
     """Paint a street; everything about it is drawn from rng, but the light goes round with number."""
     kind = KINDS[number % len(KINDS)]
     camera = Camera(
-        size, float(rng.uniform(3.6, 4.1)), math.radians(rng.uniform(14.0, 16.0)),
-        math.radians(rng.uniform(4, 14) * rng.choice([-1, 1])), float(rng.uniform(0.88, 0.94)),
-    )  # fmt: skip
+        size,
+        float(rng.uniform(3.6, 4.1)),
+        math.radians(rng.uniform(14.0, 16.0)),
+        math.radians(rng.uniform(4, 14) * rng.choice([-1, 1])),
+        float(rng.uniform(0.88, 0.94)),
+    )
     lamps = tuple((float(x), 11.9) for x in (np.array([-14.5, -5.0, 4.5, 14.0]) + rng.uniform(-1.5, 1.5)))
     sun = (float(rng.uniform(0.45, 0.95) * rng.choice([-1, 1])), float(rng.uniform(0.1, 0.4)))
     light = {
@@ -184,9 +187,15 @@ def _ground_texture(rng: np.random.Generator, light: Light) -> UInt8Array:
     for _ in range(40):
         centre = (column(rng.uniform(-16, 16)), row(rng.uniform(5, 12)))
         cv2.ellipse(
-            stain, centre, (int(rng.integers(3, 16)), int(rng.integers(3, 12))), 0, 0, 360,
-            int(rng.integers(40, 160)), -1,
-        )  # fmt: skip
+            stain,
+            centre,
+            (int(rng.integers(3, 16)), int(rng.integers(3, 12))),
+            0,
+            0,
+            360,
+            int(rng.integers(40, 160)),
+            -1,
+        )
     texture *= np.asarray(1 - 0.12 / 255 * cv2.GaussianBlur(stain, (0, 0), 3), np.float32)[..., None]
     if light.strength > 0.3:  # the sun stands behind: the facades shade their own pavement a little
         texture[row(WALL_Z - 1.0) :] *= 0.78
@@ -203,9 +212,14 @@ def _wall_texture(rng: np.random.Generator, light: Light, lit: bool) -> UInt8Arr
     glow = np.zeros((rows, columns, 3), np.float32)
     letters = np.zeros((rows, columns), np.uint8)
     plasters: list[Colour] = [
-        (120, 142, 168), (96, 108, 150), (172, 180, 186), (140, 150, 150), (150, 168, 190), (88, 96, 122),
+        (120, 142, 168),
+        (96, 108, 150),
+        (172, 180, 186),
+        (140, 150, 150),
+        (150, 168, 190),
+        (88, 96, 122),
         (168, 160, 150),
-    ]  # fmt: skip
+    ]
     signs = ["CAFE", "BOOKS", "MARKET", "BAKERY", "PHARMACY", "FLOWERS", "OPTIK", "BAR", "SHOES", "KIOSK"]
     x = 0
 
@@ -293,9 +307,16 @@ def _wall_texture(rng: np.random.Generator, light: Light, lit: bool) -> UInt8Arr
 
 
 def _thing(
-    image: UInt8Array, mask: UInt8Array, kind: str, x: float, z: float, matrix: Floats, light: Light,
-    rng: np.random.Generator, lit: bool,
-) -> None:  # fmt: skip
+    image: UInt8Array,
+    mask: UInt8Array,
+    kind: str,
+    x: float,
+    z: float,
+    matrix: Floats,
+    light: Light,
+    rng: np.random.Generator,
+    lit: bool,
+) -> None:
     """Paint a lamp post, tree, bench or bollard standing at X, Z into image, and its outline into mask."""
     gain = light.at(np.array(x), np.array(z))
 

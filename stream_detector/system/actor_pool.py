@@ -84,7 +84,7 @@ def _end_half_started(error: Exception) -> None:
     """End the processes of a node whose start failed; its traceback alone still knows them."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("self")
-        if hasattr(node, "kill_all_processes"):
+        if node is not None and hasattr(node, "kill_all_processes"):
             node.kill_all_processes(check_alive=False, allow_graceful=False)
             return
 
@@ -105,8 +105,9 @@ class _Worker:
     served: int = 0
 
 
-def map_over_actors(ray: Any, worker: Any, arguments: tuple[Any, ...], entries: Sequence[Any], workers: int,
-                 **options: Any) -> Iterator[Outcome]:  # fmt: skip
+def map_over_actors(
+    ray: Any, worker: Any, arguments: tuple[Any, ...], entries: Sequence[Any], workers: int, **options: Any
+) -> Iterator[Outcome]:
     """Outcomes in the order in which they come, one for every entry.
 
     worker: a class with `work(entry)`; UsageErrors that it raises are outcomes, other errors end everything.

@@ -89,14 +89,33 @@ def test_kept_up_means_no_drop_full_rate_and_no_queue(change: dict[str, Any], ex
 
 def test_figures_are_differences_between_two_samples() -> None:
     first = {
-        "at_s": 0.0, "utc": 0.0, "cpu_s": 5.0, "groups": {"capture": 1.0, "engine": 2.0}, "windows": 10, "scored": 10,
-        "watch": [0.5, 0.1, 0.0, 100, 100], "resize_s": 0.2, "frames": 100, "dropped": 1, "batches": 5, "batched": 10,
-    }  # fmt: skip
+        "at_s": 0.0,
+        "utc": 0.0,
+        "cpu_s": 5.0,
+        "groups": {"capture": 1.0, "engine": 2.0},
+        "windows": 10,
+        "scored": 10,
+        "watch": [0.5, 0.1, 0.0, 100, 100],
+        "resize_s": 0.2,
+        "frames": 100,
+        "dropped": 1,
+        "batches": 5,
+        "batched": 10,
+    }
     last = {
-        "at_s": 60.0, "utc": 60.0, "cpu_s": 35.0, "groups": {"capture": 11.0, "engine": 20.0}, "windows": 110,
-        "scored": 110, "watch": [5.5, 1.1, 0.0, 3100, 3100], "resize_s": 2.2, "frames": 3100, "dropped": 1,
-        "batches": 55, "batched": 110,
-    }  # fmt: skip
+        "at_s": 60.0,
+        "utc": 60.0,
+        "cpu_s": 35.0,
+        "groups": {"capture": 11.0, "engine": 20.0},
+        "windows": 110,
+        "scored": 110,
+        "watch": [5.5, 1.1, 0.0, 3100, 3100],
+        "resize_s": 2.2,
+        "frames": 3100,
+        "dropped": 1,
+        "batches": 55,
+        "batched": 110,
+    }
     told = rig.figures(rig.Spec(2, "file", ""), first, last)
     assert told["cpu_s_per_camera_minute"] == 15.0
     assert told["fps_per_camera"] == 25.0

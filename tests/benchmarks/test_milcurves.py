@@ -72,8 +72,12 @@ def test_a_run_goes_on_with_its_weights_and_its_sums(tmp_path: Path, monkeypatch
 def test_tables_show_the_step_that_a_row_is_of() -> None:
     figure = {"median": 0.8, "range": [0.7, 0.9]}
     content = {key: figure for key in trainertables.FIGURES}
-    one = {"hyper": {"steps": 10_000}, "steps": 2000, "content": content,
-           "curve": [{"step": s, **figure} for s in (1000, 2000)]}  # fmt: skip
+    one = {
+        "hyper": {"steps": 10_000},
+        "steps": 2000,
+        "content": content,
+        "curve": [{"step": s, **figure} for s in (1000, 2000)],
+    }
     changed = {"hyper": {"steps": 1000}, "steps": 1000, "content": content, "curve": []}
     record = {
         "settings": {"seeds": 5},

@@ -85,10 +85,21 @@ def make(path: Path, options: str = X264, scene: str = SCENE) -> Path:
 def probed(path: Path) -> list[float | None]:
     """Time of each frame after the container's start, as ffprobe tells it; None where the file has no stamps."""
     done = subprocess.run(
-        ["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries",
-         "frame=pts_time,best_effort_timestamp_time:format=start_time", "-of", "json", str(path)],
-        capture_output=True, check=True,
-    )  # fmt: skip
+        [
+            "ffprobe",
+            "-v",
+            "error",
+            "-select_streams",
+            "v:0",
+            "-show_entries",
+            "frame=pts_time,best_effort_timestamp_time:format=start_time",
+            "-of",
+            "json",
+            str(path),
+        ],
+        capture_output=True,
+        check=True,
+    )
     told = json.loads(done.stdout)
     start_s = float(told["format"].get("start_time", 0.0))
     stamps = [frame.get("pts_time", frame.get("best_effort_timestamp_time")) for frame in told["frames"]]
@@ -143,8 +154,25 @@ def test_an_edit_list_is_not_a_truncated_file(tmp_path: Path) -> None:
 def test_video_that_begins_late_begins_late(tmp_path: Path) -> None:
     path = tmp_path / "late.mkv"
     base = make(tmp_path / "base.mp4")
-    ffmpeg("-f", "lavfi", "-i", "sine=d=4", "-itsoffset", "2", "-i", str(base), "-map", "0:a", "-map", "1:v",
-           "-c:v", "copy", "-c:a", "aac", str(path))  # fmt: skip
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=4",
+        "-itsoffset",
+        "2",
+        "-i",
+        str(base),
+        "-map",
+        "0:a",
+        "-map",
+        "1:v",
+        "-c:v",
+        "copy",
+        "-c:a",
+        "aac",
+        str(path),
+    )
     assert read(path)[0][0] == pytest.approx(2.0, abs=0.04)
     compare(path, 1 / 25)
 
@@ -178,10 +206,14 @@ def test_a_name_of_any_bytes_is_read_and_shown(tmp_path: Path) -> None:
     ("options", "name", "says"),
     [
         ("-f lavfi -i sine=d=1 -c:a aac", "sound.m4a", "holds sound but no video"),
-        ("-f lavfi -i sine=d=1 -f lavfi -i testsrc2=s=64x64:d=0.04 -map 0:a -map 1:v -c:a aac -c:v mjpeg "
-         "-pix_fmt yuvj420p -disposition:v:0 attached_pic", "cover.m4a", "holds a cover picture but no video"),
+        (
+            "-f lavfi -i sine=d=1 -f lavfi -i testsrc2=s=64x64:d=0.04 -map 0:a -map 1:v -c:a aac -c:v mjpeg "
+            "-pix_fmt yuvj420p -disposition:v:0 attached_pic",
+            "cover.m4a",
+            "holds a cover picture but no video",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_holds_no_video_is_told_in_one_sentence(options: str, name: str, says: str, tmp_path: Path) -> None:
     ffmpeg(*options.split(), str(tmp_path / name))
     with pytest.raises(SourceError, match=says):

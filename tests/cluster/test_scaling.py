@@ -33,12 +33,19 @@ def test_capacity_is_the_last_number_that_is_kept_up_with() -> None:
 
 def test_service_times_and_the_curve_come_out_of_a_record() -> None:
     row = {
-        "cameras": 1, "windows_per_s": 1.56, "cores_busy": 0.05, "kept_up": True, "captured_to_score": {"p95": 25.0},
+        "cameras": 1,
+        "windows_per_s": 1.56,
+        "cores_busy": 0.05,
+        "kept_up": True,
+        "captured_to_score": {"p95": 25.0},
         "cpu_ms_per_frame": {"decode": 0.4, "convert": 0.05, "resize": 0.05, "capture_rest": 0.0},
-        "cpu_share": {"decide": 0.05, "evidence": 0.0, "other": 0.05}, "cpu_ms_per_window": 19.0,
-    }  # fmt: skip
-    batches = {"1": {"ms_per_window": 10.0, "cpu_ms_per_window": 19.0},
-               "16": {"ms_per_window": 8.0, "cpu_ms_per_window": 16.0}}  # fmt: skip
+        "cpu_share": {"decide": 0.05, "evidence": 0.0, "other": 0.05},
+        "cpu_ms_per_window": 19.0,
+    }
+    batches = {
+        "1": {"ms_per_window": 10.0, "cpu_ms_per_window": 19.0},
+        "16": {"ms_per_window": 8.0, "cpu_ms_per_window": 16.0},
+    }
     pictures = {"320x240": {"grab_and_convert": 0.45, "resize": 0.05}}
     record = {
         "machine": {"cores": 2},

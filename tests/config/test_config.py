@@ -93,7 +93,7 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         ('[publish]\nledger = "a\\u0000b"', "publish.ledger: the text holds a character with the code 0"),
         ('bundle = "\\u0000"', "bundle: the text holds a character with the code 0"),
     ],
-)  # fmt: skip
+)
 def test_an_error_names_the_camera_and_the_key(tmp_path: Path, text: str, says: str) -> None:
     assert f"{tmp_path / 'cameras.toml'}: {says}" in refused(tmp_path, text) or says in refused(tmp_path, text)
 
@@ -271,8 +271,14 @@ def test_what_is_wrong_with_a_secret_is_one_sentence(
     tmp_path: Path, text: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMPTY_THING", "")
-    files = {"empty": b"\n", "two": b"hunter22\nhunter22", "bytes": b"hunter22\xff", "long": b"hunter22" * 4000,
-             "bad": b"rtsp://hunter22:hunter22@", "one": b"hunter22"}  # fmt: skip
+    files = {
+        "empty": b"\n",
+        "two": b"hunter22\nhunter22",
+        "bytes": b"hunter22\xff",
+        "long": b"hunter22" * 4000,
+        "bad": b"rtsp://hunter22:hunter22@",
+        "one": b"hunter22",
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         (tmp_path / name).chmod(0o600)

@@ -206,10 +206,28 @@ def test_redirects_stay_on_the_camera_s_host_unless_allowed(site: Site) -> None:
 
 def make(path: Path, *options: str, seconds: float = 3.0) -> Path:
     subprocess.run(
-        ["ffmpeg", "-v", "error", "-y", "-f", "lavfi", "-i", f"testsrc2=s=160x120:r=25:d={seconds}",
-         "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "25", *options, str(path)],
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "lavfi",
+            "-i",
+            f"testsrc2=s=160x120:r=25:d={seconds}",
+            "-c:v",
+            "libx264",
+            "-preset",
+            "ultrafast",
+            "-pix_fmt",
+            "yuv420p",
+            "-g",
+            "25",
+            *options,
+            str(path),
+        ],
         check=True,
-    )  # fmt: skip
+    )
     return path
 
 

@@ -88,8 +88,11 @@ def test_a_log_file_is_written_beside_the_live_view(tmp_path: Path, footage: Pat
         [sys.executable, "-m", "stream_detector", *words],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
-        stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-    )  # fmt: skip
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
     os.close(slave)
     reader.start()
     try:

@@ -128,9 +128,16 @@ def test_an_interrupted_score_keeps_and_announces_its_part(
 ) -> None:
     """Stopped when the first rows are in the table, long before the last file."""
     process = Process(
-        "-m", "stream_detector", "score", *[str(long)] * 40, "--out", "s.csv",
-        "--at-once", "1", cwd=tmp_path,
-    )  # fmt: skip
+        "-m",
+        "stream_detector",
+        "score",
+        *[str(long)] * 40,
+        "--out",
+        "s.csv",
+        "--at-once",
+        "1",
+        cwd=tmp_path,
+    )
     processes.append(process)
     _until(process, lambda: _rows(tmp_path / "s.csv") > 0)
     assert process.end(signal.SIGINT) == 130
@@ -174,9 +181,22 @@ def test_an_ignored_hangup_stays_ignored(tmp_path: Path, processes: list[Process
 def test_a_hangup_makes_a_service_open_its_files_anew(tmp_path: Path, long: Path, processes: list[Process]) -> None:
     """Without a terminal, as logrotate wants it; the run goes on and ends by SIGTERM."""
     process = Process(
-        RUN, str(long), *QUIET, "--threshold", "0", "--set", "alarm.update_interval_s=0.1", "--log-format", "json",
-        "--log-file", "log", "--events", "events.jsonl", cwd=tmp_path, start_new_session=True,
-    )  # fmt: skip
+        RUN,
+        str(long),
+        *QUIET,
+        "--threshold",
+        "0",
+        "--set",
+        "alarm.update_interval_s=0.1",
+        "--log-format",
+        "json",
+        "--log-file",
+        "log",
+        "--events",
+        "events.jsonl",
+        cwd=tmp_path,
+        start_new_session=True,
+    )
     processes.append(process)
     _until(process, lambda: b'"update"' in _bytes(tmp_path / "events.jsonl"))
     for name in ("log", "events.jsonl"):

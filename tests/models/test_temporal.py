@@ -104,9 +104,18 @@ def decider(sink: Any, names: tuple[str, ...], arch: str) -> Decider:
 
 @pytest.mark.parametrize(
     ("causes", "forgets"),
-    [(("reconnect",), True), (("gap",), True), (("seek",), True), (("corrupt",), True), (("black", "gap"), True),
-     (("cut",), True), (("dropped",), False), (("blurred",), False), ((), False)],
-)  # fmt: skip
+    [
+        (("reconnect",), True),
+        (("gap",), True),
+        (("seek",), True),
+        (("corrupt",), True),
+        (("black", "gap"), True),
+        (("cut",), True),
+        (("dropped",), False),
+        (("blurred",), False),
+        ((), False),
+    ],
+)
 def test_a_discontinuity_cuts_the_past_of_its_camera_only(causes: tuple[str, ...], forgets: bool) -> None:
     rows, kept = feature_rows(8).numpy(), list[Decision]()
     sink = make({"one": FakeSource()})[1]

@@ -18,10 +18,23 @@ from stream_detector.system.outputs import SCORE_COLUMNS as COLUMNS
 
 SOURCE = "Einfahrt-Süd/日本.mp4"
 EVENT = {
-    "schema": "stream-detector.alarm/1", "id": "1" * 32, "camera": "gate", "source": SOURCE, "type": "start",
-    "start_s": 1.0, "end_s": None, "peak_score": 0.5, "threshold": 0.4, "start_utc": "2026-11-28T00:00:00.000Z",
-    "reason": None, "degraded": [], "bundle": "0" * 16, "evidence": None, "windows": [], "timing": None,
-}  # fmt: skip
+    "schema": "stream-detector.alarm/1",
+    "id": "1" * 32,
+    "camera": "gate",
+    "source": SOURCE,
+    "type": "start",
+    "start_s": 1.0,
+    "end_s": None,
+    "peak_score": 0.5,
+    "threshold": 0.4,
+    "start_utc": "2026-11-28T00:00:00.000Z",
+    "reason": None,
+    "degraded": [],
+    "bundle": "0" * 16,
+    "evidence": None,
+    "windows": [],
+    "timing": None,
+}
 
 
 def table(rows: int) -> bytes:

@@ -29,8 +29,9 @@ def snapshot(ages: list[float | None], *, states: list[str] | None = None, **ext
         CameraView(f"c{i}", state=states[i] if states else "online", window_age_s=age)  # type: ignore[arg-type]
         for i, age in enumerate(ages)
     )
-    return TelemetrySnapshot(**{"elapsed_s": 60.0, "decided_age_s": 0.2, **extra}, cameras=cameras, stages={},
-                             total=Histogram())  # fmt: skip
+    return TelemetrySnapshot(
+        **{"elapsed_s": 60.0, "decided_age_s": 0.2, **extra}, cameras=cameras, stages={}, total=Histogram()
+    )
 
 
 def status(path: str, found: TelemetrySnapshot, **config: float) -> int:

@@ -106,8 +106,12 @@ def test_unknown_views_are_one_sentence(view: str) -> None:
 
 def test_wrong_width_is_one_sentence() -> None:
     spec = HeadSpec(4, "mlp", (3,))
-    weights = {"dense_0/kernel": np.zeros((4, 3)), "dense_0/bias": np.zeros(3), "logit/kernel": np.zeros((3, 1)),
-               "logit/bias": np.zeros(1)}  # fmt: skip
+    weights = {
+        "dense_0/kernel": np.zeros((4, 3)),
+        "dense_0/bias": np.zeros(3),
+        "logit/kernel": np.zeros((3, 1)),
+        "logit/bias": np.zeros(1),
+    }
     head = StreamingHead(spec, Scaling(np.zeros(4, np.float32), np.ones(4, np.float32)), [weights])
     with pytest.raises(DataError, match="row of 4 features"):
         head.step(np.zeros(5, np.float32))

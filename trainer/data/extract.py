@@ -79,11 +79,20 @@ def main(args: argparse.Namespace) -> int:
         print(f"skipped {name}: {why}", file=sys.stderr)
     for name, why in tally.damaged.items():
         print(f"damaged {name}: {why}", file=sys.stderr)
-    print(json.dumps({"extracted": tally.done, "resumed": tally.resumed, "skipped": len(tally.skipped),
-                      "changed": len(tally.changed),
-                      "windows": tally.windows, "video_hours": round(tally.video_s / 3600, 4),
-                      "seconds": round(seconds, 2),
-                      "times_real_time": round(tally.video_s / seconds, 2) if seconds else 0.0}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "extracted": tally.done,
+                "resumed": tally.resumed,
+                "skipped": len(tally.skipped),
+                "changed": len(tally.changed),
+                "windows": tally.windows,
+                "video_hours": round(tally.video_s / 3600, 4),
+                "seconds": round(seconds, 2),
+                "times_real_time": round(tally.video_s / seconds, 2) if seconds else 0.0,
+            }
+        )
+    )
     if tally.done + tally.resumed == 0:
         raise DataError(f"none of the {len(videos)} videos could be read; the reasons are above")
     return 0

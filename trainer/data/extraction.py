@@ -184,8 +184,13 @@ def extracted(
     """Save and enter one video. place: (folder, key)."""
     sha256 = file_digest(video.path)
     save_video(place[0] / f"{video.name}.npz", arrays, state, place[1], sha256)
-    entries[video.name] = {"frames": state.frames, "fps": state.fps, "windows": len(arrays["starts"]),
-                           "detail": state.detail, "sha256": sha256}  # fmt: skip
+    entries[video.name] = {
+        "frames": state.frames,
+        "fps": state.fps,
+        "windows": len(arrays["starts"]),
+        "detail": state.detail,
+        "sha256": sha256,
+    }
     tally.done += 1
     tally.windows += len(arrays["starts"])
     tally.video_s += state.frames / state.fps if state.fps else 0.0

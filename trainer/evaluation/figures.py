@@ -44,8 +44,14 @@ class Judged:
         return Judged(self.scores[chosen], self.abnormal[chosen], some(self.groups), some(self.sets), some(self.kinds))
 
 
-def auc_figure(positive: Floats, negative: Floats, positive_groups: Sequence[str], negative_groups: Sequence[str],
-               rounds: int = ROUNDS, seed: int = 0) -> dict[str, Any]:  # fmt: skip
+def auc_figure(
+    positive: Floats,
+    negative: Floats,
+    positive_groups: Sequence[str],
+    negative_groups: Sequence[str],
+    rounds: int = ROUNDS,
+    seed: int = 0,
+) -> dict[str, Any]:
     """AUC with a 95 % percentile interval, what it was drawn over, and the numbers behind it.
 
     {"value", "low", "high", "over": "groups" or "clips", "abnormal", "normal", "abnormal_groups", "normal_groups"};

@@ -109,7 +109,7 @@ PRESETS: dict[str, Hyper] = {
         steps=150,
         patience=8,
     ),
-}  # fmt: skip
+}
 
 
 def head_spec(hyper: Hyper, dim: int) -> HeadSpec:
@@ -344,8 +344,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--preset", choices=sorted(PRESETS), default="causal")
     parser.add_argument("--backend", choices=BACKENDS, default="torch")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-                        help="change a hyper-parameter of the preset; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a hyper-parameter of the preset; may be repeated",
+    )
     parser.set_defaults(run=main)
 
 
@@ -362,7 +368,14 @@ def main(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint.save(args.out / "head.safetensors")
     plot_curves(checkpoint.curves, args.out / "curves.png")
-    print(json.dumps({"checkpoint": str(args.out / "head.safetensors"), "validation": round(checkpoint.validation, 4),
-                      "networks": len(checkpoint.networks),
-                      "stopped_at": [c.best_step for c in checkpoint.curves]}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "checkpoint": str(args.out / "head.safetensors"),
+                "validation": round(checkpoint.validation, 4),
+                "networks": len(checkpoint.networks),
+                "stopped_at": [c.best_step for c in checkpoint.curves],
+            }
+        )
+    )
     return 0

@@ -187,6 +187,16 @@ def main(args: argparse.Namespace) -> int:
     written = write_bundle(args.out, parts, state, bundle.head_state, model.state_dict())
     if args.card:
         write_card(written, args.card)
-    print(json.dumps({"bundle": written.name, "fingerprint": written.fingerprint, "limit": round(limit, 4),
-                      "val_windows_beyond": beyond, "changed": shares, "folder": str(args.out)}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "bundle": written.name,
+                "fingerprint": written.fingerprint,
+                "limit": round(limit, 4),
+                "val_windows_beyond": beyond,
+                "changed": shares,
+                "folder": str(args.out),
+            }
+        )
+    )
     return 0
