@@ -122,10 +122,9 @@ def _print_table(console: Console, run: Run, values: dict[str, Any]) -> None:
         console.print("[bold yellow]The footage was rendered by stream-detector itself; no real people are shown.[/]")
         for name, (start_s, end_s) in values["incidents"].items():
             console.print(f"Scripted incident in {name}: {start_s:.1f} s to {end_s:.1f} s.")
-    elapsed_s, windows = values["elapsed_s"], values["windows"]
-    console.print(
-        f"{windows} windows of {len(run.plans)} cameras scored in {elapsed_s:.1f} s, {values['drops']} drops."
-    )
+    cameras = f"{len(run.plans)} camera{'' if len(run.plans) == 1 else 's'}"
+    scored = f"{values['windows']} windows of {cameras} scored in {values['elapsed_s']:.1f} s"
+    console.print(f"{scored}, {values['drops']} drops.")
     alarms = run.telemetry.snapshot().alarms
     if alarms:
         console.print(_alarm_table(alarms, values["alarms"]))
