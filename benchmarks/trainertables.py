@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.tables import Record, cell, table
+from benchmarks.tables import Record, table
 
 FIGURES = {
     "auc": "frame AUC",
@@ -96,14 +96,6 @@ def losses(record: Record) -> str:
     return table(["against the specification", "cases", "largest difference, value", "gradient"], rows)
 
 
-def training(record: Record) -> str:
-    """A step of each."""
-    rows = [
-        [name, row["ms_per_step"], f"{row['times_faster_than_the_seed']:g}×"] for name, row in record["results"].items()
-    ]
-    return table(["a step of 30 + 30 bags of 32 × 512", "ms", "against the ancestor's way"], rows)
-
-
 def extraction(record: Record) -> str:
     """How fast, and whether kills leave a trace."""
     found = record["results"]
@@ -112,27 +104,10 @@ def extraction(record: Record) -> str:
     return table(list(keys.values()), [[found[key] for key in keys]])
 
 
-def endtoend(record: Record) -> str:
-    """From clips to a deployed bundle."""
-    found = record["results"]
-    rows = []
-    for name, head in found["heads"].items():
-        auc = head["validation"]["auc"]
-        interval = f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
-        rows.append([name, head["windows"], f"{head['max_difference']:.0e}", interval])
-    note = f"{found['wall_s_total']:.0f} s for everything: " + ", ".join(
-        f"{stage} {cell(seconds)}" for stage, seconds in found["wall_s"].items()
-    )
-    head = ["head", "windows of val", "largest difference of a score, evaluate and stream", "AUC on val"]
-    return f"{table(head, rows)}\n\n{note}."
-
-
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "mil": ("trainer_mil", mil),
     "milcurves": ("trainer_mil", milcurves),
     "milvariants": ("trainer_mil", milvariants),
     "losses": ("trainer_losses", losses),
-    "training": ("trainer_training", training),
     "extraction": ("trainer_extraction", extraction),
-    "endtoend": ("endtoend", endtoend),
 }

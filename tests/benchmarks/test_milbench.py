@@ -10,7 +10,7 @@ import pytest
 if importlib.util.find_spec("sklearn") is None:
     pytest.skip("scikit-learn is not installed (extra: train)", allow_module_level=True)
 
-from benchmarks import endtoend, milbound, milsearch
+from benchmarks import milbound, milsearch
 from trainer.data.features import FeatureSet, VideoFeatures
 from trainer.data.timeline import Timeline, segment_windows
 
@@ -57,9 +57,3 @@ def test_weak_figures_are_those_of_the_definition() -> None:
     assert found["peaks"] == pytest.approx(np.mean([(normal < s).mean() for s in (0.9, 0.8, 0.7)]))
     assert found["all"] == pytest.approx(np.mean([(normal < s).mean() for s in scores[0]]))
     assert found["video"] == 1.0 and found["figure"] == pytest.approx((found["peaks"] + found["all"]) / 2)
-
-
-def test_scores_of_two_tables_are_compared_window_by_window() -> None:
-    told = endtoend.compared({("a", 0): 0.1, ("a", 1): 0.5, ("b", 0): 0.9}, {("a", 0): 0.1, ("a", 1): 0.4})
-    assert told["windows"] == 2 and told["missing"] == 1 and told["max_difference"] == pytest.approx(0.1)
-    assert told["worst"] == "a window 1" and endtoend.compared({}, {})["max_difference"] is None
