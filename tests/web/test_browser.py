@@ -27,7 +27,7 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: .ci/install-web-test.sh")
 
-from stream_detector.system.outputs import SCORE_COLUMNS as COLUMNS  # noqa: E402
+from stream_detector.system.outputs import SCORE_COLUMNS  # noqa: E402
 
 from .conftest import running  # noqa: E402
 
@@ -245,7 +245,7 @@ def test_keyboard_reaches_everything(tab: Any, detector: Detector) -> None:
 
 def test_replay_and_tune(tab: Any, detector: Detector) -> None:
     tab.goto("/replay")
-    tab.wait_for_function("() => document.querySelector('.frames img')?.naturalWidth > 0")
+    tab.wait_for_function("() => document.querySelector('.film img')?.naturalWidth > 0")
     shot(tab, "replay")
     tab.goto("/tune")
     tab.wait_for_selector("text=recorded windows with these settings")
@@ -276,9 +276,12 @@ def test_a_late_answer_does_not_take_the_place_of_opened_files(tab: Any, tmp_pat
 
 def open_scores_of_two(tab: Any, folder: Path) -> None:
     table = folder / "scores.csv"
-    rows = [f"a.mp4,{name},{i},{i * 16},{i * 16 + 15},{i}.0,{i}.6,{score},{score}," for name, score in
-            (("gate", 0.25), ("yard", 0.75)) for i in range(4)]  # fmt: skip
-    table.write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    rows = [
+        f"a.mp4,{name},{i},{i * 16},{i * 16 + 15},{i}.0,{i}.6,{score},{score},"
+        for name, score in (("gate", 0.25), ("yard", 0.75))
+        for i in range(4)
+    ]
+    table.write_text("\n".join([",".join(SCORE_COLUMNS), *rows, ""]))
     tab.get_by_label("Or open files").set_input_files(str(table))
     tab.wait_for_selector("text=score 0.25")
     tab.get_by_label("Camera in the files").select_option("yard")
