@@ -100,7 +100,7 @@ def test_a_detector_that_hangs_is_told_and_nothing_looks_watched(browser: Any, p
     tab = look(browser, page, scheme)
     page.run.pipeline.decision_queue.submit(lambda: go_on.wait(120))
     try:
-        tab.wait_for_selector("#banner:has-text('stopped deciding')")
+        tab.wait_for_selector("#banner:has-text('detector hangs')")
         tab.wait_for_selector(card("gate", " .chip:has-text('not monitored')"))
         assert tab.locator(".face.old").count() == len(NAMES) and page.ask("/livez").status == 503
         assert "alarm state unknown" in tab.locator(".summary").inner_text()
@@ -138,7 +138,7 @@ def test_a_server_that_falls_silent_is_noticed_though_the_connection_stands(brow
     assert loop is not None
     loop.call_soon_threadsafe(go_on.wait, 120)  # as if the process were stopped
     try:
-        tab.wait_for_selector("#banner:has-text('silent')")
+        tab.wait_for_selector("#banner:has-text('sends nothing')")
         tab.wait_for_selector(card("gate", " .chip:has-text('unknown')"))
     finally:
         go_on.set()
