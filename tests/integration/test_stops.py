@@ -22,6 +22,14 @@ RUN = str(ROOT / "run_stream.py")
 SCRIPT = "from stream_detector.cli.start import entry; entry()"  # what the console script does
 
 
+@pytest.fixture(autouse=True)
+def usual_hangup() -> Iterator[None]:
+    """SIGHUP has its default action, also where the test run itself was started under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two minutes of small pictures: nothing here waits for their end."""
