@@ -82,7 +82,8 @@ def main(args: argparse.Namespace) -> int:
     if first["config"]["arch"] != second["config"]["arch"]:
         raise DataError("the two checkpoints are not of the same network; average two points of one run")
     student = student_from({**second, "averaged": mean_state(first["averaged"], second["averaged"])})
-    student.backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    backbone: Any = student.backbone  # versions of PyTorch differ in what they say that `to` takes
+    backbone.to(memory_format=torch.channels_last_3d)
     packs = [Pack(*load_clips(args.cache, name)) for name in _packs(args.cache)]
     measure_statistics(student, Pool(packs, seed=args.seed), second["config"]["recipe"])
     out = Path(args.out)
