@@ -24,9 +24,7 @@ def bright(frames: UInt8Array) -> float:
 
 
 def test_the_names_are_sorted_and_there() -> None:
-    assert sd.__all__ == sorted(sd.__all__, key=lambda name: (name.lower() != name, name)) or sd.__all__ == sorted(
-        sd.__all__
-    )
+    assert sd.__all__ == sorted(sd.__all__)
     assert set(sd.__all__) == {*sd._MODULES, "__version__"}
     assert list(sd._MODULES) == sorted(sd._MODULES)
     for name in sd.__all__:

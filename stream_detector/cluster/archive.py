@@ -21,13 +21,13 @@ from stream_detector.capture.picture import make_views
 from stream_detector.config import CameraConfig, Config
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError, SourceError
-from stream_detector.events.protocol import alarm_to_dict, encode
+from stream_detector.events.protocol import encode
 from stream_detector.models.bundle import Bundle
 from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.runtime.pipeline import Pipeline
-from stream_detector.runtime.stages import DecisionModel, make_decider, plan_camera
+from stream_detector.runtime.stages import DecisionModel, UnpublishedEvents, make_decider, plan_camera
 from stream_detector.telemetry.collector import Telemetry
-from stream_detector.types import AlarmEvent, CameraStatus, Decision, Engine, EngineOutput, SystemClock, UInt8Array
+from stream_detector.types import AlarmEvent, Engine, EngineOutput, SystemClock, UInt8Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +56,15 @@ class _SharedEngine:
         pass
 
 
-class _EventLines:
-    """Events as lines in memory. Implements `types.EventSink`."""
+class _EventLines(UnpublishedEvents):
+    """Events as lines in memory."""
 
     def __init__(self) -> None:
+        super().__init__(SystemClock())
         self.text = ""
-        self._seq = 0
 
-    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
-        self._seq += 1
-        body = alarm_to_dict(event, "0" * 16, self._seq, SystemClock().utc())  # no process: no epoch to recover from
+    def keep(self, event: AlarmEvent, body: dict[str, Any]) -> None:
         self.text += encode(body).decode() + "\n"
-        return body
-
-    def score(self, decision: Decision) -> None:
-        pass
-
-    def status(self, status: CameraStatus) -> None:
-        pass
-
-    def service(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class Scorer:

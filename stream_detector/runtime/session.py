@@ -17,14 +17,19 @@ from stream_detector.config import CameraConfig, Config, build_config
 from stream_detector.config.source import Source
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
-from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.decider import Decider
-from stream_detector.runtime.stages import CameraStage, DecisionModel, make_decider, plan_camera, scored
+from stream_detector.runtime.stages import (
+    CameraStage,
+    DecisionModel,
+    UnpublishedEvents,
+    make_decider,
+    plan_camera,
+    scored,
+)
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     AlarmEvent,
-    CameraStatus,
     Clock,
     Decision,
     Engine,
@@ -35,30 +40,15 @@ from stream_detector.types import (
 )
 
 
-class _Events:
-    """Alarm events kept until the caller takes them. Implements `types.EventSink`; nothing is journalled or sent."""
+class _Events(UnpublishedEvents):
+    """Alarm events kept until the caller takes them."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._seq = 0
+        super().__init__(clock)
         self.new: list[AlarmEvent] = []
 
-    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
-        self._seq += 1
+    def keep(self, event: AlarmEvent, body: dict[str, Any]) -> None:
         self.new.append(event)
-        return alarm_to_dict(event, "0" * 16, self._seq, self._clock.utc())
-
-    def score(self, decision: Decision) -> None:
-        pass
-
-    def status(self, status: CameraStatus) -> None:
-        pass
-
-    def service(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class _Camera:

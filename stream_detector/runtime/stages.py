@@ -22,6 +22,7 @@ from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.capture.scene_cuts import SceneCutDetector
 from stream_detector.capture.windower import Windower
 from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
 from stream_detector.models.novelty import NoveltyModel, novelty_monitor_factory
@@ -29,6 +30,7 @@ from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.runtime.decider import CameraPlan, Decider, Evidence
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
+    AlarmEvent,
     CameraStatus,
     Clock,
     Decision,
@@ -212,3 +214,33 @@ def make_decider(
         make_head=model.head.stream if model.head else None,
         make_novelty_monitor=novelty_monitor_factory(model.novelty if novelty else None, config.picture_quality),
     )
+
+
+class UnpublishedEvents:
+    """Events that are neither journalled nor sent. Implements `types.EventSink`; a subclass says what to `keep`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seq = 0
+
+    def keep(self, event: AlarmEvent, body: dict[str, Any]) -> None:
+        """Called with every alarm event and its JSON object."""
+
+    def alarm(self, event: AlarmEvent) -> dict[str, Any]:
+        """The event as a published one looks; there is no process to recover from, so its epoch is zero."""
+        self._seq += 1
+        body = alarm_to_dict(event, "0" * 16, self._seq, self._clock.utc())
+        self.keep(event, body)
+        return body
+
+    def score(self, decision: Decision) -> None:
+        """Nobody listens."""
+
+    def status(self, status: CameraStatus) -> None:
+        """Nobody listens."""
+
+    def service(self) -> None:
+        """There are no sockets."""
+
+    def close(self) -> None:
+        """There is nothing to close."""

@@ -54,16 +54,21 @@ class Clip:
     licence: str = ""
 
 
-def read_index(root: Path) -> tuple[Clip, ...]:
-    """All clips of `root`/index.csv, in its order. Raises DataError naming the row that is wrong."""
+def index_rows(root: Path) -> tuple[Path, list[dict[str, str]]]:
+    """`root`/index.csv and its rows, unchecked. Raises DataError when it cannot be read."""
     path = Path(root) / "index.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            return path, list(csv.DictReader(file))
     except FileNotFoundError:
         raise DataError(f"{str(path)!r} does not exist; give the folder that holds the clips and index.csv") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{str(path)!r} cannot be read ({error}); give a UTF-8 CSV file") from None
+
+
+def read_index(root: Path) -> tuple[Clip, ...]:
+    """All clips of `root`/index.csv, in its order. Raises DataError naming the row that is wrong."""
+    path, rows = index_rows(root)
     clips = []
     for number, row in enumerate(rows, start=2):
         missing = [name for name in _COLUMNS if row.get(name) is None]

@@ -8,12 +8,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stream_detector.errors import DataError
+from trainer.data.clips import index_rows
 
 KINDS = {"fight": "fight", "crash": "crash", "road_accident": "crash"}
 _COLUMNS = ("path", "set", "label", "category", "group", "fps")
@@ -52,14 +52,7 @@ def read_pieces(clips: Path, more: Path | None = None, ignored: Collection[str] 
 
 
 def _read(root: Path, ignored: Collection[str], *, sources: bool) -> list[Piece]:
-    path = Path(root) / "index.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise DataError(f"{str(path)!r} does not exist; give the folder that holds the clips and index.csv") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(path)!r} cannot be read ({error}); give a UTF-8 CSV file") from None
+    path, rows = index_rows(root)
     pieces = []
     for number, row in enumerate(rows, start=2):
         missing = [name for name in _COLUMNS if row.get(name) is None]
