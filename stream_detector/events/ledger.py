@@ -272,7 +272,9 @@ class Ledger(LedgerReader):
             if kept is not None:
                 salvage.copy_all(kept, db)
             opened = self._open.merged(ledger_file.read_open(db)) if self._loaded else None
-            rows = [*self._open.pending_ends.values(), *self._tail]
+            kept_rows = set(self._tail)
+            early = [row for row in self._open.pending_ends.values() if row not in kept_rows]
+            rows = [*early, *self._tail]  # in order of arrival, which `events_after` and the event file follow
             self._enter(db, rows, opened)
         except BaseException:
             db.close()

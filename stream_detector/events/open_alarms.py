@@ -26,8 +26,8 @@ class OpenAlarms:
     """The open alarms of a journal. epoch: of this run.
 
     rows: key → alarm, oldest first.  pending_ends: key → end event that is in memory only although its start is on
-    disk; it must reach the disk before any other event.  ended: keys of alarms of earlier runs that ended while the
-    disk could not be written.
+    disk; it must reach the disk too, however many events came after it.  ended: keys of alarms of earlier runs that
+    ended while the disk could not be written.
     """
 
     def __init__(self, epoch: str) -> None:

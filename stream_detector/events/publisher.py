@@ -103,7 +103,6 @@ class Publisher:
         self._heartbeat_at_s = clock.monotonic()
         self._peers_again_s = float("-inf")
         self._file_look_s = clock.monotonic() + _FILE_LOOK_S
-        self._in_memory = False  # whether the journal was, when it was last looked at
         self._pending_ends: set[str] | None = None  # keys of alarms to be ended when the journal is on disk; None: none
         self._going_on: Container[str] = ()
         self._closed = False
@@ -211,9 +210,8 @@ class Publisher:
         if self._closed:
             return
         self._ledger.maintain()
-        if self._in_memory and not self._ledger.degraded and self._copy:
+        if self._copy and not self._ledger.degraded:
             self._copy.give()
-        self._in_memory = self._ledger.degraded
         if self._pending_ends is not None and not self._ledger.degraded:
             self._end_pending(self._pending_ends)
         if self._clock.monotonic() >= self._file_look_s:
@@ -270,6 +268,8 @@ class Publisher:
         text = self._ledger.last_text
         data = text.encode()
         if copied:
+            if not self._ledger.degraded:  # it may have returned to the disk for this very event
+                copied.give()
             if self._ledger.last_end_pending:
                 copied.hold(data)
             else:

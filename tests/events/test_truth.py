@@ -10,7 +10,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from lives import CAMERAS, KILLS, Kill, Life, World, a_status, counts
@@ -112,11 +111,16 @@ def judge(world: World) -> None:
             assert types.get("start") == 1 and types.get("end") == 1, (name, types, where is in_file, where is heard)
     for name, types in [*in_file.items(), *heard.items()]:
         assert types["start"] <= 1 and types["end"] <= 1, (name, types)
+    last: dict[tuple[str, str, str], int] = {}
+    for body in world.journalled():  # in the order of its rows, which readers of the file follow
+        topic = (body["schema"], body["camera"], body["epoch"])
+        assert body["seq"] > last.get(topic, 0), body
+        last[topic] = body["seq"]
     places = [(b["camera"], b["epoch"], b["seq"]) for b in world.lines() if "id" in b]
     assert len(places) == len(set(places))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STORIES, min_size=1, max_size=4))
 @example([Story("healthy", ("alarm gate",), ("committed", 0))])  # between commit and file, first event of an epoch
 @example([Story("healthy", ("alarm gate",), ("idle", 0)), Story("read-only", (), ("idle", 0))])
@@ -125,17 +129,13 @@ def judge(world: World) -> None:
 @example([Story("healthy", ("tick", "listen", "alarm gate", "listen", "fill", "alarm gate", "listen"), ("idle", 0))])
 @example([Story("healthy", ("alarm gate",), ("idle", 0)), Story("read-only", ("tick", "listen"), ("idle", 0))])
 @example([Story("healthy", ("tick", "listen", "alarm gate", "listen", "delete journal", "alarm yard"), ("idle", 0))])
-def test_every_alarm_that_reached_the_journal_has_one_start_and_one_end(stories: list[Story]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        judge(tell(stories, Path(folder)))
-
-
-@pytest.mark.xfail(strict=True, reason="open: the end of an alarm is missing after a full disk became free again")
-def test_an_alarm_on_a_disk_that_is_full_and_then_free_ends() -> None:
-    stories = [
+@example(
+    [
         Story("healthy", ("alarm gate",), ("before", 1)),
-        Story("full", ("alarm gate", "free", "long tick"), None),
+        Story("full", ("alarm gate", "free", "long tick"), None),  # back on the disk within the first look at it
     ]
+)
+def test_every_alarm_that_reached_the_journal_has_one_start_and_one_end(stories: list[Story]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         judge(tell(stories, Path(folder)))
 

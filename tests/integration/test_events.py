@@ -43,7 +43,7 @@ def test_kill_9_of_the_subscriber(tmp_path: Path) -> None:
 
 def test_hostile_peers(tmp_path: Path) -> None:
     result = hostile(tmp_path, messages=30, wrong_keys=5, seed=7)
-    assert result["passed"], result
+    assert result["passed"], json.dumps(result)
 
 
 def test_flipped_bits_and_a_stepped_clock(tmp_path: Path) -> None:
@@ -60,12 +60,12 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     except OSError as error:
         pytest.skip(str(error))
     result = fill_disk(tmp_path)
-    assert result["passed"], result
+    assert result["passed"], json.dumps(result)
 
 
 def test_parsers_raise_only_our_errors() -> None:
     result = fuzz(60, 60, 7)
-    assert result["passed"], result
+    assert result["passed"], json.dumps(result)
 
 
 @pytest.fixture
