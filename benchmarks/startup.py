@@ -2,8 +2,8 @@
 
     python -m benchmarks startup [--times 7]
 
-Median, fastest and slowest of several runs, after one that nobody counts (it fills the caches of the file system), and
-what of the heavy libraries each has loaded at its end.
+It prints the median, the fastest and the slowest of several runs, and the heavy libraries that each has loaded at its
+end. A first run, which fills the caches of the file system, is not counted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from benchmarks.results import write_results
+from stream_detector.cli.main import COMMANDS
 
 HEAVY = ("torch", "cv2", "av", "openvino", "numpy", "pydantic", "zmq")
 PARSER = "from stream_detector.cli.main import build_parser; "
@@ -25,18 +26,18 @@ CASES = {
     "stream_detector.Subscriber": "from stream_detector import Subscriber",
     "stream_detector.Session": "from stream_detector import Session",
     "stream-detector --help": PARSER + "build_parser().format_help()",
-    "stream-detector run --help": PARSER + "build_parser('run').format_help()",
+    **{f"stream-detector {name} --help": PARSER + f"build_parser({name!r}).format_help()" for name in COMMANDS},
 }
 
 
 def measure(code: str, times: int) -> dict[str, Any]:
-    """Seconds of a fresh Python process that runs `code`, and which of HEAVY it has loaded."""
-    told = f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    """Seconds of a fresh Python process that runs `code`, and the names of HEAVY that it has loaded."""
+    program = f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
     seconds = []
     loaded: list[str] = []
     for number in range(times + 1):
         begun_s = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         if number:
             seconds.append(time.perf_counter() - begun_s)
         loaded = done.stdout.split()
@@ -56,6 +57,6 @@ def main(argv: list[str]) -> int:
     rows = {}
     for name, code in CASES.items():
         rows[name] = measure(code, args.times)
-        print(f"{name:28} {rows[name]['median_s']:6.3f} s  {' '.join(rows[name]['loaded'])}", flush=True)
+        print(f"{name:34} {rows[name]['median_s']:6.3f} s  {' '.join(rows[name]['loaded'])}", flush=True)
     write_results("startup", rows, {"times": args.times})
     return 0

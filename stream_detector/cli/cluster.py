@@ -14,8 +14,6 @@ from stream_detector.cluster.placement import parse_near
 from stream_detector.config import Config, build_config
 from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError
-from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.stages import plan_camera
 from stream_detector.system import signals
 from stream_detector.system.actor_pool import connected, import_ray
 from stream_detector.system.logging_setup import set_up_logging
@@ -39,6 +37,9 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes."""
+    from stream_detector.models.bundle import Bundle
+    from stream_detector.runtime.stages import plan_camera
+
     import_ray("the cluster")  # the sentence about the package comes before any other
     config = cluster_config(make_config(args), args)
     set_up_logging(config.telemetry.log_format, level=logging.WARNING)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,13 +17,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from stream_detector.errors import BundleError, CheckpointError, StreamDetectorError
-from stream_detector.models import bundle as bundles
-from stream_detector.models import weights
-from stream_detector.models.bundle import Bundle
 from stream_detector.models.download import Progress as Report
-from stream_detector.models.manifest import Manifest
+from stream_detector.models.known_weights import KNOWN, cache_directory
 from stream_detector.system import signals
 from stream_detector.system.stdio import json_text
+
+if TYPE_CHECKING:  # these load PyTorch; the functions below import them
+    from stream_detector.models.manifest import Manifest
+    from stream_detector.models.weights import StoredWeights
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     add.add_argument("files", nargs="+", type=Path, metavar="FILE")
     add.add_argument("--arch", help="architecture of the checkpoint; any other one is refused")
     add.add_argument("--name", help="name in the cache (one file only)")
-    action("fetch", "download, verify and convert weights").add_argument("name", help=", ".join(weights.KNOWN))
+    action("fetch", "download, verify and convert weights").add_argument("name", help=", ".join(KNOWN))
     action("verify", "check every bundle and all weights that are here")
     quantise = action("quantise", "make the int8 graph of a bundle, calibrated with windows of your own footage")
     quantise.add_argument("name", metavar="BUNDLE")
@@ -69,6 +70,8 @@ def main(args: argparse.Namespace) -> int:
     else:
         if args.name and len(args.files) > 1:
             raise CheckpointError("--name is for one file; give one file, or leave --name out")
+        from stream_detector.models import weights
+
         records = [weights.add_checkpoint(file, args.name, args.arch) for file in args.files]
     if args.json:
         _print_json([asdict(record) for record in records])
@@ -77,18 +80,22 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fetch(name: str, report: Report | None) -> weights.StoredWeights:
+def _fetch(name: str, report: Report | None) -> StoredWeights:
+    from stream_detector.models import weights
+
     try:
         return weights.fetch(name, report)
     except signals.Interrupted:
-        if any((weights.cache_directory() / "downloads").glob("*.part")):
+        if any((cache_directory() / "downloads").glob("*.part")):
             print("stream-detector: what came is kept; the same command goes on from there", file=sys.stderr)
         raise
 
 
 def here() -> dict[str, Manifest | str]:
     """Bundles that are here: name → manifest, or what is wrong with it. Only manifests are read."""
-    places = (weights.cache_directory() / "bundles", bundles.SHIPPED)  # what ships stands before what is in the cache
+    from stream_detector.models import bundle as bundles
+
+    places = (cache_directory() / "bundles", bundles.SHIPPED)  # what ships stands before what is in the cache
     folders = {p.parent.name: p.parent for place in places for p in sorted(place.glob("*/bundle.json"))}
     found: dict[str, Manifest | str] = {}
     for name, folder in folders.items():
@@ -100,8 +107,10 @@ def here() -> dict[str, Manifest | str]:
 
 
 def _list(as_json: bool, console: Console) -> int:
+    from stream_detector.models import weights
+
     found, stored = here(), weights.stored()
-    missing = [known for name, known in weights.KNOWN.items() if name not in {record.name for record in stored}]
+    missing = [known for name, known in KNOWN.items() if name not in {record.name for record in stored}]
     if as_json:
         listed = [{"name": n, "error": m} if isinstance(m, str) else _short(n, m) for n, m in found.items()]
         fetchable = [asdict(known) for known in missing]
@@ -121,11 +130,14 @@ def _list(as_json: bool, console: Console) -> int:
     for known in missing:
         table.add_row(known.name, known.arch, _size(known.bytes), f"models fetch {known.name}", known.licence)
     console.print(table)
-    console.print(f"cache: {weights.cache_directory()}", highlight=False)
+    console.print(f"cache: {cache_directory()}", highlight=False)
     return 0
 
 
 def _show(name: str, as_json: bool, console: Console) -> int:
+    from stream_detector.models import bundle as bundles
+    from stream_detector.models import weights
+
     try:
         manifest = bundles.read_manifest(bundles.find_bundle(name))
     except BundleError:
@@ -146,6 +158,10 @@ def _show(name: str, as_json: bool, console: Console) -> int:
 
 
 def _verify(as_json: bool, console: Console) -> int:
+    from stream_detector.models import weights
+    from stream_detector.models.bundle import Bundle
+    from stream_detector.models.manifest import Manifest
+
     result = {f"weights {name}": state for name, state in weights.verify().items()}
     for name, manifest in here().items():
         try:
@@ -166,6 +182,7 @@ def _verify(as_json: bool, console: Console) -> int:
 
 def _quantise(args: argparse.Namespace, console: Console) -> int:
     from stream_detector.engines.quantise import quantise, windows_of
+    from stream_detector.models.bundle import Bundle
 
     bundle = Bundle.load(args.name)
     frames = windows_of(args.videos, bundle.recipe, args.windows)

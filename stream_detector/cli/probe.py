@@ -7,19 +7,20 @@ import dataclasses
 import os
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from stream_detector.capture.probe import PERSON_AT_M, PERSON_M, SourceFacts, person_pixels, probe
 from stream_detector.capture.sources import parse_sources
 from stream_detector.config import CaptureConfig
 from stream_detector.errors import SourceError, UsageError
-from stream_detector.models.bundle import find_bundle, read_manifest
-from stream_detector.models.recipe import Recipe
 from stream_detector.system import signals
 from stream_detector.system.stdio import json_text
+
+if TYPE_CHECKING:  # these load PyTorch and OpenCV; the functions below import them
+    from stream_detector.capture.probe import SourceFacts
+    from stream_detector.models.recipe import Recipe
 
 SCHEMA = "stream-detector.probe/1"
 
@@ -47,6 +48,9 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"--seconds is {args.seconds:g}; give 0.1 to 600")
     if args.angle is not None and not 1 <= args.angle <= 179:
         raise UsageError(f"--angle is {args.angle:g}; give the lens's horizontal angle of view, 1 to 179 degrees")
+    from stream_detector.capture.probe import probe
+    from stream_detector.models.bundle import find_bundle, read_manifest
+
     recipe = read_manifest(find_bundle(args.bundle)).preprocess.to_recipe()
     found: list[SourceFacts] = []
     failed: dict[str, str] = {}
@@ -74,6 +78,8 @@ def main(args: argparse.Namespace) -> int:
 def _sizes(facts: SourceFacts, recipe: Recipe, angle_deg: float | None) -> dict[str, float]:
     if angle_deg is None:
         return {}
+    from stream_detector.capture.probe import person_pixels
+
     return {"person_pixels": round(person_pixels(facts, recipe, angle_deg), 1)}
 
 
@@ -93,6 +99,8 @@ def _show(facts: SourceFacts, recipe: Recipe, angle_deg: float | None) -> None:
         ("network sees", f"{recipe.size[1]}×{recipe.size[0]} pixels, {recipe.fps:g} fps"),
     ]
     if angle_deg is not None:
+        from stream_detector.capture.probe import PERSON_AT_M, PERSON_M, person_pixels
+
         rows_of = person_pixels(facts, recipe, angle_deg)
         rows.append(
             ("a person", f"{PERSON_M:g} m tall, {PERSON_AT_M:g} m away: {rows_of:.0f} of {recipe.size[0]} rows")

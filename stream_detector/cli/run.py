@@ -9,19 +9,20 @@ import re
 import threading
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream_detector.capture.sources import expand_cameras, parse_sources
-from stream_detector.cli.outcome import exit_code_of, print_outcome
 from stream_detector.config import Config, build_config, load_config, merge
 from stream_detector.errors import MissingExtraError, StageError, UsageError
-from stream_detector.runtime.build import Run, build_run
-from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.logging_setup import fields, run_log
 from stream_detector.system.sd_notify import Notifier
 from stream_detector.telemetry.log_lines import RunLogger
 from stream_detector.telemetry.terminal_view import TerminalView, ViewHeader, count_text, drawable
+
+if TYPE_CHECKING:  # these load PyTorch; the functions below import them when a run begins
+    from stream_detector.runtime.build import Run
+    from stream_detector.runtime.pipeline import RunResult
 
 log = logging.getLogger("stream_detector.run")
 
@@ -223,6 +224,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from stream_detector.cli.outcome import print_outcome
+    from stream_detector.runtime.build import build_run
+
     config = make_config(args)
     live_view = config.telemetry.dashboard and not args.json and drawable()
     telemetry = config.telemetry
@@ -240,6 +244,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Run, RunResult]:
+    from stream_detector.runtime.build import build_run
+
     try:
         from stream_detector.web.auth import parse_bind
         from stream_detector.web.live_state import LiveState
@@ -319,6 +325,8 @@ def _tell_start(run: Run) -> None:
 
 
 def _tell_end(run: Run, result: RunResult) -> None:
+    from stream_detector.cli.outcome import exit_code_of
+
     drops = run.telemetry.snapshot().drops
     counted = {"windows": result.windows, "alarms": result.alarms, "drops": drops, "stopped": result.stopped}
     log.info(

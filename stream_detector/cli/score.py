@@ -6,20 +6,21 @@ import argparse
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stream_detector.capture.sources import parse_sources
-from stream_detector.cli.outcome import exit_code_of
 from stream_detector.cli.score_table import report, summarise
 from stream_detector.config import CameraConfig, build_config
 from stream_detector.errors import SourceError, UsageError
-from stream_detector.runtime.build import Run, build_run
-from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.logging_setup import set_up_logging
+
+if TYPE_CHECKING:  # these load PyTorch; `main` imports them
+    from stream_detector.runtime.build import Run
+    from stream_detector.runtime.pipeline import RunResult
 
 
 def add_parser(subparsers: Any) -> None:
@@ -126,6 +127,9 @@ def main(args: argparse.Namespace) -> int:
         from stream_detector.cli import score_ray
 
         return score_ray.run(args, build_config(values))
+    from stream_detector.cli.outcome import exit_code_of
+    from stream_detector.runtime.build import build_run
+
     with (
         signals.phase("opening"),
         build_run(build_config(values), open_limit=max(1, args.at_once)) as run,

@@ -7,9 +7,12 @@ import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system.stdio import json_text
+
+if TYPE_CHECKING:
+    from stream_detector.runtime.pipeline import RunResult
 
 
 @dataclass(slots=True)

