@@ -145,14 +145,20 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows of one or more cameras. frames: uint8 (B, 16, H, W, 3) RGB; row i belongs to windows[i].
-
-    taken_s: monotonic time at which the batch was closed.
-    """
+    """Windows of one or more cameras. taken_s: monotonic time at which the batch was closed."""
 
     windows: tuple[Window, ...]
-    frames: UInt8Array
     taken_s: float
+
+    @property
+    def pixels(self) -> list[UInt8Array]:
+        """Of each window, where they lie: uint8 (16, H, W, 3) RGB."""
+        return [window.frames for window in self.windows]
+
+    @property
+    def frames(self) -> UInt8Array:
+        """A copy of all pixels side by side: uint8 (B, 16, H, W, 3) RGB; row i belongs to windows[i]."""
+        return np.stack(self.pixels)
 
 
 @dataclass(frozen=True, slots=True)

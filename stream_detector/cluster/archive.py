@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from stream_detector.capture.picture import make_views
 from stream_detector.config import CameraConfig, Config
 from stream_detector.engines import load_engine
+from stream_detector.engines.feeding import infer_windows
 from stream_detector.errors import DataError, SourceError
 from stream_detector.events.protocol import encode
 from stream_detector.models.bundle import Bundle
@@ -51,6 +53,9 @@ class _SharedEngine:
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         return self._engine.infer(frames)
+
+    def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
+        return infer_windows(self._engine, windows)
 
     def close(self) -> None:
         pass

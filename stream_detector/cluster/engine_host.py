@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stream_detector.engines.feeding import infer_windows
 from stream_detector.errors import EngineError
 from stream_detector.types import Engine, EngineOutput, UInt8Array
 
@@ -35,7 +36,6 @@ class EngineHost:
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._space: UInt8Array | None = None
         self.windows = self.batches = 0
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
@@ -98,10 +98,10 @@ class EngineHost:
 
     def _score(self, calls: list[_Call]) -> None:
         limit = self._engine.max_batch
-        frames = self._gathered(calls)
-        outputs = [self._engine.infer(frames[at : at + limit]) for at in range(0, len(frames), limit)]
+        windows = [window for call in calls for window in call.frames]
+        outputs = [infer_windows(self._engine, windows[at : at + limit]) for at in range(0, len(windows), limit)]
         self.batches += len(outputs)
-        self.windows += len(frames)
+        self.windows += len(windows)
         features = np.concatenate([output.features for output in outputs])
         scores = np.concatenate([output.scores for output in outputs])
         preprocess_s = sum(output.preprocess_s for output in outputs)
@@ -111,14 +111,3 @@ class EngineHost:
             own = slice(at, at + len(call.frames))
             call.answer.set_result(EngineOutput(features[own], scores[own], preprocess_s, forward_s))
             at = own.stop
-
-    def _gathered(self, calls: list[_Call]) -> UInt8Array:
-        """Side by side in memory of our own: pages of the object store are read-only, which engines do not expect."""
-        count = sum(len(call.frames) for call in calls)
-        if self._space is None or len(self._space) < count:
-            self._space = np.empty((max(count, self._engine.max_batch), *calls[0].frames.shape[1:]), np.uint8)
-        at = 0
-        for call in calls:
-            self._space[at : at + len(call.frames)] = call.frames
-            at += len(call.frames)
-        return self._space[:count]

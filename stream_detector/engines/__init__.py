@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from stream_detector.config import EngineConfig
 from stream_detector.config.kinds import ENGINES as ENGINES
+from stream_detector.engines.feeding import GathersWindows
 from stream_detector.engines.layout import has_bf16
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.models.bundle import Bundle
@@ -160,15 +162,29 @@ class FallbackEngine:
         except EngineError as error:
             if self._replacement is None:
                 raise
-            log.warning("engine %s on %s failed: %s; going on with torch on the CPU", self.name, self.device, error)
-            replacement, self._replacement = self._replacement(), None
-            self._engine.close()
-            self._adopt(replacement, f"{self.name} on {self.device} failed: {error}")
+            self._replace(error)
             return self.infer(frames)
+
+    def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
+        """As the engine in use, from where the windows lie. Raises EngineError when the replacement fails as well."""
+        if self._replacement is None or not isinstance(self._engine, GathersWindows):
+            return self.infer(np.stack(windows))
+        try:
+            return self._engine.infer_windows(windows)
+        except EngineError as error:
+            self._replace(error)
+            return self.infer(np.stack(windows))
 
     def close(self) -> None:
         """Close the engine in use."""
         self._engine.close()
+
+    def _replace(self, error: EngineError) -> None:
+        assert self._replacement is not None
+        log.warning("engine %s on %s failed: %s; going on with torch on the CPU", self.name, self.device, error)
+        replacement, self._replacement = self._replacement(), None
+        self._engine.close()
+        self._adopt(replacement, f"{self.name} on {self.device} failed: {error}")
 
     def _adopt(self, engine: Engine, reason: str) -> None:
         self._engine = engine
@@ -178,8 +194,6 @@ class FallbackEngine:
 
 
 def _joined(parts: list[EngineOutput]) -> EngineOutput:
-    import numpy as np
-
     return EngineOutput(
         np.concatenate([p.features for p in parts]),
         np.concatenate([p.scores for p in parts]),

@@ -1,9 +1,10 @@
 """PyTorch on a GPU: uploads overlap with computing, and nothing but kernels is launched twice.
 
-    host pinned slot ──copy stream──▶ device slot ──compute stream──▶ graph input → normalise → network → pinned results
+    windows ─▶ host pinned slot ──copy stream──▶ device slot ──compute stream──▶ graph input → network → pinned results
 
-A batch is cut into chunks of at most 32 windows. While one chunk is computed, the next one is uploaded; the host waits
-only to reuse a slot, and once at the end. Every chunk runs a graph that was captured for its bucket (1, 2, 4 … 32
+A batch is cut into chunks of at most 32 windows. While one chunk is computed, the next one is gathered and uploaded;
+the host waits only to reuse a slot, and once at the end. Windows are copied from where they lie (a capture host's
+shared memory, say) to pinned memory, once. Every chunk runs a graph that was captured for its bucket (1, 2, 4 … 32
 windows; the unused rows of a bucket hold old windows, whose results are dropped). The first layer runs as a 2D
 convolution (`fold`).
 
@@ -21,7 +22,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from torch import Tensor
 from stream_detector.engines.accelerator import Accelerator, Captured, accelerator, out_of_memory
 from stream_detector.engines.batch_dependence import batch_dependence, demo_windows, probe_windows
 from stream_detector.engines.fold import fold_first_layer
-from stream_detector.engines.network import Network, blank, check_windows, checked_output
+from stream_detector.engines.network import Network, blank, check_each, check_windows, checked_output
 from stream_detector.errors import EngineError
 from stream_detector.models.bundle import Bundle
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
@@ -57,9 +58,13 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _Slot:
-    """One place on the way up. uploaded: recorded on the copy stream.  consumed: on the compute stream."""
+    """One place on the way up. uploaded: recorded on the copy stream.  consumed: on the compute stream.
+
+    rows: `host` as NumPy sees it.
+    """
 
     host: Tensor
+    rows: UInt8Array
     device: Tensor
     uploaded: Any
     consumed: Any
@@ -108,10 +113,17 @@ class CudaEngine:
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """frames: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= 128. The upload counts as forward time. Raises EngineError."""
         check_windows(frames, self._recipe, self.max_batch)
+        return self._infer(np.require(frames, requirements=["C", "W"]))
+
+    def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
+        """As `infer`, for windows that lie apart: 1 to 128 of uint8 (16, H, W, 3) RGB, may be read-only."""
+        check_each(windows, self._recipe, self.max_batch)
+        return self._infer(windows)
+
+    def _infer(self, windows: UInt8Array | Sequence[UInt8Array]) -> EngineOutput:
         if self._network is None:
             raise EngineError("the engine was closed already; load it again")
         started = time.perf_counter()
-        windows = torch.from_numpy(np.ascontiguousarray(frames))
         while True:
             try:
                 features, scores = self._run(windows)
@@ -166,8 +178,8 @@ class CudaEngine:
 
     def _apart(self, windows: UInt8Array, reference: Float32Array) -> float:
         """The largest difference from `reference`, alone and together; infinite where a score is not a number."""
-        alone = np.concatenate([self._run(torch.from_numpy(windows[i : i + 1]))[1] for i in range(len(windows))])
-        together = self._run(torch.from_numpy(windows))[1]
+        alone = np.concatenate([self._run(windows[i : i + 1])[1] for i in range(len(windows))])
+        together = self._run(windows)[1]
         apart = max(np.abs(alone - reference).max(), np.abs(together - reference).max())
         return float(apart) if math.isfinite(apart) else math.inf
 
@@ -220,7 +232,7 @@ class CudaEngine:
         )
         return True
 
-    def _run(self, windows: Tensor) -> tuple[Float32Array, Float32Array]:
+    def _run(self, windows: UInt8Array | Sequence[UInt8Array]) -> tuple[Float32Array, Float32Array]:
         count, top = len(windows), max(self._graphs)
         with torch.inference_mode(), self._on.entered():
             for number, start in enumerate(range(0, count, top)):
@@ -229,11 +241,15 @@ class CudaEngine:
             self._done.synchronize()
             return self._features[:count].numpy().copy(), self._scores[:count].numpy().copy()
 
-    def _launch(self, slot: _Slot, windows: Tensor, start: int) -> None:
+    def _launch(self, slot: _Slot, windows: UInt8Array | Sequence[UInt8Array], start: int) -> None:
         count = len(windows)
         graph = self._graphs[next(bucket for bucket in self._graphs if bucket >= count)]
         slot.consumed.synchronize()
-        slot.host[:count].copy_(windows)
+        if isinstance(windows, np.ndarray):
+            slot.host[:count].copy_(torch.from_numpy(windows))
+        else:
+            for row, window in enumerate(windows):
+                np.copyto(slot.rows[row], window)
         with self._on.on(self._copy):
             slot.device[:count].copy_(slot.host[:count], non_blocking=True)
             slot.uploaded.record(self._copy)
@@ -247,7 +263,8 @@ class CudaEngine:
 
     def _slot(self, shape: tuple[int, ...]) -> _Slot:
         device = torch.empty(shape, dtype=torch.uint8, device=self._on.device)
-        return _Slot(self._on.host(shape, torch.uint8), device, self._on.event(), self._on.event())
+        host = self._on.host(shape, torch.uint8)
+        return _Slot(host, host.numpy(), device, self._on.event(), self._on.event())
 
     def _capture(self, bucket: int) -> _Graph:
         network = self._network

@@ -5,6 +5,7 @@ uint8 (B, 16, H, W, 3) RGB → normalise → backbone → features (B, D) → he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,16 @@ def check_windows(frames: UInt8Array, recipe: Recipe, max_batch: int) -> None:
         raise EngineError(
             f"a batch must be uint8 (1..{max_batch}, {', '.join(map(str, wanted))}), got {frames.dtype} {frames.shape}"
         )
+
+
+def check_each(windows: Sequence[UInt8Array], recipe: Recipe, max_batch: int) -> None:
+    """Raises EngineError unless there are 1..max_batch windows, each uint8 (16, H, W, 3) of the recipe's size."""
+    wanted = (recipe.frames, *recipe.size, 3)
+    if not 1 <= len(windows) <= max_batch:
+        raise EngineError(f"a batch holds 1 to {max_batch} windows, got {len(windows)}")
+    for window in windows:
+        if window.shape != wanted or window.dtype != np.uint8:
+            raise EngineError(f"a window must be uint8 {wanted}, got {window.dtype} {window.shape}")
 
 
 def checked_output(features: Float32Array, scores: Float32Array, preprocess_s: float, forward_s: float) -> EngineOutput:

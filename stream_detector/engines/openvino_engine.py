@@ -17,6 +17,7 @@ import os
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 
 from stream_detector.engines.layout import RATES, available_cores, choose_layout, instruction_set, multiply_adds
-from stream_detector.engines.network import Network, blank, check_windows, checked_output
+from stream_detector.engines.network import Network, blank, check_each, check_windows, checked_output
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.weights import cache_directory
@@ -145,11 +146,19 @@ class OpenVinoEngine:
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """frames: uint8 (B, 16, H, W, 3) RGB. Normalisation is part of the graph. Raises EngineError."""
         check_windows(frames, self._recipe, self.max_batch)
+        return self._infer(frames)
+
+    def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
+        """As `infer`, for windows that lie apart: uint8 (16, H, W, 3) RGB each, read from where they lie."""
+        check_each(windows, self._recipe, self.max_batch)
+        return self._infer(windows)
+
+    def _infer(self, windows: UInt8Array | Sequence[UInt8Array]) -> EngineOutput:
         if not self._requests:
             raise EngineError("the engine was closed already; load it again")
         started = time.perf_counter()
         try:
-            features, scores = self._run(np.ascontiguousarray(frames))
+            features, scores = self._run(windows)
         except RuntimeError as error:
             raise _failed(error) from error
         return checked_output(features, scores, 0.0, time.perf_counter() - started)
@@ -172,11 +181,12 @@ class OpenVinoEngine:
         requests[0].infer([blank(self._recipe).numpy()])  # some refusals come only now
         self._requests = requests
 
-    def _run(self, frames: UInt8Array) -> tuple[Float32Array, Float32Array]:
+    def _run(self, frames: UInt8Array | Sequence[UInt8Array]) -> tuple[Float32Array, Float32Array]:
         count, requests = len(frames), self._requests
         features: Float32Array = np.empty((count, self._dim), np.float32)
         scores: Float32Array = np.empty(count, np.float32)
         running: dict[int, int] = {}
+        held: dict[int, UInt8Array] = {}  # what requests read must not be freed
 
         def collect(slot: int) -> None:
             requests[slot].wait()
@@ -188,7 +198,8 @@ class OpenVinoEngine:
                 slot = row % len(requests)
                 if slot in running:
                     collect(slot)
-                requests[slot].set_input_tensor(self._tensor(frames[row : row + 1], shared_memory=True))
+                held[slot] = np.require(frames[row], requirements=["C", "W"])  # a copy where it is read-only
+                requests[slot].set_input_tensor(self._tensor(held[slot][None], shared_memory=True))
                 requests[slot].start_async()
                 running[slot] = row
             for slot in sorted(running, key=lambda s: running[s]):

@@ -26,6 +26,7 @@ from stream_detector.capture.camera import Capture, Watchdog
 from stream_detector.capture.picture import Picture
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.engines.feeding import infer_windows
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.decision_queue import DecisionQueue
@@ -34,10 +35,12 @@ from stream_detector.runtime.window_buffer import WindowBuffer
 from stream_detector.system.malloc import trim_malloc
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
+    Batch,
     CameraCounters,
     CameraStatus,
     Clock,
     Engine,
+    EngineOutput,
     EventSink,
     Frame,
     Preview,
@@ -76,7 +79,15 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    scores: tuple[Score, ...]
+    """A batch and what the engine said; the decision thread makes scores of it, so that the worker can go on."""
+
+    batch: Batch
+    output: EngineOutput
+    scored_s: float
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        return scored(self.batch.windows, self.output, self.batch.taken_s, self.scored_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,9 +320,8 @@ class Pipeline:
                 break
             if taken.batch is not None:
                 self.telemetry.batch(len(taken.batch.windows))
-                batch = taken.batch
-                output = self.engine.infer(batch.frames)
-                self._put(_Scored(scored(batch.windows, output, batch.taken_s, self.clock.monotonic())))
+                output = infer_windows(engine, taken.batch.pixels)
+                self._put(_Scored(taken.batch, output, self.clock.monotonic()))
             if taken.ended:
                 self._put(_Ended(taken.ended))
             if self._stop.is_set() and self.clock.monotonic() - self._stop_at_s > DRAIN_S:

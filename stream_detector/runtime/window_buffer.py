@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
 from stream_detector.types import Batch, Clock, Window
 
 
@@ -53,6 +51,8 @@ class WindowBuffer:
         self._turn: deque[str] = deque()
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)  # what the worker waits for
+        self._waiting = 0  # windows of all cameras
+        self._wanted = 1  # so many must wait before a further one wakes the worker
         self._aborted = False
         self._closed = False
 
@@ -76,10 +76,13 @@ class WindowBuffer:
                 return False
             if len(queue.windows) >= self._capacity:
                 queue.lost |= {"dropped", *queue.windows.popleft().ref.degraded}
+                self._waiting -= 1
                 if self._on_drop:
                     self._on_drop(camera, "overload")
             queue.windows.append(window)
-            self._more.notify()
+            self._waiting += 1
+            if self._waiting >= self._wanted:  # else the worker waits for more, or for the deadline of the oldest
+                self._more.notify()
             return True
 
     def end(self, camera: str) -> None:
@@ -108,26 +111,26 @@ class WindowBuffer:
             while True:
                 if self._aborted:
                     return None
-                waiting = sum(len(queue.windows) for queue in self._queues.values())
-                if waiting == 0:
+                if self._waiting == 0:
                     ended = self._ended()
                     if ended:
                         return TakenBatch(None, ended)
                     if self._closed:
                         return None
+                    self._wanted = 1
                     self._more.wait()
                     continue
-                if waiting >= max_size or self._no_more_soon():
+                if self._waiting >= max_size or self._no_more_soon():
                     break
                 oldest_s = min(queue.windows[0].ref.completed_s for queue in self._queues.values() if queue.windows)
                 left_s = oldest_s + max_wait_s - self._clock.monotonic()
                 if left_s <= 0:
                     break
+                self._wanted = max_size
                 self._more.wait(left_s)
             windows = tuple(self._pick(max_size))
             ended = self._ended()
-        frames = np.stack([window.frames for window in windows])
-        return TakenBatch(Batch(windows, frames, self._clock.monotonic()), ended)
+        return TakenBatch(Batch(windows, self._clock.monotonic()), ended)
 
     def _wake_all(self) -> None:
         self._more.notify()
@@ -149,8 +152,9 @@ class WindowBuffer:
         return tuple(done)
 
     def _pick(self, max_size: int) -> Iterable[Window]:
-        taken = 0
-        while taken < max_size and any(queue.windows for queue in self._queues.values()):
+        left = min(max_size, self._waiting)
+        self._waiting -= left
+        while left:
             name = self._turn[0]
             self._turn.rotate(-1)
             queue = self._queues[name]
@@ -162,5 +166,5 @@ class WindowBuffer:
                 causes = tuple(sorted(queue.lost.union(window.ref.degraded)))
                 queue.lost.clear()
                 window = dataclasses.replace(window, ref=dataclasses.replace(window.ref, degraded=causes))
-            taken += 1
+            left -= 1
             yield window

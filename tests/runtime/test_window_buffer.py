@@ -142,6 +142,32 @@ def test_a_batch_waits_for_company_until_its_oldest_window_is_due() -> None:
     assert names(shared.take(2, 60.0)) == [("a", 1)]
 
 
+def test_the_worker_is_woken_for_the_first_window_and_for_a_full_batch_not_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: Counter[str] = Counter()
+    asleep, real = threading.Event(), threading.Condition.wait
+
+    def wait(condition: threading.Condition, timeout: float | None = None) -> bool:
+        waits[threading.current_thread().name] += 1
+        if threading.current_thread().name.startswith("worker"):
+            asleep.set()
+        return real(condition, timeout)
+
+    monkeypatch.setattr(threading.Condition, "wait", wait)
+    cameras = [f"c{number}" for number in range(40)]
+    shared = WindowBuffer(4, Hands())
+    for camera in cameras:
+        shared.add(camera, True)
+    with ThreadPoolExecutor(1, thread_name_prefix="worker") as pool:
+        taken = pool.submit(shared.take, len(cameras), 60.0)
+        for camera in cameras:
+            assert asleep.wait(DEADLINE_S)  # had it been woken by the window before, it would have slept again
+            shared.put(window(camera, 0))
+        assert [name for name, _ in names(taken.result(DEADLINE_S))] == cameras
+    assert sum(count for name, count in waits.items() if name.startswith("worker")) <= 2
+
+
 def test_the_end_of_a_camera_comes_after_its_last_window() -> None:
     shared = buffer(a=False, b=False)
     shared.put(window("a", 0))
