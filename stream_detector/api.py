@@ -1,6 +1,6 @@
-"""The public functions and classes of `import stream_detector as sd`, besides value types and errors.
+"""The public functions and classes of `import stream_detector as sd`; value types and errors are in other modules.
 
-Nothing here is imported before it is used (see `stream_detector/__init__.py`).
+`stream_detector/__init__.py` imports this module when one of its names is first used.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from stream_detector.runtime.build import Run, build_run
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.types import Decision, Engine, Float32Array, Frame, UInt8Array
 
-QUEUE_ITEMS = 1000  # rows or events between the run and whoever iterates over it
+QUEUE_ITEMS = 1000  # rows or events that may wait between the run and the caller's loop
 POLL_S = 0.1
 
 SourceLike = str | Path | CameraConfig
 
 
 class Model:
-    """A bundle with its engine; scores windows that the caller provides. For one thread; a context manager."""
+    """A bundle and the engine that runs it; scores windows that the caller provides. One thread uses it; a context
+    manager.
+    """
 
     def __init__(self, bundle: Bundle, engine: Engine) -> None:
         self.bundle = bundle
@@ -49,30 +51,30 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that name the bundle's exact content; events carry them."""
+        """The 16 hexadecimal digits that identify the exact content of the bundle; events carry them."""
         return self.bundle.fingerprint
 
     @property
     def recipe(self) -> Recipe:
-        """How pictures become the network's input: size, frame rate, statistics."""
+        """How pictures become the input of the network: size, frame rate, mean and deviation."""
         return self.bundle.recipe
 
     @property
     def threshold(self) -> float:
-        """Smoothed score, 0 to 1, at which an alarm starts by default."""
+        """The default threshold: the smoothed score, 0 to 1, at which an alarm starts."""
         return self.bundle.threshold
 
     def features(self, windows: UInt8Array) -> Float32Array:
-        """The backbone's features. windows: uint8 (B, 16, H, W, 3) RGB, H×W as the recipe says, any B.
+        """Return the features of the backbone, float32 (B, D).
 
-        Returns float32 (B, D). Raises EngineError for another shape.
+        windows: uint8 (B, 16, H, W, 3) RGB; H and W as the recipe says, any B.  Raises EngineError for another shape.
         """
         return self._infer(windows)[0]
 
     def score(self, windows: UInt8Array) -> Float32Array:
-        """The probability that each window is abnormal, before smoothing. windows: as in `features`.
+        """Return the probability that each window is abnormal, before smoothing: float32 (B,) in [0, 1].
 
-        Returns float32 (B,) in [0, 1]. A head that carries a state gives the scores of windows without a past.
+        windows: as for `features`.  A head with a state scores each window as the first one of a stream.
         """
         return self._infer(windows)[1]
 
@@ -102,9 +104,9 @@ def load_bundle(
 ) -> Model:
     """Load a model bundle and the engine that runs it.
 
-    name_or_dir: "embedded", a name that `stream-detector models list` shows, or a folder with a bundle.json.
-    engine, device, precision: as the options of `stream-detector run`.
-    Raises BundleError, ConfigError, EngineError or MissingExtraError.
+    name_or_dir: "embedded", a name that `stream-detector models list` shows, or a folder with a bundle.json. engine,
+    device, precision: as for the options of `stream-detector run`. Raises BundleError, ConfigError, EngineError or
+    MissingExtraError.
     """
     config = build_config({"engine": {"engine": engine, "device": device, "precision": precision}}, "load_bundle")
     bundle = Bundle.load(name_or_dir)
@@ -112,11 +114,11 @@ def load_bundle(
 
 
 def read_frames(path: str | Path, *, bundle: str | Path = "embedded") -> Iterator[Frame]:
-    """Read the frames of a recording at the frame rate and input size of a bundle, with the pixels of the stream.
+    """Read the frames of a recording at the frame rate and input size of a bundle, with the same pixels as the stream.
 
-    Yields `Frame`: `image` is uint8 (H, W, 3) RGB, `media_s` the presentation time in seconds, `index` the number in
-    the file, `discontinuity` the causes why it does not follow on from the one before it. A `Session` with the same
-    bundle gives these frames the scores of `score`, bit for bit. Raises SourceError or BundleError.
+    Yields `Frame`: `image` is uint8 (H, W, 3) RGB; `media_s` is the presentation time in seconds; `index` is the number
+    in the file; `discontinuity` holds the reasons why the frame does not continue the previous one. A `Session` with
+    the same bundle gives these frames the same scores as `score`, bit for bit. Raises SourceError or BundleError.
     """
     recipe = read_manifest(find_bundle(bundle)).preprocess.to_recipe()
     return frames(Path(path), recipe)
@@ -130,12 +132,11 @@ def score(
     threshold: float | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Generator[ScoreRow, None, None]:
-    """Score recordings as fast as possible; yields one row a window, in order within each recording.
+    """Score recordings as fast as possible; yield one row per window, in order within each recording.
 
-    sources: files, folders, globs, "demo", or `CameraConfig`s; several are read at the same time.
-    settings: any other settings, nested as in cameras.toml.
-    Raises what the run raises, SourceError for a recording that cannot be played (after the rows of the others).
-    Leaving the loop early ends the run.
+    sources: files, folders, globs, "demo", or `CameraConfig`s; several are read at the same time. settings: any other
+    settings, nested as in cameras.toml. Raises the errors of the run, and SourceError for a recording that cannot be
+    played (after the rows of the others). If the caller leaves the loop early, the run ends.
     """
     values = {"pace": "max", "window": {"stride": stride}, "alarm": {"threshold": threshold}}
     config = _config(sources, bundle, _merged(values, _OFFLINE, settings))
@@ -152,11 +153,12 @@ def watch(
     threshold: float | None = None,
     settings: dict[str, Any] | None = None,
 ) -> Generator[PublishedAlarm, None, None]:
-    """Watch cameras or recordings; yields every alarm event (start, update, end) as it is decided.
+    """Watch cameras or recordings; yield every alarm event (start, update, end) when it is decided.
 
-    Nothing is bound, journalled or recorded; `Detector` does that. sources, settings: as in `score`, and live cameras.
-    pace: of recordings; "max" plays them as fast as possible.  Leaving the loop early ends the run.
-    Raises what the run raises, and StageError if the events of a live camera are not read in time.
+    Nothing is published, journalled or recorded; use `Detector` for that.  sources, settings: as for `score`; live
+    cameras are also allowed.  pace: of recordings; "max" plays them as fast as possible.  If the caller leaves the loop
+    early, the run ends.  Raises the errors of the run, and StageError if the caller does not read the events of a live
+    camera in time.
     """
     values = {"pace": pace, "alarm": {"threshold": threshold}}
     config = _config(sources, bundle, _merged(values, _OFFLINE, settings))
@@ -215,7 +217,7 @@ class Detector:
 
     @property
     def endpoint(self) -> str | None:
-        """Where subscribers connect; None when nothing is bound."""
+        """The endpoint to which subscribers connect; None without a socket."""
         endpoint = self._inside().publisher.endpoint
         return None if endpoint == "none" else endpoint
 
@@ -224,7 +226,9 @@ class Detector:
         return self._inside().pipeline.run()
 
     def stop(self) -> None:
-        """End the run in order: open alarms end with reason `shutdown`. For any thread and for signal handlers."""
+        """End the run in order: open alarms end with the reason `shutdown`. Any thread and any signal handler may call
+        it.
+        """
         self._inside().pipeline.stop()
 
     def _inside(self) -> Run:
@@ -234,7 +238,7 @@ class Detector:
 
 
 def row_of(decision: Decision) -> ScoreRow:
-    """A decision as a row of scores.csv."""
+    """Convert a decision to a row of scores.csv."""
     ref = decision.score.ref
     return ScoreRow(
         source=ref.source,
@@ -256,7 +260,7 @@ _OFFLINE: dict[str, Any] = {"publish": {"bind": "none", "ledger": None}, "eviden
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """The run has ended."""
+    """The mark that the run has ended."""
 
     result: RunResult | None
     error: BaseException | None
@@ -283,7 +287,7 @@ def _config(sources: SourceLike | Sequence[SourceLike], bundle: str, values: dic
 
 
 def _iterate(config: Config, callbacks: Callable[[Callable[[Any], None]], dict[str, Any]]) -> Generator[Any]:
-    """Run in a separate thread and yield what the callbacks put; a full queue makes recordings wait."""
+    """Run in a separate thread and yield the values that the callbacks put. When the queue is full, recordings wait."""
     live = any(camera.source.live for camera in config.cameras)
     waiting: queue.Queue[Any] = queue.Queue(QUEUE_ITEMS)
     left = threading.Event()
@@ -293,7 +297,7 @@ def _iterate(config: Config, callbacks: Callable[[Callable[[Any], None]], dict[s
             try:
                 return waiting.put(item, timeout=POLL_S)
             except queue.Full:
-                if live:  # a camera cannot wait, and no event may be dropped in silence
+                if live:  # a live camera cannot wait, and no event may be lost silently
                     raise StageError(
                         f"{QUEUE_ITEMS} events wait unread; take them faster, or use a Detector with a sink"
                     ) from None

@@ -1,13 +1,15 @@
-"""A threshold from normal footage: the lowest one whose false alarms an hour stay below what was asked, and how sure.
+"""Chooses a threshold from normal footage and bounds the rate of false alarms that it causes.
 
-False alarms are counted by the real alarm machine, not by windows above a line: hysteresis and cooldown decide how many
-a bad minute makes. They are taken as Poisson events (the cooldown keeps them apart). For `n` alarms in `H` hours the
-exact one-sided bound on the rate (Garwood, Biometrika 28, 1936) is the μ/H at which n or fewer have the probability
-1 - confidence; for n = 0 that is -ln(0.05)/H ≈ 3/H: no footage of H hours, however quiet, shows less than that.
+The threshold is the lowest one whose false alarm rate is shown to be at most the requested rate. The alarm rule of the
+stream counts the false alarms, because hysteresis and cooldown decide how many alarms a bad minute causes. The alarms
+are treated as Poisson events (the cooldown separates them). For `n` alarms in `H` hours, the exact one-sided upper
+bound on the rate (Garwood, Biometrika 28, 1936) is the μ/H at which `n` or fewer alarms have the probability 1 -
+confidence. For n = 0 the bound is -ln(0.05)/H ≈ 3/H: footage of H hours cannot show a lower rate.
 
-The search goes from the highest threshold down and stops at the first that fails, so the bound holds although the same
-footage chose the threshold: choosing too low a one means that the count at the right one was also low, which happens
-with probability 1 - confidence at most (fixed-sequence testing; Angelopoulos et al., "Learn then Test", 2021).
+The search goes from the highest threshold down and stops at the first one that fails. Therefore the bound holds
+although the same footage chose the threshold: the chosen threshold is too low only if the count at the right one was
+also too low, and that has at most the probability 1 - confidence (fixed-sequence testing; Angelopoulos et al., "Learn
+then Test", 2021).
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ from typing import Any
 
 from stream_detector.errors import DataError, UsageError
 
-DIGITS = 4  # thresholds are rounded up to so many
-STEP_SHARE = 25  # the search goes down by 1/25 of the peaks passed; each step takes a pass over the footage
-MERGED = 3  # so many alarms fewer at a lower threshold: alarms begin to flow together, which is not what was asked for
+DIGITS = 4  # decimal places to which thresholds are rounded up
+# each step lowers the rank of the peak by 1/25 of the peaks passed; each step needs one pass over the footage
+STEP_SHARE = 25
+MERGED = 3  # at a lower threshold alarms merge; if the count falls by this much, the search stops
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was chosen and what is known of it. Rates are false alarms an hour of one camera.
+    """The chosen threshold and its statistics. Rates are false alarms per hour of one camera.
 
-    alarms: counted at `threshold` in `hours` of footage.  lower, upper: exact bounds on the rate, each one-sided at
-    `confidence`.  hours_needed: the least footage, without any alarm in it, that can show the asked rate.
-    shown: whether `upper` is at most `asked`; if not, the threshold is the highest useful one, and `upper` all that is
+    alarms: the number of alarms at `threshold` in `hours` of footage.  lower, upper: exact bounds on the rate, each
+    one-sided at `confidence`.  hours_needed: the least footage without any alarm that can show the requested rate.
+    shown: whether `upper` is at most `asked`. If not, `threshold` is the highest useful threshold, and only `upper` is
     known.
     """
 
@@ -46,11 +49,11 @@ class Calibration:
 
     @property
     def rate(self) -> float:
-        """The rate seen."""
+        """The measured rate, in false alarms per hour."""
         return self.alarms / self.hours
 
     def sentence(self) -> str:
-        """What the figures mean, for people."""
+        """One sentence that says what the figures mean."""
         seen = f"{self.alarms} alarm{'' if self.alarms == 1 else 's'} in {hours_text(self.hours)}"
         chosen = f"threshold {self.threshold:.{DIGITS}f}: {seen}"
         bound, asked = rate_text(self.upper), f"{self.asked:g}"
@@ -67,7 +70,7 @@ class Calibration:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures, for JSON."""
+        """All figures as plain values, for JSON."""
         return {
             "threshold": self.threshold,
             "asked_per_hour": self.asked,
@@ -84,22 +87,22 @@ class Calibration:
 
 
 def hours_text(hours: float) -> str:
-    """'14.0 h', or '31 s' and '25 min' for little."""
+    """Format hours: '14.0 h', or '25 min' and '31 s' for short times."""
     return f"{hours:.1f} h" if hours >= 2 else f"{hours * 60:.0f} min" if hours >= 1 / 30 else f"{hours * 3600:.0f} s"
 
 
 def rate_text(per_hour: float) -> str:
-    """A rate with two digits that matter: '0.21', '3.5', '349'."""
+    """Format a rate with two significant digits: '0.21', '3.5', '349'."""
     return f"{per_hour:.0f}" if per_hour >= 10 else f"{per_hour:.2g}"
 
 
 def poisson_at_most(count: int, mean: float) -> float:
-    """The probability that a Poisson variable with this mean is at most `count`."""
+    """Return the probability that a Poisson variable with this mean is at most `count`."""
     if count < 0:
         return 0.0
     if mean <= 0.0:
         return 1.0
-    # Sum the side on which terms only fall, from its largest on: about √mean terms, all of them positive.
+    # Sum the side whose terms only fall, from the largest term on: about √mean terms, all positive.
     down = mean >= count
     k = count if down else count + 1
     term = math.exp(k * math.log(mean) - mean - math.lgamma(k + 1))
@@ -116,13 +119,13 @@ def poisson_at_most(count: int, mean: float) -> float:
 
 
 def poisson_upper(count: int, confidence: float) -> float:
-    """The exact one-sided upper bound on the mean when `count` was seen: for 0 and 0.95 it is 2.9957."""
+    """Return the exact one-sided upper bound on the Poisson mean after `count` events: 2.9957 for 0 events at 0.95."""
     low, high = float(count), count + 10.0 * math.sqrt(count + 1.0) + 40.0
     return _solve(lambda mean: poisson_at_most(count, mean) > 1.0 - confidence, low, high)
 
 
 def poisson_lower(count: int, confidence: float) -> float:
-    """The exact one-sided lower bound on the mean when `count` was seen; 0 for 0."""
+    """Return the exact one-sided lower bound on the Poisson mean after `count` events; 0 for 0 events."""
     if count == 0:
         return 0.0
     return _solve(lambda mean: 1.0 - poisson_at_most(count - 1, mean) < 1.0 - confidence, 0.0, float(count))
@@ -136,9 +139,10 @@ def _solve(below: Callable[[float], bool], low: float, high: float) -> float:
 
 
 def allowed_alarms(hours: float, asked: float, confidence: float, most: float = math.inf) -> int:
-    """How many alarms `hours` of footage may hold with the upper bound still at most `asked`; -1: not even none.
+    """Return how many alarms `hours` of footage may contain while the upper bound is at most `asked`.
 
-    most: no larger count is of interest. However high a rate is asked, the work grows with √most only.
+    Returns -1 if even 0 alarms are too many.  most: the search stops at this count. For any requested rate, the work
+    grows with √most only.
     """
     low, high = -1, max(1, math.ceil(min(hours * asked, most)) + 1)
     while high - low > 1:
@@ -151,10 +155,12 @@ def allowed_alarms(hours: float, asked: float, confidence: float, most: float = 
 
 
 def candidates_of(series: Sequence[Sequence[float]]) -> list[float]:
-    """Thresholds at which the number of alarms can change: just above each peak of each smoothed series, highest first.
+    """Return the thresholds at which the number of alarms can change, highest first.
 
-    An alarm starts where the smoothed score rises to the threshold, so every alarm has a peak of its own at or above
-    it, and at most `k` alarms can come at the threshold with index `k`. Equal ones are kept, so that this stays true.
+    series: smoothed scores, one sequence per recording. The thresholds lie just above each peak of each series. An
+    alarm starts where the smoothed score rises to the threshold, so every alarm has its own peak at or above the
+    threshold, and at most `k` alarms occur at the threshold with index `k`. Equal thresholds are kept, so that this
+    bound holds.
     """
     peaks: list[float] = []
     for scores in series:
@@ -172,7 +178,7 @@ def candidates_of(series: Sequence[Sequence[float]]) -> list[float]:
 
 
 def check_rate(asked: float, confidence: float) -> None:
-    """Raises UsageError for a rate or a confidence that no footage can show."""
+    """Raise UsageError for a rate or a confidence that no footage can show."""
     if not (math.isfinite(asked) and asked > 0.0):
         raise UsageError(
             f"a rate of {asked:g} false alarms an hour cannot be shown; give a number above 0, such as 0.1"
@@ -189,23 +195,24 @@ def calibrate(
     asked: float,
     confidence: float = 0.95,
 ) -> Calibration:
-    """The lowest of `candidates` (highest first) at which the rate is shown to be at most `asked` an hour.
+    """Find the lowest of `candidates` at which the rate is shown to be at most `asked` false alarms per hour.
 
-    count_alarms: false alarms in all the footage at a threshold.  hours: of footage, all cameras together.  When the
-    footage is too short to show the rate, the lowest threshold without any alarm is taken.  Raises UsageError for an
-    impossible rate or confidence, DataError without footage.
+    count_alarms: threshold → false alarms in all the footage.  candidates: highest first.  hours: length of the footage
+    of all cameras together.  If the footage is too short to show the rate, the result is the lowest threshold without
+    any alarm.  Raises UsageError for an impossible rate or confidence, DataError without footage.
     """
     check_rate(asked, confidence)
     if hours <= 0.0 or not candidates:
         raise DataError("no window was scored, so nothing can be calibrated; give footage of at least one window")
     allowed = max(0, allowed_alarms(hours, asked, confidence, most=len(candidates)))
     usable = [min(1.0, threshold) for threshold in candidates]
-    # Above this peak there cannot be more alarms than allowed (see candidates_of), nor have many flowed together.
+    # Above this peak the number of alarms cannot exceed the allowed one (see candidates_of), and few can have merged.
     at = min(allowed, len(usable) // 20)
     while at + 1 < len(usable) and usable[at + 1] == usable[at]:
         at += 1
     chosen, seen = usable[at], count_alarms(usable[at])
-    if seen > allowed and chosen < 1.0:  # impossible where alarms start as candidates_of says; begin at the top then
+    # cannot happen where alarms start as `candidates_of` says; then begin at the highest threshold
+    if seen > allowed and chosen < 1.0:
         chosen, seen = 1.0, count_alarms(1.0)
     most = seen
     while seen <= allowed and at + 1 < len(usable):

@@ -1,10 +1,10 @@
-"""Recorded scores through the stream's smoothing and its alarm rule: for tuning, calibration and the trainer.
+"""Applies the smoothing and the alarm rule of the stream to recorded scores, for tuning, calibration and training.
 
     smooth_scores      any smoother, window by window
-    hysteresis_starts  where the rule "hysteresis" starts alarms, from crossing to crossing: a search over many
+    hysteresis_starts  the windows at which the rule "hysteresis" starts alarms, vectorised: a search over many
                        thresholds would take too long window by window
 
-That the second gives what `make_alarm_rule` gives is what `tests/alarms/test_replay.py` proves.
+`tests/alarms/test_replay.py` proves that `hysteresis_starts` equals `make_alarm_rule`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ Floats = NDArray[np.float64]
 def smooth_scores(
     raw: ArrayLike, starts_s: ArrayLike, ends_s: ArrayLike, config: SmoothingConfig, cuts: Collection[int] = ()
 ) -> Floats:
-    """(n,) smoothed scores of one camera's windows, in order.
+    """Return the (n,) smoothed scores of one camera's windows, in order.
 
-    raw, starts_s, ends_s: (n,) score, start and end of each window, media time in seconds.
-
-    cuts: numbers of the windows at which another scene begins.  Raises ConfigError.
+    raw, starts_s, ends_s: (n,) raw score, start and end of each window, media time in seconds. cuts: indices of the
+    windows at which another scene begins.  Raises ConfigError for an unknown smoother.
     """
     smoother = make_smoother(config)
     rows = zip(*(np.asarray(values, np.float64).tolist() for values in (raw, starts_s, ends_s)), strict=True)
@@ -43,7 +42,10 @@ def smooth_scores(
 def hysteresis_starts(
     raw: Floats, smoothed: Floats, starts_s: Floats, ends_s: Floats, threshold: float, alarm: AlarmConfig
 ) -> list[int]:
-    """Numbers of the windows at which an alarm starts, by the rule "hysteresis". All arrays: (n,), `ends_s` rising."""
+    """Return the indices of the windows at which the rule "hysteresis" starts an alarm.
+
+    All arrays have the shape (n,); times are media seconds and rise.
+    """
     above, below = np.flatnonzero(smoothed >= threshold), np.flatnonzero(smoothed < threshold * alarm.off_ratio)
     calm = np.flatnonzero(raw < threshold)
     found: list[int] = []
@@ -55,7 +57,7 @@ def hysteresis_starts(
             return found
         start = int(later[0])
         found.append(start)
-        before = int(np.searchsorted(calm, start, side="right"))  # the onset is where the raw score rose
+        before = int(np.searchsorted(calm, start, side="right"))  # the onset is the time at which the raw score rose
         onset = max(int(calm[before - 1]) + 1 if before else 0, place, start - MAX_EVENT_WINDOWS + 1)
         begun_s = starts_s[min(onset, start)]
         ends = below[np.searchsorted(below, start, side="right") :]

@@ -1,6 +1,6 @@
-"""Causal smoothing of raw scores, one filter per camera. Nothing here looks ahead, and time is media time only.
+"""Causal smoothing of raw scores, one filter per camera. No filter looks ahead; all times are media time in seconds.
 
-A smoother of another kind is a factory in `SMOOTHERS` (see `registry`): `SmoothingConfig` → `Smoother`.
+To add a kind of smoother, register a factory in `SMOOTHERS` (see `system.registry`): `SmoothingConfig` → `Smoother`.
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ from stream_detector.config.kinds import SMOOTHERS as SMOOTHERS
 
 
 class Smoother(Protocol):
-    """A causal filter."""
+    """A causal filter for the scores of one camera."""
 
     def update(self, start_s: float, end_s: float, raw: float) -> float:
-        """Take the raw score of the window [start_s, end_s] (media time), return the smoothed one, both in [0, 1]."""
+        """Take the raw score of the window [start_s, end_s] (media time); return the smoothed score. Both are in [0,
+        1].
+        """
         ...
 
     def reset(self) -> None:
-        """Forget: the next window shows another scene (`cut`)."""
+        """Forget the past: the next window shows another scene (`cut`)."""
         ...
 
     def state(self) -> list[float | None]:
-        """What it remembers, as JSON holds it exactly; `restore` of a new filter of the same kind goes on from it."""
+        """Return the state as values that JSON holds exactly; a new filter of the same kind can `restore` it."""
         ...
 
     def restore(self, state: list[float | None]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         ...
 
 
 class Ema:
-    """Exponential moving average with a time constant, so that stride and frame rate do not change its delay.
+    """Exponential moving average with a time constant, so that its delay does not depend on stride and frame rate.
 
-    The filter starts from 0 ("nothing abnormal"), and a window counts for at most the longer of its own length and the
-    time constant: neither the first window nor the first one after a long gap can raise an alarm on its own.
+    The filter starts at 0 ("nothing abnormal"). The time step of a window is limited to its own length or the time
+    constant, whichever is longer. Therefore neither the first window nor the first one after a long gap can cause an
+    alarm alone.
     """
 
     def __init__(self, time_constant_s: float) -> None:
@@ -59,39 +62,39 @@ class Ema:
         return self._value
 
     def reset(self) -> None:
-        """From 0 again."""
+        """Start at 0 again."""
         self._value, self._last_end_s = 0.0, None
 
     def state(self) -> list[float | None]:
-        """[value, end of the last window]."""
+        """Return [value, end of the last window]."""
         return [self._value, self._last_end_s]
 
     def restore(self, state: list[float | None]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self._value, self._last_end_s = state[0] or 0.0, state[1]
 
 
 class Median:
-    """Median of the last `span` raw scores; missing ones count as 0 at the start."""
+    """Median of the last `span` raw scores; missing scores at the start count as 0."""
 
     def __init__(self, span: int) -> None:
         self._scores = deque([0.0] * span, maxlen=span)
 
     def update(self, start_s: float, end_s: float, raw: float) -> float:
-        """The median after `raw` has entered."""
+        """Take a raw score; return the median."""
         self._scores.append(raw)
         return statistics.median(self._scores)
 
     def reset(self) -> None:
-        """From zeros again."""
+        """Start with zeros again."""
         self._scores.extend([0.0] * len(self._scores))
 
     def state(self) -> list[float | None]:
-        """The scores of the span."""
+        """Return the scores of the span."""
         return list(self._scores)
 
     def restore(self, state: list[float | None]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         self._scores.extend(value or 0.0 for value in state)
 
 
@@ -99,43 +102,43 @@ class Identity:
     """No smoothing."""
 
     def update(self, start_s: float, end_s: float, raw: float) -> float:
-        """raw itself."""
+        """Return `raw`."""
         return raw
 
     def reset(self) -> None:
-        """Nothing to forget."""
+        """Do nothing: this filter has no state."""
 
     def state(self) -> list[float | None]:
-        """Nothing is remembered."""
+        """Return an empty list: this filter has no state."""
         return []
 
     def restore(self, state: list[float | None]) -> None:
-        """Nothing to go on from."""
+        """Do nothing: this filter has no state."""
 
 
 def smooth_on(smoother: Smoother, start_s: float, end_s: float, raw: float, degraded: Collection[str]) -> float:
-    """The smoothed score of the next window; where another scene begins with it, the past is forgotten first."""
+    """Smooth the score of the next window; reset the filter first if another scene begins with this window."""
     if "cut" in degraded:
         smoother.reset()
     return smoother.update(start_s, end_s, raw)
 
 
 def make_ema(config: SmoothingConfig) -> Smoother:
-    """kind "ema": uses `time_constant_s`."""
+    """Make the smoother of kind "ema"; it uses `time_constant_s`."""
     return Ema(config.time_constant_s)
 
 
 def make_median(config: SmoothingConfig) -> Smoother:
-    """kind "median": uses `span`."""
+    """Make the smoother of kind "median"; it uses `span`."""
     return Median(config.span)
 
 
 def make_identity(config: SmoothingConfig) -> Smoother:
-    """kind "none"."""
+    """Make the smoother of kind "none"."""
     return Identity()
 
 
 def make_smoother(config: SmoothingConfig) -> Smoother:
-    """The filter that `config` describes. Raises ConfigError for a kind that is not registered."""
+    """Make the filter that `config` describes. Raises ConfigError for a kind that is not registered."""
     smoother: Smoother = SMOOTHERS.get(config.kind)(config)
     return smoother

@@ -30,15 +30,15 @@ from stream_detector.types import (
     event_windows,
 )
 
-MAX_EVENT_WINDOWS = 64  # windows named in one event; the newest are kept
+MAX_EVENT_WINDOWS = 64  # an event lists at most this many windows, the newest ones
 
 
 class AlarmRule(Protocol):
-    """Decides for one camera, window by window, when an alarm starts and ends. Used by one thread."""
+    """Decides for one camera, window by window, when an alarm starts and ends. One thread uses it."""
 
     @property
     def open_id(self) -> str | None:
-        """The id of the alarm in progress; None where there is none."""
+        """The id of the open alarm, or None."""
         ...
 
     def step(self, score: Score, smoothed: float) -> tuple[Decision, AlarmEvent | None]:
@@ -46,15 +46,15 @@ class AlarmRule(Protocol):
         ...
 
     def finish(self, reason: EndReason) -> AlarmEvent | None:
-        """End the alarm in progress, if there is one."""
+        """End the open alarm, if there is one."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What the rule remembers, as JSON holds it exactly; `restore` in another process goes on from it."""
+        """Return the state as values that JSON holds exactly; a rule in another process can `restore` it."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         ...
 
 
@@ -66,7 +66,7 @@ class _Open:
     start_s: float
     start_utc: float
     peak: float
-    pending: list[Decision] = field(default_factory=list)  # not yet named in an event
+    pending: list[Decision] = field(default_factory=list)  # windows that no event has listed yet
     causes: set[str] = field(default_factory=set)
     last_update_s: float = 0.0
     last_above_s: float = 0.0
@@ -75,7 +75,7 @@ class _Open:
 class HysteresisRule:
     """Turns the smoothed scores of one camera into start, update and end events.
 
-    make_id(first window's index) names an alarm; bundle is the fingerprint of the model that scored.
+    make_id: index of the first window → id of the alarm.  bundle: fingerprint of the model that scored.
     """
 
     def __init__(
@@ -98,7 +98,8 @@ class HysteresisRule:
         self._min_length_s = min_length_s
         self._cooldown_s = cooldown_s
         self._update_interval_s = update_interval_s
-        self._rising: list[Decision] = []  # the run of windows whose raw score is above, up to now: the onset
+        # the current run of windows whose raw score is above the threshold: the onset
+        self._rising: list[Decision] = []
         self._open: _Open | None = None
         self._cool_until_s = float("-inf")
         self._last_end_s = 0.0
@@ -106,7 +107,7 @@ class HysteresisRule:
 
     @property
     def open_id(self) -> str | None:
-        """The id of the alarm in progress."""
+        """The id of the open alarm, or None."""
         return self._open.id if self._open else None
 
     def step(self, score: Score, smoothed: float) -> tuple[Decision, AlarmEvent | None]:
@@ -123,13 +124,13 @@ class HysteresisRule:
         return Decision(score, smoothed, alarmed=self._open is not None), event
 
     def finish(self, reason: EndReason) -> AlarmEvent | None:
-        """End the alarm in progress, if there is one, at the end of the newest window."""
+        """End the open alarm, if there is one, at the end of the newest window."""
         if self._open is None:
             return None
         return self._end(self._open, reason, self._last_end_s)
 
     def state(self) -> dict[str, Any]:
-        """What the machine remembers, as JSON holds it exactly (Python's, with -Infinity)."""
+        """Return the state as values that Python's JSON holds exactly (with -Infinity)."""
         alarm = self._open
         return {
             "rising": [_packed(decision) for decision in self._rising],
@@ -147,7 +148,7 @@ class HysteresisRule:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`: the same windows then give the same events, with the same id."""
+        """Continue from a `state`: the same windows then give the same events with the same id."""
         self._rising = [_unpacked(packed) for packed in state["rising"]]
         self._cool_until_s = state["cool_until_s"]
         self._last_end_s, self._last_smoothed = state["last"]
@@ -164,7 +165,7 @@ class HysteresisRule:
         )
 
     def _start(self, decision: Decision) -> AlarmEvent:
-        # The onset is where the raw score rose, not where smoothing let it through.
+        # The onset is the time at which the raw score rose, not the later time at which the smoothed score crossed.
         run = self._rising or [decision]
         first = run[0].score.ref
         length_s = decision.score.ref.end_s - first.start_s
@@ -234,7 +235,7 @@ def _packed(decision: Decision) -> list[Any]:
 
 
 def _unpacked(packed: list[Any]) -> Decision:
-    """As far as events need it: its timing is not kept."""
+    """Rebuild a score with the fields that events need; the state does not keep its timing."""
     *fields, degraded = packed[0]
     ref = WindowRef(*[*fields, tuple(degraded)])
     return Decision(Score(ref, packed[1], 0.0, Timing(0.0, 0.0, 0.0, 0.0)), packed[2], alarmed=False)
@@ -243,7 +244,7 @@ def _unpacked(packed: list[Any]) -> Decision:
 def make_hysteresis(
     camera: str, bundle: str, make_id: Callable[[int], str], threshold: float, config: AlarmConfig
 ) -> AlarmRule:
-    """rule "hysteresis"."""
+    """Make the rule "hysteresis"."""
     return HysteresisRule(
         camera,
         bundle,
@@ -262,10 +263,10 @@ RuleFactory = Callable[[str, str, Callable[[int], str], float, AlarmConfig], Ala
 def make_alarm_rule(
     camera: str, bundle: str, make_id: Callable[[int], str], threshold: float, config: AlarmConfig
 ) -> AlarmRule:
-    """The rule that `config` asks for.
+    """Make the rule that `config` names.
 
-    bundle: fingerprint.  make_id: index of the first window → id of an alarm.  threshold: of the camera; that of
-    `config` is not looked at.  Raises ConfigError for a rule that is not registered.
+    bundle: fingerprint of the model.  make_id: index of the first window → id of an alarm.  threshold: the threshold of
+    the camera; it replaces the one in `config`.  Raises ConfigError for a rule that is not registered.
     """
     factory: RuleFactory = ALARM_RULES.get(config.rule)
     return factory(camera, bundle, make_id, threshold, config)

@@ -1,4 +1,4 @@
-"""What the capture thread does to a decoded picture before the network's own resize. All uint8 (h, w, 3) BGR."""
+"""Operations on decoded pictures before the resize for the network. All pictures are uint8 (h, w, 3) BGR."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from stream_detector.types import UInt8Array
 
 _FLAT_RANGE = 8  # grey levels
 _MASK_GREY = (127, 127, 127)
-_MASK_MARGIN = 3  # pixels of the result: the widest filter mixes 2 on either side, and outlines lie between pixels
+# pixels of the result: the widest filter mixes 2 pixels on either side, and outlines lie between pixels
+_MASK_MARGIN = 3
 _SUBPIXEL_BITS = 8
 _KEPT_MASKS = 8
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in shares
+Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the picture
 
 
 def to_bgr(image: NDArray[Any]) -> UInt8Array:
-    """Any picture that a decoder hands out (grey, BGRA, 16 bit) as uint8 (h, w, 3) BGR."""
+    """Convert any picture that a decoder gives (grey, BGRA, 16 bit) to uint8 (h, w, 3) BGR."""
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -33,16 +34,16 @@ def to_bgr(image: NDArray[Any]) -> UInt8Array:
 
 
 def is_flat(picture: UInt8Array) -> bool:
-    """Whether it is one colour all over: what a decoder shows before its first key frame. Looks at 32 × 32 pixels."""
+    """Return whether the picture has one colour, as before a decoder's first key frame. Checks 32 × 32 pixels."""
     sample = picture[:: max(1, picture.shape[0] // 32), :: max(1, picture.shape[1] // 32)]
     return bool((np.ptp(sample.reshape(-1, sample.shape[2]), axis=0) <= _FLAT_RANGE).all())
 
 
 class MaskPainter:
-    """Paints one camera's mask, a polygon in shares of the picture's width and height, mid-grey at any size.
+    """Paints the mask of one camera mid-grey. The mask is a polygon in fractions of the picture's width and height.
 
-    The pixels around the polygon are painted, too: a small picture's pixel mixes those of its neighbourhood, and
-    nothing from under the mask may show.
+    The painter also covers the pixels around the polygon: when a picture is made smaller, each pixel mixes its
+    neighbours, and nothing under the mask may show.
     """
 
     def __init__(self, polygon: Sequence[tuple[float, float]]) -> None:
@@ -50,7 +51,8 @@ class MaskPainter:
         self._made: dict[tuple[int, int, Box], NDArray[np.bool_]] = {}
 
     def paint(self, picture: UInt8Array, box: Box = (0.0, 0.0, 1.0, 1.0)) -> UInt8Array:
-        """uint8 (h, w, 3), painted in place and returned. box: the part of the whole picture that it shows."""
+        """Paint a picture, uint8 (h, w, 3), in place and return it. box: the part of the whole picture that it
+        shows."""
         height, width = picture.shape[:2]
         covered = self._made.get((height, width, box))
         if covered is None:
@@ -63,8 +65,8 @@ class MaskPainter:
     def _cover(self, height: int, width: int, box: Box) -> NDArray[np.bool_]:
         left, top, right, bottom = box
         share = (self._polygon - (left, top)) / (right - left, bottom - top)
-        # Pixel k reaches from k - ½ to k + ½ in OpenCV's coordinates; what the outline touches is drawn as well.
-        far = _MASK_MARGIN + 1  # so far beyond the edges is drawn as well: what lies there reaches in
+        # In OpenCV's coordinates pixel k covers k - ½ to k + ½; pixels that the outline touches are painted as well.
+        far = _MASK_MARGIN + 1  # paint this far beyond the edges, because pixels outside affect those inside
         points = np.round((share * (width, height) - 0.5 + far) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
         drawn = np.zeros((height + 2 * far, width + 2 * far), np.uint8)
         cv2.fillPoly(drawn, [points], 1, shift=_SUBPIXEL_BITS)
@@ -74,7 +76,7 @@ class MaskPainter:
 
 
 def shrink(picture: UInt8Array, long_side: int) -> UInt8Array:
-    """A copy whose long side is at most `long_side` pixels; never enlarged."""
+    """Return a copy whose long side is at most `long_side` pixels; it is never enlarged."""
     height, width = picture.shape[:2]
     share = long_side / max(height, width)
     if share >= 1.0:

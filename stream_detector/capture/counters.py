@@ -8,8 +8,8 @@ from collections import deque
 from stream_detector.types import CameraCounters, Clock
 
 _RATE_FRAMES = 50
-_SPACING = 0.66  # of a frame period of the recipe
-_SLACK = 2.0  # frame periods by which a live frame may be late without the next one being surplus
+_SPACING = 0.66  # fraction of the recipe's frame period
+_SLACK = 2.0  # frame periods by which a live frame may be late before the next one counts as surplus
 
 
 class CaptureCounters:
@@ -34,28 +34,28 @@ class CaptureCounters:
             return self._frames - 1
 
     def drop(self, cause: str) -> None:
-        """Count a frame that was lost or thrown away."""
+        """Count a frame that was lost or discarded."""
         with self._lock:
             self._dropped[cause] = self._dropped.get(cause, 0) + 1
 
     def reconnect(self) -> None:
-        """Count a successful reconnect; the rate starts afresh."""
+        """Count a successful reconnect and restart the measurement of the rate."""
         with self._lock:
             self._reconnects += 1
             self._arrivals_s.clear()
 
     def counters(self) -> CameraCounters:
-        """A copy of the counters; `windows` is not known here and 0."""
+        """Return a copy of the counters. `windows` is 0, because this class does not count windows."""
         with self._lock:
             return CameraCounters(self._frames, 0, self._reconnects, dict(self._dropped))
 
     def last_s(self) -> float | None:
-        """When the last frame was grabbed; None before the first."""
+        """The time of the last grabbed frame; None before the first."""
         with self._lock:
             return self._last_s
 
     def rate(self, fresh_s: float) -> float:
-        """Frames a second over the last 50 frames; 0 when the last one is older than `fresh_s`."""
+        """Return frames per second over the last 50 frames; 0 if the last one is older than `fresh_s`."""
         now_s = self._clock.monotonic()
         with self._lock:
             times = list(self._arrivals_s)
@@ -65,11 +65,11 @@ class CaptureCounters:
 
 
 class FrameSampler:
-    """Chooses the frames for a recipe of `frame_fps` frames a second. For one thread.
+    """Chooses the frames for a recipe of `frame_fps` frames per second. One thread uses it.
 
-    A frame that is closer than 0.66 periods to the last frame taken is skipped: of 50 or 60 frames a second every other
-    one is taken, of 30 all. Live frames may arrive late and then two together. If the source is not faster than the
-    recipe, such frames are not skipped: a late frame shifts the next due time by up to two periods.
+    A frame that is closer than 0.66 periods to the last frame taken is skipped: at 50 or 60 frames per second every
+    second frame is taken, at 30 every frame. Live frames may arrive late and then two together. If the source is not
+    faster than the recipe, such frames are not skipped: a late frame shifts the next due time by up to two periods.
     """
 
     def __init__(self, frame_fps: float) -> None:
@@ -79,7 +79,8 @@ class FrameSampler:
         self._due_s = 0.0
 
     def wanted(self, media_s: float, rate_fps: float | None = None) -> bool:
-        """Whether this frame is needed. rate_fps: lately measured rate of a live source; None for a file."""
+        """Return whether this frame is needed. rate_fps: the recently measured rate of a live source; None for a
+        file."""
         if self._taken_s is None:
             return True
         if rate_fps is not None and rate_fps * self._gap_s <= 1.0:
@@ -87,6 +88,6 @@ class FrameSampler:
         return media_s - self._taken_s >= self._gap_s
 
     def taken(self, media_s: float) -> None:
-        """This frame was handed on."""
+        """Note that this frame was used."""
         self._taken_s = media_s
         self._due_s = max(self._due_s, media_s - self._slack_s) + self._gap_s

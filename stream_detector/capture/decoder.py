@@ -1,7 +1,7 @@
-"""A container and the decoder of its video stream, by PyAV: packets in, frames with their stamps and their damage out.
+"""Opens a container and decodes its video stream with PyAV: packets in, frames with time stamps and damage flags out.
 
-What the container claims (number of frames, rate, duration) decides nothing here. FFmpeg's own lines are kept quiet
-(PyAV's default), and its errors never get out as they are: they hold the whole address.
+The values that a container declares (number of frames, rate, duration) decide nothing here. PyAV keeps FFmpeg's own log
+lines quiet by default. FFmpeg's errors never leave this module unchanged, because they contain the whole address.
 """
 
 from __future__ import annotations
@@ -29,26 +29,30 @@ from stream_detector.capture.media_clock import MediaClock
 DEFAULT_FPS = 25.0
 MAX_FPS = 240.0
 MIN_FPS = 0.001
-FAILURES_AT_ONCE = 64  # packets in a row without a picture, after which `next` comes back all the same
-READ_ERRORS = 8  # errors of the container in a row that end it
-MAX_PIXELS = 8192 * 8192  # of a picture; a larger one is refused before memory is taken for it
-MAX_ALLOCATION = 512 << 20  # bytes of one allocation by FFmpeg: a description of 2 GB is refused, not read
+FAILURES_AT_ONCE = 64  # `next` returns after this many packets without a picture
+READ_ERRORS = 8  # this many container errors in a row end the source
+MAX_PIXELS = 8192 * 8192  # pixels of one picture; a larger picture is refused before memory is allocated for it
+MAX_ALLOCATION = 512 << 20  # bytes of one allocation by FFmpeg: a header of 2 GB is refused, not read
 log = logging.getLogger(__name__)
 
 
 class DecodeError(Exception):
-    """A source cannot be opened or holds nothing to decode. The text is half a sentence: "is … ". No address in it."""
+    """A source cannot be opened or holds nothing to decode. The text completes "source NAME …", for instance "is …". It
+    contains no address.
+    """
 
 
 class UnknownCodecError(DecodeError):
-    """There is a video stream, and no decoder for it; FFmpeg does not tell the name of what it does not know."""
+    """There is a video stream, but no decoder for it; FFmpeg does not report the names of unknown codecs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One frame. media_s: media time.  cut: the stamps jumped before it.  missed: packets lost right before it.
+    """One decoded frame.
 
-    corrupt: the decoder says that it conceals damage.  key: it is a key frame.  stamped: whether media_s says anything.
+    media_s: media time, in seconds.  cut: whether the time stamps jumped before this frame.  missed: packets lost
+    directly before it.  corrupt: whether the decoder reports concealed damage.  key: whether it is a key frame.
+    stamped: whether media_s is a real time stamp.
     """
 
     frame: av.VideoFrame
@@ -61,11 +65,12 @@ class Decoded:
 
 
 class Decoder:
-    """One opened source. address: what FFmpeg opens (a secret, never shown), or an opened file to read from.
+    """One opened source.
 
-    timeout: seconds for opening and for each read; None: never.  options: of FFmpeg.  threads: of the decoder.
-    hwaccel: name of a device such as "cuda", or ""; software where it fails.  Raises DecodeError from `open`, and
-    av.FFmpegError from `next` for a network source that breaks (files end instead).
+    address: what FFmpeg opens (a secret that is never shown), or an open file.  timeout: seconds for opening and for
+    each read; None: no limit.  options: options of FFmpeg.  threads: threads of the decoder.  hwaccel: name of a device
+    such as "cuda", or ""; if the device fails, decoding uses software.  `open` raises DecodeError. `next` raises
+    av.FFmpegError for a network source that breaks; files end instead.
     """
 
     def __init__(
@@ -80,15 +85,15 @@ class Decoder:
         live: bool = False,
         io_open: Callable[[str, int, dict[str, str]], Any] | None = None,
     ) -> None:
-        self.fps = DEFAULT_FPS  # an estimate until frames have come
-        self.duration_s: float | None = None  # as the container says; to be shown, not to be relied on
+        self.fps = DEFAULT_FPS  # an estimate until frames have arrived
+        self.duration_s: float | None = None  # declared by the container; only for display
         self.codec = ""
         self.packets = 0
-        self.bytes = 0  # of the video's packets
+        self.bytes = 0  # bytes of the video packets
         self.pictures = 0
         self.keys = 0
-        self.damaged = 0  # packets that gave an error, and pictures flagged as damaged
-        self.broken_end = False  # the last packet was cut off
+        self.damaged = 0  # packets that caused an error, and pictures flagged as damaged
+        self.broken_end = False  # whether the last packet was truncated
         self._address, self._form, self._options = address, form, dict(options or {})
         self._timeout, self._threads, self._hwaccel, self._live = timeout, threads, hwaccel, live
         self._io_open = io_open
@@ -101,13 +106,13 @@ class Decoder:
         self._clock = MediaClock()
 
     def open(self) -> None:
-        """Open the container and its decoder; nothing is decoded yet beyond what FFmpeg looks at itself."""
+        """Open the container and its decoder. FFmpeg decodes only what it needs to identify the streams."""
         accel = None
         if self._hwaccel:
             try:
                 accel = HWAccel(self._hwaccel, allow_software_fallback=True)
             except (ValueError, RuntimeError, NotImplementedError, av.FFmpegError):
-                log.warning("hardware decoding by %s cannot be had here; decoding in software", self._hwaccel)
+                log.warning("hardware decoding by %s is not available here; decoding in software", self._hwaccel)
         begun_s = time.monotonic()
         try:
             self._open(accel)
@@ -149,7 +154,7 @@ class Decoder:
 
     @staticmethod
     def _choose(container: av.container.InputContainer) -> Any:
-        """The stream to decode. Raises DecodeError where there is none, in the user's words."""
+        """Return the stream to decode. Raises DecodeError, worded for users, if there is none."""
         kinds = [stream.type for stream in container.streams]
         films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not films:
@@ -165,7 +170,9 @@ class Decoder:
         return best if best in able else max(able, key=lambda s: (s.width or 0) * (s.height or 0))
 
     def next(self) -> Decoded | None:
-        """The next frame; None when there is none for now: then `ended` says whether the source is at its end."""
+        """Return the next frame, or None if there is none at the moment; then `ended` says whether the source has
+        ended.
+        """
         failures = 0
         while not self._ready:
             packet = self._packet()
@@ -181,11 +188,11 @@ class Decoder:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the source has ended."""
         return self._ended and not self._ready
 
     def _packet(self) -> Any:
-        """The next packet of the stream, the empty one that flushes the decoder, or None at the end."""
+        """Return the next packet of the stream, the empty packet that flushes the decoder, or None at the end."""
         for _ in range(READ_ERRORS):
             if self._ended or self._container is None:
                 return None
@@ -197,7 +204,7 @@ class Decoder:
             except (av.FFmpegError, OSError):
                 if self._live:
                     raise
-                self._lost()  # a damaged stretch of a file: go on behind it
+                self._lost()  # a damaged part of a file: continue behind it
                 self._demuxed = self._container.demux(self._stream)
                 continue
             if packet.size:
@@ -218,7 +225,7 @@ class Decoder:
             return
         for frame in frames:
             if not self.pictures and is_all_zero(frame):
-                self._lost()  # success was reported, and there is no picture
+                self._lost()  # the decoder reported success but gave no picture
                 continue
             self.pictures += 1
             self.keys += bool(frame.key_frame)
@@ -239,9 +246,10 @@ class Decoder:
         return Decoded(frame, media_s, cut, missed, bool(frame.is_corrupt), bool(frame.key_frame))
 
     def seek(self, media_s: float) -> bool:
-        """Go to the key frame at or before a media time; False where the source cannot.
+        """Seek to the key frame at or before a media time; return False if the source cannot seek.
 
-        Stamps count from the container's start, as before; one without stamps or with jumps cannot be sought in.
+        Media time still counts from the start of the container. A source without time stamps, or with jumps, cannot
+        seek.
         """
         container = self._container
         if container is None or container.start_time is None or bool(container.format.flags & _NO_STAMPS):
@@ -257,7 +265,7 @@ class Decoder:
         return True
 
     def last_byte(self) -> int:
-        """Where the last picture ends by the container's own index, in bytes; 0 without an index."""
+        """Return the end of the last picture in the container's index, as a byte position; 0 without an index."""
         entries: Any = getattr(self._stream, "index_entries", None)
         if entries is None or not len(entries):
             return 0
@@ -265,7 +273,7 @@ class Decoder:
         return max(int(entry.pos + entry.size) for entry in newest)
 
     def close(self) -> None:
-        """Let go of the source. Safe to call twice."""
+        """Release the source. Safe to call twice."""
         container, self._container, self._stream = self._container, None, None
         self._demuxed = iter(())
         self._ready.clear()
@@ -275,21 +283,24 @@ class Decoder:
 
 
 def is_all_zero(frame: av.VideoFrame) -> bool:
-    """Whether all planes are zero, as no black is: what some decoders hand out for what they cannot decode."""
+    """Return whether all planes are zero. No black picture is; some decoders return this for what they cannot
+    decode."""
     if frame.format.is_rgb or len(frame.planes) < 3:
         return False
     return not any(np.frombuffer(memoryview(plane), np.uint8)[::13].any() for plane in frame.planes)
 
 
 def sane_fps(fps: float) -> float:
-    """A rate that can be; DEFAULT_FPS for others."""
+    """Return `fps` if it is plausible, otherwise DEFAULT_FPS."""
     return fps if math.isfinite(fps) and MIN_FPS <= fps <= MAX_FPS else DEFAULT_FPS
 
 
 def _why(error: BaseException) -> str:
-    """Half a sentence on why a source cannot be opened; nothing of the library's own text, which holds the address."""
+    """Return half a sentence on why a source cannot be opened. It quotes nothing from the library, whose text holds the
+    address.
+    """
     if isinstance(error, av.error.DecoderNotFoundError):
-        return "is encoded in a way that this build cannot decode"
+        return "uses an encoding that this build cannot decode"
     if isinstance(error, av.error.InvalidDataError | av.error.DemuxerNotFoundError):
         return "is not a video that can be decoded, or was cut off before its index was written"
     if isinstance(error, av.error.PermissionError | PermissionError):
@@ -308,7 +319,9 @@ def _why(error: BaseException) -> str:
 
 
 def _limit_allocations() -> None:
-    """Bound what FFmpeg takes at a time; PyAV has no call for it. Without the library's file nothing is bounded."""
+    """Limit the size of FFmpeg's single allocations; PyAV has no call for it. Without the library file there is no
+    limit.
+    """
     folder = Path(av.__file__).parent
     for path in [*(folder.parent / "av.libs").glob("libavutil*.so*"), *(folder / ".dylibs").glob("libavutil*.dylib")]:
         with contextlib.suppress(OSError, AttributeError):
@@ -317,4 +330,4 @@ def _limit_allocations() -> None:
 
 _limit_allocations()
 _NO_STAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
-_TS_DISCONT = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: the format's clock may start again in the middle
+_TS_DISCONT = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: the clock of this format may restart in the middle

@@ -1,4 +1,5 @@
-"""Converts a grabbed picture to the views of the network and, at `preview_fps`, to a preview for people."""
+"""Converts a grabbed picture to the views of the network and, at `preview_fps`, to a preview for the page and
+evidence."""
 
 from __future__ import annotations
 
@@ -10,23 +11,23 @@ from stream_detector.capture.picture import AnyPicture, MaskedPicture, Picture, 
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.types import Preview, UInt8Array
 
-FLAT_SIDE = 64  # pixels; a picture so small is looked at
+FLAT_SIDE = 64  # pixels; pictures of at most this size are checked
 
 Views = tuple[UInt8Array, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FramerOutput:
-    """Result of `Framer.process`. views: uint8 (H, W, 3) RGB each.  preview: None for most frames."""
+    """The result of `Framer.process`. views: uint8 (H, W, 3) RGB each.  preview: None for most frames."""
 
     views: Views
     preview: Preview | None
 
 
 class Framer:
-    """Converts the pictures of one camera. resize: a picture → its views.  previews: whether any are wanted.
+    """Converts the pictures of one camera. resize: picture → views.  previews: whether previews are made.
 
-    The mask polygon is painted over before anything is handed out, so no view and no preview shows what is under it.
+    The mask polygon is painted before anything else, so neither a view nor a preview shows what is under it.
     """
 
     def __init__(
@@ -39,7 +40,10 @@ class Framer:
         self._due_s = 0.0  # media time of the next preview
 
     def process(self, found: AnyPicture, media_s: float, refuse_flat: bool = False) -> FramerOutput | None:
-        """None for a picture of one colour, where that is refused. Raises decoded.UnreadablePictureError."""
+        """Convert one picture; return None for a picture of one colour if `refuse_flat` is set.
+
+        media_s: media time, in seconds.  Raises picture.UnreadablePictureError.
+        """
         picture = as_picture(found)
         if refuse_flat and is_flat(picture.bgr(FLAT_SIDE)):
             return None
@@ -51,6 +55,6 @@ class Framer:
         if self._period_s is None or media_s < self._due_s:
             return None
         self._due_s += self._period_s
-        if self._due_s <= media_s:  # the first one, or after a hole
+        if self._due_s <= media_s:  # the first preview, or the first one after a gap
             self._due_s = media_s + self._period_s
         return Preview(media_s, picture.bgr(self._side))

@@ -1,4 +1,4 @@
-"""What a reader says of one step: there is a frame, there is none this time, or none any more."""
+"""The result of one step of a reader: a frame, no frame this time, or the end."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ GrabStatus = Literal["frame", "bad", "lost", "end"]
 
 @dataclass(frozen=True, slots=True)
 class GrabResult:
-    """What one `grab` brought.
+    """The result of one `grab`.
 
-    status: "frame" (retrieve may be called), "bad" (no frame this time, go on), "lost" (live source gone: reopen),
-    "end" (nothing more will come).  media_s: seconds of media time by the source's stamps; None for a live source
-    without them.  cause: why this frame does not follow on from the one before it, or None.  missed: reads that failed
-    before it.  key: whether it is a key frame of a codec that has others, too; None where that says nothing.
+    status: "frame" (call `retrieve`), "bad" (no frame this time, continue), "lost" (a live source is gone: reopen it)
+    or "end" (the source has ended).  media_s: media time by the source's time stamps, in seconds; None for a live
+    source without them.  cause: why this frame does not continue the previous one, or None.  missed: failed reads
+    before it. key: whether it is a key frame of a codec that also has other frames; None if that is unknown.
     """
 
     status: GrabStatus

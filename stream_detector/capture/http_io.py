@@ -1,7 +1,7 @@
-"""HTTP for cameras: answers read piece by piece, within time and size, and never beyond the camera's host.
+"""HTTP for cameras: reads answers piece by piece, with limits of time and size, and only from the camera's host.
 
-FFmpeg's own HTTP follows redirects anywhere and takes parts of any size, so what cameras send over HTTP comes through
-here: Basic and Digest authentication, https, redirects on the same host. Errors hold no address.
+FFmpeg's own HTTP follows redirects to any host and accepts parts of any size. Therefore this module reads what cameras
+send over HTTP: Basic and Digest authentication, https, redirects on the same host. Errors contain no address.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ AGENT = "stream-detector"
 
 
 class HttpError(OSError):
-    """A request failed. The text is half a sentence: "answered 404". No address in it."""
+    """A request failed. The text is half a sentence: "answered 404". It contains no address."""
 
 
 class Body:
-    """The body of an answer; a file object for PyAV. kind: its content type, in lower case.
+    """The body of an answer, a file object for PyAV. kind: its content type, in lower case.
 
-    A read waits at most the time-out for the next bytes, and `patience` seconds after the last `allow` altogether, so
-    a server that drips is no better than a silent one.
+    A read waits at most the time-out for the next bytes, and at most `patience` seconds in total after the last
+    `allow`. Therefore a server that sends byte by byte cannot hold the reader longer than a silent one.
     """
 
     def __init__(self, answer: http.client.HTTPResponse, timeout_s: float) -> None:
@@ -39,11 +39,11 @@ class Body:
         self.allow()
 
     def allow(self) -> None:
-        """Begin the time-out anew: the caller wants the next picture."""
+        """Restart the time-out: the caller wants the next picture."""
         self._until_s = time.monotonic() + self._timeout_s
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, at least one but at the end. Raises HttpError."""
+        """Return the next bytes, at least one except at the end. Raises HttpError."""
         if time.monotonic() > self._until_s:
             raise HttpError("sent too little in time")
         try:
@@ -58,14 +58,14 @@ class Body:
         return False
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._answer.close()
 
 
 class _HangUp(urllib.request.BaseHandler):
     """Closes an answer that asks for a password before the request is repeated; urllib leaves it open."""
 
-    handler_order = 400  # before those of Basic and Digest
+    handler_order = 400  # runs before the handlers of Basic and Digest
 
     def http_error_401(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
@@ -95,7 +95,7 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 
 
 def may_open(address: str, hosts: Collection[str]) -> bool:
-    """Whether an address is http or https and its host is among `hosts` (lower case)."""
+    """Return whether an address is http or https and its host is among `hosts` (lower case)."""
     try:
         parts = urlsplit(address)
         return parts.scheme in ("http", "https") and (parts.hostname or "").lower() in hosts
@@ -104,7 +104,10 @@ def may_open(address: str, hosts: Collection[str]) -> bool:
 
 
 def fetch(address: str, hosts: Collection[str], open_s: float, read_s: float) -> Body:
-    """The answer to a GET. hosts: that may be asked, the address's own among them. Raises HttpError."""
+    """Send a GET and return the answer. hosts: the hosts that may be asked, including the address's own.
+
+    open_s, read_s: time-outs in seconds.  Raises HttpError.
+    """
     if not may_open(address, hosts):
         raise HttpError("names another host; allow it by `allow_hosts`")
     parts = urlsplit(address)
@@ -113,7 +116,7 @@ def fetch(address: str, hosts: Collection[str], open_s: float, read_s: float) ->
     known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
         known.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
-    careless = ssl.create_default_context()  # a camera's certificate is its own; it never was checked here
+    careless = ssl.create_default_context()  # cameras use their own certificates; this program has never checked them
     careless.check_hostname = False
     careless.verify_mode = ssl.CERT_NONE
     opener = urllib.request.build_opener(

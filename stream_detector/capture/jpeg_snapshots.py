@@ -1,4 +1,6 @@
-"""JPEG pictures from a network camera: parts of an MJPEG answer, or snapshots asked for one by one. All bounded."""
+"""JPEG pictures from a network camera: the parts of an MJPEG answer, or snapshots requested one by one. All sizes are
+limited.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import av
 from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, Decoded, is_all_zero
 from stream_detector.capture.http_io import Body, HttpError
 
-MAX_BYTES = 16 << 20  # of one picture
-MAX_HEADER = 16 << 10  # of one part
+MAX_BYTES = 16 << 20  # bytes of one picture
+MAX_HEADER = 16 << 10  # bytes of the header of one part
 _LENGTH = re.compile(rb"(?im)^content-length:\s*(\d{1,12})\s*$")
 _BOUNDARY = re.compile(r'(?i)boundary\s*=\s*"?([^";,\s]{1,200})')
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
@@ -21,19 +23,19 @@ _FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 
 
 class JpegSource(Protocol):
-    """Where JPEGs come from."""
+    """A source of JPEG pictures."""
 
     def next(self) -> bytes:
-        """The next picture's bytes; b"" at the end. Raises HttpError."""
+        """Return the bytes of the next picture; b"" at the end. Raises HttpError."""
         ...
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         ...
 
 
 class MultipartReader:
-    """The parts of a `multipart/x-mixed-replace` answer."""
+    """Reads the parts of a `multipart/x-mixed-replace` answer."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -42,7 +44,7 @@ class MultipartReader:
         self._held = bytearray()
 
     def next(self) -> bytes:
-        """See JpegSource. A part without its length ends where the next one begins."""
+        """See JpegSource. A part without a length ends where the next one begins."""
         self._body.allow()
         head = self._until(b"\r\n\r\n", MAX_HEADER)
         if head is None:
@@ -81,12 +83,12 @@ class MultipartReader:
         return bool(found)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._body.close()
 
 
 class SnapshotPoller:
-    """One address asked again and again. first: its first answer.  wait: returns whether to stop."""
+    """Requests one address again and again. first: its first answer.  wait: waits and returns whether to stop."""
 
     def __init__(self, first: Body, ask: Callable[[], Body], period_s: float, wait: Callable[[float], object]) -> None:
         self._ask, self._period_s, self._wait = ask, period_s, wait
@@ -94,7 +96,7 @@ class SnapshotPoller:
         self._due_s = time.monotonic()
 
     def next(self) -> bytes:
-        """See JpegSource. Waits until the next one is due."""
+        """See JpegSource. Waits until the next snapshot is due."""
         if self._body is None:
             self._wait(max(0.0, self._due_s - time.monotonic()))
             self._body = self._ask()
@@ -111,13 +113,14 @@ class SnapshotPoller:
         return bytes(data)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._body is not None:
             self._body.close()
 
 
 class JpegStream:
-    """JpegSource → frames, like `decoder.Decoder`; media_s is 0, the capture thread stamps the time."""
+    """JpegSource → frames, with the interface of `decoder.Decoder`. media_s is 0; the capture thread stamps the
+    time."""
 
     def __init__(self, pictures: JpegSource) -> None:
         self.codec, self.fps = "mjpeg", DEFAULT_FPS
@@ -128,14 +131,14 @@ class JpegStream:
         self.ended = False
 
     def next(self) -> Decoded | None:
-        """The next frame; None for one that cannot be decoded, and at the end. Raises HttpError."""
+        """Return the next frame; None for a picture that cannot be decoded, and at the end. Raises HttpError."""
         data = self._pictures.next()
         if not data:
             self.ended = True
             return None
         width, height = jpeg_size(data)
         if width * height > MAX_PIXELS:
-            raise HttpError(f"sends pictures of {width}×{height} pixels, more than can be taken")
+            raise HttpError(f"sends pictures of {width}×{height} pixels, more than the limit")
         try:
             frames = self._context.decode(av.Packet(data))
         except (av.FFmpegError, OSError, ValueError):
@@ -148,13 +151,13 @@ class JpegStream:
         return Decoded(frames[0], 0.0, False, missed, bool(frames[0].is_corrupt) or cut_short, True, stamped=False)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.ended = True
         self._pictures.close()
 
 
 def jpeg_size(jpeg: bytes) -> tuple[int, int]:
-    """(width, height) that a JPEG names, before anything of it is decoded; (0, 0) where it is none."""
+    """Return the (width, height) in a JPEG header, before anything is decoded; (0, 0) if this is not a JPEG."""
     at = jpeg.find(_SOI) + 2
     while 2 <= at < len(jpeg) - 9:
         if jpeg[at] != 0xFF:

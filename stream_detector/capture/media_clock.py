@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import math
 
-SEEK_BACK_S = 1.0  # a step back by more than this is a cut, less is disorder
-JUMP_S = 10.0  # a step ahead by more than this is a cut, where the format's stamps may jump
-LATEST_START_S = 86_400.0  # video that begins later than this after the container's start: the start is wrong
-LATE_S = 3.0  # a live picture may arrive so much later than its stamp says
-EARLY_S = 12.0  # and so much earlier: a burst, such as a segment
-FOLLOW = 0.0005  # of the difference is made up for with each picture
+SEEK_BACK_S = 1.0  # seconds; a step back by more is a cut, by less is disorder
+JUMP_S = 10.0  # seconds; a step ahead by more is a cut, if stamps of this format may jump
+# seconds; if the video begins later than this after the container's start, the start is wrong
+LATEST_START_S = 86_400.0
+LATE_S = 3.0  # seconds by which a live picture may arrive later than its stamp says
+EARLY_S = 12.0  # seconds by which it may arrive earlier: a burst, such as a segment
+FOLLOW = 0.0005  # fraction of the difference that each picture corrects
 LEAST_STEP_S = 1e-4
-STANDING = 2  # stamps in a row that do not rise; from then on they are taken for absent
+STANDING = 2  # after this many stamps in a row that do not rise, they count as absent
 
 
 class MediaClock:
-    """Media time of one file or connection. start_s: stamp that is media time 0; None: the first stamp.
+    """The media time of one file or connection.
 
-    may_jump: whether a step ahead by JUMP_S is a cut rather than a hole of that length.
+    start_s: the stamp of media time 0; None: the first stamp.  may_jump: whether a step ahead by JUMP_S is a cut;
+    otherwise it is a gap of that length.
     """
 
     def __init__(self, start_s: float | None = None, may_jump: bool = False) -> None:
@@ -34,7 +36,9 @@ class MediaClock:
         self._standing = 0
 
     def time(self, stamp_s: float | None, step_s: float) -> tuple[float, bool]:
-        """(media time in seconds, whether a cut lies before it). step_s: usual time from frame to frame."""
+        """Return (media time in seconds, whether a cut lies before it). stamp_s: presentation time.  step_s: usual
+        frame period.
+        """
         if stamp_s is not None and not math.isfinite(stamp_s):
             stamp_s = None
         last_s = self.last_s
@@ -70,11 +74,11 @@ class MediaClock:
 
 
 class LiveClock:
-    """Media time of a live source: its stamps' spacing, laid over the time of arrival.
+    """The media time of a live source: the spacing of its stamps, aligned with the times of arrival.
 
-    A segment of HLS arrives at once and RTP packets come unevenly; the stamps know how far apart the pictures were
-    taken. `lead_s` says how long a picture is ahead of its arrival: the caller may wait for so long, so that what comes
-    in bursts is handed on evenly. Where stamps and arrival disagree too much, arrival counts.
+    An HLS segment arrives in one piece and RTP packets arrive unevenly; the stamps say how far apart the pictures were
+    taken. `lead_s` is how far a picture is ahead of its due time; the caller may wait that long, so that bursts are
+    spread out. If stamps and arrival differ too much, the time of arrival counts.
     """
 
     def __init__(self) -> None:
@@ -83,11 +87,13 @@ class LiveClock:
         self._shift_s: float | None = None
 
     def time(self, stamp_s: float, arrived_s: float) -> float:
-        """Media time in seconds, always rising. stamp_s: of the picture.  arrived_s: since the camera was started."""
+        """Return media time in seconds, always rising. stamp_s: of the picture.  arrived_s: seconds since the camera
+        started.
+        """
         if self._shift_s is None or not -LATE_S <= stamp_s + self._shift_s - arrived_s <= EARLY_S:
             self._shift_s = arrived_s - stamp_s
         ahead_s = stamp_s + self._shift_s - arrived_s
-        self._shift_s -= FOLLOW * ahead_s  # two clocks never run alike
+        self._shift_s -= FOLLOW * ahead_s  # two clocks never run at the same rate
         self._last_s = max(stamp_s + self._shift_s, self._last_s + LEAST_STEP_S)
         self.lead_s = max(0.0, self._last_s - arrived_s)
         return self._last_s

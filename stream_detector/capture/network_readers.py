@@ -1,13 +1,13 @@
-"""Network cameras, and programs that write to a pipe: RTSP, RTSPS, HTTP in all its shapes.
+"""Readers for network cameras, and for programs that write to a pipe: RTSP, RTSPS and all forms of HTTP.
 
     rtsp, rtsps ───────────────────────────────────▶ Decoder (FFmpeg's RTSP; TCP first, then UDP)
     http, https ──Content-Type── multipart ────────▶ JpegStream of parts
-                                 image/jpeg ───────▶ JpegStream of snapshots, asked for `snapshot_fps` times a second
-                                 mpegurl, .m3u8 ───▶ Decoder (HLS), whose playlists and segments `httpio` fetches
+                                 image/jpeg ───────▶ JpegStream of snapshots, requested `snapshot_fps` times a second
+                                 mpegurl, .m3u8 ───▶ Decoder (HLS); `http_io` fetches its playlists and segments
                                  anything else ────▶ Decoder (MPEG-TS, FLV, a recording) on the body
     pipe: ─────────────────────────────────────────▶ Decoder on standard input, or on a named pipe
 
-No call holds anything that another camera waits for: neither OpenCV's opener nor a lock of ours.
+No call holds a lock that another camera waits for; OpenCV's opener, which does, is not used.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from stream_detector.config.source import Source
 from stream_detector.errors import SourceError
 from stream_detector.types import DegradedCause
 
-BACKLOG_S = 2.0  # at most so much is skipped when a live source was opened
-ALL_KEYS = {"mjpeg", "mjpegb", "png", "rawvideo", "dvvideo", "prores", "jpeg2000"}  # codecs that have no others
-PROBE = {"probesize": "2000000", "analyzeduration": "2000000"}  # bytes, µs: what FFmpeg looks at before it begins
+BACKLOG_S = 2.0  # seconds; the longest backlog that is skipped after opening a live source
+ALL_KEYS = {"mjpeg", "mjpegb", "png", "rawvideo", "dvvideo", "prores", "jpeg2000"}  # codecs that have key frames only
+# bytes, µs: the input that FFmpeg examines before it begins
+PROBE = {"probesize": "2000000", "analyzeduration": "2000000"}
 _RTSP = {"rtsp": "rtp,udp,tcp", "rtsps": "rtp,udp,tcp,tls"}
 
 
 class DecodedStream(Protocol):
-    """What frames come from: `decoder.Decoder` or `jpegs.JpegStream`."""
+    """A stream of frames: `decoder.Decoder` or `jpeg_snapshots.JpegStream`."""
 
     fps: float
     codec: str
@@ -63,11 +64,11 @@ class NetworkReader:
         self._bodies: list[Body] = []
         self._pipe: IO[bytes] | None = None
         self._closed = threading.Event()
-        self._ahead: Decoded | None = None  # open() read the first fresh frame already
+        self._ahead: Decoded | None = None  # open() has already read the first fresh frame
         self._now: Decoded | None = None
 
     def open(self) -> None:
-        """Connect. Raises SourceError, which holds neither the address nor FFmpeg's words."""
+        """Connect. Raises SourceError, which contains neither the address nor FFmpeg's words."""
         self._closed.clear()
         try:
             flow = self._flow = self._connect()
@@ -147,7 +148,9 @@ class NetworkReader:
         return body
 
     def _skip_backlog(self, flow: DecodedStream) -> None:
-        """Throw away what FFmpeg kept while it probed the stream (a second of RTSP): it is old, and comes at once."""
+        """Discard the frames that FFmpeg kept while it probed the stream (a second of RTSP): they are old and arrive
+        together.
+        """
         began_s = now_s = time.monotonic()
         for _ in range(round(BACKLOG_S * flow.fps)):
             self._ahead = flow.next()
@@ -157,13 +160,13 @@ class NetworkReader:
                 break
 
     def grab(self) -> GrabResult:
-        """The next frame, however old; "lost" when the connection is gone, "bad" where a picture was not to be had."""
+        """Take the next frame, however old; "lost" when the connection is gone, "bad" if there was no picture."""
         flow = self._flow
         if flow is None:
             return GrabResult("lost")
         for body in self._bodies:
             body.allow()
-        self._now = None  # the decoder may have its memory back
+        self._now = None  # lets the decoder reuse the memory
         try:
             found, self._ahead = self._ahead or flow.next(), None
         except (HttpError, av.FFmpegError, OSError) as error:
@@ -178,16 +181,16 @@ class NetworkReader:
         return GrabResult("frame", found.media_s if found.stamped else None, cause, found.missed, key)
 
     def retrieve(self) -> Picture | None:
-        """The grabbed frame, upright."""
+        """Return the grabbed frame, upright."""
         return None if self._now is None else DecodedPicture(self._now.frame)
 
     def stream(self) -> tuple[str, int]:
-        """(codec, bytes of video read so far; 0 where they are not counted)."""
+        """Return (codec, bytes of video read so far; 0 if they are not counted)."""
         flow = self._flow
         return ("", 0) if flow is None else (flow.codec, int(getattr(flow, "bytes", 0)))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._closed.set()
         flow, self._flow = self._flow, None
         self._ahead = self._now = None

@@ -1,4 +1,4 @@
-"""How long a capture thread waits: for the time of a file's picture, and between two attempts to open a camera."""
+"""Waiting times of a capture thread: until the next picture of a file is due, and between attempts to open a camera."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable
 from stream_detector.config import CaptureConfig
 from stream_detector.types import Clock
 
-LONGEST_WAIT_S = 10.0  # for a picture of a file; a longer hole in the recording is not sat out
+LONGEST_WAIT_S = 10.0  # seconds; longer gaps in a recording are shortened to this
 
 
 class FilePacer:
-    """Plays a file in its own time. wait: waits so many seconds or until the run is stopped; says whether it is."""
+    """Plays a file in real time. wait: waits for the given seconds or until the run is stopped; returns whether it
+    is."""
 
     def __init__(self, clock: Clock, wait: Callable[[float], bool]) -> None:
         self._clock, self._wait = clock, wait
         self._zero_s: float | None = None  # monotonic time of media time 0
 
     def stopped(self, media_s: float) -> bool:
-        """Wait for the time of a picture; whether the run was stopped meanwhile."""
+        """Wait until a picture is due; return whether the run was stopped in the meantime."""
         now_s = self._clock.monotonic()
         if self._zero_s is None or self._zero_s + media_s > now_s + LONGEST_WAIT_S:
             self._zero_s = now_s - media_s
@@ -26,14 +27,17 @@ class FilePacer:
 
 
 class Backoff:
-    """Doubles from attempt to attempt, up to a limit. jitter: in [0, 1): cameras of one switch spread out."""
+    """A delay that doubles with every attempt, up to a limit. jitter: in [0, 1); it spreads the cameras of one
+    switch."""
 
     def __init__(self, config: CaptureConfig, jitter: Callable[[], float]) -> None:
         self._config, self._jitter = config, jitter
         self._attempt = 0
 
     def next_s(self, good_s: float) -> float:
-        """Seconds until the next attempt. good_s: how long frames came; after a good while it starts afresh."""
+        """Return the seconds until the next attempt. good_s: how long frames came; after a long time the delay is
+        reset.
+        """
         if good_s > 2 * self._delay_s():
             self._attempt = 0
         delay_s = self._delay_s() * (0.5 + 0.5 * self._jitter())

@@ -1,12 +1,12 @@
-"""A picture as the decoder left it, and the one step from there to the pixels that a network or a person gets.
+"""A decoded picture, and the one step that converts it to the pixels that a network or a person gets.
 
-    AVFrame (any planes, depth, range, matrix, turned) ─┐
-    array (USB camera, demo, own frames)               ─┴▶ Picture ──rgb(view)──▶ uint8 (h, w, 3) RGB, in one step
-                                                                   ──bgr(side)──▶ uint8 (h, w, 3) BGR, for people
+    AVFrame (any planes, depth, range, matrix, rotation) ─┐
+    array (USB camera, demo, own frames)                 ─┴▶ Picture ──rgb(view)──▶ uint8 (h, w, 3) RGB, in one step
+                                                                     ──bgr(side)──▶ uint8 (h, w, 3) BGR, for people
 
-Nothing is converted before its size is known. Stream, `score`, trainer, calibration and quantisation all come through
-here, so they see the same pixels. The scaler works in one thread (its result would else depend on the machine), with
-chroma at full width (without it colours have half the resolution of the result).
+A picture is converted only when the size of the result is known. The stream, `score`, the trainer, calibration and
+quantisation all use this module, so they see the same pixels. The scaler uses one thread (otherwise its result would
+depend on the machine) and full-width chroma (otherwise colours would have half the resolution of the result).
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from stream_detector.errors import DataError
 from stream_detector.models.recipe import Filter, Recipe, View
 from stream_detector.types import UInt8Array
 
-MAX_SCALERS = 8  # a thread keeps so many set up: a camera needs two, a file reader one after the other
-MAX_ENLARGED = 4  # times a view's longer side: beyond it the part is cut out before it is scaled
-HD_ROWS = 720  # from so many rows on, video that names no colour matrix is taken for BT.709, below for BT.601
-_UNSPECIFIED = 2  # of FFmpeg's colour matrices
+MAX_SCALERS = 8  # scalers that a thread keeps ready: a camera needs two, a file reader uses one after the other
+# if the scaled whole picture would be larger than a view by this factor, the part is cut out before scaling
+MAX_ENLARGED = 4
+HD_ROWS = 720  # rows; larger video without a named colour matrix counts as BT.709, smaller as BT.601
+_UNSPECIFIED = 2  # the numbers of FFmpeg's colour matrices
 _RGB = 0
-_KNOWN_MATRICES = {1, 4, 5, 6, 7, 9}  # those that swscale converts
+_KNOWN_MATRICES = {1, 4, 5, 6, 7, 9}  # the matrices that swscale converts
 _QUALITY = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND
 _FILTERS = {
     "area": Interpolation.AREA | _QUALITY,
@@ -49,20 +50,22 @@ class UnreadablePictureError(Exception):
 
 
 class Picture(Protocol):
-    """One decoded picture, not yet converted. width, height: as it is shown, after any rotation, in pixels.
+    """One decoded picture, not yet converted. width, height: as displayed, after any rotation, in pixels.
 
-    Both calls raise UnreadablePictureError.
+    Both methods raise UnreadablePictureError.
     """
 
     width: int
     height: int
 
     def rgb(self, view: View, filter: Filter) -> UInt8Array:
-        """The view at its size: uint8 (h, w, 3) RGB, contiguous, its own memory."""
+        """Return a view at its size: uint8 (h, w, 3) RGB, contiguous, in its own memory."""
         ...
 
     def bgr(self, long_side: int | None = None) -> UInt8Array:
-        """The whole picture, its long side at most `long_side` pixels, never enlarged: uint8 (h, w, 3) BGR, a copy."""
+        """Return the whole picture, its long side at most `long_side` pixels, never enlarged: uint8 (h, w, 3) BGR, a
+        copy.
+        """
         ...
 
 
@@ -70,7 +73,7 @@ AnyPicture = Picture | NDArray[Any]
 
 
 class DecodedPicture:
-    """A frame of PyAV. It may be used until the reader that made it is asked for the next one, and after."""
+    """A frame of PyAV. It stays valid after the reader was asked for the next frame."""
 
     def __init__(self, frame: av.VideoFrame) -> None:
         self._frame = frame
@@ -87,7 +90,7 @@ class DecodedPicture:
         return self.scaled(*_shrunk(self.width, self.height, long_side), "bgr24", _FILTERS["area"])
 
     def scaled(self, width: int, height: int, pixels: str, how: Interpolation) -> UInt8Array:
-        """The whole picture at (width, height), upright: uint8 (height, width, 3)."""
+        """Return the whole picture at (width, height), upright: uint8 (height, width, 3)."""
         across, down = (height, width) if self._turns % 2 else (width, height)
         image = _scale(self._frame, across, down, pixels, how)
         if self._mirrored:
@@ -98,7 +101,9 @@ class DecodedPicture:
 
 
 class ArrayPicture:
-    """An array: uint8 (H, W, 3) BGR or (H, W) grey, also with four channels or 16 bits. Raises DataError for others."""
+    """An array: uint8 (H, W, 3) BGR or (H, W) grey, also with four channels or 16 bits. Raises DataError for other
+    arrays.
+    """
 
     def __init__(self, image: NDArray[Any]) -> None:
         fits = image.dtype in (np.uint8, np.uint16) and image.ndim in (2, 3)
@@ -122,7 +127,7 @@ class ArrayPicture:
         return self.scaled(width, height, "bgr24", _FILTERS["area"])
 
     def scaled(self, width: int, height: int, pixels: str, how: Interpolation) -> UInt8Array:
-        """The whole picture at (width, height): uint8 (height, width, 3)."""
+        """Return the whole picture at (width, height): uint8 (height, width, 3)."""
         if (width, height) == (self.width, self.height):
             image = to_bgr(self._image)
             return np.array(image[..., ::-1] if pixels == "rgb24" else image, order="C")
@@ -132,7 +137,8 @@ class ArrayPicture:
 
 
 class MaskedPicture:
-    """A picture of which nobody gets what lies under a polygon. painter: of this camera, kept for all its pictures."""
+    """A picture that hides what lies under a polygon. painter: the painter of this camera, shared by all its
+    pictures."""
 
     def __init__(self, picture: Picture, painter: MaskPainter) -> None:
         self._picture, self._painter = picture, painter
@@ -149,12 +155,12 @@ class MaskedPicture:
 
 
 def as_picture(image: AnyPicture) -> Picture:
-    """A reader may hand out arrays; they become pictures here. Raises DataError."""
+    """Convert the arrays that a reader may return to pictures. Raises DataError."""
     return ArrayPicture(image) if isinstance(image, np.ndarray) else image
 
 
 def resize_frame(image: AnyPicture, recipe: Recipe) -> UInt8Array:
-    """The recipe's first view of one picture: uint8 (h, w, 3) RGB, contiguous, its own memory.
+    """Return the recipe's first view of one picture: uint8 (h, w, 3) RGB, contiguous, in its own memory.
 
     image: a decoded picture, or an array uint8 (H, W, 3) BGR, (H, W, 1) or (H, W) grey.  Raises DataError for any other
     array.
@@ -163,14 +169,16 @@ def resize_frame(image: AnyPicture, recipe: Recipe) -> UInt8Array:
 
 
 def make_views(image: AnyPicture, recipe: Recipe) -> tuple[UInt8Array, ...]:
-    """All views of one picture, in the recipe's order; each as `resize_frame` gives the first. Raises DataError."""
+    """Return all views of one picture, in the recipe's order, each as `resize_frame` gives the first. Raises
+    DataError."""
     picture = as_picture(image)
     return tuple(picture.rgb(view, recipe.filter) for view in recipe.seen)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a view lies. width, height: of the whole picture when its part (x, y, columns, rows) is cut out of it."""
+    """The position of a view. width, height: size of the whole picture when its part (x, y, columns, rows) is cut
+    out."""
 
     width: int
     height: int
@@ -181,16 +189,16 @@ class _Place:
 
 
 def shown_box(view: View, width: int, height: int) -> tuple[float, float, float, float]:
-    """The part (left, top, right, bottom, in shares) of a width × height picture that the view really shows.
+    """Return the part (left, top, right, bottom, as fractions) of a width × height picture that the view shows.
 
-    For "crop" it is the largest centred part of the view's box with the proportions of the view; all to the pixel.
+    For "crop" it is the largest centred part of the view's box with the proportions of the view, exact to the pixel.
     """
     at = _place(view, width, height)
     return at.x / at.width, at.y / at.height, (at.x + at.columns) / at.width, (at.y + at.rows) / at.height
 
 
 def _place(view: View, width: int, height: int) -> _Place:
-    """The part is cut out after scaling; a thin part, whose whole picture would be enlarged a lot, before it."""
+    """Cut the part out after scaling; if that would enlarge the whole picture a lot, cut it out before scaling."""
     rows, columns = view.size
     left, top, right, bottom = _wanted_box(view, width, height)
     wide, tall = round(columns / (right - left)), round(rows / (bottom - top))
@@ -227,7 +235,7 @@ def _cut(picture: DecodedPicture | ArrayPicture, view: View, how: Interpolation)
 
 
 def _scale(frame: av.VideoFrame, width: int, height: int, pixels: str, how: Interpolation) -> UInt8Array:
-    """One step of swscale: uint8 (height, width, 3). Raises UnreadablePictureError."""
+    """Scale with swscale in one step: uint8 (height, width, 3). Raises UnreadablePictureError."""
     scalers: OrderedDict[Any, VideoReformatter] = _local.__dict__.setdefault("scalers", OrderedDict())
     key = (frame.format.name, frame.width, frame.height, width, height, pixels, how)
     scaler = scalers.pop(key, None)
@@ -247,7 +255,7 @@ def _scale(frame: av.VideoFrame, width: int, height: int, pixels: str, how: Inte
 
 
 def _matrix(frame: av.VideoFrame) -> Colorspace | None:
-    """What to take the planes' colour matrix for, where the video does not say or swscale does not know it."""
+    """Return the colour matrix to assume if the video names none or swscale does not know it."""
     named = int(frame.colorspace)
     if named in _KNOWN_MATRICES or (named == _RGB and frame.format.is_rgb):
         return None
@@ -257,7 +265,7 @@ def _matrix(frame: av.VideoFrame) -> Colorspace | None:
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """(quarter turns against the clock, whether mirrored left to right before them) that show the frame upright."""
+    """Return (counter-clockwise quarter turns, whether to mirror left to right first) that show the frame upright."""
     found: Any = frame.side_data.get("DISPLAYMATRIX") if len(frame.side_data) else None
     if found is None or len(bytes(found)) < 36:
         return 0, False

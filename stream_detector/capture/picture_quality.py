@@ -29,11 +29,11 @@ from stream_detector.config import PictureQualityConfig
 from stream_detector.types import WINDOW_FRAMES, UInt8Array, Window, WindowRef
 
 PICTURE_CAUSES = ("black", "covered", "blurred", "frozen")
-REPORTED_CAUSES = (*PICTURE_CAUSES, "novelty", "unfamiliar")  # the last two are set by `novelty.NoveltyMonitor`
+REPORTED_CAUSES = (*PICTURE_CAUSES, "novelty", "unfamiliar")  # `novelty.NoveltyMonitor` sets the last two
 _STEP = 2  # every second pixel is enough for brightness and contrast
-_LOOKED_AT = (0, 7, 15)  # frames of a window; the others are compared for "frozen" only
-_SAME = 1  # grey levels by which the codec may change a picture that stands still
-_AVERAGE_S = 300.0  # time constant of what is usual
+_LOOKED_AT = (0, 7, 15)  # frames measured per window; all others are only compared for "frozen"
+_SAME = 1  # grey levels by which the codec may change a still picture
+_AVERAGE_S = 300.0  # seconds; time constant of the usual values
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class PictureQualityMonitor:
 
     def __init__(self, config: PictureQualityConfig) -> None:
         self._config = config
-        self._usual: tuple[float, float] | None = None  # logarithms of contrast and sharpness
+        self._usual: tuple[float, float] | None = None  # averages of log contrast and log sharpness
         self._learned_s = 0.0
         self._last_s: float | None = None
-        self._since: dict[str, float] = {}  # media time at which what is seen now began
+        self._since: dict[str, float] = {}  # media time at which the present state began
         self._still: UInt8Array | None = None  # the picture that every frame since `_still_s` equals
         self._still_s = 0.0
 
@@ -110,7 +110,7 @@ class PictureQualityMonitor:
 
     def _learn(self, seen: PictureStatistics, passed_s: float, suspected: bool, now_s: float) -> None:
         if now_s - self._since.get("blurred", self._since.get("covered", now_s)) > self._config.reset_after_s:
-            self._usual, self._learned_s = None, 0.0  # it has looked like this for so long: this is how it looks
+            self._usual, self._learned_s = None, 0.0  # the state has lasted so long that it is the normal one
             self._since.pop("blurred", None)
         elif suspected:
             return
@@ -141,7 +141,7 @@ class Coverage:
         self._sum_s = 0.0
 
     def add(self, now_s: float, seconds: float) -> None:
-        """A window was scored that stands for `seconds` of the picture (its stride)."""
+        """Add a scored window that covers `seconds` of media time (its stride)."""
         self._scored.append((now_s, seconds))
         self._sum_s += seconds
 
@@ -155,9 +155,9 @@ class Coverage:
 
 
 class CameraQualityMonitor:
-    """Reports picture quality and coverage of one camera, whenever they change. For the decision thread.
+    """Reports picture quality and coverage of one camera when they change. The decision thread uses it.
 
-    live: coverage is watched for live sources only (files are never dropped from).  stride_frames: between windows.
+    live: coverage is checked for live sources only (files lose no windows).  stride_frames: frames between windows.
     """
 
     def __init__(self, config: PictureQualityConfig, live: bool, stride_frames: int, began_s: float) -> None:
@@ -169,7 +169,7 @@ class CameraQualityMonitor:
         self._told = ""
 
     def scored(self, ref: WindowRef, now_s: float) -> str | None:
-        """A window was scored; returns the new `detail`, or None if it did not change."""
+        """Process a scored window; return the new `detail`, or None if it did not change. now_s: monotonic seconds."""
         if self._coverage:
             frame_s = (ref.end_s - ref.start_s) / (WINDOW_FRAMES - 1)
             self._coverage.add(now_s, frame_s * self._stride_frames)
@@ -201,7 +201,7 @@ class CameraQualityMonitor:
 
 
 def with_causes(window: Window, causes: tuple[str, ...]) -> Window:
-    """The window with further causes in its `degraded`."""
+    """Return the window with further causes in its `degraded`."""
     if not causes:
         return window
     every = tuple(sorted({*window.ref.degraded, *causes}))
@@ -215,5 +215,5 @@ def _log(value: float) -> float:
 def _equal(first: UInt8Array, second: UInt8Array) -> bool:
     if first.shape != second.shape:
         return False
-    coarse = cv2.norm(first[::8], second[::8], cv2.NORM_INF)  # most pictures differ here already
+    coarse = cv2.norm(first[::8], second[::8], cv2.NORM_INF)  # most pictures already differ here
     return coarse <= _SAME and cv2.norm(first, second, cv2.NORM_INF) <= _SAME

@@ -1,4 +1,4 @@
-"""What a source sends, and what reading it costs on this machine: `stream-detector probe`."""
+"""Measures what a source sends and what reading it costs on this machine, for `stream-detector probe`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.models.recipe import Recipe
 
-PERSON_M = 1.8  # height of the person whose size is computed
-PERSON_AT_M = 20.0  # how far away that person stands
+PERSON_M = 1.8  # metres; height of the person whose size is computed
+PERSON_AT_M = 20.0  # metres; distance of that person
 TRIES = 50  # grabs in a row without a picture that end a probe
-MAX_GAP_S = 2.0  # as `window.max_gap_s`: a longer step begins a new window
+MAX_GAP_S = 2.0  # seconds; as `window.max_gap_s`: a longer step begins a new window
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What was seen of one source in a few seconds.
+    """Facts about one source, measured in a few seconds.
 
-    camera, source: names without secrets.  kind: of source.  codec: FFmpeg's name, "" where it is not known.
-    width, height: pixels, upright.  fps_announced: as the source says.  fps_measured: by the pictures' own times.
-    key_interval_s: median time between key frames; None where fewer than two came, or all pictures are key frames.
-    bit_rate: of the video, bits a second of media time; None where bytes are not counted.
-    pictures, damaged: decoded, and told as damaged.  cpu_ms: CPU time of this process for one picture, decoded and
-    scaled.  cores: of this machine that such a camera takes for reading.  slow: a sentence, or "".
+    camera, source: names without secrets.  kind: kind of source.  codec: FFmpeg's name, "" if unknown. width, height:
+    pixels, upright.  fps_announced: declared by the source.  fps_measured: from the times of the pictures.
+    key_interval_s: median time between key frames; None with fewer than two, or if all pictures are key frames.
+    bit_rate: bits of video per second of media time; None if bytes are not counted.  pictures, damaged: number of
+    decoded and of damaged pictures.  cpu_ms: CPU time of this process to decode and scale one picture.  cores: CPU
+    cores that reading such a camera needs on this machine.  slow: a sentence for people, or "".
     """
 
     camera: str
@@ -60,10 +60,10 @@ def probe(
     cpu: Callable[[], float] = time.thread_time,
     stopped: Callable[[], bool] = lambda: False,
 ) -> SourceFacts:
-    """Read a source for some seconds as the detector would, one decoder thread.
+    """Read a source for some seconds as the detector would, with one decoder thread.
 
-    seconds: of real time for a live source, of media time for a recording.  clock: monotonic seconds.  cpu: seconds of
-    CPU time of this thread.  Raises SourceError when it cannot be opened or gives no picture.
+    seconds: of real time for a live source, of media time for a recording.  clock: monotonic seconds.  cpu: CPU seconds
+    of this thread.  Raises SourceError if the source cannot be opened or gives no picture.
     """
     reader = make_reader(camera, config.model_copy(update={"decoder_threads": 1}))
     seen = _Seen(recipe)
@@ -95,7 +95,7 @@ def probe(
 
 
 class _Seen:
-    """Collects what a probe sees."""
+    """Collects the measurements of a probe."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -109,11 +109,11 @@ class _Seen:
 
     @property
     def length_s(self) -> float:
-        """Media time from the first picture to the newest."""
+        """The media time from the first picture to the newest, in seconds."""
         return self.times_s[-1] - self.times_s[0] if self.times_s else 0.0
 
     def take(self, reader: Reader) -> bool:
-        """Convert the grabbed picture as the network wants it; False where it cannot be had."""
+        """Convert the grabbed picture as the network needs it; return False if that is impossible."""
         found = reader.retrieve()
         if found is None:
             return False
@@ -127,7 +127,7 @@ class _Seen:
         return True
 
     def note(self, media_s: float, key: bool | None, damaged: bool, cpu_s: float) -> None:
-        """Enter one picture."""
+        """Add the measurements of one picture."""
         self._slow.see(media_s, key)
         self.times_s.append(media_s)
         self._cpu_s.append(cpu_s)
@@ -137,7 +137,7 @@ class _Seen:
         self._all_keys &= key is not False
 
     def facts(self, camera: CameraConfig, announced: float, codec: str, size: int) -> SourceFacts:
-        """What it amounts to."""
+        """Return the summary."""
         count = len(self.times_s)
         steps_s = [b - a for a, b in zip(self.times_s, self.times_s[1:], strict=False)]
         fps = (count - 1) / self.length_s if self.length_s > 0 else 0.0
@@ -166,13 +166,13 @@ class _Seen:
 def person_pixels(
     facts: SourceFacts, recipe: Recipe, angle_deg: float, height_m: float = PERSON_M, distance_m: float = PERSON_AT_M
 ) -> float:
-    """How many rows of the network's input a standing person fills.
+    """Return how many rows of the network's input a standing person fills.
 
-    angle_deg: horizontal angle of view of the lens, 0 to 180 exclusive.  Pixels are taken for square, and the person
-    for standing near the optical axis.
+    angle_deg: horizontal angle of view of the lens, between 0 and 180.  height_m, distance_m: of the person, in metres.
+    Pixels are assumed to be square, and the person to stand near the optical axis.
     """
     across_m = 2.0 * distance_m * math.tan(math.radians(angle_deg) / 2.0)
-    rows = height_m / across_m * facts.width  # of the source's picture
+    rows = height_m / across_m * facts.width  # rows of the source's picture
     view = recipe.seen[0]
     shown = facts.height * (view.box[3] - view.box[1])
     if view.fit == "crop":

@@ -1,11 +1,11 @@
-"""Blocking readers: one per kind of source, all with the same five calls. Used by one capture thread each.
+"""Blocking readers: one per kind of source, all with the same five methods. One capture thread uses each.
 
     FileReader      a video file; media time is its presentation time stamps
-    NetworkReader   RTSP, HTTP, a pipe (`netreaders`)
+    NetworkReader   RTSP, HTTP, a pipe (`network_readers`)
     UsbReader       a USB camera; the capture thread stamps the time
     demo.reader     the rendered scene; behaves like a file
 
-Everything but USB cameras is decoded by PyAV; OpenCV's opener holds one lock for the whole process while it opens.
+PyAV decodes everything except USB cameras, because OpenCV's opener holds one lock of the whole process while it opens.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ __all__ = [
     "make_reader",
 ]
 
-_LOST_AFTER = 3  # False in a row after which a USB camera is lost (one alone may be a damaged packet)
+_LOST_AFTER = 3  # failed reads in a row after which a USB camera is lost (a single one may be a damaged packet)
 
 
 class Reader(Protocol):
-    """A source being read. fps: frames a second as the source says (an estimate).  detail: how it ended, or ""."""
+    """Reads one source. fps: declared frames per second (an estimate).  detail: how the source ended, or ""."""
 
     fps: float
     detail: str
@@ -57,11 +57,11 @@ class Reader(Protocol):
         ...
 
     def grab(self) -> GrabResult:
-        """Take the next frame off the source without converting it; may block for the read time-out or longer."""
+        """Take the next frame without converting it; may block for the read time-out or longer."""
         ...
 
     def retrieve(self) -> AnyPicture | None:
-        """The grabbed frame, or an array uint8 (h, w, 3) BGR; None when it cannot be decoded."""
+        """Return the grabbed frame, or an array uint8 (h, w, 3) BGR; None if it cannot be decoded."""
         ...
 
     def close(self) -> None:
@@ -70,26 +70,26 @@ class Reader(Protocol):
 
 
 def make_file_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
-    """The reader of a video file."""
+    """Make the reader of a video file."""
     return FileReader(camera.source.path, config)
 
 
 def make_usb_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
-    """The reader of a USB camera."""
+    """Make the reader of a USB camera."""
     return UsbReader(camera.source, config)
 
 
-ReaderFactory = Callable[[CameraConfig, CaptureConfig], Reader]  # with an attribute `live = True` for cameras
-READERS: Registry[ReaderFactory] = SOURCE_KINDS  # by kind of source; one registry with the names that are parsed
+ReaderFactory = Callable[[CameraConfig, CaptureConfig], Reader]  # cameras have an attribute `live = True`
+READERS: Registry[ReaderFactory] = SOURCE_KINDS  # by kind of source; the same registry holds the names for the parser
 
 
 def make_reader(camera: CameraConfig, config: CaptureConfig) -> Reader:
-    """The reader for a camera's source. Raises SourceError for a source that cannot exist."""
+    """Make the reader for a camera's source. Raises SourceError for an impossible source."""
     return READERS.get(camera.source.kind)(camera, config)
 
 
 def check_source(camera: CameraConfig, config: CaptureConfig) -> None:
-    """Open a file or demo, see its first frame, close it; live sources are not touched. Raises SourceError."""
+    """Open a file or demo, decode its first frame, close it; live sources are not opened. Raises SourceError."""
     if camera.source.live:
         return
     reader = make_reader(camera, config)
@@ -100,25 +100,26 @@ def check_source(camera: CameraConfig, config: CaptureConfig) -> None:
 
 
 class FileReader:
-    """A video file, read to its true end: a damaged stretch is skipped, a missing end is told in `detail`."""
+    """A video file, read to its true end: a damaged part is skipped, a missing end is reported in `detail`."""
 
     def __init__(self, path: Path, config: CaptureConfig) -> None:
         self.fps = DEFAULT_FPS
         self.detail = ""
-        self.duration_s: float | None = None  # as the container says, for a progress bar
+        self.duration_s: float | None = None  # declared by the container, for a progress bar
         self._path = path
         self._decoder = Decoder(
             _file_address(path),
-            options={"protocol_whitelist": "file,crypto,data"},  # a playlist that poses as a video opens no network
+            # a playlist disguised as a video must not open a network connection
+            options={"protocol_whitelist": "file,crypto,data"},
             threads=config.decoder_threads,
             hwaccel=config.hwaccel,
         )
         self._open = False
-        self._ahead: Decoded | None = None  # open() read the first frame already
+        self._ahead: Decoded | None = None  # open() has already read the first frame
         self._now: Decoded | None = None
 
     def open(self) -> None:
-        """Open and decode the first frame. Raises SourceError when there is none."""
+        """Open the file and decode the first frame. Raises SourceError if there is none."""
         name = repr(printable(self._path))
         if not self._path.is_file():
             raise SourceError(f"video file {name} does not exist; give an existing file")
@@ -131,7 +132,7 @@ class FileReader:
         except UnknownCodecError:
             codec = declared_codec(self._path) or "a way that it does not name"
             raise SourceError(
-                f"{name} holds video encoded in {codec}, which this build cannot decode; convert it to H.264"
+                f"{name} holds {codec} video, which this build cannot decode; convert it to H.264"
             ) from None
         except DecodeError as error:
             raise SourceError(f"{name} {error}; give a complete video file") from None
@@ -149,10 +150,11 @@ class FileReader:
         self._open = True
 
     def grab(self) -> GrabResult:
-        """The next frame with its media time; "end" after the last. `missed`: packets before it without a picture."""
+        """Take the next frame with its media time; "end" after the last. `missed`: packets before it without a
+        picture."""
         if not self._open:
             return GrabResult("end")
-        self._now = None  # the decoder may have its memory back
+        self._now = None  # lets the decoder reuse the memory
         found, self._ahead = self._ahead or self._decoder.next(), None
         self._now = found
         if found is None:
@@ -165,7 +167,7 @@ class FileReader:
         return GrabResult("frame", found.media_s, cause, found.missed, key)
 
     def _finish(self) -> None:
-        """Say in `detail` what is missing or damaged, by what was decoded."""
+        """Describe in `detail` what is missing or damaged, by what was decoded."""
         decoder = self._decoder
         told = f"{decoder.pictures} frames could be read"
         if decoder.broken_end or max(decoder.last_byte(), declared_bytes(self._path)) > self._path.stat().st_size:
@@ -174,15 +176,15 @@ class FileReader:
             self.detail = f"damaged: {decoder.damaged} frames are lost or damaged, {told}"
 
     def retrieve(self) -> Picture | None:
-        """The grabbed frame, upright as the file says."""
+        """Return the grabbed frame, upright as the file says."""
         return None if self._now is None else DecodedPicture(self._now.frame)
 
     def stream(self) -> tuple[str, int]:
-        """(codec, bytes of video read so far)."""
+        """Return (codec, bytes of video read so far)."""
         return self._decoder.codec, self._decoder.bytes
 
     def seek(self, media_s: float) -> bool:
-        """Go on with the key frame at or before a media time; False where the file cannot: then open it again."""
+        """Continue at the key frame at or before a media time; return False if the file cannot seek: reopen it then."""
         self._ahead = self._now = None
         return self._decoder.seek(media_s)
 
@@ -194,12 +196,12 @@ class FileReader:
 
 
 def _file_address(path: Path) -> str:
-    """What FFmpeg opens: with the protocol's name, because it takes any other "name:" at the front for a protocol."""
+    """Return the address for FFmpeg, with the protocol's name: FFmpeg takes any leading "name:" for a protocol."""
     return f"file:{path.absolute()}"
 
 
 class UsbReader:
-    """A USB camera, by OpenCV."""
+    """A USB camera, read with OpenCV."""
 
     def __init__(self, source: Source, config: CaptureConfig) -> None:
         self.fps = DEFAULT_FPS
@@ -221,7 +223,7 @@ class UsbReader:
         self.fps = sane_fps(cap.get(cv2.CAP_PROP_FPS))
 
     def grab(self) -> GrabResult:
-        """The next frame; "lost" when the camera is gone."""
+        """Take the next frame; "lost" when the camera is gone."""
         for missed in range(_LOST_AFTER):
             began_s = time.monotonic()
             if self._cap is None:
@@ -229,15 +231,15 @@ class UsbReader:
             if _grab(self._cap):
                 return GrabResult("frame", None, "corrupt" if missed else None, missed)
             if time.monotonic() - began_s > 0.5 * self._config.read_timeout_s:
-                break  # a time-out: asking again would wait as long
+                break  # a time-out: a further read would wait as long
         return GrabResult("lost")
 
     def retrieve(self) -> UInt8Array | None:
-        """uint8 (h, w, 3) BGR; None when it cannot be decoded."""
+        """Return uint8 (h, w, 3) BGR; None if the frame cannot be decoded."""
         return _retrieve(self._cap)
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Release the device."""
         if self._cap is not None:
             self._cap.release()
         self._cap = None

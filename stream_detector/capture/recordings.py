@@ -24,8 +24,11 @@ from stream_detector.types import Frame, SystemClock, Window
 
 @dataclass
 class DecodeState:
-    """What is known of a video once it is decoded. frames: grabbed.  fps: measured over the whole of it; until the end
-    what the file says.  detail: damage, or "".  error: why it could not be read, or ""."""
+    """The state of decoding one video.
+
+    frames: grabbed so far.  fps: declared by the file; at the end, measured over the whole file.  detail: damage, or
+    "". error: why the file could not be read, or "".
+    """
 
     frames: int = 0
     fps: float = 0.0
@@ -35,7 +38,9 @@ class DecodeState:
 
 @dataclass(frozen=True, slots=True)
 class SampledPicture:
-    """A picture that the recipe needs. index: of the frame in its file.  causes: why it does not follow the last."""
+    """A picture that the recipe needs. index: frame number in its file.  causes: why it does not continue the previous
+    one.
+    """
 
     index: int
     media_s: float
@@ -44,7 +49,8 @@ class SampledPicture:
 
 
 def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> Generator[SampledPicture]:
-    """The pictures of one file that a recipe of `frame_fps` wants, in order. Fills `state`. Raises SourceError."""
+    """Yield the pictures of one file that a recipe of `frame_fps` needs, in order. Fills `state`. Raises
+    SourceError."""
     state = state if state is not None else DecodeState()
     reader = FileReader(path, CaptureConfig())
     sampler = FrameSampler(frame_fps)
@@ -80,9 +86,9 @@ def pictures(path: Path, frame_fps: float, state: DecodeState | None = None) -> 
 
 
 def frames(path: Path, recipe: Recipe, camera: str = "video", state: DecodeState | None = None) -> Iterator[Frame]:
-    """The pictures of one file as frames of the recipe's views, in order. Fills `state`. Raises SourceError.
+    """Yield the pictures of one file as frames with the recipe's views, in order. Fills `state`. Raises SourceError.
 
-    captured_s, captured_utc: 0, for nobody filmed them now.
+    captured_s and captured_utc are 0, because no camera films them now.
     """
     unreadable: set[str] = set()
     for seen in pictures(path, recipe.fps, state):
@@ -99,9 +105,10 @@ def frames(path: Path, recipe: Recipe, camera: str = "video", state: DecodeState
 def windows(
     path: Path, recipe: Recipe, stride_frames: int | None = None, state: DecodeState | None = None
 ) -> Iterator[Window]:
-    """The windows of one file in order, cut as by a run with the usual settings. Fills `state`. Raises SourceError.
+    """Yield the windows of one file in order, made as in a run with default settings. Fills `state`. Raises
+    SourceError.
 
-    stride_frames: frames of the recipe between the starts of two windows; None: a window's length.
+    stride_frames: recipe frames between the starts of two windows; None: the length of a window.
     """
     settings = WindowConfig()
     windower = Windower(

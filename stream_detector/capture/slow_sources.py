@@ -1,24 +1,27 @@
-"""Detects sources that are too slow to fill a window of 16 frames, which would be "online" and never scored."""
+"""Detects sources that are too slow to fill a window of 16 frames: they would be "online" and never scored."""
 
 from __future__ import annotations
 
 from collections import deque
 
-STEPS = 3  # from picture to picture, in a row; each longer than a window may have a hole
+STEPS = 3  # steps in a row between pictures, each longer than the gap that a window may contain
 
 
 class SlowSourceDetector:
-    """Checks the frame times of one source. max_gap_s: a longer step starts a new window.  fps: of the recipe."""
+    """Checks the frame times of one source. max_gap_s: a longer step starts a new window.  fps: frame rate of the
+    recipe.
+    """
 
     def __init__(self, max_gap_s: float, fps: float) -> None:
         self._max_gap_s, self._fps = max_gap_s, fps
         self._last_s: float | None = None
         self._steps: deque[float] = deque(maxlen=STEPS)
         self._keys: deque[bool | None] = deque(maxlen=STEPS)
-        self.ever_fast = False  # whether any two pictures came close enough
+        self.ever_fast = False  # whether any two pictures were close enough
 
     def see(self, media_s: float, key: bool | None = None) -> None:
-        """Take the time of the next picture."""
+        """Process the time of the next picture. media_s: media time.  key: whether it is a key frame; None if
+        unknown."""
         if self._last_s is not None:
             self._steps.append(media_s - self._last_s)
             self._keys.append(key)
@@ -26,12 +29,12 @@ class SlowSourceDetector:
         self._last_s = media_s
 
     def ending(self, source: str, otherwise: str) -> str:
-        """How a file ended: a failure where it was too slow from beginning to end, else as `otherwise` says."""
+        """Describe how a file ended: a failure if it was too slow from beginning to end, otherwise `otherwise`."""
         return f"failed: {source}: {self.slow}" if self.slow and not self.ever_fast else otherwise
 
     @property
     def slow(self) -> str:
-        """A sentence for people when the source is too slow at the moment, else ""."""
+        """A sentence for people if the source is too slow at the moment, otherwise ""."""
         if len(self._steps) < STEPS or min(self._steps) <= self._max_gap_s:
             return ""
         every = sorted(self._steps)[STEPS // 2]

@@ -37,7 +37,7 @@ _DEMO_KEYS: dict[str, type] = {"seed": int, "duration": float, "incident": bool}
 
 
 def demo_options(source: Source) -> dict[str, int | float | bool]:
-    """Options of "demo:seed=3,duration=60,incident=0" by name: seed int, duration seconds, incident bool.
+    """Parse the options of "demo:seed=3,duration=60,incident=0": seed int, duration in seconds, incident bool.
 
     Raises SourceError for an unknown or malformed option.
     """
@@ -58,10 +58,10 @@ def demo_options(source: Source) -> dict[str, int | float | bool]:
 
 
 def parse_sources(args: Sequence[str]) -> tuple[CameraConfig, ...]:
-    """Cameras for command-line arguments `SOURCE` or `NAME=SOURCE`, in order; directories and globs sorted by name.
+    """Return the cameras for arguments `SOURCE` or `NAME=SOURCE`, in order; directories and globs are sorted by name.
 
-    `${NAME}` in a source stands for a variable of the environment. Raises SourceError (missing file, nothing to play,
-    unknown scheme) or ConfigError (name not allowed or used twice); neither shows what may be secret.
+    `${NAME}` in a source stands for an environment variable. Raises SourceError (missing file, nothing to play, unknown
+    scheme) or ConfigError (a name that is not allowed or used twice); neither error shows a secret.
     """
     found: list[tuple[str | None, Source]] = []
     for number, arg in enumerate(args, 1):
@@ -86,9 +86,9 @@ def parse_sources(args: Sequence[str]) -> tuple[CameraConfig, ...]:
 
 
 def expand_cameras(cameras: Iterable[CameraConfig]) -> tuple[CameraConfig, ...]:
-    """Cameras of a configuration file with directories and globs expanded; other settings are carried over.
+    """Expand the directories and globs among the cameras of a configuration file; other settings are kept.
 
-    A camera whose source is one thing keeps its name; one that stands for many files gives `name-stem` each.
+    A camera with a single source keeps its name; a camera for many files becomes one camera `name-stem` per file.
     """
     result: list[CameraConfig] = []
     for camera in cameras:
@@ -108,7 +108,7 @@ def expand_cameras(cameras: Iterable[CameraConfig]) -> tuple[CameraConfig, ...]:
 
 
 def resolve(source: Source) -> list[Source]:
-    """The single sources that `source` stands for: the videos of a directory or glob. Raises SourceError."""
+    """Return the single sources that `source` stands for: the videos of a directory or glob. Raises SourceError."""
     if source.kind == "demo":
         demo_options(source)
     if source.kind != "file":
@@ -134,11 +134,15 @@ def resolve(source: Source) -> list[Source]:
 
 
 def _videos(paths: Iterable[Path]) -> list[Path]:
-    """Those that are videos by their names. What macOS puts beside every file on foreign disks is skipped, and said."""
+    """Return the paths that are videos by their names. AppleDouble files of macOS are skipped with a log line."""
     found = [p for p in paths if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file()]
     beside = [p for p in found if p.name.startswith("._")]
     if beside:
-        log.warning("skipped %d files of macOS that are no videos, such as %s", len(beside), repr(printable(beside[0])))
+        log.warning(
+            "skipped %d macOS files without video, such as %s",
+            len(beside),
+            repr(printable(beside[0])),
+        )
     return [p for p in found if p not in beside]
 
 
@@ -153,7 +157,7 @@ def _default_name(source: Source) -> str:
 
 
 def _with_names(found: Sequence[tuple[str | None, Source]]) -> tuple[CameraConfig, ...]:
-    """Names given by the user are kept (twice the same is an error); the others get the first free one."""
+    """Keep the names given by the user (a name used twice is an error); give the others the first free name."""
     taken: set[str] = set()
     for name, _ in found:
         if name in taken:

@@ -21,9 +21,9 @@ class Monitored(Protocol):
 
 
 class Watchdog(threading.Thread):
-    """Checks every capture four times a second until `stop` is set: a stall is reported within stall_after_s + 0.25 s.
+    """Checks every capture four times a second until `stop` is set; a stall is reported within stall_after_s + 0.25 s.
 
-    config, clock, on_status: those of the captures, which report the states themselves.
+    The captures report the states themselves, through their own `on_status`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Watchdog(threading.Thread):
         self._interval_s = min(_WATCH_S, max(0.01, config.stall_after_s / 4))
 
     def run(self) -> None:
-        """The thread."""
+        """The body of the thread."""
         while not self._stop_event.wait(self._interval_s):
             for capture in self._captures:
                 capture.check()

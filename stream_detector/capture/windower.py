@@ -1,8 +1,8 @@
-"""Frames → 16-frame Windows, one `Windower` per camera, run inside its capture thread.
+"""Frames → windows of 16 frames; each camera has one `Windower` in its capture thread.
 
-A discontinuity (reconnect, seek, cut, corrupt frame, a hole in media time) resets the window: no window ever holds
-frames from both sides of it, unless cuts follow each other within less than a window. The first window after it
-carries the causes as `degraded`. Of a window that will never be whole nothing is kept: neither frames nor previews.
+A discontinuity (reconnect, seek, cut, corrupt frame, gap in media time) resets the window: no window contains frames
+from both sides of it, except when cuts follow each other within less than a window. The first window after a
+discontinuity carries its causes in `degraded`. An incomplete window is discarded with its frames and previews.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy as np
 from stream_detector.capture.scene_cuts import SceneCutDetector
 from stream_detector.types import WINDOW_FRAMES, Clock, Frame, Preview, Window, WindowRef
 
-_KEEPS_HAPPENING = {"cut", "corrupt"}  # and must not keep a camera from being scored
-MAX_PREVIEWS = 48  # that wait for a window; with a long stride the oldest go
+_KEEPS_HAPPENING = {"cut", "corrupt"}  # causes that must not keep a camera from being scored
+MAX_PREVIEWS = 48  # previews that wait for a window; with a long stride the oldest are dropped
 
 
 class Windower:
     """Collects the frames of one camera into windows of 16, a new one every `stride_frames` frames.
 
-    source: its name to show.  max_gap_s: a hole in media time longer than this is a discontinuity.
-    cuts: finds cuts in the pictures; None does not look for them.  index: of the first window.
+    source: the name to show.  max_gap_s: a longer gap in media time is a discontinuity.  cuts: detects cuts in the
+    pictures; None: no detection.  index: index of the first window.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Windower:
         self._frames: deque[Frame] = deque(maxlen=WINDOW_FRAMES)
         self._previews: deque[Preview] = deque(maxlen=MAX_PREVIEWS)
         self._causes: set[str] = set()
-        self._skip = 0  # frames still to pass over before the next window may begin (stride > 16)
+        self._skip = 0  # frames to skip before the next window may begin (stride > 16)
         self._last_media_s: float | None = None
         self._index = index
-        self._began_at: set[str] = set()  # what keeps happening: a window that began at it is filled all the same
-        self.discarded_frames = 0  # frames of windows that a discontinuity or the end left incomplete
+        self._began_at: set[str] = set()  # a repeated cause: a window that began at it is filled nevertheless
+        self.discarded_frames = 0  # frames of windows that were incomplete at a discontinuity or at the end
 
     def push(self, frame: Frame) -> Window | None:
-        """Take one frame; returns the window that it completes, if it completes one."""
+        """Take one frame; return the window that it completes, or None."""
         causes = set(frame.discontinuity)
         if self._last_media_s is not None:
             step_s = frame.media_s - self._last_media_s
@@ -62,7 +62,7 @@ class Windower:
         self._last_media_s = frame.media_s
         if self._cuts and self._cuts.push(frame.image):
             causes.add("cut")
-        # A window that began at a cut is filled all the same: pictures that keep jumping must be scored, too.
+        # A window that began at a cut is filled nevertheless: pictures that keep jumping must be scored, too.
         new = causes - self._began_at
         self._began_at |= causes & _KEEPS_HAPPENING
         if new:
@@ -83,11 +83,12 @@ class Windower:
         return window
 
     def finish(self) -> Window | None:
-        """The source ended. A source too short for one window gives one all the same: its last frame is repeated and
-        the window is marked `short`; otherwise the incomplete rest is discarded."""
+        """Finish the source. If it was too short for one window, its last frame is repeated and the window is marked
+        `short`; otherwise the incomplete rest is discarded.
+        """
         frames = list(self._frames)
         self._frames.clear()
-        too_slow = "gap" in self._causes and len(frames) == 1  # the last picture of a source that never fills a window
+        too_slow = "gap" in self._causes and len(frames) == 1  # the last picture of a source that fills no window
         if not frames or self._index > 0 or too_slow:
             self.discarded_frames += len(frames) if self.stride_frames >= WINDOW_FRAMES else 0
             return None
@@ -125,6 +126,6 @@ class Windower:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the pictures that are held at the moment."""
+        """The bytes of all pictures held at the moment."""
         held = sum(frame.image.nbytes + sum(view.nbytes for view in frame.views) for frame in self._frames)
         return held + sum(preview.image.nbytes for preview in self._previews)

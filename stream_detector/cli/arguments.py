@@ -1,7 +1,7 @@
-"""The parser of the command line: argparse, whose errors do not repeat an address.
+"""The parser of the command line: argparse with error messages that do not repeat an address.
 
-argparse quotes what it does not understand ("unrecognized arguments: …"). An address among that is replaced by its name
-to show.
+argparse quotes arguments that it does not understand ("unrecognized arguments: …"). This parser replaces a quoted
+address by its public form.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ class Parser(argparse.ArgumentParser):
     _given: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse; the arguments are kept for `error`."""
+        """Parse like argparse; keep the arguments for `error`."""
         self._given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(_apart(self._given), namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print usage and the message without secrets, exit with 2."""
+        """Print the usage and the message without secrets; exit with 2."""
         super().error(shown(message, self._given))
 
 
 def _apart(arguments: Sequence[str]) -> list[str]:
-    """`--option=a value` as two arguments. argparse takes one word that holds a space for a positional, a source here,
-    so a slip in the option's name would become the name of a camera."""
+    """Split `--option=a value` into two arguments.
+
+    argparse takes a word with a space for a positional argument, here a source. A typing error in an option's name
+    would then become the name of a camera.
+    """
     found: list[str] = []
     for place, word in enumerate(arguments):
         if word == "--":
@@ -48,7 +51,7 @@ def _apart(arguments: Sequence[str]) -> list[str]:
 
 
 def shown(message: str, arguments: Sequence[str]) -> str:
-    """`message`, in which arguments may be quoted, without the secrets of any."""
+    """Return `message`, which may quote arguments, without their secrets."""
     words = {part for word in arguments for part in (word, word.partition("=")[2]) if part}
     for word in sorted(words, key=len, reverse=True):
         if word.strip() and not _PLAIN.fullmatch(word):
@@ -58,7 +61,7 @@ def shown(message: str, arguments: Sequence[str]) -> str:
 
 
 def _name(word: str) -> str:
-    """What may be shown of an argument."""
+    """Return the public form of an argument."""
     option, equals, text = word.partition("=")
     if not equals or not re.fullmatch(r"-{0,2}[\w-]+", option):
         option = equals = ""

@@ -1,7 +1,7 @@
 """`stream-detector calibrate`: choose a threshold from normal footage, with a confidence bound on the false alarm rate.
 
-Footage is scored by the same pipeline as in a run; tables that `score` wrote are taken as they are. Alarms are counted
-by the alarm rule of a run, with the settings of the camera.
+The pipeline of a run scores the footage; tables from `stream-detector score` are used as they are. The alarm rule of a
+run counts the alarms, with the settings of the camera.
 """
 
 from __future__ import annotations
@@ -94,14 +94,16 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
-    """Choose, say how sure, check on other footage, write. Raises UsageError, ConfigError, DataError, RunError.
+    """Choose a threshold, print its bounds, check it on other footage, write it.
 
-    scorer: how videos become scores; the pipeline unless given.
+    scorer: how videos become scores; None: the pipeline.  Raises UsageError, ConfigError, DataError or RunError.
     """
     if args.write and not (args.config and args.camera):
-        raise UsageError("there is nowhere to write the threshold; give --config FILE.toml and --camera NAME")
+        raise UsageError("--write needs a place for the threshold; give --config FILE.toml and --camera NAME")
     if args.write and args.apart:
-        raise UsageError("a camera has one threshold, --apart gives several; choose one of them and leave out --write")
+        raise UsageError(
+            "a camera has one threshold and --apart gives several; leave out --write, then set one yourself"
+        )
     check_rate(args.false_alarms_per_hour, args.confidence)
     if args.at_once < 1:
         raise UsageError(f"--at-once {args.at_once} reads no file; give at least 1")
@@ -119,7 +121,7 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
         group, path = _group(word)
         groups.setdefault(group if args.apart else "all", []).append(path)
     others = [_group(word)[1] for word in args.check]
-    if scorer is None:  # hours of scoring must not end at an argument
+    if scorer is None:  # a bad argument must not end a run after hours of scoring
         check_footage([path for paths in groups.values() for path in paths], others)
     if args.write:
         check_writable(args.config, args.camera)
@@ -147,10 +149,10 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
 
 
 def check_footage(normal: Sequence[str], others: Sequence[str]) -> None:
-    """Every table is read and every video looked for, before anything is scored.
+    """Read every table and find every video before anything is scored.
 
-    Raises SourceError for what is no video, DataError for a damaged table, UsageError for tables without a row and for
-    footage that is given to calibrate on and to check on.
+    Raises SourceError for a path that is no video, DataError for a damaged table, UsageError for a table without rows,
+    and for footage that is given both to calibrate and to check.
     """
     from stream_detector.cli.score import find_videos
 
@@ -173,9 +175,8 @@ def _group(word: str) -> tuple[str, str]:
 
 
 def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]) -> Series:
-    """Scores by source: of tables as they are, of videos through the pipeline.
-
-    Raises SourceError, DataError and RunError.
+    """Return the scores by source: tables as they are, videos through the pipeline. Raises SourceError, DataError,
+    RunError.
     """
     tables = [Path(path) for path in paths if path.lower().endswith(".csv")]
     videos = [path for path in paths if not path.lower().endswith(".csv")]
@@ -201,10 +202,10 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
                 raise result.error
             if result.stopped:
                 signals.check()
-            if result.failed:  # a threshold from a part of the footage would be taken for one from all of it
+            if result.failed:  # a threshold from a part of the footage would look like one from all of it
                 name, why = next(iter(result.failed.items()))
                 raise SourceError(
-                    f"the footage was not scored to its end ({name}: {why}); leave out what cannot be played"
+                    f"the footage was not scored to its end ({name}: {why}); leave out files that cannot be played"
                 )
             if result.stopped:
                 raise RunError("the footage was not scored to its end (it was stopped); run it again")
@@ -213,7 +214,7 @@ def score_footage(args: argparse.Namespace, config: Config, paths: Sequence[str]
 
 
 def _as(own: CameraConfig | None, number: int, found: CameraConfig) -> CameraConfig:
-    """A video in place of a camera: its settings but for source, name and threshold."""
+    """Return a video with the settings of a camera, except source, name and threshold."""
     name = f"{slug(found.name)[:50]}-{number}"
     if own is None:
         return found.model_copy(update={"name": name})
@@ -221,7 +222,7 @@ def _as(own: CameraConfig | None, number: int, found: CameraConfig) -> CameraCon
 
 
 def split(rows: Sequence[ScoreRow]) -> Series:
-    """Rows by camera and source, in the order of their windows."""
+    """Group rows by camera and source, in the order of their windows."""
     parts: dict[tuple[str, str], list[ScoreRow]] = {}
     for row in rows:
         parts.setdefault((row.camera, row.source), []).append(row)
@@ -229,12 +230,12 @@ def split(rows: Sequence[ScoreRow]) -> Series:
 
 
 def hours_of(series: Series) -> float:
-    """Hours watched, holes left out."""
+    """Return the hours of footage without gaps."""
     return sum(make_report(part, []).watched_s for part in series if part) / 3600
 
 
 def counter(series: Series, alarm: AlarmConfig) -> Callable[[float], int]:
-    """Counts how many alarms start in all series at a threshold, by the machine that runs use."""
+    """Return a function that counts the alarms in all series at a threshold, with the alarm rule of a run."""
     parts = [[(row.score(), row.smoothed) for row in part] for part in series if part]
 
     def count_alarms(threshold: float) -> int:
@@ -250,7 +251,7 @@ def counter(series: Series, alarm: AlarmConfig) -> Callable[[float], int]:
 
 
 def check(calibration: Calibration, series: Series, alarm: AlarmConfig) -> dict[str, Any]:
-    """The rate seen in other footage at the threshold chosen; kept: whether it contradicts the bound."""
+    """Measure the rate in other footage at the chosen threshold, and whether it contradicts the bound (`kept`)."""
     hours = hours_of(series)
     if hours <= 0.0:
         raise UsageError("the footage of --check has no scored window; give other normal footage")
@@ -268,7 +269,7 @@ def check(calibration: Calibration, series: Series, alarm: AlarmConfig) -> dict[
 
 
 def check_writable(path: Path, camera: str) -> None:
-    """Whether `write_camera_settings` will be able to do its work; leaves the file as it is. Raises ConfigError."""
+    """Raise ConfigError if `write_camera_settings` could not write; the file stays unchanged."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         set_camera(text, camera, {"threshold": 0.5})
@@ -295,7 +296,7 @@ def _tell(args: argparse.Namespace, found: dict[str, Calibration], checked: dict
             seen = checked[name]
             verdict = "within the bound" if seen["kept"] else "above the bound"
             if seen["contradicts"]:
-                verdict += ", by more than chance: that footage is not like this"
+                verdict += ", by more than chance: that footage differs from the calibration footage"
             print(
                 f"{prefix}on the footage of --check: {seen['alarms']} alarms in {hours_text(seen['hours'])}, "
                 f"{rate_text(seen['rate_per_hour'])} an hour, {verdict}"

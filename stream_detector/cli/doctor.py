@@ -1,7 +1,8 @@
-"""`stream-detector doctor`: what is installed, what will be used and why, and whether the detector can run here.
+"""`stream-detector doctor`: shows what is installed, what a run would use and why, and whether a run works here.
 
-Everything is tried: the engine scores a window, the encoders write a clip that is read back, ports are bound and
-files are written. Every check is independent; one that fails says what to do. Exit code 0 when none failed, else 1.
+Every check really uses what it checks: the engine scores a window, the encoders write a clip that is read back, ports
+are bound and files are written. The checks are independent; a failed one says what to do. Exit code 0 if none failed,
+else 1.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ REQUIRED = (
 OPTIONAL = {
     "openvino": "the fast engine on CPUs",
     "nncf": "int8",
-    "uvicorn": "the page to watch",
+    "uvicorn": "the web page",
     "scikit-learn": "training",
     "tensorflow": "training",
 }
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd")
 LOW_DISK_BYTES, NO_DISK_BYTES = 2_000_000_000, 100_000_000
-DECODERS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "mjpeg")  # of cameras and recorders
+# the usual codecs of cameras and recorders
+DECODERS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "mjpeg")
 LOW_FILES = 1024
-LOW_GPU_BYTES, SHARED_GPU_BYTES = 2_000_000_000, 1_500_000_000  # a context of one's own takes some 0.5 GB
+LOW_GPU_BYTES, SHARED_GPU_BYTES = 2_000_000_000, 1_500_000_000  # bytes; an own CUDA context takes about 0.5 GB
 
 
 def add_parser(subparsers: Any) -> None:
@@ -63,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run every check, print the findings; 0 when the detector can run, else 1. Raises ConfigError."""
+    """Run every check and print the findings; return 0 if the detector can run, else 1. Raises ConfigError."""
     values: dict[str, Any] = {}
     if args.bundle:
         values["bundle"] = args.bundle
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def examine(config: Config) -> list[Check]:
-    """All findings for a run as `config` asks for it; never raises."""
+    """Return all findings for a run with this configuration; never raises."""
     checks: list[Check] = []
     examinations: tuple[tuple[str, Callable[[], list[Check]]], ...] = (
         ("packages", packages),
@@ -96,13 +98,13 @@ def examine(config: Config) -> list[Check]:
             checks += examination()
         except StreamDetectorError as error:
             checks.append(Check(name, "fail", str(error)))
-        except Exception as error:  # a broken installation breaks in any way; that is what this command is for
+        except Exception as error:  # a broken installation may raise anything; this command must report it
             checks.append(Check(name, "fail", f"{type(error).__name__}: {error}", "reinstall: pip install -e ."))
     return checks
 
 
 def packages() -> list[Check]:
-    """Python and the packages with their versions."""
+    """Check Python and the packages, with their versions."""
     wanted = sys.version_info >= (3, 11)
     advice = "" if wanted else "use Python 3.11 or newer"
     checks = [
@@ -129,7 +131,7 @@ def _version(package: str) -> str | None:
 
 
 def machine() -> list[Check]:
-    """CPU, memory, open files."""
+    """Check CPU, memory and the limit of open files."""
     info = _read("/proc/cpuinfo")
     lines = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in lines.items()}
@@ -144,7 +146,7 @@ def machine() -> list[Check]:
     if "MemAvailable" in memory:
         free_gb = int(memory["MemAvailable"].split()[0]) / 1e6
         low = free_gb < 1.5
-        advice = "free some: 16 cameras need about 1.5 GB" if low else ""
+        advice = "free some memory: 16 cameras need about 1.5 GB" if low else ""
         checks.append(Check("memory", "warn" if low else "ok", f"{free_gb:.1f} GB available", advice))
     with contextlib.suppress(ImportError):
         import resource
@@ -164,7 +166,7 @@ def _read(path: str) -> str:
 
 
 def gpu() -> list[Check]:
-    """CUDA devices as torch sees them, their free memory, and who else uses them."""
+    """Check the CUDA devices that torch sees, their free memory, and other processes on them."""
     import torch
 
     if not torch.cuda.is_available():
@@ -177,9 +179,9 @@ def gpu() -> list[Check]:
         told = f"{device.name}, compute {device.major}.{device.minor}"
         try:
             free, total = torch.cuda.mem_get_info(index)
-        except RuntimeError as error:  # not even a context fits
+        except RuntimeError as error:  # there is not even room for a CUDA context
             detail = f"{told}; cannot be used ({str(error).splitlines()[0][:120]})"
-            checks.append(Check("gpu", "warn", detail, "end what else runs on it, or use --device cpu"))
+            checks.append(Check("gpu", "warn", detail, "end other processes on it, or use --device cpu"))
             continue
         held = total - free - torch.cuda.memory_reserved(index)
         shared = held > SHARED_GPU_BYTES
@@ -187,7 +189,7 @@ def gpu() -> list[Check]:
         advice = ""
         if shared:
             told += f"; other processes hold about {held / 1e9:.1f} GB"
-            advice = "another process uses this GPU too: nvidia-smi names it; both get slower"
+            advice = "another process also uses this GPU (nvidia-smi names it); both become slower"
         if free < LOW_GPU_BYTES:
             advice = "free some of its memory, or use --device cpu"
         checks.append(Check("gpu", "warn" if advice else "ok", told, advice))
@@ -195,7 +197,7 @@ def gpu() -> list[Check]:
 
 
 def model(config: Config) -> list[Check]:
-    """The bundle is verified; the engine that a run would use scores one window, then some alone and together."""
+    """Verify the bundle; let the engine of a run score one window, then several alone and together."""
     import numpy as np
 
     from stream_detector.engines import load_engine
@@ -231,7 +233,7 @@ def model(config: Config) -> list[Check]:
 
 
 def video() -> list[Check]:
-    """PyAV's decoders and devices, and the encoders that really write a clip which can be read back."""
+    """Check PyAV's decoders and devices, and the encoders: each writes a clip that is read back."""
     import av
     from av.codec.hwaccel import hwdevices_available
 
@@ -256,7 +258,7 @@ def video() -> list[Check]:
 
 
 def _writes(path: Path, encoder: str) -> bool:
-    """Whether ten pictures written with `encoder` can be read back."""
+    """Return whether ten pictures written with `encoder` can be read back."""
     import av
     import numpy as np
 
@@ -277,7 +279,7 @@ def _writes(path: Path, encoder: str) -> bool:
 
 
 def folders(config: Config) -> list[Check]:
-    """Whether files can be written where a run writes them, and how much room there is."""
+    """Check whether files can be written where a run writes them, and the free disk space."""
     from stream_detector.models.weights import cache_directory
 
     wanted: dict[str, tuple[Path, State]] = {}

@@ -1,4 +1,4 @@
-"""What the doctor finds: one record a check, and the table of them."""
+"""The findings of the doctor: one record per check, and their table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. advice: what to do about it; empty when nothing is to be done."""
+    """One finding. advice: what to do about it; empty if nothing is to be done."""
 
     name: str
     state: State
@@ -23,7 +23,7 @@ class Check:
 
 
 def print_findings(checks: list[Check], able: bool) -> None:
-    """Print the table and the verdict. able: no check failed."""
+    """Print the table and the verdict. able: whether no check failed."""
     console = Console()
     signs: dict[State, Text] = {
         "ok": Text("ok", "green"),
@@ -41,6 +41,8 @@ def print_findings(checks: list[Check], able: bool) -> None:
         table.add_row(signs[check.state], Text(check.name, "bold"), detail)
     console.print(table)
     verdict = (
-        "The detector can run here." if able else "The detector cannot run here as asked; see the lines marked FAIL."
+        "The detector can run here."
+        if able
+        else "The detector cannot run here as configured; see the lines marked FAIL."
     )
     console.print(Text(verdict, "green" if able else "bold red"))

@@ -1,4 +1,4 @@
-"""`stream-detector keys new DIR NAME`: make a CURVE key pair, the secret half readable by you alone."""
+"""`stream-detector keys new DIR NAME`: make a CURVE key pair; only you can read the secret half."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""The command line. Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 (128 + signal) interrupted,
-141 the reader of standard output went away; errors are one sentence on stderr.
+"""The command line.
 
-Every command lives in `cli/<name>.py` with `add_parser(subparsers)` and `main(args) -> int`; it is imported only
-when it is called for, so that `subscribe` starts without loading a network.
+Exit codes: 0 done, 1 ran and failed, 2 usage or bad input, 130 or 143 (128 + signal) interrupted, 141 the reader of
+standard output closed it. An error is one sentence on standard error.
+
+Every command is a module `cli/<name>.py` with `add_parser(subparsers)` and `main(args) -> int`. Only the module of the
+requested command is imported, so that `subscribe` starts without loading a network.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from stream_detector.errors import OutputError, StreamDetectorError
 from stream_detector.system import signals
 from stream_detector.system.malloc import configure_malloc
 
-_BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # what the user wrote, wherever it was used
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # the user wrote this name, wherever it was used
 COMMANDS = {
     "run": "watch cameras and recordings, publish alarms",
     "cluster": "run on the machines of a Ray cluster",
@@ -37,7 +39,7 @@ COMMANDS = {
 
 
 def build_parser(command: str | None = None) -> Parser:
-    """The parser; only the named command's own options are loaded, of the others only the names are listed."""
+    """Build the parser; only the options of the named command are loaded, the other commands are only listed."""
     parser = Parser(
         prog="stream-detector",
         description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
@@ -55,7 +57,7 @@ def build_parser(command: str | None = None) -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (usage errors of argparse leave by SystemExit(2))."""
+    """Run one command; return the exit code. Usage errors of argparse raise SystemExit(2)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     debug = "--debug" in arguments
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(module.main(args))
     except OutputError as error:
         return _told(error) if error.gone else _told(error, str(error))
-    except BrokenPipeError:  # as above, where standard output is not ours (see `stdio`)
+    except BrokenPipeError:  # the same, if standard output is not the one that `stdio` wraps
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OutputError("", gone=True).exit_code
     except StreamDetectorError as error:
@@ -97,10 +99,12 @@ def _told(error: StreamDetectorError | signals.Interrupted, sentence: str = "") 
 
 
 def leave(first: str | None = None) -> None:
-    """`main` as a process: leaves at once, because unloading the inference libraries takes seconds, and because a
-    capture thread that is stuck in a dead camera's read must not hold the exit up. Everything is closed by then.
+    """Run `main` and end the process.
 
-    first: a command to put before the arguments of the process.
+    The process ends without cleaning up, because unloading the inference libraries takes seconds and a capture thread
+    that is stuck in a dead camera's read must not delay the exit. By then everything is closed.
+
+    first: a command that is put before the arguments of the process.
     """
     configure_malloc()
     try:

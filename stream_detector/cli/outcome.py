@@ -1,4 +1,4 @@
-"""What a run leaves on the screen: the alarms, and where everything lies."""
+"""The result of a run on the terminal: its alarms and its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stream_detector.telemetry.snapshot import AlarmView
 
 
 def incidents(run: Run) -> dict[str, tuple[float, float]]:
-    """The true incident of every rendered scene, by camera: start and end in media seconds."""
+    """Return the true incident of every rendered scene, by camera: start and end in media seconds."""
     found = {}
     for camera in run.config.cameras:
         if camera.source.kind == "demo":
@@ -40,7 +40,7 @@ def incidents(run: Run) -> dict[str, tuple[float, float]]:
 
 
 def outcome(run: Run, result: RunResult, plot: Path | None) -> dict[str, Any]:
-    """The outcome as plain values, for --json and for the table alike."""
+    """Return the result as plain values, both for --json and for the table."""
     config = run.config
     snapshot = run.telemetry.snapshot()
     return {
@@ -80,14 +80,15 @@ def outcome(run: Run, result: RunResult, plot: Path | None) -> dict[str, Any]:
 
 
 def exit_code_of(result: RunResult) -> int:
-    """What the process ends with: 128 + the signal's number after a stop, unless the run failed."""
+    """Return the exit code of the process: 128 + signal number after a stop, unless the run failed."""
     stopped = result.stopped and result.error is None and signals.received()
     return 128 + signals.received() if stopped else result.exit_code
 
 
 def print_outcome(run: Run, result: RunResult, args: argparse.Namespace) -> int:
-    """Say how the run went, and return the exit code. Failures go to stderr, one sentence each, and come first:
-    nothing that is printed or drawn later may hide them."""
+    """Print how the run ended and return the exit code. Failures come first, on standard error, one sentence each, so
+    that nothing printed or drawn later hides them.
+    """
     for name, reason in result.failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None and str(result.error) not in result.failed.values():
@@ -108,9 +109,10 @@ def _plot(run: Run, folder: Path) -> Path | None:
     try:
         rows = read_scores(config.scores) if config.scores and config.scores.exists() else []
         if not rows:
-            return None  # nothing was scored; why is told already
+            return None  # nothing was scored; the reason was printed already
         found = read_events(config.events) if config.events and config.events.exists() else []
-        events = [event for event in found if event.get("epoch") == run.ledger.epoch]  # the file holds former runs
+        # the file also holds events of former runs
+        events = [event for event in found if event.get("epoch") == run.ledger.epoch]
         return plot_scores(rows, events, folder / "scores.png", incidents(run) or None)
     except StreamDetectorError as error:
         print(f"stream-detector: there is no plot of this run: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The doctor's look at ports: free, held by a detector that is running, or held by something else."""
+"""The doctor's check of ports: free, held by a running detector, or held by another program."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stream_detector.cli.findings import Check
 from stream_detector.config import Config
 from stream_detector.errors import StreamDetectorError
 
-HELD = "cannot be bound: something holds it that is no detector, or one that wants a key"
+HELD = "cannot be bound: another program holds it, or a detector that requires a key"
 
 
 def ports(config: Config) -> list[Check]:
-    """Whether the sockets of a run can be bound."""
+    """Check whether the sockets of a run can be bound."""
     bind = config.publish.bind
     wanted: list[tuple[str, str, int]] = []
     if bind.startswith("tcp://"):
@@ -30,7 +30,7 @@ def ports(config: Config) -> list[Check]:
     if port.isdecimal():
         wanted.append(("page", host.strip("[]"), int(port)))
     checks = []
-    ours = False  # a detector holds the port before; the recovery port and the page are then its as well
+    ours = False  # a detector already holds the port; then the recovery port and the page are its own as well
     for name, host, number in wanted:
         trouble = _bind_trouble("0.0.0.0" if host == "*" else host, number)
         option = {"metrics": "--metrics-port", "page": "--web"}.get(name, "--bind, or --bind none")
@@ -41,7 +41,7 @@ def ports(config: Config) -> list[Check]:
             ours = _is_healthz(number) or (ours and name == "page")
         if trouble == HELD and ours:
             told = f"a running stream-detector holds {host}:{number}"
-            checks.append(Check(f"{name} port", "warn", told, f"a second one beside it needs another: {option}"))
+            checks.append(Check(f"{name} port", "warn", told, f"a second detector needs another port: {option}"))
             continue
         told = f"{host}:{number} {trouble or 'free'}"
         checks.append(Check(f"{name} port", "fail" if trouble else "ok", told, advice))
@@ -49,7 +49,7 @@ def ports(config: Config) -> list[Check]:
 
 
 def _heartbeat_comes(endpoint: str, config: Config) -> bool:
-    """Whether a detector that needs no key speaks at `endpoint`: its heartbeat says so, within two intervals."""
+    """Return whether a detector without CURVE sends its heartbeat at `endpoint` within two intervals."""
     import zmq
 
     from stream_detector.client.recovery_client import connect
@@ -67,7 +67,7 @@ def _heartbeat_comes(endpoint: str, config: Config) -> bool:
 
 
 def _is_healthz(port: int) -> bool:
-    """Whether a detector's metrics server answers at `port` of loopback."""
+    """Return whether the metrics server of a detector answers at `port` on loopback."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
         connection.request("GET", "/healthz")
@@ -82,7 +82,7 @@ def _bind_trouble(host: str, port: int) -> str:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as ZeroMQ binds
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the way ZeroMQ binds
             probe.bind(address)
             probe.listen(1)
     except OSError as error:

@@ -246,7 +246,7 @@ def test_wrong_calls_are_one_sentence(tmp_path: Path) -> None:
     toml = tmp_path / "c.toml"
     toml.write_text('[cameras.gate]\nsource = "x"\n')
     rate = ["--false-alarms-per-hour", "1"]
-    with pytest.raises(UsageError, match="nowhere to write"):
+    with pytest.raises(UsageError, match="needs a place"):
         run("n.csv", *rate, "--write")
     with pytest.raises(ConfigError, match="its cameras are: gate"):
         run("n.csv", *rate, "--config", str(toml), "--camera", "yard")
