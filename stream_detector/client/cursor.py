@@ -39,7 +39,7 @@ class Cursor:
     places: topic → (epoch, seq) of its newest event handled.  output_bytes: length of the output file that belongs to
     this place, or None; a program that writes events to a file truncates it to this length at its next start.
     anchors: topic → where it stood before the events that were not journalled, if the newest is one of them.
-    started, ended: ids of alarms that started, or ended, in such an event; an alarm that did both is in neither.
+    started, ended: ids of alarms that started, or ended, in such an event; an alarm that did both is in `ended` alone.
     """
 
     base: str = ""
@@ -70,9 +70,8 @@ class Cursor:
             return
         if kind == "start":
             self.started[name] = None
-        elif kind == "end" and name in self.started:
-            del self.started[name]
-        elif kind == "end":
+        elif kind == "end":  # its start may reach the disk later, without this end
+            self.started.pop(name, None)
             self.ended[name] = None
         for ids in (self.started, self.ended):
             while len(ids) > _MOST_IDS:

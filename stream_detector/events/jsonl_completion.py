@@ -4,19 +4,22 @@ After the newest line that the journal knows, all missing events are appended, a
 knows no line (it was begun anew, or is another journal), the file is completed from the event that was newest when it
 was first opened with this journal; the journal stores that row number until it knows a line of the file. A new file
 follows the newest line of the rotated file beside it, or else the newest journalled event, and names that event in its
-first line.
+first line. Completion goes behind that event only where the rotated file ends with events that were not in the journal
+when they were written: their order in the journal can be another one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from stream_detector.events.jsonl_file import EventFile, position_of, rotated_positions
+from stream_detector.events.jsonl_file import EventFile, follows, position_of, rotated_lines, rotated_positions
 from stream_detector.events.ledger_file import MARKED, Row
 from stream_detector.events.protocol import EventPosition
 
 ALARMS = "v1/alarm/"
 _PAGE = 1000
+_ROTATED = 20  # rotated files that are followed back
 
 
 class CompletionJournal(Protocol):
@@ -69,7 +72,7 @@ class EventFileCopy:
         """Append the events that the file lacks; False if it cannot be written now."""
         skip: set[EventPosition] = set()
         place: int | None = None
-        for line in self._file.lines_back():
+        for line in self._lines_back():
             named = position_of(line)
             if named is None:
                 continue
@@ -77,7 +80,7 @@ class EventFileCopy:
             found_at = self._journal.row_number_of(*named)
             if found_at is not None:
                 place = found_at if place is None else min(place, found_at)
-                if not line.endswith(MARKED):  # those came to the journal later than to the file
+                if not line.endswith(MARKED) and not follows(line):  # those came to the journal later than to the file
                     break
         if place is None:
             place = self._journal.stored_number(self._fact)
@@ -94,6 +97,18 @@ class EventFileCopy:
                 self._known()
             place = found[-1][0]
         return True
+
+    def _lines_back(self) -> Iterator[bytes]:
+        """The lines of the file, and of the rotated ones that it follows, newest first."""
+        lines: Iterable[bytes] = self._file.lines_back()
+        for _ in range(_ROTATED):
+            first = b""
+            for first in lines:
+                yield first
+            before = follows(first)
+            if before is None:
+                return
+            lines = rotated_lines(self._file.path, before)
 
     def _begin(self) -> None:
         """An empty file: one whose first lines were lost in a crash, or a new one."""

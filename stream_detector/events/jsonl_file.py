@@ -230,6 +230,26 @@ def rotated_positions(path: Path) -> Iterator[EventPosition]:
     The newest file comes first, and in each file the newest position. Only a few files and a few positions of each are
     read; files that cannot be read are skipped.
     """
+    for lines in _rotated_files(path):
+        places = map(position_of, lines)
+        yield from (place for place in places if place is not None)
+
+
+def rotated_lines(path: Path, event: EventPosition) -> list[bytes]:
+    """The newest lines, newest first, of the rotated file in which one of them names this event; [] if there is none.
+
+    Newer lines than that one are of events that the journal does not know.
+    """
+    return next((lines for lines in _rotated_files(path) if event in map(position_of, lines)), [])
+
+
+def follows(line: bytes) -> EventPosition | None:
+    """The event that a file follows, if this is its first line; else None."""
+    return position_of(line) if line.startswith(_BEGINNINGS[1]) else None
+
+
+def _rotated_files(path: Path) -> Iterator[list[bytes]]:
+    """The newest lines of each rotated file, newest first."""
     dated: list[tuple[float, Path]] = []
     with contextlib.suppress(OSError):
         for other in path.parent.iterdir():
@@ -242,8 +262,7 @@ def rotated_positions(path: Path) -> Iterator[EventPosition]:
         except OSError:
             continue
         try:
-            places = map(position_of, itertools.islice(_lines_back(descriptor), _ROTATED_LINES))
-            yield from [place for place in places if place is not None]
+            yield list(itertools.islice(_lines_back(descriptor), _ROTATED_LINES))
         except OSError as error:
             log.debug("the rotated event file %s cannot be read (%s)", other, error)
         finally:

@@ -88,6 +88,7 @@ class Ledger(LedgerReader):
         self._open = OpenAlarms(self.epoch)
         self._loaded = False  # whether _open is known; before, the file's open alarms must not be replaced
         self._tail: deque[Row] = deque(maxlen=_TAIL)
+        self._numbers: dict[str, int | None] = {}  # what this process stored with `store_number`
         self._lock = lock
         self._identity: tuple[object, ...] = ()
         self._wall = retention.WallClock(clock.monotonic(), clock.utc())
@@ -379,6 +380,7 @@ class Ledger(LedgerReader):
                 return
             self._lock = self._lock or claim_journal(path)
             db = self._open_file(path)
+            self._carry_numbers(db)
         except (UsageError, OSError, sqlite3.Error, Corrupt) as error:
             log.warning("the event journal %s still cannot be used (%s)", path, error)
             return
@@ -390,6 +392,20 @@ class Ledger(LedgerReader):
         self._report_trouble(
             f"the event journal {path} is in use again; {written}" + (f", {lost} are lost" if lost else "")
         )
+
+    def _carry_numbers(self, db: sqlite3.Connection) -> None:
+        """Store in the file what was stored in memory; rows have other numbers there."""
+        for name, value in self._numbers.items():
+            ledger_file.write_fact(db, name, None if value is None else self._number_in(db, value))
+
+    def _number_in(self, db: sqlite3.Connection, n: int) -> int:
+        """The number in the file of the row that has number `n` in memory, or of the newest one before it."""
+        place = ledger_file.place_at(self._db, n)
+        found = ledger_file.row_number_of(db, *place) if place else None
+        if found is not None:
+            return found
+        first = ledger_file.row_number_of(db, *self._tail[0].place()) if self._tail else None
+        return ledger_file.last_n(db) if first is None else first - 1
 
     def _report_trouble(self, text: str) -> None:
         self._troubles.append(text)

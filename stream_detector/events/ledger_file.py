@@ -52,6 +52,10 @@ class Row:
     utc: float
     text: str
 
+    def place(self) -> tuple[str, str, int]:
+        """(topic, epoch, seq)."""
+        return self.topic, self.epoch, self.seq
+
     def crc(self) -> int:
         """CRC-32 of place and body."""
         return zlib.crc32(f"{self.topic}\0{self.epoch}\0{self.seq}\0{self.text}".encode())
@@ -172,6 +176,13 @@ def row_number_of(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> i
         (topic, epoch, seq),
     ).fetchone()
     return 0 if gone else None
+
+
+def place_at(db: sqlite3.Connection, n: int) -> tuple[str, str, int] | None:
+    """(topic, epoch, seq) of the newest event that has row number `n` or a lower one."""
+    query = "SELECT topic, epoch, seq FROM events JOIN epochs USING (ordinal) WHERE n <= ? ORDER BY n DESC LIMIT 1"
+    found = db.execute(query, (n,)).fetchone()
+    return (str(found[0]), str(found[1]), int(found[2])) if found else None
 
 
 def read_after(db: sqlite3.Connection, n: int, prefix: str, limit: int) -> list[tuple[int, Row]]:

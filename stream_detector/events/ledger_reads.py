@@ -21,12 +21,14 @@ class LedgerReader:
     degraded: bool
     _db: sqlite3.Connection
     _seqs: dict[str, int]
+    _numbers: dict[str, int | None]
 
     def _guard(self, action: Callable[[], object], again: bool = False) -> None:
         raise NotImplementedError
 
     def store_number(self, name: str, value: int | None) -> None:
-        """Store a number under a name, in the same file; None deletes it."""
+        """Store a row number (or 0) under a name, in the same file; None deletes it."""
+        self._numbers[name] = value
         self._guard(lambda: ledger_file.write_fact(self._db, name, value), again=True)
 
     def since(self, topic: str, epoch: str | None, seq: int, limit: int) -> tuple[list[str], bool]:

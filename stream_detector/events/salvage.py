@@ -22,7 +22,7 @@ _WHOLE_BYTES = 64 << 20  # a deleted journal up to this size is copied whole
 
 
 def copy_newest(path: Path, db: sqlite3.Connection, count: int) -> None:
-    """Copy the newest `count` events, their epochs and the open alarms of a file into an empty journal.
+    """Copy the newest `count` events, their epochs, the open alarms and stored numbers of a file into an empty journal.
 
     Nothing that the old file holds makes this fail.
     """
@@ -51,6 +51,7 @@ def copy_rows(file: sqlite3.Connection, db: sqlite3.Connection, count: int) -> N
     rows.reverse()
     ordinals = {ordinal for _, ordinal, _, _ in rows}
     gone = list(_readable(file, "SELECT topic, ordinal, seq FROM pruned", "pruned"))
+    facts = list(_readable(file, "SELECT name, value FROM facts", "facts"))
     with db:
         db.executemany("INSERT OR IGNORE INTO epochs VALUES (?,?)", [(o, names[o]) for o in ordinals])
         db.executemany(
@@ -70,6 +71,8 @@ def copy_rows(file: sqlite3.Connection, db: sqlite3.Connection, count: int) -> N
                 pruning.mark_deleted(db, topic, ordinal, seq - 1)
         for name, alarm in opened:
             insert_open(db, name, alarm)
+        known = [(name, value) for name, value in facts if isinstance(name, str) and isinstance(value, int)]
+        db.executemany("INSERT OR IGNORE INTO facts VALUES (?,?)", known)
 
 
 def copy_deleted(old: sqlite3.Connection, db: sqlite3.Connection, count: int) -> None:

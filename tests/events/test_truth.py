@@ -129,6 +129,21 @@ def judge(world: World) -> None:
 @example([Story("healthy", ("tick", "listen", "alarm gate", "listen", "fill", "alarm gate", "listen"), ("idle", 0))])
 @example([Story("healthy", ("alarm gate",), ("idle", 0)), Story("read-only", ("tick", "listen"), ("idle", 0))])
 @example([Story("healthy", ("tick", "listen", "alarm gate", "listen", "delete journal", "alarm yard"), ("idle", 0))])
+@example([Story("read-only", ("alarm gate", "free", "long tick", "listen", "fill"), None)])
+@example([Story("healthy", ("alarm gate",), ("committed", 0)), Story("read-only", (), None)])
+@example([Story("full", ("alarm gate", "alarm gate", "free", "long tick", "rotate"), None)])
+@example(
+    [
+        Story("healthy", ("alarm gate",), ("before", 1)),
+        Story("full", (*["alarm gate"] * 3, "free", "long tick", "fill", "alarm gate", "alarm gate", "rotate"), None),
+    ]
+)
+@example(
+    [
+        Story("healthy", ("alarm gate",), ("before", 1)),
+        Story("full", ("alarm gate", "rotate", "free", "long tick", "fill"), None),
+    ]
+)
 @example(
     [
         Story("healthy", ("alarm gate",), ("before", 1)),
