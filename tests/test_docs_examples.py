@@ -209,3 +209,13 @@ def test_an_entry_point_that_cannot_be_loaded_is_one_sentence(monkeypatch: pytes
         registry.get("broken")
     with pytest.raises(ConfigError, match="not allowed"):
         registry.register("Not This")
+
+
+def test_the_tests_that_hold_the_faults_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "faults.md").read_text()))
+    written = {
+        name
+        for path in Path(__file__).parent.rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 60 and named <= written, named - written
