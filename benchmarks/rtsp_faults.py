@@ -27,9 +27,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from stream_detector.capture.camera import Capture, Watchdog
+from stream_detector.capture.camera import Capture
 from stream_detector.capture.framing import Views
 from stream_detector.capture.picture import Picture, make_views
+from stream_detector.capture.watchdog import Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.models.recipe import RECIPES
 from stream_detector.types import CameraStatus, Frame, SystemClock
@@ -239,7 +240,7 @@ def measure(cycles: int, stall_s: float = 8.0, baseline_s: float = 10.0) -> dict
             )
             for name, server in (("faulty", faulty), ("steady", steady))
         ]
-        watchdog = Watchdog(captures, config, clock, recorder.status, stop)
+        watchdog = Watchdog(lambda: captures, config.stall_after_s, stop)
         try:
             for capture in captures:
                 capture.start()

@@ -28,12 +28,9 @@ from stream_detector.capture.pacing import Backoff, FilePacer
 from stream_detector.capture.picture import Picture, UnreadablePictureError
 from stream_detector.capture.readers import GrabResult, Reader, make_reader
 from stream_detector.capture.slow_sources import SlowSourceDetector
-from stream_detector.capture.watchdog import Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame
-
-__all__ = ["Capture", "Watchdog"]
 
 T = TypeVar("T")
 

@@ -6,9 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from stream_detector.config import CaptureConfig
-from stream_detector.types import CameraStatus, Clock
-
 _WATCH_S = 0.25
 
 
@@ -21,26 +18,21 @@ class Monitored(Protocol):
 
 
 class Watchdog(threading.Thread):
-    """Checks every capture four times a second until `stop` is set; a stall is reported within stall_after_s + 0.25 s.
+    """Checks every capture four times a second until `stop` is set: a stall is reported within stall_after_s + 0.25 s.
 
-    The captures report the states themselves, through their own `on_status`.
+    captures: gives those that there are at the moment; they report their states themselves.
     """
 
     def __init__(
-        self,
-        captures: Sequence[Monitored],
-        config: CaptureConfig,
-        clock: Clock,
-        on_status: Callable[[CameraStatus], None],
-        stop: threading.Event,
+        self, captures: Callable[[], Sequence[Monitored]], stall_after_s: float, stop: threading.Event
     ) -> None:
         super().__init__(name="capture-watchdog", daemon=True)
         self._captures = captures
         self._stop_event = stop
-        self._interval_s = min(_WATCH_S, max(0.01, config.stall_after_s / 4))
+        self._interval_s = min(_WATCH_S, max(0.01, stall_after_s / 4))
 
     def run(self) -> None:
-        """The body of the thread."""
+        """The thread."""
         while not self._stop_event.wait(self._interval_s):
-            for capture in self._captures:
+            for capture in self._captures():
                 capture.check()

@@ -1,7 +1,8 @@
-"""A camera host: the capture side of the pipeline for the cameras of one node, and the way to engines and shards.
+"""The cameras of one node (a `capture.host.CaptureHost`), and the way of their windows to engines and shards.
 
-    Capture ─▶ Windower ─▶ WindowBuffer ─▶ send ─▶ engine … ─▶ collect ─▶ outbox of a shard ─▶ deliver
-    a thread a camera      bounded         thread              thread     stop and wait        a thread a shard
+    CaptureHost ─▶ WindowBuffer ─▶ send ─▶ engine … ─▶ collect ─▶ outbox of a shard ─▶ deliver
+    a thread a     bounded         thread              thread     stop and wait        a thread a shard
+    camera
 
 Bounded everywhere: the buffer holds a few windows a camera (a file waits, a live camera drops its oldest), and at most
 `in_flight` windows are with engines or on their way to a shard. A window is forgotten when its shard has acknowledged
@@ -19,22 +20,29 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from stream_detector.capture.camera import Capture
+from stream_detector.capture.host import CameraTask, CaptureHost
 from stream_detector.capture.picture import make_views
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.cluster.messages import CameraEnded, ResumePoint, ScoredWindow, ShardItem, shard_of
-from stream_detector.cluster.resume import ResumedCamera
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.errors import StageError
 from stream_detector.models.recipe import Recipe
 from stream_detector.runtime.decider import CameraPlan
-from stream_detector.runtime.stages import engine_timing, make_capture
+from stream_detector.runtime.stages import engine_timing
 from stream_detector.runtime.window_buffer import WindowBuffer
-from stream_detector.types import Batch, CameraStatus, Clock, EngineOutput, SystemClock, UInt8Array, Window
+from stream_detector.types import (
+    Batch,
+    CameraStatus,
+    Clock,
+    EngineOutput,
+    Preview,
+    SystemClock,
+    UInt8Array,
+    Window,
+)
 
 DRAIN_S = 5.0  # a camera that comes back waits so long for its former windows to leave the buffer
 RETRY_S = 0.2
-WATCH_S = 0.25
 
 
 class PeerGone(Exception):
@@ -67,9 +75,6 @@ class Link(Protocol):
 class _Camera:
     plan: CameraPlan
     resume: ResumePoint
-    resumed: ResumedCamera
-    capture: Capture
-    stop: threading.Event
     n: int = 0
     failure: str = ""
     released: bool = False
@@ -96,9 +101,8 @@ class CameraHost:
         on_drop: Callable[[str, str], None] | None = None,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
     ) -> None:
-        self._config, self._recipe, self._link, self._shards = config, recipe, link, shards
+        self._config, self._link, self._shards = config, link, shards
         self._clock = clock or SystemClock()
-        self._open_reader = open_reader
         self._limit, self._features = in_flight, features
         self._stop = threading.Event()
         self._buffer = WindowBuffer(config.batch.buffer_windows, self._clock, on_drop)
@@ -111,7 +115,15 @@ class CameraHost:
         self.error: BaseException | None = None
         self.delivered = 0  # windows
         self.latency_ms: deque[float] = deque(maxlen=1000)  # completed → known, of the newest windows
-        stages: list[Callable[[], None]] = [self._send, self._collect, self._watch_stalls]
+        self._capture = CaptureHost(
+            config,
+            partial(make_views, recipe=recipe),
+            recipe.fps,
+            self,
+            clock=self._clock,
+            open_reader=open_reader,
+        )
+        stages: list[Callable[[], None]] = [self._send, self._collect]
         stages += [lambda s=shard: self._deliver(s) for shard in range(shards)]  # type: ignore[misc]
         for number, stage in enumerate(stages):
             threading.Thread(target=self._guard, args=(stage,), name=f"host-{number}", daemon=True).start()
@@ -124,29 +136,10 @@ class CameraHost:
         drained = self._drained.get(plan.name)
         if drained is not None and not drained.wait(DRAIN_S):
             raise StageError(f"the windows that camera {plan.name!r} left here were not taken in {DRAIN_S:g} s")
-        stop = threading.Event()
-        resumed = ResumedCamera(plan, resume, self._config, self._clock, stop)
-        held: _Camera
-        capture = make_capture(
-            camera,
-            self._config,
-            resize=partial(make_views, recipe=self._recipe),
-            frame_fps=self._recipe.fps,
-            on_frame=lambda frame: self._window(held, resumed.push(frame)),
-            on_status=lambda status: self._status(held, resumed.status(status)),
-            on_end=lambda _name, reason: self._capture_ended(held, reason),
-            on_error=self.fail,
-            previews=False,
-            clock=self._clock,
-            stop=stop,
-            open_reader=lambda c, s: resumed.reader(self._open_reader(c, s)),
-            wait=resumed.wait,
-        )
-        held = _Camera(plan, resume, resumed, capture, stop)
         self._drained[plan.name] = threading.Event()
-        self._cameras[plan.name] = held
+        self._cameras[plan.name] = _Camera(plan, resume)
         self._buffer.add(plan.name, plan.live)
-        capture.start()
+        self._capture.assign(CameraTask(camera, plan.stride_frames, last=resume.last))
 
     def release(self, name: str) -> None:
         """Stop a camera immediately: it runs elsewhere from now on, and its pending items are refused."""
@@ -154,8 +147,7 @@ class CameraHost:
         if held is None:
             return
         held.released = True
-        held.stop.set()
-        held.capture.close()
+        self._capture.release(name)
         with contextlib.suppress(KeyError):  # it had ended, and its lane is gone
             self._buffer.end(name)
 
@@ -163,7 +155,7 @@ class CameraHost:
         """A sign of life, with what was counted. Raises the error that ended this host."""
         if self.error is not None:
             raise self.error
-        counters = {name: held.capture.counters() for name, held in list(self._cameras.items())}
+        counters = {name: report.counters for name, report in self._capture.report().items()}
         latencies = sorted(self.latency_ms)
         return {
             "cameras": sorted(counters),
@@ -182,6 +174,7 @@ class CameraHost:
             while (self._in_flight or any(self._outboxes)) and (left_s := until_s - self._clock.monotonic()) > 0:
                 self._changed.wait(min(left_s, 0.1))
         self._stop.set()
+        self._capture.stop()
         self._buffer.abort()
         with self._changed:
             self._changed.notify_all()
@@ -192,24 +185,35 @@ class CameraHost:
         if self.error is None:
             self.error = error
 
-    # -- capture threads ------------------------------------------------------------------------------------------
+    # -- capture threads (`capture.host.HostOutput`) --------------------------------------------------------------
 
-    def _window(self, held: _Camera, window: Window | None) -> None:
-        if window is None or held.released:
-            return
-        self._buffer.put(window)
+    def window(self, window: Window) -> None:
+        """To the buffer."""
+        held = self._cameras.get(window.ref.camera)
+        if held is not None and not held.released:
+            self._buffer.put(window)
 
-    def _status(self, held: _Camera, status: CameraStatus) -> None:
-        self._post(held, status)
+    def status(self, status: CameraStatus) -> None:
+        """To the camera's shard, in the order of its windows."""
+        held = self._cameras.get(status.camera)
+        if held is not None:
+            self._post(held, status)
 
-    def _capture_ended(self, held: _Camera, reason: str) -> None:
-        if held.released:
+    def preview(self, camera: str, preview: Preview) -> None:
+        """Nobody asked for any."""
+
+    def ended(self, camera: str, reason: str) -> None:
+        """The end goes behind the last window."""
+        held = self._cameras.get(camera)
+        if held is None or held.released:
             return
         if reason.startswith(("failed: ", "truncated: ")):
             held.failure = reason.removeprefix("failed: ")
-        self._window(held, held.resumed.finish())
-        if not held.released:
-            self._buffer.end(held.plan.name)
+        self._buffer.end(camera)
+
+    def failed(self, error: Exception) -> None:
+        """The next heartbeat raises it."""
+        self.fail(error)
 
     # -- the way out ----------------------------------------------------------------------------------------------
 
@@ -303,12 +307,6 @@ class CameraHost:
                 for _ in items:
                     outbox.popleft()
             self._landed(count)
-
-    def _watch_stalls(self) -> None:
-        """As `watchdog.Watchdog`, over cameras that come and go."""
-        while not self._stop.wait(WATCH_S):
-            for held in list(self._cameras.values()):
-                held.capture.check()
 
     def _guard(self, stage: Callable[[], None]) -> None:
         try:

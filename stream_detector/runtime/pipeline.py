@@ -1,11 +1,11 @@
 """The map. This module alone wires the stages; its threads and queues are these:
 
-    Source ──Frame──▶ Windower ──Window──▶ WindowBuffer ──Batch──▶ Engine ──Score──▶ Decider ──▶ Ledger ──▶ Publisher
-    └─ one capture thread a camera ────┘   └────── worker thread ───────┘   └── decision thread, owns every socket ──┘
-                                           bounded per camera:              bounded inbox: a slow decision
-                                           files wait, live drops oldest    holds the worker back
+    CaptureHost ──Window──▶ WindowBuffer ──Batch──▶ Engine ──Score──▶ Decider ──▶ Ledger ──▶ Publisher
+    a thread a camera       └────── worker thread ───────┘   └── decision thread, owns every socket ──┘
+                            bounded per camera:              bounded inbox: a slow decision
+                            files wait, live drops oldest    holds the worker back
 
-    beside it: the watchdog (frame age), the evidence writer, the dashboard, /metrics.
+    beside it: the evidence writer, the dashboard, /metrics.
 
 Nothing flows back. A stage that raises sets the run's first error, releases every waiting thread and ends the run: no
 thread is ever joined while it can be blocked on a queue. A stop (SIGINT, SIGTERM) closes the buffer, lets the worker
@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stream_detector.capture.camera import Capture, Watchdog
+from stream_detector.capture.host import CameraTask, CaptureHost
 from stream_detector.capture.picture import Picture
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.config import CameraConfig, CaptureConfig, Config
@@ -30,7 +30,7 @@ from stream_detector.engines.feeding import infer_windows
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.decision_queue import DecisionQueue
-from stream_detector.runtime.stages import CameraStage, make_capture, scored
+from stream_detector.runtime.stages import scored
 from stream_detector.runtime.window_buffer import WindowBuffer
 from stream_detector.system.malloc import trim_malloc
 from stream_detector.telemetry.collector import Telemetry
@@ -42,7 +42,6 @@ from stream_detector.types import (
     Engine,
     EngineOutput,
     EventSink,
-    Frame,
     Preview,
     Score,
     SystemClock,
@@ -104,8 +103,7 @@ class _Camera:
     """What the pipeline holds of one camera."""
 
     plan: CameraPlan
-    capture: Capture
-    stage: CameraStage
+    task: CameraTask
     failure: str = ""
     stopped: bool = False
     timed: bool = False
@@ -137,6 +135,7 @@ class Pipeline:
     _error: BaseException | None = field(default=None, init=False)
     _inbox: queue.Queue[_Scored | _Ended | CameraStatus | _Finish] = field(init=False)
     _buffer: WindowBuffer = field(init=False)
+    _host: CaptureHost = field(init=False)
     _all: dict[str, _Camera] = field(default_factory=dict, init=False)
     _waiting: deque[_Camera] = field(default_factory=deque, init=False)
     _open_files: int = field(default=0, init=False)
@@ -160,7 +159,11 @@ class Pipeline:
         if self._stop.is_set():  # a stop that came before
             self._buffer.close()
         for camera, plan in self.cameras:
-            self._all[camera.name] = self._camera(camera, plan)
+            previews = plan.evidence or self.on_preview is not None
+            self._all[camera.name] = _Camera(plan, CameraTask(camera, plan.stride_frames, previews))
+        self._host = CaptureHost(
+            self.config, self.resize, self.frame_fps, self, clock=self.clock, open_reader=self.open_reader
+        )
         self._waiting = deque(self._all.values())
         threads = [
             threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
@@ -168,14 +171,6 @@ class Pipeline:
         ]
         for thread in threads:
             thread.start()
-        watchdog = Watchdog(
-            [camera.capture for camera in self._all.values()],
-            self.config.capture,
-            self.clock,
-            self._tell,
-            self._stop,
-        )
-        watchdog.start()
         self._start_more()
         trimmed_s = self.clock.monotonic()
         while not self._decided.wait(0.1):
@@ -189,9 +184,9 @@ class Pipeline:
         self._buffer.abort()
         self._count()
         leave_at_s = self.clock.monotonic() + LEAVE_S
-        for held in self._all.values():
-            held.capture.join(max(0.0, leave_at_s - self.clock.monotonic()))
-        for thread in (*threads, watchdog):
+        self._host.stop()
+        self._host.join(LEAVE_S)
+        for thread in threads:
             thread.join(max(0.0, leave_at_s - self.clock.monotonic()))
         with contextlib.suppress(StreamDetectorError):
             self.engine.close()
@@ -221,29 +216,18 @@ class Pipeline:
         if not self._stop.is_set():
             self._stop_at_s = self.clock.monotonic()
             self._stop.set()
+        # A signal handler may interrupt a thread that holds one of the locks: take them in another thread.
+        threading.Thread(target=self._stop_capture, name="stop-capture", daemon=True).start()
+
+    def _stop_capture(self) -> None:
         buffer: WindowBuffer | None = getattr(self, "_buffer", None)
-        if buffer is not None:  # a signal handler may interrupt a thread that holds its lock: take it in another thread
-            threading.Thread(target=buffer.close, name="close-buffer", daemon=True).start()
+        host: CaptureHost | None = getattr(self, "_host", None)
+        if buffer is not None:
+            buffer.close()
+        if host is not None:
+            host.stop()
 
     # capture threads ------------------------------------------------------------------------------------------------
-
-    def _camera(self, camera: CameraConfig, plan: CameraPlan) -> _Camera:
-        stage = CameraStage(plan, self.config, self.clock)
-        capture = make_capture(
-            camera,
-            self.config,
-            resize=self.resize,
-            frame_fps=self.frame_fps,
-            on_frame=lambda frame: self._frame(stage, frame),
-            on_status=self._tell,
-            on_end=self._capture_ended,
-            on_error=self.fail,
-            previews=plan.evidence or self.on_preview is not None,
-            clock=self.clock,
-            stop=self._stop,
-            open_reader=self.open_reader,
-        )
-        return _Camera(plan, capture, stage)
 
     def _start_more(self) -> None:
         """Start every live camera, and files up to the limit."""
@@ -259,12 +243,14 @@ class Pipeline:
     def _start(self, camera: _Camera) -> None:
         self._waiting.remove(camera)
         self._buffer.add(camera.plan.name, camera.plan.live)
-        camera.capture.start()
+        self._host.assign(camera.task)
 
     def _count(self) -> None:
         """Bring what the capture threads counted to the telemetry."""
-        for name, camera in self._all.items():
-            counted = camera.capture.counters()
+        for name, report in self._host.report().items():
+            camera, counted = self._all[name], report.counters
+            if new := counted.frames - camera.counted.frames:
+                self.telemetry.frame(name, new)
             for cause, number in counted.dropped.items():
                 new = number - camera.counted.dropped.get(cause, 0)
                 if new:
@@ -272,33 +258,32 @@ class Pipeline:
             for _ in range(counted.reconnects - camera.counted.reconnects):
                 self.telemetry.reconnected(name)
             camera.counted = counted
-            if camera.capture.duration_s is not None and not camera.timed:
+            if report.duration_s is not None and not camera.timed:
                 camera.timed = True
-                self.telemetry.duration(name, camera.capture.duration_s)
+                self.telemetry.duration(name, report.duration_s)
 
-    def _frame(self, stage: CameraStage, frame: Frame) -> None:
-        self.telemetry.frame(frame.camera)
-        if self.on_preview and frame.preview is not None:
-            self.on_preview(frame.camera, frame.preview)
-        window = stage.push(frame)
-        if window is not None:
-            self._window(window)
-
-    def _window(self, window: Window) -> None:
+    def window(self, window: Window) -> None:
+        """See `capture.host.HostOutput`."""
         if self._buffer.put(window):
             self.telemetry.window(window.ref.camera)
 
-    def _capture_ended(self, name: str, reason: str) -> None:
-        """reason: see `Capture`. A truncated file was played as far as it goes, and is bad input all the same."""
+    def preview(self, camera: str, preview: Preview) -> None:
+        """See `capture.host.HostOutput`."""
+        if self.on_preview:
+            self.on_preview(camera, preview)
+
+    def failed(self, error: Exception) -> None:
+        """See `capture.host.HostOutput`."""
+        self.fail(error)
+
+    def ended(self, name: str, reason: str) -> None:
+        """See `capture.host.HostOutput`. A truncated file was played as far as it goes, and is bad input, too."""
         camera = self._all[name]
         camera.stopped = reason == "stopped"
         if reason.startswith(("failed: ", "truncated: ")):
             camera.failure = reason.removeprefix("failed: ")
             if camera.plan.live and self.config.capture.exit_on_error:
                 self.fail(SourceError(camera.failure))
-        last = camera.stage.finish()
-        if last is not None and not self._stop.is_set():
-            self._window(last)
         self._buffer.end(name)
         with self._lock:
             self._ended += 1
@@ -330,7 +315,8 @@ class Pipeline:
 
     # decision thread ------------------------------------------------------------------------------------------------
 
-    def _tell(self, status: CameraStatus) -> None:
+    def status(self, status: CameraStatus) -> None:
+        """See `capture.host.HostOutput`."""
         self._put(status)
 
     def _put(self, item: _Scored | _Ended | CameraStatus | _Finish) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from stream_detector.capture.counters import FrameSampler
 from stream_detector.capture.picture import resize_frame
+from stream_detector.capture.stage import CameraStage
 from stream_detector.config import CameraConfig, Config, build_config
 from stream_detector.config.source import Source
 from stream_detector.engines import load_engine
@@ -20,7 +21,6 @@ from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.decider import Decider
 from stream_detector.runtime.stages import (
-    CameraStage,
     DecisionModel,
     UnpublishedEvents,
     make_decider,
@@ -59,7 +59,7 @@ class _Camera:
     ) -> None:
         camera = CameraConfig(name=name, source=Source.of_file(name))
         plan = plan_camera(camera, config, bundle)
-        self.stage = CameraStage(plan, config, clock)
+        self.stage = CameraStage(plan.name, plan.source, plan.stride_frames, config, clock)
         self.sampler = FrameSampler(bundle.recipe.fps)
         self.frames = 0
         self.events = _Events(clock)

@@ -1,27 +1,20 @@
 """The stages of one camera and of one decision side, wired in one place for every kind of run.
 
-    make_capture   source → frames                                   (a capture thread)
-    CameraStage    frames → windows, with their picture checks       (a capture thread, or whoever pushes frames)
+    plan_camera    what holds for one camera
     scored         windows and what the engine says → scores         (the thread that asks the engine)
     make_decider   scores → decisions and events                     (the one decision thread)
 
+Source → windows is `capture.host.CaptureHost`; frames → windows is `capture.stage.CameraStage`.
 `run`, `score`, the cluster and `Session` all take them from here, so that they cannot decide differently.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stream_detector.capture.camera import Capture
-from stream_detector.capture.picture import Picture
-from stream_detector.capture.picture_quality import PictureQualityMonitor, with_causes
-from stream_detector.capture.readers import Reader, make_reader
-from stream_detector.capture.scene_cuts import SceneCutDetector
-from stream_detector.capture.windower import Windower
-from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.config import CameraConfig, Config
 from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
@@ -36,10 +29,8 @@ from stream_detector.types import (
     Decision,
     EngineOutput,
     EventSink,
-    Frame,
     Score,
     Timing,
-    UInt8Array,
     Window,
     WindowRef,
 )
@@ -61,72 +52,6 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
         alarm=config.alarm,
         threshold=bundle.threshold if own is None else own,
         evidence=config.evidence.enabled if camera.evidence is None else camera.evidence,
-    )
-
-
-class CameraStage:
-    """Frames of one camera → windows, marked with what is wrong with their pictures. For one thread."""
-
-    def __init__(self, plan: CameraPlan, config: Config, clock: Clock, first_index: int = 0) -> None:
-        """first_index: of the first window."""
-        self._cuts = SceneCutDetector() if config.window.find_cuts else None
-        self._windower = Windower(
-            plan.name, plan.source, plan.stride_frames, config.window.max_gap_s, clock, self._cuts, first_index
-        )
-        self._watch = PictureQualityMonitor(config.picture_quality) if config.picture_quality.enabled else None
-
-    def push(self, frame: Frame) -> Window | None:
-        """Take one frame; returns the window that it completes, if it completes one."""
-        return self._checked(self._windower.push(frame))
-
-    def look_back(self, frame: Frame) -> None:
-        """See a frame that lies before the first window, so that a scene cut at that window is known for one."""
-        if self._cuts is not None:
-            self._cuts.push(frame.image)
-
-    def finish(self) -> Window | None:
-        """The source ended; returns the one window of a source that is too short for a whole one (see `Windower`)."""
-        return self._checked(self._windower.finish())
-
-    def _checked(self, window: Window | None) -> Window | None:
-        if window is None or self._watch is None:
-            return window
-        return with_causes(window, self._watch.check(window))
-
-
-def make_capture(
-    camera: CameraConfig,
-    config: Config,
-    *,
-    resize: Callable[[Picture], tuple[UInt8Array, ...]],
-    frame_fps: float,
-    on_frame: Callable[[Frame], None],
-    on_status: Callable[[CameraStatus], None],
-    on_end: Callable[[str, str], None],
-    on_error: Callable[[Exception], None],
-    clock: Clock,
-    stop: threading.Event,
-    previews: bool,
-    open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
-    wait: Callable[[float], bool] | None = None,
-) -> Capture:
-    """The capture thread of one camera, with what the run says about it. See `Capture`."""
-    return Capture(
-        camera,
-        config.capture,
-        resize=resize,
-        frame_fps=frame_fps,
-        pace=config.pace,
-        on_frame=on_frame,
-        on_status=on_status,
-        on_end=on_end,
-        on_error=on_error,
-        previews=previews,
-        max_gap_s=config.window.max_gap_s,
-        clock=clock,
-        stop=stop,
-        open_reader=open_reader,
-        wait=wait,
     )
 
 

@@ -76,9 +76,9 @@ class _Camera:
         self.alarmed = False
         self.fps, self.span_frames, self.span_start_s = 0.0, 0, now_s
 
-    def count_frame(self, now_s: float) -> None:
-        self.frames += 1
-        self.span_frames += 1
+    def count_frames(self, number: int, now_s: float) -> None:
+        self.frames += number
+        self.span_frames += number
         if now_s - self.span_start_s >= FPS_SPAN_S:
             self.fps = self.span_frames / (now_s - self.span_start_s)
             self.span_frames, self.span_start_s = 0, now_s
@@ -144,11 +144,11 @@ class Telemetry:
         with self._lock:
             self._over = True
 
-    def frame(self, camera: str) -> None:
-        """A frame was captured."""
+    def frame(self, camera: str, number: int = 1) -> None:
+        """So many more frames were captured."""
         now_s = self._clock.monotonic()
         with self._lock:
-            self._camera(camera).count_frame(now_s)
+            self._camera(camera).count_frames(number, now_s)
 
     def window(self, camera: str) -> None:
         """A window became complete."""

@@ -8,7 +8,7 @@ import time
 import pytest
 from capture_rig import DEADLINE_S, LIVE, Make
 
-from stream_detector.capture.camera import Watchdog
+from stream_detector.capture.watchdog import Watchdog
 from stream_detector.config import CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.testing import FakeClock, FakeSource
@@ -164,7 +164,7 @@ def test_the_watchdog_looks_by_itself_and_stops(rigs: Make) -> None:
     clock = FakeClock()
     source = FakeSource(["frame", "stall"], live=True, clock=clock)
     rig = rigs(source, live=True, clock=clock)
-    watchdog = Watchdog([rig.capture], CaptureConfig(stall_after_s=0.04), clock, rig.on_status, rig.stop)
+    watchdog = Watchdog(lambda: [rig.capture], 0.04, rig.stop)
     rig.capture.start()
     watchdog.start()
     assert source.stalled.wait(DEADLINE_S)

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stream_detector.capture.camera import Capture, Watchdog
+from stream_detector.capture.camera import Capture
 from stream_detector.capture.framing import Views
 from stream_detector.capture.picture import Picture, make_views
+from stream_detector.capture.watchdog import Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.models.recipe import RECIPES
 from stream_detector.testing import FakeCamera
@@ -56,7 +57,7 @@ class Watched:
             )
             for name, url in urls.items()
         }
-        self.watchdog = Watchdog(list(self.captures.values()), config, clock, lambda status: None, self._stop)
+        self.watchdog = Watchdog(lambda: list(self.captures.values()), config.stall_after_s, self._stop)
         for capture in self.captures.values():
             capture.start()
         self.watchdog.start()

@@ -3,7 +3,7 @@
 file, demo   read again from the start: what was decided is grabbed (not decoded further, not scored, not waited for),
              so numbers, media time and every later window are those of an undisturbed run
 live         window numbers, frame numbers and media time go on after the last window decided, by the clock of the
-             world (UTC); the first window is marked `reconnect`
+             world (UTC); the first window is marked `reconnect` or `gap`
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import numpy as np
 from stream_detector.capture.picture import AnyPicture
 from stream_detector.capture.readers import GrabResult, Reader
 from stream_detector.capture.scene_cuts import RUN_UP
-from stream_detector.cluster.messages import ResumePoint
-from stream_detector.config import Config
-from stream_detector.runtime.decider import CameraPlan
-from stream_detector.runtime.stages import CameraStage
-from stream_detector.types import CameraStatus, Clock, Frame, UInt8Array, Window, WindowRef
+from stream_detector.capture.stage import CameraStage
+from stream_detector.config import CameraConfig, Config
+from stream_detector.types import CameraStatus, Clock, DegradedCause, Frame, UInt8Array, Window, WindowRef
 
 _BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture that no wanted window holds
 
@@ -28,18 +26,28 @@ _BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture th
 class ResumedCamera:
     """The stage of one camera, and what it takes to go on. Used by its capture thread only.
 
-    stop: set when the camera is released; it ends `wait`.
+    last: the newest window that need not come again; None: begin at the beginning.  cause: marks the first window of a
+    live camera that goes on.  stop: set when the camera is released; it ends `wait`.
     """
 
     def __init__(
-        self, plan: CameraPlan, resume: ResumePoint, config: Config, clock: Clock, stop: threading.Event
+        self,
+        camera: CameraConfig,
+        stride_frames: int,
+        last: WindowRef | None,
+        config: Config,
+        clock: Clock,
+        stop: threading.Event,
+        cause: DegradedCause = "reconnect",
     ) -> None:
         # A file's last window is made once more, and dropped: from there on everything is as if nothing had happened.
-        again = resume.last if not plan.live else None
-        self._stage = CameraStage(plan, config, clock, again.index if again else 0)
-        self._live, self._clock, self._stop = plan.live, clock, stop
-        self._next_index = resume.next_index
-        self._last = resume.last
+        source = camera.source
+        again = last if not source.live else None
+        first_index = again.index if again else 0
+        self._stage = CameraStage(camera.name, source.shown, stride_frames, config, clock, first_index)
+        self._live, self._clock, self._stop = source.live, clock, stop
+        self._next_index = last.index + 1 if last else 0
+        self._last, self._cause = last, cause
         self._first_frame = again.start_frame if again else 0  # that is windowed
         self._fresh = True
         self._shift_s = 0.0
@@ -47,8 +55,8 @@ class ResumedCamera:
         self._run_up_frame = self._first_frame - RUN_UP  # what comes before is not decoded and not looked at
         self._paced_frame = again.end_frame + 1 if again else 0  # what comes before is not waited for
         self._skipping = self._paced_frame > 0
-        if self._last is not None and plan.live:
-            self._shift_s = self._last.end_s + max(0.0, clock.utc() - self._last.captured_utc)
+        if last is not None and source.live:
+            self._shift_s = last.end_s + max(0.0, clock.utc() - last.captured_utc)
 
     def reader(self, reader: Reader) -> Reader:
         """The reader, made to skip quickly."""
@@ -56,6 +64,8 @@ class ResumedCamera:
 
     def push(self, frame: Frame) -> Window | None:
         """As `CameraStage.push`; None for a window that was decided before."""
+        if self._last is None:
+            return self._stage.push(frame)
         if self._live:
             frame = self._shifted(frame)
         else:
@@ -84,11 +94,10 @@ class ResumedCamera:
         return dataclasses.replace(status, media_s=status.media_s + self._shift_s)
 
     def _shifted(self, frame: Frame) -> Frame:
-        if self._last is None:
-            return frame
+        assert self._last is not None
         causes = frame.discontinuity
         if self._fresh:
-            causes = tuple(sorted({*causes, "reconnect"}))
+            causes = tuple(sorted({*causes, self._cause}))
             self._fresh = False
         return dataclasses.replace(
             frame,

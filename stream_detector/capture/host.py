@@ -1,0 +1,219 @@
+"""A capture host: some cameras, one thread each, from source to windows.
+
+    assign(task) ─▶ Capture ─frames─▶ CameraStage ─▶ HostOutput.window
+                    a thread a camera                HostOutput.status, .preview, .ended
+
+The same class runs inside the main process (few cameras, files, tests), in a process of its own (`host_process`; see
+`host_pool`), and in an actor of a Ray cluster (`cluster.camera_host`); they differ in their `HostOutput` alone.
+Nothing is handed on per frame but the few previews that somebody asked for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stream_detector.capture.camera import Capture
+from stream_detector.capture.framing import Views
+from stream_detector.capture.picture import Picture
+from stream_detector.capture.readers import Reader, make_reader
+from stream_detector.capture.resume import ResumedCamera
+from stream_detector.capture.watchdog import Watchdog
+from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.types import (
+    CameraCounters,
+    CameraStatus,
+    Clock,
+    DegradedCause,
+    Frame,
+    Preview,
+    SystemClock,
+    Window,
+    WindowRef,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CameraTask:
+    """One camera that a host is to run.
+
+    stride_frames: between the starts of two windows.  previews: whether pictures for people are wanted.
+    last: the newest window that another host gave already, so that this one goes on behind it; None: from the start.
+    cause: marks the first window of a live camera that goes on.
+    """
+
+    camera: CameraConfig
+    stride_frames: int
+    previews: bool = False
+    last: WindowRef | None = None
+    cause: DegradedCause = "reconnect"
+
+    @property
+    def name(self) -> str:
+        return self.camera.name
+
+    @property
+    def live(self) -> bool:
+        return self.camera.source.live
+
+
+class HostOutput(Protocol):
+    """Where a host's products go. Called by capture threads and the host's watchdog; of one camera in order."""
+
+    def window(self, window: Window) -> None:
+        """A window is complete. For a file it may block until there is room; for a live camera it never does."""
+        ...
+
+    def status(self, status: CameraStatus) -> None:
+        """A camera changed its state."""
+        ...
+
+    def preview(self, camera: str, preview: Preview) -> None:
+        """A picture for people."""
+        ...
+
+    def ended(self, camera: str, reason: str) -> None:
+        """The camera gives no further windows. reason: as `Capture.on_end` has it."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """What ought not to happen in a capture thread happened."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CameraReport:
+    """What was counted of one camera so far. duration_s: of a file, as its container says."""
+
+    counters: CameraCounters
+    duration_s: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    task: CameraTask
+    resumed: ResumedCamera
+    capture: Capture
+    stop: threading.Event = field(default_factory=threading.Event)
+    released: bool = False
+
+
+class CaptureHost:
+    """Runs cameras until each has ended, was released, or `stop` is called.
+
+    resize: a picture → its views (see `picture.make_views`).  frame_fps: frames a second that the recipe wants.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        resize: Callable[[Picture], Views],
+        frame_fps: float,
+        output: HostOutput,
+        *,
+        clock: Clock | None = None,
+        open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
+    ) -> None:
+        self._config, self._resize, self._frame_fps, self._output = config, resize, frame_fps, output
+        self._clock = clock or SystemClock()
+        self._open_reader = open_reader
+        self._lock = threading.Lock()
+        self._cameras: dict[str, _Held] = {}
+        self._over = threading.Event()
+        Watchdog(self._captures, config.capture.stall_after_s, self._over).start()
+
+    def assign(self, task: CameraTask) -> None:
+        """Run a camera; what ran under its name is released first. Returns once its thread is started."""
+        self.release(task.name)
+        stop = threading.Event()
+        resumed = ResumedCamera(task.camera, task.stride_frames, task.last, self._config, self._clock, stop, task.cause)
+        open_reader = self._open_reader
+        if task.last is not None:
+            open_reader = lambda camera, config: resumed.reader(self._open_reader(camera, config))  # noqa: E731
+        held: _Held
+        capture = Capture(
+            task.camera,
+            self._config.capture,
+            resize=self._resize,
+            frame_fps=self._frame_fps,
+            pace=self._config.pace,
+            on_frame=lambda frame: self._frame(held, frame),
+            on_status=lambda status: self._status(held, status),
+            on_end=lambda _name, reason: self._ended(held, reason),
+            on_error=lambda error: self._failed(held, error),
+            clock=self._clock,
+            stop=stop,
+            previews=task.previews,
+            max_gap_s=self._config.window.max_gap_s,
+            open_reader=open_reader,
+            wait=resumed.wait if task.last is not None else None,
+        )
+        held = _Held(task, resumed, capture, stop)
+        with self._lock:
+            if self._over.is_set():
+                return
+            self._cameras[task.name] = held
+        capture.start()
+
+    def release(self, name: str) -> None:
+        """Stop a camera at once: it says nothing any more, not even its end. Unknown names are passed over."""
+        with self._lock:
+            held = self._cameras.pop(name, None)
+        if held is not None:
+            held.released = True
+            held.stop.set()
+            held.capture.close()
+
+    def report(self) -> dict[str, CameraReport]:
+        """What was counted, by camera."""
+        with self._lock:
+            cameras = list(self._cameras.items())
+        return {name: CameraReport(held.capture.counters(), held.capture.duration_s) for name, held in cameras}
+
+    def stop(self) -> None:
+        """Ask every camera to end: each tells its end with reason "stopped". Does not wait. Safe to repeat."""
+        with self._lock:
+            self._over.set()
+            cameras = list(self._cameras.values())
+        for held in cameras:
+            held.stop.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the threads after `stop`; False when one is stuck in its reader (it is a daemon: leave it)."""
+        until_s = self._clock.monotonic() + timeout_s
+        with self._lock:
+            cameras = list(self._cameras.values())
+        joined = [held.capture.join(max(0.0, until_s - self._clock.monotonic())) for held in cameras]
+        return all(joined)
+
+    # -- capture threads ------------------------------------------------------------------------------------------
+
+    def _frame(self, held: _Held, frame: Frame) -> None:
+        if frame.preview is not None and not held.released:
+            self._output.preview(held.task.name, frame.preview)
+        window = held.resumed.push(frame)
+        if window is not None and not held.released:
+            self._output.window(window)
+
+    def _status(self, held: _Held, status: CameraStatus) -> None:
+        if not held.released:
+            self._output.status(held.resumed.status(status))
+
+    def _ended(self, held: _Held, reason: str) -> None:
+        if held.released:
+            return
+        last = held.resumed.finish()
+        if last is not None and not held.stop.is_set():
+            self._output.window(last)
+        if not held.released:
+            self._output.ended(held.task.name, reason)
+
+    def _failed(self, held: _Held, error: Exception) -> None:
+        if not held.released:
+            self._output.failed(error)
+
+    def _captures(self) -> list[Capture]:
+        with self._lock:
+            return [held.capture for held in self._cameras.values()]
