@@ -1,4 +1,4 @@
-"""One camera's windows on one host, going on where another host left off.
+"""Continues the windows of one camera where another host stopped.
 
 file, demo   read again from the start: what was decided is grabbed (not decoded further, not scored, not waited for),
              so numbers, media time and every later window are those of an undisturbed run
@@ -20,11 +20,11 @@ from stream_detector.capture.stage import CameraStage
 from stream_detector.config import CameraConfig, Config
 from stream_detector.types import CameraStatus, Clock, DegradedCause, Frame, UInt8Array, Window, WindowRef
 
-_BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands in for a picture that no wanted window holds
+_BLANK: UInt8Array = np.zeros((8, 8, 3), np.uint8)  # stands for a picture that no wanted window contains
 
 
 class ResumedCamera:
-    """The stage of one camera, and what it takes to go on. Used by its capture thread only.
+    """The stage of one camera, and its resume point. Only its capture thread uses it.
 
     last: the newest window that need not come again; None: begin at the beginning.  cause: marks the first window of a
     live camera that goes on.  stop: set when the camera is released; it ends `wait`.
@@ -52,14 +52,14 @@ class ResumedCamera:
         self._fresh = True
         self._shift_s = 0.0
         self._ahead_s = 0.0
-        self._run_up_frame = self._first_frame - RUN_UP  # what comes before is not decoded and not looked at
-        self._paced_frame = again.end_frame + 1 if again else 0  # what comes before is not waited for
+        self._run_up_frame = self._first_frame - RUN_UP  # earlier frames are neither converted nor checked
+        self._paced_frame = again.end_frame + 1 if again else 0  # earlier frames are not waited for
         self._skipping = self._paced_frame > 0
         if last is not None and source.live:
             self._shift_s = last.end_s + max(0.0, clock.utc() - last.captured_utc)
 
     def reader(self, reader: Reader) -> Reader:
-        """The reader, made to skip quickly."""
+        """Return the reader, wrapped so that it skips quickly."""
         return _Skipping(reader, self._run_up_frame) if self._run_up_frame > 0 else reader
 
     def push(self, frame: Frame) -> Window | None:
@@ -77,18 +77,18 @@ class ResumedCamera:
         return self._wanted(self._stage.push(frame))
 
     def finish(self) -> Window | None:
-        """As `CameraStage.finish`."""
+        """See `CameraStage.finish`."""
         return self._wanted(self._stage.finish())
 
     def wait(self, seconds: float) -> bool:
-        """For a paced file: what is skipped is not waited for, and the rest keeps its pace. True: stop."""
+        """Wait for a paced file; skipped frames are not waited for, later frames keep their pace. True: stop."""
         if self._skipping:
             self._ahead_s = seconds
             return self._stop.is_set()
         return self._stop.wait(max(0.0, seconds - self._ahead_s))
 
     def status(self, status: CameraStatus) -> CameraStatus:
-        """With the media time that went on."""
+        """Return the status with the continued media time."""
         if status.media_s is None or not self._shift_s:
             return status
         return dataclasses.replace(status, media_s=status.media_s + self._shift_s)
@@ -116,7 +116,7 @@ class ResumedCamera:
 
 
 class _Skipping:
-    """A file's reader whose first pictures are not decoded into colour. Implements `readers.Reader`."""
+    """A file's reader that does not convert the first pictures. Implements `readers.Reader`."""
 
     def __init__(self, reader: Reader, first_frame: int) -> None:
         self._reader, self._first_frame = reader, first_frame

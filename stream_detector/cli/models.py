@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # these load PyTorch; the functions below import them
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare `models` and what it can do."""
+    """Declare the command `models` and its actions."""
     parser = subparsers.add_parser("models", help="list, show, add, fetch and verify models")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
@@ -37,14 +37,14 @@ def add_parser(subparsers: Any) -> None:
         made.add_argument("--json", action="store_true", help="print JSON")
         return made
 
-    action("list", "bundles and weights that are here, and weights that can be fetched")
-    action("show", "the card of a bundle, or of weights").add_argument("name", metavar="NAME_OR_DIR")
+    action("list", "list local bundles and weights, and weights that can be fetched")
+    action("show", "show the card of a bundle or of weights").add_argument("name", metavar="NAME_OR_DIR")
     add = action("add", "convert checkpoint files (.pth, .safetensors, the I3D archive) into the cache")
     add.add_argument("files", nargs="+", type=Path, metavar="FILE")
     add.add_argument("--arch", help="architecture of the checkpoint; any other one is refused")
     add.add_argument("--name", help="name in the cache (one file only)")
     action("fetch", "download, verify and convert weights").add_argument("name", help=", ".join(KNOWN))
-    action("verify", "check every bundle and all weights that are here")
+    action("verify", "check all local bundles and weights")
     quantise = action("quantise", "make the int8 graph of a bundle, calibrated with windows of your own footage")
     quantise.add_argument("name", metavar="BUNDLE")
     quantise.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
@@ -54,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run one action; returns the exit code: 0, or 1 when `verify` found something wrong."""
+    """Run one action; return the exit code: 0, or 1 if `verify` found a fault."""
     console = Console()
     if args.action == "list":
         return _list(args.json, console)
@@ -87,15 +87,17 @@ def _fetch(name: str, report: Report | None) -> StoredWeights:
         return weights.fetch(name, report)
     except signals.Interrupted:
         if any((cache_directory() / "downloads").glob("*.part")):
-            print("stream-detector: what came is kept; the same command goes on from there", file=sys.stderr)
+            print(
+                "stream-detector: the downloaded part is kept; the same command continues the download", file=sys.stderr
+            )
         raise
 
 
 def here() -> dict[str, Manifest | str]:
-    """Bundles that are here: name → manifest, or what is wrong with it. Only manifests are read."""
+    """Return the local bundles: name → manifest, or an error message. Only the manifests are read."""
     from stream_detector.models import bundle as bundles
 
-    places = (cache_directory() / "bundles", bundles.SHIPPED)  # what ships stands before what is in the cache
+    places = (cache_directory() / "bundles", bundles.SHIPPED)  # shipped bundles take precedence over those in the cache
     folders = {p.parent.name: p.parent for place in places for p in sorted(place.glob("*/bundle.json"))}
     found: dict[str, Manifest | str] = {}
     for name, folder in folders.items():
@@ -176,7 +178,7 @@ def _verify(as_json: bool, console: Console) -> int:
         for name, state in result.items():
             console.print(f"{name}: [{'green' if state == 'ok' else 'red'}]{escape(state)}[/]", highlight=False)
         if not result:
-            console.print("nothing is here yet")
+            console.print("there are no bundles and no weights yet")
     return 0 if all(state == "ok" for state in result.values()) else 1
 
 

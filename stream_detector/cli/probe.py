@@ -1,4 +1,4 @@
-"""`stream-detector probe`: what cameras and files send, and what reading them costs on this machine."""
+"""`stream-detector probe`: measure what cameras and files send, and what reading them costs on this machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Probe one source after the other; exit code 2 when one of them cannot be read."""
+    """Probe one source after the other; return 2 if one of them cannot be read."""
     if not 0.1 <= args.seconds <= 600:
         raise UsageError(f"--seconds is {args.seconds:g}; give 0.1 to 600")
     if args.angle is not None and not 1 <= args.angle <= 179:
@@ -115,7 +115,7 @@ def _show(facts: SourceFacts, recipe: Recipe, angle_deg: float | None) -> None:
 
 
 def _settings(facts: SourceFacts) -> str:
-    """The lines for cameras.toml. An address is shown without user, password and path: they are to be filled in."""
+    """Return the lines for cameras.toml. User, password and path of an address are left out; the user fills them in."""
     source = facts.source
     if re.match(r"(rtsps?|https?)://", source):
         source += "/…"

@@ -27,11 +27,11 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the page, print where it lies or the figures. Raises UsageError and DataError."""
+    """Write the page and print its path, or print the figures. Raises UsageError and DataError."""
     if args.scores is None and args.events is None:
         raise UsageError("there is nothing to report on; give --scores FILE.csv, --events FILE.jsonl or both")
     if args.out is None and not args.json:
-        raise UsageError("the page has no place to go; give --out FILE.html, or --json for the figures alone")
+        raise UsageError("no output file is given; give --out FILE.html, or --json for the figures alone")
     if args.threshold is not None and not 0.0 <= args.threshold <= 1.0:
         raise UsageError(f"--threshold {args.threshold} is not a score; give a number from 0 to 1")
     if args.out is not None:

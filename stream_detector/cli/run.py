@@ -28,7 +28,7 @@ log = logging.getLogger("stream_detector.run")
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the options; each maps onto one key of the configuration (see `_MAP`)."""
+    """Declare the options; each sets one key of the configuration (see `_MAP`)."""
     add_options(
         subparsers.add_parser(
             "run",
@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What a run can be told; `make_config` reads it."""
+    """Declare the options of a run; `make_config` reads them."""
     parser.add_argument(
         "sources",
         nargs="*",
@@ -163,7 +163,7 @@ _MAP: dict[str, tuple[str, ...]] = {
 
 
 def make_config(args: argparse.Namespace) -> Config:
-    """The Config that the options describe. Raises ConfigError and SourceError."""
+    """Return the Config that the options describe. Raises ConfigError and SourceError."""
     values: dict[str, Any] = {}
     if args.run_dir:
         folder: Path = args.run_dir
@@ -209,7 +209,7 @@ def _setting(text: str) -> dict[str, Any]:
         shown = f" {text}" if re.fullmatch(r"[a-z_.]+", text) else ""
         raise UsageError(f"--set{shown} has no value; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
     if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key.strip(), re.ASCII):
-        raise UsageError("the key of a --set is not one; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
+        raise UsageError("--set has an invalid key; write SECTION.KEY=VALUE, for instance alarm.cooldown_s=10")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -218,7 +218,7 @@ def _setting(text: str) -> dict[str, Any]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run until the sources end or a signal comes."""
+    """Run until the sources end or a signal arrives."""
     with signals.phase("opening"):
         return _run(args)
 
@@ -267,14 +267,15 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
             over = threading.Event()
             with signals.on_stop(over.set):
                 while not over.wait(0.5):
-                    pass  # a wait without end would not let a signal through on every system
+                    pass  # on some systems a wait without a time-out would not let a signal through
     return run, result
 
 
 def _watch(run: Run, live_view: bool) -> RunResult:
     over = threading.Event()
     rendered = any(camera.source.kind == "demo" for camera in run.config.cameras)
-    narrator = RunLogger(run.telemetry)  # also beside a live view: it may go to a file
+    # the log lines are also written beside a live view, because they may go to a file
+    narrator = RunLogger(run.telemetry)
     viewers = [threading.Thread(target=narrator.run, args=(over,), name="narrator", daemon=True)]
     if live_view:
         engine = run.engine
@@ -287,7 +288,7 @@ def _watch(run: Run, live_view: bool) -> RunResult:
         dashboard = TerminalView(run.telemetry, info)
         viewers.append(threading.Thread(target=dashboard.run, args=(over,), name="dashboard", daemon=True))
     elif rendered:
-        log.warning("RENDERED FOOTAGE: drawn by a program, no camera filmed it", extra=fields(event="rendered"))
+        log.warning("RENDERED FOOTAGE: drawn by a program, not filmed by a camera", extra=fields(event="rendered"))
     for viewer in viewers:
         viewer.start()
     notifier = Notifier()
@@ -307,7 +308,7 @@ def _watch(run: Run, live_view: bool) -> RunResult:
 
 
 def _reopen(run: Run) -> None:
-    """The event file may have been renamed (logrotate); it belongs to the decision thread."""
+    """Reopen the event file after a rename (logrotate); it belongs to the decision thread."""
     with contextlib.suppress(StageError):
         run.pipeline.decision_queue.submit(run.publisher.reopen_events)
 
@@ -340,8 +341,8 @@ def _tell_end(run: Run, result: RunResult) -> None:
 
 
 def _tell_systemd(notifier: Notifier, run: Run, over: threading.Event) -> None:
-    """Ready, then signs of life. They are sent by the decision thread: the one whose hanging matters."""
+    """Report ready, then send signs of life. The decision thread sends them, because its hang is the one to detect."""
     notifier.ready(f"{len(run.plans)} cameras, events at {run.publisher.endpoint}")
     while notifier.watchdog_s and not over.wait(notifier.watchdog_s):
-        with contextlib.suppress(StageError):  # it hangs: no sign of life is the sign
+        with contextlib.suppress(StageError):  # the decision thread hangs: the missing sign of life reports it
             run.pipeline.decision_queue.submit(notifier.alive)

@@ -77,7 +77,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
-    """Files as given; a directory is searched to the bottom. Raises SourceError where there is no video."""
+    """Return the recordings as cameras; a directory is searched with all its subfolders.
+
+    Raises SourceError for a path without a video, UsageError for a live source.
+    """
     expanded: list[str] = []
     for argument in arguments:
         path = Path(argument)
@@ -88,9 +91,9 @@ def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
                 try:
                     found += [str(camera.source.path) for camera in parse_sources([str(folder)])]
                 except SourceError:
-                    continue  # a folder without videos, among others
+                    continue  # a folder without videos
             if not found:
-                raise SourceError(f"directory {argument!r} holds no video; give a folder with video files in it")
+                raise SourceError(f"directory {argument!r} holds no video; give a folder with video files")
             expanded += found
         else:
             expanded.append(argument)
@@ -102,7 +105,7 @@ def find_videos(arguments: list[str]) -> tuple[CameraConfig, ...]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Score every file; a file that cannot be played is named at the end and the exit code is 2."""
+    """Score every file; return the exit code, 2 if a file cannot be played (it is named at the end)."""
     set_up_logging("text", level=30)
     values: dict[str, Any] = {
         "cameras": find_videos(args.videos),

@@ -1,4 +1,4 @@
-"""`stream-detector score --ray`: the same table, by the workers of a Ray cluster, and resumable."""
+"""`stream-detector score --ray`: write the same table with the workers of a Ray cluster; a stopped run continues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stream_detector.system.outputs import SCORE_COLUMNS, Kind, keep_former, rep
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
-    """Score every file that is not done yet; exit code 2 when some could not be played, as `score`."""
+    """Score every file that has no result yet; return 2 if a file cannot be played, as `score` does."""
     import_ray("score --ray")
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers} is not possible; give at least 1")
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     bundle = Bundle.load(config.bundle)
     chosen = choose_engine(
         config.engine, detect_hardware()
-    )  # one engine and one precision for all nodes: the same scores
+    )  # one engine and one precision for all nodes give the same scores
     device = "cuda" if chosen.device.startswith("cuda") else "cpu"
     engine = config.engine.model_copy(
         update={
@@ -89,7 +89,7 @@ def _write(
     found: dict[str, FileScores | str | None],
     stopped: bool,
 ) -> RunResult:
-    """The table, and the alarms if they are wanted, in the order of the list."""
+    """Write the table, and the alarms if requested, in the order of the list."""
     windows, failed, lines, rows = 0, dict[str, str](), list[str](), [",".join(SCORE_COLUMNS) + "\r\n"]
     for camera in cameras:
         scored = found[camera.name]
@@ -105,8 +105,8 @@ def _write(
         if path is not None:
             kept = keep_former(path, what)
             if kept:
-                print(f"stream-detector: the {what} of a former run are kept in {kept}", file=sys.stderr)
+                print(f"stream-detector: the {what} of a former run were moved to {kept}", file=sys.stderr)
             replace_file(path, "".join(texts).encode("utf-8", "backslashreplace"), what)
-    print(f"{len(failed)} of {len(cameras)} files were set aside", file=sys.stderr)
+    print(f"{len(failed)} of {len(cameras)} files could not be scored", file=sys.stderr)
     alarms = sum(text.count('"type":"start"') for text in lines)
     return RunResult(windows, alarms, stopped, failed)

@@ -1,4 +1,4 @@
-"""What `score` and `score --ray` print of a finished table."""
+"""The summary that `score` and `score --ray` print of a finished table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class FileSummary:
-    """What one file scored."""
+    """The result of one file."""
 
     windows: int = 0
     peak: float = 0.0
@@ -25,7 +25,7 @@ class FileSummary:
 
 
 def summarise(scores: Path) -> dict[str, FileSummary]:
-    """Windows, highest raw score and its time, by source."""
+    """Return the number of windows, the highest raw score and its time, by source."""
     found: dict[str, FileSummary] = {}
     with scores.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -37,14 +37,14 @@ def summarise(scores: Path) -> dict[str, FileSummary]:
 
 
 def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: RunResult) -> None:
-    """Print what was scored, and on stderr what could not be, which comes first."""
+    """Print the result; first, on standard error, the files that could not be scored."""
     failed = dict(result.failed)
     for name, reason in failed.items():
         print(f"stream-detector: {name}: {reason}", file=sys.stderr)
     if result.error is not None:
         print(f"stream-detector: {result.error}", file=sys.stderr)
     if result.stopped:
-        print(f"stream-detector: interrupted; {args.out} holds a part of the table", file=sys.stderr)
+        print(f"stream-detector: interrupted; {args.out} holds a part of the rows", file=sys.stderr)
     if args.json:
         files = {
             source: {"windows": s.windows, "peak": s.peak, "peak_at_s": s.peak_at_s} for source, s in summaries.items()
@@ -52,5 +52,5 @@ def report(args: argparse.Namespace, summaries: dict[str, FileSummary], result: 
         whole = {"out": str(args.out), "windows": result.windows, "files": files, "failed": failed}
         print(json_text({**whole, "interrupted": result.stopped}))
     else:
-        part = " (a part: it was interrupted)" if result.stopped else ""
+        part = " (incomplete: the run was interrupted)" if result.stopped else ""
         print(f"{result.windows} windows of {len(summaries)} files → {args.out}{part}")

@@ -1,4 +1,4 @@
-"""The first module of a process: signals and standard streams are taken care of before anything heavy is imported."""
+"""The first module of a process: it sets up signals and standard streams before any large library is imported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from stream_detector.system import signals, stdio
 
 
 def entry(first: str | None = None) -> None:
-    """The command line as a process; does not return. first: a command put before the arguments (run_stream.py)."""
+    """Run the command line as a process; does not return. first: a command put before the arguments (run_stream.py)."""
     stdio.mend_descriptors()
     signals.install()
     stdio.mend_streams()

@@ -17,7 +17,7 @@ from stream_detector.events.protocol import Message, encode
 from stream_detector.system.outputs import check_apart, check_free
 
 _SAVE_EVERY = 64
-_SILENT_S = 5.0  # no heartbeat for so long: say so, once
+_SILENT_S = 5.0  # seconds without a heartbeat after which a message says so, once
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; 1 if `--count` was not reached within `--timeout`."""
+    """Run the command; return 1 if `--count` events did not arrive within `--timeout`."""
     check_apart({"--output": args.output, "--cursor": args.cursor}, [key for key in (args.key, args.server_key) if key])
     recover = args.recover or args.from_start or args.cursor is not None
     subscriber = Subscriber(
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
                 waited_s += step_s
                 if subscriber.heartbeat_age_s() > _SILENT_S and waited_s >= _SILENT_S and not silent:
                     silent = True
-                    print(f"stream-detector: nothing heard from {args.endpoint} yet; still waiting", file=sys.stderr)
+                    print(f"stream-detector: no message from {args.endpoint} yet; still waiting", file=sys.stderr)
                 if args.timeout is not None and waited_s >= args.timeout:
                     break
                 continue
@@ -90,18 +90,20 @@ def main(args: argparse.Namespace) -> int:
             subscriber.output_bytes = output.tell() if output else None
             left = None if left is None else left - 1
             handled += 1
-            # Not at every event of a flood: after a kill the output is cut back to the last place saved.
+            # Not after every event of a flood: after a kill the output is truncated to the last saved position.
             subscriber.commit(save=not subscriber.waiting or handled % _SAVE_EVERY == 0 or left == 0)
         if subscriber.lost:
             print(f"stream-detector: {subscriber.lost} events were lost and could not be fetched", file=sys.stderr)
     if left:
-        raise RunError(f"{args.count - left} of {args.count} events came before the time-out; wait longer, or start it")
+        raise RunError(
+            f"{args.count - left} of {args.count} events arrived in time; wait longer, or start the detector"
+        )
     return 0
 
 
 @contextlib.contextmanager
 def _output(path: Path | None, subscriber: Subscriber) -> Iterator[BinaryIO | None]:
-    """The file to append to, cut back to what the cursor says was handled."""
+    """Open the file to append to, truncated to the length in the cursor."""
     if path is None:
         yield None
         return
@@ -137,10 +139,10 @@ def _show(message: Message, output: BinaryIO | None, as_json: bool) -> None:
 
 
 def describe(message: Message) -> str:
-    """One line for people."""
+    """Format one line for people."""
     body: dict[str, Any] = message.body
     head = f"{body.get('emitted_utc', '')}  {message.camera:<16} {message.kind:<7}"
-    again = "  (as it stands)" if message.replayed else ""
+    again = "  (current state)" if message.replayed else ""
     if message.kind == "alarm":
         reason = f" ({body['reason']})" if body.get("reason") else ""
         text = (
@@ -152,7 +154,8 @@ def describe(message: Message) -> str:
         text = f"alarm {body.get('id')}  seen by {body.get('by') or 'somebody'}  {body.get('note') or ''}".rstrip()
     else:
         text = f"window {body.get('window')}  raw {body.get('raw')}  smoothed {body.get('smoothed')}"
-    shown = "".join(c if c.isprintable() else "?" for c in f"{head} {text}{again}")  # no terminal codes from the wire
+    # removes terminal control codes that a message may contain
+    shown = "".join(c if c.isprintable() else "?" for c in f"{head} {text}{again}")
     return shown
 
 

@@ -26,7 +26,10 @@ _MOST_IDS = 1000
 
 @dataclass(slots=True)
 class Anchor:
-    """place: (epoch, seq) of the last event before those that were not journalled.  had: epoch → last seq since."""
+    """The position before unjournalled events.
+
+    place: (epoch, seq) of the last journalled event.  had: epoch → last seq since.
+    """
 
     place: tuple[str, int]
     had: dict[str, int] = field(default_factory=dict)
@@ -34,7 +37,7 @@ class Anchor:
 
 @dataclass(slots=True)
 class Cursor:
-    """base: the epoch in which the subscriber first joined; a topic not named in `places` is at (base, 0). "" before.
+    """The position of a subscriber.
 
     places: topic → (epoch, seq) of its newest event handled.  output_bytes: length of the output file that belongs to
     this place, or None; a program that writes events to a file truncates it to this length at its next start.
@@ -50,7 +53,7 @@ class Cursor:
     ended: dict[str, None] = field(default_factory=dict)
 
     def place(self, topic: str) -> tuple[str, int]:
-        """(epoch, seq) of the newest event received of `topic`."""
+        """Return (epoch, seq) of the newest event received of `topic`."""
         return self.places.get(topic, (self.base, 0))
 
     def take(self, message: Message) -> None:
@@ -78,7 +81,7 @@ class Cursor:
                 del ids[next(iter(ids))]
 
     def had(self, message: Message) -> bool:
-        """Whether this event was received before."""
+        """Return whether this event was received before."""
         epoch, seq = self.place(message.topic)
         if message.epoch == epoch and message.seq <= seq:
             return True
@@ -86,12 +89,12 @@ class Cursor:
         return anchor is not None and message.seq <= anchor.had.get(message.epoch, 0)
 
     def ended_before(self, message: Message) -> bool:
-        """Whether this is the second end of an alarm whose first end was not journalled."""
+        """Return whether this is the second end of an alarm whose first end was not journalled."""
         body = message.body
         return message.kind == "alarm" and body.get("reason") == "restart" and str(body.get("id")) in self.ended
 
     def copy(self) -> Cursor:
-        """An independent copy."""
+        """Return an independent copy."""
         anchors = {topic: Anchor(a.place, dict(a.had)) for topic, a in self.anchors.items()}
         return Cursor(self.base, dict(self.places), self.output_bytes, anchors, dict(self.started), dict(self.ended))
 
@@ -115,7 +118,7 @@ class Cursor:
 
 
 def load_cursor(path: Path) -> Cursor | None:
-    """The cursor in `path`, or None if there is no such file. Raises ProtocolError if it is damaged."""
+    """Read the cursor in `path`; return None if there is no such file. Raises ProtocolError if it is damaged."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
@@ -126,11 +129,11 @@ def load_cursor(path: Path) -> Cursor | None:
     try:
         return parse_cursor(data)
     except ProtocolError as error:
-        raise ProtocolError(f"cursor file {str(path)!r} is damaged ({error}); delete it to begin anew") from None
+        raise ProtocolError(f"cursor file {str(path)!r} is damaged ({error}); delete it to start again") from None
 
 
 def parse_cursor(data: bytes) -> Cursor:
-    """A cursor from the bytes of its file. Raises ProtocolError."""
+    """Parse the bytes of a cursor file. Raises ProtocolError."""
     body = decode_object(data, _MAX_BYTES, "cursor")
     base, places, length = body.get("base"), body.get("places"), body.get("output_bytes")
     sane = body.get("schema") == SCHEMA and isinstance(places, dict) and len(places) <= _MAX_TOPICS

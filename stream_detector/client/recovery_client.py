@@ -14,12 +14,12 @@ from stream_detector.events.curve import KeyPair
 from stream_detector.events.endpoint import keep_alive
 from stream_detector.types import Clock
 
-REQUEST_S = 1.0  # one try of one request
+REQUEST_S = 1.0  # seconds; time-out of one attempt of one request
 
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """CURVE keys of a client: its own pair, and the server's public key."""
+    """CURVE keys of a client: its own key pair, and the server's public key."""
 
     pair: KeyPair
     server: bytes
@@ -35,7 +35,7 @@ class _Pending:
 def connect(
     context: zmq.Context[zmq.Socket[bytes]], kind: int, endpoint: str, keys: ClientKeys | None
 ) -> zmq.Socket[bytes]:
-    """A client socket, sizes bounded, linger 0. Raises EndpointError."""
+    """Return a connected client socket with bounded message sizes and linger 0. Raises EndpointError."""
     socket = context.socket(kind)
     socket.linger = 0
     socket.maxmsgsize = protocol.MAX_REPLY_BYTES
@@ -55,7 +55,7 @@ def connect(
 
 
 def milliseconds(seconds: float) -> int:
-    """For `poll`: never negative, never rounded down to nothing."""
+    """Convert to milliseconds for `poll`: never negative, and a positive time is at least 1 ms."""
     return max(0, math.ceil(seconds * 1000))
 
 
@@ -72,11 +72,11 @@ class RecoveryClient:
 
     @property
     def waiting(self) -> bool:
-        """Whether a request is under way."""
+        """Whether a request waits for its reply."""
         return self._pending is not None
 
     def send(self, body: dict[str, object], topics: tuple[str, ...]) -> None:
-        """Send a request about `topics` (empty: a snapshot). Raises ProtocolError if it cannot leave."""
+        """Send a request about `topics` (empty: a snapshot). Raises ProtocolError if it cannot be sent."""
         name = secrets.token_hex(8)
         if self._socket is None:
             self._socket = connect(self._context, zmq.DEALER, self.endpoint, self._keys)
@@ -89,14 +89,16 @@ class RecoveryClient:
             ) from None
 
     def receive(self, wait_s: float) -> tuple[protocol.Reply, tuple[str, ...]] | None:
-        """(reply, the topics asked for), or None if there is none yet. Raises ProtocolError for a bad or late reply."""
+        """Return (reply, the requested topics), or None if no reply has arrived. Raises ProtocolError for a bad or late
+        reply.
+        """
         pending, socket = self._pending, self._socket
         if pending is None or socket is None:
             return None
         until_s = self._clock.monotonic() + wait_s
         while socket.poll(milliseconds(until_s - self._clock.monotonic())):
             reply = protocol.decode_reply(socket.recv_multipart(zmq.NOBLOCK)[-1])
-            if reply.request in (pending.name, ""):  # a refusal names no request
+            if reply.request in (pending.name, ""):  # a refusal does not name its request
                 self._pending = None
                 return reply, pending.topics
         if self._clock.monotonic() - pending.sent_s >= REQUEST_S:
@@ -104,7 +106,7 @@ class RecoveryClient:
         return None
 
     def reset(self) -> None:
-        """Forget the request under way, and the socket with it."""
+        """Drop the current request and its socket."""
         if self._socket is not None:
             self._socket.close(0)
         self._socket = self._pending = None

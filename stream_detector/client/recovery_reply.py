@@ -11,9 +11,10 @@ from stream_detector.events.protocol import FIRST_EPOCH, Message, Reply
 
 @dataclass(slots=True)
 class ReplyResult:
-    """What one reply brought. taken: positions that moved; 0 means that nothing more is available.
+    """The effect of one reply.
 
-    unknown_epoch: the detector does not know the epoch of the request.  ask_again: topics that need another request.
+    taken: number of positions that advanced; 0 means that nothing more is available.  unknown_epoch: whether the
+    detector does not know the epoch of the request.  ask_again: topics that need another request.
     """
 
     taken: int = 0
@@ -44,10 +45,10 @@ def apply_reply(
     for topic in group:
         anchor = seen.anchors.get(topic)
         if result.unknown_epoch and anchor and anchor.place[0] != asked:
-            seen.places[topic] = anchor.place  # that epoch was never journalled: ask from the last event that was
+            seen.places[topic] = anchor.place  # that epoch was never journalled: ask from the last journalled event
             result.ask_again.add(topic)
     wanted = set(group) - result.ask_again
-    for topic, (count, epoch, seq) in reply.lost.items():  # before the events of this answer
+    for topic, (count, epoch, seq) in reply.lost.items():  # before the events of this reply
         if topic in wanted:
             result.lost += count if counted else 0
             if epoch:
@@ -82,9 +83,9 @@ def _take(seen: Cursor, message: Message, result: ReplyResult, accept: Callable[
 
 
 def _missing(seen: Cursor, epoch: str, group: tuple[str, ...], heard: Message | None) -> int:
-    """The least number of events that were missed in an epoch that the detector does not know.
+    """Return the least number of events that were missed in an epoch that the detector does not know.
 
-    Its last heartbeat gives the number; one more may have followed unless that heartbeat says `closing`.
+    Its last heartbeat gives the number; one more event may have followed unless that heartbeat says `closing`.
     """
     if heard is None:
         return 1

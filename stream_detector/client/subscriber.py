@@ -39,24 +39,23 @@ from stream_detector.types import Clock, SystemClock
 log = logging.getLogger(__name__)
 
 KINDS = ("alarm", "score", "status", "ack")
-_PATIENCE_S = 10.0  # live messages come, but no answer for so long: go on, and count what is missing as lost
-_RESUME_S = 30.0  # then try recovery again
+_PATIENCE_S = 10.0  # seconds of live messages without a reply after which missing events count as lost
+_RESUME_S = 30.0  # seconds until recovery is tried again
 _QUIET_S = 0.1
 _READ_AT_ONCE = 1000
 _EPOCHS_HEARD = 4
 
 
 class Subscriber:
-    """Iterable of `protocol.Message`; see the module docstring.
+    """Receives the events of a detector, exactly once and in order; iterating yields `protocol.Message`.
 
-    endpoint: of the publisher; recovery is at port + 1.  cameras: empty for all.  kinds: of KINDS.
-    cursor: file that keeps the place.  from_start: without a cursor, begin at the oldest event the journal holds
-    instead of now.  timeout_s: the iteration ends after so long without an event; None waits for ever.
-    keys, server_key: CURVE, both or neither.
-    Counters: `lost` (events that cannot be had any more; at least so many, where the detector does not know the number
-    itself; counted again by the next subscriber if this one ends without handling the events behind them),
-    `duplicates` (dropped), `recovered` (fetched), `malformed`.
-    Raises EndpointError, UsageError or ProtocolError (damaged cursor file).
+    endpoint: of the publisher; recovery is at port + 1.  cameras: names; empty for all.  kinds: of KINDS. cursor: file
+    that keeps the position.  from_start: without a cursor, begin at the oldest event in the journal instead of now.
+    timeout_s: seconds without an event after which the iteration ends; None: no limit. keys, server_key: CURVE keys,
+    both or neither. Counters: `lost` (events that are no longer available; a lower bound if the detector does not know
+    the number; the next subscriber counts them again if this one ends before it handles the events behind them),
+    `duplicates` (dropped), `recovered` (fetched), `malformed`. Raises EndpointError, UsageError or ProtocolError
+    (damaged cursor file).
     """
 
     def __init__(
@@ -86,20 +85,21 @@ class Subscriber:
         done = (load_cursor(cursor) if cursor else None) or Cursor()
         if not done.base and from_start:
             done.base = protocol.FIRST_EPOCH
-        self.output_bytes = done.output_bytes  # kept with the place at every commit, for a caller that writes a file
-        self._done = done  # what the caller has handled; base "": not joined yet
-        self._seen = done.copy()  # what lies in _ready as well
+        # saved with the position at every commit, for a caller that writes a file
+        self.output_bytes = done.output_bytes
+        self._done = done  # the position of the caller; base "": not joined yet
+        self._seen = done.copy()  # the position including the events in _ready
         self._ready: deque[Message] = deque()
         self._given: Message | None = None
-        self._joining = 0  # replayed events of the first snapshot still to be handled
-        self._joined = Cursor()  # the place to be taken when they are
-        self._epoch = ""  # of the publisher, as far as known
+        self._joining = 0  # replayed events of the first snapshot that the caller has not handled
+        self._joined = Cursor()  # the position to take when they are handled
+        self._epoch = ""  # epoch of the publisher, as far as known
         self._ask_snapshot = recover
-        self._behind: dict[str, None] = {}  # topics with a hole, as an ordered set
+        self._behind: dict[str, None] = {}  # topics with a gap, as an ordered set
         self._retry_s = float("-inf")
-        self._resume_s: float | None = None  # when to try recovery again after it was given up
+        self._resume_s: float | None = None  # time of the next attempt at recovery after it was given up
         self._tries = 0
-        self._alive_since_s: float | None = None  # no answers, but live messages, since then
+        self._alive_since_s: float | None = None  # time since which live messages arrive but no replies
         client_keys = ClientKeys(keys, server_key) if keys and server_key else None
         beside = recovery_endpoint(endpoint)
         self._context = zmq.Context()
@@ -125,7 +125,9 @@ class Subscriber:
             yield message
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
-        """The next event, or None after `timeout_s` seconds without one. Asking again handles the event before."""
+        """Return the next event, or None after `timeout_s` seconds without one. The call also handles the previous
+        event.
+        """
         if self._given is not None:
             self.commit()
         until_s = None if timeout_s is None else self._clock.monotonic() + timeout_s
@@ -138,14 +140,15 @@ class Subscriber:
         return self._given
 
     def commit(self, save: bool = True) -> None:
-        """Count the event given last as handled, and save the place if there is a cursor file. Raises LedgerError.
+        """Mark the last returned event as handled, and save the position if there is a cursor file. Raises LedgerError.
 
-        save: False leaves the file as it is until a later commit; after a kill the events since then come again.
+        save: False leaves the file unchanged until a later commit; after a kill the events since then are delivered
+        again.
         """
         message, self._given = self._given, None
         if message is not None and self._joining:
             self._joining -= 1
-            if not self._joining:  # until all are handled, a restart joins anew
+            if not self._joining:  # until all are handled, a restart joins again
                 self._done = self._joined.copy()
         elif message is not None:
             self._done.base = self._done.base or message.epoch
@@ -156,15 +159,15 @@ class Subscriber:
 
     @property
     def waiting(self) -> int:
-        """Events that `receive` would return immediately."""
+        """The number of events that `receive` would return immediately."""
         return len(self._ready)
 
     def heartbeat_age_s(self) -> float:
-        """Seconds since the last message of the detector; infinite before the first."""
+        """Return the seconds since the last message of the detector; infinite before the first."""
         return self._clock.monotonic() - self._heard_s
 
     def close(self) -> None:
-        """Close the sockets. The event given last counts as handled only after `commit` or another `receive`."""
+        """Close the sockets. The last returned event counts as handled only after `commit` or another `receive`."""
         self._context.destroy(0)
 
     # -- live ---------------------------------------------------------------------------------------------------
@@ -190,7 +193,7 @@ class Subscriber:
             return None
         except ProtocolError as error:
             self.malformed += 1
-            if self.malformed % 1000 == 1:  # a flood of them must not flood the log
+            if self.malformed % 1000 == 1:  # many bad messages must not fill the log
                 log.warning("dropped a message (the %dth): %s", self.malformed, error)
             return None
         self._heard_s = self._clock.monotonic()
@@ -212,7 +215,7 @@ class Subscriber:
         elif not self._recover:
             self._take_plain(message)
         elif message.replayed or self._ask_snapshot or message.topic in self._behind:
-            pass  # comes, or came, with the fetch
+            pass  # the recovery reply brings it
         else:
             epoch, seq = self._seen.place(message.topic)
             if message.epoch == epoch:
@@ -223,13 +226,14 @@ class Subscriber:
                 else:
                     self._behind[message.topic] = None
             elif message.epoch == self._epoch:
-                self._behind[message.topic] = None  # its first of this epoch: see that the one before was had whole
+                # the first message of this epoch: check that the previous epoch is complete
+                self._behind[message.topic] = None
             else:
                 self._ask_snapshot = True
 
     def _take_plain(self, message: Message) -> None:
         """Without recovery: yield in order, drop duplicates, count losses."""
-        joined = bool(self._client and self._seen.base)  # recovery was given up: then the place is known all the same
+        joined = bool(self._client and self._seen.base)  # recovery was given up, but the position is known
         epoch, seq = self._seen.place(message.topic) if joined else self._seen.places.get(message.topic, ("", 0))
         self._seen.base = self._seen.base or message.epoch
         if message.epoch == epoch and message.seq <= seq:
@@ -250,7 +254,7 @@ class Subscriber:
                     self._behind[topic] = None
 
     def _accept(self, message: Message) -> bool:
-        """Advance the cursor; returns whether the event goes to the caller (a second end of an alarm does not)."""
+        """Advance the cursor; return whether the event goes to the caller (a second end of an alarm does not)."""
         second = self._seen.ended_before(message)
         self._seen.take(message)
         if second:
@@ -262,7 +266,7 @@ class Subscriber:
     # -- recovery -----------------------------------------------------------------------------------------------
 
     def _ask(self, client: RecoveryClient, wait_s: float) -> None:
-        """Send the next request, or go on waiting for the answer to the one sent, up to `wait_s`."""
+        """Send the next request, or wait up to `wait_s` for the reply to the previous one."""
         try:
             if not client.waiting:
                 client.send(*self._question())
@@ -284,7 +288,7 @@ class Subscriber:
             self._join(reply)
 
     def _question(self) -> tuple[dict[str, object], tuple[str, ...]]:
-        """The next request, and the topics it is about (none: a snapshot)."""
+        """Return the next request and its topics (empty: a snapshot)."""
         if self._ask_snapshot:
             return {"snapshot": list(self._prefixes)}, ()
         epoch = self._seen.place(next(iter(self._behind)))[0]
@@ -295,7 +299,7 @@ class Subscriber:
     def _join(self, reply: protocol.Reply) -> None:
         self._epoch, self._ask_snapshot = reply.epoch, False
         places = {topic: place for topic, place in reply.last.items() if topic.startswith(self._prefixes)}
-        if not self._seen.base:  # the very first time: from now on, and what is open now
+        if not self._seen.base:  # the first request ever: from now on, and the alarms that are open now
             self._seen = Cursor(reply.epoch, dict(places))
             self._joined = self._seen.copy()
             self._ready.extend(reply.events)
@@ -314,7 +318,7 @@ class Subscriber:
             log.warning(
                 "the detector's journal does not reach back to the position of this subscriber; events may be lost"
             )
-        if result.lost and not self._ready and not self._joining:  # nothing is left to handle before that place
+        if result.lost and not self._ready and not self._joining:  # no event is left to handle before that position
             self._done = self._seen.copy()
         self.lost += result.lost
         self.recovered += result.recovered
@@ -327,12 +331,14 @@ class Subscriber:
                     self._behind.pop(topic, None)
 
     def _failed(self, client: RecoveryClient) -> None:
-        """No reply. This is normal while the detector is down; if live messages still come, give up after a while."""
+        """Handle a missing reply. It is normal while the detector is down; if live messages still arrive, give up
+        later.
+        """
         client.reset()
         now_s = self._clock.monotonic()
         heard = self._drain()
         self._tries += 1
-        if self._tries == 1 or not heard:  # what was drained at the first failure may be older than it
+        if self._tries == 1 or not heard:  # the messages drained at the first failure may be older than the failure
             self._alive_since_s = None
         elif self._alive_since_s is None:
             self._alive_since_s = now_s
@@ -342,8 +348,10 @@ class Subscriber:
             self._behind.clear()
 
     def _drain(self) -> bool:
-        """Take the messages that arrived in the meantime; returns whether there were any. A gap in one topic must not
-        delay the others, because the detector may have sent their last events and ended."""
+        """Take the messages that arrived in the meantime; return whether there were any.
+
+        A gap in one topic must not delay the others, because the detector may have sent their last events and ended.
+        """
         heard = False
         for _ in range(10 * _READ_AT_ONCE):
             message = self._read()

@@ -1,11 +1,12 @@
-"""The hosts as Ray actors: thin covers, so that everything worth testing is testable without Ray.
+"""The hosts as Ray actors: thin wrappers, so that everything worth testing can be tested without Ray.
 
-An engine of a GPU is an actor; one that runs on a node's CPUs lives in the process of its cameras, for the way between
-processes made a fifth of their windows' p95 latency (`python -m benchmarks cluster overhead`). Others may ask it, too.
+An engine on a GPU is an actor. An engine on a node's CPUs lives in the process of its cameras, because transfer between
+processes caused a fifth of the windows' p95 latency (`python -m benchmarks cluster overhead`); other hosts may use it
+too.
 
-Camera hosts and engines are threaded actors (a blocked call holds a thread), shards are asynchronous ones (calls begin
-in the order of their sender, all work is done by the shard's own thread). None restarts by itself: the supervisor knows
-the state that a successor needs.
+Camera hosts and engines are threaded actors (a blocked call holds a thread). Shards are asynchronous actors: calls
+begin in the order of their sender, and the shard's own thread does all the work. No actor restarts itself, because only
+the supervisor knows the state that a successor needs.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from stream_detector.runtime.stages import DecisionModel
 from stream_detector.system.logging_setup import set_up_logging
 from stream_detector.types import CameraStatus, Decision, EndReason, EngineOutput, UInt8Array
 
-ENGINE_S = 30.0  # an engine that does not answer for so long is passed over
+ENGINE_S = 30.0  # seconds; an engine that does not answer in this time is skipped
 DELIVER_S = 5.0
 ASK_AGAIN_S = 0.25
 ENGINE_CALLS = 64
 HOST_CALLS = 8
 OWN = "own"  # the engine of this process
-REMOTE = 2  # an engine on another node is asked when the own one has so many more batches waiting
+REMOTE = 2  # batches; another node's engine is used if the own one has so many more waiting
 
 
 class RayLink:
-    """`camerahost.Link` over actor handles. Engines and shards may be replaced at any time, from another thread.
+    """`camera_host.Link` over actor handles. Another thread may replace engines and shards at any time.
 
     own: the engine of this process, if it has one.
     """
@@ -48,11 +49,11 @@ class RayLink:
         self._own = own
         self.engines: dict[str, tuple[Any, bool]] = {}
         self.shards: dict[int, Any] = {}
-        self.good_batch, self.good_wait_s = 8, 0.01  # until an engine has reported
+        self.good_batch, self.good_wait_s = 8, 0.01  # until an engine has reported its own
         self._waiting: dict[str, int] = {}
 
     def submit(self, frames: UInt8Array) -> Any:
-        """As `Link.submit`; the object store holds the windows until the engine has read them."""
+        """See `Link.submit`; the object store holds the windows until the engine has read them."""
         engines = dict(self.engines)
         if self._own:
             engines[OWN] = self._own, True
@@ -64,7 +65,7 @@ class RayLink:
         return key, handle, handle.submit(frames) if key == OWN else handle.infer.remote(frames)
 
     def result(self, ticket: Any) -> EngineOutput:
-        """As `Link.result`."""
+        """See `Link.result`."""
         import ray
 
         key, handle, ref = ticket
@@ -77,13 +78,13 @@ class RayLink:
             return answer
         except _peer_gone_errors() as error:
             if self.engines.get(key, (None,))[0] is handle:
-                del self.engines[key]  # until the supervisor names it again
+                del self.engines[key]  # excluded until the supervisor names it again
             raise PeerGone(str(error)) from None
         finally:
             self._waiting[key] -= 1
 
     def deliver(self, shard: int, items: list[ShardItem]) -> None:
-        """As `Link.deliver`."""
+        """See `Link.deliver`."""
         import ray
 
         handle = self.shards.get(shard)
@@ -98,8 +99,10 @@ class RayLink:
 
 
 def _await(ref: Any, limit_s: float, there: Callable[[], bool]) -> None:
-    """Wait for an answer as long as who should give it is `there`: the supervisor knows of a death some ten seconds
-    before Ray gives a call up. Raises PeerGone."""
+    """Wait for an answer as long as its sender is `there`. Raises PeerGone.
+
+    The supervisor learns of a death some ten seconds before Ray gives up a call.
+    """
     import ray
 
     until_s = time.monotonic() + limit_s
@@ -124,7 +127,7 @@ def _peer_gone_errors() -> tuple[type[Exception], ...]:
 
 
 def _load(config: Config, max_wait_s: float = 0.0) -> tuple[EngineHost, dict[str, Any]]:
-    """An engine in a host, and a description of it."""
+    """Load the engine of a host; return it and its description."""
     from stream_detector.engines import load_engine
     from stream_detector.models.bundle import Bundle
 
@@ -137,7 +140,7 @@ def _load(config: Config, max_wait_s: float = 0.0) -> tuple[EngineHost, dict[str
 
 
 class CameraActor:
-    """A CameraHost on a node; with the node's engine, if `engine` says so, for others too."""
+    """A CameraHost on a node; with `engine` it also runs the node's engine, which other hosts may use."""
 
     def __init__(self, config: Config, recipe: Recipe, features: bool, shards: int, engine: bool) -> None:
         set_up_logging("text", level=logging.WARNING)
@@ -158,15 +161,16 @@ class CameraActor:
         self._link_lock, self._assign_lock = (
             threading.Lock(),
             threading.Lock(),
-        )  # placing may wait; wiring ends such waits
+        )  # placing may wait; `set_links` ends such waits
         self._link_version = -1
 
     def set_links(
         self, number: int, engines: dict[str, tuple[Any, bool]], shards: dict[int, Any], good: tuple[int, float]
     ) -> None:
-        """Engines by name (handle, whether it is on this node), shards by number, and what batch suits the engines.
+        """Set the engines by name (handle, whether it is on this node), the shards by number, and the engines'
+        preferred batch.
 
-        number: the newest counts.
+        number: sequence number; only the newest call counts.
         """
         with self._link_lock:
             if number > self._link_version:
@@ -174,24 +178,24 @@ class CameraActor:
                 self._link_version, self._link.engines, self._link.shards = number, engines, shards
 
     def assign(self, cameras: Sequence[tuple[CameraConfig, CameraPlan, ResumePoint]]) -> None:
-        """Run these from where they were."""
+        """Run these cameras from their resume points."""
         with self._assign_lock:
             for camera in cameras:
                 self._host.assign(*camera)
 
     def release(self, cameras: Sequence[str]) -> None:
-        """Let go of these: they run elsewhere."""
+        """Release these cameras: they run elsewhere."""
         for name in cameras:
             self._host.release(name)
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """See `EngineHost.infer`: asked by hosts of other nodes, when theirs are busy."""
+        """See `EngineHost.infer`: hosts of other nodes call it when their own engines are busy."""
         if self._engine is None:
             raise EngineError("this node's engines are actors of their own; ask them")
         return self._engine.infer(frames)
 
     def heartbeat(self) -> dict[str, Any]:
-        """See `CameraHost.heartbeat`; and of the engine, what `EngineActor.heartbeat` tells."""
+        """See `CameraHost.heartbeat`; includes the engine's part of `EngineActor.heartbeat`."""
         return {**self._host.heartbeat(), **self._about}
 
     def close(self) -> None:
@@ -207,11 +211,11 @@ class EngineActor:
         self._host, self._about = _load(config, max_wait_s)
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """See `EngineHost.infer`. frames: a view of the object store, not a copy, when they come from this node."""
+        """See `EngineHost.infer`. frames: if they come from this node, a view of the object store, not a copy."""
         return self._host.infer(frames)
 
     def heartbeat(self) -> dict[str, Any]:
-        """A sign of life, the engine's name, and what batches it is good at: (windows, seconds to wait for them)."""
+        """Return a sign of life, the engine's name, and its preferred batch: (windows, seconds to wait for them)."""
         return self._about
 
 
@@ -233,7 +237,7 @@ class ShardActor:
         self._shard = Shard(number, config, plans, model, epoch, on_decision=count)
 
     async def endpoint(self) -> str:
-        """Where the forwarder reads it."""
+        """Return the endpoint that the forwarder reads."""
         return self._shard.endpoint
 
     async def submit(self, items: Sequence[ShardItem]) -> None:
@@ -241,7 +245,7 @@ class ShardActor:
         await asyncio.wrap_future(self._shard.submit(items))
 
     async def adopt(self, cameras: Sequence[str]) -> list[ResumePoint]:
-        """See `Shard.adopt`, for several."""
+        """See `Shard.adopt`, for several cameras."""
         return [await asyncio.wrap_future(self._shard.adopt(name)) for name in cameras]
 
     async def publish_status(self, status: CameraStatus) -> None:
@@ -249,20 +253,20 @@ class ShardActor:
         await asyncio.wrap_future(self._shard.publish_status(status))
 
     async def heartbeat(self) -> dict[str, Any]:
-        """See `Shard.report`. Raises the error that ended its thread."""
+        """See `Shard.report`. Raises the error that ended the shard's thread."""
         if self._shard.error is not None:
             raise self._shard.error
         return await asyncio.wrap_future(self._shard.report())
 
     async def finish(self, reason: EndReason) -> dict[str, Any]:
-        """End open alarms and close; the last report."""
+        """End open alarms and close; return the last report."""
         report: dict[str, Any] = await asyncio.wrap_future(self._shard.report())
         await asyncio.wrap_future(self._shard.finish(reason))
         return report
 
 
 def _counter(name: str, text: str, tag: str) -> Any:
-    """A counter on Ray's dashboard and its Prometheus endpoint, as a function of the tag's value."""
+    """Return a function that increments a counter on Ray's dashboard and Prometheus endpoint, by the tag's value."""
     from ray.util.metrics import Counter
 
     counter = Counter(name, description=text, tag_keys=(tag,))

@@ -1,9 +1,8 @@
-"""Recordings scored by many workers: what `score` does with one file, as a function of that file.
+"""Scores recordings with many workers: the work of `score` for one file, as a function of that file.
 
-Each worker keeps the model and runs the single machine's pipeline over one file after the other. Its rows and alarms
-go back to the driver, which writes them into `<out>.parts/`, one file a recording, whole or not at all; so a run that
-was stopped goes on, and only what changed is scored again. The table at the end is in the list's order, whoever was
-done first.
+Each worker keeps the model and runs the pipeline of a single machine over one file after the other. The driver writes
+the rows and alarms of each file into `<out>.parts/`, one part per recording, whole or not at all. A run that was
+stopped continues, and scores again only what changed. The final table has the order of the list.
 """
 
 from __future__ import annotations
@@ -34,7 +33,9 @@ from stream_detector.types import AlarmEvent, Engine, EngineOutput, SystemClock,
 
 @dataclass(frozen=True, slots=True)
 class FileScores:
-    """rows: the file's part of scores.csv without the heading.  events: JSON lines.  failure: as `RunResult.failed`."""
+    """The result of one file. rows: its part of scores.csv without the header.  events: JSON lines.  failure: as in
+    `RunResult.failed`.
+    """
 
     rows: str
     events: str
@@ -43,7 +44,7 @@ class FileScores:
 
 
 class _SharedEngine:
-    """An engine that outlives the pipelines which use it. Implements `types.Engine`."""
+    """An engine that outlives the pipelines that use it. Implements `types.Engine`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -62,7 +63,7 @@ class _SharedEngine:
 
 
 class _EventLines(UnpublishedEvents):
-    """Events as lines in memory."""
+    """Collects events as lines in memory."""
 
     def __init__(self) -> None:
         super().__init__(SystemClock())
@@ -73,7 +74,10 @@ class _EventLines(UnpublishedEvents):
 
 
 class Scorer:
-    """config: as `score` builds it, cameras aside. Raises what Bundle and load_engine raise."""
+    """Scores one file after the other. config: made by `score`; its cameras are not used.
+
+    Raises the errors of Bundle.load and load_engine.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -82,7 +86,7 @@ class Scorer:
         self._engine = load_engine(self._bundle, config.engine)
 
     def work(self, camera: CameraConfig) -> FileScores:
-        """Score one file. Raises SourceError when nothing of it can be played."""
+        """Score one file. Raises SourceError if nothing of it can be played."""
         clock, sink = SystemClock(), _EventLines()
         config = self._config.model_copy(update={"cameras": (camera,)})
         plan = plan_camera(camera, config, self._bundle)
@@ -121,7 +125,7 @@ class Scorer:
 
 
 class PartialResults:
-    """The folder of results. key: of everything but the file that a result depends on. Raises DataError."""
+    """The folder of partial results. key: everything that a result depends on, except the file. Raises DataError."""
 
     def __init__(self, out: Path, key: str) -> None:
         self._folder = out.with_name(out.name + ".parts")
@@ -132,17 +136,19 @@ class PartialResults:
             raise DataError(f"folder {str(self._folder)!r} cannot be made ({error.strerror}); give another") from None
 
     def load(self, camera: CameraConfig) -> FileScores | str | None:
-        """The result of an earlier run; the sentence for a file that was set aside; None: still to be done."""
+        """Return the result of an earlier run, the sentence for a file that failed, or None if it is still to be
+        scored.
+        """
         try:
             body = json.loads(self._path(camera).read_text(encoding="utf-8"))
             return str(body["error"]) if body["error"] else FileScores(**body["value"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # of a disk that lost its tail: made again
+            return None  # a disk that lost the end of the file: score again
 
     def save(self, camera: CameraConfig, value: FileScores | None, error: str) -> None:
-        """Keep a result, whole or not at all."""
+        """Store a result, whole or not at all."""
         found = value and {
             "rows": value.rows,
             "events": value.events,
@@ -155,13 +161,13 @@ class PartialResults:
         os.replace(aside, path)
 
     def clear(self) -> None:
-        """Everything is in the table: the parts are not needed any more."""
+        """Delete the parts: the table contains everything."""
         for path in self._folder.glob("*.json"):
             path.unlink()
         self._folder.rmdir()
 
     def _path(self, camera: CameraConfig) -> Path:
-        """Another name for a file that changed, or another setting: it is done again."""
+        """Return the path of a part. A changed file or setting gives another name, so the file is scored again."""
         path = camera.source.path
         try:
             status = path.stat()

@@ -4,9 +4,9 @@
     a thread a     bounded         thread              thread     stop and wait        a thread a shard
     camera
 
-Bounded everywhere: the buffer holds a few windows a camera (a file waits, a live camera drops its oldest), and at most
-`in_flight` windows are with engines or on their way to a shard. A window is forgotten when its shard has acknowledged
-it, so neither an engine's nor a shard's death loses one.
+Everything is bounded: the buffer holds a few windows per camera (a file waits, a live camera drops its oldest window),
+and at most `in_flight` windows are with engines or on their way to a shard. A window is deleted when its shard has
+acknowledged it, so the death of an engine or a shard loses no window.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ from stream_detector.types import (
     Window,
 )
 
-DRAIN_S = 5.0  # a camera that comes back waits so long for its former windows to leave the buffer
+DRAIN_S = 5.0  # seconds; a returning camera waits at most this long for its former windows to leave the buffer
 RETRY_S = 0.2
 
 
 class PeerGone(Exception):
-    """The engine or shard that was asked has died, or there is none at the moment; ask again."""
+    """The requested engine or shard has died, or there is none at the moment; ask again."""
 
 
 class Link(Protocol):
-    """How a host reaches the others. All may raise PeerGone; what else they raise ends the run.
+    """The connection of a host to engines and shards. Every method may raise PeerGone; other errors end the run.
 
-    good_batch, good_wait_s: see `types.Engine`; of the engines at present.
+    good_batch, good_wait_s: see `types.Engine`; of the present engines.
     """
 
     good_batch: int
@@ -63,11 +63,11 @@ class Link(Protocol):
         ...
 
     def result(self, ticket: Any) -> EngineOutput:
-        """Wait for what the engine says of the batch."""
+        """Wait for the result of a batch: raw scores, features and seconds."""
         ...
 
     def deliver(self, shard: int, items: list[ShardItem]) -> None:
-        """Hand items to a shard and wait until it has them for good."""
+        """Deliver items to a shard and wait until it has stored them."""
         ...
 
 
@@ -78,14 +78,15 @@ class _Camera:
     n: int = 0
     failure: str = ""
     released: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)  # numbering and the outbox's order are one
+    lock: threading.Lock = field(default_factory=threading.Lock)  # protects the numbering and the order of the outbox
 
 
 class CameraHost:
-    """config: the run's.  link: see Link.  shards: how many there are.  in_flight: windows.  on_drop(camera, cause).
+    """Runs the cameras of one node.
 
-    features: whether they travel with the scores, see `DecisionModel.needs_features`. Picture checks are done here, and
-    learn a camera that moves anew; everything else that remembers lives in the shard.
+    config: of the run.  link: see Link.  shards: number of shards.  in_flight: windows.  on_drop: called with (camera,
+    cause).  features: whether scores carry features, see `DecisionModel.needs_features`.  Picture checks run here and
+    learn again after a camera has moved; all other state is in the shard.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class CameraHost:
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def assign(self, camera: CameraConfig, plan: CameraPlan, resume: ResumePoint) -> None:
-        """Run a camera from where it was. Returns once it is started; the source may be open or not."""
+        """Run a camera from its resume point. Returns when it is started, whether or not the source is open."""
         self.release(plan.name)
         drained = self._drained.get(plan.name)
         if drained is not None and not drained.wait(DRAIN_S):
@@ -142,7 +143,7 @@ class CameraHost:
         self._capture.assign(CameraTask(camera, plan.stride_frames, last=resume.last))
 
     def release(self, name: str) -> None:
-        """Stop a camera immediately: it runs elsewhere from now on, and its pending items are refused."""
+        """Stop a camera immediately: it now runs elsewhere, and its pending items are refused."""
         held = self._cameras.pop(name, None)
         if held is None:
             return
@@ -152,7 +153,7 @@ class CameraHost:
             self._buffer.end(name)
 
     def heartbeat(self) -> dict[str, Any]:
-        """A sign of life, with what was counted. Raises the error that ended this host."""
+        """Return a sign of life with the counters. Raises the error that ended this host."""
         if self.error is not None:
             raise self.error
         counters = {name: report.counters for name, report in self._capture.report().items()}
@@ -166,7 +167,7 @@ class CameraHost:
         }
 
     def close(self, drain_s: float = 1.0) -> None:
-        """Stop every camera; what is scored by then is delivered."""
+        """Stop every camera; deliver what is scored by then."""
         for name in list(self._cameras):
             self.release(name)
         until_s = self._clock.monotonic() + drain_s
@@ -181,7 +182,7 @@ class CameraHost:
         self._sent.put((None, None, ()))
 
     def fail(self, error: BaseException) -> None:
-        """A stage failed: the next heartbeat raises it."""
+        """Record the failure of a stage: the next heartbeat raises it."""
         if self.error is None:
             self.error = error
 
@@ -228,7 +229,7 @@ class CameraHost:
             self._sent.put((taken.batch, ticket, taken.ended))
 
     def _batching(self) -> tuple[int, float]:
-        """Windows a batch, and how long to wait for them: as asked for, or what suits the engines."""
+        """Return the windows per batch and the waiting time: from the configuration, or the engines' preference."""
         asked = self._config.batch
         wait_s = self._link.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
         return asked.max_size or self._link.good_batch, wait_s
@@ -250,7 +251,7 @@ class CameraHost:
                 except PeerGone:
                     ticket = self._ask(batch.frames)
             for name in ended:
-                self._drained[name].set()  # from here on, a window of that name belongs to the next generation
+                self._drained[name].set()  # from here on, a window with that name belongs to the next generation
                 held = self._cameras.get(name)
                 if held is not None and not held.released:
                     self._post(held, CameraEnded(name, held.failure))

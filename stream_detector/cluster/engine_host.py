@@ -1,8 +1,9 @@
-"""An engine that several camera hosts share: what waits while it is busy becomes its next batch, up to `good_batch`.
+"""An engine that several camera hosts share. Windows that wait while it is busy form its next batch, up to
+`good_batch`.
 
-Callers wait in threads of their own, in `infer` or for what `submit` gave them; one worker thread runs the engine.
-A camera host sends batches whose windows have already waited for each other up to the deadline (`batch.max_wait_ms`);
-here a batch waits again only if `max_wait_s` is given, which pays on a GPU that many hosts share.
+Callers wait in their own threads, in `infer` or for the result of `submit`; one worker thread runs the engine. A camera
+host sends batches whose windows have already waited for each other up to the deadline (`batch.max_wait_ms`). Here a
+batch waits again only if `max_wait_s` is given; that pays off on a GPU that many hosts share.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class _Call:
 
 
 class EngineHost:
-    """engine: used by this object's thread only; closed by `close`. windows, batches: done so far."""
+    """Runs an engine in its own thread. engine: closed by `close`.  windows, batches: number processed so far."""
 
     def __init__(self, engine: Engine, max_wait_s: float = 0.0) -> None:
         self._engine, self._max_wait_s = engine, max_wait_s
@@ -41,13 +42,15 @@ class EngineHost:
         self._thread.start()
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """See `submit`; waits. Raises EngineError."""
+        """Submit and wait; see `submit`. Raises EngineError."""
         return self.submit(frames).result()
 
     def submit(self, frames: UInt8Array) -> Future[EngineOutput]:
-        """frames: uint8 (B, 16, H, W, 3), may be read-only; not to be changed until the answer is there.
+        """Queue windows and return a future of the result.
 
-        The seconds are those of the engine's batches that held these windows. Raises EngineError, here or later.
+        frames: uint8 (B, 16, H, W, 3), may be read-only; the caller must not change them until the result is there. The
+        seconds in the result are those of the engine's batches that held these windows. Raises EngineError, here or
+        later.
         """
         call = _Call(frames, time.monotonic(), Future())
         with self._changed:
@@ -58,7 +61,7 @@ class EngineHost:
         return call.answer
 
     def close(self) -> None:
-        """End the thread and release the device; calls under way fail. Safe to call twice."""
+        """End the thread and release the device; pending calls fail. Safe to call twice."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -78,7 +81,7 @@ class EngineHost:
                         call.answer.set_exception(error)
 
     def _next(self) -> list[_Call] | None:
-        """The calls of the next batch: at least one, and as many more as are worth while."""
+        """Return the calls of the next batch: at least one, and as many more as fit well."""
         limit = self._good_batch
         with self._changed:
             while True:

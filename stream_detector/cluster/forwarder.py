@@ -1,10 +1,10 @@
 """One endpoint for subscribers, independent of the number of shards and of their restarts.
 
     shards' XPUB ─▶ XSUB │ XPUB ─▶ subscribers        messages pass unchanged; subscriptions pass back
-    shards' ROUTER ◀─ DEALERs │ ROUTER ◀─ subscribers  a question goes to the shards it is about, see `merge`
+    shards' ROUTER ◀─ DEALERs │ ROUTER ◀─ subscribers  a request goes to the shards that it concerns, see `merge`
 
-All shards number in the same epoch, which is the run's, so to a subscriber this is one detector. Nothing is kept here:
-what is lost on this way (a full queue, a shard that dies) is a hole in `seq`, and fetched again like any other.
+All shards number events in the same epoch, that of the run, so subscribers see one detector. The forwarder stores
+nothing: an event lost here (a full queue, a shard that dies) is a gap in `seq`, and the subscriber recovers it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from stream_detector.types import Clock, SystemClock
 log = logging.getLogger(__name__)
 
 POLL_MS = 20
-LAST_MS = 200  # at the end: the last events may still be on their way from a shard that has closed
-ANSWER_S = 0.8  # a shard that does not answer for so long is away; subscribers ask again after a second
+LAST_MS = 200  # seconds at the end, because the last events of a closed shard may still be on their way
+ANSWER_S = 0.8  # seconds; a shard that does not answer in this time is absent; subscribers ask again after a second
 _MESSAGES_A_ROUND = 500
 _MAX_PENDING = 1000
 
@@ -48,10 +48,10 @@ class _Question:
 
 
 class Forwarder:
-    """config: bind, keys and limits of the public endpoint; bind "none" forwards nothing.  epoch: the run's.
+    """Forwards events and recovery requests.
 
-    Raises EndpointError or ConfigError (keys) here. `connect` may be called from any thread, and again for a shard that
-    was restarted.
+    config: bind address, keys and limits of the public endpoint; with bind "none" nothing is forwarded.  epoch: of the
+    run. Raises EndpointError or ConfigError (keys).  Any thread may call `connect`, also again for a restarted shard.
     """
 
     def __init__(self, config: PublishConfig, shards: int, epoch: str, clock: Clock | None = None) -> None:
@@ -84,7 +84,7 @@ class Forwarder:
         self._wanted.put((shard, at))
 
     def close(self) -> None:
-        """Send what came, within the linger, and close. Safe to call twice."""
+        """Send the messages that have arrived, within the linger time, and close. Safe to call twice."""
         self._over.set()
         if self._thread is not None:
             self._thread.join(10.0)
@@ -96,7 +96,7 @@ class Forwarder:
         config, context = self._config, self._context
         endpoint.check(config.bind, config.curve_secret is not None, config.insecure)
         self._xsub, self._dealers = context.socket(zmq.XSUB), [context.socket(zmq.DEALER) for _ in range(self._shards)]
-        self._xsub.rcvhwm = 0  # never a loss between two of our own sockets while this thread lives
+        self._xsub.rcvhwm = 0  # no message may be lost between two own sockets while this thread lives
         for socket in (self._xsub, *self._dealers):
             socket.linger = 0
         for dealer in self._dealers:
@@ -135,8 +135,8 @@ class Forwarder:
             poller.poll(POLL_MS)
             try:
                 self._round()
-            except Exception:  # one odd message must not silence all cameras
-                log.exception("the forwarder passed over an error")
+            except Exception:  # one malformed message must not silence all cameras
+                log.exception("the forwarder ignored an error")
         with contextlib.suppress(Exception):
             while self._xsub.poll(LAST_MS):
                 self._forward()
@@ -167,7 +167,9 @@ class Forwarder:
         now_s = self._clock.monotonic()
         for token in [t for t, question in self._questions.items() if question.until_s <= now_s]:
             question = self._questions.pop(token)
-            self._reply(question.peer, merge.refusal(self._epoch, "a part of the detector restarts; ask again", 0.3))
+            self._reply(
+                question.peer, merge.refusal(self._epoch, "a shard of the detector is restarting; ask again", 0.3)
+            )
 
     def _reconnect(self, shard: int, at: str) -> None:
         before = self._connected.pop(shard, None)
@@ -208,13 +210,13 @@ class Forwarder:
             return
         self._questions[token] = _Question(frames[:-1], request, tuple(parts), now_s + ANSWER_S)
         for shard, data in parts.items():
-            with contextlib.suppress(zmq.Again):  # not connected: the question is refused when its time is over
+            with contextlib.suppress(zmq.Again):  # not connected: the request is refused when its time is over
                 self._dealers[shard].send(data, zmq.NOBLOCK)
 
     def _answered(self, shard: int, data: bytes) -> None:
         reply = json.loads(data)
         token = str(reply.get("request", ""))
-        if not token:  # a refusal names no question: the oldest one is meant, or any: it is asked again
+        if not token:  # a refusal does not name its request: it is applied to the oldest one, which is asked again
             token = next((t for t, q in self._questions.items() if shard in q.asked and shard not in q.replies), "")
         question = self._questions.get(token)
         if question is None:
@@ -231,7 +233,7 @@ class Forwarder:
 
 
 def _waiting(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
-    """Up to `limit` messages that lie ready."""
+    """Return up to `limit` messages that are ready."""
     for _ in range(limit):
         try:
             yield socket.recv_multipart(zmq.NOBLOCK)

@@ -1,4 +1,4 @@
-"""Recovery over several shards: one request becomes one a shard, their replies become one. No sockets here."""
+"""Recovery over several shards: splits one request into one per shard and joins their replies. No sockets here."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from stream_detector.cluster.messages import shard_of
 from stream_detector.events.protocol import DETECTOR, RECOVERY_SCHEMA, Request, encode, parse_topic
 
-MAX_SHARDS = 6  # each reply may have a little more than 1 MiB, and a subscriber takes 8
+MAX_SHARDS = 6  # bytes; each reply may slightly exceed 1 MiB, and a subscriber accepts 8
 _OF_A_SHARD = re.compile(rf"{DETECTOR}(?:-(\d+))?")
 
 
 def topic_shard(topic: str, shards: int) -> int:
-    """The shard that numbers a topic. Raises ProtocolError for what is no topic."""
+    """Return the shard that numbers a topic. Raises ProtocolError for an invalid topic."""
     _, camera = parse_topic(topic)
     own = _OF_A_SHARD.fullmatch(camera)
     if own is not None:
@@ -25,7 +25,7 @@ def topic_shard(topic: str, shards: int) -> int:
 
 
 def split(request: Request, token: str, shards: int) -> dict[int, bytes]:
-    """shard → request. token: comes back in the replies, in place of the peer's own text."""
+    """Split a request: shard → request. token: replaces the peer's own text and comes back in the replies."""
     if request.snapshot is not None:
         return dict.fromkeys(range(shards), encode({"request": token, "snapshot": list(request.snapshot)}))
     positions: dict[int, dict[str, int]] = {}
@@ -40,7 +40,9 @@ def split(request: Request, token: str, shards: int) -> dict[int, bytes]:
 
 
 def join(request: Request, epoch: str, replies: Sequence[Mapping[str, Any]]) -> bytes:
-    """One reply of all shards' replies (parsed JSON objects), in the order given. One refusal refuses the whole."""
+    """Join the replies of all shards (parsed JSON objects), in the given order. One refusal refuses the whole
+    request.
+    """
     head: dict[str, Any] = {"schema": RECOVERY_SCHEMA, "epoch": epoch, "request": request.request}
     for reply in replies:
         if reply.get("error"):
@@ -58,7 +60,7 @@ def join(request: Request, epoch: str, replies: Sequence[Mapping[str, Any]]) -> 
 
 
 def refusal(epoch: str, why: str, retry_after_s: float = 0.0) -> bytes:
-    """A reply that only says no."""
+    """Return a reply that refuses a request."""
     return encode({"schema": RECOVERY_SCHEMA, "epoch": epoch, "error": why, "retry_after_s": retry_after_s})
 
 

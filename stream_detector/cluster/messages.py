@@ -12,9 +12,10 @@ from stream_detector.types import CameraStatus, Timing, WindowRef
 
 @dataclass(frozen=True, slots=True)
 class ScoredWindow:
-    """One window's raw score. ref: clocks of the camera's node.  timing: up to `forward`, in milliseconds.
+    """The raw score of one window.
 
-    features: float32 (D,), little-endian, where the shard decides by them (a head that carries a state, novelty).
+    ref: clocks of the camera's node.  timing: up to `forward`, in milliseconds.  features: float32 (D,), little-endian,
+    if the shard needs them (a head with a state, novelty); otherwise empty.
     """
 
     ref: WindowRef
@@ -25,7 +26,7 @@ class ScoredWindow:
 
 @dataclass(frozen=True, slots=True)
 class CameraEnded:
-    """The camera gives no further windows. failure: one sentence, or ""."""
+    """The camera gives no more windows. failure: one sentence, or ""."""
 
     camera: str
     failure: str
@@ -33,9 +34,10 @@ class CameraEnded:
 
 @dataclass(frozen=True, slots=True)
 class ShardItem:
-    """One message to a shard. generation: of the camera's place, given by `Shard.adopt`; others are not believed.
+    """One message to a shard.
 
-    n: number of the item in that generation, without holes, from 0; what came before is not taken twice.
+    generation: the camera's generation, given by `Shard.adopt`; items of other generations are refused.  n: number of
+    the item in that generation, without gaps, from 0; an item with a number that was taken before is not taken again.
     """
 
     camera: str
@@ -46,9 +48,10 @@ class ShardItem:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a camera goes on. last: the newest window decided, None before the first.  done: it has ended for good.
+    """The point at which a camera continues. last: the newest decided window, None before the first.  done: whether it
+    has ended for good.
 
-    next_index: of the first window that is wanted.
+    next_index: index of the first window that is wanted.
     """
 
     camera: str
@@ -62,12 +65,12 @@ class ResumePoint:
 
 
 def shard_of(camera: str, shards: int) -> int:
-    """The shard that decides about a camera: the same in every process and every run."""
+    """Return the shard that decides for the camera: the same in every process and every run."""
     return zlib.crc32(camera.encode()) % shards
 
 
 def ref_to_list(ref: WindowRef) -> list[Any]:
-    """As JSON holds it exactly."""
+    """Convert to values that JSON holds exactly."""
     return list(astuple(ref))
 
 
@@ -77,7 +80,7 @@ def ref_from_list(fields: list[Any]) -> WindowRef:
 
 
 def item_to_list(item: ShardItem) -> list[Any]:
-    """As JSON holds it exactly."""
+    """Convert to values that JSON holds exactly."""
     what = item.what
     if isinstance(what, ScoredWindow):
         fields: list[Any] = ["scored", ref_to_list(what.ref), what.raw, list(astuple(what.timing))]

@@ -1,10 +1,10 @@
-"""Which node runs which cameras: a pure function, so that it can be tested and predicted.
+"""Assigns cameras to nodes: a pure function, so that it can be tested and predicted.
 
-Load is cameras per CPU. A camera stays where it is unless its node is gone, is not allowed any more, or carries so much
-more than another that moving it is worth its gap (a camera that moves misses about a second).
+Load is cameras per CPU. A camera stays where it is unless its node is gone or no longer allowed, or carries so much
+more than another node that moving is worth the gap (a camera that moves misses about a second).
 
-A camera may be bound to a place: `[cameras.gate] source = …` runs anywhere; with `--near gate=site_a` only on nodes
-that were started with the Ray resource or the label `site_a` (`ray start --resources '{"site_a": 1}'`).
+A camera may be bound to a place: with `--near gate=site_a` the camera `gate` runs only on nodes that were started with
+the Ray resource or the label `site_a` (`ray start --resources '{"site_a": 1}'`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A living node. cpus, gpus: Ray's count.  tags: names of its custom resources, and its labels' values."""
+    """A live node. cpus, gpus: number by Ray's count.  tags: names of its custom resources, and values of its
+    labels.
+    """
 
     id: str
     cpus: float
@@ -24,7 +26,7 @@ class Node:
 
     @property
     def weight(self) -> float:
-        """What it carries, against others; a node that offers no CPU still grabs frames if there is no other."""
+        """The capacity relative to other nodes; a node without CPUs still reads cameras if there is no other node."""
         return max(self.cpus, 0.01)
 
 
@@ -35,10 +37,10 @@ def place(
     near: Mapping[str, str] | None = None,
     slack: float = 1.25,
 ) -> dict[str, str]:
-    """camera → node id. A camera that no living node may run is left out.
+    """Return camera → node id. A camera that no live node may run is left out.
 
-    now: where cameras run at present.  near: camera → tag that its node must have.  slack: as long as no node carries
-    more than so many times its share, nothing moves.
+    now: the nodes that run the cameras at present.  near: camera → tag that its node must have.  slack: nothing moves
+    as long as no node carries more than this multiple of its share.
     """
     near = near or {}
     allowed = {c: [n for n in nodes if c not in near or near[c] in n.tags] for c in cameras}
@@ -74,5 +76,5 @@ def _least_loaded(nodes: Sequence[Node], load: Mapping[str, int]) -> Node:
 
 
 def parse_near(pairs: Sequence[str]) -> dict[str, str]:
-    """`CAMERA=TAG` texts as a mapping; a text without `=` is left to the caller's check as an empty tag."""
+    """Parse `CAMERA=TAG` texts; a text without `=` gets an empty tag, which the caller rejects."""
     return {camera: tag for camera, _, tag in (pair.partition("=") for pair in pairs)}

@@ -1,4 +1,4 @@
-"""What is asked of Ray about its nodes."""
+"""Queries to Ray about its nodes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from stream_detector.cluster.placement import Node
 
-# Beside its CPUs, GPUs and memory Ray lists these for itself; they are no tags of a node.
+# Ray lists these resources for itself, besides CPUs, GPUs and memory; they are no tags of a node.
 _RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory", "node:", "accelerator_type:")
 
 
 def living_nodes(ray: Any) -> list[Node]:
-    """The nodes that are up, by id."""
+    """Return the live nodes, by id."""
     found = []
     for entry in ray.nodes():
         if not entry.get("Alive"):

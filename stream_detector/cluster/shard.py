@@ -1,10 +1,10 @@
-"""A shard: decision, journal and publisher of some of the cameras, in one thread of its own, as in the single process.
+"""A shard: decision, journal and publisher for some of the cameras, in one thread, as in a single process.
 
     submit(items) ─▶ inbox ─▶ [write ahead] ─▶ Decider ─▶ Ledger ─▶ Publisher (loopback; the forwarder reads it)
 
-Exactly once, whichever process dies: an item is taken once (by generation and number), a batch is written to the
-`ShardLog` before it is decided, and the next shard decides the newest batch again from the states before it. It
-compares the resulting events with the journal after the position of these states, and does not journal them twice.
+Events occur exactly once, whichever process dies. An item is taken once (by generation and number). A batch is written
+to the `ShardLog` before it is decided, and the next shard decides the newest batch again from the states before it. It
+compares the resulting events with the journal after the position of these states and does not journal them twice.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 LOCK_WAIT_S = 5.0
-LIVE_RESUME_S = 60.0  # a live camera's alarm goes on if its shard was away for no longer than this
-BATCHES_AT_ONCE = 64  # submissions written ahead in one commit
+LIVE_RESUME_S = 60.0  # seconds; a live camera's alarm continues if its shard was away for at most this long
+BATCHES_AT_ONCE = 64  # submissions in one commit of the log
 
 
 @dataclasses.dataclass(slots=True)
 class _Camera:
-    """generation, n: of the newest item taken.  last: the newest window decided.  failure: why it ended, or ""."""
+    """generation, n: of the newest item taken.  last: the newest decided window.  failure: why the camera ended, or
+    "".
+    """
 
     plan: CameraPlan
     generation: int = 0
@@ -65,11 +67,11 @@ class _Camera:
 
 
 class _Sink:
-    """`types.EventSink` before the publisher: an event that the journal has already is passed over."""
+    """The `types.EventSink` before the publisher; it skips events that the journal already has."""
 
     def __init__(self, publisher: Publisher) -> None:
         self._publisher = publisher
-        self.expected: dict[str, deque[dict[str, Any]]] = {}  # topic → events that deciding again must give
+        self.expected: dict[str, deque[dict[str, Any]]] = {}  # topic → events that the repeated decision must give
 
     def _known(self, topic: str, **wanted: Any) -> dict[str, Any] | None:
         bodies = self.expected.get(topic)
@@ -78,7 +80,7 @@ class _Sink:
         body = bodies.popleft()
         if all(body.get(key) == value for key, value in wanted.items()):
             return body
-        log.error("deciding again gave %s on %s where the journal has %s", wanted, topic, body.get("type"))
+        log.error("a repeated decision gave %s on %s, but the journal has %s", wanted, topic, body.get("type"))
         bodies.clear()
         return None
 
@@ -101,12 +103,11 @@ class _Sink:
 
 
 class Shard:
-    """number: of `shards`.  plans: of its own cameras.  model: of the run's bundle.
+    """Decides for some of the cameras.
 
-    epoch: the run's, the same for all shards and their successors.
-
-    config: `publish.ledger` names the journal; files of shards beyond the first get a number. The endpoint for the
-    forwarder is `endpoint`. Raises what Ledger, Publisher and ShardLog raise.
+    number: of `shards`.  plans: of its own cameras.  model: of the run's bundle.  epoch: of the run, the same for all
+    shards and their successors.  config: `publish.ledger` names the journal; the files of further shards get a number.
+    `endpoint` is where the forwarder connects.  Raises the errors of Ledger, Publisher and ShardLog.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Shard:
         same = self._log.epoch == epoch
         states = self._log.states
         self._publisher = Publisher(
-            # Behind the forwarder, and on loopback: keys and limits for the world outside are the forwarder's.
+            # The socket is on loopback; the forwarder applies the keys and limits for the outside.
             publish.model_copy(
                 update={"bind": "tcp://127.0.0.1:*", "curve_secret": None, "curve_clients": None, "insecure": False}
             ),
@@ -182,13 +183,17 @@ class Shard:
     # -- from any thread ------------------------------------------------------------------------------------------
 
     def submit(self, items: Sequence[ShardItem]) -> Future[None]:
-        """Decide about these, in order. Done when they are written and decided: then the sender may forget them."""
+        """Decide on these items, in order. Returns a future that is done when they are written and decided; then the
+        sender may delete them.
+        """
         done: Future[None] = Future()
         self._inbox.put(lambda: self._batches.append((items, done)))
         return done
 
     def adopt(self, camera: str) -> Future[ResumePoint]:
-        """Begin a new generation of a camera, and say where it goes on: items of older ones are no longer taken."""
+        """Begin a new generation of a camera and return its resume point; items of older generations are refused from
+        now on.
+        """
         return self._call(lambda: self._adopt(self._cameras[camera]))
 
     def publish_status(self, status: CameraStatus) -> Future[None]:
@@ -196,11 +201,13 @@ class Shard:
         return self._call(lambda: self._publish_status(status))
 
     def report(self) -> Future[dict[str, Any]]:
-        """What the supervisor asks for: {"done": [cameras], "failed": {camera: sentence}, "windows", "alarms"}."""
+        """Return the report for the supervisor: {"done": [cameras], "failed": {camera: sentence}, "windows",
+        "alarms"}.
+        """
         return self._call(self._report)
 
     def finish(self, reason: EndReason) -> Future[None]:
-        """End every alarm in progress and close everything; the next run begins anew."""
+        """End every open alarm and close everything; the next run begins a new state."""
         return self._call(lambda: self._finish(reason))
 
     def close(self) -> None:
@@ -259,13 +266,13 @@ class Shard:
         if camera is None or item.generation != camera.generation or item.n <= camera.n:
             return False
         if item.n != camera.n + 1:
-            raise StageError(f"item {item.n} of {item.camera!r} came after {camera.n}; one was lost on the way")
+            raise StageError(f"item {item.n} of {item.camera!r} came after {camera.n}; an item was lost between them")
         camera.n = item.n
         self._dirty.add(item.camera)
         return True
 
     def _write_ahead(self, items: Sequence[ShardItem]) -> None:
-        """`_is_new` has counted these items already; what is written is the place before them."""
+        """Write the state before these items; `_is_new` has already counted them."""
         first: dict[str, int] = {}
         for item in items:
             first.setdefault(item.camera, item.n)
@@ -286,7 +293,9 @@ class Shard:
             self._decider.status(what)
 
     def _here(self, scored: ScoredWindow) -> Score:
-        """Monotonic clocks of another machine say nothing here: they are set by the window's age in UTC."""
+        """Convert the clocks: another machine's monotonic clock has no meaning here, so they are set by the window's
+        age in UTC.
+        """
         ref, timing = scored.ref, scored.timing
         now_s = self._clock.monotonic()
         captured_s = now_s - max(0.0, self._clock.utc() - ref.captured_utc)
@@ -334,7 +343,7 @@ class Shard:
     # -- taking over ----------------------------------------------------------------------------------------------
 
     def _state(self, name: str, first_n: int | None) -> dict[str, Any]:
-        """What is written of a camera. first_n: number of its first item in the batch to come, if it has one."""
+        """Return the stored state of a camera. first_n: number of its first item in the next batch, if it has one."""
         camera = self._cameras[name]
         seqs = self._ledger.last_seqs()
         return {
@@ -351,7 +360,7 @@ class Shard:
         }
 
     def _take_over(self, same_epoch: bool) -> None:
-        """Go on where the shard before was killed. What cannot go on ends with reason `restart`."""
+        """Continue where the previous shard was killed. An alarm that cannot continue ends with reason `restart`."""
         for name, state in self._log.states.items():
             camera = self._cameras.get(name)
             if camera is None or state["plan"] != _facts(camera.plan, self._fingerprint):
@@ -374,7 +383,8 @@ class Shard:
         self._sink.expected.clear()
         journalled = {alarm.last["id"] for alarm in self._ledger.open_alarms()}
         for name in self._cameras:
-            if self._decider.open_id(name) not in (None, *journalled):  # a journal that was set aside, a lost camera
+            # a journal that was set aside, or a camera that is gone
+            if self._decider.open_id(name) not in (None, *journalled):
                 state = self._decider.state(name)
                 state["machine"]["open"] = None
                 self._decider.restore(name, state)
@@ -385,7 +395,7 @@ class Shard:
 
 
 def _wait_for(journal: Path, clock: Clock) -> None:
-    """The shard before may still be dying: a journal kept in memory instead would be no journal."""
+    """Wait while the previous shard is still dying: a journal in memory would not survive."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     lock, until_s = lock_of(journal), clock.monotonic() + LOCK_WAIT_S
     while not lock.acquire():
@@ -396,12 +406,12 @@ def _wait_for(journal: Path, clock: Clock) -> None:
 
 
 def numbered(path: Path | None, number: int) -> Path | None:
-    """The file of a shard: as named for the first, `name-1.ext` and so on for the others."""
+    """Return the file of a shard: the given name for the first, `name-1.ext` and so on for the others."""
     return path if path is None or number == 0 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _facts(plan: CameraPlan, fingerprint: str) -> list[Any]:
-    """Whatever must not have changed if the decisions before are to go on."""
+    """Return the facts that must be unchanged for earlier decisions to continue."""
     return [
         plan.source,
         plan.stride_frames,

@@ -1,11 +1,11 @@
-"""What a shard writes before it decides, so that another process can decide the same.
+"""The log that a shard writes before it decides, so that another process can decide the same.
 
 One SQLite file beside the event journal. A commit holds the state of every camera *before* the newest batch, and that
-batch; it costs tens of microseconds and survives `kill -9`. Deciding is a function of state and scores alone, so the
-batch decided again gives the events that the journal may have already (`Shard` tells them apart).
+batch; it costs tens of microseconds and survives `kill -9`. A decision depends on state and scores only, so the batch
+decided again gives the same events; the journal may have them already (`Shard` tells them apart).
 
-A disk that cannot be written is reported once; events continue without it, but a shard that dies then continues from
-older windows, and its alarms end with reason `restart`.
+A disk that cannot be written is reported once. Events continue without the log, but a shard that dies then continues
+from older windows, and its alarms end with reason `restart`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 
 
 class ShardLog:
-    """path: the file, or None to remember nothing. Used by one thread at a time.
+    """The log of one shard. path: the file, or None for no log. One thread at a time uses it.
 
     epoch: in which the states were written.  states: by camera.  pending: the newest batch.  scores_bytes: length of
-    the scores file before it. All as found in the file at the start. Raises LedgerError for a file that is none.
+    the scores file before it.  All are the values found in the file at the start.  Raises LedgerError for an invalid
+    file.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -69,7 +70,7 @@ class ShardLog:
         self.pending = tuple(item_from_list(json.loads(text)) for (text,) in rows)
 
     def write(self, states: Mapping[str, Any], pending: Sequence[ShardItem], epoch: str, scores_bytes: int) -> None:
-        """Replace these cameras' states, and the batch, at once."""
+        """Replace the states of these cameras, and the batch, in one transaction."""
         if self._db is None:
             return
         try:
@@ -87,14 +88,14 @@ class ShardLog:
                 log.error("shard file %s cannot be written (%s); a restart would end open alarms", self._path, error)
 
     def forget(self, known: Collection[str]) -> None:
-        """Drop the states of all cameras but these: their alarms have ended, and must not come back with them."""
+        """Delete the states of all other cameras: their alarms have ended and must not return with them."""
         if self._db is None:
             return
         with contextlib.suppress(sqlite3.Error), self._db as db:
             db.executemany("DELETE FROM cameras WHERE name = ?", [(n,) for n in self.states if n not in known])
 
     def clear(self) -> None:
-        """The run ended in order: the next one begins anew."""
+        """Delete everything: the run ended in order, and the next one begins a new state."""
         if self._db is None:
             return
         with contextlib.suppress(sqlite3.Error), self._db as db:

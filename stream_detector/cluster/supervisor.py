@@ -1,10 +1,12 @@
-"""The driver: starts actors where there are nodes, watches them, and moves cameras away from what has died.
+"""The driver: starts actors on the nodes, watches them, and moves cameras away from dead ones.
 
-    every HEARTBEAT_S  each actor is asked for a heartbeat; Ray reports an actor that died, and an actor that is silent
+    every HEARTBEAT_S  each actor is asked for a heartbeat; Ray reports an actor that died; an actor that is silent
                        for HANG_S hangs and is killed
     every NODES_S      nodes that joined get an engine, a camera host and their share of the cameras
+
 A camera that moves is first adopted (`Shard.adopt` begins a new generation, so items of its former host are refused
-even if that host still lives behind a broken network) and then assigned. Nothing here holds windows or decides.
+even if that host still runs behind a broken network) and then assigned. The supervisor neither holds windows nor
+decides.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.5
 NODES_S = 0.5
-LINK_S = 5.0  # links are sent again, in case a host dropped an engine that was silent
+LINK_S = 5.0  # seconds; links are sent again in case a host dropped a silent engine
 HANG_S = 5.0
-START_S = 120.0  # an actor may take so long to its first sign of life: it imports and loads a model
+START_S = 120.0  # seconds; time until the first sign of life: the actor imports libraries and loads a model
 ASK_S = 10.0
-MAX_DEATHS = 20  # of actors of one kind within DEATHS_S: then the cause is not a machine
+MAX_DEATHS = 20  # deaths of actors of one kind within DEATHS_S; more have a cause other than a machine
 DEATHS_S = 60.0
 
 
@@ -57,13 +59,13 @@ class _Actor:
 
     @property
     def good(self) -> tuple[int, float] | None:
-        """What batches it is good at, if it is or has an engine that is ready."""
+        """The preferred batch, if the actor is or has an engine that is ready."""
         return self.report.get("good") if self.report else None
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterResult:
-    """How a run ended. failed: sentence by camera.  deaths: (kind, seconds since the start) of actors that died."""
+    """The result of a run. failed: sentence by camera.  deaths: (kind, seconds since the start) of actors that died."""
 
     windows: int
     alarms: int
@@ -82,7 +84,9 @@ class ClusterResult:
 
 @dataclass(eq=False)
 class Supervisor:
-    """ray: connected.  shards: how many.  near: camera → tag of the nodes it may run on.  on_ready(endpoint): once."""
+    """Runs a cluster. ray: connected.  shards: number of shards.  near: camera → tag of the nodes that may run it.
+    on_ready(endpoint): called once.
+    """
 
     ray: Any
     config: Config
@@ -107,7 +111,7 @@ class Supervisor:
     _ready: bool = field(default=False, init=False)
 
     def stop(self) -> None:
-        """End the run in order. For any thread and for signal handlers."""
+        """End the run in order. Any thread and any signal handler may call it."""
         self._stop.set()
 
     def run(self) -> ClusterResult:
@@ -136,7 +140,7 @@ class Supervisor:
         )
 
     def where(self) -> dict[str, str]:
-        """camera → node id, now."""
+        """Return camera → node id, now."""
         return dict(self._node_of)
 
     # -- one round ------------------------------------------------------------------------------------------------
@@ -202,7 +206,7 @@ class Supervisor:
             self._start_missing_actors(node)
 
     def _place_cameras(self) -> None:
-        """Bring cameras to where they belong, once there is somebody to run them and somebody to score them."""
+        """Assign the cameras, once there is a host to run them and an engine to score them."""
         report = [actor for actor in self._actors.values() if actor.report is not None]
         ready = {actor.key for actor in report}
         shards = {number for number in range(self.shards) if f"shard-{number}" in ready}
@@ -234,7 +238,7 @@ class Supervisor:
             asked = [self._actors[f"shard-{number}"].handle.adopt.remote(part) for number, part in by_shard.items()]
             resumes = [resume for part in self.ray.get(asked, timeout=ASK_S) for resume in part]
         except self.ray.exceptions.RayError:
-            return  # the shard has died: its heartbeat tells, and the next round tries again
+            return  # the shard has died: its heartbeat reports that, and the next round tries again
         for resume in resumes:
             before = self._actors.get(f"host-{self._node_of.get(resume.camera)}")
             if before is not None and before is not host:
@@ -249,11 +253,11 @@ class Supervisor:
             self._assignments.append((host.handle.assign.remote(going), host, tuple(r.camera for _, _, r in going)))
 
     def _check_assignments(self) -> None:
-        """What hosts were report to run: if that failed, the cameras are placed anew."""
+        """Check the reports of hosts on assigned cameras; a camera that failed is placed again."""
         waiting = []
         for ref, host, names in self._assignments:
             if self._actors.get(host.key) is not host:
-                continue  # it has died, and its cameras are elsewhere
+                continue  # the host has died, and its cameras are elsewhere
             done, _ = self.ray.wait([ref], timeout=0)
             if not done:
                 waiting.append((ref, host, names))
@@ -293,7 +297,9 @@ class Supervisor:
         self._register("shard", f"shard-{number}", self._home, handle)
 
     def _start_missing_actors(self, node: Node) -> None:
-        """A camera host, and an engine for every GPU; without one, the host has its own. What is there stays."""
+        """Start a camera host, and an engine for every GPU; without a GPU the host has its own engine. Existing actors
+        stay.
+        """
         for gpu in range(int(node.gpus)):
             if f"engine-{node.id}-{gpu}" not in self._actors:
                 self._start_engine(node, gpu)
@@ -336,12 +342,12 @@ class Supervisor:
         self._looked_s = float("-inf")  # start missing actors immediately
 
     def _kill(self, handle: Any) -> None:
-        """For a thread of its own: Ray may hold this call until it has found out itself that the node is gone."""
-        with contextlib.suppress(Exception):  # dead already, most of the time
+        """Kill an actor, in a separate thread: Ray may block this call until it knows that the node is gone."""
+        with contextlib.suppress(Exception):  # usually dead already
             self.ray.kill(handle, no_restart=True)
 
     def _update_links(self) -> None:
-        """Tell every host which engines and shards there are."""
+        """Send every host the present engines and shards."""
         self._link_version += 1
         self._linked_s = time.monotonic()
         ready = [actor for actor in self._actors.values() if actor.report is not None]
@@ -354,7 +360,7 @@ class Supervisor:
                 host.handle.set_links.remote(self._link_version, engines, shards, good)
 
     def _finish(self, reason: EndReason) -> tuple[int, int]:
-        """Close hosts, then shards; returns the windows and alarms of the run."""
+        """Close the hosts, then the shards; return the windows and alarms of the run."""
         windows = alarms = 0
         hosts = [a.handle.close.remote() for a in self._actors.values() if a.kind == "host" and a.report is not None]
         with contextlib.suppress(self.ray.exceptions.RayError):
@@ -373,7 +379,7 @@ class Supervisor:
 
 
 def _cause(error: BaseException) -> str:
-    """The last line of Ray's report: the exception itself."""
+    """Return the last line of Ray's report: the exception itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -1,7 +1,7 @@
-"""Settings of a run: what cameras.toml and the command line may say, checked.
+"""The settings of a run, from cameras.toml and the command line, checked.
 
-In: TOML text, options. Out: frozen models, with every error as one sentence in the words of the file.
-Imports: errors, system.registry.
+In: TOML text, options. Out: frozen models; every error is one sentence in the words of the file. Imports: errors,
+system.registry.
 """
 
 from stream_detector.config.settings import (

@@ -1,4 +1,4 @@
-"""Change settings of one camera in a configuration file and leave everything else as its author wrote it."""
+"""Changes the settings of one camera in a configuration file and keeps everything else as written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tomlkit.items import InlineTable, Table
 from stream_detector.config import load_config
 from stream_detector.errors import ConfigError
 
-BYTE_ORDER_MARK = "\ufeff"  # editors of Windows begin a file with it
+BYTE_ORDER_MARK = "\ufeff"  # Windows editors begin a file with it
 
 
 def set_camera(text: str, camera: str, settings: Mapping[str, Any]) -> str:
-    """`text` with `settings` (key → number, text or flat table) in the camera's table; comments and layout stay.
+    """Return `text` with `settings` (key → number, text or flat table) in the camera's table; comments and layout stay.
 
-    Raises ConfigError where the text is not valid TOML or does not name the camera.
+    Raises ConfigError if the text is not valid TOML or does not name the camera.
     """
     try:
         document = tomlkit.parse(text)
@@ -50,9 +50,9 @@ def set_camera(text: str, camera: str, settings: Mapping[str, Any]) -> str:
 
 
 def write_camera_settings(path: Path, camera: str, settings: Mapping[str, Any]) -> None:
-    """`set_camera` on a file. The new text is read back and checked before it takes the old one's place, at once.
+    """Apply `set_camera` to a file. The new text is parsed and checked before it replaces the old file atomically.
 
-    Raises ConfigError; the file then is as it was.
+    Raises ConfigError; the file is then unchanged.
     """
     by_hand = f"write it by hand into [cameras.{camera}]: {_written(settings)}"
     try:
@@ -80,7 +80,9 @@ def write_camera_settings(path: Path, camera: str, settings: Mapping[str, Any]) 
 
 
 def _table_of(document: tomlkit.TOMLDocument, camera: str) -> Any:
-    """The camera's table; `gate = "rtsp://…"` below [cameras] becomes one. None where the camera is not named."""
+    """Return the camera's table; `gate = "rtsp://…"` below [cameras] becomes a table. None if the camera is not
+    named.
+    """
     cameras: Any = document.get("cameras")
     if isinstance(cameras, list):
         return next((entry for entry in cameras if entry.get("name") == camera), None)
@@ -93,7 +95,7 @@ def _table_of(document: tomlkit.TOMLDocument, camera: str) -> Any:
     table: InlineTable = tomlkit.inline_table()
     table["source"] = entry
     cameras[camera] = table  # type: ignore[index]
-    cameras[camera].trivia.comment = comment  # which the assignment drops
+    cameras[camera].trivia.comment = comment  # comments that the assignment drops
     return cameras[camera]
 
 

@@ -1,9 +1,9 @@
-"""What pydantic found wrong with a configuration, said in the words of the file it was written in.
+"""Turns pydantic's errors into sentences in the words of the configuration file.
 
     camera gate: threshold must be between 0 and 1, not 2.0
     unknown key 'cooldown' in [alarm]; did you mean 'cooldown_s'?
 
-Values that are texts are never shown: one may be a password.
+Text values are never shown, because one may be a password.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _KINDS = {
     "list": "a list in brackets",
 }
 _FORMS: dict[int | str, str] = {"device": "auto, cpu, cuda, cuda:N or mps", "hwaccel": "a name of a-z and 0-9"}
-_PLAIN = ("bool", "int", "float", "str")  # what a value of a free table may be; pydantic tells of each
-_FORMER_KEYS = {  # key of an earlier version → what it is called now
+_PLAIN = ("bool", "int", "float", "str")  # the types that a value of a free table may have; pydantic reports each
+_FORMER_KEYS = {  # key of an earlier version → its present name
     "trouble": "[picture_quality]",
     "smooth": "[smoothing]",
     "picture_quality.even_below": "contrast_below",
@@ -41,10 +41,10 @@ _UNITS = ("_s", "_ms", "_fps", "_days", "_bytes", "_ratio", "_windows")
 
 
 def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str]) -> str:
-    """One sentence for the first thing that is wrong. names: of the cameras, in their order."""
+    """Return one sentence for the first error. names: of the cameras, in order."""
     errors = error.errors(include_url=False)
     first = errors[0]
-    if first["type"] == "missing":  # a key that is missing may stand there with a slip in its name
+    if first["type"] == "missing":  # a missing key may be present with a typing error in its name
         same = [e for e in errors if e["type"] == "extra_forbidden" and e["loc"][:-1] == first["loc"][:-1]]
         first = same[0] if same else first
     location = first["loc"]
@@ -66,12 +66,12 @@ def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str
     if location[-1] in _PLAIN and "options" in location:
         return f"{prefix}{_key(location[:-1])} must be a number, a text in quotes, or true or false"
     given = first["input"]
-    shown = f", not {given}" if isinstance(given, int | float) else ""  # never a text: it may hold a password
+    shown = f", not {given}" if isinstance(given, int | float) else ""  # a text is never shown: it may be a password
     return f"{prefix}{key} must be {_wanted(kind, first.get('ctx', {}), location, model)}{shown}"
 
 
 def _key(location: Location) -> str:
-    """The key below its table, as it is written: 'alarm.threshold', or 'mask, entry 2' of a camera."""
+    """Return the key below its table, as written: 'alarm.threshold', or 'mask, entry 2' of a camera."""
     parts = location[2:] if location[:1] == ("cameras",) and len(location) > 1 else location
     words = ".".join(str(part) for part in parts if isinstance(part, str) and part != "[key]")
     return words + "".join(f", entry {part + 1}" for part in parts if isinstance(part, int))
@@ -100,13 +100,13 @@ def _wanted(kind: str, context: dict[str, Any], location: Location, model: type[
 
 
 def _annotation(location: Location, model: type[BaseModel]) -> Any:
-    """The annotated type of the field at `location`, with its constraints; None where there is none."""
+    """Return the annotated type of the field at `location`, with its constraints; None if there is no such field."""
     annotation: Any = model
     for part in location:
         if isinstance(part, int):
             annotation = next((a for a in typing.get_args(_bare(annotation)) if a is not Ellipsis), None)
             continue
-        if typing.get_origin(_bare(annotation)) is dict:  # of tables with names of the user's
+        if typing.get_origin(_bare(annotation)) is dict:  # tables with names that the user chooses
             annotation = typing.get_args(_bare(annotation))[1]
             continue
         owner = _model(annotation)
@@ -133,14 +133,15 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _bounds(annotation: Any) -> str:
-    """The range of numbers that an annotation allows, in words; "" where it says nothing."""
+    """Return the range of numbers that an annotation allows, in words; "" without a range."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return next(filter(None, map(_bounds, typing.get_args(annotation))), "")
     low: Any = None
     high: Any = None
     above = below = False
     constraints = list(getattr(annotation, "__metadata__", ()))
-    constraints += [c for entry in constraints for c in getattr(entry, "metadata", ())]  # of a pydantic Field
+    # constraints of a pydantic Field
+    constraints += [c for entry in constraints for c in getattr(entry, "metadata", ())]
     for constraint in constraints:
         if isinstance(constraint, annotated_types.Ge):
             low = constraint.ge
@@ -158,7 +159,7 @@ def _bounds(annotation: Any) -> str:
 
 
 def _unknown(location: Location, model: type[BaseModel]) -> str:
-    """The sentence about a key that is in no table, or in the wrong one."""
+    """Return the sentence about a key that no table has, or that is in the wrong table."""
     key = str(location[-1])
     camera = location[:1] == ("cameras",) and len(location) > 1
     owner = _model(_annotation(location[:-1], model)) or model
@@ -180,7 +181,7 @@ def _unknown(location: Location, model: type[BaseModel]) -> str:
 
 
 def _elsewhere(key: str, owner: type[BaseModel], model: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """Keys of other tables that are this one but for its unit."""
+    """Return keys of other tables that equal this one except for the unit."""
     for section, field in model.model_fields.items():
         other = _model(field.annotation)
         if other is None or other is owner or section == "cameras":
@@ -191,7 +192,7 @@ def _elsewhere(key: str, owner: type[BaseModel], model: type[BaseModel]) -> Iter
 
 
 def _stem(key: str) -> str:
-    """The key without its unit."""
+    """Return the key without its unit."""
     return next((key.removesuffix(unit) for unit in _UNITS if key.endswith(unit)), key)
 
 

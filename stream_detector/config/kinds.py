@@ -1,8 +1,8 @@
-"""What a configuration, or a bundle's manifest, asks for by name: the registries, known before an implementation loads.
+"""The registries of everything that a configuration or a manifest selects by name, without loading implementations.
 
-    smooth.kind = "kalman"      smooth.kind: smoother 'kalman' does not exist; use one of ema, median, none
+    smoothing.kind = "kalman"      smoothing.kind: smoother 'kalman' does not exist; use one of ema, median, none
 
-The protocols stand beside the implementations: `alarms.smoothing.Smoother`, `alarms.state_machine.AlarmRule`.
+The protocols are beside the implementations: `alarms.smoothing.Smoother`, `alarms.state_machine.AlarmRule`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from stream_detector.system.registry import Registry
 
-SMOOTHERS = Registry[Any](  # of `SmoothingConfig` → Smoother
+SMOOTHERS = Registry[Any](  # factories: SmoothingConfig → Smoother
     "smoother",
     "stream_detector.smoothers",
     {
@@ -22,15 +22,15 @@ SMOOTHERS = Registry[Any](  # of `SmoothingConfig` → Smoother
         "none": "stream_detector.alarms.smoothing:make_identity",
     },
 )
-ALARM_RULES = Registry[Any](  # of `alarms.state_machine.RuleFactory`
+ALARM_RULES = Registry[Any](  # factories: see `alarms.state_machine.RuleFactory`
     "alarm rule", "stream_detector.alarm_rules", {"hysteresis": "stream_detector.alarms.state_machine:make_hysteresis"}
 )
-ENGINES = Registry[Any](  # of Bundle, EngineChoice, EngineConfig → Engine
+ENGINES = Registry[Any](  # factories: Bundle, EngineChoice, EngineConfig → Engine
     "engine",
     "stream_detector.engines",
     {"openvino": "stream_detector.engines:make_openvino", "torch": "stream_detector.engines:make_torch"},
 )
-SOURCE_KINDS = Registry[Any](  # of `capture.readers.ReaderFactory`
+SOURCE_KINDS = Registry[Any](  # factories: see `capture.readers.ReaderFactory`
     "kind of source",
     "stream_detector.sources",
     {
@@ -46,7 +46,7 @@ def _known_engine(name: str) -> str:
     return name if name == "auto" else ENGINES.known(name)
 
 
-Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]  # the name of something registered
+Kind = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]  # the name of a registered implementation
 SmootherKind = Annotated[Kind, AfterValidator(SMOOTHERS.known)]
 EngineKind = Annotated[Kind, AfterValidator(_known_engine)]
 AlarmRuleKind = Annotated[Kind, AfterValidator(ALARM_RULES.known)]

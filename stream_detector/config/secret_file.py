@@ -1,8 +1,8 @@
-"""A secret in a file of its own: `source_file` and `password_file` of a camera.
+"""A secret in its own file: `source_file` and `password_file` of a camera.
 
-The file holds one line. Its path may begin with `~` and hold `${NAME}` for a variable of the environment
-(`${CREDENTIALS_DIRECTORY}/gate` below systemd). No message shows the path before the file was found, since who writes
-the password where the path belongs must not read it in a log.
+The file holds one line. Its path may begin with `~` and contain `${NAME}` for an environment variable
+(`${CREDENTIALS_DIRECTORY}/gate` under systemd). No message shows the path before the file is found: a user who writes
+the password in place of the path must not read it in a log.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from stream_detector.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-_MOST = 16_384  # bytes; an address has no more
+_MOST = 16_384  # bytes; no address is longer
 _OTHERS_MAY = stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP
 
 
 def with_files(camera: dict[str, Any]) -> dict[str, Any]:
-    """A camera's values with what its source_file and password_file hold put into its source. Raises SourceError."""
+    """Return the values of a camera with the content of its source_file and password_file in its source. Raises
+    SourceError.
+    """
     source, holder, password = (camera.get(key) for key in ("source", "source_file", "password_file"))
     who = f"camera {camera.get('name', '')}: "
     if holder is not None:
@@ -47,10 +49,10 @@ def _only_line(text: str) -> Source:
 
 
 def read_secret(path: object, key: str, who: str = "") -> str:
-    """The line in the file that `path` names; `key` is what the messages call it, `who` begins the warning.
+    """Read the line in the file that `path` names. key: its name in messages.  who: the beginning of a warning.
 
-    A file that others may read, or others and its group may write, is used, and a warning is logged.
-    Raises SourceError where the file is missing, unreadable, empty, or more than one line of UTF-8 text.
+    A file that others may read or write is used, with a warning in the log. Raises SourceError if the file is missing,
+    unreadable, empty, or not one line of UTF-8 text.
     """
     if not isinstance(path, str | Path) or not str(path).strip():
         raise SourceError(f"{key} must be the path of a file")
@@ -63,7 +65,7 @@ def read_secret(path: object, key: str, who: str = "") -> str:
         mode = file.stat().st_mode
         with file.open("rb") as stream:
             content = stream.read(_MOST + 1)
-    except (OSError, ValueError, RuntimeError) as error:  # the last: '~' of a user who is not known
+    except (OSError, ValueError, RuntimeError) as error:  # the last error: '~' of an unknown user
         reason = error.strerror if isinstance(error, OSError) else "no path"
         problem = f"{key} names a file that cannot be read ({reason}); give the user read permission"
     if problem:

@@ -33,7 +33,7 @@ from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError, SourceError
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
-DETECTOR = "_detector"  # the name under which the detector speaks of itself (v1/status/_detector/); no camera has it
+DETECTOR = "_detector"  # the name of the detector itself (v1/status/_detector/); no camera may have it
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
@@ -48,7 +48,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_nul(cls, value: Any) -> Any:
-        if isinstance(value, str | Path) and "\0" in str(value):  # TOML can write it; no system call takes it
+        if isinstance(value, str | Path) and "\0" in str(value):  # TOML can contain it, but no system call accepts it
             raise ValueError("the text holds a character with the code 0; remove it")
         return value
 
@@ -56,19 +56,20 @@ class Section(BaseModel):
 class CaptureConfig(Section):
     """Sources → Frames."""
 
-    stall_after_s: Seconds = 3.0  # no frame for so long: status "stalled"
+    stall_after_s: Seconds = 3.0  # seconds without a frame until the status is "stalled"
     open_timeout_s: Seconds = 5.0
     read_timeout_s: Seconds = 5.0
-    abandon_after_s: Seconds = 15.0  # a reader stuck for so long is abandoned and replaced
-    backoff_min_s: Seconds = 0.5  # reconnect: doubled each time, jittered, never given up
+    abandon_after_s: Seconds = 15.0  # seconds after which a stuck reader is abandoned and replaced
+    backoff_min_s: Seconds = 0.5  # reconnect delay: doubled each time, with jitter; attempts never end
     backoff_max_s: Seconds = 30.0
     exit_on_error: bool = False  # a source that cannot be opened ends the run with exit code 2
     rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"  # auto: TCP first, then UDP
-    decoder_threads: Annotated[int, Field(ge=1, le=64)] = 1  # each further one costs a frame of latency
-    hwaccel: Annotated[str, Field(pattern=r"^[a-z0-9]{0,32}$")] = ""  # "": software; "cuda", "qsv", …: where it works
+    # decoder threads; each further one costs a frame of latency
+    decoder_threads: Annotated[int, Field(ge=1, le=64)] = 1
+    hwaccel: Annotated[str, Field(pattern=r"^[a-z0-9]{0,32}$")] = ""  # "": software; "cuda", "qsv", …: used if it works
     preview_fps: Annotated[float, Field(ge=0, le=60)] = 6.0
     preview_size: Annotated[int, Field(ge=64, le=1920)] = (
-        384  # long side, pixels; VP8 encodes that in some 20 ms of one core
+        384  # long side, pixels; VP8 encodes such a picture in about 20 ms of one core
     )
 
 
@@ -76,64 +77,67 @@ class WindowConfig(Section):
     """Frames → Windows."""
 
     stride: Annotated[int, Field(ge=1, le=10_000)] = 16  # frames between the starts of two windows
-    max_gap_s: Seconds = 2.0  # a hole in media time longer than this is a discontinuity
+    max_gap_s: Seconds = 2.0  # seconds; a longer gap in media time is a discontinuity
     find_cuts: bool = True  # so is a picture that becomes another scene from one frame to the next
 
 
 class BatchConfig(Section):
-    """Windows → Batches. max_size and max_wait_ms: what suits the engine, unless given."""
+    """Windows → batches. max_size and max_wait_ms: None means the preference of the engine."""
 
     max_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] | None = None
-    buffer_windows: Annotated[int, Field(ge=1, le=1024)] = 4  # per camera; live: the oldest is dropped, files wait
+    # windows per camera; a live camera drops the oldest, files wait
+    buffer_windows: Annotated[int, Field(ge=1, le=1024)] = 4
 
 
 class PictureQualityConfig(Section):
-    """Black, covered, blurred and frozen pictures, and too few scored windows: told as `degraded` and as status."""
+    """Detection of black, covered, blurred and frozen pictures, and of too few scored windows; reported in `degraded`
+    and in the status.
+    """
 
     enabled: bool = True
     hold_s: Seconds = 2.0  # trouble is told when it has lasted for so long
-    black_below: Annotated[float, Field(ge=0, le=255)] = 12.0  # grey level of the brightest hundredth
+    black_below: Annotated[float, Field(ge=0, le=255)] = 12.0  # grey level of the brightest one percent of pixels
     contrast_below: Annotated[float, Field(ge=0, le=255)] = 3.0  # standard deviation of grey levels
-    covered_ratio: Unit = 0.3  # contrast, as a share of what is usual for the camera; together with blurred_ratio
-    blurred_ratio: Unit = 0.2  # variance of the Laplacian, as a share of what is usual for the camera
+    covered_ratio: Unit = 0.3  # contrast as a fraction of the camera's usual contrast; used together with blurred_ratio
+    blurred_ratio: Unit = 0.2  # variance of the Laplacian as a fraction of the camera's usual one
     frozen_after_s: Seconds = 10.0
     warmup_s: Seconds = 30.0
     reset_after_s: Seconds = 1800.0
-    coverage_below: Unit = 0.8  # share of the last coverage_span_s whose windows were scored; live sources only
+    coverage_below: Unit = 0.8  # fraction of the last coverage_span_s with scored windows; live sources only
     coverage_span_s: Annotated[float, Field(ge=5, le=3600)] = 60.0
 
 
 class EngineConfig(Section):
-    """Which engine scores the windows."""
+    """The engine that scores the windows."""
 
     engine: EngineKind = "auto"  # or "torch", "openvino", or the name of a registered engine
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
-    on_failure: Literal["stop", "fallback"] = "stop"  # fallback: go on with torch on the CPU, and say so
-    threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores
-    deterministic: bool = False  # bit-equal scores in any batch, at the cost of speed: torch, on CPU and GPU
+    on_failure: Literal["stop", "fallback"] = "stop"  # fallback: continue with torch on the CPU, with a log line
+    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0: one per core
+    deterministic: bool = False  # bit-equal scores in any batch, but slower: torch, on CPU and GPU
 
 
 class SmoothingConfig(Section):
     """Causal smoothing of raw scores, in media time."""
 
     kind: SmootherKind = "ema"  # "ema", "median", "none", or the name of a registered smoother
-    time_constant_s: Seconds = 1.0  # ema: weight of the past falls to 1/e in this time
-    span: Annotated[int, Field(ge=1, le=99)] = 3  # median: windows
-    options: Options = {}  # what a registered smoother of another kind wants to be told
+    time_constant_s: Seconds = 1.0  # ema: the weight of the past falls to 1/e in this time
+    span: Annotated[int, Field(ge=1, le=99)] = 3  # median: number of windows
+    options: Options = {}  # options of a registered smoother of another kind
 
 
 class AlarmConfig(Section):
-    """Hysteresis: on, off, minimum length, cooldown. None: what the bundle says."""
+    """The alarm rule: on, off, minimum length, cooldown. None: the value of the bundle."""
 
     rule: AlarmRuleKind = "hysteresis"  # or the name of a registered alarm rule
     threshold: Unit | None = None
     off_ratio: Unit = 0.7  # an alarm ends below threshold × off_ratio
     min_length_s: Seconds = 2.0
-    cooldown_s: Seconds = 10.0  # one incident is one alarm: who runs off, or looks after the hurt, raises no second one
+    cooldown_s: Seconds = 10.0  # one incident is one alarm: people who run away or help must not cause a second one
     update_interval_s: Seconds = 2.0
-    options: Options = {}  # what a registered rule of another kind wants to be told
+    options: Options = {}  # options of a registered rule of another kind
 
 
 class EvidenceConfig(Section):
@@ -149,16 +153,16 @@ class EvidenceConfig(Section):
 
 
 class PublishConfig(Section):
-    """ZeroMQ and the files. bind "none": no socket."""
+    """ZeroMQ and the journal. bind "none": no socket."""
 
     bind: str = "tcp://127.0.0.1:5555"
     insecure: bool = False  # allow a bind beyond loopback without CURVE
-    curve_secret: Path | None = None  # server key file; turns CURVE on
-    curve_clients: Path | None = None  # folder of allowed public keys
+    curve_secret: Path | None = None  # server key file; enables CURVE
+    curve_clients: Path | None = None  # folder with the allowed public keys
     high_water_mark: Annotated[int, Field(ge=1)] = 1000
     linger_ms: Annotated[int, Field(ge=0, le=60_000)] = 1000
     heartbeat_s: Annotated[float, Field(gt=0, le=60)] = 1.0
-    recovery_limit: Annotated[int, Field(ge=1, le=100_000)] = 1000  # events in one recovery answer
+    recovery_limit: Annotated[int, Field(ge=1, le=100_000)] = 1000  # events in one recovery reply
     ledger: Path | None = Path("runs/ledger.sqlite3")  # None: in memory
     keep_days: Seconds = 30.0
     ledger_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
@@ -171,7 +175,7 @@ class PublishConfig(Section):
 
 
 class SinkConfig(Section):
-    """One more place for alarm events, [sinks.NAME]. kind: of a registered sink."""
+    """Another place for alarm events, [sinks.NAME]. kind: of a registered sink."""
 
     kind: Kind
     options: Options = {}
@@ -184,26 +188,27 @@ class TelemetryConfig(Section):
     log_format: Literal["text", "json"] = "text"
     log_file: Path | None = None  # None: standard error
     dashboard: bool = True
-    live_age_s: Annotated[float, Field(gt=0, le=3600)] = 10.0  # /livez: the decision thread went round so lately
-    ready_age_s: Annotated[float, Field(gt=0, le=86_400)] = 10.0  # /readyz: a camera was scored so lately
-    ready_share: Unit = 0.5  # /readyz: of the cameras that have not ended, this share was
+    live_age_s: Annotated[float, Field(gt=0, le=3600)] = 10.0  # /livez: the decision thread has run within this time
+    ready_age_s: Annotated[float, Field(gt=0, le=86_400)] = 10.0  # /readyz: a camera was scored within this time
+    ready_share: Unit = 0.5  # /readyz: fraction of the cameras that have not ended which were scored
 
 
 class WebConfig(Section):
-    """The page to watch (extra `web`). bind "none": off. Beyond loopback it needs the token and both TLS files."""
+    """The web page (extra `web`). bind "none": off. Beyond loopback it needs the token and both TLS files."""
 
     bind: str = "none"  # HOST:PORT
     token_file: Path | None = None
     cert: Path | None = None
     key: Path | None = None
-    hosts: tuple[str, ...] = ()  # names, without port, under which it may be asked for; () with a token: any
+    hosts: tuple[str, ...] = ()  # host names, without port, that requests may use; () with a token: any
 
 
 class CameraConfig(Section):
-    """One camera; None means: as the run says.
+    """The settings of one camera; None means the setting of the run.
 
-    source: a text is parsed; what is kept shows no secret (`Source`).  source_file: holds the source instead.
-    password_file: holds the password of the user that the source names. The files are read once, when this is made.
+    source: a text is parsed; the result shows no secret (`Source`).  source_file: a file that holds the source instead.
+    password_file: a file that holds the password of the user in the source.  The files are read once, when this is
+    created.
     """
 
     name: str
@@ -216,8 +221,8 @@ class CameraConfig(Section):
     mask: tuple[Point, ...] = ()
     evidence: bool | None = None
     rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
-    snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # an address that gives one JPEG is asked so often
-    allow_hosts: tuple[str, ...] = ()  # that redirects and playlists may name beside the camera's own
+    snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # requests per second to an address that gives one JPEG
+    allow_hosts: tuple[str, ...] = ()  # hosts that redirects and playlists may name, besides the camera's own
 
     @model_validator(mode="before")
     @classmethod
@@ -240,7 +245,7 @@ class CameraConfig(Section):
                 f"{slug(name)!r}"
             )
         if name == DETECTOR:
-            raise ValueError(f"camera name {name!r} is not allowed: the detector reports its own trouble under it")
+            raise ValueError(f"camera name {name!r} is not allowed: the detector reports its own state under this name")
         return name
 
     @field_validator("mask")
@@ -284,11 +289,11 @@ class Config(Section):
 
 
 def slug(text: str) -> str:
-    """A camera name made from any text, for instance 'Gate 1' → 'gate-1'."""
+    """Make a camera name from any text, for instance 'Gate 1' → 'gate-1'."""
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:64] or "camera"
 
 
-# A key of the run, and the key of one camera that says the same.
+# pairs of a key of the run and the key of a camera that replaces it
 _OWN: tuple[tuple[tuple[str, ...], str], ...] = (
     (("alarm", "threshold"), "threshold"),
     (("window", "stride"), "stride"),
@@ -300,7 +305,7 @@ _OWN: tuple[tuple[tuple[str, ...], str], ...] = (
 def build_config(
     values: dict[str, Any], where: str = "command line", options: Mapping[str, str] | None = None
 ) -> Config:
-    """A Config from nested values. Raises ConfigError with one sentence naming the key and the nearest known one.
+    """Build a Config from nested values. Raises ConfigError, which names the key and the nearest known one.
 
     options: names of keys for the sentence, for instance {"alarm.threshold": "--threshold"}.
     """
@@ -310,9 +315,9 @@ def build_config(
 def load_config(
     path: Path, overrides: dict[str, Any] | None = None, options: Mapping[str, str] | None = None
 ) -> Config:
-    """Read a TOML file; `overrides` (nested, same keys) win over it, also over the own keys of its cameras.
+    """Read a TOML file; `overrides` (nested, same keys) take precedence, also over the keys of single cameras.
 
-    options: as of `build_config`, for keys of `overrides`. Raises ConfigError.
+    options: as for `build_config`, for keys of `overrides`. Raises ConfigError.
     """
     values = _tables(_read_toml(path), str(path))
     over = _tables(overrides or {}, "command line")
@@ -328,7 +333,8 @@ def load_config(
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows begin with a byte order mark
+        # Windows editors begin a file with a byte order mark
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         message = f"configuration file {str(path)!r} does not exist; give an existing TOML file"
     except tomllib.TOMLDecodeError as error:
@@ -343,21 +349,23 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _tables(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """`values` in one shape: cameras by name, and the threshold where it belongs. Raises ConfigError."""
+    """Return `values` in one form: cameras by name, and the threshold in [alarm]. Raises ConfigError."""
     result = dict(values)
     if "cameras" in result:
         result["cameras"] = _by_name(result["cameras"], where)
-    if "threshold" in result:  # a convenience: the one key people set
+    if "threshold" in result:  # a convenience for the key that is set most often
         alarm = result.get("alarm", {})
         if isinstance(alarm, dict):
             if "threshold" in alarm:
-                raise ConfigError(f"{where}: threshold stands at the top and in [alarm]; leave one out")
+                raise ConfigError(f"{where}: threshold is set both at the top and in [alarm]; remove one")
             result["alarm"] = {**alarm, "threshold": result.pop("threshold")}
     return result
 
 
 def _by_name(cameras: Any, where: str) -> dict[str, Any]:
-    """Cameras by name from `[cameras.gate]`, `gate = "source"`, `[[cameras]]` or CameraConfigs. Raises ConfigError."""
+    """Return cameras by name from `[cameras.gate]`, `gate = "source"`, `[[cameras]]` or CameraConfigs. Raises
+    ConfigError.
+    """
     if isinstance(cameras, dict):
         return {name: c if isinstance(c, dict | CameraConfig) else {"source": c} for name, c in cameras.items()}
     if not isinstance(cameras, list | tuple):
@@ -374,7 +382,7 @@ def _by_name(cameras: Any, where: str) -> dict[str, Any]:
 
 
 def _at(values: dict[str, Any], keys: Sequence[str]) -> Any:
-    """The value at nested keys, or None."""
+    """Return the value at nested keys, or None."""
     found: Any = values
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
@@ -397,11 +405,12 @@ def _validated(
         for key, name in options.items():
             if location == tuple(key.split(".")):
                 message = message.replace(key, name, 1)
-    raise ConfigError(f"{where}: {message}")  # outside of the handler: the library's error holds the values
+    # raised outside the handler, because the library's error contains the values
+    raise ConfigError(f"{where}: {message}")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, section by section; neither is changed."""
+    """Return `over` merged into `base`, section by section; neither is changed."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)

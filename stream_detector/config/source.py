@@ -1,13 +1,13 @@
-"""One source, parsed once: the address that a reader opens, and the name that everything else sees.
+"""A source, parsed once: the address that a reader opens, and the name that everything else sees.
 
     rtsp://admin:secret@10.0.0.7:554/live?key=1   → shown as rtsp://10.0.0.7:554
-    /video/night.mp4, demo:seed=3, usb:0          → shown as they are
+    /video/night.mp4, demo:seed=3, usb:0          → shown unchanged
 
-Passwords stand in the user part of an address, in its path (`/user=admin_password=…_channel=1`) and in its query.
-Therefore only scheme, host and port of an address are ever shown. The rest is held as a pydantic `SecretStr`, and
-`Source.reveal` is the one way to it; only what opens a source may call that (a test lists those modules).
+Passwords occur in the user part of an address, in its path (`/user=admin_password=…_channel=1`) and in its query.
+Therefore only scheme, host and port of an address are ever shown. A pydantic `SecretStr` holds the rest, and
+`Source.reveal` is the only way to it; only code that opens a source may call it (a test lists those modules).
 
-A pickle holds the address: that is how a camera gets to the process that reads it.
+A pickle contains the address: that is how a camera reaches the process that reads it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from stream_detector.config.kinds import SOURCE_KINDS
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
 
 NETWORK: dict[str, str] = {"rtsp": "rtsp", "rtsps": "rtsp", "http": "http", "https": "http"}
-_OTHERS = ("ftp", "sftp", "srt", "rtmp", "rtmps", "rtp", "udp", "tcp", "mms", "onvif", "hls", "smb")  # named in errors
+# the schemes that errors name
+_OTHERS = ("ftp", "sftp", "srt", "rtmp", "rtmps", "rtp", "udp", "tcp", "mms", "onvif", "hls", "smb")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_KIND = re.compile(r"([a-z0-9][a-z0-9_.-]{1,63}):(?!$)")  # two characters at least: "c:" begins a path of Windows
+_KIND = re.compile(r"([a-z0-9][a-z0-9_.-]{1,63}):(?!$)")  # at least two characters: "c:" begins a Windows path
 _USB = re.compile(r"(?:usb:)?(\d{1,3})")
 _DEVICE = re.compile(r"/dev/(?:video\d{1,3}|v4l/by-(?:id|path)/[^/]+)")
 _REFERENCE = re.compile(r"\$\{([^{}]*)\}")
@@ -39,20 +40,19 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _AUTHORITY = re.compile(r"(?P<user>.*@)?(?P<host>\[[^\[\]@]*\]|[^\[\]@:]*)(?::(?P<port>\d{1,5}))?", re.DOTALL)
 _HOST = re.compile(r"[\w.-]{1,253}")
 _PLAIN_PATH = re.compile(r"(?:[A-Za-z]:[\\/])?[^@:=&#%;]*")
-_MARK = "\ue000"  # stands for a reference while the address around it is taken apart
+_MARK = "\ue000"  # stands for a reference while the address is taken apart
 _FORBIDDEN = re.compile(rf"[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff{_MARK}]")
-_IN_PATH = "/?#[]:;,=&!$'()*+-._~"  # written as they are in a path and a query
-_IN_VALUE = "!$'()*,-._~"  # the same, of a value that is put into one
-_HIDE_FROM = 4  # characters; shorter parts stand in any text by chance
+_IN_PATH = "/?#[]:;,=&!$'()*+-._~"  # characters that stay unescaped in a path and a query
+_IN_VALUE = "!$'()*,-._~"  # the same, in a value that is inserted into one
+_HIDE_FROM = 4  # characters; shorter parts occur in any text by chance
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Source:
-    """What a camera is read from.
+    """The source of a camera.
 
-    kind: what sort of reader it takes, a name in `SOURCE_KINDS`.
-
-    shown: the name for people, logs, events and files; it holds no secret.
+    kind: the kind of reader, a name in `SOURCE_KINDS`.  shown: the name for people, logs, events and files; it contains
+    no secret.
     """
 
     kind: str
@@ -61,38 +61,40 @@ class Source:
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] | None = None, *, references: bool = True) -> Source:
-        """A Source of what a user wrote.
+        """Parse the text that a user wrote.
 
-        `${NAME}` stands for a variable of the environment (default: the process's), unless `references` is False.
-        Its value is taken as it is: in a URL it is percent-encoded, so a password may hold any character. A value that
-        is the whole source may be any source. Raises SourceError, whose text holds nothing of what may be secret.
+        `${NAME}` stands for an environment variable (default: of the process), unless `references` is False. Its value
+        is used unchanged; in a URL it is percent-encoded, so a password may contain any character. A value that is the
+        whole source may be any source. Raises SourceError, whose text contains nothing that may be secret.
         """
         return _parse(text, (os.environ if environment is None else environment) if references else None)
 
     @classmethod
     def of_file(cls, path: str | Path) -> Source:
-        """The Source of a file that is known to be one; nothing in its name is interpreted."""
+        """Return the Source of an existing file; nothing in its name is interpreted."""
         return cls("file", printable(path), SecretStr(str(path)))
 
     def reveal(self) -> str:
-        """The address with its secrets, user and password percent-encoded. For the code that opens it, only."""
+        """Return the address with its secrets, user and password percent-encoded. Only code that opens it may call
+        this.
+        """
         return self._address.get_secret_value()
 
     @property
     def live(self) -> bool:
-        """Whether frames come when they come (camera) rather than when they are asked for (file, demo)."""
+        """Whether frames arrive on their own (camera) and are not read on demand (file, demo)."""
         if SOURCE_KINDS.is_builtin(self.kind):
             return self.kind in ("rtsp", "http", "usb", "pipe")
         return bool(getattr(SOURCE_KINDS.get(self.kind), "live", False))
 
     @property
     def rest(self) -> str:
-        """What follows the kind and its colon in a source of a registered kind: `folder/` of `jpegs:folder/`."""
+        """The text after the kind and its colon in a source of a registered kind: `folder/` in `jpegs:folder/`."""
         return self.reveal().partition(":")[2]
 
     @property
     def path(self) -> Path:
-        """The path of a file, `~` expanded. Raises SourceError for what is no file."""
+        """The path of a file, `~` expanded. Raises SourceError if this is not a file."""
         if self.kind != "file":
             raise SourceError(f"source {self.shown!r} is not a file; give the path of a video file")
         try:
@@ -104,21 +106,23 @@ class Source:
 
     @property
     def usb_device(self) -> str:
-        """The device file of a USB camera, for instance '/dev/video0'. Raises SourceError for what is none."""
+        """The device file of a USB camera, for instance '/dev/video0'. Raises SourceError if this is not a USB
+        camera.
+        """
         if self.kind != "usb":
             raise SourceError(f"source {self.shown!r} is not a USB camera; write its index, for instance 'usb:0'")
         return self.reveal()
 
     @property
     def usb_index(self) -> int:
-        """The index of a USB camera; links of /dev/v4l are followed now. Raises SourceError where there is none."""
+        """The index of a USB camera; links of /dev/v4l are resolved now. Raises SourceError if there is none."""
         number = re.fullmatch(r"/dev/video(\d+)", os.path.realpath(self.usb_device))
         if number is None:
-            raise SourceError(f"USB camera {self.shown!r} is not there; check that it is plugged in")
+            raise SourceError(f"USB camera {self.shown!r} does not exist; check that it is plugged in")
         return int(number[1])
 
     def with_password(self, password: str) -> Source:
-        """The same with this password for the user that the address names. Raises SourceError."""
+        """Return the source with this password for the user that the address names. Raises SourceError."""
         if self.kind not in ("rtsp", "http"):
             raise SourceError("a password belongs to an rtsp:// or http:// address; leave it out here")
         scheme, rest = self.reveal().split("://", 1)
@@ -132,9 +136,10 @@ class Source:
         return Source(self.kind, self.shown, SecretStr(address))
 
     def fault(self, error: Exception) -> Exception:
-        """What may be told of an exception that a library raised while it read this: its type and place, not its text.
+        """Return a publishable form of an exception that a library raised while reading: its type and place, not its
+        text.
 
-        An exception of this package, or about a file, is returned as it is.
+        An exception of this package, or about a file, is returned unchanged.
         """
         if not self._hidden or isinstance(error, StreamDetectorError):
             return error
@@ -142,7 +147,7 @@ class Source:
         return told.with_traceback(error.__traceback__)
 
     def hide(self, text: str) -> str:
-        """`text`, in which foreign code may have put this address or a part of it, without that."""
+        """Return `text` of foreign code without this address and its parts."""
         if not self._hidden:
             return text
         if self.kind not in ("rtsp", "http"):
@@ -172,14 +177,14 @@ class Source:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source_type: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """A field of this type takes a Source or a text; it is dumped as the name to show."""
+        """Define the pydantic field: it takes a Source or a text, and is dumped as the shown name."""
         return core_schema.no_info_plain_validator_function(
             _validated, serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="always")
         )
 
 
 def printable(path: str | Path) -> str:
-    """A path for people: bytes of its name that are no UTF-8 become \\xNN, so that it can be written anywhere."""
+    """Return a path for people: bytes that are not UTF-8 become \\xNN, so that it can be written anywhere."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -198,7 +203,7 @@ def _validated(value: object) -> Source:
 
 
 def expand(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """`text` with the values of the environment's variables for `${NAME}`, as they are. Raises SourceError."""
+    """Replace `${NAME}` in `text` with the environment variables, unchanged. Raises SourceError."""
     variables = os.environ if environment is None else environment
     return _REFERENCE.sub(lambda found: _variable(found[1], variables), text)
 
@@ -252,7 +257,7 @@ def _variable(name: str, environment: Mapping[str, str]) -> str:
 
 
 def _filled(template: str, values: list[str], safe: str | None = None) -> str:
-    """`template` with values for its marks, percent-encoded but for `safe`, or as they are (None)."""
+    """Insert the values at the marks of `template`, percent-encoded except for `safe`, or unchanged (None)."""
     given = iter(values)
     return re.sub(_MARK, lambda _: next(given) if safe is None else _quote(next(given), safe), template)
 
@@ -277,14 +282,14 @@ def _local(text: str) -> Source:
 
 
 def _registered(kind: str, template: str, values: list[str]) -> Source:
-    """A source of a kind from elsewhere: it is shown if it looks like a plain path, else only its kind is."""
+    """Return a source of a registered kind: it is shown if it looks like a plain path; otherwise only its kind is."""
     text = _filled(template, values)
     plain = not values and _PLAIN_PATH.fullmatch(template.partition(":")[2]) is not None
     return Source(kind, printable(text) if plain else f"{kind}:…", SecretStr(text))
 
 
 def _file(text: str) -> Source:
-    """A path is shown. What is no path there is, and may be an address without its scheme, is not."""
+    """Return a source that is a path. A path is shown; a text that is no existing path and may be an address is not."""
     if _PLAIN_PATH.fullmatch(text) or path_exists(text):
         return Source.of_file(text)
     raise SourceError(
@@ -294,11 +299,11 @@ def _file(text: str) -> Source:
 
 
 def path_exists(text: str) -> bool:
-    """Whether there is such a file or directory, or one that matches it as a pattern."""
+    """Return whether such a file or directory exists, or one that matches the pattern."""
     try:
         path = Path(text).expanduser()
         return path.exists() or any(True for _ in glob.iglob(str(path)))
-    except (OSError, ValueError, RuntimeError, re.error):  # too long, a NUL, no such user, no pattern
+    except (OSError, ValueError, RuntimeError, re.error):  # too long, a NUL, an unknown user, an invalid pattern
         return False
 
 
@@ -318,24 +323,24 @@ def _network(scheme: str, rest: str, values: list[str]) -> Source:
     if parts is None or parts["user"] or not _is_host(parts["host"]):
         raise SourceError(f"the {scheme}:// address names no host; write for instance {scheme}://10.0.0.7/live")
     if parts["port"] is not None and not 0 < int(parts["port"]) < 65536:
-        raise SourceError(f"the {scheme}:// address has a port that is not between 1 and 65535; mend it")
+        raise SourceError(f"the {scheme}:// address has a port that is not between 1 and 65535; correct it")
     name, colon, password = user.partition(":")
     login = _filled(_encoded(name, "") + colon + _encoded(password, ""), values[:here], safe="")
     if "%3A" in login.partition(":")[0].upper():
-        raise SourceError(f"the user name of the {scheme}:// address holds a ':', which cannot be sent; change it")
+        raise SourceError(f"the user name of the {scheme}:// address contains a ':', which cannot be sent; change it")
     shown = f"{scheme}://{place}"
     tail = _filled(_encoded(tail, _IN_PATH), values[here + hosts :], safe=_IN_VALUE)
     return Source(NETWORK[scheme], shown, SecretStr(f"{scheme}://{login}{at}{place}{tail}"))
 
 
 def _encoded(text: str, safe: str) -> str:
-    """Percent-encoded once: what is encoded already stays so, a '%' that encodes nothing is one. Marks stay."""
+    """Percent-encode once: encoded parts stay as they are, a '%' that encodes nothing is encoded. Marks stay."""
     parts = re.split(rf"(%[0-9A-Fa-f]{{2}}|{_MARK})", text)
     return "".join(part if number % 2 else _quote(part, safe) for number, part in enumerate(parts))
 
 
 def _quote(text: str, safe: str) -> str:
-    return quote(text, safe=safe, errors="surrogateescape")  # bytes that are no UTF-8 stay what they are
+    return quote(text, safe=safe, errors="surrogateescape")  # bytes that are not UTF-8 stay unchanged
 
 
 def _is_host(host: str) -> bool:

@@ -16,7 +16,9 @@ _PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def write_video(scene: DemoScene, path: Path) -> None:
-    """All frames of scene into a video file. suffix: one of _CODECS. Raises UsageError if it cannot be written."""
+    """Write all frames of a scene into a video file with a suffix of _CODECS. Raises UsageError if it cannot be
+    written.
+    """
     codec = _CODECS[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), scene.fps, scene.size)
@@ -30,7 +32,7 @@ def write_video(scene: DemoScene, path: Path) -> None:
 
 
 def write_still(scene: DemoScene, at_s: float, path: Path, limit_bytes: int = 120_000) -> None:
-    """The frame at at_s as JPEG (in the best quality below limit_bytes) or PNG."""
+    """Write the frame at `at_s` as JPEG (the best quality below `limit_bytes`) or PNG."""
     picture = scene.frame(round(at_s * scene.fps))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".png":
@@ -46,14 +48,16 @@ def write_still(scene: DemoScene, at_s: float, path: Path, limit_bytes: int = 12
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code: 0 done, 2 usage."""
     parser = argparse.ArgumentParser("python -m stream_detector.demo", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="which street, people and incident (default 0)")
-    parser.add_argument("--duration", type=float, default=40.0, metavar="S", help="seconds (default 40)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="number that selects street, people and incident (default 0)"
+    )
+    parser.add_argument("--duration", type=float, default=40.0, metavar="S", help="length in seconds (default 40)")
     parser.add_argument("--fps", type=float, default=25.0)
     parser.add_argument("--size", default="640x360", metavar="WxH")
-    parser.add_argument("--no-incident", action="store_true", help="an ordinary day")
+    parser.add_argument("--no-incident", action="store_true", help="render a scene without the incident")
     parser.add_argument("--out", type=Path, help="video file to write (.webm, .mp4, .avi, .mkv)")
     parser.add_argument("--still", type=Path, help="picture to write (.jpg, .png)")
-    parser.add_argument("--at", type=float, default=0.0, metavar="S", help="time of the still")
+    parser.add_argument("--at", type=float, default=0.0, metavar="S", help="time of the still, in seconds")
     options = parser.parse_args(arguments)
     if options.out is None and options.still is None:
         parser.error("nothing to write; give --out FILE or --still FILE")

@@ -1,9 +1,9 @@
-"""People do not walk through one another: where two would meet, they step aside along Z, each a little.
+"""Collision avoidance: people whose courses would meet step aside along Z, each a little.
 
-    courses as planned ──every ASIDE_STEP_S: who will be near whom within the next 1.2 s?──▶ Actor.asides ──▶ Actor.at
+    planned courses ──every ASIDE_STEP_S: who will be close to whom within the next 1.2 s?──▶ Actor.asides ──▶ Actor.at
 
-Worked out once a scene, before the first frame, so that a frame stays a pure function of its number. Who stands is
-walked round; a company, who is in the incident, and who rides are left as they are.
+It is computed once per scene, before the first frame, so that a frame is a pure function of its number. People walk
+around those who stand; groups, people in the incident and cyclists keep their courses.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from stream_detector.demo.camera import Floats
 from stream_detector.demo.cast import ASIDE_FROM_S, ASIDE_STEP_S, Actor
 from stream_detector.demo.street import FAR_Z, KERB_Z, WALL_Z
 
-ROOM_M = 0.8  # that two people want between them
-AHEAD_S = (0.0, 0.4, 0.8, 1.2)  # how far ahead they look
-HURRY = 5.0  # metres a second for each metre of room that is missing …
+ROOM_M = 0.8  # metres; distance that two people keep
+AHEAD_S = (0.0, 0.4, 0.8, 1.2)  # seconds that people look ahead
+HURRY = 5.0  # metres per second for each metre of missing room …
 FASTEST_M_S = 0.9  # … but no faster than this
-BACK_S = 1.5  # time constant of the way back to the planned course
-WALKS_M_S = 0.25  # slower than this is standing
-_EDGE_M = 0.3  # that a pavement's users keep from its edges
+BACK_S = 1.5  # seconds; time constant of the return to the planned course
+WALKS_M_S = 0.25  # metres per second; slower is standing
+_EDGE_M = 0.3  # metres; distance to the edges of a pavement
 _NEAREST_Z = 6.4
 
 
 def walk_round(actors: Sequence[Actor], duration_s: float) -> None:
-    """Give every actor their steps aside, from before the first frame to `duration_s`."""
+    """Set the steps aside of every actor, from before the first frame to `duration_s`."""
     steps = int(np.ceil((duration_s - ASIDE_FROM_S) / ASIDE_STEP_S)) + 1
     ahead = [round(s / ASIDE_STEP_S) for s in AHEAD_S]
     if not actors:
@@ -36,7 +36,7 @@ def walk_round(actors: Sequence[Actor], duration_s: float) -> None:
     companies = np.array([-1 - n if actor.company is None else actor.company for n, actor in enumerate(actors)])
     strangers = companies[:, None] != companies[None, :]
     first = np.arange(len(actors))
-    turn = np.where(first[:, None] > first[None, :], 1.0, -1.0)  # who goes which way where both are on one line
+    turn = np.where(first[:, None] > first[None, :], 1.0, -1.0)  # decides who goes which way if both are on one line
     speed = np.hypot(np.diff(x, axis=1), np.diff(z, axis=1)) / ASIDE_STEP_S
     yields = (np.nan_to_num(speed) > WALKS_M_S) & ~np.array([actor.firm for actor in actors])[:, None]
     low, high = _pavement(z)
@@ -61,7 +61,7 @@ def walk_round(actors: Sequence[Actor], duration_s: float) -> None:
 
 
 def _planned(actors: Sequence[Actor], steps: int) -> tuple[Floats, Floats]:
-    """X and Z of everybody at each step, as the courses have it; NaN where somebody is not on stage."""
+    """Return X and Z of all actors at each step of their courses; NaN while an actor is off stage."""
     x, z = np.full((len(actors), steps), np.nan), np.full((len(actors), steps), np.nan)
     times = (ASIDE_FROM_S + ASIDE_STEP_S * np.arange(steps)).tolist()
     for k, actor in enumerate(actors):
@@ -73,7 +73,7 @@ def _planned(actors: Sequence[Actor], steps: int) -> tuple[Floats, Floats]:
 
 
 def _pavement(z: Floats) -> tuple[Floats, Floats]:
-    """From which Z to which one may step aside at each planned place: as far as the pavement goes, elsewhere not."""
+    """Return the range of Z for steps aside at each planned place: the width of the pavement, elsewhere none."""
     near, far = z <= KERB_Z - _EDGE_M, z >= FAR_Z + _EDGE_M
     low = np.where(near, np.minimum(z, _NEAREST_Z), np.where(far, FAR_Z + _EDGE_M, z))
     high = np.where(near, KERB_Z - _EDGE_M, np.where(far, np.maximum(z, WALL_Z - _EDGE_M), z))

@@ -48,7 +48,7 @@ Pose = list[float]
 ) = range(23)
 N_JOINTS = 23
 
-# How far above the ground a joint lies when the figure rests on it, in shares of body height.
+# Height of a joint above the ground when the figure rests on it, as a fraction of body height.
 _CLEARANCE = np.full(N_JOINTS, 0.05)
 _CLEARANCE[[L_ANKLE, R_ANKLE]] = 0.035
 _CLEARANCE[[L_TOE, R_TOE]] = 0.015

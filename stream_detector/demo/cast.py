@@ -15,7 +15,8 @@ from stream_detector.demo.moves import Move, ease
 from stream_detector.demo.paint import Car, Colour, Figure, Look
 
 Place = tuple[float, float]
-ASIDE_FROM_S, ASIDE_STEP_S = -2.0, 0.1  # media time of the first of an actor's steps aside, and from one to the next
+# media time of the first of an actor's steps aside, and the interval between them
+ASIDE_FROM_S, ASIDE_STEP_S = -2.0, 0.1
 _SKIN: list[Colour] = [(168, 196, 232), (140, 172, 214), (108, 142, 188), (70, 98, 142), (48, 66, 98), (152, 184, 226)]
 _HAIR: list[Colour] = [(22, 22, 26), (34, 44, 62), (52, 82, 118), (112, 160, 196), (150, 150, 154), (30, 34, 44)]
 _TOPS: list[Colour] = [
@@ -37,31 +38,33 @@ _BOTTOMS: list[Colour] = [(92, 66, 46), (44, 42, 42), (70, 84, 98), (124, 98, 74
 
 @dataclass(frozen=True)
 class Stage:
-    """What the camera sees. slant: metres that the middle of the view shifts along X per metre of Z."""
+    """The visible part of the street. slant: metres by which the middle of the view shifts along X per metre of Z."""
 
     slant: float
 
     def middle(self, z: float) -> float:
-        """X in the middle of the picture at depth z."""
+        """Return X in the middle of the picture at depth z."""
         return z * self.slant
 
     def exit(self, z: float) -> float:
-        """How far from the middle somebody at depth z is out of the picture."""
+        """Return how far from the middle a person at depth z is out of the picture."""
         return 0.62 * z + 1.2
 
     def across(self, z: float, way: int) -> tuple[float, float]:
-        """X where somebody who walks `way` (±1) at depth z comes into the picture, and X where they leave it."""
+        """Return X where a person who walks `way` (±1) at depth z enters the picture, and X where the person leaves
+        it.
+        """
         return self.middle(z) - way * self.exit(z), self.middle(z) + way * self.exit(z)
 
 
 @dataclass
 class Actor:
-    """A person and what they do.
+    """A person and what the person does.
 
     knots: (time s, X, Z), ascending; absent before the first and after the last.  acts: (from s, to s, move, ramp s),
     later ones on top.  faces: (from s, to s, point or function of time → point to look at).  company: a number that
-    those share who came together.  firm: steps aside for nobody.  asides: metres along Z beside the knots' course,
-    every ASIDE_STEP_S from ASIDE_FROM_S on, see `demo.avoid`.
+    members of one group share.  firm: does not step aside.  asides: metres along Z beside the course, every
+    ASIDE_STEP_S from ASIDE_FROM_S on, see `demo.avoid`.
     """
 
     look: Look
@@ -76,7 +79,7 @@ class Actor:
     asides: list[float] = field(default_factory=list)
 
     def settle(self) -> Actor:
-        """Compute what figure() looks up; call again after changing knots."""
+        """Compute the tables that figure() uses; call it again after changing knots."""
         self._times = [k[0] for k in self.knots]
         self._made = [0.0]
         for (_, x0, z0), (_, x1, z1) in zip(self.knots, self.knots[1:], strict=False):
@@ -84,7 +87,7 @@ class Actor:
         return self
 
     def at(self, t: float) -> tuple[float, float, float]:
-        """X, Z and way made at t, along the straight legs and as far beside them as others require."""
+        """Return X, Z and distance walked at t, along the straight legs, including the steps aside."""
         x, z, made = self._on_course(t)
         return x, z + self._aside(t), made
 
@@ -112,7 +115,7 @@ class Actor:
         return (a[0] + b[0] + c[0]) / 3, (a[1] + b[1] + c[1]) / 3
 
     def _course(self, t: float) -> float:
-        """Heading of the last leg of travel before t (or the first after it)."""
+        """Return the heading of the last leg of travel before t (or of the first after it)."""
         n = min(max(bisect_right(self._times, t) - 1, 0), len(self.knots) - 2)
         for m in [*range(n, -1, -1), *range(n + 1, len(self.knots) - 1)]:
             dx, dz = self.knots[m + 1][1] - self.knots[m][1], self.knots[m + 1][2] - self.knots[m][2]
@@ -121,7 +124,7 @@ class Actor:
         return 0.0
 
     def figure(self, t: float) -> Figure | None:
-        """The person at t, or None when not on stage."""
+        """Return the figure at t, or None when off stage."""
         if not self._times[0] <= t <= self._times[-1]:
             return None
         now = [self.at(t + d) for d in (-self.smooth_s, 0.0, self.smooth_s)]
@@ -150,10 +153,10 @@ class Actor:
         return Figure(self.look, place, math.atan2(sin_h, cos_h), pose, self.on_bike)
 
     def flee(self, at_s: float, from_place: Place, stage: Stage, rng: np.random.Generator) -> None:
-        """From at_s on: a start, then running out of the picture, away from a place."""
+        """From `at_s` on: startle, then run out of the picture, away from a place."""
         if at_s >= self.knots[-1][0]:
             return
-        if at_s <= self.knots[0][0]:  # not yet there: stays away
+        if at_s <= self.knots[0][0]:  # not on stage yet: stays away
             self.knots = [(at_s + 1e6, 0.0, 0.0), (at_s + 1e6 + 1, 0.0, 0.0)]
             self.settle()
             return
@@ -176,7 +179,7 @@ class Actor:
 
 
 def any_look(rng: np.random.Generator, height_m: float | None = None) -> Look:
-    """A random person."""
+    """Return a random appearance."""
 
     def pick(colours: list[Colour]) -> Colour:
         b, g, r = (np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.88, 1.08)).tolist()
@@ -198,7 +201,7 @@ def any_look(rng: np.random.Generator, height_m: float | None = None) -> Look:
 
 
 def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[list[Actor]]:
-    """Streams of passers-by, near and on the far pavement, by company: some are in pairs."""
+    """Make streams of passers-by on the near and the far pavement; some walk in pairs."""
     cast: list[list[Actor]] = []
     lanes = [7.2, 8.4, 9.6, 10.9, 20.2, 21.2]
     for lane in lanes:
@@ -225,7 +228,7 @@ def walkers(rng: np.random.Generator, stage: Stage, duration_s: float) -> list[l
 
 
 def _walk_phone(person: Actor) -> Move:
-    """Walking with a telephone at the ear: the gait below, one arm up."""
+    """Walk with a telephone at the ear: the gait, with one arm up."""
     leg = 0.49 * person.look.height_m
 
     def move(t: float) -> list[float]:
@@ -238,7 +241,7 @@ def _walk_phone(person: Actor) -> Move:
 
 
 def chatting(rng: np.random.Generator, place: Place, people: int, begin_s: float, end_s: float) -> list[Actor]:
-    """People standing round a point, talking."""
+    """Make people who stand around a point and talk."""
     turn, radius = float(rng.uniform(0, 6)), 0.5 + 0.08 * people
     cast = []
     for n in range(people):
@@ -253,12 +256,12 @@ def chatting(rng: np.random.Generator, place: Place, people: int, begin_s: float
 
 
 def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: float) -> list[Actor]:
-    """One harmless scene near the camera, with its climax about t. kind: one of VIGNETTES."""
+    """Make one harmless scene near the camera, with its climax about t. kind: one of VIGNETTES."""
     way = int(rng.choice([-1, 1]))
     spot = (stage.middle(z) + float(rng.uniform(-1.6, 1.6)), z)
 
     def enter(side: int, gap: float, speed: float = 1.35, look: Look | None = None) -> Actor:
-        """Somebody who comes from a side, stands `gap` metres beside the spot from t to t + 5, and goes on."""
+        """Make a person who enters from a side, stands `gap` metres beside the spot from t to t + 5, and walks on."""
         stop, (edge, out) = spot[0] - side * gap, stage.across(z, side)
         came, left = abs(stop - edge) / speed, abs(out - stop) / speed
         pass_z = z + 0.7 * side
@@ -301,7 +304,7 @@ def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: flo
             for s in np.linspace(0, 1, 9).tolist()
         ]
         runner = Actor(any_look(rng, height), knots, float(rng.uniform(0, 6))).settle()
-        if kind == "child":  # a parent comes after, waving it on
+        if kind == "child":  # a parent follows and waves
             parent = Actor(any_look(rng), [(t - 4, x0, z + 1), (t + 6, x1, z + 1)], float(rng.uniform(0, 6)))
             return [runner, parent.settle()]
         return [runner]
@@ -318,7 +321,7 @@ def vignette(rng: np.random.Generator, stage: Stage, kind: str, t: float, z: flo
 
 
 def _come_and_go(person: Actor, stage: Stage, way: int, speed: float = 1.35) -> Actor:
-    """Somebody who stands somewhere for a while comes from one side before, and leaves by the other."""
+    """Make a person who stands somewhere enter from one side before, and leave by the other after."""
     (begin_s, x, z), (end_s, _, _) = person.knots
     edge, out = stage.across(z, way)
     first, last = (begin_s - abs(x - edge) / speed, edge, z), (end_s + abs(out - x) / speed, out, z)
@@ -331,14 +334,14 @@ VIGNETTES = ("hug", "child", "bag", "cyclist", "wave", "bus", "group")
 
 @dataclass(frozen=True)
 class Drive:
-    """A car passing: at x0 at time t0, then at `speed` metres a second."""
+    """A passing car: at x0 at time t0, then at `speed` metres per second."""
 
     car: Car
     t0: float
     speed: float
 
     def at(self, t: float) -> Car | None:
-        """The car at t, or None when out of sight."""
+        """Return the car at t, or None when out of sight."""
         x = self.car.x + self.car.way * self.speed * (t - self.t0)
         if abs(x) > 24:
             return None
@@ -346,7 +349,7 @@ class Drive:
 
 
 def traffic(rng: np.random.Generator, duration_s: float, lights: bool) -> list[Drive]:
-    """Cars passing now and then, in both directions."""
+    """Make cars that pass now and then, in both directions."""
     drives = []
     colours: list[Colour] = [(160, 160, 162), (44, 44, 46), (60, 56, 150), (140, 90, 50), (206, 208, 210), (60, 92, 66)]
     for z, way in ((14.4, 1), (16.9, -1)):

@@ -1,8 +1,8 @@
 """The scripted incident: who attacks whom, and how it goes, as pure functions of time.
 
-Times are shares of the incident's length: rush in, blows standing, one goes down, kicks and blows on the ground,
-the attackers run. Courses: "beating" (several on one), "brawl" (two sides, blows traded for long), "wrestle"
-(grappling, then pounding on the ground).
+Times are fractions of the incident's length: the attackers rush in, they strike while standing, one person falls, they
+kick and strike on the ground, they run away. Courses: "beating" (several against one), "brawl" (two sides exchange
+blows for long), "wrestle" (grappling, then strikes on the ground).
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ COURSES = ("beating", "brawl", "wrestle")
 
 
 def fighter_look(rng: np.random.Generator) -> Look:
-    """A random adult with free hands."""
+    """Return the appearance of a random adult with free hands."""
     return replace(any_look(rng), bag=None)
 
 
 def fight(rng: np.random.Generator, stage: Stage, spot: Place, start_s: float, end_s: float) -> tuple[str, list[Actor]]:
-    """The course and its actors. spot: X, Z metres where it happens.  start_s: the attackers begin to rush.
-    end_s: they run away.
+    """Return the course and its actors.
+
+    spot: X, Z in metres.  start_s: the attackers begin to rush.  end_s: they run away.
     """
     course = str(rng.choice(COURSES))
     attackers = {"beating": int(rng.integers(2, 4)), "brawl": 2, "wrestle": int(rng.integers(1, 3))}[course]
@@ -57,7 +58,7 @@ def fight(rng: np.random.Generator, stage: Stage, spot: Place, start_s: float, e
 def _jostle(
     rng: np.random.Generator, centre: Place, begin_s: float, end_s: float, by_m: float
 ) -> list[tuple[float, float, float]]:
-    """Knots of being pushed about a point."""
+    """Make knots of a person who is pushed about a point."""
     knots, t = [], begin_s
     while t < end_s:
         knots.append((t, centre[0] + float(rng.normal(0, by_m)), centre[1] + float(rng.normal(0, 0.7 * by_m))))
@@ -104,7 +105,7 @@ def _victim(
         person.acts.append((down_s, end_s + 1.2, ground, 0.4))
         person.acts.append((end_s + 0.2, end_s + 6, moves.curl_up(phase, side_lying, 0.0), 0.9))
         person.acts.append((end_s + 4.5, end_s + 100, moves.sit_up(phase), 1.5))
-    else:  # breaks away and runs too
+    else:  # breaks away and runs, too
         x, zz = knots[-1][1], knots[-1][2]
         out = stage.middle(zz) + side * (stage.exit(zz) + 1)
         person.knots.append((end_s + 0.5 + abs(out - x) / 4.2, out, zz + 0.6))

@@ -1,4 +1,4 @@
-"""What people do: functions time → Pose. All are pure; variety comes from the phase and style numbers given to them."""
+"""What people do: functions time → Pose. All are pure; phase and style numbers make them vary."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TAU = 2 * math.pi
 
 
 def ease(x: float) -> float:
-    """0 → 1 smoothly for x in 0…1."""
+    """Map x in 0…1 smoothly to 0 → 1."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3 - 2 * x)
 
 
 def stand(t: float, phase: float) -> Pose:
-    """At ease, shifting weight."""
+    """Stand at ease and shift weight."""
     sway, slow = math.sin(0.9 * t + phase), math.sin(0.53 * t + 2 * phase)
     return pose(
         lean=0.03 + 0.015 * slow,
@@ -33,7 +33,7 @@ def stand(t: float, phase: float) -> Pose:
 
 
 def gait(stepped_m: float, speed: float, leg_m: float, phase: float) -> Pose:
-    """Walking to running, by speed (m/s). stepped_m: way made so far, so that the feet keep pace with the ground."""
+    """Walk or run, by speed (m/s). stepped_m: distance walked so far, so that the feet match the ground."""
     running = ease((speed - 1.9) / 1.0)
     step = (0.72 + 0.55 * running) * leg_m / 0.88 * min(1.0, 0.45 + 0.4 * speed)
     a = TAU * stepped_m / (2 * step) + phase
@@ -55,7 +55,7 @@ def gait(stepped_m: float, speed: float, leg_m: float, phase: float) -> Pose:
 
 
 def talk(phase: float, liveliness: float = 1.0) -> Move:
-    """Standing and talking: one hand, sometimes both, beats time."""
+    """Stand and talk, with gestures of one or both hands."""
 
     def move(t: float) -> Pose:
         p = stand(t, phase)
@@ -71,7 +71,7 @@ def talk(phase: float, liveliness: float = 1.0) -> Move:
 
 
 def phone(phase: float) -> Move:
-    """Standing, looking at a telephone."""
+    """Stand and look at a telephone."""
 
     def move(t: float) -> Pose:
         p = stand(t, phase)
@@ -83,7 +83,7 @@ def phone(phase: float) -> Move:
 
 
 def wave(phase: float) -> Move:
-    """One arm up, waving."""
+    """Wave with one arm."""
 
     def move(t: float) -> Pose:
         p = stand(t, phase)
@@ -95,7 +95,7 @@ def wave(phase: float) -> Move:
 
 
 def hug(phase: float) -> Move:
-    """Arms around one another, rocking slowly, patting."""
+    """Hug: arms around each other, slow rocking, patting."""
 
     def move(t: float) -> Pose:
         pat = 0.12 * math.sin(5 * t + phase)
@@ -113,7 +113,7 @@ def hug(phase: float) -> Move:
 
 
 def pick_up(phase: float) -> Move:
-    """Bent down to something on the ground."""
+    """Bend down to something on the ground."""
 
     def move(t: float) -> Pose:
         reach = 0.12 * math.sin(3 * t + phase)
@@ -130,7 +130,7 @@ def pick_up(phase: float) -> Move:
 
 
 def ride(phase: float, speed: float) -> Move:
-    """Seated on a bicycle, pedalling."""
+    """Sit on a bicycle and pedal."""
 
     def move(t: float) -> Pose:
         a = speed * t * 1.5 + phase
@@ -149,7 +149,7 @@ def ride(phase: float, speed: float) -> Move:
 
 
 def startle(phase: float) -> Move:
-    """Stopped short, hands up to the chest."""
+    """Stop short with the hands up to the chest."""
 
     def move(t: float) -> Pose:
         shake = 0.06 * math.sin(7 * t + phase)
@@ -182,7 +182,7 @@ def _guard(t: float, phase: float) -> Pose:
 
 
 def punch(phase: float, rate_hz: float = 1.7) -> Move:
-    """Alternating blows with both arms, the shoulders thrown behind them; rate_hz per arm."""
+    """Strike with both arms in turn, driven by the shoulders; rate_hz per arm."""
 
     def move(t: float) -> Pose:
         p = _guard(t, phase)
@@ -200,7 +200,7 @@ def punch(phase: float, rate_hz: float = 1.7) -> Move:
 
 
 def kick(phase: float, rate_hz: float = 1.3, high: float = 1.0) -> Move:
-    """Kicks with the right leg; high 0.6 at something on the ground, 1.2 at the hips."""
+    """Kick with the right leg; high: 0.6 at something on the ground, 1.2 at the hips."""
 
     def move(t: float) -> Pose:
         s = math.sin(TAU * rate_hz * t + phase)
@@ -221,7 +221,7 @@ def kick(phase: float, rate_hz: float = 1.3, high: float = 1.0) -> Move:
 
 
 def stomp(phase: float, rate_hz: float = 1.4) -> Move:
-    """Treading down on something on the ground."""
+    """Stomp on something on the ground."""
 
     def move(t: float) -> Pose:
         up = ease(1.5 * math.sin(TAU * rate_hz * t + phase))
@@ -239,7 +239,7 @@ def stomp(phase: float, rate_hz: float = 1.4) -> Move:
 
 
 def pound(phase: float, rate_hz: float = 1.8) -> Move:
-    """Kneeling over somebody, beating down with both fists in turn."""
+    """Kneel over a person and strike down with both fists in turn."""
 
     def move(t: float) -> Pose:
         s = math.sin(TAU * rate_hz * t + phase)
@@ -258,7 +258,7 @@ def pound(phase: float, rate_hz: float = 1.8) -> Move:
 
 
 def grapple(phase: float) -> Move:
-    """Holding on to one another, heaving to and fro."""
+    """Grapple: hold each other and sway."""
 
     def move(t: float) -> Pose:
         heave, jerk = math.sin(8.2 * t + phase), math.sin(13 * t + 2 * phase)
@@ -277,7 +277,7 @@ def grapple(phase: float) -> Move:
 
 
 def shove(phase: float) -> Move:
-    """Both arms thrust out, again and again."""
+    """Push with both arms, again and again."""
 
     def move(t: float) -> Pose:
         out = ease(1.6 * math.sin(8.5 * t + phase))
@@ -294,7 +294,7 @@ def shove(phase: float) -> Move:
 
 
 def reel(phase: float) -> Move:
-    """Staggering under blows, arms before the head."""
+    """Stagger under blows, arms before the head."""
 
     def move(t: float) -> Pose:
         a, b = math.sin(10.3 * t + phase), math.sin(7.1 * t + 2.3 * phase)
@@ -313,7 +313,7 @@ def reel(phase: float) -> Move:
 
 
 def curl_up(phase: float, side: float, beaten: float = 1.0) -> Move:
-    """Lying on one side (side ±1), knees drawn up, jerking under kicks (beaten 0: still)."""
+    """Lie on one side (side ±1), knees drawn up, twitching under kicks (beaten 0: still)."""
 
     def move(t: float) -> Pose:
         jerk = beaten * math.sin(9.1 * t + phase) * (0.6 + 0.4 * math.sin(3.3 * t))
@@ -332,7 +332,7 @@ def curl_up(phase: float, side: float, beaten: float = 1.0) -> Move:
 
 
 def on_back(phase: float) -> Move:
-    """Lying on the back, limbs fending off."""
+    """Lie on the back, limbs raised in defence."""
 
     def move(t: float) -> Pose:
         a, b = math.sin(9 * t + phase), math.sin(6.3 * t + phase)
@@ -349,7 +349,7 @@ def on_back(phase: float) -> Move:
 
 
 def sit_up(phase: float) -> Move:
-    """Sitting on the ground, holding the head."""
+    """Sit on the ground and hold the head."""
 
     def move(t: float) -> Pose:
         sway = math.sin(1.1 * t + phase)
@@ -367,7 +367,7 @@ def sit_up(phase: float) -> Move:
 
 
 def mix(a: Move, b: Move, period_s: float, phase: float) -> Move:
-    """Now a, now b, changing over quickly."""
+    """Alternate quickly between two moves."""
 
     def move(t: float) -> Pose:
         return blend(a(t), b(t), ease(0.5 + 2.5 * math.sin(TAU * t / period_s + phase)))

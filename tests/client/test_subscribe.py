@@ -325,7 +325,7 @@ def test_the_command_prints_events(served: Bench, capfdbinary: pytest.CaptureFix
         (protocol.STATUS_SCHEMA, 1),
     ]
     assert main(["subscribe", where, "--recover", "--count", "2", "--camera", "gate", "--timeout", "10"]) == 0
-    assert "gate" in (out := capfdbinary.readouterr().out.decode()) and "(as it stands)" in out
+    assert "gate" in (out := capfdbinary.readouterr().out.decode()) and "(current state)" in out
     assert main(["subscribe", where, "--recover", "--kind", "score", "--count", "1", "--timeout", "0.1"]) == 1
     assert "0 of 1 events" in capfdbinary.readouterr().err.decode()
 

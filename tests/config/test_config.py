@@ -86,7 +86,7 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         ("[sinks.door]\nurl = 1", "unknown key 'url' in [sinks.door]"),
         ("[sinks.door]", "sinks.door.kind is missing; add it"),
         ("pace = 'fast'", "pace must be one of 'realtime' or 'max'"),
-        ("threshold = 0.5\n[alarm]\nthreshold = 0.6", "threshold stands at the top and in [alarm]; leave one out"),
+        ("threshold = 0.5\n[alarm]\nthreshold = 0.6", "threshold is set both at the top and in [alarm]; remove one"),
         ("a = ", "not valid TOML"),
         ("a = " + "[" * 3000 + "]" * 3000, "nested too deeply"),
         ('events = "a\\u0000b"', "events: the text holds a character with the code 0; remove it"),
@@ -149,7 +149,7 @@ def test_an_option_is_named_as_it_was_typed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="command line: --threshold must be between 0 and 1, not 3"):
         run_config("--config", str(tmp_path / "c.toml"), "--threshold", "3")
     for odd in ("=1", ".=1", "alarm..x=1", "\udce9=1", "a b=1", "alarm.=1"):
-        with pytest.raises(UsageError, match=r"the key of a --set is not one; write SECTION\.KEY=VALUE"):
+        with pytest.raises(UsageError, match=r"--set has an invalid key; write SECTION\.KEY=VALUE"):
             run_config("demo", "--set", odd)
     with pytest.raises(UsageError, match="--set has no value") as error:
         run_config("demo", "--set", "rtsp://admin:hunter22@10.0.0.7")

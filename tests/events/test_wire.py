@@ -55,7 +55,7 @@ def test_an_event_has_exactly_the_keys_of_the_contract_and_fits_the_schema() -> 
 
 
 def test_no_camera_has_the_name_under_which_the_detector_speaks() -> None:
-    with pytest.raises(ConfigError, match="reports its own trouble"):
+    with pytest.raises(ConfigError, match="reports its own state"):
         build_config({"cameras": [{"name": protocol.DETECTOR, "source": "a.mp4"}]})
 
 
