@@ -1,6 +1,6 @@
-"""Every error this package raises on purpose.
+"""All errors that this package raises on purpose.
 
-    StreamDetectorError            base; the message is one sentence: what was wrong, what was wanted, what to do
+    StreamDetectorError            base; the message is one sentence: what was wrong, what was expected, what to do
     ├── UsageError                 bad input or usage; the command line exits with 2
     │   ├── ConfigError            a configuration file, key or value
     │   ├── SourceError            a source that cannot be opened or is not a video
@@ -14,9 +14,9 @@
         ├── StageError             a stage of the pipeline raised
         ├── LedgerError            the event journal could not be used
         ├── OutputError            standard output is closed or full
-        └── ProtocolError          a peer sent what the protocol does not allow
+        └── ProtocolError          a peer sent data that violates the protocol
 
-Errors of third-party libraries become one of these at the boundary where the library is called.
+Errors of third-party libraries are converted to one of these where the library is called.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DataError(UsageError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed. distribution: the one that has the extra."""
+    """An optional dependency is not installed. distribution: the distribution that has the extra."""
 
     def __init__(self, what: str, package: str, extra: str, distribution: str = "stream-detector") -> None:
         super().__init__(
@@ -84,8 +84,11 @@ class LedgerError(RunError):
 
 
 class OutputError(RunError):
-    """Standard output cannot be written. gone: its reader went away (`| head`); then nothing is said, as other tools
-    do, and the exit code is that of a process ended by SIGPIPE."""
+    """Standard output cannot be written.
+
+    gone: its reader closed it (`| head`); then nothing is printed, as in other tools, and the exit code is that of
+    SIGPIPE.
+    """
 
     def __init__(self, reason: str, *, gone: bool = False) -> None:
         super().__init__(f"standard output cannot be written ({reason}); free the disk, or send it elsewhere")
@@ -94,4 +97,4 @@ class OutputError(RunError):
 
 
 class ProtocolError(RunError):
-    """A peer sent what the protocol does not allow."""
+    """A peer sent data that violates the protocol."""

@@ -39,7 +39,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Figure:
-    """A person at one moment. place: X, Z metres.  heading: radians.  on_bike: draw a bicycle under them."""
+    """A person at one moment. place: X, Z metres.  heading: radians.  on_bike: whether to draw a bicycle."""
 
     look: Look
     place: tuple[float, float]
@@ -50,7 +50,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Light:
-    """How the street is lit. shadow: X, Z metres of shadow per metre of height.  strength: 0…1 of the cast shadow."""
+    """The light of the street. shadow: X, Z metres of shadow per metre of height.  strength: 0…1 of the cast shadow."""
 
     ambient: Colour
     shadow: tuple[float, float]
@@ -59,7 +59,7 @@ class Light:
     lamp_gain: Colour = (0.0, 0.0, 0.0)
 
     def at(self, x: Floats, z: Floats) -> Floats:
-        """Factors (…, 3) that a colour at ground points X, Z is multiplied with."""
+        """Return the factors (…, 3) that multiply a colour at ground points X, Z."""
         result = np.broadcast_to(np.array(self.ambient), (*np.shape(x), 3)).copy()
         for lamp_x, lamp_z in self.lamps:
             near = np.exp(-((x - lamp_x) ** 2 + (z - lamp_z) ** 2) / 34.0)
@@ -92,7 +92,7 @@ _RA = np.array([p[2] for p in _PARTS])
 _RB = np.array([p[3] for p in _PARTS])
 _KEYS = [p[4] for p in _PARTS]
 _TORSO = len(_PARTS)
-_ROUNDED = {0: 0, 3: 1, 6: 2, 9: 3}  # parts that get a lighter strip, and which
+_ROUNDED = {0: 0, 3: 1, 6: 2, 9: 3}  # parts with a lighter strip
 _LIT = np.array(list(_ROUNDED))
 _SKIRT = _TORSO + 1
 _BAG = _TORSO + 2
@@ -106,7 +106,7 @@ _WHEEL = np.stack([np.cos(np.arange(18) * np.pi / 9), np.sin(np.arange(18) * np.
 
 
 def fixed(points: Floats) -> Ints:
-    """Pixels → OpenCV's fixed point."""
+    """Convert pixels to OpenCV's fixed point."""
     return (np.minimum(np.maximum(points, -4000), 4000) * _ONE + 0.5).astype(np.int32)
 
 
@@ -146,7 +146,7 @@ class Crowd:
 
 
 def pose_crowd(figures: Sequence[Figure], matrix: Floats) -> Crowd:
-    """Forward kinematics of all figures at once."""
+    """Compute the forward kinematics of all figures together."""
     world = body.joints(
         np.array([f.pose for f in figures]),
         np.array([f.place for f in figures], dtype=np.float64),
@@ -206,7 +206,7 @@ class Prepared:
 
 
 def prepare(crowd: Crowd, matrix: Floats, light: Light) -> Prepared:
-    """Everything about the crowd that can be computed at once."""
+    """Compute everything about the crowd that does not depend on the drawing order."""
     pixels, depth = project(matrix, crowd.joints)
     height = np.array([f.look.height_m for f in crowd.figures])
     girth = np.array([f.look.build for f in crowd.figures])

@@ -22,7 +22,7 @@ class _Scene(Protocol):
 
 
 class DemoReader:
-    """The rendered demo, drawn frame by frame as it is read. scene: injectable; else `demo.DemoScene`."""
+    """The rendered demo, drawn frame by frame as it is read. scene: a scene for tests; None: `demo.DemoScene`."""
 
     def __init__(self, source: Source, scene: Callable[[], _Scene] | None = None) -> None:
         self.fps = DEFAULT_FPS
@@ -34,7 +34,7 @@ class DemoReader:
         self._index = -1
 
     def open(self) -> None:
-        """Set the scene."""
+        """Create the scene."""
         self._scene = self._make() if self._make else self._demo_scene()
         self.fps = float(self._scene.fps)
         self.duration_s = self._scene.frame_count / self.fps
@@ -42,7 +42,7 @@ class DemoReader:
 
     @property
     def scene(self) -> _Scene | None:
-        """The scene once it is set."""
+        """The scene after `open`."""
         return self._scene
 
     def _demo_scene(self) -> _Scene:
@@ -56,7 +56,7 @@ class DemoReader:
         return make(seed=int(options.get("seed", 0)), **chosen)
 
     def grab(self) -> GrabResult:
-        """Step to the next frame; nothing is drawn yet."""
+        """Step to the next frame without drawing it."""
         if self._scene is None or self._index + 1 >= self._scene.frame_count:
             return GrabResult("end")
         self._index += 1
@@ -67,10 +67,10 @@ class DemoReader:
         return None if self._scene is None else self._scene.frame(self._index)
 
     def close(self) -> None:
-        """Forget the scene."""
+        """Release the scene."""
         self._scene = None
 
 
 def make_demo_reader(camera: CameraConfig, config: CaptureConfig) -> DemoReader:
-    """The reader of the rendered scene."""
+    """Make the reader of the rendered scene."""
     return DemoReader(camera.source)

@@ -1,4 +1,4 @@
-"""DemoScene: the rendered footage, frame by frame."""
+"""DemoScene: the frames of the rendered footage."""
 
 from __future__ import annotations
 
@@ -30,19 +30,17 @@ from stream_detector.types import UInt8Array
 _NOISE = {"day": 3.5, "overcast": 4.5, "dusk": 7.0, "night": 7.5}
 _HOUR = {"day": 13, "overcast": 10, "dusk": 20, "night": 23}
 _KEEP_BYTES = 48_000_000
-_MARGIN = 64  # the noise plate is this much larger than the picture, so that every frame gets another cut of it
+_MARGIN = 64  # the noise image is larger than the picture by this factor, so that every frame uses another part of it
 
 
 class DemoScene:
     """A rendered surveillance view of a street, with or without a scripted violent incident at a known time.
 
-    Deterministic: a frame is a pure function of (seed, i) and the other arguments, in any order of access.
-
-    seed: picks street, light (day, dusk, overcast, night), people and the course of the incident.
-    duration_s, fps, size: length in seconds, frames a second, (width, height) in pixels.
-    incident: False leaves the incident out; the rest of the day goes on.
-    incident_start_s, incident_end_s: media time at which the attackers begin to rush, and at which they run; or None.
-    Raises UsageError for a length, rate or size that cannot be rendered.
+    A frame is a pure function of (seed, i) and the other arguments; frames may be read in any order. seed: selects
+    street, light (day, dusk, overcast, night), people and the course of the incident. duration_s, fps, size: length in
+    seconds, frames per second, (width, height) in pixels. incident: False leaves the incident out; everything else
+    stays. incident_start_s, incident_end_s: media time at which the attackers begin to rush, and at which they run
+    away; or None. Raises UsageError for a length, rate or size that cannot be rendered.
     """
 
     def __init__(
@@ -142,19 +140,19 @@ class DemoScene:
         self._clock = datetime(2026, 1, 3, _HOUR[self.street.kind]) + timedelta(
             days=day, seconds=int(rng.integers(3000))
         )
-        self._backdrops: dict[tuple[float, float], UInt8Array] = {}  # by sway; a cache, no state
-        self._texts: dict[int, tuple[str, UInt8Array, UInt8Array]] = {}  # by row; a cache, no state
+        self._backdrops: dict[tuple[float, float], UInt8Array] = {}  # a cache by sway, no state
+        self._texts: dict[int, tuple[str, UInt8Array, UInt8Array]] = {}  # a cache by row, no state
         self._matrix = self.street.camera.matrix()
 
     def __len__(self) -> int:
         return self.frame_count
 
     def __iter__(self) -> Iterator[UInt8Array]:
-        """All frames in order."""
+        """Yield all frames in order."""
         return (self.frame(i) for i in range(self.frame_count))
 
     def frame(self, i: int) -> UInt8Array:
-        """Frame i: uint8 (height, width, 3) BGR, a new array. Raises IndexError outside 0 … frame_count − 1."""
+        """Draw frame i: uint8 (height, width, 3) BGR, a new array. Raises IndexError outside 0 … frame_count − 1."""
         if not 0 <= i < self.frame_count:
             raise IndexError(f"frame {i} is not in 0 … {self.frame_count - 1}")
         t = i / self.fps
@@ -195,7 +193,7 @@ class DemoScene:
         return self._finish(image, i, t)
 
     def _in_view(self, actor: people.Actor, t: float) -> bool:
-        """Whether any of the actor can be in the picture (with 1.2 m to spare for limbs and shadows)."""
+        """Return whether any part of the actor can be in the picture (with 1.2 m of margin for limbs and shadows)."""
         if not actor.knots[0][0] <= t <= actor.knots[-1][0]:
             return False
         x, z, _ = actor.at(t)
@@ -206,7 +204,7 @@ class DemoScene:
         return bool(-spare < u < self.size[0] + spare)
 
     def _swayed(self, shift: Floats) -> UInt8Array:
-        """The backdrop moved by the camera's sway (quarters of a pixel, so that few are needed: they are kept)."""
+        """Return the backdrop moved by the camera's sway, in quarters of a pixel, so that few variants are cached."""
         key = (float(shift[0, 2]), float(shift[1, 2]))
         found = self._backdrops.get(key)
         if found is None:
@@ -242,7 +240,7 @@ class DemoScene:
         return image
 
     def _write(self, image: UInt8Array, text: str, baseline: int) -> None:
-        """White text with a dark rim. baseline: row in a picture 360 high."""
+        """Write white text with a dark outline. baseline: row in a picture of 360 rows."""
         unit = self.size[1] / 360
         cached = self._texts.get(baseline)
         if cached is None or cached[0] != text:
@@ -259,7 +257,7 @@ class DemoScene:
 
 
 def _crosses(actor: people.Actor, spot: people.Place, begin_s: float, end_s: float) -> bool:
-    """Whether the actor stands where somebody of the incident will stand."""
+    """Return whether the actor stands where a person of the incident will stand."""
     for t in np.linspace(begin_s, end_s, 7).tolist():
         if actor.knots[0][0] <= t <= actor.knots[-1][0]:
             x, z = actor.place(t)

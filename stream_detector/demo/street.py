@@ -1,4 +1,4 @@
-"""The empty street: painted once per seed, as textures of ground and facades seen through the camera."""
+"""The empty street, painted once per seed as textures of ground and facades seen through the camera."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WALL_TOP = 9.0
 
 @dataclass(frozen=True)
 class Occluder:
-    """Something fixed that hides people behind it: pixels of the backdrop where mask is 255, at depth metres."""
+    """A fixed object that hides people behind it: the pixels of the backdrop where mask is 255, at depth metres."""
 
     depth: float
     x: int
@@ -31,7 +31,7 @@ class Occluder:
 
 @dataclass(frozen=True)
 class Street:
-    """What never moves. backdrop: uint8 (h, w, 3) BGR.  kind: day, overcast, dusk or night."""
+    """The static parts of the scene. backdrop: uint8 (h, w, 3) BGR.  kind: day, overcast, dusk or night."""
 
     kind: str
     camera: Camera
@@ -41,7 +41,7 @@ class Street:
 
 
 def build_street(rng: np.random.Generator, size: tuple[int, int], number: int) -> Street:
-    """Paint a street; everything about it is drawn from rng, but the light goes round with number."""
+    """Paint a street. rng determines everything except the light, which cycles with number."""
     kind = KINDS[number % len(KINDS)]
     camera = Camera(
         size,
@@ -70,7 +70,7 @@ def build_street(rng: np.random.Generator, size: tuple[int, int], number: int) -
     _warp_onto(image, wall, to_pixels)
 
     matrix = large.matrix()
-    masks: list[tuple[float, UInt8Array]] = []  # depth of each thing, and where it covers the picture
+    masks: list[tuple[float, UInt8Array]] = []  # depth of each object, and the pixels that it covers
     for x in np.arange(-16.0, 17.0, 5.4):
         if rng.random() < 0.5:
             paint = _pick(
@@ -112,7 +112,7 @@ def _sky(kind: str, size: tuple[int, int]) -> UInt8Array:
 
 
 def _warp_onto(image: UInt8Array, texture: UInt8Array, to_pixels: Floats) -> None:
-    """Paint a texture through a homography; points behind the camera are left alone."""
+    """Paint a texture through a homography; points behind the camera stay unchanged."""
     height, width = image.shape[:2]
     back = np.linalg.inv(to_pixels)
     v, u = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -128,7 +128,7 @@ def _warp_onto(image: UInt8Array, texture: UInt8Array, to_pixels: Floats) -> Non
 
 
 def _grain(rng: np.random.Generator, shape: tuple[int, int], coarse: int) -> Float32Array:
-    """Noise (rows, columns, 1), mean 0, deviation about 1, of blobs `coarse` pixels wide."""
+    """Return noise (rows, columns, 1) with mean 0 and a deviation of about 1, in blobs `coarse` pixels wide."""
     small = rng.standard_normal((shape[0] // coarse + 2, shape[1] // coarse + 2), np.float32)
     grown = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return np.asarray(grown, np.float32)[..., None]
@@ -224,7 +224,7 @@ def _wall_texture(rng: np.random.Generator, light: Light, lit: bool) -> UInt8Arr
     x = 0
 
     def box(x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
-        """Metres from the building's left, above the ground → texture slices."""
+        """Convert metres from the building's left and above the ground to texture slices."""
         return (
             slice(max(0, round((_WALL_TOP - y1) * ppm)), round((_WALL_TOP - y0) * ppm)),
             slice(round(x + x0 * ppm), round(x + x1 * ppm)),
@@ -317,7 +317,7 @@ def _thing(
     rng: np.random.Generator,
     lit: bool,
 ) -> None:
-    """Paint a lamp post, tree, bench or bollard standing at X, Z into image, and its outline into mask."""
+    """Paint a lamp post, tree, bench or bollard at X, Z into image, and its outline into mask."""
     gain = light.at(np.array(x), np.array(z))
 
     def fill(points: list[tuple[float, float, float]], colour: Colour, factor: float = 1.0) -> None:
@@ -330,7 +330,7 @@ def _thing(
         fill([(x + u - r, y0, z), (x + u + r, y0, z), (x + u + 0.8 * r, y1, z), (x + u - 0.8 * r, y1, z)], colour)
         fill([(x + u - 0.2 * r, y0, z), (x + u + 0.4 * r, y0, z), (x + u, y1, z)], colour, 1.3)
 
-    if light.strength > 0.1:  # its own cast shadow, below it and not part of the mask
+    if light.strength > 0.1:  # the object's own shadow is below it and not part of the mask
         tall, r = {"lamp": (4.2, 0.07), "tree": (3.2, 0.5), "bench": (0.5, 0.8), "bollard": (0.9, 0.1)}[kind]
         shade = np.zeros(image.shape[:2], np.uint8)
         sx, sz = light.shadow

@@ -1,10 +1,10 @@
 """Engines: uint8 windows in, features and scores out, behind one protocol (`types.Engine`).
 
     --engine auto     CUDA device → torch (graphs, fp16);  CPU → openvino if installed, else torch
-    --precision auto  CUDA → fp16;  CPU → bf16 where it has the instructions, else fp32
+    --precision auto  CUDA → fp16;  CPU → bf16 if it has the instructions, else fp32
 
-An engine of another kind is a factory in `ENGINES` (see `system.registry`); it is used when it is asked for by name.
-`choose_engine` decides and says why, in words that the run shows. int8 is used only when asked for.
+To add an engine, register a factory in `ENGINES` (see `system.registry`); it is used when the configuration names it.
+`choose_engine` decides and gives a reason, which the run shows. int8 is used only on request.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = ["ENGINES", "EngineChoice", "FallbackEngine", "Hardware", "choose_engi
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What engines depend on.
+    """The hardware facts that the choice of an engine depends on.
 
-    cuda: names of the devices that PyTorch calls CUDA.  bf16: the CPU has AVX512-BF16 or AMX (or ARM's BF16), and the
-    environment does not forbid it.  rocm: the devices are AMD's.  mps: there is an Apple GPU.
+    cuda: names of the devices that PyTorch calls CUDA.  bf16: whether the CPU has AVX512-BF16 or AMX (or ARM's BF16),
+    and the environment does not forbid it.  rocm: whether the devices are AMD's.  mps: whether there is an Apple GPU.
     """
 
     cuda: tuple[str, ...]
@@ -47,9 +47,9 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """engine: a name in `ENGINES`.  device: "cpu", "mps" or "cuda:N".  reason: one clause, for people.
+    """A chosen engine. engine: a name in `ENGINES`.  device: "cpu", "mps" or "cuda:N".  reason: one clause, for people.
 
-    For an engine that is not of this package, device and precision are what was asked for, which may be "auto".
+    For an engine of another package, device and precision are the requested ones, which may be "auto".
     """
 
     engine: str
@@ -59,7 +59,7 @@ class EngineChoice:
 
 
 def detect_hardware() -> Hardware:
-    """Looks at the hardware; imports nothing large."""
+    """Detect the hardware without importing a large library."""
     names: tuple[str, ...] = ()
     if torch.cuda.is_available():
         names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
@@ -69,7 +69,10 @@ def detect_hardware() -> Hardware:
 
 
 def choose_engine(config: EngineConfig, hardware: Hardware) -> EngineChoice:
-    """What to run on, and why. Raises ConfigError for what this hardware, or the engine asked for, cannot do."""
+    """Choose engine, device and precision, with a reason.
+
+    Raises ConfigError for a request that this hardware or the requested engine cannot fulfil.
+    """
     if config.engine not in ("auto", "torch", "openvino"):
         return EngineChoice(config.engine, config.device, config.precision, f"{config.engine} was asked for")
     return _choose_among_ours(config, hardware)
@@ -93,7 +96,7 @@ def _choose_among_ours(config: EngineConfig, hardware: Hardware) -> EngineChoice
         if config.precision == "tf32" and (hardware.rocm or config.device == "mps"):
             raise ConfigError("tf32 is for NVIDIA GPUs; use --precision fp16 or fp32")
         wanted = "fp16" if config.precision == "auto" else config.precision
-        if config.device == "mps":  # never by itself: nobody has tried it yet
+        if config.device == "mps":  # never chosen automatically: untested so far
             return EngineChoice("torch", "mps", wanted, "the Apple GPU was asked for")
         kind = "ROCm" if hardware.rocm else "CUDA"
         return EngineChoice("torch", f"cuda:{index}", wanted, f"{kind} device {hardware.cuda[index]}")
@@ -121,9 +124,9 @@ def _choose_among_ours(config: EngineConfig, hardware: Hardware) -> EngineChoice
 
 
 def load_engine(bundle: Bundle, config: EngineConfig | None = None, hardware: Hardware | None = None) -> Engine:
-    """The engine for a bundle, warm. Raises ConfigError, MissingExtraError or EngineError.
+    """Load the engine for a bundle and warm it up. Raises ConfigError, MissingExtraError or EngineError.
 
-    With `on_failure = "fallback"`, an engine that fails, now or later, is replaced by torch on the CPU, and says so.
+    With `on_failure = "fallback"`, torch on the CPU replaces an engine that fails, now or later, with a log line.
     """
     config = config or EngineConfig()
     choice = choose_engine(config, hardware or detect_hardware())
@@ -138,13 +141,13 @@ def load_engine(bundle: Bundle, config: EngineConfig | None = None, hardware: Ha
     try:
         first = _load(bundle, choice, config)
     except EngineError as error:
-        log.warning("engine %s on %s failed: %s; going on with torch on the CPU", choice.engine, choice.device, error)
+        log.warning("engine %s on %s failed: %s; continuing with torch on the CPU", choice.engine, choice.device, error)
         return plain()
     return FallbackEngine(first, plain)
 
 
 class FallbackEngine:
-    """An engine that is replaced when it fails; the batch that failed is scored again by the replacement."""
+    """An engine that is replaced by torch on the CPU when it fails; the replacement scores the failed batch again."""
 
     def __init__(self, first: Engine, replacement: Callable[[], Engine]) -> None:
         self._engine = first
@@ -153,9 +156,9 @@ class FallbackEngine:
         self.max_batch = first.max_batch
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """As the engine in use. Raises EngineError when the replacement fails as well."""
+        """See `types.Engine`. Raises EngineError if the replacement fails as well."""
         limit = self._engine.max_batch
-        if len(frames) > limit:  # the replacement takes fewer at once than the first engine promised
+        if len(frames) > limit:  # the replacement takes fewer windows at once than the first engine promised
             return _joined([self._engine.infer(frames[i : i + limit]) for i in range(0, len(frames), limit)])
         try:
             return self._engine.infer(frames)
@@ -166,7 +169,7 @@ class FallbackEngine:
             return self.infer(frames)
 
     def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
-        """As the engine in use, from where the windows lie. Raises EngineError when the replacement fails as well."""
+        """See `types.Engine`; takes separate windows. Raises EngineError if the replacement fails as well."""
         if self._replacement is None or not isinstance(self._engine, GathersWindows):
             return self.infer(np.stack(windows))
         try:
@@ -181,7 +184,7 @@ class FallbackEngine:
 
     def _replace(self, error: EngineError) -> None:
         assert self._replacement is not None
-        log.warning("engine %s on %s failed: %s; going on with torch on the CPU", self.name, self.device, error)
+        log.warning("engine %s on %s failed: %s; continuing with torch on the CPU", self.name, self.device, error)
         replacement, self._replacement = self._replacement(), None
         self._engine.close()
         self._adopt(replacement, f"{self.name} on {self.device} failed: {error}")
@@ -203,14 +206,14 @@ def _joined(parts: list[EngineOutput]) -> EngineOutput:
 
 
 def make_openvino(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
-    """engine "openvino"."""
+    """Make the engine "openvino"."""
     from stream_detector.engines.openvino_engine import OpenVinoEngine
 
     return OpenVinoEngine(bundle, choice.precision, choice.reason, config.threads)
 
 
 def make_torch(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:
-    """engine "torch": on the CPU as it is, on other devices by `CudaEngine`."""
+    """Make the engine "torch": `TorchEngine` on the CPU, `CudaEngine` on other devices."""
     if choice.device != "cpu":
         from stream_detector.engines.cuda_engine import CudaEngine
 

@@ -1,9 +1,9 @@
-"""What the GPU engine needs of a device, apart from the engine, so that it also runs where there is no CUDA.
+"""The device operations of the GPU engine, apart from the engine, so that it also runs without CUDA.
 
-    TorchCuda   NVIDIA, and AMD through ROCm (PyTorch calls that CUDA too): streams, pinned memory, captured graphs
+    TorchCuda   NVIDIA, and AMD through ROCm (PyTorch also calls that CUDA): streams, pinned memory, captured graphs
     Eager       any device of PyTorch, one operation after the other: Apple's MPS, and the CPU in tests and benchmarks
 
-Nothing here touches a device on import. ROCm and MPS are untried.
+Importing this module touches no device. ROCm and MPS are untested.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ Computation = Callable[[], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A computation to be repeated on the same input memory. features (B, D), scores (B,): where its results lie."""
+    """A computation that can be repeated on the same input memory. features (B, D), scores (B,): the memory of its
+    results.
+    """
 
     replay: Callable[[], None]
     features: Tensor
@@ -30,40 +32,40 @@ class Captured:
 
 
 class Accelerator(Protocol):
-    """A device. `stream` and `event` give what PyTorch's CUDA objects give, or objects that do nothing."""
+    """A device. `stream` and `event` return PyTorch's CUDA objects, or objects that do nothing."""
 
     device: torch.device
 
     def entered(self) -> AbstractContextManager[Any]:
-        """Make the device the current one."""
+        """Return a context in which the device is the current one."""
         ...
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Memory of the host that the device reads fastest, not set."""
+        """Allocate uninitialised host memory that the device reads fastest."""
         ...
 
     def stream(self) -> Any:
-        """A queue of work."""
+        """Create a queue of work."""
         ...
 
     def event(self) -> Any:
-        """A mark in a queue."""
+        """Create an event, a mark in a queue."""
         ...
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
-        """Put what follows into `stream`."""
+        """Return a context that puts operations into `stream`."""
         ...
 
     def capture(self, run: Computation, stream: Any) -> Captured:
-        """Warm `run` up and keep it for repetition. Raises RuntimeError as PyTorch does."""
+        """Warm `run` up and capture it for repetition. Raises RuntimeError like PyTorch."""
         ...
 
     def free_bytes(self) -> tuple[int, int] | None:
-        """Free and total memory of the device in bytes; None where it cannot be asked."""
+        """Return free and total memory of the device in bytes; None if unknown."""
         ...
 
     def release(self) -> None:
-        """Give unused memory back; never raises."""
+        """Return unused memory to the device; never raises."""
         ...
 
 
@@ -78,7 +80,7 @@ class TorchCuda:
         return torch.cuda.device(self.device)
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Pinned memory."""
+        """Allocate pinned memory."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def stream(self) -> Any:
@@ -96,10 +98,10 @@ class TorchCuda:
         return torch.cuda.stream(stream)
 
     def capture(self, run: Computation, stream: Any) -> Captured:
-        """A CUDA graph: one launch for all kernels."""
+        """Capture a CUDA graph: one launch for all kernels."""
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            for _ in range(3):  # cuDNN chooses its kernels now, not while capturing
+            for _ in range(3):  # cuDNN must choose its kernels before the capture
                 run()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -116,21 +118,21 @@ class TorchCuda:
 
     def release(self) -> None:
         """See `Accelerator`."""
-        with contextlib.suppress(RuntimeError):  # a lost device cannot be tidied up
+        with contextlib.suppress(RuntimeError):  # a lost device cannot be cleaned up
             torch.cuda.empty_cache()
 
 
 class _Nothing:
-    """Stands for a stream or an event of a device that works in order."""
+    """A stream or event of a device that works in order."""
 
     def __init__(self, wait: Callable[[], None]) -> None:
         self._wait = wait
 
     def wait_event(self, event: Any) -> None:
-        """In order already."""
+        """Do nothing: the work is in order."""
 
     def record(self, stream: Any = None) -> None:
-        """In order already."""
+        """Do nothing: the work is in order."""
 
     def synchronize(self) -> None:
         """Wait for all work."""
@@ -148,7 +150,7 @@ class Eager:
         return contextlib.nullcontext()
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Plain memory."""
+        """Allocate ordinary memory."""
         return torch.empty(shape, dtype=dtype)
 
     def stream(self) -> Any:
@@ -164,7 +166,7 @@ class Eager:
         return contextlib.nullcontext()
 
     def capture(self, run: Computation, stream: Any) -> Captured:
-        """Runs it again at every replay."""
+        """Run the computation again at every replay."""
         features, scores = run()
 
         def replay() -> None:
@@ -175,7 +177,7 @@ class Eager:
         return Captured(replay, features, scores)
 
     def free_bytes(self) -> tuple[int, int] | None:
-        """Not known."""
+        """Return None: the memory is not known."""
         return None
 
     def release(self) -> None:
@@ -189,13 +191,13 @@ class Eager:
 
 
 def accelerator(device: str) -> Accelerator:
-    """For "cuda", "cuda:N", "mps" or "cpu"."""
+    """Return the accelerator for "cuda", "cuda:N", "mps" or "cpu"."""
     if device.startswith("cuda"):
         return TorchCuda(torch.device(device if ":" in device else "cuda:0"))
     return Eager(torch.device(device))
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of PyTorch means that the device's memory is full (libraries beside it say so in words only)."""
+    """Return whether a PyTorch error means that device memory is full (other libraries report that only in text)."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text

@@ -1,9 +1,9 @@
 """Batch dependence: how much a score changes with the other windows of its batch, by engine, and a check of it.
 
-openvino, every precision      bit-equal in any batch
-torch on the CPU               1e-6; bit-equal in bf16, and with `deterministic = true`
-torch on a GPU, fp32           1e-5
-torch on a GPU, tf32/fp16/bf16 2e-3; bit-equal with `deterministic = true`
+openvino, every precision         bit-equal in any batch
+torch on the CPU                  1e-6; bit-equal in bf16, and with `deterministic = true`
+torch on a GPU, fp32              1e-5
+torch on a GPU, tf32/fp16/bf16    2e-3; bit-equal with `deterministic = true`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROBES = 5
 
 
 def tolerance(engine: Engine) -> float:
-    """Largest allowed change of a score with its batch; 0: bit-equal."""
+    """Return the largest allowed change of a score with its batch; 0: bit-equal."""
     if engine.name == "openvino" or getattr(engine, "deterministic", False):
         return 0.0
     if engine.device == "cpu":
@@ -29,12 +29,12 @@ def tolerance(engine: Engine) -> float:
 
 
 def describe_tolerance(limit: float) -> str:
-    """The tolerance in words."""
+    """Return the tolerance in words."""
     return "bit-equal in any batch" if limit == 0 else f"within {limit:g} in any batch"
 
 
 def probe_windows(recipe: Recipe, count: int = PROBES) -> UInt8Array:
-    """Windows to try an engine with, all different: uint8 (count, 16, H, W, 3), coarse squares that move."""
+    """Return different windows for a test: uint8 (count, 16, H, W, 3), coarse squares that move."""
     rng = np.random.default_rng(0)
     height, width = recipe.size
     rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
@@ -48,7 +48,9 @@ def probe_windows(recipe: Recipe, count: int = PROBES) -> UInt8Array:
 
 @functools.cache
 def demo_windows(recipe: Recipe) -> UInt8Array:
-    """Four windows of the rendered demo, two of its incident: uint8 (4, 16, H, W, 3) RGB, kept; not to be changed."""
+    """Return four cached windows of the rendered demo, two of its incident: uint8 (4, 16, H, W, 3) RGB. Do not change
+    them.
+    """
     from stream_detector.demo import DemoScene
 
     scene = DemoScene(seed=0, duration_s=20.0, size=(320, 240))
@@ -62,9 +64,9 @@ def demo_windows(recipe: Recipe) -> UInt8Array:
 
 
 def batch_dependence(engine: Engine, windows: UInt8Array) -> float:
-    """The largest change of a score with its batch. windows: uint8 (B, 16, H, W, 3), 2 <= B. Raises EngineError.
+    """Return the largest change of a score with its batch. windows: uint8 (B, 16, H, W, 3), 2 <= B. Raises EngineError.
 
-    Every window is scored alone, among all in either order, in pairs, and beside copies of itself.
+    Every window is scored alone, among all windows in either order, in pairs, and beside copies of itself.
     """
     windows = windows[: engine.max_batch]
     count = len(windows)

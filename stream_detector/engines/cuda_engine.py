@@ -1,19 +1,19 @@
-"""PyTorch on a GPU: uploads overlap with computing, and nothing but kernels is launched twice.
+"""PyTorch on a GPU: uploads overlap with computing, and captured graphs launch all kernels at once.
 
     windows ─▶ host pinned slot ──copy stream──▶ device slot ──compute stream──▶ graph input → network → pinned results
 
-A batch is cut into chunks of at most 32 windows. While one chunk is computed, the next one is gathered and uploaded;
-the host waits only to reuse a slot, and once at the end. Windows are copied from where they lie (a capture host's
-shared memory, say) to pinned memory, once. Every chunk runs a graph that was captured for its bucket (1, 2, 4 … 32
-windows; the unused rows of a bucket hold old windows, whose results are dropped). The first layer runs as a 2D
+A batch is split into chunks of at most 32 windows. While one chunk is computed, the next one is gathered and uploaded;
+the host waits only to reuse a slot, and once at the end. Windows are copied once, from their own memory (for instance a
+capture host's shared memory) to pinned memory. Every chunk runs a graph that was captured for its bucket (1, 2, 4 … 32
+windows); the unused rows of a bucket hold old windows, whose results are dropped. The first layer runs as a 2D
 convolution (`fold`).
 
-cuDNN picks kernels by shape and by a stopwatch, so a score may differ between buckets and loads by rounding. With
-`deterministic` there is one bucket and no stopwatch; where even the place in that bucket shows, its size is 1.
+cuDNN chooses kernels by shape and by timing, so a score may differ between buckets and between loads by rounding. With
+`deterministic` there is one bucket and no timing; if a score depends on its row in that bucket, the bucket size is 1.
 
-fp16 and bf16 are tried at load against fp32 on windows of the rendered demo, and given up where a score is off by more
-than 5e-3. Where memory is short, at load or later, the largest buckets go. What a device must be able to do is said by
-`accelerator`; the CPU will do, for tests.
+At load, fp16 and bf16 are compared with fp32 on windows of the rendered demo; a precision is rejected if a score
+differs by more than 5e-3. If memory is short, at load or later, the largest buckets are removed. `accelerator` lists
+the operations that a device needs; tests use the CPU.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BUCKETS = (1, 2, 4, 8, 16, 32)
 FIXED_BUCKET = 8  # with `deterministic`: a compromise between one camera and many
 SLOTS = 2
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NEXT = {"fp16": "bf16", "bf16": "fp32"}  # where a precision is given up
+NEXT = {"fp16": "bf16", "bf16": "fp32"}  # largest accepted difference of a score from fp32
 MAX_APART = 5e-3
 
 
@@ -58,9 +58,9 @@ class _Graph:
 
 @dataclass(frozen=True)
 class _Slot:
-    """One place on the way up. uploaded: recorded on the copy stream.  consumed: on the compute stream.
+    """One upload buffer. uploaded: recorded on the copy stream.  consumed: recorded on the compute stream.
 
-    rows: `host` as NumPy sees it.
+    rows: `host` as a NumPy array.
     """
 
     host: Tensor
@@ -73,7 +73,7 @@ class _Slot:
 class CudaEngine:
     """Implements `types.Engine`. device: "cuda", "cuda:N" or "mps".  precision: "fp16", "bf16", "tf32" or "fp32".
 
-    on: the device in place of PyTorch's, for tests and benchmarks.
+    on: the device, for tests and benchmarks; None: PyTorch's.
     """
 
     name = "torch"
@@ -111,12 +111,14 @@ class CudaEngine:
             raise
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """frames: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= 128. The upload counts as forward time. Raises EngineError."""
+        """Score windows: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= 128. The upload counts as forward time. Raises
+        EngineError.
+        """
         check_windows(frames, self._recipe, self.max_batch)
         return self._infer(np.require(frames, requirements=["C", "W"]))
 
     def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
-        """As `infer`, for windows that lie apart: 1 to 128 of uint8 (16, H, W, 3) RGB, may be read-only."""
+        """Score 1 to 128 separate windows, uint8 (16, H, W, 3) RGB each; they may be read-only. Raises EngineError."""
         check_each(windows, self._recipe, self.max_batch)
         return self._infer(windows)
 
@@ -141,11 +143,11 @@ class CudaEngine:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """The sizes of chunks for which there is a graph, ascending."""
+        """The chunk sizes for which there is a graph, ascending."""
         return tuple(self._graphs)
 
     def _load_checked(self) -> None:
-        """Load in the precision asked for, or in the next one that agrees with fp32."""
+        """Load in the requested precision, or in the next one that agrees with fp32."""
         buckets = (FIXED_BUCKET,) if self.deterministic else BUCKETS
         reference: Float32Array | None = None
         while True:
@@ -165,11 +167,11 @@ class CudaEngine:
                 if apart == math.inf
                 else f"{given_up} moved a score of the demo by {apart:.2g}"
             )
-            log.warning("%s on %s; going on in %s", found, self.device, self.precision)
+            log.warning("%s on %s; continuing in %s", found, self.device, self.precision)
             self.reason = f"{self.reason}; {found}, so this is {self.precision}"
 
     def _reference(self, windows: UInt8Array) -> Float32Array:
-        """Scores in fp32, one window at a time, through the network as it is."""
+        """Return the scores in fp32, one window at a time, without graphs."""
         network = Network(self._bundle).to_compute(self._on.device, torch.float32)
         with torch.inference_mode(), self._kernels("fp32"):
             parts = [network(torch.from_numpy(windows[i : i + 1]).to(self._on.device))[1] for i in range(len(windows))]
@@ -177,7 +179,7 @@ class CudaEngine:
         return scores
 
     def _apart(self, windows: UInt8Array, reference: Float32Array) -> float:
-        """The largest difference from `reference`, alone and together; infinite where a score is not a number."""
+        """Return the largest difference from `reference`, alone and together; infinite if a score is not a number."""
         alone = np.concatenate([self._run(windows[i : i + 1])[1] for i in range(len(windows))])
         together = self._run(windows)[1]
         apart = max(np.abs(alone - reference).max(), np.abs(together - reference).max())
@@ -198,7 +200,7 @@ class CudaEngine:
                 fewer = buckets[:-1] if len(buckets) > 1 else tuple(b for b in (1,) if b < buckets[0])
                 if not out_of_memory(error) or not fewer:
                     raise
-            self._drop()  # outside of the handler, whose traceback holds on to tensors
+            self._drop()  # outside the handler, whose traceback holds tensors
             self._on.release()
             log.warning(
                 "the memory of %s is too small for %d windows at once; trying %d", self.device, buckets[-1], fewer[-1]
@@ -218,7 +220,7 @@ class CudaEngine:
         self._scores = self._on.host((self.max_batch,), torch.float32)
 
     def _shrink(self) -> bool:
-        """Give up the largest bucket; False when there is only one left."""
+        """Remove the largest bucket; return False if only one is left."""
         if len(self._graphs) < 2:
             return False
         largest = max(self._graphs)
@@ -275,7 +277,7 @@ class CudaEngine:
 
     @contextlib.contextmanager
     def _kernels(self, precision: str) -> Iterator[None]:
-        """How cuDNN and cuBLAS choose while graphs are captured, and never after."""
+        """Return a context in which cuDNN and cuBLAS choose kernels for `precision` while graphs are captured."""
         matmul = torch.backends.cuda.matmul
         before, matmul.allow_tf32 = matmul.allow_tf32, precision == "tf32"
         try:
@@ -299,6 +301,6 @@ class CudaEngine:
             left = f", {memory[0] / 1e9:.1f} of {memory[1] / 1e9:.1f} GB free" if memory else ""
             return EngineError(
                 f"the memory of {self.device} is too small for one window{left}; "
-                "end what else runs on it, or run with --device cpu"
+                "end other processes on it, or run with --device cpu"
             )
         return EngineError(f"{self.device} failed ({text}); run with --device cpu")

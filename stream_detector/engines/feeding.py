@@ -1,7 +1,7 @@
-"""Windows that lie apart (in a capture host's shared memory, say) → an engine, with as few copies as it allows.
+"""Passes separate windows (for instance in a capture host's shared memory) to an engine with few copies.
 
-An engine that has `infer_windows` gathers them itself, straight into the memory that its device reads: one copy. Any
-other engine gets a batch that is put together here.
+An engine with `infer_windows` gathers them itself, directly into the memory that its device reads: one copy. Other
+engines get a batch that is assembled here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from stream_detector.types import Engine, EngineOutput, UInt8Array
 
 @runtime_checkable
 class GathersWindows(Protocol):
-    """An engine that takes windows from where they lie."""
+    """An engine that takes separate windows."""
 
     def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
-        """windows: 1 to `max_batch` of uint8 (16, H, W, 3) RGB, may be read-only; free again when it returns."""
+        """Score 1 to `max_batch` windows, uint8 (16, H, W, 3) RGB each, may be read-only; the caller may reuse them
+        afterwards.
+        """
         ...
 
 

@@ -1,11 +1,11 @@
 """The first layer of a video network as a 2D convolution.
 
-A convolution over 3 colours is what GPU libraries have only old kernels for (more than half of the embedded network's
-time on an H100). Over taps × colours, filled up to a multiple of 8 channels, it is an ordinary 2D convolution:
+GPU libraries have only slow kernels for a 3D convolution over 3 colours (it takes more than half of the embedded
+network's time on an H100). Over taps × colours, padded to a multiple of 8 channels, it is an ordinary 2D convolution:
 
-    (B, 3, T, H, W) → rows (B, H, W, (T + 2·padding) · 3) → a view of `taps · 3` lanes at every step of time → conv2d
+    (B, 3, T, H, W) → rows (B, H, W, (T + 2·padding) · 3) → a view of `taps · 3` lanes at every time step → conv2d
 
-The view overlaps itself, so gathering the taps is one copy. Lanes beyond the taps meet weights of 0. The result is that
+The view overlaps itself, so one copy gathers the taps. Lanes beyond the taps have weights of 0. The result equals that
 of the 3D form up to rounding.
 """
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LANES = 8  # channels come in multiples of this for the fast kernels
+LANES = 8  # the fast kernels need channels in multiples of this
 FEW_CHANNELS = 4
 
 
 class FoldedConv3d(nn.Module):
-    """Takes the place of an `nn.Conv3d` that `can_fold`; on its device, in its dtype, without gradients."""
+    """Replaces an `nn.Conv3d` that `can_fold` accepts; on its device, in its dtype, without gradients."""
 
     def __init__(self, layer: nn.Conv3d) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class FoldedConv3d(nn.Module):
 
 
 def can_fold(layer: nn.Module) -> bool:
-    """Whether a layer is a plain 3D convolution over few channels."""
+    """Return whether a layer is a plain 3D convolution over few channels."""
     return (
         isinstance(layer, nn.Conv3d)
         and layer.in_channels <= FEW_CHANNELS
@@ -68,7 +68,7 @@ def can_fold(layer: nn.Module) -> bool:
 
 
 def fold_first_layer(network: nn.Module) -> bool:
-    """Replace the first 3D convolution of a network, in place. False when it is not one that can be folded."""
+    """Replace the first 3D convolution of a network, in place; return False if it cannot be folded."""
     name = next((name for name, module in network.named_modules() if isinstance(module, nn.Conv3d)), "")
     if not name or not can_fold(network.get_submodule(name)):
         return False

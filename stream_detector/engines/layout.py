@@ -1,12 +1,12 @@
-"""How the cores of a CPU are divided among the windows: streams × threads, fixed when an engine is loaded.
+"""Divides the cores of a CPU among windows: streams × threads, fixed when an engine is loaded.
 
-    layout = the fewest threads a stream with which a window takes at most 40 ms; as many streams as then fit
+    layout = the fewest threads per stream with which a window takes at most 40 ms; as many streams as then fit
 
 A kernel may add its products in another order when more threads share a window. So the layout must be the same in every
-process that runs a bundle on a machine, busy or idle, today and after a restart: a time measured at load would not be.
-It is computed instead, from the multiply-adds of the graph and from rates of one core, measured once for each set of
-instructions and entered below (the slower CPU of two where there were two). A CPU that is faster or slower than that
-gets a latency somewhat beside 40 ms, never another score from one run to the next.
+process that runs a bundle on a machine, whatever its load and after every restart; a time measured at load would
+differ. Therefore it is computed from the multiply-adds of the graph and from the rates of one core. The rates were
+measured once for each instruction set and are listed below (the slower of two CPUs where two were measured). On a
+faster or slower CPU the latency differs somewhat from 40 ms, but the scores do not change from run to run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RATES: dict[str, dict[str, float]] = {
     "avx2": {"fp32": 40.0, "bf16": 5.0, "int8": 50.0},
     "other": {"fp32": 15.0, "bf16": 15.0, "int8": 20.0},
 }
-# The first name of `ONEDNN_MAX_CPU_ISA` that a value begins with counts; the most that such a limit leaves.
+# The first key of `ONEDNN_MAX_CPU_ISA` that a value begins with applies; it gives the widest allowed set.
 _LIMITS = (
     ("AVX512_CORE_AMX", "amx"),
     ("AVX10", "amx"),
@@ -45,7 +45,9 @@ _FLAGS = {"amx": "amx_bf16", "avx512_bf16": "avx512_bf16", "avx512": "avx512f", 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """streams: windows computed at the same time.  threads: of each of them.  window_ms: expected of one."""
+    """A layout. streams: windows computed at the same time.  threads: of each stream.  window_ms: expected time of one
+    window.
+    """
 
     streams: int
     threads: int
@@ -53,22 +55,25 @@ class Layout:
 
 
 def choose_layout(macs: float, rate_gmac_s: float, cores: int, target_ms: float = TARGET_MS) -> Layout:
-    """The layout for a graph of `macs` multiply-adds a window. rate_gmac_s: of one core.  cores: that may be used.
+    """Choose the layout for a graph of `macs` multiply-adds per window.
 
-    Where even all cores miss the target by more than twice, every core computes a window of its own: threads that share
-    one wait for each other, which costs throughput (a tenth in bf16), and the latency asked for is out of reach anyway.
+    rate_gmac_s: 10^9 multiply-adds per second of one core.  cores: that may be used.  If even all cores miss the target
+    by more than a factor of two, every core computes its own window: threads that share a window wait for each other,
+    which costs throughput (a tenth in bf16), and the target is out of reach anyway.
     """
     one_ms = macs / (rate_gmac_s * 1e6)
     threads = min(cores, max(1, math.ceil(one_ms / target_ms)))
     if one_ms / threads > 2 * target_ms:
         threads = 1
-    elif cores % threads:  # some cores would be idle: rather the next number that divides them, if it is near
+    elif cores % threads:  # some cores would be idle: prefer the next divisor, if it is near
         threads = next((n for n in range(threads, min(cores, 2 * threads) + 1) if cores % n == 0), threads)
     return Layout(cores // threads, threads, one_ms / threads)
 
 
 def instruction_set(flags: Collection[str] | None = None, environment: Mapping[str, str] | None = None) -> str:
-    """A key of `RATES` for this CPU (flags: those of /proc/cpuinfo), no wider than `ONEDNN_MAX_CPU_ISA` allows."""
+    """Return the key of `RATES` for this CPU, at most the set that `ONEDNN_MAX_CPU_ISA` allows. flags: of
+    /proc/cpuinfo.
+    """
     flags = cpu_flags() if flags is None else flags
     limit = (os.environ if environment is None else environment).get("ONEDNN_MAX_CPU_ISA", "").upper()
     allowed = next((name for start, name in _LIMITS if limit.startswith(start)), "amx")
@@ -77,13 +82,13 @@ def instruction_set(flags: Collection[str] | None = None, environment: Mapping[s
 
 
 def has_bf16(flags: Collection[str] | None = None, environment: Mapping[str, str] | None = None) -> bool:
-    """Whether bf16 is worth while: AVX512-BF16 or AMX, not forbidden by the environment; or ARM's BF16."""
+    """Return whether bf16 is faster: AVX512-BF16 or AMX, not forbidden by the environment; or ARM's BF16."""
     flags = cpu_flags() if flags is None else flags
     return instruction_set(flags, environment) in ("amx", "avx512_bf16") or ("asimd" in flags and "bf16" in flags)
 
 
 def cpu_flags() -> frozenset[str]:
-    """The words of /proc/cpuinfo. Empty where there is none: no portable way to ask, and fp32 is always right."""
+    """Return the flags in /proc/cpuinfo; empty without that file: then fp32 is used, which always works."""
     try:
         return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
@@ -91,12 +96,12 @@ def cpu_flags() -> frozenset[str]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def multiply_adds(graph: Any) -> int:
-    """Those of an OpenVINO graph of fixed shape: its convolutions and matrix products."""
+    """Return the multiply-adds of an OpenVINO graph of fixed shape: of its convolutions and matrix products."""
     total = 0
     for node in graph.get_ops():
         kind = node.get_type_name()

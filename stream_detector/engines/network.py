@@ -1,4 +1,4 @@
-"""Everything between uint8 windows and scores as one module, so that every engine runs the same computation.
+"""All steps between uint8 windows and scores as one module, so that every engine runs the same computation.
 
 uint8 (B, 16, H, W, 3) RGB → normalise → backbone → features (B, D) → head → scores (B,)
 """
@@ -20,7 +20,7 @@ from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
 
 class Network(nn.Module):
-    """A bundle's whole way. In eval mode, without gradients."""
+    """The whole network of a bundle, in eval mode, without gradients."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class Network(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (B, 16, H, W, 3) RGB → features (B, D), scores (B,)."""
+        """Map uint8 (B, 16, H, W, 3) RGB to features (B, D) and scores (B,)."""
         features: Tensor = self.backbone.features(self.normalise(frames).to(self.dtype))
-        # The head is small, and its standardisation and sigmoid deserve full precision.
+        # The head is small; its standardisation and sigmoid run in full precision.
         features = features.float()
         return features, self.head(features)
 
     def to_compute(self, device: torch.device, dtype: torch.dtype) -> Network:
-        """Ready for PyTorch's fast kernels, in place: fused, channels last, the backbone (only) in `dtype`."""
+        """Prepare for PyTorch's fast kernels, in place: fused, channels last, only the backbone in `dtype`."""
         fuse_batchnorm(self.backbone)
         self.to(device)
         self.backbone.to(dtype=dtype, memory_format=torch.channels_last_3d)
@@ -50,7 +50,7 @@ class Network(nn.Module):
 def fuse_batchnorm(module: nn.Module) -> None:
     """Fold every batch normalisation into the convolution before it, in place (eval mode; exact up to rounding).
 
-    Pairs are found by name (`conv1`, `bn1`) and by neighbourhood in an `nn.Sequential`.
+    Pairs are found by name (`conv1`, `bn1`) and by position in an `nn.Sequential`.
     """
     children = dict(module.named_children())
     names = list(children)
@@ -66,7 +66,7 @@ def fuse_batchnorm(module: nn.Module) -> None:
 
 
 def check_windows(frames: UInt8Array, recipe: Recipe, max_batch: int) -> None:
-    """Raises EngineError unless frames are uint8 (1..max_batch, 16, H, W, 3) of the recipe's size."""
+    """Raise EngineError unless frames are uint8 (1..max_batch, 16, H, W, 3) of the recipe's size."""
     wanted = (recipe.frames, *recipe.size, 3)
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != wanted or not 1 <= len(frames) <= max_batch:
         raise EngineError(
@@ -75,7 +75,7 @@ def check_windows(frames: UInt8Array, recipe: Recipe, max_batch: int) -> None:
 
 
 def check_each(windows: Sequence[UInt8Array], recipe: Recipe, max_batch: int) -> None:
-    """Raises EngineError unless there are 1..max_batch windows, each uint8 (16, H, W, 3) of the recipe's size."""
+    """Raise EngineError unless there are 1..max_batch windows, each uint8 (16, H, W, 3) of the recipe's size."""
     wanted = (recipe.frames, *recipe.size, 3)
     if not 1 <= len(windows) <= max_batch:
         raise EngineError(f"a batch holds 1 to {max_batch} windows, got {len(windows)}")
@@ -85,12 +85,12 @@ def check_each(windows: Sequence[UInt8Array], recipe: Recipe, max_batch: int) ->
 
 
 def checked_output(features: Float32Array, scores: Float32Array, preprocess_s: float, forward_s: float) -> EngineOutput:
-    """An EngineOutput, unless something in it is not a number: that is a broken engine, not a calm scene."""
+    """Return an EngineOutput. Raises EngineError if it contains NaN or infinity: that is a fault of the engine."""
     if not (np.isfinite(features).all() and np.isfinite(scores).all()):
         raise EngineError("the network returned NaN or infinity; use --precision fp32, or check the bundle")
     return EngineOutput(features, scores, preprocess_s, forward_s)
 
 
 def blank(recipe: Recipe, batch: int = 1) -> Tensor:
-    """Grey windows, to warm an engine up: uint8 (batch, 16, H, W, 3)."""
+    """Return grey windows for a warm-up: uint8 (batch, 16, H, W, 3)."""
     return torch.full((batch, recipe.frames, *recipe.size, 3), 128, dtype=torch.uint8)

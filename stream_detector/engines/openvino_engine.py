@@ -1,12 +1,12 @@
 """OpenVINO on the CPU: the default there when it is installed.
 
-The graph is compiled once, for exactly one window, and a batch is run as that many requests: so a score is the same to
-the last bit alone and in any batch, at any place in it, under any load. How many requests run at a time, and on how
-many threads each, is settled at load (`layout`). Normalisation and backbone are in the graph; uint8 goes in. The head
-is a graph of its own. A CPU that refuses bf16, although OpenVINO lists it, gets fp32.
+The graph is compiled once, for exactly one window, and a batch runs as that many requests. Therefore a score is the
+same to the last bit alone and in any batch, at any position, under any load. `layout` determines at load how many
+requests run at a time, and on how many threads each. Normalisation and backbone are in the graph, whose input is uint8.
+The head is a separate graph. If a CPU refuses bf16 although OpenVINO lists it, fp32 is used.
 
-Converting from PyTorch takes seconds, so the graph is kept in the cache, under the bundle's fingerprint. int8 needs a
-graph that `quantise` made with calibration windows (`stream-detector models quantise`).
+Converting from PyTorch takes seconds, so the graph is cached under the bundle's fingerprint. int8 needs a graph that
+`quantise` made with calibration windows (`stream-detector models quantise`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
 log = logging.getLogger(__name__)
 
-GRAPH_VERSION = 1  # to be raised when the network's computation changes
+GRAPH_VERSION = 1  # increase this when the network's computation changes
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 def import_openvino() -> Any:
-    """The package. Raises MissingExtraError."""
+    """Import the package. Raises MissingExtraError."""
     try:
         import openvino
     except ImportError:
@@ -47,17 +47,17 @@ def import_openvino() -> Any:
 
 
 def graph_path(bundle: Bundle, precision: str) -> Path:
-    """Where the converted graph of a bundle is kept; "int8" apart from the others."""
+    """Return the path of a bundle's converted graph; "int8" has its own path."""
     version = str(import_openvino().__version__).split("-")[0]
     kind = "int8" if precision == "int8" else "float"
     return cache_directory() / "compiled" / f"{bundle.fingerprint}-{GRAPH_VERSION}-{version}-{kind}.xml"
 
 
 def load_graph(bundle: Bundle) -> Any:
-    """The bundle's graph in float32 for one window: from the cache, or converted now (and cached, if possible).
+    """Load the bundle's graph in float32 for one window: from the cache, or converted now (and cached if possible).
 
-    It is always one that was read from a file: a graph fresh from the converter differs from the same one written and
-    read, and scores differ with it in the last bits; the first run of a bundle is to agree with all later ones.
+    The graph is always read from a file: a graph fresh from the converter differs from the written one, and scores
+    differ in the last bits; the first run of a bundle must agree with all later ones.
     """
     openvino = import_openvino()
     path = graph_path(bundle, "fp32")
@@ -73,16 +73,16 @@ def load_graph(bundle: Bundle) -> Any:
 
 
 def convert_module(module: torch.nn.Module, window: torch.Tensor) -> Any:
-    """PyTorch → OpenVINO for uint8 windows of exactly this shape, through the frontend itself.
+    """Convert PyTorch to OpenVINO for uint8 windows of exactly this shape, directly through the frontend.
 
-    `openvino.convert_model` would trace the network three times to compare, and reports each use to its makers.
+    `openvino.convert_model` would trace the network three times for a comparison, and sends telemetry.
     """
     openvino = import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript calls itself deprecated
+        warnings.simplefilter("ignore")  # TorchScript warns that it is deprecated
         traced = TorchScriptPythonDecoder(module, example_input=(window,), trace_kwargs={"check_trace": False})
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(traced))
@@ -94,7 +94,7 @@ def convert_module(module: torch.nn.Module, window: torch.Tensor) -> Any:
 
 
 def save_graph(graph: Any, path: Path) -> bool:
-    """Write a graph (.xml and .bin), whole or not at all; False where the folder cannot be written."""
+    """Write a graph (.xml and .bin), whole or not at all; return False if the folder cannot be written."""
     with contextlib.suppress(OSError, RuntimeError):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.xml")
@@ -111,7 +111,7 @@ class OpenVinoEngine:
     name = "openvino"
     device = "cpu"
     max_batch = 64
-    good_wait_s = 0.0  # windows run one by one: there is nothing to wait for
+    good_wait_s = 0.0  # windows run one by one, so there is nothing to wait for
 
     def __init__(self, bundle: Bundle, precision: str = "fp32", reason: str = "asked for", threads: int = 0) -> None:
         openvino = import_openvino()
@@ -134,7 +134,7 @@ class OpenVinoEngine:
             if refused:
                 self.precision = "fp32"
                 self.reason = f"{reason}; OpenVINO refused bf16 here ({refused}), so this is fp32"
-                log.warning("OpenVINO refused bf16 on this CPU (%s); going on in fp32", refused)
+                log.warning("OpenVINO refused bf16 on this CPU (%s); continuing in fp32", refused)
                 self._compile(core, body, threads or available_cores())
             hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1", "NUM_STREAMS": "1"}
             self._head = core.compile_model(head, "CPU", hints).create_infer_request()
@@ -144,12 +144,12 @@ class OpenVinoEngine:
         self.good_batch = self.layout.streams
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """frames: uint8 (B, 16, H, W, 3) RGB. Normalisation is part of the graph. Raises EngineError."""
+        """Score windows: uint8 (B, 16, H, W, 3) RGB. Normalisation is part of the graph. Raises EngineError."""
         check_windows(frames, self._recipe, self.max_batch)
         return self._infer(frames)
 
     def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
-        """As `infer`, for windows that lie apart: uint8 (16, H, W, 3) RGB each, read from where they lie."""
+        """Score separate windows, uint8 (16, H, W, 3) RGB each, without copying them first. Raises EngineError."""
         check_each(windows, self._recipe, self.max_batch)
         return self._infer(windows)
 
@@ -178,7 +178,7 @@ class OpenVinoEngine:
         }
         compiled = core.compile_model(body, "CPU", hints)
         requests = [compiled.create_infer_request() for _ in range(self.layout.streams)]
-        requests[0].infer([blank(self._recipe).numpy()])  # some refusals come only now
+        requests[0].infer([blank(self._recipe).numpy()])  # some refusals occur only now
         self._requests = requests
 
     def _run(self, frames: UInt8Array | Sequence[UInt8Array]) -> tuple[Float32Array, Float32Array]:
@@ -186,7 +186,7 @@ class OpenVinoEngine:
         features: Float32Array = np.empty((count, self._dim), np.float32)
         scores: Float32Array = np.empty(count, np.float32)
         running: dict[int, int] = {}
-        held: dict[int, UInt8Array] = {}  # what requests read must not be freed
+        held: dict[int, UInt8Array] = {}  # keeps the memory that requests read
 
         def collect(slot: int) -> None:
             requests[slot].wait()
@@ -198,14 +198,14 @@ class OpenVinoEngine:
                 slot = row % len(requests)
                 if slot in running:
                     collect(slot)
-                held[slot] = np.require(frames[row], requirements=["C", "W"])  # a copy where it is read-only
+                held[slot] = np.require(frames[row], requirements=["C", "W"])  # copies only read-only memory
                 requests[slot].set_input_tensor(self._tensor(held[slot][None], shared_memory=True))
                 requests[slot].start_async()
                 running[slot] = row
             for slot in sorted(running, key=lambda s: running[s]):
                 collect(slot)
         finally:
-            for slot in running:  # after an error: nobody may go on reading `frames`
+            for slot in running:  # after an error no request may still read `frames`
                 with contextlib.suppress(RuntimeError):
                     requests[slot].wait()
         for row in range(count):
@@ -215,10 +215,10 @@ class OpenVinoEngine:
 
 
 def split_graph(graph: Any) -> tuple[Any, Any]:
-    """A bundle's graph → (windows to features, features to scores); `graph` is used up.
+    """Split a bundle's graph into (windows → features, features → scores); `graph` cannot be used afterwards.
 
-    The head runs apart, in float32 and on one thread: as a matrix product of one row it is what CPUs sum in an order
-    that depends on the number of threads, and in bf16 it would round what thresholds are set on.
+    The head runs separately, in float32 and on one thread: CPUs sum a matrix product of one row in an order that
+    depends on the number of threads, and bf16 would round the values that thresholds are compared with.
     """
     openvino = import_openvino()
     features = graph.outputs[0].get_node().input_value(0)
@@ -242,7 +242,7 @@ def _int8_graph(bundle: Bundle) -> Any:
 
 
 def _brief(error: BaseException) -> str:
-    """The last sentence of an OpenVINO error: those before it name its own source files."""
+    """Return the last sentence of an OpenVINO error; the sentences before it name its own source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:160] if lines else type(error).__name__
 

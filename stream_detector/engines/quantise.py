@@ -1,8 +1,8 @@
 """int8 graphs for OpenVINO: post-training quantisation by NNCF, calibrated with real windows.
 
-Weights and activations become 8-bit integers with scales found on calibration windows (Jacob et al. 2018). The result
-is kept in the cache beside the float graph, under the bundle's fingerprint. The head stays in float: it is a thousandth
-of the work, and its sigmoid is what people set thresholds on.
+Weights and activations become 8-bit integers with scales from calibration windows (Jacob et al. 2018). The result is
+cached beside the float graph, under the bundle's fingerprint. The head stays in float: it is a thousandth of the work,
+and thresholds are set on its sigmoid.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MIN_WINDOWS = 8
 
 
 def windows_of(videos: Sequence[Path], recipe: Recipe, limit: int) -> UInt8Array:
-    """Windows spread evenly over videos: uint8 (n, 16, H, W, 3) RGB, n <= limit. Raises SourceError, DataError.
+    """Read windows spread evenly over videos: uint8 (n, 16, H, W, 3) RGB, n <= limit. Raises SourceError, DataError.
 
-    Never more than twice a video's share of them is in memory, however long the video is.
+    At most twice a video's share of the windows is in memory, however long the video is.
     """
     found: list[UInt8Array] = []
     share = -(-limit // len(videos))
@@ -44,7 +44,9 @@ def windows_of(videos: Sequence[Path], recipe: Recipe, limit: int) -> UInt8Array
 
 
 def _spread(windows: Iterable[UInt8Array], count: int) -> list[UInt8Array]:
-    """At most `count` of them, evenly spread, without knowing how many there are: every 1st, then every 2nd, 4th, …"""
+    """Return at most `count` windows, evenly spread, of an iterator of unknown length: every 1st, then every 2nd, 4th,
+    …
+    """
     kept: list[UInt8Array] = []
     step = 1
     for index, window in enumerate(windows):
@@ -60,9 +62,9 @@ def _spread(windows: Iterable[UInt8Array], count: int) -> list[UInt8Array]:
 
 
 def quantise(bundle: Bundle, windows: UInt8Array) -> Path:
-    """Make the int8 graph of a bundle and keep it in the cache; returns its path.
+    """Make the int8 graph of a bundle and cache it; return its path.
 
-    windows: uint8 (n, 16, H, W, 3) RGB of footage like that to be watched.  Raises MissingExtraError, EngineError.
+    windows: uint8 (n, 16, H, W, 3) RGB of footage like that of the cameras.  Raises MissingExtraError, EngineError.
     """
     try:
         import nncf
@@ -73,7 +75,7 @@ def quantise(bundle: Bundle, windows: UInt8Array) -> Path:
     data = nncf.Dataset([window[None] for window in windows])
     ignored = nncf.IgnoredScope(names=_head_nodes(graph), validate=False)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+        with contextlib.redirect_stdout(sys.stderr):  # hides NNCF's progress bars
             small = nncf.quantize(graph, data, subset_size=len(windows), ignored_scope=ignored)
     except (RuntimeError, ValueError) as error:
         raise EngineError(
@@ -87,7 +89,7 @@ def quantise(bundle: Bundle, windows: UInt8Array) -> Path:
 
 
 def _head_nodes(graph: Any) -> list[str]:
-    """Names of the operations behind the features: all that only lead to the scores."""
+    """Return the names of the operations behind the features: those that lead only to the scores."""
     features = graph.outputs[0].get_node().input_value(0).get_node().get_friendly_name()
     names: list[str] = []
     waiting = [graph.outputs[1].get_node()]
@@ -101,7 +103,7 @@ def _head_nodes(graph: Any) -> list[str]:
 
 
 def read_windows(path: Path, recipe: Recipe, limit: int | None = None) -> Iterator[UInt8Array]:
-    """The windows of a video as the stream would cut them, at most `limit`: uint8 (16, H, W, 3) RGB each.
+    """Yield the windows of a video as the stream would make them, at most `limit`: uint8 (16, H, W, 3) RGB each.
 
     Raises SourceError.
     """

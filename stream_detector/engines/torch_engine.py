@@ -1,10 +1,8 @@
-"""PyTorch on the CPU: the reference that the other engines are compared with.
+"""PyTorch on the CPU: the reference for the other engines.
 
-fp32 runs up to 8 windows at once: oneDNN picks kernels by the size of a batch, so a score depends on its batch by up to
-1e-6 (2e-7 measured).
-`deterministic` runs windows one by one: bit-equal, at up to twice the cost of a batch of 8.
-bf16 (only where the CPU has the instructions) runs windows one by one, because PyTorch chooses its kernels by the
-shape of the batch.
+fp32 runs up to 8 windows at once: oneDNN chooses kernels by batch size, so a score depends on its batch by up to 1e-6
+(2e-7 measured). `deterministic` runs windows one by one: bit-equal, at up to twice the cost of a batch of 8. bf16 (only
+if the CPU has the instructions) runs windows one by one, because PyTorch chooses its kernels by the shape of the batch.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class TorchEngine:
-    """Implements `types.Engine` on the CPU. precision: "fp32" or "bf16".  threads: 0 leaves PyTorch's choice."""
+    """Implements `types.Engine` on the CPU. precision: "fp32" or "bf16".  threads: 0 leaves the choice to PyTorch."""
 
     name = "torch"
     device = "cpu"
@@ -54,7 +52,7 @@ class TorchEngine:
             raise _failed(error) from error
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """frames: uint8 (B, 16, H, W, 3) RGB. Normalisation is part of the forward pass. Raises EngineError."""
+        """Score windows: uint8 (B, 16, H, W, 3) RGB. Normalisation is part of the forward pass. Raises EngineError."""
         check_windows(frames, self._recipe, self.max_batch)
         started = time.perf_counter()
         windows = torch.from_numpy(np.ascontiguousarray(frames))

@@ -1,6 +1,5 @@
-"""Alarms → events that nobody loses: protocol, ledger, publisher.
+"""Alarms → events without loss: protocol, ledger, publisher.
 
-In: alarm events, decisions, camera states.
-Out: journalled JSON events on ZeroMQ and in a file; answers to who missed some.
-Imports: config, types, system, errors.
+In: alarm events, decisions, camera states. Out: journalled JSON events on ZeroMQ and in a file; replies to recovery
+requests. Imports: config, types, system, errors.
 """

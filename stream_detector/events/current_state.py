@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
-_MOST_PREFIXES = 64  # waiting prefixes; beyond, all topics are repeated
-_AGAIN_S = 0.25  # shortest interval between two look-ups of prefixes, and between two repetitions of a topic
-_RATE = 1000.0  # messages a second
+_MOST_PREFIXES = 64  # number of waiting prefixes; with more, all topics are repeated
+_AGAIN_S = 0.25  # seconds; shortest interval between two look-ups of prefixes, and between two repetitions of a topic
+_RATE = 1000.0  # messages per second
 _BURST = 500.0
 _AT_ONCE = 64  # messages in one slice
 
@@ -33,12 +33,12 @@ class OpenAlarmSource(Protocol):
 
 
 def replayed(text: str) -> str:
-    """The text of an event with `"replayed": true` added."""
+    """Return the text of an event with `"replayed": true` added."""
     return f'{text[:-1]},"replayed":true}}'
 
 
 def below(topics: Sequence[str], prefix: str) -> Sequence[str]:
-    """Those of the sorted `topics` (ASCII) that begin with `prefix`."""
+    """Return those of the sorted `topics` (ASCII) that begin with `prefix`."""
     return topics[bisect_left(topics, prefix) : bisect_left(topics, prefix + "\x7f")]
 
 
@@ -52,11 +52,11 @@ class CurrentState:
         self._known: tuple[object, int] = (None, 0)
 
     def status(self, topic: str, text: str) -> None:
-        """The newest status of a topic."""
+        """Set the newest status of a topic."""
         self._statuses[topic] = text
 
     def topics(self) -> Sequence[str]:
-        """All topics with an open alarm or a status, sorted."""
+        """Return all topics with an open alarm or a status, sorted."""
         alarms = self._journal.open_texts()
         if self._known[0] is not alarms or self._known[1] != len(self._statuses):
             self._sorted = sorted([*alarms, *self._statuses])
@@ -64,7 +64,7 @@ class CurrentState:
         return self._sorted
 
     def texts(self, topic: str) -> Iterator[str]:
-        """The current events of one topic, oldest first, marked as replayed."""
+        """Return the current events of one topic, oldest first, marked as replayed."""
         for alarm in self._journal.open_texts().get(topic, ()):
             yield replayed(alarm.first)
             if alarm.last != alarm.first:
@@ -88,14 +88,14 @@ class StateReplayer:
         self._tokens, self._tokens_s = _BURST, now_s
 
     def wanted(self, prefix: str) -> None:
-        """Somebody subscribed to `prefix` (ASCII)."""
+        """Note a subscription to `prefix` (ASCII)."""
         if len(self._prefixes) >= _MOST_PREFIXES and prefix not in self._prefixes:
             self._prefixes = {"": None}
         elif "" not in self._prefixes:
             self._prefixes[prefix] = None
 
     def slice(self, now_s: float) -> Iterator[tuple[str, list[str]]]:
-        """(topic, texts): the next messages to be sent; few enough for one turn of the thread."""
+        """Return (topic, texts): the next messages to send; few enough for one turn of the thread."""
         if self._prefixes and now_s - self._looked_s >= _AGAIN_S:
             self._looked_s = now_s
             topics = self._state.topics()
@@ -111,7 +111,7 @@ class StateReplayer:
                 return
             del self._waiting[topic]
             if now_s - self._sent_s.get(topic, float("-inf")) < _AGAIN_S:
-                self._waiting[topic] = None  # at the end
+                self._waiting[topic] = None  # after the last prefix
                 continue
             self._sent_s[topic] = now_s
             texts = list(self._state.texts(topic))

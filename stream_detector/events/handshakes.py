@@ -14,7 +14,7 @@ from stream_detector.types import Clock
 log = logging.getLogger(__name__)
 
 _LOG_INTERVAL_S = 10.0
-_AT_ONCE = 2000  # a monitor's queue must never fill up: its socket would wait for us
+_AT_ONCE = 2000  # the queue of a monitor must never be full, because its socket would then block
 _MONITORED = (
     zmq.Event.HANDSHAKE_FAILED_AUTH | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
 )

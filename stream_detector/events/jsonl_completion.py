@@ -1,4 +1,4 @@
-"""Completes the event file from the journal, of which it is a copy.
+"""Completes the event file from the journal; the file is a copy of the journal.
 
 After the newest line that the journal knows, all missing events are appended, across any number of runs. If the journal
 knows no line (it was begun anew, or is another journal), the file is completed from the event that was newest when it
@@ -52,8 +52,10 @@ class EventFileCopy:
             self._known()
 
     def hold(self, body: bytes) -> None:
-        """Keep an `end` back that is in memory only while its `start` is on disk: should this process die now, the
-        next one ends the alarm, and the file must hold one end."""
+        """Hold back an `end` that is in memory only while its `start` is on disk.
+
+        If this process dies now, the next one ends the alarm, and the file must contain one end only.
+        """
         self._held.append(body)
 
     def give(self) -> None:
@@ -84,7 +86,7 @@ class EventFileCopy:
                     break
         if place is None:
             place = self._journal.stored_number(self._fact)
-            if place is None:  # nothing is lacking yet
+            if place is None:  # nothing is missing yet
                 self._journal.store_number(self._fact, self._journal.last_row_number())
                 return True
         elif self._unknown:
@@ -111,14 +113,14 @@ class EventFileCopy:
             lines = rotated_lines(self._file.path, before)
 
     def _begin(self) -> None:
-        """An empty file: one whose first lines were lost in a crash, or a new one."""
+        """Begin an empty file: a new one, or one whose first lines were lost in a crash."""
         place = self._journal.stored_number(self._fact)
         if place is not None:
             self.complete()
             return
         for named in rotated_positions(
             self._file.path
-        ):  # the process may have died before that file had its last event
+        ):  # the process may have died before the last event reached that file
             if self._journal.row_number_of(*named) is not None:
                 self._file.begin(named)
                 self.complete()

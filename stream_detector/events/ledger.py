@@ -42,9 +42,9 @@ __all__ = ["Ledger", "OpenAlarm"]
 
 log = logging.getLogger(__name__)
 
-_TAIL = 10_000  # events of this process kept for a new file
+_TAIL = 10_000  # events of this process that are kept for a new file
 _RETRY_S = 30.0
-_LOOK_S = 0.1  # between two looks at the files, besides one before every event
+_LOOK_S = 0.1  # seconds between two checks of the files, besides one before every event
 _RETENTION_S = 60.0
 _RETENTION_APPENDS = 1000
 _MEMORY_BYTES = 64 << 20
@@ -73,10 +73,11 @@ class Ledger(LedgerReader):
         lock: LockFile | None = None,
     ) -> None:
         self.epoch = epoch or secrets.token_hex(8)
-        self.last_text = ""  # of the event appended last, as JSON: what is sent is what was journalled
-        self.last_end_pending = False  # whether that was an `end`, in memory only, of an alarm whose start is on disk
-        self.degraded = False  # True while a file was asked for, but events are kept in memory only
-        self.unjournalled = 0  # events of this process that are in memory only: so many may be lost
+        self.last_text = ""  # the newest event as JSON: what is sent equals what was journalled
+        # whether that event was an `end` in memory only, of an alarm whose start is on disk
+        self.last_end_pending = False
+        self.degraded = False  # whether a file was requested but events are in memory only
+        self.unjournalled = 0  # number of events of this process that are in memory only and may be lost
         self._path = path
         self._clock = clock
         self._keep_s = keep_days * 86400 or float("inf")
@@ -86,7 +87,7 @@ class Ledger(LedgerReader):
         self._seqs: dict[str, int] = {}
         self._places: dict[str, tuple[str, int]] = {}
         self._open = OpenAlarms(self.epoch)
-        self._loaded = False  # whether _open is known; before, the file's open alarms must not be replaced
+        self._loaded = False  # whether _open is known; before that, the open alarms in the file must not be replaced
         self._tail: deque[Row] = deque(maxlen=_TAIL)
         self._numbers: dict[str, int | None] = {}  # what this process stored with `store_number`
         self._lock = lock
@@ -116,11 +117,11 @@ class Ledger(LedgerReader):
         as JSON; then nothing is journalled and no seq is used. Raises LedgerError after `close`.
         """
         if self._closed:
-            raise LedgerError("an event came after the journal was closed; close the journal last")
+            raise LedgerError("an event arrived after the journal was closed; close the journal last")
         if self.degraded and self._clock.monotonic() >= self._retry_s:
             self._return_to_disk()
         elif self._path is not None and not self.degraded and self._seen(self._path) != self._identity:
-            self._begin_anew(self._path)  # an event must not go into a file that nobody will find again
+            self._begin_anew(self._path)  # an event must not go into a deleted file
         seq = self._seqs.get(topic, 0) + 1
         row = self._row(topic, seq, body)
         self._seqs[topic] = seq
@@ -132,7 +133,7 @@ class Ledger(LedgerReader):
             self._open.track(key, row, kind, before)
         in_memory = self.degraded
         self._guard(lambda: self._write(row, key))
-        if self.degraded and not in_memory:  # the disk refused this very event
+        if self.degraded and not in_memory:  # the disk refused this event
             marked = self._tail[-1] = self._row(topic, seq, body)
             if key:
                 self._open.track(key, marked, kind, before)
@@ -190,23 +191,23 @@ class Ledger(LedgerReader):
     # -- reading, beside what `LedgerReader` has -----------------------------------------------------------------------
 
     def last_seqs(self) -> dict[str, int]:
-        """topic → last seq, of this epoch."""
+        """Return topic → last seq of this epoch."""
         return dict(self._seqs)
 
     def places(self) -> dict[str, tuple[str, int]]:
-        """As `last_positions`, from memory; not to be changed."""
+        """See `last_positions`; from memory, do not change it."""
         return self._places
 
     def open_alarms(self) -> list[OpenAlarm]:
-        """Alarms that started and did not end, also those of earlier epochs, oldest first."""
+        """Return the alarms that started and did not end, also of earlier epochs, oldest first."""
         return self._open.alarms()
 
     def open_texts(self) -> dict[str, list[OpenRow]]:
-        """topic → its open alarms as JSON texts; not to be changed."""
+        """Return topic → its open alarms as JSON texts; do not change it."""
         return self._open.topics()
 
     def take_troubles(self) -> list[str]:
-        """The sentences reported since the last call."""
+        """Return the sentences reported since the last call."""
         texts = list(self._troubles)
         self._troubles.clear()
         return texts
@@ -252,7 +253,7 @@ class Ledger(LedgerReader):
         self._places = ledger_file.read_positions(self._db)
 
     def _seen(self, path: Path) -> tuple[object, ...]:
-        """Which files lie at the journal's place."""
+        """Return the identity of the files at the journal's path."""
         found: list[object] = []
         for part in _PARTS:
             try:
@@ -265,7 +266,7 @@ class Ledger(LedgerReader):
     def _open_file(
         self, path: Path, aside: Path | None = None, kept: sqlite3.Connection | None = None
     ) -> sqlite3.Connection:
-        """Open or make the file; aside, kept: older ones to begin it with."""
+        """Open or create the file. aside, kept: older journals whose content it begins with."""
         db = ledger_file.open_file(path)
         try:
             if aside is not None:
@@ -306,7 +307,7 @@ class Ledger(LedgerReader):
         Raises LedgerError after `close`.
         """
         if self._closed:
-            raise LedgerError("the journal was asked after it was closed; close the journal last")
+            raise LedgerError("the journal was used after it was closed; close the journal last")
         try:
             action()
         except (sqlite3.Error, Corrupt) as error:
@@ -320,7 +321,7 @@ class Ledger(LedgerReader):
                     self._db = self._to_memory(f"the event journal failed twice ({second})", copy=False)
 
     def _replacement(self, error: Exception) -> sqlite3.Connection:
-        """The database to go on with after `error`: a new file if the old one is corrupt, else memory."""
+        """Return the database to use after `error`: a new file if the old one is corrupt, otherwise memory."""
         path = self._path
         if path is None or self.degraded:
             return self._to_memory(f"the event journal in memory failed ({error})", copy=False)
@@ -338,17 +339,17 @@ class Ledger(LedgerReader):
         return db
 
     def _begin_anew(self, path: Path) -> None:
-        """The files were deleted or replaced; the connection still holds the old ones."""
+        """Begin a new file: the old files were deleted or replaced, and the connection still holds them."""
         kept, same = ledger_file.open_memory(), self._seen(path)[0] == self._identity[0]
         try:
             salvage.copy_deleted(self._db, kept, _TAIL)
         except (sqlite3.Error, Corrupt) as error:
             log.warning("the deleted event journal cannot be read (%s)", error)
-        self._db.close()  # before a new one is made: closing deletes the old side files by their names
+        self._db.close()  # before a new one is created: closing deletes the old side files by their names
         why = f"the event journal {path} was deleted or replaced while in use"
         try:
             if not same and any(self._seen(path)):
-                log.warning("what lay at its place was set aside as %s", salvage.set_aside(path, "found"))
+                log.warning("the file at its path was set aside as %s", salvage.set_aside(path, "found"))
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = self._open_file(path, kept=kept)
         except (sqlite3.Error, Corrupt, OSError) as error:
@@ -363,7 +364,7 @@ class Ledger(LedgerReader):
         self.degraded = self._path is not None
         try:
             db = self._memory(self._path if copy else None, kept)
-        except (sqlite3.Error, Corrupt) as error:  # the old file holds what cannot be copied
+        except (sqlite3.Error, Corrupt) as error:  # the old file contains values that cannot be copied
             log.warning("the event journal cannot be copied (%s)", error)
             db = self._memory()
         self._report_trouble(

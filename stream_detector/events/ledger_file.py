@@ -1,7 +1,7 @@
-"""The SQLite file below the ledger: tables, checksums, opening, writing, reading. See `salvage` and `pruning` as well.
+"""The SQLite file of the ledger: tables, checksums, opening, writing, reading. See also `salvage` and `pruning`.
 
-Every function works on one connection and lets `sqlite3.Error` or `Corrupt` out; what happens then is `ledger`'s
-business. Each row carries a CRC-32 over all that matters in it: SQLite does not notice a bit flipped inside a text.
+Every function works on one connection and raises `sqlite3.Error` or `Corrupt`; `ledger` handles them. Each row carries
+a CRC-32 of its content, because SQLite does not notice a flipped bit inside a text.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) 
 _TABLES += retention.TABLES
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 _APPLICATION_ID = 0x53444C31  # "SDL1"
-_BROKEN = {1, 11, 26}  # SQLITE_ERROR (a table is gone), SQLITE_CORRUPT, SQLITE_NOTADB; all else is the disk's fault
-MARKED = b',"unjournalled":true}'  # how the text of an event ends that was not on disk when it was sent
+# SQLITE_ERROR (a table is missing), SQLITE_CORRUPT, SQLITE_NOTADB; all other codes are faults of the disk
+_BROKEN = {1, 11, 26}
+MARKED = b',"unjournalled":true}'  # the end of the text of an event that was not on disk when it was sent
 _UNJOURNALLED = MARKED.decode()
-_CHECK_BYTES = 32 << 20  # a larger file is not checked through at the start; errors are found when rows are read
+# bytes; a larger file is not checked completely at the start; errors are found when rows are read
+_CHECK_BYTES = 32 << 20
 
 
 class Corrupt(Exception):
-    """The file is a database, but not what was written."""
+    """The file is a database, but not one with the written content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +72,21 @@ class OpenRow:
     last: str
 
     def crc(self, name: str) -> int:
-        """CRC-32 of everything."""
+        """CRC-32 of all fields."""
         return zlib.crc32(f"{name}\0{self.topic}\0{self.first}\0{self.last}".encode())
 
 
 def is_corruption(error: Exception) -> bool:
-    """Whether `error` means a broken file, and not a disk that is full, read-only or busy."""
-    code = getattr(error, "sqlite_errorcode", 1)  # without a code: text that is no UTF-8, so a broken row
+    """Return whether `error` means a corrupt file, and not a disk that is full, read-only or busy."""
+    code = getattr(error, "sqlite_errorcode", 1)  # without a code: text that is not UTF-8, so a corrupt row
     return not isinstance(error, sqlite3.Error) or code & 0xFF in _BROKEN
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """Open or make a journal, checked."""
+    """Open or create a journal and check it."""
     db = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
     try:
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a new file only
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # affects a new file only
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         known = db.execute("PRAGMA application_id").fetchone()[0]
@@ -104,14 +106,14 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def open_memory() -> sqlite3.Connection:
-    """An empty journal in memory."""
+    """Create an empty journal in memory."""
     db = sqlite3.connect(":memory:", check_same_thread=False)
     db.executescript(_TABLES)
     return db
 
 
 def begin_epoch(db: sqlite3.Connection, epoch: str, rows: Iterable[Row], opened: dict[str, OpenRow] | None) -> int:
-    """Enter `epoch` and what is known of it; returns its ordinal. opened: replaces the open alarms, if given."""
+    """Insert `epoch` and its known events; return its ordinal. opened: replaces the open alarms, if given."""
     with db:
         db.execute("INSERT OR IGNORE INTO epochs(epoch) VALUES (?)", (epoch,))
         ordinal = int(db.execute("SELECT ordinal FROM epochs WHERE epoch = ?", (epoch,)).fetchone()[0])
@@ -125,7 +127,7 @@ def begin_epoch(db: sqlite3.Connection, epoch: str, rows: Iterable[Row], opened:
 
 
 def insert(db: sqlite3.Connection, row: Row, ordinal: int, replace: bool = False) -> None:
-    """Add one event; one that is there already stays, unless `replace`."""
+    """Insert one event; an existing one stays, unless `replace`."""
     values = (row.topic, ordinal, row.seq, row.utc, row.text, row.crc())
     how = "REPLACE" if replace else "IGNORE"
     db.execute(f"INSERT OR {how} INTO events(topic, ordinal, seq, utc, body, crc) VALUES (?,?,?,?,?,?)", values)
@@ -133,18 +135,18 @@ def insert(db: sqlite3.Connection, row: Row, ordinal: int, replace: bool = False
 
 
 def insert_open(db: sqlite3.Connection, name: str, alarm: OpenRow) -> None:
-    """Add or replace one open alarm."""
+    """Insert or replace one open alarm."""
     values = (name, alarm.topic, alarm.first, alarm.last, alarm.crc(name))
     db.execute("INSERT OR REPLACE INTO open_alarms VALUES (?,?,?,?,?)", values)
 
 
 def delete_open(db: sqlite3.Connection, name: str) -> None:
-    """Forget one open alarm."""
+    """Delete one open alarm."""
     db.execute("DELETE FROM open_alarms WHERE id = ?", (name,))
 
 
 def read_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int, limit: int) -> tuple[list[str], bool]:
-    """(bodies, whether the epoch is unknown); see `Ledger.since`."""
+    """Return (bodies, whether the epoch is unknown); see `Ledger.since`."""
     known = db.execute("SELECT ordinal FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
     place = (known[0], seq) if known else (-1, 0)
     rows = db.execute(
@@ -161,9 +163,9 @@ def read_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int, limit: 
 
 
 def row_number_of(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> int | None:
-    """The `n` behind which the events lie that came after this one; None if the journal does not know it.
+    """Return the row number `n` after which the later events lie; None if the journal does not know the event.
 
-    Of an event that retention has deleted it is 0: all that is left came later.
+    It is 0 for an event that retention has deleted: all remaining events came later.
     """
     found = db.execute(
         "SELECT n FROM events JOIN epochs USING (ordinal) WHERE topic = ? AND epoch = ? AND seq = ?",
@@ -186,7 +188,7 @@ def place_at(db: sqlite3.Connection, n: int) -> tuple[str, str, int] | None:
 
 
 def read_after(db: sqlite3.Connection, n: int, prefix: str, limit: int) -> list[tuple[int, Row]]:
-    """Up to `limit` events of topics that begin with `prefix`, in order of arrival behind `n`."""
+    """Return up to `limit` events of topics that begin with `prefix`, in order of arrival after `n`."""
     rows = db.execute(
         "SELECT n, topic, epoch, seq, utc, body, crc FROM events JOIN epochs USING (ordinal)"
         " WHERE n > ? AND +topic >= ? AND +topic < ? ORDER BY n LIMIT ?",
@@ -202,9 +204,9 @@ def read_after(db: sqlite3.Connection, n: int, prefix: str, limit: int) -> list[
 
 
 def newest(db: sqlite3.Connection, prefix: str, on_disk: bool) -> Row | None:
-    """The event that arrived last on a topic that begins with `prefix`.
+    """Return the newest event of the topics that begin with `prefix`.
 
-    on_disk: leave out those that say they are not.
+    on_disk: leave out events that are marked as not on disk.
     """
     rows = db.execute(
         "SELECT topic, epoch, seq, utc, body FROM events JOIN epochs USING (ordinal)"
@@ -215,23 +217,23 @@ def newest(db: sqlite3.Connection, prefix: str, on_disk: bool) -> Row | None:
 
 
 def is_unjournalled(text: str) -> bool:
-    """Whether an event says that it was not on disk when it was sent."""
+    """Return whether an event says that it was not on disk when it was sent."""
     return text.endswith(_UNJOURNALLED)
 
 
 def last_n(db: sqlite3.Connection) -> int:
-    """The number of the event that arrived last, 0 if there is none."""
+    """Return the number of the newest event, 0 if there is none."""
     return int(db.execute("SELECT max(n) FROM events").fetchone()[0] or 0)
 
 
 def read_fact(db: sqlite3.Connection, name: str) -> int | None:
-    """A number that was kept under a name."""
+    """Return a number that was stored under a name, or None."""
     found = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
     return int(found[0]) if found else None
 
 
 def write_fact(db: sqlite3.Connection, name: str, value: int | None) -> None:
-    """Keep a number under a name; None forgets it."""
+    """Store a number under a name; None deletes it."""
     with db:
         if value is None:
             db.execute("DELETE FROM facts WHERE name = ?", (name,))
@@ -240,26 +242,26 @@ def write_fact(db: sqlite3.Connection, name: str, value: int | None) -> None:
 
 
 def read_positions(db: sqlite3.Connection) -> dict[str, tuple[str, int]]:
-    """topic → (epoch, seq) of its newest event."""
+    """Return topic → (epoch, seq) of its newest event."""
     found = {}
     for topic, epoch, seq in db.execute("SELECT topic, epoch, seq FROM topics JOIN epochs USING (ordinal)"):
-        try:  # a subscriber would refuse the whole answer for one such place
+        try:  # a subscriber would reject the whole reply for one such position
             parse_topic(str(topic))
         except ProtocolError as error:
             raise Corrupt(str(error)) from None
         if not _EPOCH.fullmatch(str(epoch)) or not isinstance(seq, int) or not 0 <= seq <= MAX_SEQ:
-            raise Corrupt("the table of topics holds a place that is none")
+            raise Corrupt("the table of topics contains an invalid position")
         found[topic] = (epoch, seq)
     return found
 
 
 def key_of(first: dict[str, object]) -> str:
-    """What names an open alarm: its id and the epoch of its start, for a rerun of a file repeats ids."""
+    """Return the key of an open alarm: its id and the epoch of its start, because a rerun of a file repeats ids."""
     return f"{first.get('id')}@{first.get('epoch')}"
 
 
 def read_open(db: sqlite3.Connection) -> dict[str, OpenRow]:
-    """`key_of` → open alarm, oldest first, every one checked."""
+    """Return `key_of` → open alarm, oldest first; each is checked."""
     found = {}
     for name, topic, first, last, crc in db.execute("SELECT * FROM open_alarms ORDER BY rowid"):
         alarm = OpenRow(topic, first, last)

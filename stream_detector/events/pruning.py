@@ -1,7 +1,7 @@
-"""Retention of the journal: what is deleted, and what is known of it afterwards. See `retention` for what age means.
+"""Retention of the journal: which events are deleted, and what is recorded about them. `system.retention` defines age.
 
-Events are deleted in order of arrival only, so of every topic and epoch a first part is gone; `pruned` holds its last
-number, and tells a subscriber who comes late how many events it will never get.
+Events are deleted in order of arrival only, so the first events of every topic and epoch are missing. The table
+`pruned` holds the last deleted number, and tells late subscribers how many events are lost for them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from stream_detector.system import retention
 from stream_detector.system.retention import WallClock
 
-_MOST_PLACES = 100_000  # rows of `pruned`; beyond it those of the oldest epochs become one a topic
+_MOST_PLACES = 100_000  # rows of `pruned`; with more, the rows of the oldest epochs are merged into one per topic
 _MOST_LIVES = 2000
-_FOLDED = 0  # the ordinal under which they are counted
+_FOLDED = 0  # the ordinal of merged rows
 
 
 @dataclass(frozen=True, slots=True)
 class LostEvents:
-    """`count` events up to (epoch, seq) were deleted. epoch: "" if it is not known any more either."""
+    """`count` events up to (epoch, seq) were deleted. epoch: "" if it is unknown."""
 
     count: int
     epoch: str
@@ -30,21 +30,23 @@ class LostEvents:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The present life. number: in the table of lives.  at_s: seconds since it began."""
+    """The present run. number: in the table of runs.  at_s: seconds since it began."""
 
     number: int
     at_s: float
 
 
 def mark_deleted(db: sqlite3.Connection, topic: str, ordinal: int, seq: int) -> None:
-    """Note that the events of a topic and epoch up to `seq` cannot be had any more."""
+    """Record that the events of a topic and epoch up to `seq` are no longer available."""
     known = db.execute("SELECT seq FROM pruned WHERE topic = ? AND ordinal = ?", (topic, ordinal)).fetchone()
     if known is None or known[0] < seq:
         db.execute("INSERT OR REPLACE INTO pruned VALUES (?,?,?)", (topic, ordinal, seq))
 
 
 def lost_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> LostEvents | None:
-    """What of `topic` after (epoch, seq) was deleted, or None. An epoch that is not known: all that ever was."""
+    """Return the deleted events of `topic` after (epoch, seq), or None. An unknown epoch gives all that were ever
+    deleted.
+    """
     known = db.execute("SELECT ordinal FROM epochs WHERE epoch = ?", (epoch,)).fetchone()
     ordinal = known[0] if known else -1
     count, last = 0, None
@@ -62,7 +64,9 @@ def lost_since(db: sqlite3.Connection, topic: str, epoch: str, seq: int) -> Lost
 
 
 def mark_missing_start(db: sqlite3.Connection, ordinal: int, seqs: Mapping[str, int]) -> None:
-    """Note what a new file lacks of the present epoch at its beginning. seqs: topic → last seq that was given out."""
+    """Record the events of the present epoch that are missing at the beginning of a new file. seqs: topic → last seq
+    used.
+    """
     for topic, last in seqs.items():
         lowest = db.execute("SELECT min(seq) FROM events WHERE topic = ? AND ordinal = ?", (topic, ordinal)).fetchone()
         gone = last if lowest[0] is None else lowest[0] - 1
@@ -71,14 +75,14 @@ def mark_missing_start(db: sqlite3.Connection, ordinal: int, seqs: Mapping[str, 
 
 
 def note(db: sqlite3.Connection, now: Now, wall: WallClock) -> None:
-    """Write down how far the present life has come, and what has arrived by now."""
+    """Record the time of the present run, and the events that have arrived by now."""
     with db:
         retention.note_life(db, now.number, wall, now.at_s)
         mark(db, now)
 
 
 def mark(db: sqlite3.Connection, now: Now) -> None:
-    """Write down that everything journalled so far has arrived by now."""
+    """Record that everything journalled so far has arrived by now."""
     newest = db.execute("SELECT max(n) FROM events").fetchone()[0]
     if newest is not None:
         db.execute("INSERT OR IGNORE INTO marks VALUES (?,?,?)", (newest, now.number, now.at_s))
@@ -100,7 +104,7 @@ def retain(db: sqlite3.Connection, now: Now, wall: WallClock, keep_s: float, max
     )
     used = (pages - free) * size
     doomed = [n for (n,) in rows if n <= up_to]
-    if max_bytes and used > max_bytes and rows:  # down to nine tenths, as far as one step goes
+    if max_bytes and used > max_bytes and rows:  # down to nine tenths, as far as one step allows
         newest = db.execute("SELECT max(n) FROM events").fetchone()[0] or 0
         events = newest - rows[0][0] + 1
         for_size = [n for (n,) in rows[: math.ceil(events * (1 - 0.9 * max_bytes / used))]]
@@ -112,7 +116,7 @@ def retain(db: sqlite3.Connection, now: Now, wall: WallClock, keep_s: float, max
 
 
 def _too_old(db: sqlite3.Connection, now: Now, keep_s: float) -> int:
-    """The newest `n` of which all that came before it, itself with it, is older than `keep_s`; 0 if none is."""
+    """Return the newest `n` up to which all events are older than `keep_s`; 0 if none is."""
     if math.isinf(keep_s):
         return 0
     oldest = db.execute("SELECT life FROM marks ORDER BY n LIMIT 1").fetchone()
@@ -126,7 +130,7 @@ def _too_old(db: sqlite3.Connection, now: Now, keep_s: float) -> int:
     for n, life, at_s in db.execute("SELECT n, life, at_s FROM marks ORDER BY n"):
         began = begun.get(life, begun[min(begun)] if begun else 0.0)
         age_s = now.at_s - at_s if life == now.number else now_s - (began + at_s)
-        if life in ran_s:  # so much it is by the monotonic clock alone, whatever wall clocks showed
+        if life in ran_s:  # at least this age by the monotonic clock alone, whatever the wall clock showed
             age_s = max(age_s, now.at_s + ran_s[life] - at_s)
         if age_s <= keep_s:
             break
@@ -147,7 +151,7 @@ def _delete(db: sqlite3.Connection, up_to: int) -> None:
 
 
 def _fold(db: sqlite3.Connection) -> None:
-    """Bound the table of what is gone: of the oldest epochs only the sum is kept, and they are not known any more."""
+    """Bound the table of deleted events: of the oldest epochs only the sum is kept; they become unknown."""
     if db.execute("SELECT count(*) FROM pruned").fetchone()[0] <= _MOST_PLACES:
         return
     ordinals = [o for (o,) in db.execute("SELECT DISTINCT ordinal FROM pruned ORDER BY ordinal")]

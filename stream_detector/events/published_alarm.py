@@ -16,12 +16,11 @@ class PublishedAlarm:
     """One change of an alarm: `start`, `update` or `end`.
 
     id: 32 hexadecimal digits, the same in all events of one alarm.  camera: name.  type: "start", "update" or "end".
-    reason: of an end, "normal", "source_lost", "shutdown" or "restart"; else None.
-    epoch, seq: the event's place among those of its camera.
-    start_s, end_s: media time in seconds; end_s is None until the end, and in an end with reason "restart".
-    start_utc, emitted_utc: RFC 3339.  score: smoothed score of the newest window.  peak_score: the highest so far.
-    threshold: the one that was passed.  degraded: causes that spoil the newest windows.  bundle: fingerprint.
-    clip, snapshot: paths of the evidence, or None.  body: the whole JSON object, with keys that later versions add.
+    reason: of an end, "normal", "source_lost", "shutdown" or "restart"; otherwise None. epoch, seq: the position of the
+    event in its topic. start_s, end_s: media time in seconds; end_s is None until the end, and in an end with reason
+    "restart". start_utc, emitted_utc: RFC 3339.  score: smoothed score of the newest window.  peak_score: the highest
+    so far. threshold: the threshold in use.  degraded: causes that impair the newest windows.  bundle: fingerprint.
+    clip, snapshot: paths of the evidence, or None.  body: the whole JSON object, with keys of later versions.
     """
 
     id: str
@@ -45,7 +44,7 @@ class PublishedAlarm:
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> PublishedAlarm:
-        """Checks every field that it takes. Raises ProtocolError naming the first that is wrong."""
+        """Build from a JSON object and check every field. Raises ProtocolError that names the first invalid one."""
         evidence = body.get("evidence")
         if evidence is not None and not isinstance(evidence, dict):
             raise _wrong("evidence", evidence, "an object or null")

@@ -38,11 +38,12 @@ from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
 log = logging.getLogger(__name__)
 
 _SUBSCRIPTIONS_A_CALL = 256
-_PEERS_S = 0.02  # in one call; further requests of peers wait
-_PEERS_SHARE = 0.2  # of the thread's time, at most: a flood of requests must not slow the decisions
+_PEERS_S = 0.02  # requests handled in one call; further requests wait
+_PEERS_SHARE = 0.2  # fraction of the thread's time, at most: a flood of requests must not delay the decisions
 _NEGLIGIBLE_S = 0.0002
 _FILE_LOOK_S = 1.0
-_PEER_BYTES = protocol.MAX_REQUEST_BYTES  # largest message a peer may send; ZeroMQ disconnects a peer that sends more
+# bytes; largest message a peer may send; ZeroMQ disconnects a peer that sends more
+_PEER_BYTES = protocol.MAX_REQUEST_BYTES
 _REPLY_BUFFER = 128 << 10  # bytes buffered for one peer; few, so that a peer that does not read is noticed
 
 
@@ -90,7 +91,7 @@ class Publisher:
     ) -> None:
         self.endpoint = "none"
         self.recovery_endpoint = "none"
-        self.overflows = 0  # times that a subscriber's queue was found full; it then loses until it reads again
+        self.overflows = 0  # how often a subscriber's queue was full; it then loses messages until it reads again
         self._config, self._ledger, self._clock, self._health = config, ledger, clock, health
         self._name = name
         self._scores = ScoreRing(ledger.epoch, seqs=score_seqs)
@@ -103,7 +104,7 @@ class Publisher:
         self._heartbeat_at_s = clock.monotonic()
         self._peers_again_s = float("-inf")
         self._file_look_s = clock.monotonic() + _FILE_LOOK_S
-        self._pending_ends: set[str] | None = None  # keys of alarms to be ended when the journal is on disk; None: none
+        self._pending_ends: set[str] | None = None  # keys of alarms to end when the journal is on disk; None: none
         self._going_on: Container[str] = ()
         self._closed = False
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -128,7 +129,7 @@ class Publisher:
 
     @property
     def refused_handshakes(self) -> int:
-        """Connections that were refused so far: a wrong or missing key, or not ZeroMQ."""
+        """The number of refused connections: a wrong or missing key, or not ZeroMQ."""
         return self._handshakes.refused
 
     # -- EventSink ----------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class Publisher:
             return
         if self._clock.monotonic() >= self._heartbeat_at_s:
             self._heartbeat()
-        begun_s = time.monotonic()  # real time: this guards the thread, it decides nothing
+        begun_s = time.monotonic()  # real time, because this protects the thread and decides nothing
         if begun_s >= self._peers_again_s:
             self._serve_peers()
             spent_s = time.monotonic() - begun_s
@@ -220,7 +221,9 @@ class Publisher:
             self._report_trouble(text)
 
     def _serve_peers(self) -> None:
-        """Each kind of work has its own share of the time, so that a flood of one does not stop the others."""
+        """Serve the peers; each kind of work has its own share of the time, so that a flood of one does not stop the
+        others.
+        """
         if self._authenticator:
             self._authenticator.service()
         self._handshakes.read()
@@ -239,7 +242,7 @@ class Publisher:
                     f"including this one, are lost"
                 )
         if self._context is not None:
-            with contextlib.suppress(Exception):  # best effort: closing continues if the last heartbeat fails
+            with contextlib.suppress(Exception):  # closing continues if the last heartbeat fails
                 if self.endpoint != "none":
                     self._heartbeat(closing=True)
             self._closed = True
@@ -263,12 +266,12 @@ class Publisher:
     def _journal_and_send(self, topic: str, body: dict[str, Any], ends: str = "") -> dict[str, Any]:
         copied = self._copy if topic.startswith(jsonl_completion.ALARMS) else None
         if copied:
-            copied.look()  # before the commit: a new file then says what it follows, and this event is missing in it
+            copied.look()  # before the commit: a new file then names what it follows, and this event is missing in it
         self._ledger.append(topic, body, ends)
         text = self._ledger.last_text
         data = text.encode()
         if copied:
-            if not self._ledger.degraded:  # it may have returned to the disk for this very event
+            if not self._ledger.degraded:  # the journal may have returned to the disk for this event
                 copied.give()
             if self._ledger.last_end_pending:
                 copied.hold(data)

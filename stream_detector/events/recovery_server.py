@@ -17,9 +17,9 @@ from stream_detector.events.current_state import CurrentState, OpenAlarmSource, 
 from stream_detector.events.protocol import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_request, encode
 from stream_detector.events.pruning import LostEvents
 
-_REPLY_BYTES = 256 << 10  # a reply stops growing here; the client asks for the rest
+_REPLY_BYTES = 256 << 10  # bytes; a reply ends here, and the client asks for the rest
 _RING_EVENTS = 2000
-_COSTLY_S = 0.002  # a snapshot that takes longer is reused for a while
+_COSTLY_S = 0.002  # seconds; a snapshot that takes longer is reused for a while
 _RECENT_S = 0.5
 _RECENT = 8
 
@@ -41,7 +41,10 @@ class ScoreRing:
     """
 
     def __init__(self, epoch: str, events: int = _RING_EVENTS, seqs: Mapping[str, int] | None = None) -> None:
-        """seqs: topic → last seq already sent in this epoch, by a process that this one replaces."""
+        """Create an empty ring.
+
+        seqs: topic → last seq already sent in this epoch by the process that this one replaces.
+        """
         self._epoch = epoch
         self._events = events
         self._rings: dict[str, deque[tuple[int, str]]] = {}
@@ -78,11 +81,11 @@ class RecoveryServer:
         self._limit = limit
         self._state = present or CurrentState(journal)
         self._topics: list[str] = []
-        self._recent: dict[tuple[str, ...], tuple[float, bytes]] = {}  # prefixes → (until, snapshot) where that is long
-        self.refused = 0  # malformed requests
+        self._recent: dict[tuple[str, ...], tuple[float, bytes]] = {}  # prefixes → (until, snapshot) of slow snapshots
+        self.refused = 0  # number of malformed requests
 
     def answer(self, data: bytes) -> bytes:
-        """The reply to a request of any bytes; a malformed request gets `error`."""
+        """Return the reply to a request of any bytes; a malformed request gets `error`."""
         try:
             request = decode_request(data)
         except ProtocolError as error:
@@ -91,7 +94,7 @@ class RecoveryServer:
         return self._snapshot(request) if request.snapshot is not None else self._missed(request)
 
     def refusal(self, why: str, retry_after_s: float = 0.0) -> bytes:
-        """A refusal: a reply with `error`."""
+        """Return a refusal: a reply with `error`."""
         body = {"schema": RECOVERY_SCHEMA, "epoch": self._journal.epoch, "error": why, "retry_after_s": retry_after_s}
         return encode(body)
 
@@ -151,12 +154,13 @@ class RecoveryServer:
         for prefix in prefixes:
             for topic in below(topics, prefix):
                 matching[topic] = (self._journal.epoch, scores[topic]) if topic in scores else places[topic]
-            repeated.update(dict.fromkeys(below(self._state.topics(), prefix)))  # overlapping prefixes: once
+            # overlapping prefixes give each topic once
+            repeated.update(dict.fromkeys(below(self._state.topics(), prefix)))
         events = [f'["{topic}",{text}]' for topic in repeated for text in self._state.texts(topic)]
         return f',"last":{json.dumps(matching)},"events":[{",".join(events)}]}}'.encode()
 
     def _sorted_topics(self) -> list[str]:
-        """All topics that were ever numbered; the set only grows."""
+        """Return all topics that were ever numbered; the set only grows."""
         places, scores = self._journal.places(), self._scores.last_seqs()
         if len(self._topics) != len(places) + len(scores):
             self._topics = sorted({*places, *scores})

@@ -25,12 +25,14 @@ _LEARN = 0.1
 
 
 class RecoverySocket:
-    """socket: a bound ROUTER, not owned.  clock: for what peers may do; how long work takes is real time."""
+    """Serves one socket. socket: a bound ROUTER, not owned.  clock: for the limits of peers; the duration of work uses
+    real time.
+    """
 
     def __init__(self, socket: zmq.Socket[bytes], answerer: RecoveryServer, clock: Clock) -> None:
         self._socket, self._server, self._clock = socket, answerer, clock
         self._rate = RateLimiter()
-        self._refusals = RateLimiter(rate=2.0, burst=20.0)  # refusals take time, too
+        self._refusals = RateLimiter(rate=2.0, burst=20.0)  # refusals take time as well
         self._queue: FairQueue[list[bytes]] = FairQueue()
         self._costs = {"snapshot": 0.001, "from": 0.0002}  # seconds, usually
         self._backoff: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # peer → (until, for how long)
@@ -39,9 +41,10 @@ class RecoverySocket:
     def serve(self, until_s: float) -> None:
         """Read and answer requests until none is left or `time.monotonic()` reaches `until_s`."""
         now_s = time.monotonic()
-        enough_s = now_s + (until_s - now_s) / 2  # a flood must leave time for answers
+        enough_s = now_s + (until_s - now_s) / 2  # a flood must leave time for replies
         for frames in receive_ready(self._socket, _READ_AT_ONCE):
-            if len(frames) in (2, 3) and (len(frames) == 2 or not frames[1]):  # else neither DEALER nor REQ
+            # otherwise the peer is neither DEALER nor REQ
+            if len(frames) in (2, 3) and (len(frames) == 2 or not frames[1]):
                 self._take(frames)
             if time.monotonic() >= enough_s:
                 break
@@ -83,7 +86,7 @@ class RecoverySocket:
             if len(self._backoff) > _BACKOFF_PEERS:
                 self._backoff.popitem(last=False)
         except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:  # else the peer has disconnected
+            if error.errno != zmq.EHOSTUNREACH:  # otherwise the peer has disconnected
                 raise
         else:
             self._backoff.pop(peer, None)
@@ -94,7 +97,7 @@ def _kind(request: bytes) -> str:
 
 
 def receive_ready(socket: zmq.Socket[bytes], limit: int) -> Iterator[list[bytes]]:
-    """Up to `limit` messages that can be received without waiting."""
+    """Return up to `limit` messages that can be received without waiting."""
     for _ in range(limit):
         try:
             yield socket.recv_multipart(zmq.NOBLOCK)

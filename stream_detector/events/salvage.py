@@ -24,9 +24,9 @@ _WHOLE_BYTES = 64 << 20  # a deleted journal up to this size is copied whole
 def copy_newest(path: Path, db: sqlite3.Connection, count: int) -> None:
     """Copy the newest `count` events, their epochs, the open alarms and stored numbers of a file into an empty journal.
 
-    Nothing that the old file holds makes this fail.
+    No content of the old file makes this fail.
     """
-    for mode in ("mode=ro", "immutable=1"):  # the second where not even the -shm file can be made
+    for mode in ("mode=ro", "immutable=1"):  # the second form works if even the -shm file cannot be created
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=1.0)) as file:
                 copy_rows(file, db, count)
@@ -85,7 +85,7 @@ def copy_deleted(old: sqlite3.Connection, db: sqlite3.Connection, count: int) ->
 
 
 def copy_all(old: sqlite3.Connection, db: sqlite3.Connection) -> None:
-    """Copy every table; what `db` has already stays."""
+    """Copy every table; existing rows of `db` stay."""
     with db:
         for table in ("epochs", "events", "topics", "open_alarms", "pruned", "lives", "marks", "facts"):
             rows = old.execute(f"SELECT * FROM {table}").fetchall()
@@ -111,7 +111,7 @@ def _has_table(file: sqlite3.Connection, name: str) -> bool:
 
 
 def set_aside(path: Path, why: str = "corrupt") -> Path:
-    """Rename a journal, or what is left of it, with its side files; returns the new name."""
+    """Rename a journal, or what is left of it, with its side files; return the new name."""
     number = 1
     while (aside := path.with_name(f"{path.name}.{why}-{number}")).exists():
         number += 1

@@ -1,8 +1,8 @@
-"""The order and the age of evidence files, measured by more than one clock (see `system.retention`).
+"""The order and the age of evidence files, by more than one clock (see `system.retention`).
 
-An index in the evidence folder, `.order.sqlite3`, holds for every file when it was first seen: in which run of
-a detector, and how many seconds after its start. Unknown files (of an earlier version, or after the index was deleted)
-are entered when they are seen, in the order of their dates; so they are kept too long rather than too short.
+An index in the evidence folder, `.order.sqlite3`, stores when each file was first seen: in which run of a detector, and
+how many seconds after its start. Unknown files (of an earlier version, or after the index was deleted) are added when
+they are seen, in the order of their dates; they are therefore kept too long rather than too short.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ CREATE TABLE IF NOT EXISTS files(serial INTEGER PRIMARY KEY AUTOINCREMENT, name 
 
 @dataclass(frozen=True, slots=True)
 class IndexedFile:
-    """One file. name: below the folder.  age_s: since it was first seen; never more than the clocks confirm."""
+    """One file. name: relative to the folder.  age_s: seconds since it was first seen; never more than the clocks
+    confirm.
+    """
 
     name: str
     age_s: float
 
 
 class EvidenceIndex:
-    """folder: of the evidence; made when something is written. Used by one thread. No call raises because of the disk:
-    without an index on it, one in memory serves as long as this process lives."""
+    """The index of a folder of evidence. folder: created when something is written.  One thread uses it.
+
+    No method raises because of the disk: without an index on disk, one in memory is used while this process lives.
+    """
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._path, self._clock = folder / NAME, clock
@@ -46,16 +50,16 @@ class EvidenceIndex:
         self._db: sqlite3.Connection | None = None
 
     def observe(self) -> None:
-        """Look at the clocks; call it now and then."""
+        """Read the clocks; call it now and then."""
         self._wall.observe(self._clock.monotonic(), self._clock.utc())
 
     def oldest_first(self, names: Sequence[str]) -> list[IndexedFile]:
-        """Every one of `names` (files there now, in the order of their dates), in the order in which they came."""
+        """Return all `names` (present files, in the order of their dates) in the order of their arrival."""
         self.observe()
         try:
             return self._sorted(names, self._connection())
         except sqlite3.Error as error:
-            log.warning("the index of the evidence cannot be used (%s); a new one is begun", error)
+            log.warning("the index of the evidence cannot be used (%s); a new one is created", error)
             return self._sorted(names, self._recreate(error))
 
     def close(self) -> None:
@@ -105,7 +109,7 @@ class EvidenceIndex:
         at_s: float,
         now_s: float,
     ) -> Iterator[tuple[str, float]]:
-        """(name, age) of each file; a later file is never older than an earlier one."""
+        """Return (name, age) of each file; a later file is never older than an earlier one."""
         limit_s = float("inf")
         for name, of, seen_s in rows:
             if name in there:
