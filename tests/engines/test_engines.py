@@ -255,7 +255,7 @@ def test_fallback_scores_the_failed_batch_again(bundle: Bundle, caplog: pytest.L
     np.testing.assert_allclose(engine.infer(frames).scores[:64], spare.infer(frames[:64]).scores, atol=1e-6)
     assert engine.infer(frames).scores.shape == (70,) and engine.max_batch == 200
     assert failing.closed and engine.name == "torch" and "failed" in engine.reason
-    assert "going on with torch" in caplog.text
+    assert "continuing with torch" in caplog.text
 
 
 def test_without_fallback_the_failure_is_raised() -> None:
