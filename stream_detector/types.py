@@ -12,7 +12,7 @@ Clocks, used throughout:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -135,12 +135,14 @@ class Window:
     """16 frames of one camera. frames: uint8 (16, H, W, 3) RGB.  previews: those seen since the window before.
 
     views: the recipe's further views, each as `frames`; empty for a recipe of one view.
+    release: to be called when the pixels are not needed any more; None where they are this process's own memory.
     """
 
     ref: WindowRef
     frames: UInt8Array
     previews: tuple[Preview, ...] = ()
     views: tuple[UInt8Array, ...] = ()
+    release: Callable[[], None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

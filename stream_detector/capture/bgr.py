@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,9 +26,9 @@ def to_bgr(image: NDArray[Any]) -> UInt8Array:
         image = (image >> 8).astype(np.uint8)
     channels = 1 if image.ndim == 2 else image.shape[2]
     if channels == 1:
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), np.uint8)
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     if channels == 4:
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), np.uint8)
+        return np.ascontiguousarray(image[..., :3])
     return np.asarray(image, np.uint8)
 
 
@@ -63,6 +62,8 @@ class MaskPainter:
         return picture
 
     def _cover(self, height: int, width: int, box: Box) -> NDArray[np.bool_]:
+        import cv2  # here, not above: most cameras have no mask, and a capture host's process starts without it
+
         left, top, right, bottom = box
         share = (self._polygon - (left, top)) / (right - left, bottom - top)
         # In OpenCV's coordinates pixel k covers k - ½ to k + ½; pixels that the outline touches are painted as well.
@@ -77,6 +78,8 @@ class MaskPainter:
 
 def shrink(picture: UInt8Array, long_side: int) -> UInt8Array:
     """Return a copy whose long side is at most `long_side` pixels; it is never enlarged."""
+    import cv2
+
     height, width = picture.shape[:2]
     share = long_side / max(height, width)
     if share >= 1.0:

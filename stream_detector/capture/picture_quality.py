@@ -22,11 +22,10 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from stream_detector.config import PictureQualityConfig
-from stream_detector.types import WINDOW_FRAMES, UInt8Array, Window, WindowRef
+from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array, Window, WindowRef
 
 PICTURE_CAUSES = ("black", "covered", "blurred", "frozen")
 REPORTED_CAUSES = (*PICTURE_CAUSES, "novelty", "unfamiliar")  # `novelty.NoveltyMonitor` sets the last two
@@ -56,7 +55,7 @@ def picture_statistics(frames: UInt8Array) -> PictureStatistics:
     return PictureStatistics(
         bright=float(np.percentile(thin, 99)),
         contrast=float(thin.std(axis=(1, 2)).max()),
-        sharpness=max(float(cv2.Laplacian(green, cv2.CV_32F).var()) for green in greens),
+        sharpness=max(float(_laplacian(green).var()) for green in greens),
     )
 
 
@@ -215,5 +214,17 @@ def _log(value: float) -> float:
 def _equal(first: UInt8Array, second: UInt8Array) -> bool:
     if first.shape != second.shape:
         return False
-    coarse = cv2.norm(first[::8], second[::8], cv2.NORM_INF)  # most pictures already differ here
-    return coarse <= _SAME and cv2.norm(first, second, cv2.NORM_INF) <= _SAME
+    coarse = _apart(first[::8], second[::8])  # most pictures already differ here
+    return coarse <= _SAME and _apart(first, second) <= _SAME
+
+
+def _apart(first: UInt8Array, second: UInt8Array) -> int:
+    """The largest difference of two pixels."""
+    return int((np.maximum(first, second) - np.minimum(first, second)).max())
+
+
+def _laplacian(grey: UInt8Array) -> Float32Array:
+    """The sum of the four neighbours less four times the pixel, edges mirrored. grey: uint8 (H, W)."""
+    wide = np.pad(grey.astype(np.float32), 1, mode="reflect" if min(grey.shape) > 1 else "edge")
+    centre = wide[1:-1, 1:-1]
+    return np.asarray(wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:] - 4.0 * centre, np.float32)

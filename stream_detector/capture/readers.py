@@ -14,9 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
-
-import cv2
+from typing import TYPE_CHECKING, Protocol
 
 from stream_detector.capture.bgr import to_bgr
 from stream_detector.capture.container_headers import declared_bytes, declared_codec
@@ -30,6 +28,9 @@ from stream_detector.config.source import Source, printable
 from stream_detector.errors import SourceError
 from stream_detector.system.registry import Registry
 from stream_detector.types import DegradedCause, UInt8Array
+
+if TYPE_CHECKING:
+    import cv2
 
 __all__ = [
     "READERS",
@@ -212,6 +213,8 @@ class UsbReader:
 
     def open(self) -> None:
         """Open the device. Raises SourceError."""
+        import cv2  # here, not above: a capture host's process without USB cameras does not need it
+
         cap = cv2.VideoCapture(self._source.usb_index, cv2.CAP_ANY)
         if not cap.isOpened():
             cap.release()
@@ -246,6 +249,8 @@ class UsbReader:
 
 
 def _grab(cap: cv2.VideoCapture) -> bool:
+    import cv2
+
     try:
         return bool(cap.grab())
     except cv2.error:
@@ -253,6 +258,8 @@ def _grab(cap: cv2.VideoCapture) -> bool:
 
 
 def _retrieve(cap: cv2.VideoCapture | None) -> UInt8Array | None:
+    import cv2
+
     if cap is None:
         return None
     try:

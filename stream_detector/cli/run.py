@@ -74,6 +74,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="device for decoding: cuda, qsv, … (`doctor` lists them); falls back to software",
     )
     parser.add_argument(
+        "--capture-hosts",
+        metavar="N|auto",
+        help="processes that read the cameras; 0: this one does (default auto: by cameras and cores)",
+    )
+    parser.add_argument(
         "--stride",
         type=int,
         metavar="FRAMES",
@@ -148,6 +153,7 @@ _MAP: dict[str, tuple[str, ...]] = {
     "precision": ("engine", "precision"),
     "deterministic": ("engine", "deterministic"),
     "hwaccel": ("capture", "hwaccel"),
+    "capture_hosts": ("capture", "hosts"),
     "stride": ("window", "stride"),
     "threshold": ("alarm", "threshold"),
     "evidence": ("evidence", "directory"),

@@ -167,6 +167,7 @@ def build_run(
             engine=engine,
             resize=partial(make_views, recipe=bundle.recipe),
             frame_fps=bundle.recipe.fps,
+            recipe=bundle.recipe,
             decider=decider,
             sink=publisher,
             telemetry=telemetry,

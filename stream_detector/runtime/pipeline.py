@@ -15,6 +15,7 @@ drain it, ends open alarms and closes the sockets within their linger.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import sys
 import threading
@@ -22,12 +23,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stream_detector.capture.host import CameraTask, CaptureHost
+from stream_detector.capture.host import CameraTask
+from stream_detector.capture.host_pool import HostPool
 from stream_detector.capture.picture import Picture
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.engines.feeding import infer_windows
 from stream_detector.errors import SourceError, StageError, StreamDetectorError
+from stream_detector.models.recipe import Recipe
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.decision_queue import DecisionQueue
 from stream_detector.runtime.stages import scored
@@ -48,6 +51,8 @@ from stream_detector.types import (
     UInt8Array,
     Window,
 )
+
+log = logging.getLogger(__name__)
 
 INBOX_ITEMS = 256
 POLL_S = 0.02  # how long the decision thread may be late for its sockets
@@ -122,6 +127,7 @@ class Pipeline:
     decider: Decider
     sink: EventSink
     telemetry: Telemetry
+    recipe: Recipe | None = None  # what `resize` does, for capture hosts that are processes; None: there are none
     open_limit: int = 0  # files open at once; 0: all
     open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
     on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
@@ -135,7 +141,7 @@ class Pipeline:
     _error: BaseException | None = field(default=None, init=False)
     _inbox: queue.Queue[_Scored | _Ended | CameraStatus | _Finish] = field(init=False)
     _buffer: WindowBuffer = field(init=False)
-    _host: CaptureHost = field(init=False)
+    _host: HostPool = field(init=False)
     _all: dict[str, _Camera] = field(default_factory=dict, init=False)
     _waiting: deque[_Camera] = field(default_factory=deque, init=False)
     _open_files: int = field(default=0, init=False)
@@ -161,9 +167,17 @@ class Pipeline:
         for camera, plan in self.cameras:
             previews = plan.evidence or self.on_preview is not None
             self._all[camera.name] = _Camera(plan, CameraTask(camera, plan.stride_frames, previews))
-        self._host = CaptureHost(
-            self.config, self.resize, self.frame_fps, self, clock=self.clock, open_reader=self.open_reader
+        self._host = HostPool(
+            self.config,
+            self.resize,
+            self.frame_fps,
+            self,
+            recipe=self.recipe,
+            clock=self.clock,
+            open_reader=self.open_reader,
+            at_once=self.open_limit and self.open_limit + sum(plan.live for _, plan in self.cameras),
         )
+        log.info("%s", self._host.plan.sentence)
         self._waiting = deque(self._all.values())
         threads = [
             threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
@@ -221,7 +235,7 @@ class Pipeline:
 
     def _stop_capture(self) -> None:
         buffer: WindowBuffer | None = getattr(self, "_buffer", None)
-        host: CaptureHost | None = getattr(self, "_host", None)
+        host: HostPool | None = getattr(self, "_host", None)
         if buffer is not None:
             buffer.close()
         if host is not None:
@@ -242,7 +256,7 @@ class Pipeline:
 
     def _start(self, camera: _Camera) -> None:
         self._waiting.remove(camera)
-        self._buffer.add(camera.plan.name, camera.plan.live)
+        self._buffer.add(camera.plan.name, camera.plan.live, self._host.windows_outside(camera.task.camera))
         self._host.assign(camera.task)
 
     def _count(self) -> None:
@@ -306,6 +320,9 @@ class Pipeline:
             if taken.batch is not None:
                 self.telemetry.batch(len(taken.batch.windows))
                 output = infer_windows(engine, taken.batch.pixels)
+                for window in taken.batch.windows:
+                    if window.release is not None:
+                        window.release()
                 self._put(_Scored(taken.batch, output, self.clock.monotonic()))
             if taken.ended:
                 self._put(_Ended(taken.ended))

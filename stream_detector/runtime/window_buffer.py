@@ -28,13 +28,24 @@ class TakenBatch:
 class _CameraQueue:
     """One camera's windows in waiting."""
 
-    def __init__(self, live: bool, lock: threading.Lock) -> None:
+    def __init__(self, live: bool, lock: threading.Lock, outside: int) -> None:
         self.live = live
+        self.outside = outside
         self.room = threading.Condition(lock)  # its own, so that a file wakes when it has room, not when others do
         self.windows: deque[Window] = deque()
         self.lost: set[str] = set()  # "dropped", and the causes that the dropped windows carried
         self.ended = False
-        self.waiting = False
+        self._waits = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether no further window can come before one is taken."""
+        return self._waits or 0 < self.outside <= len(self.windows)
+
+    def wait_for_room(self, there: Callable[[], bool]) -> None:
+        self._waits = True
+        self.room.wait_for(there)
+        self._waits = False
 
 
 class WindowBuffer:
@@ -56,10 +67,14 @@ class WindowBuffer:
         self._aborted = False
         self._closed = False
 
-    def add(self, camera: str, live: bool) -> None:
-        """Announce a camera before its first window."""
+    def add(self, camera: str, live: bool, outside: int = 0) -> None:
+        """Announce a camera before its first window.
+
+        outside: for a camera of another process, which itself waits when so many of its windows are here: `put` never
+        blocks for it. 0: `put` blocks for a file.
+        """
         with self._lock:
-            self._queues[camera] = _CameraQueue(live, self._lock)
+            self._queues[camera] = _CameraQueue(live, self._lock, outside)
             self._turn.append(camera)
 
     def put(self, window: Window) -> bool:
@@ -67,21 +82,24 @@ class WindowBuffer:
         camera = window.ref.camera
         with self._lock:
             queue = self._queues[camera]
-            if not queue.live and len(queue.windows) >= self._capacity and not self._over(queue):
-                queue.waiting = True
+            if not (queue.live or queue.outside) and len(queue.windows) >= self._capacity and not self._over(queue):
                 self._more.notify()  # perhaps the last that a batch was waiting for
-                queue.room.wait_for(lambda: len(queue.windows) < self._capacity or self._over(queue))
-                queue.waiting = False
+                queue.wait_for_room(lambda: len(queue.windows) < self._capacity or self._over(queue))
             if self._over(queue):
+                _let_go(window)
                 return False
-            if len(queue.windows) >= self._capacity:
-                queue.lost |= {"dropped", *queue.windows.popleft().ref.degraded}
+            if queue.live and len(queue.windows) >= self._capacity:
+                oldest = queue.windows.popleft()
+                queue.lost |= {"dropped", *oldest.ref.degraded}
                 self._waiting -= 1
+                _let_go(oldest)
                 if self._on_drop:
                     self._on_drop(camera, "overload")
             queue.windows.append(window)
             self._waiting += 1
-            if self._waiting >= self._wanted:  # else the worker waits for more, or for the deadline of the oldest
+            if (
+                self._waiting >= self._wanted or queue.waiting
+            ):  # else the worker waits for more, or for the deadline of the oldest
                 self._more.notify()
             return True
 
@@ -168,3 +186,8 @@ class WindowBuffer:
                 window = dataclasses.replace(window, ref=dataclasses.replace(window.ref, degraded=causes))
             left -= 1
             yield window
+
+
+def _let_go(window: Window) -> None:
+    if window.release is not None:
+        window.release()

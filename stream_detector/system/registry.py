@@ -60,6 +60,16 @@ class Registry(Generic[T]):
         """Whether this package brings it itself."""
         return name in self._builtin
 
+    def module_of(self, name: str) -> str | None:
+        """What another process must import before it knows `name` as well; "" where it finds it by itself.
+
+        None: it cannot, for a program's own script registered it.
+        """
+        if name in self._builtin or name in self._installed():
+            return ""
+        module: str = getattr(self._registered.get(name), "__module__", "__main__")
+        return None if module == "__main__" else module
+
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
         return tuple(sorted({*self._builtin, *self._registered, *self._installed()}))

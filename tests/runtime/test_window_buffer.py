@@ -200,3 +200,30 @@ def test_closing_drains_and_aborting_does_not() -> None:
     other.put(window("a", 0))
     other.abort()
     assert other.take(8, 60.0) is None
+
+
+def test_a_file_of_another_process_never_blocks_here_and_waits_there() -> None:
+    shared = WindowBuffer(2, Hands())
+    shared.add("a", False, outside=4)
+    for index in range(3):
+        assert shared.put(window("a", index))
+    assert not shared._no_more_soon()  # its fourth window may still come
+    assert shared.put(window("a", 3))
+    assert names(shared.take(8, 1e9)) == [("a", 0), ("a", 1), ("a", 2), ("a", 3)]  # now waiting brings nothing more
+
+
+def test_a_window_that_is_dropped_or_refused_gives_its_place_back() -> None:
+    released: list[int] = []
+
+    def placed(index: int) -> Window:
+        made = window("a", index)
+        return Window(made.ref, made.frames, release=lambda: released.append(index))
+
+    shared = WindowBuffer(2, Hands())
+    shared.add("a", True, outside=4)
+    for index in range(4):
+        assert shared.put(placed(index))
+    assert released == [0, 1]
+    shared.close()
+    assert not shared.put(placed(4))
+    assert released == [0, 1, 4]

@@ -1,0 +1,258 @@
+"""All capture hosts of a run: the one inside this process, and those that are processes of their own.
+
+    cameras ──plan──▶ 0 processes: everything here
+                      N processes: live cameras and files in turn; what only this process can read stays here
+
+How many is said by `capture_hosts` ("auto" or a number); `HostPlan.sentence` says in one line what came of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import av
+import numpy as np
+
+from stream_detector.capture.framing import Views
+from stream_detector.capture.host import CameraReport, CameraTask, CaptureHost, HostOutput
+from stream_detector.capture.host_process import HostSetup
+from stream_detector.capture.host_supervisor import HostSupervisor
+from stream_detector.capture.picture import DecodedPicture, Picture, make_views
+from stream_detector.capture.readers import Reader, make_reader
+from stream_detector.capture.shared_slots import SlotLayout, available_bytes, slots_each
+from stream_detector.config import CameraConfig, CaptureConfig, Config
+from stream_detector.config.kinds import SOURCE_KINDS
+from stream_detector.models.recipe import Recipe
+from stream_detector.types import Clock, SystemClock
+
+FEW_CAMERAS = 6  # live ones, up to which one process does
+HOST_LOAD = 0.5  # cores that the pictures of one host's cameras may be expected to need
+NOMINAL_FPS = 25.0
+SPARE_SLOTS = 2  # of each camera beside the buffer's: one being written, one being scored
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """How many processes, how many slots of shared memory a camera has there, and a sentence on why."""
+
+    processes: int
+    slots_each: int
+    sentence: str
+
+
+def plan_hosts(
+    asked: int | Literal["auto"],
+    cameras: Sequence[CameraConfig],
+    recipe: Recipe,
+    buffer_windows: int,
+    *,
+    cores: int,
+    available: int | None,
+    picture_s: Callable[[Recipe], float],
+    at_once: int = 0,
+) -> HostPlan:
+    """Decide. cores: of this machine.  available: bytes of memory that may be had; None: unknown.
+
+    picture_s: measures the CPU seconds of one picture here; asked only where it matters.  at_once: cameras that run at
+    the same time; 0: all.
+    """
+    movable = [camera for camera in cameras if is_movable(camera)]
+    live = sum(camera.source.live for camera in movable)
+    wanted = buffer_windows + SPARE_SLOTS
+    if not movable or not hasattr(os, "fork") or not sys.executable:
+        return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process")
+    if asked == "auto":
+        if live <= FEW_CAMERAS or cores < 2:
+            return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process (few cameras, {cores} cores)")
+        cost_s = picture_s(recipe)
+        processes = min(max(1, cores - 1), max(1, math.ceil(live * NOMINAL_FPS * cost_s / HOST_LOAD)))
+        why = f"{cores} cores, a picture of 1280×720 costs {cost_s * 1e3:.1f} ms here"
+    else:
+        processes, why = min(asked, len(movable)), "as asked for"
+    if not processes:
+        return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process ({why})")
+    lanes = processes * math.ceil(min(len(movable), at_once or len(movable)) / processes)
+    each = slots_each(lanes, wanted, layout_of(recipe, 1).slot_bytes, available)
+    if not each:
+        return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process (no memory for {lanes} buffers)")
+    short = "" if each == wanted else f"; memory is short: {each} windows a camera instead of {wanted}"
+    here = len(cameras) - len(movable)
+    stay = f", {here} in this process" if here else ""
+    return HostPlan(processes, each, f"capture: {len(movable)} cameras in {processes} processes{stay} ({why}{short})")
+
+
+def is_movable(camera: CameraConfig) -> bool:
+    """Whether another process can read it: not standard input, nor a kind that this program registered itself."""
+    source = camera.source
+    known = SOURCE_KINDS.module_of(source.kind) is not None
+    return known and not (source.kind == "pipe" and source.reveal() == "pipe:")
+
+
+def _modules(cameras: Sequence[CameraConfig]) -> tuple[str, ...]:
+    """What registers the kinds of source that this program brought itself."""
+    found = {SOURCE_KINDS.module_of(camera.source.kind) for camera in cameras if is_movable(camera)}
+    return tuple(sorted(module for module in found if module))
+
+
+def layout_of(recipe: Recipe, slots: int) -> SlotLayout:
+    """The shared memory of so many windows."""
+    return SlotLayout(recipe.size, len(recipe.seen), slots)
+
+
+def measured_picture_s(recipe: Recipe) -> float:
+    """CPU seconds of decoding one picture of 1280×720 H.264 and scaling it to the recipe's views, on this machine now.
+
+    The video is made for it: a moving pattern, coded fast. Some 0.15 s.
+    """
+    packets, context = _sample(1280, 720, 12)
+    decoder = av.CodecContext.create("h264", "r")
+    decoder.extradata = context.extradata
+    decoder.thread_count = 1
+    pictures = 0
+    begun_s = time.thread_time()
+    for packet in [*packets, None]:
+        for frame in decoder.decode(packet):
+            make_views(DecodedPicture(frame), recipe)
+            pictures += 1
+    return (time.thread_time() - begun_s) / max(1, pictures)
+
+
+def _sample(width: int, height: int, count: int) -> tuple[list[Any], av.VideoCodecContext]:
+    context = av.CodecContext.create("libx264", "w")
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+    context.time_base = context.framerate = 25  # type: ignore[assignment]
+    context.thread_count = 1
+    context.options = {"preset": "ultrafast", "tune": "zerolatency"}
+    noise = np.random.default_rng(7).integers(0, 256, (height * 3 // 2, width), np.uint8)
+    packets: list[Any] = []
+    for number in range(count):
+        frame = av.VideoFrame.from_ndarray(np.roll(noise >> 3, 4 * number, 1) + 90, "yuv420p")
+        frame.pts = number
+        packets += context.encode(frame)
+    return packets + list(context.encode(None)), context
+
+
+class HostPool:
+    """Runs tasks where the plan puts them. Behaves as one `host.CaptureHost`.
+
+    resize, frame_fps, open_reader: of what runs in this process; elsewhere `recipe` and the registered readers count.
+    at_once: cameras that run at the same time, 0: all.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        resize: Callable[[Picture], Views],
+        frame_fps: float,
+        output: HostOutput,
+        *,
+        recipe: Recipe | None = None,
+        clock: Clock | None = None,
+        open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
+        at_once: int = 0,
+    ) -> None:
+        capture = config.capture
+        self._own = CaptureHost(
+            config, resize, frame_fps, output, clock=clock or SystemClock(), open_reader=open_reader
+        )
+        self._hosts: list[HostSupervisor] = []
+        self._waiting: deque[CameraTask] = deque()
+        self._lock = threading.Lock()
+        self.plan = HostPlan(0, 0, f"capture: {len(config.cameras)} cameras in this process")
+        if recipe is None or open_reader is not make_reader:
+            return
+        self.plan = plan_hosts(
+            capture.hosts,
+            config.cameras,
+            recipe,
+            config.batch.buffer_windows,
+            cores=cores_here(),
+            available=available_bytes(),
+            picture_s=measured_picture_s,
+            at_once=at_once,
+        )
+        if not self.plan.processes:
+            return
+        movable = sum(is_movable(camera) for camera in config.cameras)
+        lanes = math.ceil(min(movable, at_once or movable) / self.plan.processes)
+        layout = layout_of(recipe, lanes * self.plan.slots_each)
+        setup = HostSetup(config.model_copy(update={"cameras": ()}), recipe, layout, _modules(config.cameras))
+        self._hosts = [
+            HostSupervisor(
+                number,
+                setup,
+                output,
+                self.plan.slots_each,
+                silence_s=capture.host_silence_s,
+                memory_bytes=capture.host_memory_mb << 20,
+                on_room=self._place,
+            )
+            for number in range(self.plan.processes)
+        ]
+        for host in self._hosts:
+            host.start()
+
+    def windows_outside(self, camera: CameraConfig) -> int:
+        """How many windows of a camera may wait in this process; 0: its own thread waits here (see `WindowBuffer`)."""
+        return self.plan.slots_each if self._hosts and is_movable(camera) else 0
+
+    def assign(self, task: CameraTask) -> None:
+        """Run a camera, here or in the process that has most room; it waits while none has any."""
+        if not self._hosts or not is_movable(task.camera):
+            self._own.assign(task)
+            return
+        with self._lock:
+            self._waiting.append(task)
+        self._place()
+
+    def report(self) -> dict[str, CameraReport]:
+        """What was counted, by camera."""
+        found = self._own.report()
+        for host in self._hosts:
+            found |= host.report()
+        return found
+
+    def stop(self) -> None:
+        """Ask every camera to end. Does not wait. Safe to repeat."""
+        with self._lock:
+            self._waiting.clear()
+        self._own.stop()
+        for host in self._hosts:
+            host.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for threads and processes after `stop`; processes that take longer are killed."""
+        until_s = time.monotonic() + timeout_s
+        joined = [self._own.join(timeout_s)]
+        joined += [host.join(max(0.0, until_s - time.monotonic())) for host in self._hosts]
+        return all(joined)
+
+    def pids(self) -> list[int]:
+        """Of the processes that run at the moment."""
+        return [pid for host in self._hosts if (pid := host.pid) is not None]
+
+    @property
+    def restarts(self) -> int:
+        """How often a process was replaced."""
+        return sum(host.restarts for host in self._hosts)
+
+    def _place(self) -> None:
+        with self._lock:
+            while self._waiting:
+                host = max(self._hosts, key=lambda h: h.room)
+                if not host.room:
+                    return
+                host.assign(self._waiting.popleft())
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,378 @@
+"""A capture host's process as the main process sees it: started, fed, watched, and started again when it dies.
+
+One thread for each host starts the process and reads what it tells; the kernel ends the process with that thread. A
+host that dies, says nothing for `host_silence_s`, or takes more memory than `host_memory_mb` is replaced: its cameras
+go on behind the newest window that came from it, a live one marked `gap`, so no window is lost or scored twice. What
+it sent before stays valid, since the memory of the windows belongs to the main process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import IO, Any
+
+from stream_detector.capture.host import CameraReport, CameraTask, HostOutput
+from stream_detector.capture.host_process import HostSetup
+from stream_detector.capture.shared_slots import SharedSlots
+from stream_detector.errors import StageError
+from stream_detector.types import CameraCounters, CameraState, CameraStatus, Preview, Window, WindowRef
+
+log = logging.getLogger(__name__)
+
+STARTS = 3  # in a row that fail before the first sign of life end the run
+START_S = 30.0  # a host may take so long to its first sign of life
+SHORT_LIFE_S = 10.0  # a host that dies sooner is started again later and later
+LONGEST_DELAY_S = 10.0
+_CODE = "from stream_detector.capture.host_process import main; main()"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Camera:
+    task: CameraTask
+    slots: range
+    last: WindowRef | None = None
+    done: bool = False
+    quiet: bool = False  # its next "connecting" was told already
+    before: CameraCounters = dataclasses.field(default_factory=CameraCounters)  # of former processes
+    report: CameraReport | None = None
+
+
+class _Place:
+    """One window's slot; letting go of it twice does nothing."""
+
+    def __init__(self, free: Callable[[int], None], slot: int) -> None:
+        self._free, self._slot = free, slot
+
+    def __call__(self) -> None:
+        slot, self._slot = self._slot, -1
+        if slot >= 0:
+            self._free(slot)
+
+
+class HostSupervisor:
+    """One host's process and its cameras. setup: what it is told first.  output: called by this host's thread.
+
+    silence_s, memory_bytes: when it is replaced.  on_room(): a camera that ended has given its slots back.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        setup: HostSetup,
+        output: HostOutput,
+        slots_each: int,
+        *,
+        silence_s: float,
+        memory_bytes: int,
+        on_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.number = number
+        self.restarts = 0
+        self._setup, self._output, self._on_room = setup, output, on_room
+        self._silence_s, self._memory_bytes = silence_s, memory_bytes
+        self._slots = SharedSlots.create(setup.layout)
+        count = setup.layout.slots
+        self._lanes = deque(range(first, first + slots_each) for first in range(0, count - slots_each + 1, slots_each))
+        self._out: dict[int, str] = {}  # slots whose windows are with the main process, and their cameras
+        self._cameras: dict[str, _Camera] = {}
+        self._lock = threading.Lock()  # the fields above and the next two
+        self._outbox: queue.SimpleQueue[Any] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wake = -1
+        self._over = False
+        self._short_lives = 0
+        self._thread = threading.Thread(target=self._run, name=f"capture-host-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Start the process; returns at once."""
+        self._thread.start()
+
+    @property
+    def room(self) -> int:
+        """Cameras that can be taken at present."""
+        return len(self._lanes)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None while there is none."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def assign(self, task: CameraTask) -> None:
+        """Run a camera; there must be `room`."""
+        with self._lock:
+            camera = _Camera(task, self._lanes.popleft(), task.last)
+            self._cameras[task.name] = camera
+            self._send("assign", task, camera.slots)
+
+    def set_share(self, share: float) -> None:
+        """See `SharedSlots.share`."""
+        self._slots.share = share
+
+    def report(self) -> dict[str, CameraReport]:
+        """What was counted, over all lives of the process."""
+        with self._lock:
+            found = {}
+            for name, camera in self._cameras.items():
+                report = camera.report or CameraReport(CameraCounters())
+                found[name] = dataclasses.replace(report, counters=_sum(camera.before, report.counters))
+            return found
+
+    def stop(self) -> None:
+        """Ask every camera to end; the process follows. Does not wait."""
+        with self._lock:
+            self._over = True
+            self._send("stop")
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the process to end; whatever is left of it then is killed."""
+        if self._thread.ident is None:
+            return True
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._kill()
+            self._thread.join(1.0)
+        return not self._thread.is_alive()
+
+    # -- its thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        failed_starts = 0
+        try:
+            while not self._over:
+                begun_s = time.monotonic()
+                with tempfile.TemporaryFile() as errors:
+                    connection = self._spawn(errors)
+                    alive, why = self._watch(connection)
+                    self._reap(connection)
+                    if self._over:
+                        break
+                    failed_starts = 0 if alive else failed_starts + 1
+                    if failed_starts >= STARTS:
+                        self._output.failed(
+                            StageError(f"capture host {self.number} cannot start: {_last_line(errors)}")
+                        )
+                        break
+                self._died(why, time.monotonic() - begun_s)
+        except Exception as error:
+            self._output.failed(error)
+        finally:
+            self._kill()
+            self._slots.close()
+
+    def _spawn(self, errors: IO[bytes]) -> Connection:
+        """A new process, told of all its cameras."""
+        ours, theirs = socket.socketpair()
+        wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        memory = self._slots.descriptor
+        passed = (theirs.fileno(), memory, wake_read)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _CODE, *map(str, passed)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                pass_fds=passed,
+                start_new_session=True,  # Ctrl-C in a terminal is for the main process
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        finally:
+            theirs.close()
+            os.close(wake_read)
+        connection = Connection(ours.detach())
+        outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=_send_all, args=(connection, outbox), name="to-host", daemon=True).start()
+        with self._lock:
+            self._process, self._outbox, self._wake = process, outbox, wake_write
+            for slot in range(self._setup.layout.slots):
+                if slot not in self._out:
+                    self._slots.set_free(slot)  # the former process may have died while it wrote there
+            outbox.put(self._setup)
+            for camera in self._cameras.values():
+                if not camera.done:
+                    self._send("assign", self._going_on(camera), camera.slots)
+            if self._over:
+                self._send("stop")
+        return connection
+
+    @staticmethod
+    def _going_on(camera: _Camera) -> CameraTask:
+        if camera.last is None or camera.last is camera.task.last:
+            return camera.task
+        return dataclasses.replace(camera.task, last=camera.last, cause="gap")
+
+    def _watch(self, connection: Connection) -> tuple[bool, str]:
+        """Read until the process ends or must be ended: (whether it ever gave a sign of life, why it ended)."""
+        process = self._process
+        assert process is not None
+        alive = False
+        try:
+            while True:
+                limit_s = self._silence_s if alive else START_S
+                if not connection.poll(limit_s):
+                    return alive, f"gave no sign of life for {limit_s:g} s"
+                kind, *rest = connection.recv()
+                alive = True
+                if kind == "report" and rest[0] > self._memory_bytes:
+                    return alive, f"took {rest[0] / 1e6:.0f} MB of memory, more than host_memory_mb allows"
+                self._take(kind, rest)
+        except (EOFError, OSError):
+            code = self._ended(process)
+            return alive, f"was killed by signal {-code}" if code is not None and code < 0 else "ended by itself"
+
+    @staticmethod
+    def _ended(process: subprocess.Popen[bytes]) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(1.0)
+        return None
+
+    def _take(self, kind: str, rest: list[Any]) -> None:
+        """One message of the process."""
+        if kind == "window":
+            self._window(*rest)
+        elif kind == "report":
+            self._counted(rest[1])
+        elif kind == "status":
+            self._status(rest[0])
+        elif kind == "preview":
+            self._output.preview(*rest)
+        elif kind == "ended":
+            self._camera_ended(*rest)
+        elif kind == "log":
+            level, name, text = rest
+            logging.getLogger(name).log(level, "%s", text)
+        elif kind == "failed":
+            self._output.failed(StageError(f"a camera of capture host {self.number} failed: {rest[0]}"))
+
+    def _window(self, slot: int, ref: WindowRef, previews: tuple[Preview, ...]) -> None:
+        with self._lock:
+            self._out[slot] = ref.camera
+            self._cameras[ref.camera].last = ref
+        frames, *views = self._slots.views(slot)
+        self._output.window(Window(ref, frames, previews, tuple(views), _Place(self._free, slot)))
+
+    def _free(self, slot: int) -> None:
+        """The window in a slot was scored or dropped. From any thread; never blocks."""
+        with self._lock:
+            name = self._out.pop(slot)
+            self._slots.set_free(slot)
+            if self._wake >= 0:
+                with contextlib.suppress(OSError):  # a full pipe wakes as well
+                    os.write(self._wake, b"\0")
+            given_back = self._give_back(name)
+        if given_back:
+            self._on_room()
+
+    def _give_back(self, name: str) -> bool:
+        """Whether a camera that has ended gave its slots back: the last of its windows was scored."""
+        camera = self._cameras[name]
+        if not camera.done or not camera.slots or name in self._out.values():
+            return False
+        self._lanes.append(camera.slots)
+        camera.slots = range(0)
+        return True
+
+    def _counted(self, reports: dict[str, CameraReport]) -> None:
+        with self._lock:
+            for name, report in reports.items():
+                if name in self._cameras:
+                    self._cameras[name].report = report
+
+    def _status(self, status: CameraStatus) -> None:
+        camera = self._cameras[status.camera]
+        quiet, camera.quiet = camera.quiet, False
+        if not (quiet and status.state == "connecting"):
+            self._output.status(status)
+
+    def _camera_ended(self, name: str, reason: str) -> None:
+        with self._lock:
+            self._cameras[name].done = True
+            given_back = self._give_back(name)
+        self._output.ended(name, reason)
+        if given_back:
+            self._on_room()
+
+    # -- death ----------------------------------------------------------------------------------------------------
+
+    def _died(self, why: str, lived_s: float) -> None:
+        self.restarts += 1
+        with self._lock:
+            cameras = [camera for camera in self._cameras.values() if not camera.done]
+            for camera in cameras:
+                camera.before = _sum(camera.before, camera.report.counters) if camera.report else camera.before
+                camera.report, camera.quiet = None, True
+        short = lived_s < SHORT_LIFE_S
+        self._short_lives = self._short_lives + 1 if short else 0
+        delay_s = min(LONGEST_DELAY_S, 0.5 * 2.0 ** (self._short_lives - 2)) if self._short_lives > 1 else 0.0
+        names = ", ".join(camera.task.name for camera in cameras[:8]) + (", …" if len(cameras) > 8 else "")
+        log.warning("capture host %d %s; it is started again (cameras %s)", self.number, why, names)
+        state: CameraState = "offline" if delay_s else "connecting"
+        for camera in cameras:
+            detail = f"its capture process {why}; it is started again"
+            source = camera.task.camera.source.shown
+            self._output.status(CameraStatus(camera.task.name, source, state, detail, None, time.monotonic()))
+        until_s = time.monotonic() + delay_s
+        while not self._over and time.monotonic() < until_s:
+            time.sleep(0.05)
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    def _reap(self, connection: Connection) -> None:
+        """Take leave of a process that has ended or must end."""
+        self._kill()
+        with self._lock:
+            process, self._process = self._process, None
+            outbox, self._outbox = self._outbox, None
+            wake, self._wake = self._wake, -1
+        if process is not None:
+            process.wait()
+        if outbox is not None:
+            outbox.put(None)
+        connection.close()
+        if wake >= 0:
+            os.close(wake)
+
+    def _send(self, *message: Any) -> None:
+        """With the lock held; never blocks. What a dead process does not take, its successor is told by `_spawn`."""
+        if self._outbox is not None:
+            self._outbox.put(message)
+
+
+def _send_all(connection: Connection, outbox: queue.SimpleQueue[Any]) -> None:
+    """A thread of its own, so that a host which does not read holds up nobody."""
+    with contextlib.suppress(OSError, ValueError):
+        while (message := outbox.get()) is not None:
+            connection.send(message)
+
+
+def _sum(before: CameraCounters, now: CameraCounters) -> CameraCounters:
+    causes = {*before.dropped, *now.dropped}
+    dropped = {cause: before.dropped.get(cause, 0) + now.dropped.get(cause, 0) for cause in causes}
+    return CameraCounters(
+        before.frames + now.frames, before.windows + now.windows, before.reconnects + now.reconnects, dropped
+    )
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    """Of what a process wrote to its standard error before it could tell anybody."""
+    errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, errors.tell() - 2000))
+    lines = errors.read().decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:200] if lines else "it ended without a word"
