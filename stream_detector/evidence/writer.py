@@ -3,12 +3,12 @@
     <directory>/<camera>/<alarm id>-<epoch>.webm    pre_s before … post_s after, at most max_clip_s
     <directory>/<camera>/<alarm id>-<epoch>.jpg     the preview nearest the highest score so far, with a caption
 
-A replay repeats the ids of its alarms; with the epoch in their names its files do not replace those that the events of
-the former run name. Earlier versions wrote <alarm id>.webm; retention treats both alike.
+A replay repeats the ids of its alarms. The epoch in the file names keeps a replay from replacing the files of the
+former run. Earlier versions wrote <alarm id>.webm; retention treats both forms alike.
 
-One thread writes; the caller only hands over references. When it falls behind by more than `backlog_bytes` of pictures,
-further pictures are left out of the clips and counted, never waited for; starts and ends are never left out.
-All decisions use media time. Only a source that falls silent after an alarm's end is noticed by the monotonic clock.
+One thread writes; callers only pass references. If it falls behind by more than `backlog_bytes` of pictures, further
+pictures are left out of the clips and counted; starts and ends are never left out. All decisions use media time. Only a
+source that falls silent after the end of an alarm is detected by the monotonic clock.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from stream_detector.types import Clock, Preview
 
 log = logging.getLogger(__name__)
 
-_OWN_FILE = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?\.(?:webm|jpg)")  # retention deletes nothing else
+_OWN_FILE = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?\.(?:webm|jpg)")  # names of the files that retention may delete
 _USUAL_FPS, _MIN_FPS, _MAX_FPS = 8.0, 1.0, 60.0
-_RING_BYTES = 256_000_000  # of all cameras together; beyond it, what lies before an alarm gets shorter
-_DECIDED_S = 4.0  # from the begin of an alarm to the picture with which it is decided: a window and its smoothing
-_SILENCE_S = 5.0  # beyond post_s without a picture, an ended alarm's clip is closed
+_RING_BYTES = 256_000_000  # bytes of all cameras together; beyond it, the part before an alarm becomes shorter
+# seconds from the beginning of an alarm to the picture at which it is decided: a window and its smoothing
+_DECIDED_S = 4.0
+_SILENCE_S = 5.0  # seconds beyond post_s without a picture after which the clip of an ended alarm is closed
 _LOSS_REPORT_S = 10.0
 _DAY_S = 86400.0
-_LOOK_S = 60.0  # between two looks at the clocks
+_LOOK_S = 60.0  # seconds between two checks of age and size
 _RETENTION_S = 600.0
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class _Recording:
     id: str
     clip: ClipFile | None = None
     best: float = -1.0
-    wanted: tuple[float, float] | None = None  # media time and score of a snapshot for which no picture was there yet
+    wanted: tuple[float, float] | None = None  # media time and score of a snapshot that still waits for its picture
     last_s: float = float("-inf")
     end_s: float | None = None
     silent_at_s: float = float("inf")
@@ -75,7 +76,7 @@ class _Item:
 
 @dataclass
 class _State:
-    """What the writer thread alone touches."""
+    """The state of the writer thread."""
 
     rings: dict[str, deque[Preview]] = field(default_factory=dict)
     ring_bytes: int = 0
@@ -84,12 +85,11 @@ class _State:
 
 
 class EvidenceWriter:
-    """Writes clips and snapshots from its own thread. All methods except close() return immediately and never raise.
+    """Writes clips and snapshots in its own thread. All methods except close() return immediately and never raise.
 
-    epoch: part of the names of all files; empty: the names of earlier versions.
-    on_error: called with one sentence when writing fails (once for each kind of failure, until writing works again) or
-    when pictures are lost (at most every 10 s).  on_loss: called in the caller's thread with the camera and the number
-    of pictures left out.
+    epoch: part of all file names; empty: the names of earlier versions.  on_error: called with one sentence when
+    writing fails (once for each kind of failure until writing works again) or when pictures are lost (at most every 10
+    s). on_loss: called in the caller's thread with the camera and the number of pictures left out.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class EvidenceWriter:
 
     @property
     def lost_previews(self) -> int:
-        """How many pictures were left out so far."""
+        """The number of pictures left out so far."""
         with self._changed:
             return self._lost
 
     def paths(self, camera: str, alarm_id: str) -> tuple[str, str]:
-        """Where the clip and the snapshot of an alarm will lie."""
+        """Return the paths of the clip and the snapshot of an alarm."""
         stem = str(self._config.directory / camera / f"{alarm_id}{self._suffix}")
         return f"{stem}.webm", f"{stem}.jpg"
 
@@ -150,23 +150,24 @@ class EvidenceWriter:
             self._report(f"evidence of camera {camera!r}: writing clips is too slow, pictures are left out of them")
 
     def start(self, camera: str, alarm_id: str, at_media_s: float, score: float, begins_s: float | None = None) -> None:
-        """An alarm starts: open its clip with what lies before, and write its first snapshot.
+        """Start an alarm: open its clip with the previews before it, and write its first snapshot.
 
-        begins_s: where the alarm begins, which its clip precedes by pre_s; unless given, at_media_s (of the score).
+        begins_s: media time of the beginning of the alarm, which the clip precedes by pre_s; None: at_media_s, that of
+        the score.
         """
         begins_s = at_media_s if begins_s is None else begins_s
         self._put(_Item("start", camera, alarm_id, at_media_s, score, begins_s=begins_s))
 
     def peak(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None:
-        """The alarm goes on with this score; a higher one than before replaces the snapshot."""
+        """Update an alarm with a new score; a score higher than before replaces the snapshot."""
         self._put(_Item("peak", camera, alarm_id, at_media_s, score))
 
     def end(self, camera: str, alarm_id: str, end_media_s: float) -> None:
-        """The alarm ended; its clip goes on for post_s of media time."""
+        """End an alarm; its clip continues for post_s of media time."""
         self._put(_Item("end", camera, alarm_id, end_media_s))
 
     def flush_camera(self, camera: str) -> None:
-        """The source ended: close its clips with what there is."""
+        """Close the clips of a camera whose source ended."""
         self._put(_Item("flush", camera))
 
     def close(self, timeout_s: float = 10.0) -> bool:
@@ -184,7 +185,7 @@ class EvidenceWriter:
         return True
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Block until everything handed over so far is dealt with; for tests and tools, never for the hot path."""
+        """Block until everything passed so far is processed; for tests and tools."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._items and not self._busy, timeout_s)
 
@@ -261,7 +262,7 @@ class EvidenceWriter:
         state = self._state
         ring = state.rings.setdefault(camera, deque())
         for preview in previews:
-            if ring and preview.media_s < ring[-1].media_s:  # the source began anew
+            if ring and preview.media_s < ring[-1].media_s:  # the source started again
                 state.ring_bytes -= sum(p.image.nbytes for p in ring)
                 ring.clear()
             ring.append(preview)
@@ -297,7 +298,7 @@ class EvidenceWriter:
         if going_on is None:
             clip.discard()
             recording.clip = None
-        elif not going_on:  # as long as it may get; the snapshot may still change
+        elif not going_on:  # the clip has its full length; the snapshot may still change
             self._close_clip(recording)
 
     def _update_snapshot(self, recording: _Recording, at_s: float, score: float) -> None:
@@ -335,7 +336,7 @@ class EvidenceWriter:
         self._finish([r for r in self._state.recordings if now >= r.silent_at_s])
 
     def _apply_retention_when_due(self) -> None:
-        """What is too old goes in quiet times as well."""
+        """Apply retention; old files are deleted in quiet times as well."""
         now_s = self._clock.monotonic()
         self._order.observe()
         if now_s >= self._retention_s:
@@ -345,9 +346,10 @@ class EvidenceWriter:
         return time.monotonic() >= self._give_up_at
 
     def _apply_retention(self, first: bool) -> None:
-        """Stale temporaries at the start; files older than keep_days; the oldest beyond max_bytes. 0: no limit.
+        """Delete stale temporary files at the start, files older than keep_days, and the oldest beyond max_bytes. 0: no
+        limit.
 
-        Old and oldest by order of arrival, see `file_order`: a clock that is wrong for a while deletes nothing.
+        Age and order are by arrival, see `file_order`: a wrong clock deletes nothing.
         """
         self._retention_s = self._clock.monotonic() + _RETENTION_S
         directory, config = self._config.directory, self._config
@@ -363,7 +365,7 @@ class EvidenceWriter:
                 files[f"{path.parent.name}/{path.name}"] = (about.st_mtime, about.st_size)
         by_date = sorted(files, key=lambda name: files[name])
         total, keep_s = 0, config.keep_days * _DAY_S or float("inf")
-        for seen in reversed(self._order.oldest_first(by_date)):  # the newest first
+        for seen in reversed(self._order.oldest_first(by_date)):  # newest first
             size = files[seen.name][1]
             total += size
             if seen.age_s > keep_s or (config.max_bytes and total > config.max_bytes):
@@ -392,7 +394,7 @@ class EvidenceWriter:
 
 
 def _rate(previews: Iterable[Preview]) -> float:
-    """The rate of a run of previews: the inverse of their usual distance in media time."""
+    """Return the rate of a run of previews: the inverse of their usual distance in media time."""
     times = [p.media_s for p in previews]
     gaps = [b - a for a, b in itertools.pairwise(times) if b > a]
     fps = 1 / statistics.median(gaps) if gaps else _USUAL_FPS
@@ -400,8 +402,11 @@ def _rate(previews: Iterable[Preview]) -> float:
 
 
 def lower_priority() -> None:
-    """Let this thread, on Linux, give way to the ones that detect. Only for work that leaves the interpreter's lock
-    alone, as encoders do: a thread that is put aside while it holds the lock stops all others."""
+    """Give this thread, on Linux, a lower priority than the threads that detect.
+
+    Only for work that does not hold the interpreter's lock, as encoders do: a thread that is suspended while it holds
+    the lock stops all others.
+    """
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)

@@ -1,6 +1,5 @@
-"""What scores a window: recipes, backbones, heads, bundles.
+"""Models: recipes, backbones, heads, bundles.
 
-In: a bundle's folder, weights.
-Out: networks as plain PyTorch modules, recipes, thresholds.
-Imports: config, types, system, errors.
+In: a bundle's folder, weights. Out: networks as plain PyTorch modules, recipes, thresholds. Imports: config, types,
+system, errors.
 """

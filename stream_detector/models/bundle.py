@@ -1,14 +1,14 @@
-"""A model that explains itself: a folder with a manifest and two or three files of tensors.
+"""A model bundle: a folder with a manifest and two or three files of tensors.
 
     bundle.json            schema, name, backbone, preprocess, head, smoothing, threshold, training, results, licences
-    backbone.safetensors   float16 convolutions, float32 vectors; absent when `backbone.reference` names weights that
+    backbone.safetensors   float16 convolutions, float32 vectors; absent if `backbone.reference` names weights that
                            `weights.py` fetches and verifies
     head.safetensors       float32
     novelty.safetensors    float32, if the manifest has a `novelty`: the novelty model (older bundles: familiar.*)
 
-A head means nothing without the backbone and the recipe that it was trained on. The fingerprint covers all three, and
-nothing loads unless every checksum, name, shape and number fits. A manifest names no files, so it cannot point outside
-its folder.
+A head is only valid with the backbone and the recipe that it was trained on. The fingerprint covers all three, and
+nothing loads unless every checksum, name, shape and number fits. A manifest contains no file names, so it cannot point
+outside its folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from stream_detector.models.novelty import NoveltyModel
 from stream_detector.models.preprocess import Recipe
 
 MAX_MANIFEST_BYTES = 1_000_000
-SHIPPED = Path(__file__).parent / "bundles"  # found by their folder's name, before any other place
+SHIPPED = Path(__file__).parent / "bundles"  # found by the names of their folders, before any other place
 EMBEDDED = SHIPPED / "embedded"
 NOVELTY_FILE, FORMER_NOVELTY_FILE = "novelty.safetensors", "familiar.safetensors"
 
@@ -64,7 +64,7 @@ class Bundle:
 
     @property
     def recipe(self) -> Recipe:
-        """How frames are prepared for this bundle."""
+        """The recipe: how frames are prepared for this bundle."""
         return self.manifest.preprocess.to_recipe()
 
     @property
@@ -78,19 +78,19 @@ class Bundle:
         return self.manifest.smoothing
 
     def build(self) -> tuple[nn.Module, Head | TemporalHead, Recipe]:
-        """Backbone and head in float32, eval mode, gradients off; and the recipe."""
+        """Build backbone and head in float32, eval mode, without gradients; return them and the recipe."""
         backbone = build_backbone(self.manifest.backbone.arch)
         load_strict(backbone, self.backbone_state, "backbone.safetensors", BundleError)
         return backbone.eval().requires_grad_(False), self.build_head(), self.recipe
 
     def build_head(self) -> Head | TemporalHead:
-        """The head in float32, eval mode, gradients off."""
+        """Build the head in float32, eval mode, without gradients."""
         head = _empty_head(self.manifest)
         load_strict(head, self.head_state, "head.safetensors", BundleError)
         return head.eval().requires_grad_(False)
 
     def build_novelty_model(self) -> NoveltyModel | None:
-        """The novelty model; None if the bundle has none."""
+        """Build the novelty model; None if the bundle has none."""
         if self.manifest.novelty is None or self.novelty_state is None:
             return None
         novelty = _empty_novelty_model(self.manifest)
@@ -98,7 +98,7 @@ class Bundle:
         return novelty
 
     def save(self, directory: Path) -> Bundle:
-        """A copy of this bundle in another folder; returns the copy, loaded."""
+        """Copy this bundle to another folder; return the loaded copy."""
         copied = {"name": self.manifest.name, **self.manifest.model_dump(mode="json", by_alias=True)}
         reference = self.manifest.backbone.reference
         backbone = None if reference else self.backbone_state
@@ -106,7 +106,7 @@ class Bundle:
 
     @staticmethod
     def load(name_or_dir: str | Path) -> Bundle:
-        """ "embedded", the name of a bundle in the cache, or a folder. Raises BundleError with one sentence."""
+        """Load "embedded", the name of a bundle in the cache, or a folder. Raises BundleError with one sentence."""
         directory = find_bundle(name_or_dir)
         manifest = read_manifest(directory)
         backbone = build_backbone(manifest.backbone.arch)
@@ -124,7 +124,7 @@ class Bundle:
             path, limit = _inside(directory, name), expected_bytes(_empty_novelty_model(manifest))
             novelty_state = read_tensors(path, limit, manifest.novelty.sha256, BundleError)
         bundle = Bundle(directory, manifest, state, head_state, novelty_state)
-        _, built, _ = bundle.build()  # every name, shape and kind of number is checked here
+        _, built, _ = bundle.build()  # checks every name, shape and kind of number
         novelty = bundle.build_novelty_model()
         if novelty is not None and float(novelty.spread) <= 0:
             raise BundleError(
@@ -138,7 +138,7 @@ class Bundle:
 
 
 def find_bundle(name_or_dir: str | Path) -> Path:
-    """The folder of a bundle. Raises BundleError when there is none."""
+    """Return the folder of a bundle. Raises BundleError if there is none."""
     text = str(name_or_dir)
     if NAME.fullmatch(text) and (SHIPPED / text / "bundle.json").is_file():
         candidates = [SHIPPED / text]
@@ -177,7 +177,7 @@ def write_bundle(
     head_state: Mapping[str, Tensor],
     novelty_state: Mapping[str, Tensor] | None = None,
 ) -> Bundle:
-    """Write a bundle, whole or not at all, over an older one at the same place; returns it, loaded and verified.
+    """Write a bundle, whole or not at all, replacing an older one at the same place; return it, loaded and verified.
 
     parts: the manifest's keys; sizes and checksums of backbone and head are filled in here, so `backbone` needs only
     `arch` (and `reference`), `head` only `dims` (or a temporal head's keys), and `preprocess` may be a `Recipe`.

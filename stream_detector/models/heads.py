@@ -3,13 +3,13 @@
     features (B, D) → standardise → layers with ReLU (and dropout) → logit → sigmoid(logit/temperature + bias)
 
 After Sultani, Chen and Shah, "Real-world Anomaly Detection in Surveillance Videos" (CVPR 2018): a small fully connected
-network with 60 % dropout. `temperature` and `bias` are the two numbers of Platt scaling (Platt 1999); they are fitted
-after training, so a score can be read as a probability on data like the calibration set. The mean and deviation of the
-training features travel with the head: a head belongs to exactly one backbone and recipe.
+network with 60 % dropout. `temperature` and `bias` are the two parameters of Platt scaling (Platt 1999); they are
+fitted after training, so a score can be read as a probability on data like the calibration set. The mean and deviation
+of the training features are part of the head: a head belongs to exactly one backbone and recipe.
 
-arch "mlp" scores each window alone and runs inside the engine. The others ("causal-conv", "causal-gru", "causal-mlp")
-carry a state from window to window: `TemporalHead.stream` makes one `temporal.StreamingHead` a camera, for the decision
-thread. What the engine computes of those is the score of a window without a past.
+Arch "mlp" scores each window alone and runs inside the engine. The others ("causal-conv", "causal-gru", "causal-mlp")
+carry a state from window to window: `TemporalHead.stream` makes one `streaming_heads.StreamingHead` per camera, for the
+decision thread. For these the engine computes the score of a window without a past.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from stream_detector.types import Float32Array
 
 DROPOUT = 0.6
 MAX_WIDTH = 16_384
-MAX_NUMBERS = 64_000_000  # of a temporal head: a manifest must not be able to ask for all memory
+MAX_NUMBERS = 64_000_000  # limit of the sizes of a temporal head, so that a manifest cannot allocate all memory
 TEMPORAL: dict[str, Kind] = {"causal-conv": "causal", "causal-gru": "gru", "causal-mlp": "mlp"}
 
 
 class Head(nn.Module):
-    """dims: from the feature dimension to 1, for instance (256, 128, 32, 1); (256, 1) is a logistic regression.
+    """A fully connected head.
 
-    Parameters `layers.<i>.weight/bias`; buffers `feature_mean`, `feature_std` (D,), `temperature`, `bias` (scalars).
+    dims: from the feature dimension to 1, for instance (256, 128, 32, 1); (256, 1) is a logistic regression. Parameters
+    `layers.<i>.weight/bias`; buffers `feature_mean`, `feature_std` (D,), `temperature`, `bias` (scalars).
     """
 
     feature_mean: Tensor
@@ -54,7 +55,7 @@ class Head(nn.Module):
         self.register_buffer("bias", torch.zeros(()))
 
     def logits(self, features: Tensor) -> Tensor:
-        """float (..., D) → (...): the uncalibrated logit, what a loss wants."""
+        """Map float (..., D) to (...): the uncalibrated logit, for a loss."""
         x = (features - self.feature_mean) / self.feature_std
         for layer in self.layers[:-1]:
             x = self.dropout(torch.relu(layer(x)))
@@ -62,12 +63,14 @@ class Head(nn.Module):
         return logits
 
     def forward(self, features: Tensor) -> Tensor:
-        """float (..., D) → (...) in [0, 1], calibrated."""
+        """Map float (..., D) to (...) in [0, 1], calibrated."""
         return torch.sigmoid(self.logits(features) / self.temperature + self.bias)
 
 
 def check_dims(dims: Sequence[int]) -> tuple[int, ...]:
-    """The layer widths as a tuple. Raises BundleError unless there are at least 2, each in 1..16384, the last 1."""
+    """Return the layer widths as a tuple. Raises BundleError unless there are at least 2, each in 1..16384, the
+    last 1.
+    """
     widths = tuple(dims)
     whole = all(isinstance(d, int) and not isinstance(d, bool) and 1 <= d <= MAX_WIDTH for d in widths)
     if not whole or not 2 <= len(widths) <= 8 or widths[-1] != 1:
@@ -79,10 +82,10 @@ def check_dims(dims: Sequence[int]) -> tuple[int, ...]:
 
 
 class TemporalHead(nn.Module):
-    """The arrays of a head that remembers, and how it scores a window without a past.
+    """The arrays of a head with a state; it scores a window without a past.
 
     Buffers `feature_mean`, `feature_std` (D,), [`axes` (D, projection)], `temperature`, `bias` (scalars) and
-    `network_<i>/<layer>/<part>`, in Keras' layout; see `temporal.TemporalSpec.shapes`.
+    `network_<i>/<layer>/<part>`, in Keras' layout; see `streaming_heads.TemporalSpec.shapes`.
     """
 
     feature_mean: Tensor
@@ -108,7 +111,7 @@ class TemporalHead(nn.Module):
                     self.register_buffer(f"network_{number}/{name}", torch.zeros(shape))
 
     def forward(self, features: Tensor) -> Tensor:
-        """float (B, D) → (B,) in [0, 1]: every window as if it were the first one of its camera."""
+        """Map float (B, D) to (B,) in [0, 1]: every window as if it were the first one of its camera."""
         x = (features - self.feature_mean) / self.feature_std
         if self.spec.projection:
             x = x @ self.get_buffer("axes")
@@ -120,7 +123,7 @@ class TemporalHead(nn.Module):
         return torch.sigmoid(total / self.spec.members / self.temperature + self.bias)
 
     def stream(self) -> StreamingHead:
-        """A scorer for one camera, with a fresh state; all of them share this head's memory."""
+        """Make a scorer for one camera, with a new state; all scorers share the arrays of this head."""
         arrays = {name: value.detach().cpu().numpy() for name, value in self.named_buffers()}
         networks = [{name: arrays[key] for name, key in layers.items()} for layers in self._layers]
         scaling = Scaling(arrays["feature_mean"], arrays["feature_std"], arrays.get("axes"))
@@ -131,7 +134,7 @@ class TemporalHead(nn.Module):
             x = torch.relu(x @ w[f"dense_{i}/kernel"] + w[f"dense_{i}/bias"])
         if self.spec.kind == "causal":
             for i in range(len(self.spec.dilations)):
-                x = x + torch.relu(x @ w[f"conv_{i}/kernel"][-1] + w[f"conv_{i}/bias"])  # the other taps see zeros
+                x = x + torch.relu(x @ w[f"conv_{i}/kernel"][-1] + w[f"conv_{i}/bias"])  # the other taps read zeros
         elif self.spec.kind == "gru":
             bias = w["gru_0/bias"]
             inputs = (x @ w["gru_0/kernel"] + bias[0]).chunk(3, dim=1)
@@ -142,11 +145,11 @@ class TemporalHead(nn.Module):
 
 
 def temporal_spec(arch: Mapping[str, Any]) -> TemporalSpec:
-    """{"arch": "causal-conv", "dim": …, "widths": … and the rest of `TemporalSpec`} → the spec. Raises BundleError."""
+    """Parse {"arch": "causal-conv", "dim": …, "widths": … and the other keys of `TemporalSpec`}. Raises BundleError."""
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arch.items() if k != "arch"}
     try:
         spec = TemporalSpec(kind=TEMPORAL[arch["arch"]], **values)
-        # Counted before any shape is listed: `members` alone could be a billion.
+        # Checked before any shape is listed, because `members` alone could be a billion.
         numbers = sum(spec.members * sum(math.prod(s) for s in spec.shapes(view).values()) for view in spec.views)
         numbers += spec.dim * (spec.projection + 2)
     except (TypeError, KeyError):
@@ -154,12 +157,15 @@ def temporal_spec(arch: Mapping[str, Any]) -> TemporalSpec:
     except DataError as error:
         raise BundleError(str(error)) from None
     if numbers > MAX_NUMBERS:
-        raise BundleError(f"the head would have {numbers:,} numbers, at most {MAX_NUMBERS:,} are allowed; train less")
+        raise BundleError(
+            f"the head would have {numbers:,} numbers, at most {MAX_NUMBERS:,} are allowed; train a smaller one"
+        )
     return spec
 
 
 def build_head(arch: Mapping[str, Any]) -> Head | TemporalHead:
-    """A head in eval mode, from {"arch": "mlp", "dims": [...]} (random weights) or as `temporal_spec` has it (zeros).
+    """Build a head in eval mode, from {"arch": "mlp", "dims": [...]} (random weights) or a temporal head's keys
+    (zeros).
 
     Raises BundleError.
     """
@@ -175,7 +181,7 @@ def build_head(arch: Mapping[str, Any]) -> Head | TemporalHead:
 
 
 def head_numpy(state: Mapping[str, Float32Array], features: Float32Array) -> Float32Array:
-    """The same as `Head.forward` in eval mode, in NumPy. state: arrays of `Head.state_dict()`; features (..., D)."""
+    """Compute `Head.forward` in eval mode in NumPy. state: arrays of `Head.state_dict()`.  features: (..., D)."""
     x = (features - state["feature_mean"]) / state["feature_std"]
     last = max(int(key.split(".")[1]) for key in state if key.startswith("layers."))
     for index in range(last + 1):

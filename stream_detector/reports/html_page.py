@@ -1,8 +1,8 @@
-"""A report as one self-contained HTML page: inline style, script and pictures, nothing from any other place.
+"""A report as one self-contained HTML page: inline style, script and pictures, nothing from other places.
 
-The page is `assets/report.html.j2`; this module computes the values that it shows. Names, sources and causes come from
-outside: Jinja2 escapes every text, links only lead to relative files, pictures are embedded only if they are JPEG or
-PNG, and a content policy in the page forbids everything else.
+The template is `assets/report.html.j2`; this module computes the values that it shows. Names, sources and causes come
+from outside: Jinja2 escapes every text, links only lead to relative files, pictures are embedded only if they are JPEG
+or PNG, and a content security policy in the page forbids everything else.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from stream_detector.reports.summary import CameraReport, Report
 
 WIDTH = 10_000  # units of a timeline's x axis
 TOP, HEIGHT = 70, 1000  # score 1 lies at TOP, score 0 at HEIGHT
-MIN_WIDTH = 8  # a shorter alarm is drawn this wide, so that it can be seen
-MAX_POINTS = 1500  # per camera; more windows are downsampled, keeping peaks
+MIN_WIDTH = 8  # a shorter alarm is drawn with this width, so that it is visible
+MAX_POINTS = 1500  # points per camera; more windows are downsampled, peaks are kept
 MAX_PICTURE_BYTES = 2_000_000
 MAX_PICTURES_BYTES = 40_000_000
 MAX_SPANS = 200
@@ -76,7 +76,7 @@ class _Panel:
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """kind: "jpeg" or "png".  data: base64.  missing: why there is none."""
+    """An embedded picture. kind: "jpeg" or "png".  data: base64.  missing: the reason if there is none."""
 
     kind: str = ""
     data: str = ""
@@ -98,10 +98,10 @@ class _AlarmItem:
 
 
 def page(report: Report, *, title: str, base: Path, out: Path, pace_note: str = "") -> str:
-    """The page's text.
+    """Render the page; return its text.
 
-    base: the folder that evidence is also looked for in (that of the events file).  out: where the page will lie, for
-    relative links to clips.
+    base: the folder (of the events file) in which evidence is also searched.  out: the path of the page, for relative
+    links to clips.
     """
     script = _asset("report.js")
     pin = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -139,7 +139,7 @@ def _template() -> jinja2.Template:
 
 
 def printable(text: object) -> str:
-    """`text` with its control characters made visible; the template escapes it."""
+    """Return `text` with visible control characters; the template escapes it."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
@@ -190,7 +190,7 @@ def _panel(camera: CameraReport) -> _Panel:
             "causes": [", ".join(row.degraded) for row in points],
         },
         separators=(",", ":"),
-    ).translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&"})  # inside a script element nothing is escaped
+    ).translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&"})  # nothing is escaped inside a script element
     drawn = "" if len(points) == len(rows) else f", {len(points)} of {len(rows)} windows drawn, peaks kept"
     return _Panel(
         camera=camera.name,
@@ -229,8 +229,10 @@ def _ticks(start_s: float, end_s: float) -> list[_Tick]:
 
 
 def downsampled(rows: list[ScoreRow]) -> list[ScoreRow]:
-    """At most about MAX_POINTS rows: of each group of neighbours the highest and lowest smoothed, the highest raw, the
-    first degraded one, in order."""
+    """Reduce the rows to about MAX_POINTS, in order.
+
+    Of each group of neighbours it keeps the highest and lowest smoothed, the highest raw and the first degraded row.
+    """
     size = math.ceil(3 * len(rows) / MAX_POINTS)
     if len(rows) <= MAX_POINTS or size <= 3:
         return rows
@@ -249,7 +251,7 @@ def downsampled(rows: list[ScoreRow]) -> list[ScoreRow]:
 
 
 def split_at_gaps(rows: list[ScoreRow], gaps: tuple[tuple[float, float], ...]) -> list[list[ScoreRow]]:
-    """`rows` split where a hole lies between two neighbours."""
+    """Split `rows` at the gaps between neighbours."""
     holes = sorted(gaps)
     parts: list[list[ScoreRow]] = [[]]
     at = 0
@@ -302,7 +304,7 @@ def _alarm(alarm: AlarmRecord, picture: _Picture, base: Path, out: Path) -> _Ala
 
 
 def _picture(alarm: AlarmRecord, base: Path, room: int) -> tuple[_Picture, int]:
-    """The snapshot of an alarm, and the bytes that it takes of `room`."""
+    """Load the snapshot of an alarm; return the picture and the bytes that it takes of `room`."""
     path = find_evidence(alarm.snapshot, base)
     if path is None:
         why = f"snapshot {alarm.snapshot} no longer exists" if alarm.snapshot else "no snapshot"
@@ -321,7 +323,9 @@ def _picture(alarm: AlarmRecord, base: Path, room: int) -> tuple[_Picture, int]:
 
 
 def find_evidence(name: str | None, base: Path) -> Path | None:
-    """The file that an event names: as named, else under `base` by ever shorter tails (the folder may have moved)."""
+    """Return the file that an event names: at its path, else under `base` by ever shorter tails (the folder may have
+    moved).
+    """
     if not name:
         return None
     path = Path(name)
@@ -336,7 +340,7 @@ def find_evidence(name: str | None, base: Path) -> Path | None:
 
 
 def link_to(target: Path, out: Path) -> str:
-    """A relative URL from the page to a file; never one with a scheme."""
+    """Return a relative URL from the page to a file; never one with a scheme."""
     return "./" + quote(Path(os.path.relpath(target.absolute(), out.absolute().parent)).as_posix())
 
 
@@ -379,12 +383,12 @@ def _latency(report: Report) -> Sequence[tuple[object, ...]]:
 
 
 def share_text(share: float) -> str:
-    """A share in per cent that says 100 only when it is whole."""
+    """Format a share in per cent; 100 only if it is complete."""
     return "100 %" if share >= 1 else f"{min(99.9, math.floor(share * 1000) / 10):.1f} %"
 
 
 def duration_text(seconds: float) -> str:
-    """'57.6 s', '12 min 5 s', '3 h 20 min'."""
+    """Format a duration: '57.6 s', '12 min 5 s', '3 h 20 min'."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     whole = round(seconds)

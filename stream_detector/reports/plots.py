@@ -1,8 +1,8 @@
-"""A picture of a run: scores over media time, one panel a camera, alarms shaded.
+"""A plot of a run: scores over media time, one panel per camera, alarms shaded.
 
 Raw scores are thin, smoothed ones thick, the threshold dashed, alarms shaded and hatched at the top, degraded windows
-marked below the axis, known incidents bracketed. Colours are those of Okabe and Ito (2008), which colour-blind people
-tell apart; every mark differs in shape or place as well. Drawn without pyplot, so that any thread may draw.
+marked below the axis, known incidents bracketed. The colours are those of Okabe and Ito (2008), which colour-blind
+people can distinguish; every mark also differs in shape or position. Drawn without pyplot, so that any thread may draw.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ BLUE, SKY, VERMILION, ORANGE, GREEN, INK, PALE = (
     "#333333",
     "#D9D9D9",
 )
-SINGLE_COLUMN = 16  # up to so many cameras get a panel of full width
+SINGLE_COLUMN = 16  # at most this many cameras get a panel of full width
 SMALL_COLUMNS = 4
 MAX_PANELS = 64
-MAX_POINTS = 4000  # per line; more would only draw over themselves
+MAX_POINTS = 4000  # points per line; more would only overlap
 
 Incidents = Mapping[str, Sequence[tuple[float, float]] | tuple[float, float]]
 
@@ -51,12 +51,11 @@ def plot_scores(
     threshold: float | None = None,
     title: str = "",
 ) -> Path:
-    """Draw a run into the PNG `out` (folders are made) and return it.
+    """Draw a run into the PNG `out` (its folders are created) and return `out`.
 
-    scores: rows, or a scores.csv.  events: alarm events (dicts as published), an events.jsonl, or None.
-    incidents: by camera, media seconds (start, end), one or several, of what is known to have happened.
-    threshold: for cameras without an alarm event.  Raises DataError when a file is malformed, there is nothing
-    to draw, or `out` cannot be written.
+    scores: rows, or a scores.csv.  events: alarm events (dicts as published), an events.jsonl, or None. incidents:
+    known incidents by camera, one or several pairs (start, end) in media seconds. threshold: for cameras without an
+    alarm event.  Raises DataError if a file is malformed, there is nothing to draw, or `out` cannot be written.
     """
     rows = read_scores(scores) if isinstance(scores, Path) else list(scores)
     alarms = gather_alarms(read_events(events) if isinstance(events, Path) else list(events or ()))
@@ -70,7 +69,7 @@ def plot_scores(
     columns = 1 if len(names) <= SINGLE_COLUMN else SMALL_COLUMNS
     lines = math.ceil(len(names) / columns)
     small = columns > 1
-    # Laid out by hand, in inches: matplotlib's own layout takes ten seconds for 64 panels.
+    # Positions are computed here, in inches: matplotlib's own layout takes ten seconds for 64 panels.
     width, top, bottom = (16.0, 0.75, 0.55) if small else (11.0, 0.75, 0.6)
     panel_in = 1.45 if small else 3.0 if lines == 1 else 1.95
     height = lines * panel_in + top + bottom
@@ -116,7 +115,7 @@ def plot_scores(
 
 
 def _spans(given: Any) -> list[tuple[float, float]]:
-    """One pair or several as a list of pairs."""
+    """Return one pair or several as a list of pairs."""
     single = len(given) == 2 and not isinstance(given[0], tuple | list)
     return [(float(first), float(last)) for first, last in ([given] if single else given)]
 
@@ -180,9 +179,9 @@ def _draw(
 
 
 def _lines(rows: list[ScoreRow]) -> tuple[list[float], list[float], list[float]]:
-    """Points of the two lines at the windows' ends, when their scores were known; a NaN where windows are missing.
+    """Return the points of the two lines at the ends of the windows; a NaN where windows are missing.
 
-    Thinned to MAX_POINTS by keeping the highest of each group, so that no peak is lost.
+    Reduced to MAX_POINTS by keeping the highest of each group, so that no peak is lost.
     """
     steps = sorted(later.end_s - row.end_s for row, later in itertools.pairwise(rows))
     usual_s = steps[len(steps) // 2] if steps else 0.0
@@ -206,7 +205,7 @@ def _lines(rows: list[ScoreRow]) -> tuple[list[float], list[float], list[float]]
 
 
 def _legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """Every mark once, whichever panel has it, in a fixed order."""
+    """Return every mark once, in a fixed order."""
     found: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -217,7 +216,7 @@ def _legend(panels: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
 
 def step_s(span_s: float, most: int) -> float:
-    """The smallest round step, in seconds as clocks count them, that divides `span_s` into at most `most` parts."""
+    """Return the smallest round step, in seconds, that divides `span_s` into at most `most` parts."""
     for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200):
         if span_s <= step * most:
             return float(step)
@@ -225,12 +224,12 @@ def step_s(span_s: float, most: int) -> float:
 
 
 def _literal(text: str) -> str:
-    """`text` without control characters and without matplotlib's mathematics."""
+    """Return `text` without control characters and without matplotlib's mathematics."""
     return "".join(char if char.isprintable() else "?" for char in text).replace("$", r"\$")
 
 
 def clock_label(seconds: float, longest_s: float) -> str:
-    """Media time as an axis shows it: '12 s', '3:05' or '1:03:05', by the longest time on that axis."""
+    """Format media time for an axis: '12 s', '3:05' or '1:03:05', depending on the longest time on that axis."""
     if longest_s < 120:
         return f"{seconds:g} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,7 +1,7 @@
-"""Reads back what a run wrote as events.jsonl, for plots, reports and calibration; `scores_file` reads scores.csv.
+"""Reads the events.jsonl of a run, for plots, reports and calibration; `scores_file` reads scores.csv.
 
-The file may come from anywhere, so every field is checked; the first that is wrong is named with its line. Times are
-media seconds. Raises DataError with one sentence.
+The file may come from any source, so every field is checked; an error names the first invalid field and its line. Times
+are media seconds. Raises DataError with one sentence.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ EVENT_TYPES = ("start", "update", "end")
 
 @dataclass(frozen=True, slots=True)
 class AlarmRecord:
-    """One alarm, put together from its start, updates and end. end_s: None when the file holds no end for it.
+    """One alarm, assembled from its start, updates and end. end_s: None if the file has no end for it.
 
-    timings: what each event says about where its milliseconds went.  ended: an end event was read.
+    timings: the `timing` of each event, milliseconds by stage.  ended: whether an end event was read.
     """
 
     id: str
@@ -44,9 +44,9 @@ class AlarmRecord:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The alarm events of a JSONL file in its order; lines of other schemas are passed over. Raises DataError.
+    """Read the alarm events of a JSONL file in order; lines of other schemas are skipped. Raises DataError.
 
-    A last line without its line end, cut off by a kill, is left out.
+    An incomplete last line, left by a kill, is ignored.
     """
     events: list[dict[str, Any]] = []
     try:
@@ -89,12 +89,12 @@ def _is_number(value: object) -> bool:
 
 
 def gather_alarms(events: list[dict[str, Any]]) -> list[AlarmRecord]:
-    """One record per alarm, in the order in which they first appear; events that come twice count once.
+    """Return one record per alarm, in the order of their first events; repeated events count once.
 
     A file that is played again repeats its ids: a start in another epoch is another alarm.
     """
     alarms: dict[tuple[str, str, int], AlarmRecord] = {}
-    begun: dict[tuple[str, str], tuple[int, object]] = {}  # camera and id → how often it began, epoch of the last time
+    begun: dict[tuple[str, str], tuple[int, object]] = {}  # camera and id → number of starts, epoch of the last one
     seen: set[tuple[object, ...]] = set()
     for event in events:
         once = (event["camera"], event["id"], event["type"], event.get("epoch"), event.get("seq"))
@@ -141,14 +141,16 @@ def _path_text(value: object) -> str | None:
 
 
 def stage_times(timing: dict[str, Any]) -> dict[str, float]:
-    """stage → milliseconds of an event's `timing`, each stage once: the former key is read as `capture_to_window`."""
+    """Return stage → milliseconds of an event's `timing`, each stage once; a former key is read as
+    `capture_to_window`.
+    """
     times = {str(name): float(value) for name, value in timing.items() if _is_number(value)}
     former = times.pop(FORMER_WINDOW_KEY, None)
     return times if former is None else {"capture_to_window": former, **times}
 
 
 def by_camera(rows: list[ScoreRow]) -> dict[str, list[ScoreRow]]:
-    """Rows by camera, cameras in the order in which they first appear."""
+    """Group rows by camera, in the order of the cameras' first rows."""
     cameras: dict[str, list[ScoreRow]] = {}
     for row in rows:
         cameras.setdefault(row.camera, []).append(row)
@@ -156,7 +158,9 @@ def by_camera(rows: list[ScoreRow]) -> dict[str, list[ScoreRow]]:
 
 
 def spans_of(rows: list[ScoreRow]) -> list[tuple[float, float, tuple[str, ...]]]:
-    """Degraded stretches (start_s, end_s, causes) of one camera: neighbouring windows with equal causes as one."""
+    """Return the degraded spans (start_s, end_s, causes) of one camera; neighbouring windows with equal causes are
+    merged.
+    """
     spans: list[tuple[float, float, tuple[str, ...]]] = []
     follows = False
     for row in rows:

@@ -1,7 +1,7 @@
-"""scores.csv, one row a window: the row, its writer and its reader.
+"""scores.csv, one row per window: the row, its writer and its reader.
 
-A table may come from anywhere, so every field is checked when it is read; the first that is wrong is named with its
-line. Times are media seconds.
+A table may come from any source, so the reader checks every field; an error names the first invalid field and its line.
+Times are media seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stream_detector.errors import DataError, UsageError
 from stream_detector.system.outputs import SCORE_COLUMNS, keep_former
 from stream_detector.types import Decision, Score, Timing, WindowRef
 
-FLUSH_S = 1.0  # what a killed run may lose of its scores
+FLUSH_S = 1.0  # seconds of scores that a killed run may lose
 MAX_LINE = 1 << 20
 _NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
 
@@ -40,7 +40,7 @@ class ScoreRow:
     degraded: tuple[str, ...] = ()
 
     def score(self) -> Score:
-        """The score that this row was written from, for the alarm machine; every clock reads the end of the window."""
+        """Convert to a Score for the alarm rule; every clock reads the end of the window."""
         ref = WindowRef(
             camera=self.camera,
             source=self.source,
@@ -58,12 +58,13 @@ class ScoreRow:
 
 
 class ScoresFile:
-    """scores.csv: one row a window, columns SCORE_COLUMNS. Written by the decision thread only."""
+    """Writes scores.csv: one row per window, columns SCORE_COLUMNS. Only the decision thread uses it."""
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        """keep_bytes: go on after so much of the file that is there (see `flush`) instead of beginning anew.
+        """Open the file.
 
-        A table of a former run is kept under another name, `kept`. Raises UsageError.
+        keep_bytes: continue after this many bytes of the existing file (see `flush`) instead of starting a new one.  A
+        table of a former run is kept under another name, `kept`.  Raises UsageError.
         """
         self.kept = None if keep_bytes else keep_former(path, "scores")
         try:
@@ -105,7 +106,7 @@ class ScoresFile:
             self._flushed_s = time.monotonic()
 
     def flush(self) -> int:
-        """Bring what is buffered to the file; returns its length in bytes."""
+        """Write the buffered rows to the file; return its length in bytes."""
         self._file.flush()
         return os.fstat(self._file.fileno()).st_size
 
@@ -115,7 +116,7 @@ class ScoresFile:
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
-    """All rows of a scores.csv in the file's order. A last line cut off by a kill is left out. Raises DataError."""
+    """Read all rows of a scores.csv in order. An incomplete last line, left by a kill, is ignored. Raises DataError."""
     rows: list[ScoreRow] = []
     try:
         with path.open("rb") as file:
@@ -173,7 +174,8 @@ def _score_row(cells: list[str]) -> ScoreRow:
 
 
 def text_lines(file: BinaryIO, path: Path, what: str) -> Iterator[tuple[str, bool]]:
-    """The lines of a file, and of each whether it has its line end: a kill may cut the last one, also in a character.
+    """Yield the lines of a file, and for each whether it has its line end: a kill may cut the last one within a
+    character.
 
     Raises DataError at a line of more than MAX_LINE bytes (a device, a recording), UnicodeDecodeError.
     """

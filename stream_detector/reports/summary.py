@@ -1,7 +1,7 @@
-"""Summary of a run: coverage, alarms, degraded stretches and latencies from its scores and events.
+"""The summary of a run: coverage, alarms, degraded spans and latencies from its scores and events.
 
-The figures are computed here; `html_page` turns them into one HTML page. "No alarm" is a statement only where windows
-were scored, hence the coverage: windows scored against windows expected by their numbers, and holes in media time.
+`html_page` renders the figures. "No alarm" is only meaningful where windows were scored; therefore the summary includes
+the coverage: scored windows against windows expected by their numbers, and gaps in media time.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from stream_detector.reports.read_back import AlarmRecord, by_camera, spans_of
 from stream_detector.reports.scores_file import ScoreRow
 
 SCHEMA = "stream-detector.report/1"
-GAP_STEPS = 1.5  # windows further apart than so many usual steps have a hole between them
+GAP_STEPS = 1.5  # windows that are further apart than this many usual steps have a gap between them
 
 
 @dataclass(frozen=True, slots=True)
 class CameraReport:
-    """One camera. Times are media seconds.
+    """The summary of one camera. Times are media seconds.
 
-    expected: windows up to the highest number seen.  watched_s: media time from the first window to the last, without
-    holes.  gaps: holes (start_s, end_s) in which nothing was scored.  degraded: windows by cause.
+    expected: windows up to the highest number.  watched_s: media time from the first window to the last, without gaps.
+    gaps: (start_s, end_s) in which nothing was scored.  degraded: windows by cause.
     """
 
     name: str
@@ -42,12 +42,12 @@ class CameraReport:
 
     @property
     def scored(self) -> int:
-        """Windows scored, each number counted once."""
+        """The number of scored windows, each index counted once."""
         return len({(row.source, row.window) for row in self.rows})
 
     @property
     def coverage(self) -> float | None:
-        """Windows scored of those expected, 0 to 1; None when none was expected."""
+        """The fraction of expected windows that were scored; None if none was expected."""
         return self.scored / self.expected if self.expected else None
 
     @property
@@ -58,7 +58,7 @@ class CameraReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run. latency: milliseconds by stage (count, p50, p95, max), from the alarm events."""
+    """The summary of a run. latency: milliseconds by stage (count, p50, p95, max), from the alarm events."""
 
     cameras: tuple[CameraReport, ...]
     alarms: tuple[AlarmRecord, ...]
@@ -72,17 +72,17 @@ class Report:
 
     @property
     def expected(self) -> int:
-        """Windows expected of all cameras."""
+        """The number of expected windows of all cameras."""
         return sum(camera.expected for camera in self.cameras)
 
     @property
     def coverage(self) -> float | None:
-        """Windows scored of those expected, 0 to 1."""
+        """The fraction of expected windows that were scored."""
         return self.scored / self.expected if self.expected else None
 
     @property
     def watched_s(self) -> float:
-        """Media seconds watched, all cameras together."""
+        """The media seconds watched, of all cameras together."""
         return sum(camera.watched_s for camera in self.cameras)
 
     @property
@@ -92,11 +92,11 @@ class Report:
 
     @property
     def rendered(self) -> bool:
-        """Whether any source is the drawn demo scene."""
+        """Whether any source is the rendered demo."""
         return any(is_rendered(source) for camera in self.cameras for source in camera.sources)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report without its rows, for `--json`."""
+        """Return the report without its rows, for `--json`."""
         return {
             "schema": SCHEMA,
             "windows": {"scored": self.scored, "expected": self.expected, "degraded": self.degraded_windows},
@@ -143,12 +143,12 @@ class Report:
 
 
 def make_report(rows: Sequence[ScoreRow], alarms: Sequence[AlarmRecord], *, threshold: float | None = None) -> Report:
-    """Put a run's scores and alarms together.
+    """Summarise a run's scores and alarms.
 
-    threshold: for cameras without an alarm.  Raises DataError when there are neither scores nor alarms.
+    threshold: for cameras without an alarm.  Raises DataError if there are neither scores nor alarms.
     """
     if not rows and not alarms:
-        raise DataError("there is nothing to report: no window was scored and no alarm raised; run over footage first")
+        raise DataError("there is nothing to report: no window was scored and no alarm was raised; start a run first")
     groups = by_camera(list(rows))
     for alarm in alarms:
         groups.setdefault(alarm.camera, [])
@@ -188,7 +188,7 @@ def _camera(name: str, rows: list[ScoreRow], alarms: Sequence[AlarmRecord], thre
 
 
 def gaps_of(rows: Sequence[ScoreRow]) -> list[tuple[float, float]]:
-    """Holes in the media time of one source: from the end of a window to the start of the next one that is too far."""
+    """Return the gaps in the media time of one source: between the end of a window and the start of the next."""
     ordered = sorted(rows, key=lambda row: row.start_s)
     steps = sorted(later.start_s - row.start_s for row, later in itertools.pairwise(ordered))
     if not steps:
@@ -221,7 +221,7 @@ def _latency(alarms: Sequence[AlarmRecord]) -> dict[str, dict[str, float]]:
 
 
 def is_rendered(source: str) -> bool:
-    """Whether a source is the drawn demo scene."""
+    """Return whether a source is the rendered demo."""
     return source == "demo" or source.startswith("demo:")
 
 

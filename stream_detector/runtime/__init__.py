@@ -1,6 +1,5 @@
 """The stages wired together: one run, from sources to events.
 
-In: a configuration.
-Out: a pipeline that runs; a session for frames that a program has.
-Imports: every package but web, cluster and cli.
+In: a configuration. Out: a pipeline that runs; a session for frames of the caller. Imports: every package except web,
+cluster and cli.
 """

@@ -1,7 +1,6 @@
-"""A Config becomes a running set of stages: model, engine, ledger, publisher, evidence, telemetry, pipeline.
+"""Builds a run from a Config: model, engine, ledger, publisher, evidence, telemetry, pipeline.
 
-Wiring code, like `pipeline`. Everything that can be refused (bundle, endpoint, paths) is refused here, before any
-camera is opened.
+Errors in the configuration (bundle, endpoint, paths) are raised here, before any camera is opened.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
 
 log = logging.getLogger(__name__)
 
-CLOSE_S = 0.5  # a stop leaves the clips as far as they are
-FINISH_S = 20.0  # at the end of the footage they are finished
+CLOSE_S = 0.5  # seconds; after a stop the clips keep what they have
+FINISH_S = 20.0  # seconds; at the end of the footage the clips are finished
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything of one run that its caller may want to look at."""
+    """All parts of one run that its caller may use."""
 
     config: Config
     bundle: Bundle
@@ -59,7 +58,7 @@ def _keeps_evidence(config: Config) -> bool:
 
 
 def check_outputs(config: Config) -> None:
-    """Refuse outputs that would overwrite a recording, each other, or what is not ours. Raises UsageError."""
+    """Raise UsageError if an output would overwrite a recording, another output or a foreign file."""
     journal = config.publish.ledger
     outputs = {"--scores": config.scores, "--events": config.events, "--ledger": journal}
     recordings = [camera.source.path for camera in config.cameras if camera.source.kind == "file"]
@@ -79,10 +78,10 @@ def build_run(
     on_decision: Callable[[Decision], None] | None = None,
     on_preview: Callable[[str, Preview], None] | None = None,
 ) -> Iterator[Run]:
-    """Build a run; closes on exit what the pipeline does not close itself. Raises the errors of every stage's set-up.
+    """Build a run; on exit, close what the pipeline does not close itself. Raises the errors of every stage.
 
-    engine: used instead of the one that the configuration asks for (tests, benchmarks).  on_event, on_decision: called
-    by the decision thread.  on_preview: called by the capture threads.
+    engine: replaces the one in the configuration (tests, benchmarks).  on_event, on_decision: called by the decision
+    thread. on_preview: called by the capture threads.
     """
     if not config.cameras:
         raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")

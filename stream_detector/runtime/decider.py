@@ -1,8 +1,8 @@
-"""Scores → decisions → events: what the one decision thread does, without the thread.
+"""Scores → decisions → events: the work of the decision thread, without the thread.
 
-For every score, in order: it is marked if its pictures are of no known kind, evidence sees its previews, a head that
-carries a state makes the raw score of the features, the camera's smoother and alarm machine take it, an event (if it
-causes one) is journalled and sent, the score is sent and written down. Wiring code: it may import stages.
+For every score, in order: the novelty monitor marks it; evidence gets its previews; a head with a state computes the
+raw score from the features; the camera's smoother and alarm rule process it; an event, if there is one, is journalled
+and sent; the score is sent and written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOST_STATES = ("offline", "stalled", "failed")
 
 @dataclass(frozen=True, slots=True)
 class CameraPlan:
-    """One camera with everything resolved: what the run says, what the camera overrides, what the bundle gives.
+    """One camera with all settings resolved from run, camera and bundle.
 
     source: the name to show.  live: False for files and the demo.
     """
@@ -56,7 +56,7 @@ class CameraPlan:
 
 
 class Evidence(Protocol):
-    """What the decider asks of `evidence.EvidenceWriter`; None of it blocks."""
+    """The methods of `evidence.EvidenceWriter` that the decider uses; none blocks."""
 
     def paths(self, camera: str, alarm_id: str) -> tuple[str, str]: ...
 
@@ -72,7 +72,7 @@ class Evidence(Protocol):
 
 
 class Decider:
-    """All cameras' filters and alarm machines, and the order in which a score's consequences happen."""
+    """All cameras' smoothers and alarm rules, and the order in which the results of a score are handled."""
 
     def __init__(
         self,
@@ -91,9 +91,10 @@ class Decider:
         make_head: Callable[[], StreamingHead] | None = None,
         make_novelty_monitor: Callable[[], NoveltyMonitor] | None = None,
     ) -> None:
-        """make_head: a fresh scorer for one camera, for bundles whose head carries a state.
+        """Create a decider.
 
-        make_novelty_monitor: a fresh monitor for one camera, for bundles with a novelty model.
+        make_head: makes a scorer for one camera, for bundles whose head has a state.  make_novelty_monitor: makes a
+        monitor for one camera, for bundles with a novelty model.
         """
         self._sink = sink
         self._telemetry = telemetry
@@ -117,7 +118,7 @@ class Decider:
         }
 
     def score(self, score: Score) -> None:
-        """Take the next score of its camera."""
+        """Process the next score of its camera."""
         if self._novelty_monitors:
             score = self._novelty_monitors[score.ref.camera].mark_score(score)
         ref = score.ref
@@ -148,7 +149,7 @@ class Decider:
             self._on_decision(decision)
 
     def status(self, status: CameraStatus) -> None:
-        """A camera changed state; an alarm of a live camera that is lost ends."""
+        """Process a state change of a camera; the alarm of a lost live camera ends."""
         plan = self._plans[status.camera]
         if plan.live and status.state in LOST_STATES:
             self._finish(plan, "source_lost")
@@ -159,7 +160,7 @@ class Decider:
         self._telemetry.status(status)
 
     def tick(self) -> None:
-        """Time passes; call it often. Gives a sign of life, and tells of cameras of which too little was scored."""
+        """Send a heartbeat, and report cameras with low coverage. Call it often."""
         now_s = self._clock.monotonic()
         if now_s - self._tick_s < TICK_S:
             return
@@ -169,14 +170,14 @@ class Decider:
             self._tell(self._plans[name], monitor.tick(now_s), None)
 
     def ended(self, camera: str, failed: bool) -> None:
-        """A camera gives no further windows: a file at its end (`normal`), or a source lost for good."""
+        """End a camera that gives no more windows: a file at its end (`normal`), or a source that is lost for good."""
         plan = self._plans[camera]
         self._finish(plan, "source_lost" if failed else "normal")
         if self._evidence and plan.evidence:
             self._evidence.flush_camera(camera)
 
     def finish(self, reason: EndReason) -> None:
-        """The run is over: end every alarm in progress."""
+        """End every open alarm, because the run is over."""
         for plan in self._plans.values():
             self._finish(plan, reason)
         if self._scores:
@@ -184,21 +185,21 @@ class Decider:
         self._telemetry.run_ended()
 
     def open_id(self, camera: str) -> str | None:
-        """The id of the camera's alarm in progress."""
+        """The id of the camera's open alarm, or None."""
         return self._rules[camera].open_id
 
     def state(self, camera: str) -> dict[str, Any]:
-        """What decides about the camera's next window, as JSON; `restore` in another process goes on from it."""
+        """Return the state that decides the camera's next window, as JSON; another process can `restore` it."""
         return {kind: part[camera].state() for kind, part in self._memories().items() if camera in part}
 
     def restore(self, camera: str, state: dict[str, Any]) -> None:
-        """Go on from a `state` of the same plan."""
+        """Continue from a `state` of the same plan."""
         for kind, part in self._memories().items():
             if camera in part and kind in state:
                 part[camera].restore(state[kind])
 
     def _memories(self) -> dict[str, Mapping[str, Any]]:
-        """Everything that remembers, camera by camera."""
+        """Return all objects with a state, camera by camera."""
         return {
             "smoother": self._smoothers,
             "machine": self._rules,
@@ -207,7 +208,7 @@ class Decider:
         }
 
     def _raw(self, score: Score) -> float:
-        """The engine's score, or that of the camera's own head, whose memory ends at a discontinuity."""
+        """Return the engine's score, or that of the camera's own head, whose state is reset at a discontinuity."""
         head = self._heads.get(score.ref.camera)
         if head is None or score.features is None:
             return score.raw
@@ -216,7 +217,7 @@ class Decider:
         return head.step(score.features)
 
     def _rule(self, plan: CameraPlan, fingerprint: str) -> AlarmRule:
-        # A replay of a file repeats its ids; a live camera's window 7 of today is not its window 7 of yesterday.
+        # A replay of a file repeats its ids; window 7 of a live camera today is another window than yesterday.
         run = self._epoch if plan.live else ""
         return make_alarm_rule(
             plan.name,
@@ -227,7 +228,7 @@ class Decider:
         )
 
     def _tell(self, plan: CameraPlan, detail: str | None, media_s: float | None) -> None:
-        """Camera trouble begins, changes or is over: a status that changes nothing but the detail."""
+        """Send a status with a new detail: a quality problem of the camera began, changed or ended."""
         if detail is not None:
             state = self._states[plan.name]
             status = CameraStatus(plan.name, plan.source, state, detail, media_s, self._clock.monotonic())
@@ -235,7 +236,8 @@ class Decider:
             self._telemetry.status(status)
 
     def _closed(self, timing: Timing, decided_s: float) -> tuple[Timing, float]:
-        now_s, utc = self._clock.monotonic(), self._clock.utc()  # together: the parts shall add up to the whole
+        # rounded together, so that the parts add up to the total
+        now_s, utc = self._clock.monotonic(), self._clock.utc()
         return dataclasses.replace(timing, publish=(now_s - decided_s) * 1e3), utc
 
     def _finish(self, plan: CameraPlan, reason: EndReason) -> None:
@@ -251,7 +253,7 @@ class Decider:
             timing, utc = self._closed(score.timing, decided_s)
             event = dataclasses.replace(event, timing=timing, emitted_utc=utc)
         body = self._sink.alarm(event)
-        self._telemetry.stage("publish", (self._clock.monotonic() - decided_s) * 1e3)  # with the journalling
+        self._telemetry.stage("publish", (self._clock.monotonic() - decided_s) * 1e3)  # includes the journalling
         self._telemetry.event(body)
         if self._evidence and plan.evidence:
             self._record(self._evidence, event, score)

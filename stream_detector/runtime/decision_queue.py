@@ -17,10 +17,11 @@ MAX_WAITING = 64
 
 
 class DecisionQueue:
-    """Any thread calls `submit`; the decision thread calls `run_pending` often, and `close` when it ends.
+    """A thread-safe queue of tasks.
 
-    A caller may cancel its future at any time: work that has not begun is then skipped, and the result of work that has
-    begun is dropped. Neither disturbs the decision thread.
+    Any thread calls `submit`; the decision thread calls `run_pending` often, and `close` when it ends. A caller may
+    cancel its future at any time: a task that has not begun is then skipped, and the result of a task that has begun is
+    dropped. Neither disturbs the decision thread.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,9 @@ class DecisionQueue:
         return task[1]
 
     def run_pending(self) -> None:
-        """Run the tasks that are pending now, not those submitted meanwhile. Exceptions go to the futures only."""
+        """Run the tasks that are pending now, not those submitted in the meantime. Exceptions go only to the
+        futures.
+        """
         for _ in range(len(self._waiting)):
             _do(*self._waiting.popleft())
 

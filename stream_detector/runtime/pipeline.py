@@ -65,7 +65,7 @@ GIVE_UP_S = 2.2  # a stop never takes longer, whatever hangs
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended. failed: sentence by camera, for sources that could not be played."""
+    """The result of a run. failed: sentence by camera, for sources that could not be played."""
 
     windows: int
     alarms: int
@@ -117,7 +117,9 @@ class _Camera:
 
 @dataclass(slots=True, eq=False)
 class Pipeline:
-    """One run, from sources to events. Build it with `assemble.build`, then `run()`; `stop()` from any thread."""
+    """One run, from sources to events. Make it with `build.build_run`, then call `run()`; any thread may call
+    `stop()`.
+    """
 
     config: Config
     cameras: tuple[tuple[CameraConfig, CameraPlan], ...]
@@ -210,16 +212,18 @@ class Pipeline:
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called or a stage failed, rather than that the sources ended."""
+        """Whether `stop` was called or a stage failed; False if the sources ended."""
         return self._stopped_by_user or self._error is not None
 
     def stop(self) -> None:
-        """End the run in order: open alarms end with reason `shutdown`. For any thread and for signal handlers."""
+        """End the run in order: open alarms end with reason `shutdown`. Any thread and any signal handler may call
+        it.
+        """
         self._stopped_by_user = True
         self._begin_stop()
 
     def fail(self, error: BaseException) -> None:
-        """End the run because a stage raised; the first error is the one reported."""
+        """End the run because a stage raised; the first error is reported."""
         with self._lock:
             if self._error is None:
                 self._error = error

@@ -1,7 +1,7 @@
-"""Frames that a program already has → decisions, with the windows, smoothing and alarms of the stream; no capture.
+"""Scores frames that a program already has, with the windows, smoothing and alarms of the stream, without capture.
 
-Everything happens in the caller's thread: `push` returns what the frame led to. A session takes the same stages as the
-stream (`stages`), so the frames of `read_frames` give the scores that `score` gives, bit for bit.
+Everything runs in the caller's thread: `push` returns the decisions that the frame caused. A session uses the same
+stages as the stream (`stages`), so the frames of `read_frames` give the same scores as `score`, bit for bit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from stream_detector.types import (
 
 
 class _Events(UnpublishedEvents):
-    """Alarm events kept until the caller takes them."""
+    """Keeps alarm events until the caller takes them."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
@@ -78,13 +78,13 @@ class _Camera:
 
 
 class Session:
-    """Scores frames that the caller pushes, camera by camera. For one thread; a context manager.
+    """Scores frames that the caller pushes, camera by camera. One thread uses it; a context manager.
 
-    bundle: "embedded", a name that `stream-detector models list` shows, a folder, or a loaded `Bundle`.
-    threshold: of the smoothed score; None takes the bundle's.  stride: frames from one 16-frame window to the next.
-    engine, device, precision: as the options of `stream-detector run`; `engine` may be an engine of your own.
-    settings: any other settings, nested as in cameras.toml, for instance `{"alarm": {"cooldown_s": 30}}`.
-    Raises BundleError, ConfigError, EngineError or MissingExtraError.
+    bundle: "embedded", a name that `stream-detector models list` shows, a folder, or a loaded `Bundle`. threshold: of
+    the smoothed score; None: that of the bundle.  stride: frames between the starts of two 16-frame windows. engine,
+    device, precision: as for the options of `stream-detector run`; `engine` may be an engine object. settings: any
+    other settings, nested as in cameras.toml, for instance `{"alarm": {"cooldown_s": 30}}`. Raises BundleError,
+    ConfigError, EngineError or MissingExtraError.
     """
 
     def __init__(
@@ -129,16 +129,15 @@ class Session:
         index: int | None = None,
         discontinuity: tuple[str, ...] = (),
     ) -> tuple[Decision, ...]:
-        """Take the next frame of a camera; returns the decisions it led to: none, or one when a window is complete.
+        """Push the next frame of a camera; return the decisions that it caused: none, or one when a window is complete.
 
-        camera: 1 to 64 of a-z, 0-9, "_" and "-"; the first frame of a new name adds the camera.
-        image: uint8 (H, W, 3) RGB. At the recipe's size (as from `read_frames`) it is taken as it is, else resized by
-        the recipe's filter; the stream scales before it converts to RGB, so its pixels differ a little.
-        media_s: media time in seconds, of any origin, rising; a step back or a hole begins a new window.
-        Frames that come faster than the bundle's frame rate are passed over, as in the stream.
-        index: number of the frame in its source; counted here where it is not given.
-        discontinuity: causes why this frame does not follow on from the one before it.
-        Raises DataError (not such an image), ConfigError (camera name) or EngineError.
+        camera: 1 to 64 of a-z, 0-9, "_" and "-"; the first frame of a new name adds the camera. image: uint8 (H, W, 3)
+        RGB. An image of the recipe's size (as from `read_frames`) is used unchanged; others are resized by the recipe's
+        filter. The stream scales before it converts to RGB, so its pixels differ slightly. media_s: media time in
+        seconds, of any origin, rising; a step back or a gap begins a new window. Frames that come faster than the
+        bundle's frame rate are skipped, as in the stream. index: number of the frame in its source; None: counted here.
+        discontinuity: reasons why this frame does not continue the previous one. Raises DataError (invalid image),
+        ConfigError (camera name) or EngineError.
         """
         held = self._held(camera)
         if image.dtype != "uint8" or image.ndim != 3 or image.shape[2] != 3:
@@ -154,9 +153,9 @@ class Session:
         return self._decide(held, held.stage.push(frame))
 
     def finish(self, camera: str) -> tuple[Decision, ...]:
-        """The camera's footage is over: an alarm in progress ends, and the name is free for other footage.
+        """Finish the footage of a camera: an open alarm ends, and the name is free for other footage.
 
-        Returns the decision about footage that was too short for a whole window (its last frame is then repeated).
+        Returns the decision on footage that was too short for a whole window (its last frame is then repeated).
         """
         held = self._held(camera)
         decisions = self._decide(held, held.stage.finish())
@@ -185,7 +184,7 @@ class Session:
 
     def _held(self, camera: str) -> _Camera:
         if camera not in self._cameras:
-            build_config({"cameras": [{"name": camera, "source": "demo"}]}, "session")  # the name is checked
+            build_config({"cameras": [{"name": camera, "source": "demo"}]}, "session")  # checks the name
             self._cameras[camera] = _Camera(camera, self._config, self._bundle, self._model, self._clock, self._novelty)
         return self._cameras[camera]
 

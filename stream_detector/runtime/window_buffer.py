@@ -1,9 +1,9 @@
-"""Windows of many cameras → Batches: a bounded buffer per camera, filled by capture threads, emptied by one worker.
+"""Windows of many cameras → batches: a bounded buffer per camera, filled by capture threads, emptied by one worker.
 
-Policy, by kind of source: a file waits until there is room (nothing is ever dropped); a live camera drops its oldest
-window, counts it, and the window that follows carries its causes and `dropped`. A batch is closed when it is full, or
-when its oldest window has waited `max_wait_s`, or when waiting cannot bring more (every camera has ended or waits for
-room). Batches are fair: cameras take turns, one window each per round.
+A file waits until there is room (nothing is ever dropped). A live camera drops its oldest window and counts it; the
+window that follows carries its causes and `dropped`. A batch is complete when it is full, when its oldest window has
+waited `max_wait_s`, or when waiting cannot add windows (every camera has ended or waits for room). Batches are fair:
+cameras take turns, one window each per round.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from stream_detector.types import Batch, Clock, Window
 
 @dataclass(frozen=True, slots=True)
 class TakenBatch:
-    """What the worker gets: a batch (None when only ends are reported) and the cameras drained to their end."""
+    """The input of the worker: a batch (None if only ends are reported) and the cameras drained to their end."""
 
     batch: Batch | None
     ended: tuple[str, ...]
 
 
 class _CameraQueue:
-    """One camera's windows in waiting."""
+    """The waiting windows of one camera."""
 
     def __init__(self, live: bool, lock: threading.Lock, outside: int) -> None:
         self.live = live
@@ -49,9 +49,9 @@ class _CameraQueue:
 
 
 class WindowBuffer:
-    """The meeting point of the capture threads and the worker.
+    """Connects the capture threads and the worker.
 
-    capacity: windows a camera may have in waiting.  on_drop(camera, cause): called for every dropped window.
+    capacity: windows that may wait per camera.  on_drop: called with (camera, cause) for every dropped window.
     """
 
     def __init__(self, capacity: int, clock: Clock, on_drop: Callable[[str, str], None] | None = None) -> None:
@@ -61,9 +61,9 @@ class WindowBuffer:
         self._queues: dict[str, _CameraQueue] = {}
         self._turn: deque[str] = deque()
         self._lock = threading.Lock()
-        self._more = threading.Condition(self._lock)  # what the worker waits for
+        self._more = threading.Condition(self._lock)  # the worker waits for this condition
         self._waiting = 0  # windows of all cameras
-        self._wanted = 1  # so many must wait before a further one wakes the worker
+        self._wanted = 1  # this many windows must wait before a further one wakes the worker
         self._aborted = False
         self._closed = False
 
@@ -78,7 +78,7 @@ class WindowBuffer:
             self._turn.append(camera)
 
     def put(self, window: Window) -> bool:
-        """Hand over a window. False when the run is over and the window was not taken."""
+        """Add a window; return False if the run is over and the window was not taken."""
         camera = window.ref.camera
         with self._lock:
             queue = self._queues[camera]
@@ -104,7 +104,7 @@ class WindowBuffer:
             return True
 
     def end(self, camera: str) -> None:
-        """The camera gives no further windows; the worker is told once it has taken the last one."""
+        """Note that the camera gives no more windows; the worker learns it after it has taken the last one."""
         with self._lock:
             queue = self._queues[camera]
             queue.ended = True
@@ -112,19 +112,19 @@ class WindowBuffer:
             self._more.notify()
 
     def close(self) -> None:
-        """No camera will be added and none gives further windows: drain, then `take` returns None."""
+        """Note that no camera will be added and none gives more windows; after the last window `take` returns None."""
         with self._lock:
             self._closed = True
             self._wake_all()
 
     def abort(self) -> None:
-        """Drop everything and release every waiting thread at once."""
+        """Drop everything and release every waiting thread immediately."""
         with self._lock:
             self._aborted = True
             self._wake_all()
 
     def take(self, max_size: int, max_wait_s: float) -> TakenBatch | None:
-        """Wait for a batch of at most `max_size` windows. None: nothing will ever come again."""
+        """Wait for a batch of at most `max_size` windows. None: no window will come again."""
         with self._lock:
             while True:
                 if self._aborted:
@@ -159,7 +159,7 @@ class WindowBuffer:
         return self._aborted or self._closed or queue.ended
 
     def _no_more_soon(self) -> bool:
-        """True when no running camera could add a window before the worker takes some."""
+        """Return True if no running camera can add a window before the worker takes some."""
         return self._closed or all(queue.waiting or queue.ended for queue in self._queues.values())
 
     def _ended(self) -> tuple[str, ...]:

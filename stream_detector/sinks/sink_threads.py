@@ -24,18 +24,18 @@ from stream_detector.system.registry import Registry
 log = logging.getLogger(__name__)
 
 QUEUE_EVENTS = 1000
-CLOSE_S = 2.0  # the end of a run waits so long for what is in the queues
+CLOSE_S = 2.0  # seconds; at the end of a run, the time to empty the queues
 
 
 class Sink(Protocol):
     """A place for alarm events. Used by one thread."""
 
     def alarm(self, event: PublishedAlarm) -> None:
-        """Take the next event; what it raises is logged, and the event is lost to this sink alone."""
+        """Take the next event; an exception is logged, and the event is lost for this sink only."""
         ...
 
     def close(self) -> None:
-        """Flush and release what it holds."""
+        """Flush and release resources."""
         ...
 
 
@@ -78,14 +78,14 @@ class SinkThread:
         self._thread.start()
 
     def put(self, event: PublishedAlarm) -> None:
-        """Never blocks; an event that does not fit is lost and counted."""
+        """Queue an event; never blocks. An event that does not fit is lost and counted."""
         try:
             self._queue.put_nowait(event)
         except queue.Full:
             self._count_lost("its queue is full")
 
     def close(self) -> None:
-        """Wait for what is in the queue, for at most CLOSE_S seconds."""
+        """Wait for the queued events, for at most CLOSE_S seconds."""
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=CLOSE_S)
         self._thread.join(CLOSE_S)
@@ -102,7 +102,7 @@ class SinkThread:
         while (event := self._queue.get()) is not None:
             try:
                 self._sink.alarm(event)
-            except Exception as error:  # of somebody else's code: anything
+            except Exception as error:  # code of another author may raise anything
                 self._count_lost(f"of {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         with contextlib.suppress(Exception):
             self._sink.close()

@@ -1,5 +1,4 @@
-"""What is asked of the operating system, and of Python.
+"""Interfaces to the operating system and to Python.
 
-Out: logging, locks, signals, registries, streams, memory.
-Imports: errors.
+Out: logging, locks, signals, registries, streams, memory. Imports: errors.
 """

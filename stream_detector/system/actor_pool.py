@@ -1,8 +1,8 @@
-"""Ray, if it is there; and a pool of Ray actors that works through a list, each entry once.
+"""Ray, if it is installed; and a pool of Ray actors that works through a list, each entry once.
 
-Why not Ray Data: a recording that kills its decoder (and so its process) must be named and set aside. Ray Data repeats
-a block whose worker died, for ever, and does not tell which row it was; here the pool knows what each worker was doing.
-Beyond that an archive is a list of files and a model that stays loaded, which actors are. The extra is `ray`.
+Ray Data is not used, because a recording that kills its decoder (and so its process) must be named and skipped. Ray
+Data repeats a block whose worker died for ever and does not report which row it was; this pool knows the entry of each
+worker. Otherwise an archive is a list of files and a model that stays loaded, which suits actors. The extra is `ray`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 from stream_detector.errors import MissingExtraError, RunError, UsageError
 
-TRIES = 2  # an entry that a worker died of so many times is set aside
-START_TRIES = 3  # of a cluster of one's own
-START_DEATHS = 3  # workers that die in a row before they have done anything
+TRIES = 2  # an entry that has killed its worker this many times is skipped
+START_TRIES = 3  # seconds for the start of an own cluster
+START_DEATHS = 3  # workers that die in a row before they have finished anything
 
 
 def import_ray(what: str) -> Any:
-    """The package. what: who needs it, for the sentence. Raises MissingExtraError."""
-    # Nobody is told that Ray runs here; and a worker without a GPU keeps CUDA_VISIBLE_DEVICES as it is.
+    """Import the package. what: who needs it, for the message. Raises MissingExtraError."""
+    # Disables Ray's telemetry; and a worker without a GPU keeps CUDA_VISIBLE_DEVICES.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray makes its workers nicer than everything else (15), as for batch work; a camera does not wait.
+    # Ray gives its workers a low priority (nice 15), as for batch work; a camera cannot wait.
     os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         import ray
@@ -38,10 +38,10 @@ def import_ray(what: str) -> Any:
 
 @contextlib.contextmanager
 def connected(what: str, address: str | None, cpus: int | None = None) -> Iterator[Any]:
-    """Ray, connected: to the cluster at `address` ("auto": the one of this machine), or one started for this run.
+    """Connect to Ray: to the cluster at `address` ("auto": that of this machine), or to one started for this run.
 
-    A connection that is there already is used, and left. cpus: of the one started.
-    Raises MissingExtraError, UsageError where there is no cluster to join, RunError where none can be started.
+    An existing connection is used, and kept at the end.  cpus: of the started cluster. Raises MissingExtraError,
+    UsageError if there is no cluster to join, RunError if none can be started.
     """
     ray = import_ray(what)
     if ray.is_initialized():
@@ -65,14 +65,14 @@ def connected(what: str, address: str | None, cpus: int | None = None) -> Iterat
 
 
 def _start(ray: Any, cpus: int | None) -> None:
-    """Start a cluster of this run's own. A busy machine may need more than the half minute that Ray gives its parts."""
+    """Start an own cluster. A busy machine may need more than the half minute that Ray allows its parts."""
     for left in reversed(range(START_TRIES)):
         try:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="error")
             return
         except (ConnectionError, ValueError):
             raise
-        except Exception as error:  # Ray raises Exception itself
+        except Exception as error:  # Ray raises plain Exception
             reason = " ".join(str(error).split())[:200]
             _end_half_started(error)
         ray.shutdown()
@@ -81,7 +81,7 @@ def _start(ray: Any, cpus: int | None) -> None:
 
 
 def _end_half_started(error: Exception) -> None:
-    """End the processes of a node whose start failed; its traceback alone still knows them."""
+    """End the processes of a node whose start failed; only its traceback still refers to them."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         node = frame.f_locals.get("self")
         if node is not None and hasattr(node, "kill_all_processes"):
@@ -91,7 +91,7 @@ def _end_half_started(error: Exception) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one entry. number: its place in the list.  error: one sentence, or "" and then `value`."""
+    """The outcome of one entry. number: its place in the list.  error: one sentence, or "" and then `value`."""
 
     number: int
     value: Any
@@ -108,11 +108,11 @@ class _Worker:
 def map_over_actors(
     ray: Any, worker: Any, arguments: tuple[Any, ...], entries: Sequence[Any], workers: int, **options: Any
 ) -> Iterator[Outcome]:
-    """Outcomes in the order in which they come, one for every entry.
+    """Yield the outcomes in order of completion, one for every entry.
 
-    worker: a class with `work(entry)`; UsageErrors that it raises are outcomes, other errors end everything.
+    worker: a class with `work(entry)`; a UsageError that it raises is an outcome, other errors end everything.
     arguments: of its constructor.  options: of its actors, `num_cpus` for instance; Ray spreads them over the nodes.
-    Raises RunError when workers cannot start, or fail in themselves.
+    Raises RunError if workers cannot start, or fail themselves.
     """
     actor = ray.remote(worker).options(**{"scheduling_strategy": "SPREAD", "max_restarts": 0, "num_cpus": 1, **options})
     waiting = deque(range(len(entries)))
@@ -145,10 +145,10 @@ def map_over_actors(
                     raise RunError(f"workers cannot start: {_last_line(error)}") from error
                 deaths[number] += 1
                 if deaths[number] < TRIES:
-                    waiting.appendleft(number)  # again, and first: if it kills again, that is soon known
+                    waiting.appendleft(number)  # repeat it first: if it kills again, that is known soon
                 give(_Worker(actor.remote(*arguments)))
                 if deaths[number] >= TRIES:
-                    yield Outcome(number, None, f"it killed its worker {TRIES} times; it was set aside")
+                    yield Outcome(number, None, f"it killed its worker {TRIES} times and was skipped")
                 continue
             held.served += 1
             early = 0

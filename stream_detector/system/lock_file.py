@@ -1,4 +1,4 @@
-"""Locks that die with their process, so that two detectors never share a journal, an event file or a folder."""
+"""Locks that end with their process, so that two detectors never share a journal, an event file or a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stream_detector.errors import UsageError
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; there the operating system keeps open files from being replaced
+except ImportError:  # Windows has no flock; there the operating system does not allow replacing open files
     fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class LockFile:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """True if the lock is now held, False if another process holds it. Raises OSError if it cannot be made."""
+        """Take the lock; return False if another process holds it. Raises OSError if it cannot be created."""
         for _ in range(_TRIES):
             descriptor, writable = _open(self.path)
             try:
@@ -47,23 +47,23 @@ class LockFile:
             except OSError:
                 os.close(descriptor)
                 raise
-            if not _is_at(descriptor, self.path):  # deleted by the one who held it
+            if not _is_at(descriptor, self.path):  # deleted by its former holder
                 os.close(descriptor)
                 continue
             if writable:
-                with contextlib.suppress(OSError):  # the number is for people only
+                with contextlib.suppress(OSError):  # the number is only for people
                     os.ftruncate(descriptor, 0)
                     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             self._descriptor = descriptor
             return True
-        raise OSError(errno.EBUSY, "the lock file is replaced all the time")
+        raise OSError(errno.EBUSY, "the lock file is replaced again and again")
 
     def held(self) -> bool:
         """Whether the lock is held and its file is still in its place: after a deletion others could take it."""
         return self._descriptor is not None and _is_at(self._descriptor, self.path)
 
     def renew(self) -> bool:
-        """Lock the file that is at the place now; False if another process has it. Raises OSError."""
+        """Lock the file that is at the path now; return False if another process has it. Raises OSError."""
         if self.held():
             return True
         old, self._descriptor = self._descriptor, None
@@ -74,7 +74,7 @@ class LockFile:
                 os.close(old)
 
     def holder(self) -> str:
-        """The process that has it, for a sentence: "process 123", or "another process"."""
+        """Return a description of the holder: "process 123", or "another process"."""
         try:
             text = self.path.read_bytes()[:20].strip().decode("ascii", "replace")
         except OSError:
@@ -82,7 +82,7 @@ class LockFile:
         return f"process {text}" if text.isdecimal() else "another process"
 
     def release(self) -> None:
-        """Give the lock back. Safe to call twice."""
+        """Release the lock. Safe to call twice."""
         if self._descriptor is None:
             return
         if self.held():
@@ -98,7 +98,7 @@ def _open(path: Path) -> tuple[int, bool]:
     except OSError as error:
         if error.errno not in _READ_ONLY or not path.is_file():
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False  # on a read-only disk it can be locked all the same
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False  # a file on a read-only disk can be locked nevertheless
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -111,15 +111,16 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def lock_of(path: Path) -> LockFile:
-    """The lock that guards a file: beside what its name really points to."""
+    """Return the lock of a file: beside the file that its name resolves to."""
     real = path.resolve()
     return LockFile(real.with_name(real.name + ".lock"))
 
 
 def claim(lock: LockFile, what: str, instead: str) -> LockFile:
-    """Take `lock`, or raise UsageError in one sentence. Makes its folder.  what: "the event journal 'x'", say.
+    """Take `lock`, or raise UsageError with one sentence; its folder is created.
 
-    instead: what to do, after "stop that one, or". Raises OSError where no lock can be made.
+    what: for instance "the event journal 'x'".  instead: what to do, after "stop that one, or".  Raises OSError if no
+    lock can be created.
     """
     lock.path.parent.mkdir(parents=True, exist_ok=True)
     if not lock.acquire():
@@ -145,7 +146,7 @@ def claim_evidence(folder: Path) -> LockFile:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Locks of what one detector alone may write; None: not asked for, or no lock can be made there."""
+    """Locks of the files that only one detector may write; None: not requested, or no lock can be created there."""
 
     journal: LockFile | None = None
     events: LockFile | None = None
@@ -154,10 +155,10 @@ class Claims:
 
 @contextlib.contextmanager
 def claimed(journal: Path | None, events: Path | None, evidence: Path | None) -> Iterator[Claims]:
-    """Lock everything that a detector writes, before it opens any of it. Raises UsageError if another has one of them.
+    """Lock everything that a detector writes, before any of it is opened. Raises UsageError if another has one of them.
 
-    A place where no lock can be made (a read-only disk, no such folder) is left to whoever opens it: it knows what to
-    say.
+    A place where no lock can be created (a read-only disk, no such folder) is left to the code that opens it; that code
+    raises the proper error.
     """
     with contextlib.ExitStack() as stack:
         locks: list[LockFile | None] = []

@@ -47,16 +47,16 @@ _RESNET = re.compile(r"resnet3d-(10|18|34|50)-([ab])(?:-w(0\.\d{1,3}|[1-4](?:\.\
 
 
 class Backbone(Protocol):
-    """What every backbone offers beside being an `nn.Module`."""
+    """The interface of every backbone besides `nn.Module`."""
 
     def features(self, x: Tensor) -> Tensor:
-        """float (B, 3, T, H, W), normalised by the backbone's recipe → (B, D)."""
+        """Map float (B, 3, T, H, W), normalised by the backbone's recipe, to features (B, D)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneSpec:
-    """What an architecture needs and gives. recipe: name in `RECIPES`.  feature_dim: D.  paper: its source."""
+    """The properties of an architecture. recipe: name in `RECIPES`.  feature_dim: D.  paper: its source."""
 
     arch: str
     recipe: str
@@ -66,7 +66,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True, slots=True)
 class CustomBackbone:
-    """A backbone from elsewhere. recipe, feature_dim: as in `BackboneSpec`.
+    """A backbone of another distribution. recipe, feature_dim: as in `BackboneSpec`.
 
     build: number of classes, or None for features only → a module with `features`, see `Backbone`.
     """
@@ -81,7 +81,7 @@ BACKBONES = Registry[CustomBackbone]("backbone", "stream_detector.backbones", {}
 
 
 def backbone_spec(arch: str) -> BackboneSpec:
-    """The specification of an architecture, without building it. Raises BundleError for an unknown one."""
+    """Return the specification of an architecture, without building it. Raises BundleError for an unknown one."""
     match = _RESNET.fullmatch(arch)
     if match:
         width = float(match[3] or 1)
@@ -97,7 +97,7 @@ def backbone_spec(arch: str) -> BackboneSpec:
 
 
 def build_backbone(arch: str, num_classes: int | None = None) -> nn.Module:
-    """A backbone with random weights, in eval mode (call `.train()` to train it). Raises BundleError.
+    """Build a backbone with random weights, in eval mode (call `.train()` to train it). Raises BundleError.
 
     num_classes: None for features only.  The module has `features`, see `Backbone`.
     """
@@ -106,7 +106,7 @@ def build_backbone(arch: str, num_classes: int | None = None) -> nn.Module:
 
 
 def _builder(arch: str) -> Callable[[int | None], nn.Module]:
-    # Imported here: one network is used at a time, and each file is a second of import on a small machine.
+    # Imported here, because a process uses one network and each file takes up to a second to import.
     match = _RESNET.fullmatch(arch)
     if match:
         from stream_detector.models.backbones.resnet3d import ResNet3D

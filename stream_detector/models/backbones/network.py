@@ -1,4 +1,4 @@
-"""What all networks here have in common: features first, and a classifier behind them that may be left out."""
+"""The common base of the networks: features, and an optional classifier."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class FeatureNetwork(nn.Module):
     fc: nn.Linear | None
 
     def features(self, x: Tensor) -> Tensor:
-        """float (B, 3, T, H, W), normalised by the backbone's recipe → (B, D)."""
+        """Map float (B, 3, T, H, W), normalised by the backbone's recipe, to features (B, D)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits (B, num_classes), or features (B, D) without a classifier."""
+        """Return class logits (B, num_classes), or features (B, D) without a classifier."""
         features = self.features(x)
         if self.fc is None:
             return features

@@ -3,13 +3,13 @@
     input (B, 3, T, H, W) → conv1 7×7×7 /(1,2,2) → max pool /2 → layer1 … layer4 (/2 each but the first) → mean → (B, D)
 
 The parameters have the names of the published checkpoints (`conv1`, `bn1`, `layer1.0.conv1` …, `fc`), so these load
-without renaming. Two shortcuts exist where the shape changes: "A" has no parameters (subsampling, zero channels), "B"
-is a 1×1×1 convolution with batch normalisation. The mean over all positions lets any clip length and size through.
-`width` scales all channel counts (Zagoruyko and Komodakis 2016, "wide" factor; below 1 here, for small machines).
+without renaming. There are two kinds of shortcuts where the shape changes: "A" has no parameters (subsampling, zero
+channels), "B" is a 1×1×1 convolution with batch normalisation. The mean over all positions allows any clip length and
+size. `width` scales all channel counts (Zagoruyko and Komodakis 2016, "wide" factor; below 1 here, for small machines).
 
-The published stem takes 57 % of the multiply-adds at width 0.5: 7×7×7 over three channels at the full frame rate. A
-lean stem is shorter in time, k×7×7, and takes every other frame; the pool after it then leaves time alone, so all
-layers behind it see the same shapes as in the published network. What is saved buys pixels or width.
+The published stem needs 57 % of the multiply-adds at width 0.5: 7×7×7 over three channels at the full frame rate. A
+lean stem is shorter in time, k×7×7, and uses every other frame; the pool after it then keeps the time axis, so all
+later layers have the same shapes as in the published network. The saved time allows more pixels or more width.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch.nn import functional
 from stream_detector.models.backbones.network import FeatureNetwork
 
 Shortcut = Literal["A", "B"]
-PUBLISHED_STEM = 7  # frames that the first filters span; any other number is a lean stem
+PUBLISHED_STEM = 7  # frames that the first filters span; any other number makes a lean stem
 PLANES = (64, 128, 256, 512)
 LAYERS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 class ShortcutA(nn.Module):
-    """Identity at a stride, filled up with zero channels (He et al. 2016, option A). Gradients flow through."""
+    """Identity with a stride, padded with zero channels (He et al. 2016, option A). Gradients flow through."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1×1, 3×3×3, 1×1×1 and a shortcut; four times as many channels leave."""
+    """1×1×1, 3×3×3, 1×1×1 convolutions and a shortcut; the output has four times as many channels."""
 
     expansion = 4
 
@@ -91,12 +91,12 @@ class Bottleneck(nn.Module):
 
 
 class ResNet3D(FeatureNetwork):
-    """depth: 10, 18, 34 or 50.  shortcut: "A" or "B".  width: factor on all channels.
+    """A 3D ResNet.
 
-    stem: frames (an odd number) that the first filters span; all but `PUBLISHED_STEM` make a lean stem.
-
-    num_classes: None leaves the classifier `fc` out, and `forward` returns features.  Weights start random (He et al.
-    2015, fan-out); in training mode as any fresh module (`build_backbone` switches to eval).
+    depth: 10, 18, 34 or 50.  shortcut: "A" or "B".  width: factor on all channel counts.  stem: frames (an odd number)
+    that the first filters span; any number but `PUBLISHED_STEM` makes a lean stem.  num_classes: None leaves the
+    classifier `fc` out, and `forward` returns features.  Initial weights are random (He et al. 2015, fan-out); a new
+    module is in training mode (`build_backbone` switches to eval).
     """
 
     def __init__(
@@ -147,11 +147,13 @@ class ResNet3D(FeatureNetwork):
         return nn.Sequential(*blocks)
 
     def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """float (B, 3, T, H, W), normalised → outputs of layer3 and layer4; 16 frames leave 2 and 1 steps of time."""
+        """Map float (B, 3, T, H, W), normalised, to the outputs of layer3 and layer4; 16 frames give 2 and 1 time
+        steps.
+        """
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         middle = self.layer3(self.layer2(self.layer1(x)))
         return middle, self.layer4(middle)
 
     def features(self, x: Tensor) -> Tensor:
-        """float (B, 3, T, H, W), normalised → (B, D): the mean over all positions of the last layer."""
+        """Map float (B, 3, T, H, W), normalised, to (B, D): the mean over all positions of the last layer."""
         return self.maps(x)[1].mean(dim=(2, 3, 4))

@@ -25,13 +25,15 @@ _HEADER_BYTES = 1_000_000
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes. Raises OSError."""
+    """Return the hexadecimal sha256 of a file's bytes. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensor_digest(state: Mapping[str, Tensor]) -> str:
-    """Hexadecimal sha256 over names, dtypes, shapes and bytes, in sorted order; independent of any file format."""
+    """Return the hexadecimal sha256 over names, dtypes, shapes and bytes, in sorted order; independent of file
+    formats.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -41,7 +43,7 @@ def tensor_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def to_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convolutions and matrices as float16, vectors (biases, statistics) as they are. Raises CheckpointError."""
+    """Return convolutions and matrices as float16, vectors (biases, statistics) unchanged. Raises CheckpointError."""
     result: dict[str, Tensor] = {}
     for name, value in state.items():
         half = value.detach().cpu()
@@ -54,7 +56,7 @@ def to_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor]) -> str:
-    """Write a safetensors file, whole or not at all; returns its sha256."""
+    """Write a safetensors file, whole or not at all; return its sha256."""
     content = dump_safetensors({name: state[name].detach().cpu().contiguous() for name in sorted(state)})
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
@@ -63,7 +65,7 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> str:
 
 
 def expected_bytes(module: nn.Module) -> int:
-    """The most bytes that a safetensors file of this module can have: float32 and a header."""
+    """Return the largest size of a safetensors file of this module: float32 and a header."""
     values: list[Tensor] = list(module.state_dict().values())
     return sum(v.numel() * max(4, v.element_size()) for v in values) + _HEADER_BYTES
 
@@ -71,9 +73,9 @@ def expected_bytes(module: nn.Module) -> int:
 def read_tensors(
     path: Path, max_bytes: int, sha256: str | None = None, error: type[StreamDetectorError] = CheckpointError
 ) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, all finite. Raises `error` with one sentence.
+    """Read a safetensors file; all numbers must be finite. Raises `error` with one sentence.
 
-    max_bytes: a larger file is refused unread.  sha256: of the file, checked before it is parsed.
+    max_bytes: a larger file is refused before it is read.  sha256: of the file, checked before it is parsed.
     """
     try:
         size = path.stat().st_size
@@ -99,7 +101,7 @@ def load_strict(
 ) -> None:
     """Copy a state dict into a module; every name, shape and kind of number must fit. Raises `error`.
 
-    Floating tensors of any width become the module's float32; whole numbers must stay whole.
+    Floating-point tensors of any width become the module's float32; integers must stay integers.
     """
     wanted = module.state_dict()
     missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
@@ -109,18 +111,18 @@ def load_strict(
         target = wanted[name]
         if value.shape != target.shape:
             raise error(
-                f"{what}: tensor {name!r} has shape {tuple(value.shape)}, the network wants {tuple(target.shape)}; "
+                f"{what}: tensor {name!r} has shape {tuple(value.shape)}, the network needs {tuple(target.shape)}; "
                 "use weights of this architecture"
             )
         if not (value.dtype in FLOATS if target.is_floating_point() else value.dtype == target.dtype):
-            raise error(f"{what}: tensor {name!r} is {value.dtype}, the network wants {target.dtype}; convert it")
+            raise error(f"{what}: tensor {name!r} is {value.dtype}, the network needs {target.dtype}; convert it")
         if name.endswith("running_var") and bool((value < 0).any()):
             raise error(f"{what}: {name!r} holds a negative variance; restore the original file")
     module.load_state_dict(dict(state), strict=True)
 
 
 def as_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """float32 arrays of a state dict."""
+    """Return float32 arrays of a state dict."""
     return {name: value.detach().float().cpu().numpy() for name, value in state.items()}
 
 

@@ -63,7 +63,7 @@ class VideoBlock(nn.Module):
 
 
 class VideoResNet(FeatureNetwork):
-    """arch: "r3d_18", "mc3_18" or "r2plus1d_18".  num_classes: None leaves the classifier `fc` out."""
+    """A video ResNet. arch: "r3d_18", "mc3_18" or "r2plus1d_18".  num_classes: None leaves the classifier `fc` out."""
 
     feature_dim = 512
 
@@ -85,7 +85,7 @@ class VideoResNet(FeatureNetwork):
         return nn.Sequential(VideoBlock(kind, inputs, planes, stride), VideoBlock(kind, planes, planes, 1))
 
     def features(self, x: Tensor) -> Tensor:
-        """float (B, 3, T, H, W), normalised → (B, 512): the mean over all positions of the last layer."""
+        """Map float (B, 3, T, H, W), normalised, to (B, 512): the mean over all positions of the last layer."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         return x.mean(dim=(2, 3, 4))
 
