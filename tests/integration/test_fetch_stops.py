@@ -95,7 +95,7 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(
     assert code == (-9 if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in first.err
     if number != signal.SIGKILL:
-        assert "the same command goes on from there" in first.err
+        assert "the same command continues the download" in first.err
     assert part.stat().st_size == PART and not (cache / "models" / "tiny").exists()
     server.go.set()
     second = Process(*asked, cwd=tmp_path, env=environment)

@@ -131,7 +131,7 @@ def _read(file: Path, size: int) -> Mapping[str, Any]:
                 grown = sum(entry.file_size for entry in archive.infolist())
                 if grown > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                     raise CheckpointError(
-                        f"{file.name} is a compressed archive ({grown:,} bytes), unlike PyTorch's files; give the original"
+                        f"{file.name} is a compressed archive ({grown:,} bytes), not a PyTorch file; give the original"
                     )
         elif tarfile.is_tarfile(file):
             raise CheckpointError(f"{file.name} is a tar archive, not a PyTorch file; give the .pth inside it")
