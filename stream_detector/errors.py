@@ -7,6 +7,7 @@
     │   ├── BundleError            a model bundle that is malformed, or whose fingerprint does not match
     │   ├── CheckpointError        a weights file that cannot be recognised or read safely
     │   ├── EndpointError          an endpoint that cannot be bound, or must not be
+    │   ├── AccessError            a write of somebody who may only read
     │   ├── DataError              training or evaluation data of the wrong shape, name or content
     │   └── MissingExtraError      an optional dependency that is not installed
     └── RunError                   the run itself failed; the command line exits with 1
@@ -52,6 +53,10 @@ class CheckpointError(UsageError):
 
 class EndpointError(UsageError):
     """An endpoint cannot be bound, or must not be."""
+
+
+class AccessError(UsageError):
+    """Somebody who may only read wanted to write."""
 
 
 class DataError(UsageError):

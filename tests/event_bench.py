@@ -62,10 +62,15 @@ class Bench:
 
     def start(self, **options: Any) -> None:
         self.ledger = Ledger(self.folder / "l.sqlite3", clock=self.clock, on_trouble=lambda text: None)
-        events = options.pop("events_path", None)
+        events, local_writes = options.pop("events_path", None), options.pop("local_writes", False)
         config = PublishConfig(**{"bind": "tcp://127.0.0.1:*", "linger_ms": 0, **options})
         self.publisher = Publisher(
-            config, self.ledger, clock=self.clock, events_path=events, camera_names=["gate", "yard"]
+            config,
+            self.ledger,
+            clock=self.clock,
+            events_path=events,
+            camera_names=["gate", "yard"],
+            local_writes=local_writes,
         )
 
     def stop(self) -> None:

@@ -46,9 +46,19 @@ def hysteresis_starts(
 
     All arrays have the shape (n,); times are media seconds and rise.
     """
+    return [start for start, _, _ in hysteresis_spans(raw, smoothed, starts_s, ends_s, threshold, alarm)]
+
+
+def hysteresis_spans(
+    raw: Floats, smoothed: Floats, starts_s: Floats, ends_s: Floats, threshold: float, alarm: AlarmConfig
+) -> list[tuple[int, int | None, float]]:
+    """Return (index of the window that starts it, of the one that ends it or None, media time of the onset) per alarm.
+
+    All arrays have the shape (n,); times are media seconds and rise.
+    """
     above, below = np.flatnonzero(smoothed >= threshold), np.flatnonzero(smoothed < threshold * alarm.off_ratio)
     calm = np.flatnonzero(raw < threshold)
-    found: list[int] = []
+    found: list[tuple[int, int | None, float]] = []
     place, ready_s = 0, -np.inf
     while True:
         later = above[np.searchsorted(above, place) :]
@@ -56,12 +66,12 @@ def hysteresis_starts(
         if not len(later):
             return found
         start = int(later[0])
-        found.append(start)
         before = int(np.searchsorted(calm, start, side="right"))  # the onset is the time at which the raw score rose
         onset = max(int(calm[before - 1]) + 1 if before else 0, place, start - MAX_EVENT_WINDOWS + 1)
-        begun_s = starts_s[min(onset, start)]
+        begun_s = float(starts_s[min(onset, start)])
         ends = below[np.searchsorted(below, start, side="right") :]
         ends = ends[ends_s[ends] - begun_s >= alarm.min_length_s]
+        found.append((start, int(ends[0]) if len(ends) else None, begun_s))
         if not len(ends):
             return found
         place, ready_s = int(ends[0]) + 1, float(ends_s[ends[0]]) + alarm.cooldown_s

@@ -29,6 +29,7 @@ COMMANDS = {
     "cluster": "run on the machines of a Ray cluster",
     "score": "score recordings as fast as possible, write a table",
     "subscribe": "print the events of a running detector",
+    "verdict": "say what an alarm was, or that something was missed",
     "calibrate": "choose a threshold from footage in which nothing happens",
     "models": "list, show, add, fetch and verify models",
     "report": "make an HTML page from scores and events",

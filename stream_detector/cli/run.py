@@ -113,6 +113,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file with the password of the page: one line of at least 16 characters",
     )
+    parser.add_argument(
+        "--web-operator-token-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the tokens of those who may write verdicts, acknowledgements and commands: lines NAME TOKEN",
+    )
+    parser.add_argument(
+        "--allow-local-writes",
+        action="store_true",
+        default=None,
+        help="whoever reaches a loopback address of this run may write without token or key",
+    )
     parser.add_argument("--web-cert", type=Path, metavar="FILE.pem", help="TLS certificate of the page")
     parser.add_argument("--web-key", type=Path, metavar="FILE.pem", help="key of the TLS certificate")
     parser.add_argument("--web-stay", action="store_true", help="keep serving the page after the sources have ended")
@@ -160,6 +172,8 @@ _MAP: dict[str, tuple[str, ...]] = {
     "metrics_port": ("telemetry", "metrics_port"),
     "web": ("web", "bind"),
     "web_token_file": ("web", "token_file"),
+    "web_operator_token_file": ("web", "operator_token_file"),
+    "allow_local_writes": ("access", "local_writes"),
     "web_cert": ("web", "cert"),
     "web_key": ("web", "key"),
     "log_format": ("telemetry", "log_format"),

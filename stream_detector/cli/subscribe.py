@@ -152,6 +152,13 @@ def describe(message: Message) -> str:
         text = f"{body.get('state')}  {body.get('detail') or ''}".rstrip()
     elif message.kind == "ack":
         text = f"alarm {body.get('id')}  seen by {body.get('by') or 'somebody'}  {body.get('note') or ''}".rstrip()
+    elif message.kind == "verdict":
+        text = (
+            f"{body.get('verdict')}  id {body.get('id')}  by {body.get('by') or 'somebody'}  {body.get('note') or ''}"
+        )
+        text = text.rstrip()
+    elif message.kind in ("site", "shadow"):
+        text = f"{body.get('type')}  {body.get('detail') or ''}".rstrip()
     else:
         text = f"window {body.get('window')}  raw {body.get('raw')}  smoothed {body.get('smoothed')}"
     # removes terminal control codes that a message may contain

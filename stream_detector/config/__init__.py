@@ -4,6 +4,7 @@ In: TOML text, options. Out: frozen models; every error is one sentence in the w
 system.registry.
 """
 
+from stream_detector.config.section import Section
 from stream_detector.config.settings import (
     CAMERA_NAME,
     DETECTOR,
@@ -26,10 +27,12 @@ from stream_detector.config.settings import (
     merge,
     slug,
 )
+from stream_detector.config.site import AccessConfig, SiteConfig
 
 __all__ = [
     "CAMERA_NAME",
     "DETECTOR",
+    "AccessConfig",
     "AlarmConfig",
     "BatchConfig",
     "CameraConfig",
@@ -39,7 +42,9 @@ __all__ = [
     "EvidenceConfig",
     "PictureQualityConfig",
     "PublishConfig",
+    "Section",
     "SinkConfig",
+    "SiteConfig",
     "SmoothingConfig",
     "TelemetryConfig",
     "WebConfig",

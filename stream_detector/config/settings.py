@@ -24,33 +24,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from stream_detector.config.error_sentences import describe
 from stream_detector.config.kinds import AlarmRuleKind, EngineKind, Kind, SmootherKind
 from stream_detector.config.secret_file import with_files
+from stream_detector.config.section import Seconds, Section, Unit
+from stream_detector.config.site import AccessConfig, SiteConfig
 from stream_detector.config.source import Source
 from stream_detector.errors import ConfigError, SourceError
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 DETECTOR = "_detector"  # the name of the detector itself (v1/status/_detector/); no camera may have it
-Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Point = tuple[Unit, Unit]
 Options = dict[str, bool | int | float | str]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_nul(cls, value: Any) -> Any:
-        if isinstance(value, str | Path) and "\0" in str(value):  # TOML can contain it, but no system call accepts it
-            raise ValueError("the text holds a character with the code 0; remove it")
-        return value
 
 
 class CaptureConfig(Section):
@@ -128,7 +115,7 @@ class SmoothingConfig(Section):
     kind: SmootherKind = "ema"  # "ema", "median", "none", or the name of a registered smoother
     time_constant_s: Seconds = 1.0  # ema: the weight of the past falls to 1/e in this time
     span: Annotated[int, Field(ge=1, le=99)] = 3  # median: number of windows
-    options: Options = {}  # options of a registered smoother of another kind
+    options: Options = Field(default_factory=dict)  # options of a registered smoother of another kind
 
 
 class AlarmConfig(Section):
@@ -140,7 +127,7 @@ class AlarmConfig(Section):
     min_length_s: Seconds = 2.0
     cooldown_s: Seconds = 10.0  # one incident is one alarm: people who run away or help must not cause a second one
     update_interval_s: Seconds = 2.0
-    options: Options = {}  # options of a registered rule of another kind
+    options: Options = Field(default_factory=dict)  # options of a registered rule of another kind
 
 
 class EvidenceConfig(Section):
@@ -161,7 +148,9 @@ class PublishConfig(Section):
     bind: str = "tcp://127.0.0.1:5555"
     insecure: bool = False  # allow a bind beyond loopback without CURVE
     curve_secret: Path | None = None  # server key file; enables CURVE
-    curve_clients: Path | None = None  # folder with the allowed public keys
+    curve_clients: Path | None = (
+        None  # folder with the allowed public keys; those in its folder `writers` may also write
+    )
     high_water_mark: Annotated[int, Field(ge=1)] = 1000
     linger_ms: Annotated[int, Field(ge=0, le=60_000)] = 1000
     heartbeat_s: Annotated[float, Field(gt=0, le=60)] = 1.0
@@ -181,7 +170,7 @@ class SinkConfig(Section):
     """Another place for alarm events, [sinks.NAME]. kind: of a registered sink."""
 
     kind: Kind
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
 
 class TelemetryConfig(Section):
@@ -200,7 +189,8 @@ class WebConfig(Section):
     """The web page (extra `web`). bind "none": off. Beyond loopback it needs the token and both TLS files."""
 
     bind: str = "none"  # HOST:PORT
-    token_file: Path | None = None
+    token_file: Path | None = None  # one line: the token of viewers, who may read
+    operator_token_file: Path | None = None  # lines `NAME TOKEN`: operators, who may write as well, see [access]
     cert: Path | None = None
     key: Path | None = None
     hosts: tuple[str, ...] = ()  # host names, without port, that requests may use; () with a token: any
@@ -226,6 +216,8 @@ class CameraConfig(Section):
     rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
     snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # requests per second to an address that gives one JPEG
     allow_hosts: tuple[str, ...] = ()  # hosts that redirects and playlists may name, besides the camera's own
+    false_alarms_per_day: Annotated[float, Field(gt=0, le=10_000)] | None = None  # the wanted rate, see [site]
+    keep: bool | None = None  # as `site.keep`, for this camera
 
     @model_validator(mode="before")
     @classmethod
@@ -276,9 +268,11 @@ class Config(Section):
     alarm: AlarmConfig = AlarmConfig()
     evidence: EvidenceConfig = EvidenceConfig()
     publish: PublishConfig = PublishConfig()
-    sinks: dict[Kind, SinkConfig] = {}
+    sinks: dict[Kind, SinkConfig] = Field(default_factory=dict)
     telemetry: TelemetryConfig = TelemetryConfig()
     web: WebConfig = WebConfig()
+    access: AccessConfig = AccessConfig()
+    site: SiteConfig = SiteConfig()
 
     @field_validator("cameras")
     @classmethod

@@ -35,6 +35,9 @@ _KEY_LINE = re.compile(r'^\s*(public-key|secret-key)\s*=\s*"([^"]{40})"\s*$', re
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
+WRITER = "writer:"  # how the name begins under which ZeroMQ knows a client that may write
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyPair:
     """A key pair as Z85 text, 40 bytes each. It has no `repr`, so that no log or traceback shows the secret."""
@@ -125,9 +128,11 @@ def _create(path: Path, text: str, mode: int) -> None:
 
 
 class CurveAuthenticator:
-    """Authenticates the clients of one ZeroMQ context: admits the public keys in `folder`, refuses and logs all others.
+    """Authenticates the clients of one ZeroMQ context: admits the public keys in `folder` and in its folder `writers`,
+    refuses and logs all others.
 
-    Create it before the server sockets bind; call `service` often, from the thread that owns the sockets.
+    Create it before the server sockets bind; call `service` often, from the thread that owns the sockets. A message of
+    an admitted client carries the name of its key as "User-Id" (after `WRITER`, of a key in `writers`).
     """
 
     def __init__(
@@ -185,8 +190,9 @@ class CurveAuthenticator:
 
     def _load(self) -> None:
         try:
-            paths = sorted(self._folder.glob("*.key"))[:_MAX_CLIENTS]
-            stamp = tuple(hash((path.name, path.stat().st_mtime_ns)) for path in paths)
+            writers = sorted((self._folder / "writers").glob("*.key"))[:_MAX_CLIENTS]
+            paths = sorted(self._folder.glob("*.key"))[:_MAX_CLIENTS] + writers
+            stamp = tuple(hash((str(path), path.stat().st_mtime_ns)) for path in paths)
             if not self._folder.is_dir():
                 raise ConfigError(
                     f"folder of client keys {str(self._folder)!r} does not exist; "
@@ -201,7 +207,7 @@ class CurveAuthenticator:
         allowed = {}
         for path in paths:
             try:
-                allowed[load_public(path)] = path.stem
+                allowed[load_public(path)] = (WRITER if path in writers else "") + path.stem
             except ConfigError as error:
                 log.warning("%s", error)
         self._allowed, self._stamp = allowed, stamp

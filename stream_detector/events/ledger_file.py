@@ -6,10 +6,12 @@ a CRC-32 of its content, because SQLite does not notice a flipped bit inside a t
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import zlib
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,6 +216,21 @@ def newest(db: sqlite3.Connection, prefix: str, on_disk: bool) -> Row | None:
         (prefix, prefix + "\x7f"),
     )
     return next((r for r in (Row(*values) for values in rows) if not on_disk or not is_unjournalled(r.text)), None)
+
+
+def read_alarm_starts(path: Path, beginning: str) -> list[tuple[str, str, str, str]]:
+    """(id, epoch, camera, start_utc) of the `start`s of a journal whose id begins so, oldest first. Reads only."""
+    found = []
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+        query = (
+            "SELECT body FROM events WHERE topic >= 'v1/alarm/' AND topic < 'v1/alarm0' AND instr(body, ?) ORDER BY n"
+        )
+        for (text,) in db.execute(query, (f'"id":"{beginning}',)):
+            with contextlib.suppress(ProtocolError, KeyError, AttributeError):
+                body = decode_object(text.encode(), MAX_EVENT_BYTES, "journalled event")
+                if body["type"] == "start" and str(body["id"]).startswith(beginning):
+                    found.append((str(body["id"]), str(body["epoch"]), str(body["camera"]), str(body["start_utc"])))
+    return found
 
 
 def is_unjournalled(text: str) -> bool:

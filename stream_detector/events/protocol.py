@@ -1,6 +1,7 @@
 """The event protocol: events as JSON, names of topics, and strict parsers for everything that a peer sends.
 
     topic    v1/alarm/<camera>/   v1/score/<camera>/   v1/status/<camera>/   v1/ack/<camera>/   v1/heartbeat/
+             v1/verdict/<camera>/   v1/site/<camera>/   v1/shadow/<camera>/
     body     one JSON object, UTF-8; `schema` names its kind, `epoch` and `seq` its place in the topic
 
 The trailing slash matters: ZeroMQ matches topics by prefix, and `v1/alarm/cam1` would also match cam10.
@@ -41,6 +42,9 @@ EventPosition = tuple[str, str, int]  # topic, epoch, seq: identifies an event f
 SCORE_SCHEMA = "stream-detector.score/1"
 STATUS_SCHEMA = "stream-detector.status/1"
 ACK_SCHEMA = "stream-detector.ack/1"
+VERDICT_SCHEMA = "stream-detector.verdict/1"
+SITE_SCHEMA = "stream-detector.site/1"
+SHADOW_SCHEMA = "stream-detector.shadow/1"
 HEARTBEAT_SCHEMA = "stream-detector.heartbeat/1"
 RECOVERY_SCHEMA = "stream-detector.recovery/1"
 FOLLOWS_SCHEMA = "stream-detector.follows/1"  # the first line of an event file that replaces another one
@@ -64,13 +68,15 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A parsed recovery request. Exactly one of `positions` (topic → last seq had) and `snapshot` (prefixes) is set."""
+    """A parsed recovery request. Exactly one of `positions` (topic → last seq had), `snapshot` (prefixes) and `write`
+    (an object that `writes.parse_write` reads) is set."""
 
     request: str
     positions: dict[str, int]
     epoch: str | None
     snapshot: tuple[str, ...] | None
     limit: int | None
+    write: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Reply:
     reached: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def topic_of(kind: Literal["alarm", "score", "status", "ack"], camera: str) -> str:
+def topic_of(kind: Literal["alarm", "score", "status", "ack", "verdict", "site", "shadow"], camera: str) -> str:
     """The topic of a camera. Raises ProtocolError for an invalid camera name."""
     if not CAMERA_NAME.fullmatch(camera):
         raise ProtocolError(f"camera name {camera[:80]!r} cannot be a topic; use 1 to 64 of a-z, 0-9, '_' and '-'")
@@ -199,11 +205,20 @@ def status_to_dict(status: CameraStatus, epoch: str, seq: int, emitted_utc: floa
 
 
 def ack_to_dict(
-    camera: str, alarm: str, note: str, by: str, epoch: str, seq: int, emitted_utc: float, alarm_epoch: str = ""
+    camera: str,
+    alarm: str,
+    note: str,
+    by: str,
+    epoch: str,
+    seq: int,
+    emitted_utc: float,
+    alarm_epoch: str = "",
+    author: str = "",
 ) -> dict[str, Any]:
     """An acknowledgement (schema `stream-detector.ack/1`). alarm: its id.  note, by: free text, possibly empty.
 
     alarm_epoch: epoch of the alarm's `start`, because a replayed file repeats its ids; "" if it is not known.
+    author: who was let in, by which key or token.
     """
     return {
         "schema": ACK_SCHEMA,
@@ -212,6 +227,7 @@ def ack_to_dict(
         "camera": camera,
         "note": note,
         "by": by,
+        "author": author,
         "epoch": epoch,
         "seq": seq,
         "emitted_utc": rfc3339(emitted_utc),
@@ -269,7 +285,7 @@ def decode_message(frames: Sequence[bytes]) -> Message:
 
 
 def decode_request(data: bytes) -> Request:
-    """Parse a recovery request: `{"from": {topic: seq}, "epoch"?, "limit"?}` or `{"snapshot": [prefix]}`.
+    """Parse a request: `{"from": {topic: seq}, "epoch"?, "limit"?}`, `{"snapshot": [prefix]}` or `{"write": {…}}`.
 
     Raises ProtocolError.
     """
@@ -278,8 +294,13 @@ def decode_request(data: bytes) -> Request:
     if not isinstance(name, str) or len(name) > 64:
         raise ProtocolError("'request' is not a text of at most 64 characters; send a short one, it is echoed")
     limit = body.get("limit")
-    if ("from" in body) == ("snapshot" in body):
-        raise ProtocolError("a request needs either 'from' or 'snapshot', not both and not neither")
+    if ("from" in body) + ("snapshot" in body) + ("write" in body) != 1:
+        raise ProtocolError("a request needs either 'from' or 'snapshot' (or 'write'), not both and not neither")
+    if "write" in body:
+        write = body["write"]
+        if not isinstance(write, dict):
+            raise ProtocolError("'write' must be an object with 'kind'")
+        return Request(name, {}, None, None, None, write)
     if "snapshot" in body:
         prefixes = body["snapshot"]
         short = isinstance(prefixes, list) and 0 < len(prefixes) <= MAX_REQUEST_TOPICS

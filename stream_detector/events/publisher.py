@@ -32,6 +32,7 @@ from stream_detector.events.jsonl_file import EventFile
 from stream_detector.events.open_alarms import OpenAlarm
 from stream_detector.events.recovery_server import RecoveryServer, ScoreRing
 from stream_detector.events.recovery_service import RecoverySocket, receive_ready
+from stream_detector.events.write_side import LOCAL_AUTHOR, WriteSide
 from stream_detector.system.lock_file import LockFile
 from stream_detector.types import AlarmEvent, CameraStatus, Clock, Decision
 
@@ -62,7 +63,7 @@ class PublisherJournal(recovery_server.RecoveryJournal, jsonl_completion.Complet
     def maintain(self) -> None: ...
 
 
-class Publisher:
+class Publisher(WriteSide):
     """Implements `types.EventSink`; see the module docstring.
 
     config: endpoint, keys, limits; bind "none" opens no socket.  ledger: an open `ledger.Ledger`, closed by its maker.
@@ -88,7 +89,11 @@ class Publisher:
         score_seqs: Mapping[str, int] | None = None,
         end_left_open: bool = True,
         events_lock: LockFile | None = None,
+        local_writes: bool = False,
     ) -> None:
+        super().__init__()
+        keyless = config.curve_secret is None and endpoint.is_local(config.bind)  # where there are keys, they decide
+        self._local_author = LOCAL_AUTHOR if local_writes and keyless else ""
         self.endpoint = "none"
         self.recovery_endpoint = "none"
         self.overflows = 0  # how often a subscriber's queue was full; it then loses messages until it reads again
@@ -96,7 +101,7 @@ class Publisher:
         self._name = name
         self._scores = ScoreRing(ledger.epoch, seqs=score_seqs)
         self._state = CurrentState(ledger)
-        self._server = RecoveryServer(ledger, self._scores, config.recovery_limit, self._state)
+        self._server = RecoveryServer(ledger, self._scores, config.recovery_limit, self._state, self._peer_write)
         self._replayer = StateReplayer(self._state, clock.monotonic())
         self._scored_s: dict[str, float | None] = dict.fromkeys(camera_names)
         self._trouble = ""
@@ -155,14 +160,6 @@ class Publisher:
         """Journal, then send a camera's status."""
         body = protocol.status_to_dict(status, self._ledger.epoch, 0, self._clock.utc())
         self._journal_and_send(protocol.topic_of("status", status.camera), body)
-
-    def acknowledge(self, camera: str, alarm: str, note: str, by: str, alarm_epoch: str = "") -> dict[str, Any]:
-        """Journal an acknowledgement, then send it on `v1/ack/<camera>/`; returns the body as sent.
-
-        alarm_epoch: see `protocol.ack_to_dict`.
-        """
-        body = protocol.ack_to_dict(camera, alarm, note, by, self._ledger.epoch, 0, self._clock.utc(), alarm_epoch)
-        return self._journal_and_send(protocol.topic_of("ack", camera), body)
 
     def end_left_open(self, going_on: Container[str]) -> None:
         """End the journal's open alarms with reason `restart`, except those whose ids are in `going_on`.
@@ -381,7 +378,7 @@ class Publisher:
         self._recovery.sndhwm = 2  # replies are large; a peer that does not read them loses them
         self._recovery.rcvhwm = 64
         self._recovery.sndbuf = _REPLY_BUFFER
-        self._answering = RecoverySocket(self._recovery, self._server, self._clock)
+        self._answering = RecoverySocket(self._recovery, self._server, self._clock, self._local_author)
         self.endpoint, self.recovery_endpoint, self._lock = _bind(self._events, self._recovery, config.bind)
         log.info("events at %s, recovery at %s", self.endpoint, self.recovery_endpoint)
 

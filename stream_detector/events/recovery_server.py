@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from stream_detector.errors import ProtocolError
+from stream_detector.errors import ProtocolError, StreamDetectorError
 from stream_detector.events.current_state import CurrentState, OpenAlarmSource, below
 from stream_detector.events.protocol import FIRST_EPOCH, RECOVERY_SCHEMA, Request, decode_request, encode
 from stream_detector.events.pruning import LostEvents
@@ -74,8 +74,15 @@ class RecoveryServer:
     """Turns one request into one reply."""
 
     def __init__(
-        self, journal: RecoveryJournal, scores: ScoreRing, limit: int, present: CurrentState | None = None
+        self,
+        journal: RecoveryJournal,
+        scores: ScoreRing,
+        limit: int,
+        present: CurrentState | None = None,
+        write: Callable[[dict[str, Any], str], dict[str, Any]] | None = None,
     ) -> None:
+        """write: takes a write of a peer and its author, returns the journalled body; raises for what it refuses."""
+        self._write = write
         self._journal = journal
         self._scores = scores
         self._limit = limit
@@ -84,14 +91,25 @@ class RecoveryServer:
         self._recent: dict[tuple[str, ...], tuple[float, bytes]] = {}  # prefixes → (until, snapshot) of slow snapshots
         self.refused = 0  # number of malformed requests
 
-    def answer(self, data: bytes) -> bytes:
-        """Return the reply to a request of any bytes; a malformed request gets `error`."""
+    def answer(self, data: bytes, author: str = "") -> bytes:
+        """Return the reply to a request of any bytes; a malformed request gets `error`.
+
+        author: who sent it, if that peer may write; "" otherwise.
+        """
         try:
             request = decode_request(data)
-        except ProtocolError as error:
+            if request.write is not None:
+                return self._written(request, author)
+        except StreamDetectorError as error:
             self.refused += 1
             return self.refusal(str(error))
         return self._snapshot(request) if request.snapshot is not None else self._missed(request)
+
+    def _written(self, request: Request, author: str) -> bytes:
+        if self._write is None:
+            raise ProtocolError("this detector takes no writes; send them to the one that journals the events")
+        written = self._write(request.write or {}, author)
+        return f'{self._head(request)},"written":{encode(written).decode()}}}'.encode()
 
     def refusal(self, why: str, retry_after_s: float = 0.0) -> bytes:
         """Return a refusal: a reply with `error`."""

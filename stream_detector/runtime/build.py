@@ -114,6 +114,7 @@ def build_run(
             camera_names=[plan.name for plan in plans],
             health=lambda: telemetry.snapshot().health(),
             events_lock=claims.events,
+            local_writes=config.access.local_writes,
         )
         stack.callback(publisher.close)
         if config.telemetry.metrics_port:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import re
 import time
-from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -21,31 +18,27 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from stream_detector.config import CAMERA_NAME
-from stream_detector.errors import ConfigError, DataError, EndpointError, StageError, StreamDetectorError
+from stream_detector.errors import AccessError, ConfigError, DataError, EndpointError, StreamDetectorError
 from stream_detector.reports.read_back import stage_times
 from stream_detector.runtime.build import Run
-from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.telemetry.health import check
 from stream_detector.telemetry.prometheus import exposition
-from stream_detector.web.auth import COOKIE, SESSION_S, AccessControl
+from stream_detector.web.auth import COOKIE, SESSION_S, VIEWER, AccessControl
 from stream_detector.web.export import export_csv, export_json
 from stream_detector.web.history import Alarm, Filter, History, make_filter
-from stream_detector.web.inputs import settings_of, text_of, whole_number
+from stream_detector.web.inputs import settings_of, whole_number
 from stream_detector.web.live_state import LiveState
 from stream_detector.web.middleware import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
 from stream_detector.web.streams import Hub, encode_picture
 from stream_detector.web.tune import downsample, tune, write_camera
+from stream_detector.web.write_routes import WriteRoutes
 
 log = logging.getLogger(__name__)
 
 ALARM_KEY = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")  # an id alone: the newest of it
-MAX_NOTE, MAX_BY = 500, 64
-ACK_S = 5.0
-ACK_RATE, ACK_BURST = 10.0, 40.0  # of all viewers together: each costs the decision thread a write to the disk
-ACK_LATE = "the detector is busy and has not stored the acknowledgement yet; look again in a moment"
 PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
 
 
@@ -72,7 +65,7 @@ class Api:
     def __init__(self, context: WebContext) -> None:
         self._context = context
         self._plans = {plan.name: plan for plan in context.run.plans}
-        self._acks = RateLimiter(ACK_RATE, ACK_BURST, 1)
+        self._writing = WriteRoutes(context.run, context.history, context.hub, self._known, self._camera)
 
     def app(self) -> Starlette:
         """The application without its guard."""
@@ -92,7 +85,7 @@ class Api:
             Route("/api/alarms/{id}", self._alarm),
             Route("/api/alarms/{id}/clip.webm", self._clip),
             Route("/api/alarms/{id}/snapshot.jpg", self._snapshot),
-            Route("/api/alarms/{id}/ack", self._ack, methods=["POST"]),
+            *self._writing.routes(),
             Route("/api/replay/{name}", self._replay),
             Route("/api/replay/{name}/frame.jpg", self._frame),
             Route("/api/tune/{name}", self._tune, methods=["POST"]),
@@ -116,7 +109,8 @@ class Api:
     async def _login(self, request: Request) -> Response:
         token = (await read_json(request.receive, request.scope)).get("token")
         now_s, access = time.monotonic(), self._context.access
-        right = access.closed is False or request.scope["state"]["guess"](token if isinstance(token, str) else "")
+        needed = access.closed or access.has_operators
+        right = not needed or request.scope["state"]["guess"](token if isinstance(token, str) else "")
         if right is None:
             return JSONResponse({"error": TOO_MANY_GUESSES}, 429)
         if not right:
@@ -124,7 +118,7 @@ class Api:
         response = JSONResponse({"ok": True})
         response.set_cookie(
             COOKIE,
-            access.open_session(now_s),
+            access.open_session(now_s, access.identify(token if isinstance(token, str) else "") or VIEWER),
             max_age=int(SESSION_S),
             httponly=True,
             samesite="strict",
@@ -150,7 +144,7 @@ class Api:
         text, content = exposition(self._context.registry, request.headers.get("accept", ""))
         return Response(text, headers={"content-type": content})
 
-    async def _run(self, _request: Request) -> Response:
+    async def _run(self, request: Request) -> Response:
         run = self._context.run
         engine = run.engine
         recorded = set(self._context.recordings.names)
@@ -161,6 +155,8 @@ class Api:
                 "fingerprint": run.bundle.fingerprint,
                 "rendered": any(camera.source.kind == "demo" for camera in run.config.cameras),
                 "closed": self._context.access.closed,
+                "may_write": request.scope["state"]["principal"].operator,
+                "can_sign_in": self._context.access.has_operators,
                 "unseen": self._context.history.unseen(),
                 "epoch": run.ledger.epoch,
                 "config": self._context.config_path.name if self._context.config_path else None,
@@ -239,45 +235,6 @@ class Api:
             return path if path.is_relative_to(folder) and path.is_file() else None
         except OSError:
             return None
-
-    async def _ack(self, request: Request) -> Response:
-        alarm = self._known(request)
-        if alarm is None:
-            return _no("no such alarm")
-        body = await read_json(request.receive, request.scope)
-        note, by = text_of(body, "note", MAX_NOTE), text_of(body, "by", MAX_BY)
-        if not self._acks.allow("all", time.monotonic()):
-            return JSONResponse({"error": "too many acknowledgements; try again in a moment"}, 429)
-        publisher = self._context.run.publisher
-        camera, name, epoch = alarm.camera, alarm.id, alarm.epoch
-        loop = asyncio.get_running_loop()
-        noted: asyncio.Future[Alarm] = loop.create_future()
-
-        def hand_over(done: Future[Any]) -> None:  # by the decision thread, whenever it gets to it
-            with contextlib.suppress(RuntimeError):  # the page has closed: the journal has it all the same
-                loop.call_soon_threadsafe(self._noted, done, alarm, noted)
-
-        decision_queue = self._context.run.pipeline.decision_queue
-        noting = decision_queue.submit(lambda: publisher.acknowledge(camera, name, note, by, epoch))
-        noting.add_done_callback(hand_over)
-        finished, _ = await asyncio.wait({noted}, timeout=ACK_S)  # which cancels nothing when the time is over
-        if not finished:
-            return JSONResponse({"error": ACK_LATE}, 504)
-        return JSONResponse(noted.result().summary())
-
-    def _noted(self, done: Future[Any], alarm: Alarm, noted: asyncio.Future[Alarm]) -> None:
-        """The decision thread has done with an acknowledgement: every viewer hears of it, also when its asker left."""
-        try:
-            changed = self._context.history.apply(done.result()) or alarm
-        except (Exception, CancelledError) as error:
-            if not isinstance(error, StreamDetectorError):
-                log.error("an acknowledgement failed (%s: %s)", type(error).__name__, error)
-            reason = str(error) or type(error).__name__
-            noted.set_exception(StageError(f"the acknowledgement could not be stored ({reason}); try again"))
-            noted.exception()  # it counts as read: its asker may have left
-            return
-        self._context.hub.broadcast(changed.summary())
-        noted.set_result(changed)
 
     async def _export_json(self, request: Request) -> Response:
         parts = export_json(self._context.history, make_filter(dict(request.query_params)))
@@ -375,7 +332,7 @@ class _Stream:
 
 
 async def _refused(_request: Request, error: StreamDetectorError) -> Response:
-    status = 503 if error.exit_code == 1 else 400
+    status = 503 if error.exit_code == 1 else 403 if isinstance(error, AccessError) else 400
     return JSONResponse({"error": str(error)}, status)
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ SESSION_S = 12 * 3600.0
 MAX_SESSIONS = 1000
 MIN_TOKEN = 16
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _BIND = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]@]+):(?P<port>\d{1,5})")
 
 
@@ -66,36 +67,103 @@ def parse_bind(config: WebConfig) -> BindAddress:
     return BindAddress(host, int(match["port"]), local, config.cert is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who was let in. author: as the journal names it.  operator: whether they may write."""
+
+    author: str
+    operator: bool
+
+
+VIEWER = Principal("http:viewer", False)
+LOCAL = Principal("http:local", True)  # anybody on loopback, where `access.local_writes` allows it
+
+
 def read_token(path: Path) -> str:
     """The token in a file: its one line. Raises ConfigError if it is missing, too short or open to others."""
+    token, mode = _read_secret(path)
+    _check_token(token, path)
+    _check_mode(mode, path)
+    return token
+
+
+def read_operators(path: Path) -> dict[str, str]:
+    """The tokens of operators by name, from lines `NAME TOKEN`; a token alone is that of "operator".
+
+    Raises ConfigError as `read_token` does, and for a name that occurs twice.
+    """
+    found: dict[str, str] = {}
+    text, mode = _read_secret(path)
+    _check_mode(mode, path)
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        name, token = (words[0], words[1]) if len(words) == 2 else ("operator", line.strip())
+        if not _NAME.fullmatch(name) or name in found:
+            raise ConfigError(
+                f"the operators in {str(path)!r} must have names of their own, of letters, digits, '_', '-' and '.'; "
+                "write a line NAME TOKEN for each"
+            )
+        _check_token(token, path)
+        found[name] = token
+    if not found:
+        raise ConfigError(f"token file {str(path)!r} holds no token; write a line NAME TOKEN for each operator")
+    return found
+
+
+def _read_secret(path: Path) -> tuple[str, int]:
     try:
         mode = path.stat().st_mode
-        token = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise ConfigError(f"token file {str(path)!r} cannot be read ({reason}); give a file with one line") from None
+    return text, mode
+
+
+def _check_mode(mode: int, path: Path) -> None:
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError(
+            f"token file {str(path)!r} can be read by others (mode {mode & 0o777:04o}); run: chmod 600 {path}"
+        )
+
+
+def _check_token(token: str, path: Path) -> None:
     if len(token) < MIN_TOKEN or not token.isprintable() or not token.isascii():
         raise ConfigError(
             f"the token in {str(path)!r} must be one line of at least {MIN_TOKEN} ASCII characters; "
             "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
-    if os.name == "posix" and mode & 0o077:
-        raise ConfigError(
-            f"token file {str(path)!r} can be read by others (mode {mode & 0o777:04o}); run: chmod 600 {path}"
-        )
-    return token
 
 
 class AccessControl:
-    """Decides who has access. token: "" gives access to everybody (loopback only); only a digest of it is kept."""
+    """Decides who has access. token: "" gives access to everybody (loopback only); only digests are kept."""
 
-    def __init__(self, token: str, *, local: bool, hosts: Sequence[str] = ()) -> None:
-        """hosts: names under which the page may be asked for, beside the local ones if `local`."""
+    def __init__(
+        self,
+        token: str,
+        *,
+        local: bool,
+        hosts: Sequence[str] = (),
+        operators: Mapping[str, str] | None = None,
+        local_writes: bool = False,
+    ) -> None:
+        """hosts: names under which the page may be asked for, beside the local ones if `local`.
+
+        operators: token by name, of those who may write.  local_writes: whoever is let in may write, if `local`.
+        """
         self._key = secrets.token_bytes(32)
         self._token = self._digest(token) if token else b""
+        self._known = {
+            self._digest(secret): Principal(f"http:{name}", True) for name, secret in (operators or {}).items()
+        }
+        if token:
+            self._known.setdefault(self._token, VIEWER)
         self._local = local
+        self._all_write = local and local_writes
         self._hosts = frozenset(name.lower() for name in hosts)
-        self._sessions: OrderedDict[bytes, float] = OrderedDict()
+        self._sessions: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
     @property
     def closed(self) -> bool:
@@ -115,14 +183,27 @@ class AccessControl:
             return True
         return match["name"].lower() in self._hosts or not (self._local or self._hosts)
 
-    def token_is_right(self, token: str) -> bool:
-        """Compares in constant time."""
-        return hmac.compare_digest(self._digest(token), self._token)
+    @property
+    def has_operators(self) -> bool:
+        """Whether somebody can sign in as an operator."""
+        return any(principal.operator for principal in self._known.values())
 
-    def open_session(self, now_s: float) -> str:
+    def identify(self, token: str) -> Principal | None:
+        """Whose token this is; None if nobody's. Compares in constant time."""
+        digest, found = self._digest(token), None
+        for known, principal in self._known.items():
+            if hmac.compare_digest(digest, known):
+                found = principal
+        return self._raised(found)
+
+    def token_is_right(self, token: str) -> bool:
+        """Whether it is somebody's token."""
+        return self.identify(token) is not None
+
+    def open_session(self, now_s: float, principal: Principal = VIEWER) -> str:
         """A new session's cookie."""
         cookie = secrets.token_urlsafe(32)
-        self._sessions[self._digest(cookie)] = now_s + SESSION_S
+        self._sessions[self._digest(cookie)] = now_s + SESSION_S, principal
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return cookie
@@ -131,12 +212,19 @@ class AccessControl:
         """Forget a session."""
         self._sessions.pop(self._digest(cookie), None)
 
+    def session(self, cookie: str, now_s: float) -> Principal | None:
+        """Who a session cookie lets in; without a token everybody is let in, to read."""
+        until_s, principal = self._sessions.get(self._digest(cookie), (0.0, VIEWER)) if cookie else (0.0, VIEWER)
+        if now_s < until_s:
+            return self._raised(principal)
+        return None if self._token else self._raised(VIEWER)
+
     def has_session(self, cookie: str, now_s: float) -> bool:
-        """Whether a session cookie lets in; without a token everybody is let in."""
-        if not self._token:
-            return True
-        until_s = self._sessions.get(self._digest(cookie)) if cookie else None
-        return until_s is not None and now_s < until_s
+        """Whether a session cookie lets in."""
+        return self.session(cookie, now_s) is not None
+
+    def _raised(self, principal: Principal | None) -> Principal | None:
+        return LOCAL if principal is VIEWER and self._all_write else principal
 
     def _digest(self, text: str) -> bytes:
-        return hmac.new(self._key, text.encode("utf-8", "surrogateescape"), hashlib.sha256).digest()
+        return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()

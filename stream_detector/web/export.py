@@ -15,6 +15,7 @@ MOST, PART = 20_000, 200
 COLUMNS: tuple[str, ...] = (
     *("id", "epoch", "camera", "state", "reason", "start_utc", "reported_utc", "ended_utc", "start_s", "end_s"),
     *("peak_score", "threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note"),
+    *("verdict", "verdict_utc", "verdict_by", "verdict_note"),
 )
 
 
@@ -38,6 +39,9 @@ async def export_csv(history: History, wanted: Filter) -> AsyncIterator[str]:
             ack = row["ack"] or {}
             row |= {"degraded": "+".join(row["degraded"]), "ack_utc": ack.get("utc")}
             row |= {"ack_by": ack.get("by"), "ack_note": ack.get("note")}
+            judged = row["verdict"] or {}
+            row |= {"verdict": judged.get("verdict"), "verdict_utc": judged.get("utc")}
+            row |= {"verdict_by": judged.get("by"), "verdict_note": judged.get("note")}
             writer.writerow([cell(row[name]) for name in COLUMNS])
         yield out.getvalue()
         out.seek(0)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import DataError
-from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA, rfc3339
+from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA, VERDICT_SCHEMA, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,15 @@ DETAILED = 200  # newest alarms of this process whose events are kept whole
 EVENTS_AN_ALARM = 200
 QUERY_S = 1.0  # a query of the journal takes no longer
 _EVIDENCE_NAME = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")
-STATES = ("open", "ended", "new", "seen")
+STATES = ("open", "ended", "new", "seen", "judged", "unjudged")
+OF_ALARMS = (ACK_SCHEMA, VERDICT_SCHEMA)  # they name an alarm and its epoch
 
 Body = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Alarm:
-    """One alarm as of its newest event; times as in the event. ack: the newest, or None.
+    """One alarm as of its newest event; times as in the event. ack, verdict: the newest, or None.
 
     epoch: of its `start`. A file that is played again repeats its ids; `key` tells such alarms apart.
     """
@@ -61,6 +62,7 @@ class Alarm:
     evidence_name: str = ""  # of its files, without folder and suffix; empty until an event names one
     events: int = 0
     ack: Body | None = None
+    verdict: Body | None = None
     begun: bool = True  # its `start` was read; else `epoch` is that of the first event that was
 
     @property
@@ -94,6 +96,7 @@ class Alarm:
             "bundle": self.bundle,
             "evidence": self.evidence,
             "ack": self.ack,
+            "verdict": self.verdict,
         }
 
 
@@ -111,6 +114,7 @@ class Filter:
         if self.camera and alarm.camera != self.camera:
             return False
         wanted = {"open": not alarm.ended, "ended": alarm.ended, "new": alarm.ack is None, "seen": bool(alarm.ack)}
+        wanted |= {"judged": alarm.verdict is not None, "unjudged": alarm.verdict is None}
         if not wanted.get(self.state, True):
             return False
         return not (self.since and alarm.start_utc < self.since) and not (self.until and alarm.start_utc > self.until)
@@ -155,8 +159,8 @@ class History:
         if self._path is None or not self._path.exists():
             return
         query = (
-            "SELECT body FROM (SELECT n, body FROM events WHERE topic >= 'v1/ack/' AND topic < 'v1/alarm0'"
-            " ORDER BY n DESC LIMIT ?) ORDER BY n"
+            "SELECT body FROM (SELECT n, body FROM events WHERE (topic >= 'v1/ack/' AND topic < 'v1/alarm0')"
+            " OR (topic >= 'v1/verdict/' AND topic < 'v1/verdict0') ORDER BY n DESC LIMIT ?) ORDER BY n"
         )
         try:
             for body in self._read(query, (FIRST_EVENTS,), 20.0):
@@ -181,22 +185,28 @@ class History:
 
     def _of(self, body: Body) -> Alarm | None:
         """The alarm of an event: that of its epoch, or else (a later life ends it) the newest of its id."""
-        epoch = body.get("alarm_epoch") if body.get("schema") == ACK_SCHEMA else body.get("epoch")
+        epoch = body.get("alarm_epoch") if body.get("schema") in OF_ALARMS else body.get("epoch")
         found = self._alarms.get(f"{body.get('id')}-{epoch}")
         if found is not None:
             return found
         newest = self.get(str(body.get("id")))
-        if newest is not None and body.get("schema") == ACK_SCHEMA and epoch is not None and newest.begun:
+        if newest is not None and body.get("schema") in OF_ALARMS and epoch is not None and newest.begun:
             return None  # it was of an alarm that is forgotten; this one is another
         return newest
 
     def _enter(self, body: Body) -> Alarm | None:
         with contextlib.suppress(KeyError, TypeError, ValueError):  # a row that is not as it should be is passed over
-            if body["schema"] == ACK_SCHEMA:
+            if body["schema"] in OF_ALARMS:
                 alarm = self._of(body)
                 if alarm is not None:
-                    alarm.ack = {"note": str(body["note"]), "by": str(body["by"]), "utc": str(body["emitted_utc"])}
+                    told = {"note": str(body["note"]), "by": str(body["by"]), "utc": str(body["emitted_utc"])}
+                    if body["schema"] == ACK_SCHEMA:
+                        alarm.ack = told
+                    else:
+                        alarm.verdict = {**told, "verdict": str(body["verdict"]), "author": str(body["author"])}
                 return alarm
+            if body["schema"] != ALARM_SCHEMA:
+                return None
             return self._alarm(body)
         return None
 

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import re
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_detector.errors import DataError
+from stream_detector.events.write_side import REFUSED_WRITE
 from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.web.auth import COOKIE, AccessControl
@@ -26,6 +28,7 @@ RATE, BURST = 100.0, 800.0  # requests of one peer
 GUESS_RATE, GUESS_BURST = 0.2, 10.0  # wrong tokens of one peer
 PEERS = 2000  # peers remembered
 OPEN_PATHS = frozenset({"/login", *HEALTH})  # and /static/
+READING_POST = re.compile(r"/login|/logout|/api/tune/[^/]+")  # every other POST writes, and needs an operator
 TOO_MANY_GUESSES = "too many wrong tokens; wait a minute"
 METHODS = frozenset({"GET", "HEAD", "POST"})
 
@@ -95,7 +98,6 @@ class SecurityMiddleware:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         now_s = time.monotonic()
         peer = peer_of(scope["client"][0] if scope.get("client") else "?")
-        path = scope["path"]
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not self._requests.allow(peer, now_s):
             return 429, "too many requests; wait a little"
@@ -109,23 +111,33 @@ class SecurityMiddleware:
             return 421, "this host name is not served; open the page under a name of [web] hosts, or as localhost"
         if scope["method"] == "POST" and not _own_origin(headers):
             return 403, "the request came from another site and was refused"
+        return self._admission(scope, headers, peer, now_s)
+
+    def _admission(self, scope: Scope, headers: dict[bytes, str], peer: str, now_s: float) -> tuple[int, str] | None:
+        """Who asks, in scope["state"], and whether they may."""
+        path = scope["path"]
         cookie = _cookie(headers.get(b"cookie", ""))
-        admitted = self._access.has_session(cookie, now_s)
+        principal = self._access.session(cookie, now_s)
         bearer = headers.get(b"authorization", "").removeprefix("Bearer ")
-        if bearer and not admitted:
+        asks = principal is None or (not principal.operator and self._access.has_operators)
+        if bearer and asks:
             right = self.guess(peer, bearer, now_s)
             if right is None and path not in OPEN_PATHS:
                 return 429, TOO_MANY_GUESSES
-            admitted = right is True
+            principal = self._access.identify(bearer) if right else principal
         scope["state"] = {
             "cookie": cookie,
             "peer": peer,
-            "admitted": admitted,
+            "admitted": principal is not None,
+            "principal": principal,
             "guess": lambda token: self.guess(peer, token, now_s),
         }
-        if admitted or path in OPEN_PATHS or path.startswith("/static/"):
-            return None
-        return 401, "a token is needed; sign in at /login"
+        if principal is None and path not in OPEN_PATHS and not path.startswith("/static/"):
+            return 401, "a token is needed; sign in at /login"
+        writes = scope["method"] == "POST" and not READING_POST.fullmatch(path)
+        if writes and not (principal and principal.operator):
+            return 403, REFUSED_WRITE
+        return None
 
     def guess(self, peer: str, token: str, now_s: float) -> bool | None:
         """Whether `token` is right; None, without a look at it, when `peer` has guessed wrong too often of late."""

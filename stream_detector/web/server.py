@@ -26,7 +26,7 @@ from stream_detector.errors import EndpointError
 from stream_detector.runtime.build import Run
 from stream_detector.telemetry.prometheus import make_registry
 from stream_detector.web.api import Api, WebContext
-from stream_detector.web.auth import AccessControl, parse_bind, read_token
+from stream_detector.web.auth import AccessControl, parse_bind, read_operators, read_token
 from stream_detector.web.connections import IDLE_S, Connection, ConnectionManager, connection_limits
 from stream_detector.web.history import History
 from stream_detector.web.live_state import LiveState
@@ -61,7 +61,11 @@ class WebServer:
         self._context = _tls(config)
         self._detector_run, self._live_state, self._config_path = run, live_state, config_path
         self._rate, self._burst, self._tls = rate, burst, place.tls
-        self._access = AccessControl(token, local=place.local, hosts=config.hosts)
+        operators = read_operators(config.operator_token_file) if config.operator_token_file else {}
+        local_writes = run.config.access.local_writes
+        self._access = AccessControl(
+            token, local=place.local, hosts=config.hosts, operators=operators, local_writes=local_writes
+        )
         self._socket = _bind(place.host, place.port)
         self.port: int = self._socket.getsockname()[1]
         self.url = place.url(self.port)

@@ -13,12 +13,14 @@ import zmq
 from event_bench import Bench, MakeBench, a_decision, an_event, online
 
 from stream_detector.events import protocol
+from stream_detector.events.writes import VerdictWrite
 
 KINDS = {
     "alarm": protocol.ALARM_SCHEMA,
     "score": protocol.SCORE_SCHEMA,
     "status": protocol.STATUS_SCHEMA,
     "ack": protocol.ACK_SCHEMA,
+    "verdict": protocol.VERDICT_SCHEMA,
     "heartbeat": protocol.HEARTBEAT_SCHEMA,
     "follows": protocol.FOLLOWS_SCHEMA,
     "recovery": protocol.RECOVERY_SCHEMA,
@@ -60,6 +62,8 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
     bench.publisher.status(online())
     bench.publisher.acknowledge("gate", "a" * 32, "looked", "Ann", bench.ledger.epoch)
     bench.publisher.acknowledge("gate", "a" * 32, "", "")
+    bench.publisher.write(VerdictWrite("gate", "a" * 32, bench.ledger.epoch, "false", "a cat", "Ann"), "key:ann")
+    bench.publisher.write(VerdictWrite("gate", "b" * 32, "", "missed", at_utc=1.7e9, lasting_s=10.0), "http:ann")
     bench.ledger._report_trouble("the disk is full")
     seen: dict[str, int] = {}
 
@@ -68,7 +72,7 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
         while socket.poll(1):
             name = check(json.loads(socket.recv_multipart()[1]))
             seen[name] = seen.get(name, 0) + 1
-        return {KINDS[kind] for kind in ("alarm", "score", "status", "ack", "heartbeat")} <= set(seen)
+        return {KINDS[kind] for kind in ("alarm", "score", "status", "ack", "verdict", "heartbeat")} <= set(seen)
 
     bench.until(all_kinds)
     assert seen[protocol.ALARM_SCHEMA] >= 4 and seen[protocol.ACK_SCHEMA] == 2

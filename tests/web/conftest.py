@@ -108,6 +108,7 @@ def make_config(folder: Path, names: tuple[str, ...], **changes: Any) -> Config:
         "evidence": {"directory": folder / "evidence", "pre_s": 1.0, "post_s": 1.0},
         "publish": {"bind": "none", "ledger": folder / "ledger.sqlite3"},
         "picture_quality": {"enabled": False},
+        "access": {"local_writes": True},
     }
     return build_config({**values, **changes})
 

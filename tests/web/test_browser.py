@@ -63,6 +63,7 @@ class Detector:
 
     def start(self, source: str) -> None:
         command = [sys.executable, str(ROOT / "run_stream.py"), f"demo={source}", "--web", f"127.0.0.1:{self.port}"]
+        command += ["--allow-local-writes"]
         command += ["--web-stay", "--threshold", "0.02", "--run-dir", str(self.folder), "--bind", "none"]
         command += ["--no-dashboard", "--set", "evidence.post_s=1", "--set", "evidence.max_clip_s=6"]
         self.log = (self.folder / "log.txt").open("ab")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_detector.config import WebConfig
-from stream_detector.web import api, connections, middleware
+from stream_detector.web import connections, middleware, write_routes
 from stream_detector.web.auth import AccessControl
 
 from .conftest import Page, running, until
@@ -236,7 +236,7 @@ def test_an_acknowledgement_that_takes_long_is_told_and_still_noted(
 ) -> None:
     import threading
 
-    monkeypatch.setattr(api, "ACK_S", 0.05)
+    monkeypatch.setattr(write_routes, "WRITE_S", 0.05)
     go_on, held = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -248,7 +248,7 @@ def test_an_acknowledgement_that_takes_long_is_told_and_still_noted(
         page.run.pipeline.decision_queue.submit(hold)
         assert held.wait(20)
         late = page.ask(f"/api/alarms/{alarm['id']}/ack", {"note": "slow"})
-        assert late.status == 504 and late.json() == {"error": api.ACK_LATE}
+        assert late.status == 504 and late.json() == {"error": write_routes.LATE}
         for _ in range(100):  # more than may wait
             last = page.ask(f"/api/alarms/{alarm['id']}/ack", {"note": "more"})
             if last.status != 504:
@@ -257,7 +257,7 @@ def test_an_acknowledgement_that_takes_long_is_told_and_still_noted(
         go_on.set()
         until(lambda: page.ask(f"/api/alarms/{alarm['id']}").json()["ack"], "it was noted in the end")
         until(lambda: (page.ask("/livez").json()["decided_age_s"] or 99.0) < 5.0, "it decides")
-        monkeypatch.setattr(api, "ACK_S", 20.0)
+        monkeypatch.setattr(write_routes, "WRITE_S", 20.0)
         until(lambda: page.ask(f"/api/alarms/{alarm['id']}/ack", {"note": "quick"}).status == 200, "the next is noted")
 
 

@@ -56,7 +56,7 @@ def test_no_route_is_open_without_the_token(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
-    rooms: Any = SimpleNamespace(run=SimpleNamespace(plans=()))
+    rooms: Any = SimpleNamespace(run=SimpleNamespace(plans=()), history=None, hub=None)
     routes: list[Any] = list(Api(rooms).app().routes)
     with running(tmp_path, web=WebConfig(bind="127.0.0.1:0", token_file=token)) as page:
         assert len(routes) > 20

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_detector.adaptation.fitting import padded as padded_rows
+from stream_detector.adaptation.fitting import top_mean as top_mean
 from stream_detector.errors import DataError
 from stream_detector.models.heads import Head
 from stream_detector.types import Float32Array
@@ -98,15 +100,6 @@ def fit_head(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float
     return head.eval().requires_grad_(False)
 
 
-def top_mean(logits: Tensor, mask: Tensor, share: float = 1 / 3) -> Tensor:
-    """(B, n) logits and mask → (B,): the mean of the highest `share` of each bag's windows, at least one."""
-    ranked = logits.masked_fill(mask == 0, -1e9).sort(dim=1, descending=True).values
-    keep = (mask.sum(dim=1) * share).floor().clamp_min(1)
-    chosen = (torch.arange(logits.shape[1])[None, :] < keep[:, None]).float()
-    result: Tensor = (ranked * chosen).sum(dim=1) / keep
-    return result
-
-
 def calibrate(head: Head, bags: Sequence[Bag], shares: Mapping[str, float] | None = None) -> None:
     """Set temperature and bias (Platt 1999) so that the highest window of a bag reads as the bag's probability.
 
@@ -142,10 +135,4 @@ def clip_scores(head: Head, bags: Sequence[Bag]) -> Float32Array:
 
 def padded(bags: Sequence[Bag]) -> tuple[Tensor, Tensor]:
     """Features (B, n, D) of the bags, zeros behind the shorter ones, and the mask (B, n) of what is there."""
-    longest = max(len(bag.features) for bag in bags)
-    features = torch.zeros(len(bags), longest, bags[0].features.shape[1])
-    mask = torch.zeros(len(bags), longest)
-    for row, bag in enumerate(bags):
-        features[row, : len(bag.features)] = torch.from_numpy(bag.features)
-        mask[row, : len(bag.features)] = 1
-    return features, mask
+    return padded_rows([bag.features for bag in bags])

@@ -1,8 +1,16 @@
-// One alarm: clip, snapshot, the windows that raised it, the time of each stage, and its acknowledgement.
+// One alarm: clip, snapshot, the windows that raised it, the time of each stage, its verdict and its acknowledgement.
 import { get, h, post, store } from "./dom.js";
 import { brief, long, media, span } from "./time.js";
 import { chip } from "./alarms.js";
 import { Chart } from "./chart.js";
+
+// Verdict, its key, its label, and what it means.
+export const VERDICTS = [
+  ["true", "t", "True", "something happened, and it matters"],
+  ["false", "f", "False", "nothing of the kind happened"],
+  ["benign", "b", "Benign", "right to tell, of no interest"],
+  ["unsure", "u", "Unsure", "cannot be said"],
+];
 
 export async function open(main, context, id) {
   let detail = await get(`/api/alarms/${id}`), timer = 0, closed = false, tries = 0;
@@ -12,10 +20,13 @@ export async function open(main, context, id) {
   const note = h("textarea", { maxlength: 500, placeholder: "what it was, what was done" });
   const by = h("input", { maxlength: 64, autocomplete: "name", value: store.get("by", "") });
   const why = h("p", { role: "alert", class: "error" });
-  const form = h("form", { class: "stack", onsubmit: acknowledge }, h("label", {}, "Note", note), h("label", {}, "Your name", by), h("button", { class: "main", type: "submit" }, "Acknowledge"), why);
+  const judged = h("p", { class: "soft", role: "status" });
+  const buttons = VERDICTS.map(([word, key, label, title]) => h("button", { type: "button", title: `${title} (key ${key})`, "data-verdict": word, "aria-pressed": "false", onclick: () => judge(word) }, label, h("kbd", {}, key)));
+  const verdict = h("div", { class: "stack" }, judged, h("div", { class: "row verdicts" }, buttons));
+  const form = h("form", { class: "stack", onsubmit: acknowledge }, h("label", {}, "Note", note), h("label", {}, "Your name", by), h("button", { class: "main", type: "submit" }, "Acknowledge"));
   main.replaceChildren(head, h("div", { class: "detail" },
     h("div", { class: "stack" }, face, h("section", { class: "panel stack" }, h("h2", {}, "Windows of this alarm"), canvas, legend(), table)),
-    h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "Details"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
+    h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Verdict"), verdict, why), h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "Details"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
 
   async function acknowledge(event) {
     event.preventDefault();
@@ -28,7 +39,28 @@ export async function open(main, context, id) {
     } catch (error) { why.textContent = error.message; }
   }
 
+  async function judge(word) {
+    why.textContent = "";
+    try {
+      store.set("by", by.value);
+      Object.assign(detail, await post(`/api/alarms/${id}/verdict`, { verdict: word, note: note.value, by: by.value }));
+      note.value = "";
+      show();
+    } catch (error) { why.textContent = error.message; }
+  }
+  function onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, video")) return;
+    const found = VERDICTS.find(([, key]) => key === event.key);
+    if (found && context.run.may_write) judge(found[0]);
+  }
+  document.addEventListener("keydown", onKey);
+
   function show() {
+    const of = detail.verdict;
+    judged.textContent = of ? `${of.verdict}, told ${long(of.utc)}${of.by ? ` by ${of.by}` : ""}${of.note ? `: “${of.note}”` : ""}` : "Nobody has judged this alarm. One key or one tap does.";
+    buttons.forEach((button) => { button.setAttribute("aria-pressed", String(Boolean(of) && of.verdict === button.dataset.verdict)); button.disabled = !context.run.may_write; });
+    form.hidden = !context.run.may_write;
+    if (!context.run.may_write) why.textContent = context.run.can_sign_in ? "Sign in as an operator to judge and acknowledge." : "This page may only be read: see access.local_writes and web.operator_token_file.";
     head.replaceChildren(h("h1", {}, `Alarm on ${detail.camera}`), chip(detail), h("span", { class: "soft" }, brief(detail.start_utc)),
       h("span", { class: "end row" }, h("a", { class: "button", href: `/alarms?camera=${detail.camera}`, "data-link": "" }, "All alarms of this camera"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
     const pair = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
@@ -70,7 +102,7 @@ export async function open(main, context, id) {
   show();
   media_();
   wait();
-  return () => { closed = true; clearTimeout(timer); offs.forEach((off) => off()); chart.close(); };
+  return () => { closed = true; document.removeEventListener("keydown", onKey); clearTimeout(timer); offs.forEach((off) => off()); chart.close(); };
 }
 
 export function legend(alarms) {

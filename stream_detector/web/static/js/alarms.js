@@ -2,8 +2,11 @@
 import { get, h, setText } from "./dom.js";
 import { brief, media, span, toUtc, zone } from "./time.js";
 
+const JUDGED = { true: ["true", "alarm"], false: ["false", "good"], benign: ["benign", "good"], unsure: ["unsure", "warn"] };
+
 export function chip(alarm) {
-  const [text, kind] = alarm.ack ? ["seen", "good"] : alarm.state === "open" ? ["open", "alarm"] : ["new", "warn"];
+  const judged = alarm.verdict && JUDGED[alarm.verdict.verdict];
+  const [text, kind] = judged || (alarm.ack ? ["seen", "good"] : alarm.state === "open" ? ["open", "alarm"] : ["new", "warn"]);
   return h("span", { class: `chip ${kind}` }, text);
 }
 
@@ -57,7 +60,7 @@ export async function open(main, context, _id, query) {
   };
   const select = (options, now) => h("select", { onchange: changed }, options.map(([key, text]) => h("option", { value: key, selected: key === now }, text)));
   const camera = select([["", "all"], ...context.run.cameras.map((c) => [c.name, c.name])], value("camera"));
-  const state = select([["", "all"], ["open", "open"], ["ended", "ended"], ["new", "not acknowledged"], ["seen", "acknowledged"]], value("state"));
+  const state = select([["", "all"], ["open", "open"], ["ended", "ended"], ["new", "not acknowledged"], ["seen", "acknowledged"], ["unjudged", "not judged"], ["judged", "judged"]], value("state"));
   const since = h("input", { type: "datetime-local", title: `Time zone: ${zone}`, value: value("since"), onchange: changed });
   const until = h("input", { type: "datetime-local", title: `Time zone: ${zone}`, value: value("until"), onchange: changed });
   const save = (kind) => h("button", { type: "button", onclick: () => location.assign(`/api/alarms.${kind}?${params()}`) }, `Export ${kind.toUpperCase()}`);
@@ -85,7 +88,7 @@ export async function open(main, context, _id, query) {
   }
   const showCount = () => setText(message, items.size ? "" : "No alarm matches. The coverage on the live page shows how much footage was scored.");
   const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value || alarm.start_utc <= toUtc(until.value)) && (!since.value || alarm.start_utc >= toUtc(since.value))
-    && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack) }[state.value] ?? true);
+    && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack), judged: Boolean(alarm.verdict), unjudged: !alarm.verdict }[state.value] ?? true);
   const offs = [
     context.on("alarm", (alarm) => {
       const item = items.get(alarm.key);

@@ -102,7 +102,10 @@ function showTheme() {
   recolour();
 }
 $("theme").addEventListener("click", () => { store.set("theme", { auto: "light", light: "dark", dark: "auto" }[store.get("theme", "auto")]); showTheme(); });
-$("leave").addEventListener("click", async () => { await post("/logout", {}); location.assign("/login"); });
+$("leave").addEventListener("click", async () => {
+  if (context.run && (context.run.closed || context.run.may_write)) await post("/logout", {});
+  location.assign("/login");
+});
 
 // the banner: shown when the page cannot show the current state
 let head = null, decided = 0;
@@ -162,7 +165,8 @@ on("alarm", (event) => {
 function showRun() {
   const run = context.run;
   unseen(run.unseen);
-  $("leave").hidden = !run.closed;
+  $("leave").hidden = !run.closed && !run.can_sign_in;
+  setText($("leave"), run.closed || run.may_write ? "Sign out" : "Sign in");
   setText($("runinfo"), `${run.engine} · model ${run.bundle}${run.rendered ? " · rendered demo, not a camera" : ""}`);
 }
 

@@ -1,0 +1,119 @@
+"""`stream-detector verdict`: say what an alarm was, or that something was missed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import re
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from stream_detector.client.recovery_client import ClientKeys
+from stream_detector.client.writer import FoundAlarm, Writer, one_alarm
+from stream_detector.errors import LedgerError, ProtocolError, UsageError
+from stream_detector.events.curve import load_pair, load_public
+from stream_detector.events.ledger import Ledger
+from stream_detector.events.ledger_file import read_alarm_starts
+from stream_detector.events.protocol import encode, topic_of
+from stream_detector.events.writes import VERDICTS, VerdictWrite, parse_write, verdict_to_dict
+from stream_detector.types import SystemClock
+
+_ID = re.compile(r"[0-9a-f]{4,32}")
+_MEDIA = re.compile(r"\d+(\.\d+)?")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command and its options."""
+    parser = subparsers.add_parser(
+        "verdict",
+        help="say what an alarm was: true, false, benign, unsure; or what was missed",
+        description="Say what an alarm was. The newest verdict counts; an event is never changed.",
+        epilog="'missed' takes CAMERA@TIME in place of ID, for instance gate@2026-01-31T12:00:00Z, or gate@75.5 "
+        "(seconds of a recording).",
+    )
+    parser.add_argument("id", metavar="ID", help="id of the alarm, or its first digits; with 'missed' CAMERA@TIME")
+    parser.add_argument("verdict", choices=(*VERDICTS, "missed"), help="what it was")
+    parser.add_argument("--note", default="", metavar="TEXT", help="what it was, in words (at most 500 characters)")
+    parser.add_argument("--by", metavar="NAME", help="your name (default: of your account)")
+    parser.add_argument("--lasting", type=float, default=10.0, metavar="S", help="of what was missed (default 10 s)")
+    parser.add_argument("--endpoint", metavar="ENDPOINT", help="of the running detector (default tcp://127.0.0.1:5555)")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="your secret CURVE key; it must be a writer's")
+    parser.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public CURVE key")
+    parser.add_argument(
+        "--ledger", type=Path, metavar="FILE", help="write into this journal; no detector may be running on it"
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdict as it was journalled")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Write one verdict."""
+    if args.ledger and args.endpoint:
+        raise UsageError("--ledger and --endpoint exclude each other; a running detector writes its journal itself")
+    by = args.by if args.by is not None else _account()
+    if args.ledger:
+        body = _into_journal(args, by)
+    else:
+        if (args.key is None) != (args.server_key is None):
+            raise UsageError("--key and --server-key belong together; give both, or neither")
+        keys = ClientKeys(load_pair(args.key), load_public(args.server_key)) if args.key else None
+        with Writer(args.endpoint or "tcp://127.0.0.1:5555", keys) as writer:
+            found = None if args.verdict == "missed" else one_alarm(writer.find_alarms(_beginning(args.id)), args.id)
+            body = writer.write(_value(args, by, found))
+    what = "missed" if body["verdict"] == "missed" else f"alarm {body['id'][:8]} is {body['verdict']}"
+    print(encode(body).decode() if args.json else f"{body['camera']}: {what}, noted for {body['author']}")
+    return 0
+
+
+def _account() -> str:
+    with contextlib.suppress(OSError, KeyError, ImportError):
+        return getpass.getuser()
+    return ""
+
+
+def _beginning(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise UsageError(f"{text!r} is no id of an alarm; give its hexadecimal digits, at least the first four")
+    return text
+
+
+def _value(args: argparse.Namespace, by: str, alarm: FoundAlarm | None) -> dict[str, Any]:
+    told = {"note": args.note, "by": by}
+    if alarm is not None:
+        place = {"camera": alarm.camera, "id": alarm.id, "alarm_epoch": alarm.epoch}
+        return {"kind": "verdict", "verdict": args.verdict, **place, **told}
+    camera, at, when = args.id.partition("@")
+    if not at:
+        raise UsageError(f"{args.id!r} names no time; write CAMERA@TIME, for instance gate@2026-01-31T12:00:00Z")
+    time = {"at_s": float(when)} if _MEDIA.fullmatch(when) else {"at_utc": when}
+    return {"kind": "miss", "camera": camera, "lasting_s": args.lasting, **time, **told}
+
+
+def _into_journal(args: argparse.Namespace, by: str) -> dict[str, Any]:
+    """Journal it without a detector. Who may write the file may write into it; the author is their account."""
+    path: Path = args.ledger
+    if not path.is_file():
+        raise UsageError(f"the journal {str(path)!r} does not exist; give the file of --ledger of the run")
+    found = None
+    if args.verdict != "missed":
+        try:
+            rows = read_alarm_starts(path, _beginning(args.id))
+        except sqlite3.Error as error:
+            raise LedgerError(f"the journal {str(path)!r} cannot be read ({error}); see its log") from None
+        found = one_alarm([FoundAlarm(*row) for row in rows], args.id)
+    try:
+        write = parse_write(_value(args, by, found))
+    except ProtocolError as error:
+        raise UsageError(str(error)) from None
+    assert isinstance(write, VerdictWrite)
+    clock = SystemClock()
+    ledger = Ledger(path, clock=clock, keep_days=0, max_bytes=0)  # its retention is the detector's business
+    try:
+        body = verdict_to_dict(write, f"file:{_account()}", ledger.epoch, 0, clock.utc())
+        ledger.append(topic_of("verdict", write.camera), body)
+        if ledger.degraded:
+            raise LedgerError(f"the journal {str(path)!r} cannot be written; free or repair the disk")
+    finally:
+        ledger.close()
+    return body

@@ -1,0 +1,87 @@
+"""The part of the publisher that takes writes from outside, and the events that they lead to.
+
+Whoever may write is known before (`recovery_service`, the page); here a write is journalled with its author and sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any
+
+from stream_detector.errors import AccessError, ProtocolError
+from stream_detector.events import protocol, writes
+from stream_detector.system.rate_limit import RateLimiter
+from stream_detector.types import Clock
+
+WRITE_RATE, WRITE_BURST = 10.0, 40.0  # of all peers together: each costs the decision thread a write to the disk
+LOCAL_AUTHOR = "local"
+REFUSED_WRITE = (
+    "you may read but not write; over ZeroMQ put your public key into the folder 'writers' of curve_clients, over HTTP "
+    "sign in with an operator's token, or allow writes on loopback with access.local_writes = true"
+)
+
+
+class WriteSide:
+    """Acknowledgements, verdicts, commands, and the events about models. Base of `publisher.Publisher`."""
+
+    _clock: Clock
+    _scored_s: Container[str]
+
+    def __init__(self) -> None:
+        self.on_written: Callable[[dict[str, Any]], None] | None = None  # told every journalled verdict
+        self.on_command: Callable[[writes.CommandWrite, str], dict[str, Any]] | None = None  # carries out commands
+        self._writes = RateLimiter(WRITE_RATE, WRITE_BURST, 1)
+
+    def _journal_and_send(self, topic: str, body: dict[str, Any], ends: str = "") -> dict[str, Any]:
+        raise NotImplementedError
+
+    def acknowledge(
+        self, camera: str, alarm: str, note: str, by: str, alarm_epoch: str = "", author: str = ""
+    ) -> dict[str, Any]:
+        """Journal an acknowledgement, then send it on `v1/ack/<camera>/`; returns the body as sent.
+
+        alarm_epoch, author: see `protocol.ack_to_dict`.
+        """
+        body = protocol.ack_to_dict(camera, alarm, note, by, "", 0, self._clock.utc(), alarm_epoch, author)
+        return self._journal_and_send(protocol.topic_of("ack", camera), body)
+
+    def write(self, write: writes.Write, author: str) -> dict[str, Any]:
+        """Journal and send what somebody wrote who may; returns the body as sent. author: by which key or token.
+
+        Raises ProtocolError for a camera that this run does not have, AccessError without an author.
+        """
+        if not author:
+            raise AccessError(REFUSED_WRITE)
+        if write.camera and write.camera not in self._scored_s:
+            raise ProtocolError(f"camera {write.camera!r} is none of this run's; see its names in the heartbeat")
+        if isinstance(write, writes.AckWrite):
+            return self.acknowledge(write.camera, write.alarm, write.note, write.by, write.alarm_epoch, author)
+        if isinstance(write, writes.CommandWrite):
+            if self.on_command is None:
+                raise ProtocolError("this run keeps no memory of its site and takes no commands; see [site] keep")
+            return self.on_command(write, author)
+        body = writes.verdict_to_dict(write, author, "", 0, self._clock.utc())
+        self._journal_and_send(protocol.topic_of("verdict", write.camera), body)
+        if self.on_written is not None:
+            self.on_written(body)
+        return body
+
+    def site(self, camera: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Journal, then send an event about models and promises on `v1/site/<camera>/`; returns the body as sent."""
+        utc = protocol.rfc3339(self._clock.utc())
+        whole = {"schema": protocol.SITE_SCHEMA, "camera": camera, **body, "epoch": "", "seq": 0, "emitted_utc": utc}
+        return self._journal_and_send(protocol.topic_of("site", camera), whole)
+
+    def shadow(self, camera: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Journal, then send what a shadow would have done on `v1/shadow/<camera>/`; returns the body as sent."""
+        utc = protocol.rfc3339(self._clock.utc())
+        whole = {"schema": protocol.SHADOW_SCHEMA, "camera": camera, **body, "epoch": "", "seq": 0, "emitted_utc": utc}
+        return self._journal_and_send(protocol.topic_of("shadow", camera), whole)
+
+    def _peer_write(self, value: dict[str, Any], author: str) -> dict[str, Any]:
+        if not author:
+            raise AccessError(REFUSED_WRITE)
+        write = writes.parse_write(value)
+        if not self._writes.allow("all", self._clock.monotonic()):
+            raise ProtocolError("too many writes; try again in a moment")
+        return self.write(write, author)
