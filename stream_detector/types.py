@@ -27,7 +27,7 @@ WINDOW_FRAMES = 16
 EventType = Literal["start", "update", "end"]
 EndReason = Literal["normal", "source_lost", "shutdown", "restart"]
 ALARM_SCHEMA = "stream-detector.alarm/1"
-FORMER_WINDOW_KEY = "captured→window"  # the former name of "capture_to_window"; events carry both until 0.2
+FORMER_WINDOW_KEY = "captured→window"  # the former name of "capture_to_window"; events carry both until version 0.2
 
 CameraState = Literal["connecting", "online", "stalled", "offline", "ended", "failed"]
 
@@ -89,11 +89,11 @@ class Preview:
 class Frame:
     """One decoded frame, already resized for the network.
 
-    camera: name.  index: 0-based number of the frame in its source (counts every grabbed frame; goes on after a
-    reconnect).  media_s: media time.  captured_s: monotonic time right after the grab.  captured_utc: UTC of the same.
-    image: uint8 (H, W, 3) RGB, H×W as the bundle's recipe asks: its first view.  preview: see Preview; None on most
-    frames.  discontinuity: causes why this frame does not follow on from the one before it; empty normally.
-    views: the recipe's further views, each as `image`; empty for a recipe of one view.
+    camera: name.  index: 0-based number of the frame in its source (counts every grabbed frame; continues after a
+    reconnect). media_s: media time.  captured_s: monotonic time directly after the grab.  captured_utc: UTC of the same
+    moment. image: uint8 (H, W, 3) RGB, H×W of the bundle's recipe: its first view.  preview: see Preview; None for most
+    frames. discontinuity: reasons why this frame does not continue the previous one; usually empty. views: the recipe's
+    further views, each like `image`; empty for a recipe of one view.
     """
 
     camera: str
@@ -111,10 +111,10 @@ class Frame:
 class WindowRef:
     """A window without its pixels, for decisions and events.
 
-    camera, source: names (source: the one to show).  index: 0-based number of the window of that camera.
-    start_frame, end_frame: first and last frame, inclusive.  start_s, end_s: media time of these two frames.
-    captured_s, captured_utc: monotonic time and UTC of the last frame's capture.
-    completed_s: monotonic time at which the window was complete.  degraded: causes, sorted; empty normally.
+    camera, source: names (source: the one to show).  index: 0-based number of the window of that camera. start_frame,
+    end_frame: first and last frame, inclusive.  start_s, end_s: media time of these two frames. captured_s,
+    captured_utc: monotonic time and UTC of the last frame's capture. completed_s: monotonic time at which the window
+    was complete.  degraded: causes, sorted; usually empty.
     """
 
     camera: str
@@ -132,7 +132,7 @@ class WindowRef:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """16 frames of one camera. frames: uint8 (16, H, W, 3) RGB.  previews: those seen since the window before.
+    """16 frames of one camera. frames: uint8 (16, H, W, 3) RGB.  previews: those since the previous window.
 
     views: the recipe's further views, each as `frames`; empty for a recipe of one view.
     release: to be called when the pixels are not needed any more; None where they are this process's own memory.
@@ -154,7 +154,7 @@ class Batch:
 
     @property
     def pixels(self) -> list[UInt8Array]:
-        """Of each window, where they lie: uint8 (16, H, W, 3) RGB."""
+        """The pixels of each window, without a copy: uint8 (16, H, W, 3) RGB each."""
         return [window.frames for window in self.windows]
 
     @property
@@ -180,11 +180,11 @@ class EngineOutput:
 class Timing:
     """Milliseconds spent by one window in each stage, in processing order.
 
-    window: last frame captured → window complete.  queue: complete → batch closed.  preprocess, forward: of the
-    batch.  decide: scores known → decision taken.  publish: decision → handed to the publisher; for a score this holds
-    the journalling of an event that the same window caused. An event's own journalling and sending come after its body
-    is closed, so they are not in it: /metrics has them (stage "publish"), and a subscriber sees them as delivery.
-    So the parts add up to `emitted_utc` minus the capture of the last frame.
+    window: last frame captured → window complete.  queue: complete → batch closed.  preprocess, forward: of the batch.
+    decide: scores known → decision taken.  publish: decision → passed to the publisher; for a score it contains the
+    journalling of an event that the same window caused.  The body of an event is complete before its own journalling
+    and sending, so they are not in it: /metrics has them (stage "publish"), and a subscriber sees them as delivery
+    time.  So the parts add up to `emitted_utc` minus the capture of the last frame.
     """
 
     window: float
@@ -195,7 +195,7 @@ class Timing:
     publish: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
-        """The keys of the events, milliseconds rounded to a microsecond. FORMER_WINDOW_KEY repeats the first."""
+        """Return the keys of the events, milliseconds rounded to a microsecond. FORMER_WINDOW_KEY repeats the first."""
         pairs = {
             "capture_to_window": self.window,
             FORMER_WINDOW_KEY: self.window,
@@ -212,7 +212,7 @@ class Timing:
 class Score:
     """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known.
 
-    features: float32 (D,), from the engine to the decision thread only, for heads that carry a state; None after.
+    features: float32 (D,), only from the engine to the decision thread, for heads with a state; None afterwards.
     """
 
     ref: WindowRef
@@ -225,9 +225,9 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A score after causal smoothing, with the alarm state it led to. smoothed: in [0, 1].
+    """A score after causal smoothing, with the resulting alarm state. smoothed: in [0, 1].
 
-    emitted_utc: UTC at which its last timing ended; None where nobody timed it.
+    emitted_utc: UTC at which its last timing ended; None without timing.
     """
 
     score: Score
@@ -238,7 +238,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class EventWindow:
-    """One window that drove an event."""
+    """One window that contributed to an event."""
 
     start_frame: int
     end_frame: int
@@ -250,10 +250,9 @@ class EventWindow:
 class AlarmEvent:
     """A change of an alarm: start, update or end (schema `stream-detector.alarm/1`).
 
-    start_s, end_s: media time; end_s is None until the end.  score: smoothed score of the newest window.
-    windows: the windows since the event before, newest last.  clip, snapshot: paths, or None without evidence.
-    emitted_utc: UTC at which the last timing ended, or None.  epoch and seq are given by the ledger when the event is
-    journalled, hence not here.
+    start_s, end_s: media time; end_s is None until the end.  score: smoothed score of the newest window. windows: the
+    windows since the previous event, newest last.  clip, snapshot: paths, or None without evidence. emitted_utc: UTC at
+    which the last timing ended, or None.  The ledger adds epoch and seq when the event is journalled.
     """
 
     id: str
@@ -298,13 +297,13 @@ class CameraCounters:
 
 
 class Engine(Protocol):
-    """uint8 windows in, features and scores out; the head runs inside. Used by one thread only.
+    """uint8 windows in, features and scores out; the head is included. Only one thread uses an engine.
 
-    A head that carries a state runs in the decision thread, from the features; the scores are then those of windows
-    without a past.
+    A head with a state runs in the decision thread, on the features; the scores are then those of windows without a
+    past.
 
-    max_batch: what `infer` takes.  good_batch, good_wait_s: the batch size that is worth waiting for, and how long to
-    wait in seconds; a larger batch only delays its first windows.
+    max_batch: limit of `infer`.  good_batch, good_wait_s: the batch size that is worth waiting for, and for how long,
+    in seconds; a larger batch only delays its first windows.
     """
 
     name: str
@@ -316,7 +315,9 @@ class Engine(Protocol):
     good_wait_s: float
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """frames: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= max_batch. Raises EngineError; never returns zeros instead."""
+        """Score a batch: uint8 (B, 16, H, W, 3) RGB, 1 <= B <= max_batch. Raises EngineError; never returns zeros
+        instead.
+        """
         ...
 
     def close(self) -> None:
@@ -328,7 +329,7 @@ class EventSink(Protocol):
     """Receives events from the decision thread; `publisher.Publisher` journals and sends them."""
 
     def alarm(self, event: AlarmEvent) -> dict[str, Any]:
-        """Journal, then send; returns the full event (with epoch and seq) as in the JSON contract."""
+        """Journal, then send; return the full event (with epoch and seq) as in the JSON contract."""
         ...
 
     def score(self, decision: Decision) -> None:
@@ -340,7 +341,9 @@ class EventSink(Protocol):
         ...
 
     def service(self) -> None:
-        """Answer recovery requests, greet new subscribers, send the heartbeat when due. Never blocks."""
+        """Answer recovery requests, send the current state to new subscribers, send the heartbeat when due. Never
+        blocks.
+        """
         ...
 
     def close(self) -> None:
@@ -349,7 +352,7 @@ class EventSink(Protocol):
 
 
 def event_windows(decisions: Sequence[Decision]) -> tuple[EventWindow, ...]:
-    """The windows of `decisions` as an event carries them."""
+    """Return the windows of `decisions` as an event carries them."""
     return tuple(
         EventWindow(d.score.ref.start_frame, d.score.ref.end_frame, round(d.score.raw, 6), round(d.smoothed, 6))
         for d in decisions

@@ -1,10 +1,10 @@
-"""Logging for people or for machines, that neither blocks nor ends what it tells of.
+"""Logging for people or for machines that neither blocks nor ends a run.
 
-No record can hold a password of a source: whatever logs knows sources by their names to show (`address.Source`). A run
-logs through a bounded queue and a thread of its own: a reader that
-stands still, a full disk or a closed descriptor cost lines, which are counted and told, and nothing else.
+No record can contain a password of a source, because loggers only know the shown name of a source
+(`config.source.Source`). A run logs through a bounded queue and a separate thread. A reader that stands still, a full
+disk or a closed descriptor causes the loss of lines, which are counted and reported, and nothing else.
 
-Fields of the JSON lines: docs/logging.md. A caller adds its own by `extra=fields(event="…", camera="…")`.
+Fields of the JSON lines: docs/logging.md. A caller adds fields with `extra=fields(event="…", camera="…")`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from stream_detector.errors import UsageError
 
 LOGGER = "stream_detector"
 QUEUE_LINES = 2000
-_OURS = re.compile(rb'\{"time": ?"\d{4}-|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+ ')  # how a line of either style begins
+# the beginning of a line of either style
+_OURS = re.compile(rb'\{"time": ?"\d{4}-|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+ ')
 
 
 def fields(**values: Any) -> dict[str, Any]:
-    """`extra=` of a logging call: fields for the JSON line, beside the message."""
+    """Return `extra=` for a logging call: fields of the JSON line besides the message."""
     return {"fields": values}
 
 
@@ -42,18 +43,19 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; a line break in a message does not begin another line."""
+        """Format the line; a line break in a message does not begin another line."""
         if not record.exc_info:
             record.msg, record.args = " ".join(record.getMessage().splitlines()), None
         return super().format(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, the caller's fields, and the traceback
-    where there is one."""
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, message, the caller's fields, and a traceback if
+    there is one.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Format the line."""
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -69,7 +71,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to sys.stderr as it is at that moment, or to the stream given; what fails is left out."""
+    """Writes to the present sys.stderr, or to the given stream; failures are ignored."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__(stream or sys.stderr)
@@ -81,11 +83,13 @@ class _Handler(logging.StreamHandler[TextIO]):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nobody is left to be told."""
+        """Do nothing: no place is left to report an error of the log."""
 
 
 class LogFile:
-    """A file that lines are appended to. Raises UsageError if it cannot be, or holds something else."""
+    """A file to which lines are appended. Raises UsageError if that is impossible, or if the file holds something
+    else.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -115,7 +119,7 @@ class LogFile:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
 
     def write(self, line: str) -> bool:
-        """Append one line; False if the disk refused it."""
+        """Append one line; return False if the disk refused it."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         try:
             return os.write(self._descriptor, data) == len(data)
@@ -123,7 +127,7 @@ class LogFile:
             return False
 
     def reopen(self) -> None:
-        """Go on in a file of the same name; the old one was renamed. Keeps the old one where that is impossible."""
+        """Continue in a new file of the same name after a rename; keep the old file if that is impossible."""
         with contextlib.suppress(OSError):
             fresh = self._open()
             os.close(self._descriptor)
@@ -135,7 +139,7 @@ class LogFile:
 
 
 class Log(logging.Handler):
-    """What a run logs to: a bounded queue, and a thread that writes to standard error or to a file."""
+    """The log of a run: a bounded queue, and a thread that writes to standard error or to a file."""
 
     def __init__(self, formatter: logging.Formatter, path: Path | None = None) -> None:
         super().__init__()
@@ -150,27 +154,27 @@ class Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a record; never waits."""
         try:
-            record.msg, record.args = record.getMessage(), None  # as its arguments are now
+            record.msg, record.args = record.getMessage(), None  # with the present values of its arguments
             self._queue.put_nowait(record)
         except queue.Full:
             with self._counting:
                 self._left_out += 1
-        except Exception:  # a message that does not fit its arguments ends nothing
+        except Exception:  # a message that does not fit its arguments must not end the run
             self._left_out += 1
 
     @property
     def left_out(self) -> int:
-        """Lines that could not be written and were not told of yet."""
+        """The number of lines that could not be written and were not reported yet."""
         with self._counting:
             return self._left_out
 
     def reopen(self) -> None:
-        """Open the file anew (SIGHUP, logrotate). Returns at once."""
+        """Reopen the file (SIGHUP, logrotate). Returns immediately."""
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait("reopen")
 
     def finish(self, timeout_s: float = 1.0) -> None:
-        """Write what is queued, for at most so long. Later records go to standard error directly."""
+        """Write the queued lines, for at most this long. Later records go to standard error directly."""
         with contextlib.suppress(queue.Full):
             self._queue.put("end", timeout=timeout_s)
             self._thread.join(timeout_s)
@@ -180,14 +184,14 @@ class Log(logging.Handler):
             if item == "reopen":
                 if self._file:
                     self._file.reopen()
-                    self._note("the log file was opened anew", event="log_reopened")
+                    self._note("the log file was reopened", event="log_reopened")
             elif isinstance(item, logging.LogRecord):
                 good = self._write(item)
                 with self._counting:
                     self._left_out += not good
                     count = self._left_out
                 told = good and count > 0
-                if told and self._note(f"{count} lines of the log were left out", event="lines_left_out", count=count):
+                if told and self._note(f"{count} lines of the log were lost", event="lines_left_out", count=count):
                     with self._counting:
                         self._left_out -= count
 
@@ -197,7 +201,7 @@ class Log(logging.Handler):
         return self._write(record)
 
     def _write(self, record: logging.LogRecord) -> bool:
-        """Write one line; False if nothing took it."""
+        """Write one line; return False if that failed."""
         try:
             line = self._formatter.format(record)
             if self._file is not None and self._file.write(line):
@@ -206,7 +210,7 @@ class Log(logging.Handler):
                 return False
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
-        except Exception:  # the disk is full and standard error is gone
+        except Exception:  # the disk is full and standard error is closed
             return False
         return True
 
@@ -217,7 +221,7 @@ def set_up_logging(
     level: int = logging.INFO,
     stream: TextIO | None = None,
 ) -> None:
-    """Send this package's log to `stream` (stderr unless given). Other libraries' loggers are left alone."""
+    """Send this package's log to `stream` (stderr by default). Loggers of other libraries stay unchanged."""
     handler = _Handler(stream)
     handler.setFormatter(_formatter(style))
     _use(handler, level)
@@ -225,9 +229,9 @@ def set_up_logging(
 
 @contextlib.contextmanager
 def run_log(style: Literal["text", "json"], *, level: int, path: Path | None = None) -> Iterator[Log]:
-    """As `set_up_logging`, for a run: through a queue, to standard error or the file `path`. Yields the Log.
+    """Set up the log of a run: through a queue, to standard error or the file `path`. Yields the Log.
 
-    Raises UsageError when the file cannot be written or holds something else.
+    Raises UsageError if the file cannot be written or holds something else.
     """
     log = Log(_formatter(style), path)
     _use(log, level)

@@ -1,9 +1,9 @@
 """Settings of the C allocator that keep resident memory constant.
 
-A run makes and frees arrays of half a megabyte all day, from dozens of threads. glibc answers with an arena for a few
-threads each and by keeping such blocks in their heaps, so that memory grows for hours without any leak. Two arenas, and
-blocks of 256 KiB and more given back to the system when freed, cost next to nothing here and end that. What video
-encoders and short-lived objects leave behind is smaller and scattered: `trim_malloc` returns it, twice a minute.
+A run allocates and frees arrays of half a megabyte all day, from dozens of threads. glibc then uses one arena for every
+few threads and keeps such blocks in their heaps, so that memory grows for hours without any leak. Two arenas, and
+returning freed blocks of 256 KiB and more to the system, avoid that at almost no cost. Video encoders and short-lived
+objects leave smaller, scattered blocks; `trim_malloc` returns them, twice a minute.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ ARENAS = 2
 
 
 def configure_malloc() -> bool:
-    """Configure glibc malloc; call it once, before threads start. Returns False, and does nothing, without glibc."""
+    """Configure glibc malloc; call it once, before threads start. Returns False without glibc, and does nothing."""
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # musl
+    except (OSError, AttributeError):  # musl, for instance
         return False
     wanted = ((_M_ARENA_MAX, ARENAS), (_M_MMAP_THRESHOLD, MMAP_BYTES), (_M_TRIM_THRESHOLD, TRIM_BYTES))
     return all([mallopt(option, value) == 1 for option, value in wanted])
 
 
 def trim_malloc() -> bool:
-    """Return free memory to the system (2 to 5 ms; other threads may wait for memory). False without glibc."""
+    """Return free memory to the system (2 to 5 ms; other threads may wait for memory). Returns False without glibc."""
     if not sys.platform.startswith("linux"):
         return False
     try:

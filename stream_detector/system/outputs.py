@@ -1,15 +1,15 @@
-"""Where output may go: never over an input, nor over anything that is not a former output of the same kind.
+"""Protects files: output never replaces an input, nor a file that is not a former output of the same kind.
 
-What stands at a path is judged by its content, through symbolic links; names and extensions say nothing. Empty files
-and character devices (/dev/null) are free. Scores of a former run are kept under another name: `scores.csv` becomes
-`scores.1.csv`, the one after it `scores.2.csv`, and so on.
+The content of a file decides, through symbolic links; names and extensions do not count. Empty files and character
+devices (/dev/null) may be written. Scores of a former run are kept under another name: `scores.csv` becomes
+`scores.1.csv`, the next one `scores.2.csv`, and so on.
 
     kind      recognised by
     ────────  ────────────────────────────────────────────
     scores    the header line of scores.csv
     events    a first line with a schema of this program
-    page      the generator named in the head of a report
-    plot      the software named in a PNG
+    page      the generator in the head of a report
+    plot      the software in a PNG
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HEAD_BYTES = 2048
 _BEGINNINGS: dict[Kind, re.Pattern[bytes]] = {
     "scores": re.compile(re.escape(_HEADER) + rb"\r?\n"),
     "events": re.compile(rb'\{\s*"schema":\s*"stream-detector\.'),
-    # The second form: reports made before their generator was named.
+    # The second form belongs to reports of earlier versions.
     "page": re.compile(
         rb'<!doctype html>.{0,200}?(name="generator" content="stream-detector"'
         rb'|http-equiv="Content-Security-Policy" content="default-src &#(x27|39);none)',
@@ -53,12 +53,13 @@ _BEGINNINGS: dict[Kind, re.Pattern[bytes]] = {
     ),
     "plot": re.compile(rb"\x89PNG\r\n\x1a\n.{0,1024}?tEXtSoftware\x00stream-detector", re.DOTALL),
 }
-_TORN: dict[Kind, bytes] = {"scores": _HEADER, "events": b'{"schema":"stream-detector.'}  # what a kill may leave
+# the beginning that a kill may leave
+_TORN: dict[Kind, bytes] = {"scores": _HEADER, "events": b'{"schema":"stream-detector.'}
 _NAMES: dict[Kind, str] = {"scores": "table of scores", "events": "event file", "page": "report", "plot": "plot"}
 
 
 def check_free(path: Path, kind: Kind) -> None:
-    """Raise UsageError unless `path` is free: nothing, an empty file, a character device, or such an output."""
+    """Raise UsageError unless `path` is free: no file, an empty file, a character device, or an output of this kind."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -77,15 +78,15 @@ def check_free(path: Path, kind: Kind) -> None:
     torn = _TORN.get(kind, b"").startswith(beginning)
     if not torn and not _BEGINNINGS[kind].match(beginning):
         raise UsageError(
-            f"{str(path)!r} is no {_NAMES[kind]} of this program and is left as it is; give another name for the "
+            f"{str(path)!r} is no {_NAMES[kind]} of this program and stays unchanged; give another name for the "
             f"{_NAMES[kind]}"
         )
 
 
 def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
-    """Raise UsageError where two outputs are one file, or an output is an input; links of both kinds are followed.
+    """Raise UsageError if two outputs are one file, or an output is an input; links of both kinds are followed.
 
-    outputs: by the name that the user knows, for instance "--scores".
+    outputs: by option name, for instance "--scores".
     """
     taken: dict[object, str] = {}
     for path in inputs:
@@ -102,13 +103,13 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ())
 
 
 def keep_former(path: Path, kind: Kind) -> Path | None:
-    """Move a former output out of the way, to the next free number; returns its new name, None if there was none.
+    """Rename a former output to the next free number; return its new name, or None if there was none.
 
-    A table with nothing but its header is not worth keeping. Raises UsageError, also when `path` is not free.
+    A table with only a header is not kept. Raises UsageError, also if `path` is not free.
     """
     check_free(path, kind)
     try:
-        path = path.resolve()  # where the content is: a link stays, and points to the new file
+        path = path.resolve()  # the real file: a link stays, and points to the new file
         if _is_device(path) or not path.exists() or path.stat().st_size <= len(_HEADER) + 2:
             return None
         pattern = re.compile(re.escape(path.stem) + r"\.(\d{1,9})" + re.escape(path.suffix))
@@ -121,7 +122,7 @@ def keep_former(path: Path, kind: Kind) -> Path | None:
 
 
 def replace_file(path: Path, content: bytes, kind: Kind) -> None:
-    """Write `path` as a whole: after a kill or on a full disk it holds the old content or the new.
+    """Replace the content of `path` atomically: after a kill or on a full disk it holds the old content or the new.
 
     Raises UsageError.
     """
@@ -154,7 +155,7 @@ def _umask() -> int:
 
 
 def _identities(path: Path) -> list[object]:
-    """What two names of one file have in common: the file itself, or the place where it will be."""
+    """Return values that all names of one file share: the file's identity, or its future path."""
     found: list[object] = [os.path.realpath(path)]
     with contextlib.suppress(OSError, ValueError):
         status = path.stat()

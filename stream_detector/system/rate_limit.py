@@ -1,4 +1,4 @@
-"""Rate limit per peer: a token bucket for each, in bounded memory."""
+"""A rate limit per peer: one token bucket each, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Hashable
 
 
 class RateLimiter:
-    """Token buckets, one a peer: `rate` requests a second, bursts of `burst`. Keeps the newest `peers` of them."""
+    """Token buckets, one per peer: `rate` requests per second, bursts of `burst`. Keeps the newest `peers` buckets."""
 
     def __init__(self, rate: float = 50.0, burst: float = 20.0, peers: int = 1000) -> None:
         self._rate, self._burst, self._peers = rate, burst, peers
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def spent(self, peer: Hashable, now_s: float) -> bool:
-        """Whether `allow` would refuse `peer` at monotonic time `now_s`; takes nothing."""
+        """Return whether `allow` would refuse `peer` at monotonic time `now_s`; takes no token."""
         tokens, then_s = self._buckets.get(peer, (self._burst, now_s))
         return min(self._burst, tokens + (now_s - then_s) * self._rate) < 1.0
 
     def allow(self, peer: Hashable, now_s: float) -> bool:
-        """Whether `peer` may ask once more at monotonic time `now_s`."""
+        """Take a token of `peer` at monotonic time `now_s`; return whether there was one."""
         tokens, then_s = self._buckets.pop(peer, (self._burst, now_s))
         tokens = min(self._burst, tokens + (now_s - then_s) * self._rate)
         allowed = tokens >= 1.0

@@ -1,15 +1,15 @@
-"""Registries: implementations by name, those of this package and those of other distributions.
+"""Registries: implementations by name, of this package and of other distributions.
 
     smoothers = Registry[SmootherFactory]("smoother", "stream_detector.smoothers", {"ema": "package.module:make_ema"})
     smoothers.get("ema")
 
-A new kind is one file and one registration: `@smoothers.register("kalman")` in a program of your own, or an entry point
-of a distribution, which is found by itself once it is installed:
+A new kind is one file and one registration: `@smoothers.register("kalman")` in a program, or an entry point of an
+installed distribution:
 
     [project.entry-points."stream_detector.smoothers"]
     kalman = "my_package.kalman:make"
 
-Nothing is imported before it is asked for.
+An implementation is imported when it is first requested.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 class Registry(Generic[T]):
     """Implementations of one kind, by name.
 
-    kind: for people, in the singular.  group: of entry points.  builtin: name → "module:attribute".
+    kind: the noun for messages, in the singular.  group: of entry points.  builtin: name → "module:attribute".
     """
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
@@ -40,7 +40,9 @@ class Registry(Generic[T]):
         self._registered: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator: what follows is found under `name`. Raises ConfigError for a name that is taken or malformed."""
+        """Return a decorator that registers its argument under `name`. Raises ConfigError for a used or malformed
+        name.
+        """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{self.kind} name {name!r} is not allowed: use 1 to 64 of a-z, 0-9, '_', '-' and '.'")
         if name in self._builtin or name in self._registered:
@@ -53,11 +55,11 @@ class Registry(Generic[T]):
         return keep
 
     def unregister(self, name: str) -> None:
-        """Forget what `register` kept under `name`; nothing happens where there is nothing."""
+        """Remove what `register` stored under `name`, if there is such an entry."""
         self._registered.pop(name, None)
 
     def is_builtin(self, name: str) -> bool:
-        """Whether this package brings it itself."""
+        """Return whether this package itself has the implementation."""
         return name in self._builtin
 
     def module_of(self, name: str) -> str | None:
@@ -71,17 +73,19 @@ class Registry(Generic[T]):
         return None if module == "__main__" else module
 
     def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return tuple(sorted({*self._builtin, *self._registered, *self._installed()}))
 
     def known(self, name: str) -> str:
-        """`name`, where there is such an implementation; nothing is imported. Raises ValueError for an unknown name."""
+        """Return `name` if there is such an implementation, without importing it. Raises ValueError for an unknown
+        name.
+        """
         if name not in self._registered and name not in self._builtin and name not in self._installed():
             raise ValueError(self._unknown(name))
         return name
 
     def get(self, name: str) -> T:
-        """The implementation. Raises ConfigError for an unknown name, or when its module cannot be imported."""
+        """Return the implementation. Raises ConfigError for an unknown name, or if its module cannot be imported."""
         if name in self._registered:
             return self._registered[name]
         if name in self._builtin:
@@ -92,10 +96,10 @@ class Registry(Generic[T]):
             raise ConfigError(self._unknown(name))
         try:
             self._registered[name] = cast(T, found.load())
-        except Exception as error:  # of somebody else's module: anything
+        except Exception as error:  # a module of another author may raise anything
             raise ConfigError(
                 f"{self.kind} {name!r} of {found.value.partition(':')[0]!r} cannot be loaded ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}); mend or uninstall that distribution"
+                f"{' '.join(str(error).split())[:200]}); repair or uninstall that distribution"
             ) from None
         return self._registered[name]
 

@@ -1,16 +1,17 @@
-"""How old something is, by order of arrival and a monotonic clock, so that no single reading of a clock deletes it.
+"""The age of items, by order of arrival and a monotonic clock, so that no single reading of a clock deletes anything.
 
-The wall clock may be wrong: set a month ahead for a moment, 1970 until the network is there. So nothing is dated by it.
-What arrives is marked with the *life* (one run of a process) and the seconds since that life began, by the monotonic
-clock. Within one life ages are exact. Between lives the wall clock is needed, for it alone knows how long the machine
-was off; each life gives one reading of it, the offset that held for most of its time, and a reading counts only as far
-as its neighbours bear it out:
+The wall clock may be wrong: set a month ahead for a moment, or at 1970 until the network is up. Therefore it dates
+nothing. An item is marked with its *life* (one run of a process) and the seconds since that life began, by the
+monotonic clock. Within one life, ages are exact. Between lives the wall clock is needed, because only it knows how long
+the machine was off. Each life gives one reading, the offset that held for most of its time, and a reading counts only
+as far as its neighbours confirm it:
 
-    a life began no earlier than the life before it ended, and no later than the life after it began, less its length
+    a life began no earlier than the previous life ended, and no later than the next life began, less its length
 
-One wrong reading is thereby held between its neighbours. A life whose clock did not jump for `CONFIRM_S` counts in
-full; until the present one has come so far, the time since the life before is not counted. All errors are on the side
-of keeping, but for the time for which lives ran: that old everything is at least. Limits by size go by order alone.
+One wrong reading is thereby bounded by its neighbours. A life whose clock did not jump for `CONFIRM_S` counts fully;
+until the present one has lasted so long, the time since the previous life is not counted. All errors keep items too
+long rather than too short, except for the time for which lives ran: everything is at least that old. Limits by size use
+the order only.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-CONFIRM_S = 3600.0  # a clock that kept its offset for so long is believed
-_SANE_UTC = 1_672_531_200.0  # 2023: an earlier reading is no reading, but a clock that was never set
-_SAME_S = 10.0  # readings whose offsets differ by less agree (drift, slewing)
-_MOST_S = 120.0  # one reading speaks for no longer than this
-_KEEP_LIVES = 3  # beyond the oldest mark's, for its neighbours
+CONFIRM_S = 3600.0  # seconds; a clock that kept its offset for this long is trusted
+_SANE_UTC = 1_672_531_200.0  # 2023: an earlier reading comes from a clock that was never set
+_SAME_S = 10.0  # seconds; readings whose offsets differ by less agree (drift, slewing)
+_MOST_S = 120.0  # seconds; one reading covers at most this time
+_KEEP_LIVES = 3  # lives kept before that of the oldest mark, as its neighbours
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS lives(number INTEGER PRIMARY KEY AUTOINCREMENT, token TEXT UNIQUE NOT NULL,
@@ -35,9 +36,9 @@ CREATE TABLE IF NOT EXISTS lives(number INTEGER PRIMARY KEY AUTOINCREMENT, token
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One run of a process. began_utc: its wall clock at its beginning.  lasted_s: by its monotonic clock.
+    """One run of a process. began_utc: its wall clock at the beginning.  lasted_s: by its monotonic clock.
 
-    confirmed: its wall clock kept still for `CONFIRM_S`.
+    confirmed: whether its wall clock did not jump for `CONFIRM_S`.
     """
 
     number: int
@@ -55,7 +56,7 @@ class WallClock:
         self._weight_s = 0.0
 
     def observe(self, monotonic_s: float, utc_s: float) -> None:
-        """Take a reading of both clocks; call it often (every few seconds)."""
+        """Take a reading of both clocks; call it every few seconds."""
         passed_s = min(max(0.0, monotonic_s - self._seen_s), _MOST_S)
         self._seen_s = monotonic_s
         offset_s = utc_s - monotonic_s
@@ -69,21 +70,21 @@ class WallClock:
 
     @property
     def confirmed(self) -> bool:
-        """Whether the offset has held for long enough to be believed without a neighbour."""
+        """Whether the offset has held long enough to be trusted without a neighbour."""
         return self._weight_s >= CONFIRM_S
 
     @property
     def began_utc(self) -> float:
-        """What the wall clock showed, or should have shown, when this life began."""
+        """The wall clock at the beginning of this life, corrected."""
         return self._began_s + self._offset_s
 
     def lasted_s(self, monotonic_s: float) -> float:
-        """Seconds since this life began."""
+        """Return the seconds since this life began."""
         return monotonic_s - self._began_s
 
 
 def beginnings(lives: Sequence[Life]) -> dict[int, float]:
-    """number → when each life began, on one scale, as far as readings bear each other out.
+    """Return number → beginning of each life, on one scale, as far as readings confirm each other.
 
     lives: in order, the present one last.
     """
@@ -99,13 +100,13 @@ def beginnings(lives: Sequence[Life]) -> dict[int, float]:
             found[life.number] = own
         else:
             readings = [value for value in (own, *after[:2]) if value is not None]
-            # Rather too young than too old.
+            # in doubt younger rather than older
             found[life.number] = statistics.median(readings) if len(readings) == 3 else max(readings, default=0.0)
     return found
 
 
 def ran_since(lives: Sequence[Life], number: int) -> dict[int, float]:
-    """number → seconds for which lives ran from its beginning to that of the life `number`: so old it is at least.
+    """Return number → seconds for which lives ran from its beginning to that of the life `number`: its least age.
 
     lives: in order.
     """
@@ -117,7 +118,7 @@ def ran_since(lives: Sequence[Life], number: int) -> dict[int, float]:
 
 
 def _later(lives: Sequence[Life], place: int) -> list[float]:
-    """The latest that a life can have begun, as each of those after it has it."""
+    """Return the latest possible beginning of a life, according to each later life."""
     found, lasted_s = [], 0.0
     for this, following in itertools.pairwise(lives[place : place + 4]):
         lasted_s += this.lasted_s
@@ -133,7 +134,7 @@ def _between(before: float, own: float | None, after: Sequence[float], confirmed
         return max(before, min(after[:2])) if len(after) > 1 else before
     if not after:
         return before
-    if before - _SAME_S < own < before:  # it agrees: clocks are slewed, and set by a little
+    if before - _SAME_S < own < before:  # it agrees: clocks are slewed, and set by small steps
         own = before
     latest = after[0]
     if latest < before:  # a neighbour is wrong
@@ -142,19 +143,19 @@ def _between(before: float, own: float | None, after: Sequence[float], confirmed
 
 
 def begin_life(db: sqlite3.Connection, token: str, began_utc: float, lasted_s: float) -> int:
-    """Enter a life, or find it again by its token; returns its number."""
+    """Insert a life, or find it by its token; return its number."""
     db.execute("INSERT OR IGNORE INTO lives(token, began_utc, lasted_s) VALUES (?,?,?)", (token, began_utc, lasted_s))
     return int(db.execute("SELECT number FROM lives WHERE token = ?", (token,)).fetchone()[0])
 
 
 def note_life(db: sqlite3.Connection, number: int, wall: WallClock, lasted_s: float) -> None:
-    """Write down how far a life has come."""
+    """Record the present length of a life."""
     values = (wall.began_utc, lasted_s, int(wall.confirmed), number)
     db.execute("UPDATE lives SET began_utc = ?, lasted_s = ?, confirmed = ? WHERE number = ?", values)
 
 
 def read_lives(db: sqlite3.Connection, oldest: int, newest: int) -> list[Life]:
-    """The lives from two before `oldest` to `newest`, in order."""
+    """Return the lives from two before `oldest` to `newest`, in order."""
     rows = db.execute(
         "SELECT number, began_utc, lasted_s, confirmed FROM lives WHERE number >= ? AND number <= ? ORDER BY number",
         (oldest - _KEEP_LIVES + 1, newest),
@@ -163,5 +164,5 @@ def read_lives(db: sqlite3.Connection, oldest: int, newest: int) -> list[Life]:
 
 
 def forget_lives(db: sqlite3.Connection, oldest: int) -> None:
-    """Drop the lives that no mark refers to any more, but for the neighbours of `oldest`."""
+    """Delete the lives that no mark refers to, except the neighbours of `oldest`."""
     db.execute("DELETE FROM lives WHERE number < ?", (oldest - _KEEP_LIVES,))

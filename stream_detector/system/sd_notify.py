@@ -1,7 +1,7 @@
-"""Telling systemd that the service is ready, alive, or stopping: `sd_notify(3)` over a plain datagram socket.
+"""Reports to systemd that the service is ready, alive or stopping: `sd_notify(3)` over a datagram socket.
 
-Does nothing where NOTIFY_SOCKET is not set, so it may always be called. Watchdog: systemd restarts the service when no
-`alive` came for WatchdogSec; call it from the thread whose hanging matters, as often as `watchdog_s` says.
+Without NOTIFY_SOCKET all calls do nothing. Watchdog: systemd restarts the service if no `alive` arrives within
+WatchdogSec; call it from the thread whose hang should be detected, every `watchdog_s` seconds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 
 class Notifier:
-    """One connection to the service manager. environ: where NOTIFY_SOCKET and WATCHDOG_* are looked up.
+    """A connection to the service manager. environ: the variables NOTIFY_SOCKET and WATCHDOG_*.
 
-    watchdog_s: how often to call `alive`, seconds (a third of what systemd allows); 0.0 if no watchdog is asked for.
+    watchdog_s: interval of `alive`, in seconds (a third of systemd's limit); 0.0 without a watchdog.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -27,19 +27,19 @@ class Notifier:
 
     @property
     def active(self) -> bool:
-        """Whether anybody listens."""
+        """Whether a service manager listens."""
         return bool(self._address)
 
     def ready(self, status: str = "") -> None:
-        """The service has started: sockets are bound, cameras are being opened."""
+        """Report that the service has started: sockets are bound, cameras are being opened."""
         self._send("READY=1", status)
 
     def alive(self, status: str = "") -> None:
-        """The watchdog's sign of life."""
+        """Send a sign of life for the watchdog."""
         self._send("WATCHDOG=1", status)
 
     def stopping(self) -> None:
-        """The service has begun to end."""
+        """Report that the service is ending."""
         self._send("STOPPING=1", "")
 
     def _send(self, state: str, status: str) -> None:
@@ -52,5 +52,5 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)
                 sender.sendto(text.encode("utf-8", "replace"), address)
-        except OSError:  # the service manager is busy or gone; watching goes on
+        except OSError:  # the service manager is busy or gone; the run continues
             return

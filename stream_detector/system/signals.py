@@ -31,15 +31,15 @@ from types import FrameType
 
 GRACE_S = 5.0
 _INTERRUPTED = "stream-detector: interrupted\n"
-_STOPPING = "stream-detector: stopping; a second signal ends it at once\n"
-_AT_ONCE = "stream-detector: interrupted again; ended at once\n"
+_STOPPING = "stream-detector: stopping; a second signal ends it immediately\n"
+_AT_ONCE = "stream-detector: interrupted again; ended immediately\n"
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 _NUMBERS = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
 _HUP = int(getattr(signal, "SIGHUP", 0))
 
 
 class Interrupted(KeyboardInterrupt):
-    """A stop that was asked for before the run could take it. number: of the signal."""
+    """A stop was requested before the run could take it. number: of the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by signal {number}")
@@ -47,12 +47,15 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells report it."""
+        """128 + signal number, as shells report it."""
         return 128 + self.number
 
 
 class _State:
-    """What the handlers share. `lock` is never held while calling out, and never taken in a Python signal handler."""
+    """The shared state of the handlers.
+
+    `lock` is never held during a callback, and never taken in a Python signal handler.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -69,7 +72,7 @@ _state = _State()
 
 
 def install() -> None:
-    """Watch SIGINT, SIGTERM and SIGHUP for the rest of the process. Call it first, in the main thread; once."""
+    """Watch SIGINT, SIGTERM and SIGHUP for the rest of the process. Call it once, first, in the main thread."""
     if _state.installed:
         return
     _state.installed = True
@@ -87,24 +90,24 @@ def install() -> None:
 
 
 def received() -> int:
-    """The number of the first stop signal of this process, 0 if none came."""
+    """Return the number of the first stop signal of this process, 0 if there was none."""
     return _state.received
 
 
 def check() -> None:
-    """Raise Interrupted if a stop was asked for. For the steps of a set-up: nothing more is opened then."""
+    """Raise Interrupted if a stop was requested. The steps of a set-up call it, so that nothing more is opened."""
     if _state.received:
         raise Interrupted(_state.received)
 
 
 def final_code(code: int) -> int:
-    """The exit code of a process that ended with `code`: 128 + the signal's number after a stop, unless it failed."""
+    """Return the exit code of a process that ended with `code`: 128 + signal number after a stop, unless it failed."""
     return 128 + _state.received if _state.received and code == 0 else code
 
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Another phase within the block; raises Interrupted at once if a stop came before."""
+    """Set another phase within the block; raises Interrupted immediately if a stop was requested before."""
     with _state.lock:
         before, _state.phase = _state.phase, name
     try:
@@ -118,9 +121,10 @@ def phase(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_stop(stop: Callable[[], None]) -> Iterator[None]:
-    """Within the block a stop calls `stop`, from any thread; at once if it was asked for before. It may come twice.
+    """Within the block, a stop calls `stop`, from any thread; immediately if it was requested before. It may be called
+    twice.
 
-    In a process that did not call `install` (a test, a library's user) the handlers are set for the block alone.
+    In a process that did not call `install` (a test, a library's user) the handlers are set for the block only.
     """
     before = _borrow()
     with _state.lock:
@@ -143,7 +147,7 @@ def on_stop(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_reopen(reopen: Callable[[], None]) -> Iterator[None]:
-    """Within the block a SIGHUP to a service calls `reopen`, in the watching thread."""
+    """Within the block, a SIGHUP to a service calls `reopen`, in the watching thread."""
     with _state.lock:
         _state.reopens.append(reopen)
     try:
@@ -154,10 +158,10 @@ def on_reopen(reopen: Callable[[], None]) -> Iterator[None]:
 
 
 def _borrow() -> dict[int, signal.Handlers | Callable[[int, FrameType | None], object] | int | None]:
-    """Handlers for the time of a block, in a process that others own; returns those that were there."""
+    """Set handlers for the time of a block in a process of another owner; return the former ones."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    if _state.installed:  # a library may have set its own meanwhile
+    if _state.installed:  # a library may have set its own in the meantime
         for number in _NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _in_main_thread)
@@ -165,7 +169,7 @@ def _borrow() -> dict[int, signal.Handlers | Callable[[int, FrameType | None], o
     before = {number: signal.getsignal(number) for number in _NUMBERS}
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends at once
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process
         _state.received = number
         for stop in list(_state.stops[-1:]):
             stop()
@@ -177,7 +181,7 @@ def _borrow() -> dict[int, signal.Handlers | Callable[[int, FrameType | None], o
 
 
 def _in_main_thread(number: int, _frame: FrameType | None) -> None:
-    """Python's own handler: only what must happen in the main thread. `_watch` does the rest."""
+    """Python's own handler: only the work that needs the main thread. `_watch` does the rest."""
     if number == _HUP and _state.hup_reopens:
         return
     _state.received = _state.received or number  # without the lock: the main thread may hold it
@@ -231,12 +235,12 @@ def _leave(sentence: str, number: int) -> None:
 
 def _say(sentence: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        if select.select((), (2,), (), 0)[1]:  # a reader that stands still must not hold the end up
+        if select.select((), (2,), (), 0)[1]:  # a reader that stands still must not delay the end
             os.write(2, sentence.encode())
 
 
 def _forget() -> None:
-    """In a forked child the pipe is its parent's: signals mean there what they mean to any process."""
+    """Restore the default signals in a forked child, because the pipe belongs to its parent."""
     global _state
     _state = _State()
     signal.set_wakeup_fd(-1)
@@ -246,7 +250,7 @@ def _forget() -> None:
 
 
 def _has_terminal() -> bool:
-    """Whether the process has a controlling terminal, whose end would be told by SIGHUP."""
+    """Return whether the process has a controlling terminal, whose end SIGHUP would report."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:

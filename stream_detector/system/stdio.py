@@ -1,8 +1,9 @@
-"""Standard output and error that end or hold up nothing: closed, full, gone, unread, or of another encoding.
+"""Makes standard output and error safe: closed, full, unread, or with another encoding, they neither end nor block a
+run.
 
-What cannot be encoded is written as an escape (`\\u2192`). Standard output raises OutputError, which the command line
-turns into one sentence. Standard error drops what it cannot take: there is nowhere to tell of it, and no run may wait
-for the reader of its log.
+Characters that the encoding lacks are written as escapes (`\\u2192`). Standard output raises OutputError, which the
+command line turns into one sentence. Standard error drops what it cannot write: there is no place to report it, and no
+run may wait for the reader of its log.
 """
 
 from __future__ import annotations
@@ -17,21 +18,23 @@ from typing import Any
 
 from stream_detector.errors import OutputError
 
-_PIPE_BYTES = 4096  # so many bytes a pipe takes at once when it says that it can be written to
-_WAIT_S = 1.0  # for a reader of standard error that stands still, once
+_PIPE_BYTES = 4096  # bytes that a pipe accepts when it is reported as writable
+_WAIT_S = 1.0  # seconds to wait, once, for a reader of standard error that stands still
 
 
 def mend_descriptors() -> None:
-    """Open /dev/null where a standard descriptor is closed: else the next file opened, a journal, would be "stdout"."""
+    """Open /dev/null where a standard descriptor is closed; otherwise the next opened file, a journal, would be
+    "stdout".
+    """
     for wanted in (0, 1, 2):
         try:
             os.fstat(wanted)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # uses the lowest free number, which is this one
 
 
 def mend_streams() -> None:
-    """Replace sys.stdout and sys.stderr. Once, at the start of a process."""
+    """Replace sys.stdout and sys.stderr. Call it once, at the start of a process."""
     out, err = sys.stdout, sys.stderr
     closed = out is None
     raw_out: io.RawIOBase = _ClosedOut() if closed else _Out(1, "w", closefd=False)
@@ -84,6 +87,6 @@ class _Err(io.FileIO):
 
 
 def json_text(values: object, *, indent: int | None = 2) -> str:
-    """JSON for standard output: beyond ASCII only where its encoding can carry it."""
+    """Format JSON for standard output, with characters beyond ASCII only if its encoding has them."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return json.dumps(values, indent=indent, allow_nan=False, ensure_ascii=not encoding.lower().startswith("utf"))

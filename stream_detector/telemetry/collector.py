@@ -28,7 +28,7 @@ from stream_detector.types import CameraState, CameraStatus, Clock, Decision
 HISTORY = 120  # smoothed scores kept per camera
 RECENT_ALARMS = 50
 RECENT_LOG_ENTRIES = 500
-MAX_CAUSES = 32  # distinct causes counted per camera; further ones are counted as "other"
+MAX_CAUSES = 32  # different causes counted per camera; further ones are counted as "other"
 FPS_SPAN_S = 1.0
 
 
@@ -42,7 +42,7 @@ class _Distribution:
         self.count, self.sum_ms, self.min_ms, self.max_ms = 0, 0.0, math.inf, 0.0
 
     def add(self, milliseconds: float) -> None:
-        value = milliseconds if 0.0 <= milliseconds < math.inf else 0.0  # a clock that stepped back, a NaN
+        value = milliseconds if 0.0 <= milliseconds < math.inf else 0.0  # a clock that stepped back, or NaN
         self.counts[bucket_of(value)] += 1
         self.count += 1
         self.sum_ms += value
@@ -56,7 +56,7 @@ class _Distribution:
 
 
 class _Camera:
-    """What is counted of one camera."""
+    """The counts of one camera."""
 
     def __init__(self, name: str, now_s: float) -> None:
         self.name, self.source, self.detail = name, "", ""
@@ -117,12 +117,13 @@ class Telemetry:
     """Counts what the stages report. All methods may be called from any thread."""
 
     def __init__(self, camera_names: Iterable[str], clock: Clock) -> None:
-        """camera_names: in the order in which they are to be shown. clock: monotonic time of latencies and ages."""
+        """Create the counters. camera_names: in display order.  clock: monotonic time of latencies and ages."""
         self._clock = clock
         self._lock = threading.Lock()
         self._start_s = clock.monotonic()
         self._cameras = {name: _Camera(name, self._start_s) for name in camera_names}
-        # Reports about others (a former run's alarm that ends now, the detector itself) are noted, not counted.
+        # Reports about other cameras (an alarm of a former run that ends now, the detector itself) are listed, not
+        # counted.
         self._nobody = _Camera("", self._start_s)
         self._stages = {name: _Distribution() for name in STAGES}
         self._total = _Distribution()
@@ -134,7 +135,7 @@ class Telemetry:
         self._over = False
 
     def decision_loop_passed(self) -> None:
-        """The decision thread has just completed one pass of its loop."""
+        """The decision thread has completed one pass of its loop."""
         now_s = self._clock.monotonic()
         with self._lock:
             self._decision_loop_s = now_s
@@ -171,13 +172,15 @@ class Telemetry:
             self._camera(camera).evidence_lost += n
 
     def duration(self, camera: str, seconds: float | None) -> None:
-        """The length of a file, as its container claims; None if it is not known."""
+        """The length of a file in seconds, declared by its container; None if unknown."""
         known = seconds is not None and 0.0 < seconds < math.inf
         with self._lock:
             self._camera(camera).duration_s = seconds if known else None
 
     def stage(self, name: str, milliseconds: float) -> None:
-        """One latency of one stage (see `snapshot.STAGES`); others are ignored. `decision` reports all but publish."""
+        """Add one latency of one stage (see `snapshot.STAGES`); others are ignored. `decision` reports all except
+        publish.
+        """
         with self._lock:
             if name in self._stages:
                 self._stages[name].add(milliseconds)
@@ -257,7 +260,7 @@ class Telemetry:
                 self._add_log_entry(alarm.camera, "end", text, _alarm_fields("alarm_end", alarm))
 
     def snapshot(self) -> TelemetrySnapshot:
-        """The run at this moment, frozen; about 0.2 ms for 64 cameras."""
+        """Return the frozen state of the run; takes about 0.2 ms for 64 cameras."""
         now_s = self._clock.monotonic()
         with self._lock:
             return TelemetrySnapshot(
@@ -275,7 +278,7 @@ class Telemetry:
             )
 
     def log_entries_since(self, seq: int) -> tuple[LogEntry, ...]:
-        """Notes newer than number `seq`, as far as they are kept, oldest first."""
+        """Return the kept entries with a number above `seq`, oldest first."""
         with self._lock:
             new = min(self._log_seq - seq, len(self._log_entries))
             return tuple(self._log_entries)[len(self._log_entries) - new :] if new > 0 else ()

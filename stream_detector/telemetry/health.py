@@ -1,10 +1,10 @@
-"""Two questions about a run: does the process decide (liveness), and are enough cameras scored (readiness)?
+"""Answers two questions about a run: does it decide (liveness), and are enough cameras scored (readiness)?
 
-    /livez    the decision thread has run recently; for what restarts the process
-    /readyz   also, at least `ready_share` of the cameras were scored recently; for routing and alerts
+    /livez    whether the decision thread has run recently; for a service manager that restarts the process
+    /readyz   also whether at least `ready_share` of the cameras were scored recently; for routing and alerts
     /healthz  the same as /livez, for older setups
 
-A camera that reboots does not make the process unhealthy, and a live process may still score no camera.
+A camera that reboots does not make the process unhealthy, and a live process may score no camera at all.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from stream_detector.config import TelemetryConfig
 from stream_detector.telemetry.snapshot import CameraView, TelemetrySnapshot
 
 PATHS = ("/livez", "/readyz", "/healthz")
-START_S = 300.0  # a process that still loads its model is alive for so long
+START_S = 300.0  # seconds for which a process that still loads its model counts as alive
 NAMES = 64  # cameras named in an answer, at most
 _LOCAL_NAMES = re.compile(r"(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?", re.IGNORECASE)
 
 
 def is_local_host(host: str) -> bool:
-    """Whether a Host header names this machine's loopback. Another name that leads here is DNS rebinding."""
+    """Return whether a Host header names this machine's loopback. Any other name that leads here is DNS rebinding."""
     return bool(_LOCAL_NAMES.fullmatch(host))
 
 
 def is_live(snapshot: TelemetrySnapshot, max_age_s: float) -> bool:
-    """Whether the decision thread went round in the last `max_age_s` seconds, is still starting, or ended in order."""
+    """Return whether the decision thread ran in the last `max_age_s` seconds, is still starting, or ended in order."""
     if snapshot.over:
         return True
     if snapshot.decided_age_s is None:
@@ -36,12 +36,14 @@ def is_live(snapshot: TelemetrySnapshot, max_age_s: float) -> bool:
 
 
 def is_late(camera: CameraView, max_age_s: float) -> bool:
-    """Whether a camera that should give windows had none scored in the last `max_age_s` seconds."""
+    """Return whether a camera that should give windows had none scored in the last `max_age_s` seconds."""
     return camera.state != "ended" and (camera.window_age_s is None or camera.window_age_s > max_age_s)
 
 
 def ready_share(snapshot: TelemetrySnapshot, max_age_s: float) -> float:
-    """Cameras scored in the last `max_age_s` seconds, as a share of those that have not ended; 1 if all have ended."""
+    """Return the fraction of the cameras that have not ended with a window scored in the last `max_age_s` seconds; 1 if
+    all have ended.
+    """
     expected = [camera for camera in snapshot.cameras if camera.state != "ended"]
     if not expected:
         return 1.0
@@ -51,7 +53,7 @@ def ready_share(snapshot: TelemetrySnapshot, max_age_s: float) -> float:
 def check(
     path: str, snapshot: TelemetrySnapshot, config: TelemetryConfig, *, names: bool
 ) -> tuple[int, dict[str, Any]]:
-    """(HTTP status, body) for one of PATHS. names: whether the asker may see the cameras' names and counters."""
+    """Return (HTTP status, body) for one of PATHS. names: whether the client may see camera names and counters."""
     live = is_live(snapshot, config.live_age_s)
     age_s = snapshot.decided_age_s
     body: dict[str, Any] = {

@@ -23,7 +23,7 @@ class LogEntrySource(Protocol):
     """The part of `collector.Telemetry` that this module uses."""
 
     def log_entries_since(self, seq: int) -> tuple[LogEntry, ...]:
-        """Entries newer than number `seq`, as far as they are kept, oldest first."""
+        """Return the kept entries with a number above `seq`, oldest first."""
         ...
 
 
@@ -45,9 +45,7 @@ class RunLogger:
         for entry in self._telemetry.log_entries_since(self._logged_seq):
             left_out = entry.seq - self._logged_seq - 1
             if left_out:
-                log.warning(
-                    "%d log entries were left out", left_out, extra=fields(event="lines_left_out", count=left_out)
-                )
+                log.warning("%d log entries were lost", left_out, extra=fields(event="lines_left_out", count=left_out))
             self._logged_seq = entry.seq
             log.log(
                 level_of(entry), "%s: %s", entry.camera, entry.text, extra=fields(camera=entry.camera, **entry.fields)
@@ -55,6 +53,6 @@ class RunLogger:
 
 
 def level_of(entry: LogEntry) -> int:
-    """WARNING for what an operator should look at, INFO for everything else."""
+    """Return WARNING for entries that an operator should see, INFO for all others."""
     loud = entry.fields.get("event") in _LOUD or entry.fields.get("state") in _LOUD_STATES
     return logging.WARNING if loud else logging.INFO

@@ -30,7 +30,7 @@ from stream_detector.telemetry.snapshot import BUCKETS, PER_OCTAVE, Histogram, T
 log = logging.getLogger(__name__)
 
 MOST = 64  # simultaneous connections
-CONNECTION_S = 10.0  # from the first byte to the last
+CONNECTION_S = 10.0  # seconds from the first byte to the last
 PLAIN = "text/plain; charset=utf-8"
 
 
@@ -38,7 +38,7 @@ class SnapshotSource(Protocol):
     """The part of `collector.Telemetry` that this module uses."""
 
     def snapshot(self) -> TelemetrySnapshot:
-        """The run at this moment."""
+        """Return the present state of the run."""
         ...
 
 
@@ -55,7 +55,7 @@ class _Collector(Collector):
             "frames": "Frames captured",
             "windows": "Windows completed",
             "scored": "Windows scored",
-            "reconnects": "Sources that came back",
+            "reconnects": "Sources that were reopened",
             "alarms": "Alarms started",
             "evidence_lost": "Clips and snapshots that could not be written",
         }
@@ -66,7 +66,7 @@ class _Collector(Collector):
             yield counter
         for name, attribute, text in (
             ("dropped", "dropped", "Frames and windows dropped"),
-            ("degraded_windows", "degraded_windows", "Windows scored in spite of a discontinuity or a poor picture"),
+            ("degraded_windows", "degraded_windows", "Windows scored despite a discontinuity or a poor picture"),
         ):
             counter = CounterMetricFamily(f"{prefix}_{name}", text, labels=["camera", "cause"])
             for camera in snapshot.cameras:
@@ -87,7 +87,7 @@ class _Collector(Collector):
                 if value is not None:
                     gauge.add_metric([camera.name], float(value))
             yield gauge
-        gauge = GaugeMetricFamily(f"{prefix}_camera_state", "1 for the state it is in", labels=["camera", "state"])
+        gauge = GaugeMetricFamily(f"{prefix}_camera_state", "1 for the present state", labels=["camera", "state"])
         for camera in snapshot.cameras:
             gauge.add_metric([camera.name, camera.state], 1.0)
         yield gauge
@@ -96,12 +96,14 @@ class _Collector(Collector):
             latency.add_metric([name], _cumulative(stage), stage.sum_ms / 1e3)
         yield latency
         yield CounterMetricFamily(f"{prefix}_batches", "Batches closed", value=snapshot.batches)
-        yield CounterMetricFamily(f"{prefix}_batched_windows", "Windows in them", value=snapshot.batched_windows)
+        yield CounterMetricFamily(
+            f"{prefix}_batched_windows", "Windows in these batches", value=snapshot.batched_windows
+        )
         yield GaugeMetricFamily(f"{prefix}_uptime_seconds", "Since the start", value=snapshot.elapsed_s)
 
 
 def _cumulative(stage: Histogram) -> list[tuple[str, float]]:
-    """Prometheus buckets, one per octave: (upper bound in seconds, how many are not above it)."""
+    """Return Prometheus buckets, one per octave: (upper bound in seconds, number of values up to it)."""
     counts = stage.counts or (0,) * BUCKETS
     buckets: list[tuple[str, float]] = []
     seen = 0
@@ -113,14 +115,14 @@ def _cumulative(stage: Histogram) -> list[tuple[str, float]]:
 
 
 def make_registry(telemetry: SnapshotSource) -> CollectorRegistry:
-    """The metrics of a run, for `prometheus_client.exposition`."""
+    """Make the registry of a run's metrics, for `prometheus_client.exposition`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(telemetry))
     return registry
 
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """(text, content type) for a scrape. accept: its Accept header; one that cannot be read counts as none."""
+    """Return (text, content type) for a scrape. accept: its Accept header; an unreadable one counts as none."""
     try:
         encode, kind = choose_encoder(accept)
     except (TypeError, ValueError):  # prometheus_client compares versions that it could not parse
@@ -129,8 +131,10 @@ def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
 
 
 class _BoundedServer(ThreadingHTTPServer):
-    """One thread a connection, for few and short connections. Beyond MOST the oldest connection is closed, so that idle
-    peers and peers that do not read block nobody."""
+    """One thread per connection, for few and short connections.
+
+    Beyond MOST the oldest connection is closed, so that idle peers and peers that do not read block nobody.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -149,7 +153,7 @@ class _BoundedServer(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a finished connection."""
+        """Remove a finished connection."""
         with self._held_lock:
             self._held.pop(id(request), None)
         super().shutdown_request(request)
@@ -169,7 +173,7 @@ class _BoundedServer(ThreadingHTTPServer):
 
     @staticmethod
     def _disconnect(held: Any) -> None:
-        with contextlib.suppress(OSError):  # gone already
+        with contextlib.suppress(OSError):  # already gone
             held.shutdown(socket.SHUT_RDWR)
 
 

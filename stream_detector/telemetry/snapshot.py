@@ -1,4 +1,4 @@
-"""What telemetry shows of a run: frozen values without behaviour beyond arithmetic.
+"""Snapshots of a run's telemetry: frozen values without behaviour beyond arithmetic.
 
 `collector.Telemetry` fills them; the terminal view, the heartbeat, /metrics and the benchmarks read them.
 
@@ -24,8 +24,8 @@ BUCKETS = 30 * PER_OCTAVE + 1
 
 
 def bucket_of(milliseconds: float) -> int:
-    """The bucket that a latency falls in; out-of-range values go to the first or the last one."""
-    if not milliseconds > LOW_MS:  # also catches NaN
+    """Return the bucket of a latency; values out of range go to the first or the last one."""
+    if not milliseconds > LOW_MS:  # also handles NaN
         return 0
     if math.isinf(milliseconds):
         return BUCKETS - 1
@@ -34,13 +34,13 @@ def bucket_of(milliseconds: float) -> int:
 
 
 def bound_ms(bucket: int) -> float:
-    """Inclusive upper bound of a bucket, milliseconds."""
+    """Return the inclusive upper bound of a bucket, milliseconds."""
     return float(LOW_MS * GROWTH**bucket)
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """A latency distribution at one moment. counts: one per bucket (see `bound_ms`); empty when nothing was seen."""
+    """A latency distribution at one moment. counts: one per bucket (see `bound_ms`); empty without values."""
 
     counts: tuple[int, ...] = ()
     count: int = 0
@@ -49,7 +49,7 @@ class Histogram:
     max_ms: float = 0.0
 
     def quantile(self, share: float) -> float | None:
-        """The latency that `share` (0 to 1) of all values do not exceed, within 4.4 %; None when nothing was seen."""
+        """Return the latency that `share` (0 to 1) of all values do not exceed, within 4.4 %; None without values."""
         if not self.count:
             return None
         rank = min(self.count, max(1, math.ceil(share * self.count)))
@@ -65,11 +65,11 @@ class Histogram:
 
     @property
     def mean_ms(self) -> float | None:
-        """The exact mean; None when nothing was seen."""
+        """The exact mean; None without values."""
         return self.sum_ms / self.count if self.count else None
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """count, mean, p50, p95, p99 and max, for JSON."""
+        """Return count, mean, p50, p95, p99 and max, for JSON."""
         summary: dict[str, float | int | None] = {"count": self.count}
         values = {"mean": self.mean_ms, "max": self.max_ms if self.count else None}
         values |= {f"p{percent}": self.quantile(percent / 100) for percent in (50, 95, 99)}
@@ -81,10 +81,11 @@ class Histogram:
 class CameraView:
     """One camera at one moment.
 
-    fps: frames a second over about the last second.  raw, smoothed, threshold: of the newest scored window, None before
-    the first.  history: smoothed scores, newest last, at most 120.  window_age_s: since the newest window was scored.
-    lag_ms: last frame of the newest window captured → decision.  media_s: media time reached.  duration_s: length
-    of a file, None when not known (live).  degraded: causes of the newest window.  degraded_windows: count by cause.
+    fps: frames per second over about the last second.  raw, smoothed, threshold: of the newest scored window, None
+    before the first.  history: smoothed scores, newest last, at most 120.  window_age_s: since the newest window was
+    scored. lag_ms: last frame of the newest window captured → decision.  media_s: media time reached.  duration_s:
+    length of a file, None if unknown (live).  degraded: causes of the newest window.  degraded_windows: number by
+    cause.
     """
 
     name: str
@@ -113,13 +114,13 @@ class CameraView:
 
     @property
     def drops(self) -> int:
-        """Frames and windows dropped, all causes together."""
+        """The frames and windows dropped for any cause."""
         return sum(self.dropped.values())
 
 
 @dataclass(frozen=True, slots=True)
 class AlarmView:
-    """One alarm as of its newest event; times as in the event."""
+    """One alarm at its newest event; times as in the event."""
 
     id: str
     camera: str
@@ -136,9 +137,9 @@ class AlarmView:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line for people about a change of state or an alarm. seq counts from 1 without holes. at_s: since the start.
+    """One line for people about a change of state or an alarm. seq counts from 1 without gaps. at_s: since the start.
 
-    fields: the same for machines, as in JSON log lines; `event` names what happened (docs/logging.md).
+    fields: the same for machines, as in JSON log lines; `event` names the kind of entry (docs/logging.md).
     """
 
     seq: int
@@ -154,9 +155,9 @@ class TelemetrySnapshot:
     """A run at one moment. elapsed_s: since the start.  scored_age_s: since any window was scored; None before.
 
     stages: latency histogram per stage, in the order of STAGES.  total: last frame captured → decision taken.
-    decided_age_s: since the decision thread last ran, within a second; None before the first time.
-    over: the decision thread has ended every alarm and has nothing more to do.
-    alarms: the newest ones, newest last.  log_entries: the newest ones, newest last.
+    decided_age_s: since the decision thread last ran, within a second; None before the first time. over: whether the
+    decision thread has ended every alarm and has nothing more to do. alarms: the newest ones, newest last.
+    log_entries: the newest ones, newest last.
     """
 
     elapsed_s: float
@@ -193,11 +194,13 @@ class TelemetrySnapshot:
 
     @property
     def mean_batch(self) -> float | None:
-        """Windows a batch, on average; None before the first."""
+        """The average number of windows per batch; None before the first."""
         return self.batched_windows / self.batches if self.batches else None
 
     def health(self) -> dict[str, Any]:
-        """What a heartbeat carries: small, JSON-ready. "No alarm" is a statement only where windows were scored."""
+        """Return the content of a heartbeat: small, JSON-ready. "No alarm" is meaningful only where windows were
+        scored.
+        """
         return {
             "elapsed_s": round(self.elapsed_s, 3),
             "windows": self.windows,

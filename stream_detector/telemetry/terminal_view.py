@@ -1,8 +1,8 @@
-"""The live view of a run in a terminal, or plain lines where there is none.
+"""The live view of a run in a terminal, or plain lines without one.
 
-The view reads frozen snapshots at 5 Hz from its own thread and holds nothing of the run, so it can neither slow nor
-break it. What does not fit the height turns over in pages; cameras in alarm or in trouble stay on every page. All text
-that comes from outside (names, sources, details) is shown literally, without markup and without control characters.
+The view reads frozen snapshots at 5 Hz in its own thread and holds no part of the run, so it can neither slow nor break
+it. If the cameras do not fit the height, the view shows pages in turn; cameras in alarm or with a problem stay on every
+page. All text from outside (names, sources, details) is shown literally, without markup and control characters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stream_detector.telemetry.snapshot import AlarmView, CameraView, TelemetryS
 
 INTERVAL_S = 0.2
 PAGE_S = 4.0
-WIDE = 120  # columns from which the table has room for progress, age and causes
+WIDE = 120  # from this width in columns the table shows progress, age and causes
 VERY_WIDE = 170
 BLOCKS = " ▏▎▍▌▋▊▉█"
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -42,13 +42,13 @@ class SnapshotSource(Protocol):
     """The part of `collector.Telemetry` that this module uses."""
 
     def snapshot(self) -> TelemetrySnapshot:
-        """The run at this moment."""
+        """Return the present state of the run."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ViewHeader:
-    """What does not change during a run. rendered: the demo draws the footage, and the view must say so."""
+    """The constant part of the view. rendered: the demo draws the footage, and the view must say so."""
 
     engine: str
     bundle: str
@@ -62,7 +62,7 @@ class TerminalView:
     def __init__(
         self, telemetry: SnapshotSource, header: ViewHeader, *, console: Console | None = None, plain: bool = False
     ) -> None:
-        """console: standard output unless given. plain: lines even in a terminal."""
+        """Create the view. console: standard output by default.  plain: print lines even in a terminal."""
         self._telemetry, self._header = telemetry, header
         self._console = console or Console()
         self._plain = plain or not drawable(self._console)
@@ -81,7 +81,7 @@ class TerminalView:
             if failure:
                 self._say(failure)
             self._run_plain(stop)
-        except (Exception, SystemExit):  # a closed pipe, for which rich wants to exit: the run continues
+        except (Exception, SystemExit):  # a closed pipe, at which rich would exit: the run continues
             stop.wait()
 
     def _run_live(self, stop: threading.Event) -> None:
@@ -97,7 +97,7 @@ class TerminalView:
         header = self._header
         self._say(f"engine {header.engine}; bundle {header.bundle}; events {header.endpoint}")
         if header.rendered:
-            self._say("RENDERED FOOTAGE: this scene is drawn by a program, no camera filmed it")
+            self._say("RENDERED FOOTAGE: this scene is drawn by a program, not filmed by a camera")
         while not stop.wait(INTERVAL_S):
             self._print_new_entries()
         self._print_new_entries()
@@ -111,7 +111,7 @@ class TerminalView:
     def _print_new_entries(self) -> None:
         fresh = [entry for entry in self._telemetry.snapshot().log_entries if entry.seq > self._printed_seq]
         if fresh and fresh[0].seq > self._printed_seq + 1:
-            self._say(f"({fresh[0].seq - self._printed_seq - 1} lines left out)")
+            self._say(f"({fresh[0].seq - self._printed_seq - 1} lines omitted)")
         for entry in fresh:
             self._say(f"{clock_text(entry.at_s)}  {entry.camera:<12}  {entry.text}")
             self._printed_seq = entry.seq
@@ -123,14 +123,16 @@ class TerminalView:
 
 
 def drawable(console: Console | None = None) -> bool:
-    """Whether the live view can be shown there (standard output unless given); otherwise the run writes log lines."""
+    """Return whether the live view can be shown there (standard output by default); otherwise the run writes log
+    lines.
+    """
     console = console or Console()
     terminal = console.is_terminal and not console.is_dumb_terminal
     return terminal and console.encoding.lower().startswith("utf")
 
 
 def render(snapshot: TelemetrySnapshot, header: ViewHeader, width: int, height: int) -> RenderableType:
-    """The whole view for a terminal of `width` columns and `height` rows."""
+    """Render the whole view for a terminal of `width` columns and `height` rows."""
     parts: list[RenderableType] = [_header(snapshot, header, width)]
     progress = _progress(snapshot, width)
     stages = _stages(snapshot, width)
@@ -156,8 +158,10 @@ def render(snapshot: TelemetrySnapshot, header: ViewHeader, width: int, height: 
 
 def page_of(
     cameras: Sequence[CameraView], room: int, elapsed_s: float
-) -> tuple[list[CameraView], int, int]:  # (those to show, page from 1, pages)
-    """Which cameras to show now when `room` fit: all; or those in alarm or trouble, and a page of the others."""
+) -> tuple[list[CameraView], int, int]:  # (cameras to show, page from 1, pages)
+    """Choose the cameras to show when `room` fit: all; or those in alarm or with a problem, and a page of the
+    others.
+    """
     if len(cameras) <= room:
         return list(cameras), 1, 1
     urgent = [camera for camera in cameras if camera.alarmed or camera.state in TROUBLE]
@@ -197,7 +201,7 @@ def _header(snapshot: TelemetrySnapshot, header: ViewHeader, width: int) -> Rend
                 line.append(f"{name} ", style="bright_black").append(clean(value) + "   ")
             lines.append(line)
     if header.rendered:
-        notice = " RENDERED FOOTAGE: drawn by a program, no camera filmed it "
+        notice = " RENDERED FOOTAGE: drawn by a program, not filmed by a camera "
         lines.append(Text(notice, style="black on yellow", no_wrap=True, overflow="ellipsis"))
     return Group(*lines, Text(""))
 
@@ -251,7 +255,7 @@ def _state(camera: CameraView, *, detailed: bool) -> Text:
 
 
 def score_bar(camera: CameraView, width: int) -> Text:
-    """The smoothed score as a bar of `width` cells from 0 to 1, with a mark at the threshold, and its figure."""
+    """Draw the smoothed score as a bar of `width` cells from 0 to 1, with a mark at the threshold, and its value."""
     text = Text()
     if camera.smoothed is None or camera.threshold is None:
         return text.append("·" * width, style="bright_black").append("    –", style="bright_black")
@@ -270,7 +274,7 @@ def score_bar(camera: CameraView, width: int) -> Text:
 
 
 def sparkline(history: Sequence[float], threshold: float | None, width: int) -> Text:
-    """The newest `width` smoothed scores, newest at the right; what reaches the threshold is red."""
+    """Draw the newest `width` smoothed scores, newest at the right; values at or above the threshold are red."""
     recent = [value if math.isfinite(value) else 0.0 for value in history[-width:]]
     top = max([1e-6, threshold or 0.0, *recent])
     text = Text(" " * (width - len(recent)))
@@ -307,10 +311,10 @@ def _progress(snapshot: TelemetrySnapshot, width: int) -> RenderableType | None:
 
 
 def eta_s(snapshot: TelemetrySnapshot) -> float | None:
-    """Seconds until the last file ends; None before anything can be said.
+    """Estimate the seconds until the last file ends; None before there is an estimate.
 
-    The larger of two estimates: all that is left at the rate of all files together (right when files queue), and the
-    longest rest of one file at the run's pace for it (right when they play side by side).
+    It is the larger of two estimates: the total rest at the rate of all files together (right when files queue), and
+    the longest rest of one file at its own pace (right when they play in parallel).
     """
     files = [camera for camera in snapshot.cameras if camera.duration_s is not None]
     played_s = sum(_played_s(camera) for camera in files)
@@ -360,23 +364,23 @@ def _alarms(alarms: Sequence[AlarmView], snapshot: TelemetrySnapshot, width: int
 
 
 def clean(text: str) -> str:
-    """`text` without control characters, so that a source's name cannot steer the terminal."""
+    """Return `text` without control characters, so that a source's name cannot control the terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def middle_cut(text: str, width: int) -> str:
-    """`text` in at most `width` (>= 6) cells; the end stays, since that is where names of a series differ."""
+    """Shorten `text` to at most `width` (>= 6) cells; the end stays, because names of a series differ there."""
     return text if len(text) <= width else f"{text[: width - 5]}…{text[-4:]}"
 
 
 def clock_text(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     whole = max(0, int(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def ms_text(milliseconds: float | None) -> str:
-    """A latency in at most seven characters: '–', '0.42 ms', '38.1 ms', '412 ms', '12.3 s', '25 min'."""
+    """Format a latency in at most seven characters: '–', '0.42 ms', '38.1 ms', '412 ms', '12.3 s', '25 min'."""
     if milliseconds is None:
         return "–"
     for limit, unit, scale, digits in ((1, "ms", 1, 2), (100, "ms", 1, 1), (1e4, "ms", 1, 0), (1e5, "s", 1e3, 1)):
@@ -386,12 +390,12 @@ def ms_text(milliseconds: float | None) -> str:
 
 
 def short(number: int) -> str:
-    """A count in at most five characters."""
+    """Format a count in at most five characters."""
     return (
         str(number) if number < 100_000 else f"{number / 1e3:.0f}k" if number < 10_000_000 else f"{number / 1e6:.0f}M"
     )
 
 
 def count_text(number: int, noun: str) -> str:
-    """'1 camera', '2 cameras'."""
+    """Format a count with its noun: '1 camera', '2 cameras'."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

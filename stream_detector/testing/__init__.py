@@ -1,8 +1,8 @@
 """Fakes that ship with the library, for its own tests and for those of its users.
 
-FakeClock        a clock that moves when told            FakeSource      a reader that plays a script
-ConstantEngine   an engine with chosen scores            FakeCamera      MJPEG over HTTP on loopback, with faults
-fake_frames      frames without a source                 numbered_image  a picture that knows its number
+FakeClock        a clock that the test moves            FakeSource      a reader that plays a script
+ConstantEngine   an engine with chosen scores           FakeCamera      MJPEG over HTTP on loopback, with faults
+fake_frames      frames without a source                numbered_image  a picture that encodes its number
 """
 
 from stream_detector.testing.camera import FakeCamera

@@ -1,4 +1,4 @@
-"""A network camera on loopback: MJPEG over HTTP, by the standard library, with faults on demand."""
+"""A network camera on loopback: MJPEG over HTTP, with the standard library, and faults on demand."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _BOUNDARY = "frame"
 
 
 class FakeCamera:
-    """Serves `http://127.0.0.1:<port>/live` from `start` (or `with`) to `stop`; start again and the port is the same.
+    """Serves `http://127.0.0.1:<port>/live` from `start` (or `with`) to `stop`; a restart keeps the port.
 
-    fps: pictures a second.  picture: called with the number of the picture, returns uint8 (h, w, 3) BGR.
-    user, password: asked for when given (HTTP basic), and part of `url`.
+    fps: pictures per second.  picture: number of the picture → uint8 (h, w, 3) BGR.  user, password: if given, the
+    camera requires them (HTTP basic), and `url` contains them.
 
-    Faults: `stall` / `resume` (connected, silent), `drop` (hang up on everybody), `corrupt` (cut the next JPEGs short),
-    `stop` / `start` (gone, back again).  sent: pictures sent so far.  connections: accepted so far.
+    Faults: `stall` / `resume` (connected, silent), `drop` (disconnect all clients), `corrupt` (truncate the next
+    JPEGs), `stop` / `start` (gone, back again).  sent: pictures sent so far.  connections: accepted so far.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FakeCamera:
 
     @property
     def url(self) -> str:
-        """Where it is, with user and password when it has them."""
+        """The address, with user and password if they are required."""
         user, password = self._secret
         return f"http://{f'{user}:{password}@' if user else ''}127.0.0.1:{self.port}/live"
 
@@ -69,7 +69,7 @@ class FakeCamera:
         self.stop()
 
     def start(self) -> None:
-        """Listen; on the same port as before, if there was a before."""
+        """Listen; after `stop`, on the same port as before."""
         camera = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ class FakeCamera:
             allow_reuse_address = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # a client that hangs up is no error here
+                pass  # a client that disconnects is no error here
 
         self._closing.clear()
         server = Server(("127.0.0.1", self.port), Handler)
@@ -95,7 +95,7 @@ class FakeCamera:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening and hang up. Safe to call twice."""
+        """Stop listening and disconnect all clients. Safe to call twice."""
         self._closing.set()
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
@@ -113,11 +113,11 @@ class FakeCamera:
         self._flowing.set()
 
     def drop(self) -> None:
-        """Hang up on every client; new ones are welcome."""
+        """Disconnect every client; new ones are accepted."""
         with self._lock:
             sockets = list(self._sockets)
         for client in sockets:
-            with contextlib.suppress(OSError):  # gone already
+            with contextlib.suppress(OSError):  # already gone
                 client.shutdown(socket.SHUT_RDWR)
 
     def corrupt(self, count: int = 1) -> None:
@@ -143,7 +143,7 @@ class FakeCamera:
             request.end_headers()
             self._stream(request)
         except OSError:
-            pass  # the client went, or `drop` cut the line
+            pass  # the client is gone, or `drop` closed the connection
         finally:
             with self._lock:
                 self._sockets.discard(request.connection)

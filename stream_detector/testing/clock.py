@@ -1,4 +1,4 @@
-"""A clock that moves only when it is told to."""
+"""A clock that moves only when the test moves it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class FakeClock:
-    """Implements `types.Clock`; thread-safe. Both clocks start where told and move together by `advance`.
+    """Implements `types.Clock`; thread-safe. `advance` moves both clocks together.
 
     start_s: first monotonic time, seconds.  utc_s: first UTC, seconds since the epoch.
     """
@@ -28,14 +28,14 @@ class FakeClock:
             return self._now_s + self._offset_s
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` (not negative) go by."""
+        """Move both clocks by `seconds` (not negative)."""
         if seconds < 0:
             raise ValueError(f"a clock cannot go back by {-seconds} s")
         with self._lock:
             self._now_s += seconds
 
     def waiter(self, stop: threading.Event) -> Callable[[float], bool]:
-        """A stand-in for `stop.wait`: lets the time go by at once and returns whether `stop` is set."""
+        """Return a replacement of `stop.wait`: it moves the clock immediately and returns whether `stop` is set."""
 
         def wait(seconds: float) -> bool:
             if not stop.is_set():

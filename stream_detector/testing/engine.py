@@ -1,4 +1,4 @@
-"""An engine without a network: it answers at once with scores that the test chose."""
+"""An engine without a network: it answers immediately with scores that the test chose."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
 
 class ConstantEngine:
-    """Implements `types.Engine`. Every window gets `score`; or, with `score_of`, whatever that says of its frames.
+    """Implements `types.Engine`. Every window gets `score`, or the result of `score_of`.
 
-    score_of: called with uint8 (16, H, W, 3), returns a score in [0, 1].  fail_after: that many batches are served, the
-    next one raises EngineError.  batches: sizes served so far.  Features are zeros, float32 (B, feature_dim).
+    score_of: uint8 (16, H, W, 3) → score in [0, 1].  fail_after: the number of batches after which EngineError is
+    raised. batches: sizes served so far.  Features are zeros, float32 (B, feature_dim).
     """
 
     name = "constant"
@@ -41,7 +41,9 @@ class ConstantEngine:
         self._fail_after = fail_after
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        """frames: uint8 (B, 16, H, W, 3). Raises EngineError when told to, or when the batch is not well formed."""
+        """Score a batch: uint8 (B, 16, H, W, 3). Raises EngineError after `fail_after` batches, or for a malformed
+        batch.
+        """
         if frames.ndim != 5 or frames.dtype != np.uint8 or not 1 <= len(frames) <= self.max_batch:
             raise EngineError(
                 f"a batch must be uint8 (1..{self.max_batch}, 16, H, W, 3), got {frames.dtype} {frames.shape}"
@@ -55,5 +57,5 @@ class ConstantEngine:
         return EngineOutput(np.zeros((len(frames), self._feature_dim), np.float32), scores, 0.0, 0.0)
 
     def close(self) -> None:
-        """Remember that it was closed."""
+        """Record that the engine was closed."""
         self.closed = True

@@ -14,7 +14,9 @@ from stream_detector.types import Frame, UInt8Array
 
 
 def numbered_image(index: int, size: tuple[int, int] = (48, 64)) -> UInt8Array:
-    """uint8 (h, w, 3): `index` mod 256 in the top left corner pixel, a gradient elsewhere (so it is not flat)."""
+    """Make a picture, uint8 (h, w, 3): `index` mod 256 in the top left pixel, a gradient elsewhere (so it is not
+    flat).
+    """
     height, width = size
     image: UInt8Array = np.empty((height, width, 3), np.uint8)
     image[:] = np.linspace(0, 255, width).astype(np.uint8)[None, :, None]
@@ -25,21 +27,21 @@ def numbered_image(index: int, size: tuple[int, int] = (48, 64)) -> UInt8Array:
 def fake_frames(
     camera: str = "cam", count: int = 32, *, fps: float = 25.0, size: tuple[int, int] = (112, 112), start: int = 0
 ) -> Iterator[Frame]:
-    """`count` frames as a capture thread would hand them out; media time is index / fps."""
+    """Make `count` frames as a capture thread would; media time is index / fps."""
     for index in range(start, start + count):
         media_s = index / fps
         yield Frame(camera, index, media_s, 1000.0 + media_s, 1_700_000_000.0 + media_s, numbered_image(index, size))
 
 
 class FakeSource:
-    """Implements `readers.Reader` by a script of steps, one for each grab:
+    """Implements `readers.Reader` with a script of steps, one for each grab:
 
-    "frame"   a frame                     "bad"     nothing this time       "flat"   a frame of one colour
-    "broken"  grabbed, not decodable      "lost"    the connection is gone  "stall"  blocks until `release`
-    "other"   a frame of another scene   "raise"    raises RuntimeError
+        "frame"   a frame                     "bad"     nothing this time        "flat"   a frame of one colour
+        "broken"  grabbed, not decodable      "lost"    the connection is gone   "stall"  blocks until `release`
+        "other"   a frame of another scene    "raise"   raises RuntimeError
 
-    steps: what is left of the script is played on after a reopen; when it is used up, "end" (or, for a live source,
-    blocks until `release`).  refuse: that many opens fail.  clock: a live source's frames move it by 1 / fps.
+    steps: the script continues after a reopen; when it is used up, the source gives "end" (or, if live, blocks until
+    `release`).  refuse: the number of opens that fail.  clock: the frames of a live source move it by 1 / fps.
     """
 
     def __init__(
@@ -69,11 +71,11 @@ class FakeSource:
         self._clock = clock
 
     def release(self) -> None:
-        """Let every stall, present and to come, end at once."""
+        """End every stall, present and future, immediately."""
         self._released.set()
 
     def open(self) -> None:
-        """Count the attempt. Raises SourceError while `refuse` lasts."""
+        """Count the attempt. Raises SourceError for the first `refuse` attempts."""
         self.opens += 1
         if self.opens <= self._refuse:
             raise SourceError("the fake source was told to refuse; wait")
@@ -102,10 +104,10 @@ class FakeSource:
 
     def _block(self) -> None:
         self.stalled.set()
-        self._released.wait(60.0)  # never for ever: a test that forgets to release must not leave a thread behind
+        self._released.wait(60.0)  # limited, because a test that forgets to release must not leave a thread behind
 
     def retrieve(self) -> UInt8Array | None:
-        """The frame's number in its first pixel, see `numbered_image`."""
+        """Return a picture with the frame's number in its first pixel, see `numbered_image`."""
         self.retrieved += 1
         if self._step == "broken":
             return None
@@ -115,5 +117,5 @@ class FakeSource:
         return np.ascontiguousarray(image[:, ::-1]) if self._step == "other" else image
 
     def close(self) -> None:
-        """Count it."""
+        """Count the call."""
         self.closes += 1

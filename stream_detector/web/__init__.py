@@ -1,10 +1,10 @@
 """The web page: live cameras, alarms, replay and tuning in the browser (extra `web`).
 
     capture threads ──previews──▶ LiveState ◀──decisions, events── decision thread
-                                    │
-                     server thread, own event loop: History (journal, read-only) · Hub ──SSE──▶ viewers
-                                    └── acknowledgements ──DecisionQueue──▶ decision thread
+                                      │
+    server thread, own event loop: History (journal, read-only) · Hub ──SSE──▶ viewers
+                                      └── acknowledgements ──DecisionQueue──▶ decision thread
 
-The detector hands over references only; the server thread does all work for viewers. `server` is the
-entrance; nothing here is imported unless `--web` is given, for starlette and uvicorn are optional.
+The detector only passes references; the server thread does all work for viewers. `server` is the entry point. The
+package is imported only with `--web`, because starlette and uvicorn are optional.
 """

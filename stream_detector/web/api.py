@@ -1,4 +1,4 @@
-"""The routes: small JSON, pictures, clips, exports. Everything a viewer sends is checked here."""
+"""The routes: small JSON, pictures, clips, exports. Every input of a viewer is checked here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
 
 @dataclass(frozen=True, slots=True)
 class WebContext:
-    """What the routes work on."""
+    """The objects that the routes use."""
 
     run: Run
     live_state: LiveState
@@ -68,7 +68,7 @@ class Api:
         self._writing = WriteRoutes(context.run, context.history, context.hub, self._known, self._camera)
 
     def app(self) -> Starlette:
-        """The application without its guard."""
+        """Return the application without its middleware."""
         routes: list[BaseRoute] = [
             Route("/login", self._login_page, methods=["GET"]),
             Route("/login", self._login, methods=["POST"]),
@@ -226,7 +226,9 @@ class Api:
         return FileResponse(path, media_type=content, headers={"cache-control": "no-cache"})
 
     def _evidence(self, alarm: Alarm, suffix: str) -> Path | None:
-        """Its file, by names that were checked, below the evidence folder; a link that leads out of it is none."""
+        """Return an evidence file of an alarm, by checked names, below the evidence folder; a link that leaves it does
+        not count.
+        """
         if not CAMERA_NAME.fullmatch(alarm.camera) or not alarm.evidence_name:
             return None
         try:
@@ -274,7 +276,7 @@ class Api:
         name = self._camera(request)
         threshold, smooth = settings_of(await read_json(request.receive, request.scope))
         alarm = self._context.run.config.alarm
-        async with self._context.tuning:  # one at a time: it is the detector's processor
+        async with self._context.tuning:  # one at a time, because the detector needs the processor
             rows = self._context.live_state.rows(name)
             tuned = await asyncio.to_thread(tune, rows, smooth, threshold, alarm)
         return JSONResponse(
@@ -308,14 +310,14 @@ class Api:
 
 
 class _Stream:
-    """The route of live data; an ASGI application of its own, for it never ends by itself."""
+    """The route of live data; an ASGI application of its own, because it does not end by itself."""
 
     def __init__(self, context: WebContext) -> None:
         self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        if request.method == "HEAD":  # a stream has no end, its head has
+        if request.method == "HEAD":  # a stream has no end, but its request has
             await Response(media_type="text/event-stream")(scope, receive, send)
             return
         try:

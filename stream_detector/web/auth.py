@@ -31,7 +31,9 @@ _BIND = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]@]+):(?P<port>\d{1,5}
 
 @dataclass(frozen=True, slots=True)
 class BindAddress:
-    """An address to listen on. host: without brackets. local: only this machine reaches it. tls: whether TLS is on."""
+    """An address to listen on. host: without brackets. local: whether only this machine reaches it. tls: whether TLS is
+    on.
+    """
 
     host: str
     port: int
@@ -39,13 +41,15 @@ class BindAddress:
     tls: bool
 
     def url(self, port: int) -> str:
-        """What to open in a browser."""
+        """Return the address to open in a browser."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{port}/"
 
 
 def parse_bind(config: WebConfig) -> BindAddress:
-    """The address in `config`. Raises EndpointError if it is malformed, or open to others without token and TLS."""
+    """Parse the address in `config`. Raises EndpointError if it is malformed, or open to others without token and
+    TLS.
+    """
     match = _BIND.fullmatch(config.bind)
     if match is None or int(match["port"]) > 65535:
         raise EndpointError(f"--web {config.bind!r} is not understood; give HOST:PORT, for instance 127.0.0.1:8080")
@@ -167,14 +171,15 @@ class AccessControl:
 
     @property
     def closed(self) -> bool:
-        """Whether a token is needed."""
+        """Whether a token is required."""
         return bool(self._token)
 
     def host_allowed(self, host: str) -> bool:
-        """On loopback only local names: a foreign name that points here is another site's attempt (DNS rebinding).
+        """Return whether a request may use this host name.
 
-        Beyond it `hosts`, if there are any; else every name, for what a browser sends under a foreign one holds no
-        cookie of ours.
+        On loopback only local names are allowed: a foreign name that points here is another site's attempt (DNS
+        rebinding). Elsewhere only `hosts`, if there are any; otherwise every name, because a request under a foreign
+        name carries no cookie of this page.
         """
         match = _HOST.fullmatch(host)
         if match is None:
@@ -209,7 +214,7 @@ class AccessControl:
         return cookie
 
     def close_session(self, cookie: str) -> None:
-        """Forget a session."""
+        """Delete a session."""
         self._sessions.pop(self._digest(cookie), None)
 
     def session(self, cookie: str, now_s: float) -> Principal | None:

@@ -42,8 +42,8 @@ ARRIVAL_RATE, ARRIVAL_BURST = 100.0, 1000.0  # connections of one peer
 HANDSHAKE_S = 5.0
 FAREWELL_S = 10.0
 IDLE_S = 15.0
-WRITE_S = 20.0  # a peer that takes nothing for so long is let go; a slow one has taken 48 KiB by then
-GRACE_S = 2.0  # who came or stopped reading just now is not yet the first to go
+WRITE_S = 20.0  # seconds; a peer that takes nothing for this long is disconnected; a slow one has taken 48 KiB by then
+GRACE_S = 2.0  # seconds; a peer that connected or stopped reading more recently is not yet the first to go
 SWEEP_S = 0.5
 SLICE = 8 << 10  # bytes passed to HTTP in one call, so that its limit for a head always applies
 RESERVED, RESERVED_A_CAMERA = 128, 8  # descriptors
@@ -53,7 +53,7 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections there may be. highest: a descriptor of this number or above is one of the reserve."""
+    """The limits of connections. highest: descriptors of this number or above belong to the reserve."""
 
     most: int
     most_a_peer: int
@@ -61,7 +61,9 @@ class ConnectionLimits:
 
 
 def connection_limits(cameras: int, descriptors: int | None = None) -> ConnectionLimits:
-    """What the limit on open files (`ulimit -n`; None: ask the system) leaves beside the cameras."""
+    """Return the connections that the limit on open files (`ulimit -n`; None: ask the system) leaves besides the
+    cameras.
+    """
     if descriptors is None:
         descriptors = _descriptors()
     reserve = min(descriptors * 3 // 4, RESERVED + RESERVED_A_CAMERA * cameras)
@@ -79,16 +81,16 @@ def _descriptors() -> int:
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol, with a deadline for every request's head, and an account of what it does.
+    """uvicorn's HTTP/1.1 protocol, with a deadline for every request's head, and a record of its activity.
 
-    uvicorn times the pause between two requests, but waits for ever for the first and for an unfinished head.
+    uvicorn limits the pause between two requests, but waits for ever for the first request and for an incomplete head.
     """
 
     _deadline: asyncio.TimerHandle | None = None
     on_lost: Callable[[], None] | None = None
-    since_s = 0.0  # of the state it is in
-    progress_s = 0.0  # when the peer took something last, or had nothing to take
-    unread = 0  # bytes that wait for the peer, as seen by the last `look`
+    since_s = 0.0  # the time of the present state
+    progress_s = 0.0  # when the peer last took data, or had none to take
+    unread = 0  # bytes that waited for the peer at the last `look`
 
     def connection_made(self, transport: Any) -> None:
         """Start the clock."""
@@ -108,17 +110,17 @@ class Connection(H11Protocol):
             self._start_clock()
 
     def on_response_complete(self) -> None:
-        """It is idle from now on, unless the next request waits already."""
+        """Mark the connection as idle, unless the next request is already waiting."""
         self.since_s = self.loop.time()
         super().on_response_complete()
 
     def resume_writing(self) -> None:
-        """The peer reads."""
+        """The peer reads again."""
         self.progress_s = self.loop.time()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the clocks."""
+        """Clear the clocks."""
         self._stop_clock()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -132,11 +134,11 @@ class Connection(H11Protocol):
 
     @property
     def asking(self) -> bool:
-        """Whether the peer has still to send a whole head."""
+        """Whether the peer still has to send a complete head."""
         return self._deadline is not None
 
     def look(self, now_s: float) -> float:
-        """How long the peer has taken nothing of what waits for it, seconds."""
+        """Return for how long the peer has taken none of its waiting data, in seconds."""
         unread = self.transport.get_write_buffer_size()
         closing = self.transport.is_closing()
         if unread < self.unread or (not unread and not closing):
@@ -161,7 +163,9 @@ class Connection(H11Protocol):
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """One connection, from its acceptance on. came_s: of the loop's clock. protocol: None until TLS is agreed on."""
+    """One connection since its acceptance. came_s: by the loop's clock.  protocol: None until the TLS handshake is
+    done.
+    """
 
     peer: str
     came_s: float
@@ -169,7 +173,7 @@ class _Held:
     protocol: Connection | None = None
 
     def rank(self, now_s: float) -> tuple[int, float]:
-        """(how little it does: 0 least, 4 is at work; since when)."""
+        """Return (level of activity: 0 least, 4 working; since when)."""
         found = self.protocol
         if found is None or found.transport is None:
             return (1 if now_s - self.came_s > GRACE_S else 3), self.came_s
@@ -192,7 +196,7 @@ class _Held:
 
 @dataclass(eq=False)
 class ConnectionManager:
-    """Accepts on `listener` for `make`'s protocols until `close`. context: of TLS, or None."""
+    """Accepts connections on `listener` for the protocols of `make` until `close`. context: of TLS, or None."""
 
     listener: socket.socket
     make: Callable[[], Connection]
@@ -204,7 +208,7 @@ class ConnectionManager:
     _arrivals: RateLimiter = field(default_factory=lambda: RateLimiter(ARRIVAL_RATE, ARRIVAL_BURST, middleware.PEERS))
 
     async def run(self) -> None:
-        """Accept, and sweep, until cancelled."""
+        """Accept connections, and sweep, until cancelled."""
         self.listener.setblocking(False)
         loop = asyncio.get_running_loop()
         sweeping = asyncio.create_task(self._sweep_often())
@@ -217,28 +221,28 @@ class ConnectionManager:
                         self._make_room(self._everyone(), loop.time())
                         await asyncio.sleep(SWEEP_S)
                     else:
-                        await asyncio.sleep(0)  # the peer went away before it was accepted
+                        await asyncio.sleep(0)  # the peer disconnected before it was accepted
                     continue
                 self._greet(accepted, str(address[0]), loop)
         finally:
             sweeping.cancel()
 
     def close(self) -> None:
-        """Let everybody go."""
+        """Close all connections."""
         for held in list(self._everyone()):
             held.let_go()
 
     @property
     def connections(self) -> int:
-        """Open now."""
+        """The number of open connections."""
         return self._count
 
     def admit(self, peer: str, descriptor: int, now_s: float) -> bool:
-        """Whether a connection of `peer` may stay; another one may have to go for it."""
+        """Return whether a connection of `peer` may stay; another one may be closed for it."""
         if not self._arrivals.allow(peer, now_s):
             return False
         if descriptor >= self.room.highest:
-            self._make_room(self._everyone(), now_s)  # the next one shall find room
+            self._make_room(self._everyone(), now_s)  # so that the next one finds room
             return False
         own = self._held.get(peer, ())
         if len(own) >= self.room.most_a_peer:
@@ -250,7 +254,7 @@ class ConnectionManager:
         return self._make_room(largest, now_s) or (len(largest) > max(fair, len(own)) and self._push_out(largest))
 
     def sweep(self, now_s: float) -> None:
-        """Let go of every connection whose peer has taken nothing for WRITE_S."""
+        """Close every connection whose peer has taken nothing for WRITE_S."""
         for held in list(self._everyone()):
             found = held.protocol
             if found is not None and found.transport is not None and found.look(now_s) > WRITE_S:
@@ -266,7 +270,7 @@ class ConnectionManager:
         return (held for own in self._held.values() for held in own)
 
     def _make_room(self, among: Iterable[_Held], now_s: float) -> bool:
-        """Let go of the one that does least; False if all are at work."""
+        """Close the least active connection; return False if all are working."""
         ranked = [(held.rank(now_s), held) for held in among]
         (rank, _), found = min(ranked, key=lambda entry: entry[0], default=((4, 0.0), None))
         if found is None or rank >= 4:
@@ -276,7 +280,7 @@ class ConnectionManager:
         return True
 
     def _push_out(self, among: Iterable[_Held]) -> bool:
-        """Let go of the one that has been there longest: its peer has more than its share of a full house."""
+        """Close the oldest connection of a peer with more than its share of all connections."""
         found = min(among, key=lambda held: held.came_s)
         self._forget(found)
         found.let_go()
@@ -297,7 +301,7 @@ class ConnectionManager:
     async def _open(self, accepted: socket.socket, held: _Held, loop: asyncio.AbstractEventLoop) -> None:
         protocol = self.make()
         protocol.on_lost = lambda: self._forget(held)
-        tls = self.context is not None  # asyncio refuses the time-outs of TLS without it
+        tls = self.context is not None  # asyncio accepts the time-outs of TLS only with a context
         accepted.setblocking(False)
         await loop.connect_accepted_socket(
             lambda: protocol,
@@ -309,7 +313,7 @@ class ConnectionManager:
         held.protocol = protocol
 
     def _opened(self, done: asyncio.Task[None], accepted: socket.socket, held: _Held) -> None:
-        """Clean up where it came to nothing: let go for another (maybe before it began), no TLS spoken, too slow."""
+        """Clean up after a connection that was closed for another one, did not speak TLS, or was too slow."""
         error = None if done.cancelled() else done.exception()
         if not done.cancelled() and error is None:
             return

@@ -1,4 +1,4 @@
-"""Alarms as files, in small parts: who asks for one and never reads it holds no more than one part."""
+"""Exports alarms in small parts: a client that never reads its export holds no more than one part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS: tuple[str, ...] = (
 
 
 async def export_json(history: History, wanted: Filter) -> AsyncIterator[str]:
-    """One JSON object with the key `alarms`, one alarm a line, newest first, at most MOST."""
+    """Yield one JSON object with the key `alarms`, one alarm per line, newest first, at most MOST."""
     between = '{"alarms": [\n'
     async for alarms in _parts(history, wanted):
         yield between + ",\n".join(json.dumps(alarm.summary(), ensure_ascii=False) for alarm in alarms)
@@ -29,7 +29,7 @@ async def export_json(history: History, wanted: Filter) -> AsyncIterator[str]:
 
 
 async def export_csv(history: History, wanted: Filter) -> AsyncIterator[str]:
-    """The same as CSV with the columns COLUMNS."""
+    """Yield the same as CSV with the columns COLUMNS."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
@@ -57,4 +57,4 @@ async def _parts(history: History, wanted: Filter) -> AsyncIterator[list[Alarm]]
             return
         before, left = alarms[-1].number, left - len(alarms)
         yield alarms
-        await asyncio.sleep(0)  # others have their turn
+        await asyncio.sleep(0)  # lets other requests run

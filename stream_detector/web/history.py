@@ -1,7 +1,7 @@
 """All known alarms: those of the journal on disk (read-only) and those of this run.
 
-An `History` is used by the server's thread alone. The journal is read once at the start; `apply` adds later
-events. Details (windows, timings) of older alarms are read from the file when somebody asks.
+Only the server's thread uses a `History`. The journal is read once at the start; `apply` adds later events. Details
+(windows, timings) of older alarms are read from the file on request.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA, VERDICT_SC
 log = logging.getLogger(__name__)
 
 MAX_ALARMS = 20_000
-FIRST_EVENTS = 30_000  # of the journal, read at the start
-DETAILED = 200  # newest alarms of this process whose events are kept whole
+FIRST_EVENTS = 30_000  # events of the journal read at the start
+DETAILED = 200  # newest alarms of this process with complete events
 EVENTS_AN_ALARM = 200
-QUERY_S = 1.0  # a query of the journal takes no longer
+QUERY_S = 1.0  # seconds; limit of a query of the journal
 _EVIDENCE_NAME = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")
 STATES = ("open", "ended", "new", "seen", "judged", "unjudged")
 OF_ALARMS = (ACK_SCHEMA, VERDICT_SCHEMA)  # they name an alarm and its epoch
@@ -41,7 +41,7 @@ Body = dict[str, Any]
 class Alarm:
     """One alarm as of its newest event; times as in the event. ack, verdict: the newest, or None.
 
-    epoch: of its `start`. A file that is played again repeats its ids; `key` tells such alarms apart.
+    epoch: of its `start`. A file that is played again repeats its ids; `key` distinguishes such alarms.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Alarm:
     peak_score: float = 0.0
     degraded: tuple[str, ...] = ()
     evidence: bool = False
-    evidence_name: str = ""  # of its files, without folder and suffix; empty until an event names one
+    evidence_name: str = ""  # name of its files, without folder and suffix; empty until an event names one
     events: int = 0
     ack: Body | None = None
     verdict: Body | None = None
@@ -67,7 +67,7 @@ class Alarm:
 
     @property
     def key(self) -> str:
-        """What it is asked for by: "<id>-<epoch>"."""
+        """The key for requests: "<id>-<epoch>"."""
         return f"{self.id}-{self.epoch}"
 
     @property
@@ -76,7 +76,7 @@ class Alarm:
         return self.ended_utc is not None
 
     def summary(self) -> Body:
-        """What a list shows of it."""
+        """Return the fields of a list entry."""
         return {
             "id": self.id,
             "epoch": self.epoch,
@@ -102,7 +102,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which alarms: empty text means all. state: one of STATES. since, until: RFC 3339 as in the events."""
+    """Selects alarms: an empty text means all. state: one of STATES.  since, until: RFC 3339 as in the events."""
 
     camera: str = ""
     state: str = ""
@@ -110,7 +110,7 @@ class Filter:
     until: str = ""
 
     def takes(self, alarm: Alarm) -> bool:
-        """Whether `alarm` is one of them."""
+        """Return whether it selects `alarm`."""
         if self.camera and alarm.camera != self.camera:
             return False
         wanted = {"open": not alarm.ended, "ended": alarm.ended, "new": alarm.ack is None, "seen": bool(alarm.ack)}
@@ -121,7 +121,7 @@ class Filter:
 
 
 def make_filter(values: dict[str, str]) -> Filter:
-    """A Filter from what a viewer sent. Raises DataError."""
+    """Make a Filter from a viewer's input. Raises DataError."""
     state = values.get("state", "")
     if state and state not in STATES:
         raise DataError(f"state must be one of {', '.join(STATES)}")
@@ -144,18 +144,18 @@ def _place(body: Body) -> tuple[str, ...]:
 
 
 class History:
-    """The index of alarms, newest last. path: the journal's file, or None when it is kept in memory only."""
+    """The index of alarms, newest last. path: the journal's file, or None if it is in memory only."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._alarms: OrderedDict[str, Alarm] = OrderedDict()  # by key
-        self._newest: dict[str, str] = {}  # id: key of the newest alarm of that id
+        self._newest: dict[str, str] = {}  # id → key of the newest alarm of that id
         self._bodies: OrderedDict[str, deque[Body]] = OrderedDict()  # by key
         self._number = 0
-        self._seen: set[tuple[str, ...]] = set()  # events of the newest epoch that `load` read
+        self._seen: set[tuple[str, ...]] = set()  # the newest epoch whose events `load` read
 
     def load(self) -> None:
-        """Read what the journal holds. A journal that cannot be read is logged; then only what happens now is shown."""
+        """Read the journal. An unreadable journal is logged; then only present events are shown."""
         if self._path is None or not self._path.exists():
             return
         query = (
@@ -171,7 +171,7 @@ class History:
             log.warning("the event journal cannot be read for the page (%s)", error)
 
     def apply(self, body: Body) -> Alarm | None:
-        """Take an event of now; returns the alarm that it changed."""
+        """Process a new event; return the alarm that it changed."""
         known = _place(body) in self._seen
         alarm = self._of(body) if known else self._enter(body)
         if alarm is not None and body.get("schema") == ALARM_SCHEMA:
@@ -249,11 +249,11 @@ class History:
         return added
 
     def get(self, name: str) -> Alarm | None:
-        """The alarm of this key, or the newest of this id."""
+        """Return the alarm with this key, or the newest with this id."""
         return self._alarms.get(name) or self._alarms.get(self._newest.get(name, ""))
 
     def page(self, wanted: Filter, before: int | None, limit: int) -> tuple[list[Alarm], bool]:
-        """(at most `limit` alarms numbered below `before`, newest first; whether there are more)."""
+        """Return (at most `limit` alarms numbered below `before`, newest first; whether there are more)."""
         found: list[Alarm] = []
         for alarm in reversed(self._alarms.values()):
             if (before is None or alarm.number < before) and wanted.takes(alarm):
@@ -263,16 +263,16 @@ class History:
         return found, False
 
     def unseen(self) -> int:
-        """Alarms that nobody has acknowledged."""
+        """Return the number of alarms that nobody has acknowledged."""
         return sum(alarm.ack is None for alarm in self._alarms.values())
 
     def bodies(self, alarm: Alarm) -> list[Body]:
-        """Its events of this process, whole, oldest first; empty when they are only on disk."""
+        """Return its complete events of this process, oldest first; empty if they are only on disk."""
         kept = self._bodies.get(alarm.key)
         return list(kept) if kept else []
 
     def read_bodies(self, alarm: Alarm) -> list[Body]:
-        """Its events from the journal. Blocks; for a worker thread."""
+        """Read its events from the journal. Blocks; for a worker thread."""
         query = "SELECT body FROM events WHERE topic = ? AND instr(body, ?) ORDER BY ordinal DESC, seq DESC LIMIT ?"
         try:
             found = list(self._read(query, (f"v1/alarm/{alarm.camera}/", alarm.id, EVENTS_AN_ALARM), QUERY_S))
@@ -300,7 +300,7 @@ class History:
 
 
 def _evidence_name(body: Body) -> str:
-    """`<id>-<epoch>`, or `<id>` as earlier versions wrote it; empty where the event names no file of its alarm."""
+    """Return `<id>-<epoch>`, or `<id>` as in earlier versions; empty if the event names no file of its alarm."""
     evidence = body.get("evidence")
     path = evidence.get("clip") if isinstance(evidence, dict) else None
     name = re.split(r"[/\\]", path)[-1].removesuffix(".webm") if isinstance(path, str) else ""

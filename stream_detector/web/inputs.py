@@ -1,4 +1,4 @@
-"""Checks of what viewers send, and of what is written into their files. Raises DataError with one sentence."""
+"""Checks the inputs of viewers, and the cells of their files. Raises DataError with one sentence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stream_detector.errors import DataError
 
 
 def cell(value: Any) -> Any:
-    """A CSV cell that no spreadsheet takes for a formula."""
+    """Return a CSV cell that no spreadsheet takes for a formula."""
     return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def whole_number(text: str, what: str, low: int, high: int) -> int | None:
-    """`text` as a number from `low` to `high`; None when it is empty."""
+    """Parse `text` as a number from `low` to `high`; None if it is empty."""
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 16 or not low <= int(text) <= high:
@@ -25,7 +25,7 @@ def whole_number(text: str, what: str, low: int, high: int) -> int | None:
 
 
 def text_of(body: dict[str, Any], name: str, most: int) -> str:
-    """A text of at most `most` printable characters; "" when it is missing."""
+    """Return a text of at most `most` printable characters; "" if it is missing."""
     value = body.get(name, "")
     clean = isinstance(value, str) and len(value) <= most and all(c.isprintable() or c == "\n" for c in value)
     if not clean:
@@ -34,7 +34,7 @@ def text_of(body: dict[str, Any], name: str, most: int) -> str:
 
 
 def settings_of(body: dict[str, Any]) -> tuple[float, SmoothingConfig]:
-    """(threshold, smoothing) of a request to tune."""
+    """Return (threshold, smoothing) of a tuning request."""
     threshold = body.get("threshold")
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
         raise DataError("threshold must be a number from 0 to 1")

@@ -1,6 +1,6 @@
 """The state that the detector shares with viewers: newest pictures, windows and events.
 
-Every call costs the detector's thread about a microsecond: a reference is stored under a lock that is never held long.
+Every call costs the detector's thread about a microsecond: it stores a reference under a lock that is never held long.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.types import Decision, Preview
 
-ROWS = 100_000  # windows kept of all cameras together
+ROWS = 100_000  # windows kept for all cameras together
 MIN_ROWS = 500
-EVENTS = 10_000  # kept until somebody listens
+EVENTS = 10_000  # events kept until a listener is set
 
 Event = dict[str, Any]
 
 
 class LiveState:
-    """Written by capture and decision threads, read by the server's. cameras: how many, for the share of memory."""
+    """Written by capture and decision threads, read by the server. cameras: their number, to share the memory."""
 
     def __init__(self, cameras: int) -> None:
         self._lock = threading.Lock()
@@ -37,13 +37,13 @@ class LiveState:
     # -- the detector's side ----------------------------------------------------------------------------------------
 
     def preview(self, camera: str, preview: Preview) -> None:
-        """The newest picture of a camera; from its capture thread."""
+        """Store the newest picture of a camera; called by its capture thread."""
         known = self._pictures.get(camera)
         self._pictures[camera] = (known[0] + 1 if known else 1, preview)
         self._pictured_s[camera] = time.monotonic()
 
     def decision(self, decision: Decision) -> None:
-        """A window was decided on; from the decision thread."""
+        """Store a decided window; called by the decision thread."""
         ref = decision.score.ref
         row = ScoreRow(
             ref.source,
@@ -65,7 +65,7 @@ class LiveState:
             self._counts[ref.camera] = self._counts.get(ref.camera, 0) + 1
 
     def event(self, body: Event) -> None:
-        """An alarm event, as published; from the decision thread."""
+        """Store an alarm event as published; called by the decision thread."""
         with self._lock:
             if self._listener is None:
                 self._early.append(body)
@@ -75,28 +75,30 @@ class LiveState:
     # -- the server's side ------------------------------------------------------------------------------------------
 
     def listen(self, listener: Callable[[Event], None] | None) -> None:
-        """Hand every event to `listener`, first those that came before; None: to nobody. It must not block."""
+        """Pass every event to `listener`, first the stored ones; None: to nobody. It must not block."""
         with self._lock:
             self._listener = listener
             while listener is not None and self._early:
                 listener(self._early.popleft())
 
     def picture(self, camera: str) -> tuple[int, Preview] | None:
-        """(serial, newest picture), or None before the first."""
+        """Return (serial, newest picture), or None before the first."""
         return self._pictures.get(camera)
 
     def picture_age_s(self, camera: str) -> float | None:
-        """Seconds since the newest picture came, or None before the first."""
+        """Return the seconds since the newest picture, or None before the first."""
         came_s = self._pictured_s.get(camera)
         return None if came_s is None else max(0.0, time.monotonic() - came_s)
 
     def count(self, camera: str) -> int:
-        """Windows decided so far."""
+        """Return the number of windows decided so far."""
         return self._counts.get(camera, 0)
 
     def newest(self, camera: str, since: int, until: int, most: int) -> list[tuple[ScoreRow, bool]]:
-        """(row, alarmed) of windows after the first `since` and up to `until` (a `count`), oldest first, at most the
-        newest `most`; those decided since `until` was read are left for the next time."""
+        """Return (row, alarmed) of the windows after number `since` and up to `until` (a `count`), oldest first.
+
+        At most the newest `most` windows; those decided after `until` was read are left for the next call.
+        """
         with self._lock:
             rows = self._rows.get(camera)
             later = self._counts.get(camera, 0) - until
@@ -104,7 +106,7 @@ class LiveState:
             return [rows[-i - later] for i in range(wanted, 0, -1)] if rows else []
 
     def rows(self, camera: str) -> list[ScoreRow]:
-        """All windows kept of a camera, oldest first."""
+        """Return all kept windows of a camera, oldest first."""
         with self._lock:
             kept = list(self._rows.get(camera, ()))
         return [row for row, _ in kept]

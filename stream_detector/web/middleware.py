@@ -21,12 +21,12 @@ from stream_detector.web.auth import COOKIE, AccessControl
 
 log = logging.getLogger(__name__)
 
-REQUEST_S = 10.0  # a request must be whole in this time
+REQUEST_S = 10.0  # seconds; a request must be complete in this time
 MAX_HEADERS = 100
 MAX_BODY = 64 << 10
-RATE, BURST = 100.0, 800.0  # requests of one peer
-GUESS_RATE, GUESS_BURST = 0.2, 10.0  # wrong tokens of one peer
-PEERS = 2000  # peers remembered
+RATE, BURST = 100.0, 800.0  # requests per second of one peer
+GUESS_RATE, GUESS_BURST = 0.2, 10.0  # wrong tokens per minute of one peer
+PEERS = 2000  # number of peers remembered
 OPEN_PATHS = frozenset({"/login", *HEALTH})  # and /static/
 READING_POST = re.compile(r"/login|/logout|/api/tune/[^/]+")  # every other POST writes, and needs an operator
 TOO_MANY_GUESSES = "too many wrong tokens; wait a minute"
@@ -48,7 +48,7 @@ _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class SecurityMiddleware:
-    """ASGI middleware. rate, burst: requests of one peer; the page itself needs about 20 to open."""
+    """ASGI middleware. rate, burst: requests of one peer; opening the page needs about 20."""
 
     def __init__(
         self, app: ASGIApp, access: AccessControl, *, tls: bool, rate: float = RATE, burst: float = BURST
@@ -140,7 +140,9 @@ class SecurityMiddleware:
         return None
 
     def guess(self, peer: str, token: str, now_s: float) -> bool | None:
-        """Whether `token` is right; None, without a look at it, when `peer` has guessed wrong too often of late."""
+        """Return whether `token` is right; None, without a comparison, if `peer` has recently guessed wrong too
+        often.
+        """
         if self._guesses.spent(peer, now_s):
             return None
         right = self._access.token_is_right(token)
@@ -150,7 +152,7 @@ class SecurityMiddleware:
 
 
 async def answer(send: Send, status: int, text: str, *, close: bool = False) -> None:
-    """A small JSON answer."""
+    """Send a small JSON answer."""
     body = json.dumps({"error": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if close:
@@ -170,7 +172,7 @@ async def _redirect(send: Send, to: str) -> None:
 
 
 async def read_json(receive: Receive, scope: Scope) -> dict[str, Any]:
-    """The body as a JSON object of at most MAX_BODY bytes. Raises DataError, TimeoutError."""
+    """Read the body as a JSON object of at most MAX_BODY bytes. Raises DataError, TimeoutError."""
     kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
     if kind != b"application/json":
         raise DataError("send JSON with content-type application/json")
@@ -199,7 +201,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _own_origin(headers: dict[bytes, str]) -> bool:
-    """Whether a browser says that our own page sent it; programs send no Origin."""
+    """Return whether a browser says that this page sent the request; programs send no Origin."""
     if headers.get(b"sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = headers.get(b"origin")
@@ -210,7 +212,9 @@ def _own_origin(headers: dict[bytes, str]) -> bool:
 
 
 def _cookie(header: str) -> str:
-    """The value of our cookie; "" when there is none. Values of ours hold no quotes, so nothing is unquoted."""
+    """Return the value of the session cookie; "" if there is none. Its values contain no quotes, so nothing is
+    unquoted.
+    """
     for part in header.split(";"):
         name, _, value = part.strip().partition("=")
         if name == COOKIE:
@@ -219,7 +223,9 @@ def _cookie(header: str) -> str:
 
 
 def peer_of(address: str) -> str:
-    """The peer of an address: the IPv4 address, or the IPv6 network of 64 bits, as one machine may hold it."""
+    """Return the peer of an address: the IPv4 address, or the 64-bit IPv6 network, because one machine may have a whole
+    one.
+    """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

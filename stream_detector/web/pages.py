@@ -1,4 +1,4 @@
-"""The page's own files, read once and kept compressed; nothing is read from disk for a request."""
+"""The page's own files, read once and kept compressed; no request reads the disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One file, plain and packed. tag: its entity tag."""
+    """One file, plain and compressed. tag: its entity tag."""
 
     kind: str
     plain: bytes
@@ -48,12 +48,12 @@ class Pages:
                 self._pages[prefix + entry.name] = Page(kind, plain, gzip.compress(plain, 9, mtime=0), tag)
 
     def total_bytes(self) -> tuple[int, int]:
-        """(plain, packed) size of all files."""
+        """The (plain, compressed) size of all files in bytes."""
         pages = self._pages.values()
         return sum(len(p.plain) for p in pages), sum(len(p.packed) for p in pages)
 
     def answer(self, request: Request, path: str) -> Response:
-        """The file at `path`, or 404. A dictionary look-up: no path can lead outside."""
+        """Return the file at `path`, or 404. The look-up uses a dictionary, so no path can leave the folder."""
         page = self._pages.get(path)
         if page is None:
             return PlainTextResponse("not found", 404)

@@ -1,7 +1,7 @@
-"""Frames of recordings for scrubbing: any file that the detector can read, and the rendered demo, as JPEG.
+"""Frames of recordings as JPEG, for scrubbing: any file that the detector can read, and the rendered demo.
 
 Only sources of this run are opened, by camera name; no path comes from a viewer. One worker thread decodes, one frame
-at a time, so that scrubbing never takes more than a core from the detection.
+at a time, so that scrubbing takes at most one core from the detection.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from stream_detector.web.streams import encode_picture
 LONG_SIDE = 960
 MAX_WAITING = 8
 KEEP_OPEN = 2
-STEP_ON_S = 1.0  # a frame so little ahead is reached by reading on
+STEP_ON_S = 1.0  # seconds; a frame this little ahead is reached by reading on
 
 
 class FrameSource(Protocol):
-    """A recording that can be asked for the picture at a time."""
+    """A recording with a picture at any time."""
 
     def frame_at(self, media_s: float) -> UInt8Array | None: ...
 
@@ -40,7 +40,9 @@ class FrameSource(Protocol):
 
 
 class VideoFrameSource:
-    """A video file, by the detector's own reader: same pictures and times. Raises SourceError if it cannot be read."""
+    """A video file, read by the detector's own reader: same pictures and times. Raises SourceError if it cannot be
+    read.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,7 +51,7 @@ class VideoFrameSource:
         self._reader.open()
 
     def frame_at(self, media_s: float) -> UInt8Array | None:
-        """The picture shown at this media time, or None beyond the end."""
+        """Return the picture shown at this media time, or None after the end."""
         if not 0.0 <= media_s - self._at_s <= STEP_ON_S or self._at_s < 0:
             if not self._reader.seek(media_s):
                 self._reader.close()
@@ -72,7 +74,7 @@ class VideoFrameSource:
 
 
 class DemoFrameSource:
-    """The rendered scene, drawn at any time of it."""
+    """The rendered scene, drawn at any time."""
 
     def __init__(self, source: Source) -> None:
         reader = DemoReader(source)
@@ -81,12 +83,12 @@ class DemoFrameSource:
         self._fps = reader.fps
 
     def frame_at(self, media_s: float) -> UInt8Array | None:
-        """The picture shown at this media time, or None beyond the end."""
+        """Return the picture shown at this media time, or None after the end."""
         index = round(media_s * self._fps)
         return None if self._scene is None or not 0 <= index < self._scene.frame_count else self._scene.frame(index)
 
     def close(self) -> None:
-        """Forget the scene."""
+        """Release the scene."""
         self._scene = None
 
 
@@ -97,7 +99,7 @@ class _Recording:
 
 
 class Recordings:
-    """The sources of this run that can be scrubbed. `frame` is for the event loop."""
+    """The sources of this run that allow scrubbing. `frame` is for the event loop."""
 
     def __init__(self, cameras: Sequence[CameraConfig], config: CaptureConfig) -> None:
         self._config = config
@@ -110,11 +112,13 @@ class Recordings:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Cameras with a recording."""
+        """The cameras with a recording."""
         return tuple(self._all)
 
     async def frame(self, camera: str, media_s: float) -> bytes | None:
-        """A JPEG of at most LONG_SIDE pixels, or None if there is none. Raises DataError when too many wait."""
+        """Return a JPEG of at most LONG_SIDE pixels, or None if there is none. Raises DataError if too many requests
+        wait.
+        """
         if camera not in self._all:
             return None
         if self._waiting >= MAX_WAITING:
@@ -126,7 +130,7 @@ class Recordings:
             self._waiting -= 1
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open recordings."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _frame(self, name: str, media_s: float) -> bytes | None:
@@ -144,6 +148,6 @@ class Recordings:
             return None
         if picture is None:
             return None
-        if recording.camera.mask:  # what is blanked out for the detector is nobody's to see
+        if recording.camera.mask:  # what is masked for the detector is masked for viewers as well
             picture = MaskPainter(recording.camera.mask).paint(np.array(picture))
         return encode_picture(shrink(picture, LONG_SIDE))

@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 
 START_S = 20.0
 CLOSE_S = 2.0
-SEND_BUFFER = 256 << 10  # what the kernel holds for a viewer on a slow link; more would only be older pictures
+SEND_BUFFER = 256 << 10  # bytes that the kernel holds for a viewer on a slow link; more would only be older pictures
 
 
 class WebServer:
-    """Serves until `close`; use it as a context. url: what to open."""
+    """Serves until `close`; a context manager. url: the address to open."""
 
     def __init__(
         self,
@@ -55,7 +55,10 @@ class WebServer:
         rate: float = RATE,
         burst: float = BURST,
     ) -> None:
-        """rate, burst: requests of one address. Raises EndpointError or ConfigError here, before anything is served."""
+        """Start the server.
+
+        rate, burst: requests of one address.  Raises EndpointError or ConfigError here, before anything is served.
+        """
         place = parse_bind(config)
         token = read_token(config.token_file) if config.token_file else ""
         self._context = _tls(config)
@@ -106,16 +109,16 @@ class WebServer:
 
     @property
     def viewers(self) -> int:
-        """Streams open now."""
+        """The number of open streams."""
         return self._hub.viewers if self._hub else 0
 
     def close(self) -> None:
-        """Let the viewers go and free the port. Safe to call twice."""
+        """Disconnect the viewers and free the port. Safe to call twice."""
         self._live_state.listen(None)
         loop, hub = self._loop, self._hub
         self._server.should_exit = True
         if loop is not None and hub is not None and self._accepting is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed already
+            with contextlib.suppress(RuntimeError):  # the loop is already closed
                 loop.call_soon_threadsafe(hub.close)
                 loop.call_soon_threadsafe(self._accepting.cancel)
         self._thread.join(CLOSE_S)
@@ -169,7 +172,7 @@ class WebServer:
                 hub.broadcast(alarm.summary())
 
         def listener(body: dict[str, Any]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody looks any more
+            with contextlib.suppress(RuntimeError):  # the loop has ended, so there are no viewers
                 loop.call_soon_threadsafe(take, body)
 
         self._live_state.listen(listener)
@@ -186,7 +189,7 @@ class WebServer:
         accepting.add_done_callback(self._accepting_ended)
         self._ready.set()
         try:
-            await self._server.serve(sockets=[])  # `ConnectionManager` listens
+            await self._server.serve(sockets=[])  # `ConnectionManager` listens instead
         finally:
             self._live_state.listen(None)
             hub.close()
@@ -196,7 +199,7 @@ class WebServer:
             await asyncio.wait({ticking, accepting}, timeout=1.0)
 
     def _accepting_ended(self, accepting: asyncio.Task[None]) -> None:
-        """Nobody is let in any more; that is right only when the server closes."""
+        """Log that no connection is accepted any more, unless the server closes."""
         self._server.should_exit = True
         if not accepting.cancelled() and accepting.exception() is not None:
             self._failure = accepting.exception()
@@ -207,7 +210,7 @@ class WebServer:
 
 
 def serve_web(config: WebConfig, run: Run, live_state: LiveState, *, config_path: Path | None = None) -> WebServer:
-    """Start the page's server; close it, or use it as a context. Raises EndpointError and ConfigError."""
+    """Start the page's server; close it, or use it as a context manager. Raises EndpointError and ConfigError."""
     return WebServer(config, run, live_state, config_path=config_path)
 
 
@@ -234,7 +237,7 @@ def _bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.bind((host, port))
-        listener.listen(512)  # from now on nobody is refused, though answers come when the server runs
+        listener.listen(512)  # from now on no connection is refused, although answers wait until the server runs
     except OSError as error:
         listener.close()
         raise EndpointError(f"--web {host}:{port} cannot be bound ({error.strerror}); choose another port") from None

@@ -1,15 +1,15 @@
 """Server-sent events: one hub works once for all viewers, and only while there are any.
 
     event: state    every half second: cameras that changed, each with its new windows
-    event: picture  a camera's newest picture (JPEG in base64), at the rate that the viewer asked for
-    event: alarm    an alarm as `history.Alarm.summary` has it, immediately
+    event: picture  a camera's newest picture (JPEG in base64), at the rate that the viewer requested
+    event: alarm    an alarm as in `history.Alarm.summary`, immediately
     event: again    the stream was open for STREAM_S; connect again
     event: bye      the server stops
 
-A viewer that reads slowly gets the newest of everything when it is ready again, never a backlog. One that does not read
-is let go by `doors`; as the kernels may take small messages for half an hour, no stream lasts longer than STREAM_S, and
-where there are MAX_VIEWERS the oldest of the peer that has most makes room. Every second something is sent, so that
-silence means that the link or the server is dead.
+A viewer that reads slowly gets the newest values when it is ready again, never a backlog. `connections` disconnects one
+that does not read. Kernels may buffer small messages for half an hour, so no stream lasts longer than STREAM_S; with
+MAX_VIEWERS streams, the oldest stream of the peer with the most streams is ended. Something is sent every second, so
+that silence means a broken link or a dead server.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from stream_detector.web.middleware import answer
 TICK_S = 0.2
 STATE_TICKS = 3
 MAX_VIEWERS = 200
-MAX_CAMERAS = 64  # of one viewer: a page of the grid
+MAX_CAMERAS = 64  # cameras of one viewer: a page of the grid
 HISTORY = 120
 QUALITY = 62
 STREAM_S = 600.0
-STAY_S = 30.0  # a viewer need not make room before
-OLD_PICTURE_S = 3  # the age of a younger picture is no news
+STAY_S = 30.0  # seconds for which a new viewer cannot be displaced
+OLD_PICTURE_S = 3  # seconds; the age of a newer picture is not sent
 WAITING_ALARMS = 200
-SILENT_S = 6.0  # an online camera without a scored window for so long is in trouble
+SILENT_S = 6.0  # seconds; an online camera without a scored window for longer has a problem
 
 
 @dataclass(eq=False)
 class Viewer:
-    """One open stream. ticks: of the hub, from picture to picture; 0: none."""
+    """One open stream. ticks: of the hub, between two pictures; 0: no pictures."""
 
     cameras: tuple[str, ...]
     ticks: int
@@ -60,27 +60,29 @@ class Viewer:
     counts: dict[str, int] = field(default_factory=dict)
     pictures: dict[str, int] = field(default_factory=dict)
     head: bytes = b""
-    turns: dict[str, int] = field(default_factory=dict)  # of the cameras' pictures, see Hub._turn
+    turns: dict[str, int] = field(default_factory=dict)  # numbers of the cameras' pictures, see Hub._turn
     peer: str = ""
     came_s: float = 0.0
     over: bool = False
 
 
 def encode_picture(image: UInt8Array) -> bytes:
-    """A BGR picture as JPEG."""
+    """Encode a BGR picture as JPEG."""
     done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     return data.tobytes() if done else b""
 
 
 def coverage_of(camera: CameraView) -> float | None:
-    """Windows scored of those completed or dropped, 0 to 1; what is still on its way counts as scored."""
+    """Return the fraction of completed or dropped windows that were scored, 0 to 1; windows in progress count as
+    scored.
+    """
     lost = sum(number for cause, number in camera.dropped.items() if "frame" not in cause)
     whole = max(camera.windows, camera.scored) + lost
     return None if not whole else 1.0 - lost / whole
 
 
 def trouble_of(camera: CameraView) -> str:
-    """What is wrong with a camera in a few words; empty when nothing is."""
+    """Describe the problem of a camera in a few words; empty without one."""
     if camera.state in ("offline", "stalled", "failed"):
         return f"{camera.state}: {camera.detail}" if camera.detail else camera.state
     if camera.state == "online" and camera.window_age_s is not None and camera.window_age_s > SILENT_S:
@@ -91,7 +93,7 @@ def trouble_of(camera: CameraView) -> str:
 
 
 def state_of(camera: CameraView, picture_age_s: float | None = None) -> dict[str, Any]:
-    """What the grid shows of a camera. picture_age_s: of its newest picture."""
+    """Return the state of a camera for the grid. picture_age_s: of its newest picture."""
     coverage = coverage_of(camera)
     old = picture_age_s is not None and picture_age_s >= OLD_PICTURE_S
     return {
@@ -114,10 +116,10 @@ def state_of(camera: CameraView, picture_age_s: float | None = None) -> dict[str
 
 
 class Hub:
-    """What all viewers share. snapshot: of the telemetry.  names: cameras in their order.
+    """The shared work for all viewers. snapshot: of the telemetry.  names: cameras in their order.
 
-    live_age_s: a decision thread that did not go round for so long is dead.  epoch: of this run, so that a viewer who
-    comes back knows whether it is another one.
+    live_age_s: after this time without a pass of the decision thread, the detector counts as dead.  epoch: of this run,
+    so that a viewer who reconnects detects another run.
     """
 
     def __init__(
@@ -137,8 +139,8 @@ class Hub:
         self._states: dict[str, bytes] = {}
         self._head = b"{}"
         self._rows: dict[tuple[str, int, int], bytes] = {}  # made once for all viewers that lack the same windows
-        self._messages: dict[str, tuple[int, bytes]] = {}  # camera: serial of its picture, and the whole message
-        self._ticked: dict[str, int] = {}  # camera: tick in which its message was brought up to date
+        self._messages: dict[str, tuple[int, bytes]] = {}  # camera → serial of its picture, and the complete message
+        self._ticked: dict[str, int] = {}  # camera → tick in which its message was updated
         self._encoding = asyncio.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-pictures", initializer=lower_priority)
         self._someone = asyncio.Event()
@@ -146,11 +148,11 @@ class Hub:
 
     @property
     def viewers(self) -> int:
-        """Streams open now."""
+        """The number of open streams."""
         return len(self._viewers)
 
     def viewer(self, names: list[str], rate: float, peer: str = "") -> Viewer:
-        """A viewer of some cameras, with `rate` pictures a second (0 to 5). Raises EndpointError when full."""
+        """Add a viewer of some cameras, with `rate` pictures per second (0 to 5). Raises EndpointError when full."""
         now_s = time.monotonic()
         if len(self._viewers) >= MAX_VIEWERS and not self._make_room(now_s):
             raise EndpointError(f"{MAX_VIEWERS} viewers are connected; try again later")
@@ -160,7 +162,7 @@ class Hub:
         return Viewer(cameras, ticks, peer=peer, came_s=now_s)
 
     def _make_room(self, now_s: float) -> bool:
-        """End the oldest stream of the peer that has most; one that is read comes back by itself."""
+        """End the oldest stream of the peer with the most streams; a live page reconnects by itself."""
         largest = Counter(viewer.peer for viewer in self._viewers).most_common(1)[0][0]
         oldest = min((v for v in self._viewers if v.peer == largest), key=lambda v: v.came_s)
         if now_s - oldest.came_s < STAY_S:
@@ -178,7 +180,7 @@ class Hub:
             viewer.wake.set()
 
     def close(self) -> None:
-        """Let every viewer go."""
+        """Disconnect all viewers."""
         self._closing = True
         self._someone.set()
         for viewer in self._viewers:
@@ -186,7 +188,7 @@ class Hub:
         self._pool.shutdown(wait=False)
 
     async def run(self) -> None:
-        """Tick while somebody looks; sleep while nobody does."""
+        """Tick while there are viewers; sleep otherwise."""
         loop = asyncio.get_running_loop()
         while not self._closing:
             if not self._viewers:
@@ -203,8 +205,11 @@ class Hub:
             await asyncio.sleep(max(0.05, TICK_S - (loop.time() - began_s)))
 
     def _turn(self, name: str, ticks: int) -> int:
-        """Number of the camera's picture now. Cameras take turns, so that a second's work does not fall on one moment;
-        a camera's turn is the same for all viewers, who share the picture."""
+        """Return the number of the camera's present picture.
+
+        Cameras take turns, so that a second's work is spread; a camera's turn is the same for all viewers, who share
+        the picture.
+        """
         return (self.tick + self._places[name]) // ticks
 
     def _take(self) -> None:
@@ -221,7 +226,7 @@ class Hub:
         return {
             "at_s": int(
                 snapshot.elapsed_s
-            ),  # ticks: a viewer who hears nothing for seconds knows that the link is dead
+            ),  # ticks: a viewer that receives nothing for seconds knows that the link is dead
             "epoch": self._epoch,
             "live": is_live(snapshot, self._live_age_s),
             "decided_age_s": None if snapshot.decided_age_s is None else int(snapshot.decided_age_s),
@@ -235,7 +240,7 @@ class Hub:
         }
 
     async def serve(self, viewer: Viewer, scope: Scope, receive: Receive, send: Send) -> None:
-        """The response: runs until the viewer goes, is stuck, or the server closes."""
+        """Send the response: it runs until the viewer leaves, is stuck, or the server closes."""
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         if self._closing:
             await answer(send, 503, "the detector is stopping")

@@ -1,4 +1,4 @@
-"""What alarms there would have been: the real smoother and the real alarm machine over recorded scores.
+"""Computes alarms for other settings: the real smoother and alarm rule over recorded scores.
 
 tuned = tune(rows, SmoothingConfig(kind="median", span=5), 0.6, AlarmConfig())
 write_camera(Path("cameras.toml"), "gate", 0.6, SmoothingConfig(kind="median", span=5))
@@ -26,7 +26,7 @@ Point = tuple[float, float, float, bool]
 
 @dataclass(frozen=True, slots=True)
 class TunedAlarm:
-    """One alarm that there would have been. Times are media seconds."""
+    """One alarm with the tried settings. Times are media seconds."""
 
     start_s: float
     raised_s: float
@@ -36,14 +36,14 @@ class TunedAlarm:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """points: (end_s, raw, smoothed, alarmed) of every window."""
+    """The result of a trial. points: (end_s, raw, smoothed, alarmed) of every window."""
 
     alarms: tuple[TunedAlarm, ...]
     points: tuple[Point, ...]
 
 
 def tune(rows: Sequence[ScoreRow], smooth: SmoothingConfig, threshold: float, alarm: AlarmConfig) -> Tuned:
-    """Run the windows of one camera, in order, through smoothing and the alarm machine."""
+    """Run the windows of one camera, in order, through smoothing and the alarm rule."""
     smoother = make_smoother(smooth)
     machine = make_alarm_rule(rows[0].camera if rows else "", "", str, threshold, alarm)
     alarms: list[TunedAlarm] = []
@@ -68,7 +68,7 @@ def _alarm(event: AlarmEvent, raised_s: float) -> TunedAlarm:
 
 
 def downsample(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
-    """At most about `most` points: of each group of neighbours the first and the highest smoothed and raw ones."""
+    """Reduce to about `most` points: of each group of neighbours the first and the highest smoothed and raw ones."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(3 * len(points) / most)
@@ -81,7 +81,7 @@ def downsample(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
 
 
 def write_camera(path: Path, camera: str, threshold: float, smooth: SmoothingConfig) -> None:
-    """Set a camera's threshold and smoothing in a configuration file; all else in it stays. Raises ConfigError."""
+    """Set a camera's threshold and smoothing in a configuration file; everything else stays. Raises ConfigError."""
     smoothing: dict[str, Any] = {"kind": smooth.kind}
     if smooth.kind == "ema":
         smoothing["time_constant_s"] = float(smooth.time_constant_s)
