@@ -118,7 +118,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, long: Path, processes: lis
     process.popen.send_signal(signal.SIGINT)
     process.line("stopping")
     assert process.end(signal.SIGINT) == 130
-    assert "ended at once" in process.lines[-1]
+    assert "ended immediately" in process.lines[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

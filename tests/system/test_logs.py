@@ -62,7 +62,7 @@ def test_a_renamed_file_is_followed_by_a_new_one(tmp_path: Path) -> None:
         lines.reopen()
         log.info("after")
     assert [line["message"] for line in read(tmp_path / "old")][-1] == "middle"
-    assert [line["message"] for line in read(path)] == ["the log file was opened anew", "after"]
+    assert [line["message"] for line in read(path)] == ["the log file was reopened", "after"]
 
 
 @pytest.mark.parametrize("kind", ["recording", "fifo", "folder", "link"])
@@ -100,7 +100,7 @@ def test_a_reader_that_stands_still_costs_lines_and_nothing_else(monkeypatch: py
             log.info("line %d", number)
         go.set()
     text = "".join(written)
-    assert "line 0\n" in text and "lines of the log were left out" in text
+    assert "line 0\n" in text and "lines of the log were lost" in text
     assert QUEUE_LINES <= text.count(": line ") <= QUEUE_LINES + 1
 
 

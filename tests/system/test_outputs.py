@@ -34,7 +34,7 @@ def test_only_the_same_kind_is_free(tmp_path: Path, kind: Kind, other: Kind) -> 
     if kind == other:
         check_free(path, kind)
     else:
-        with pytest.raises(UsageError, match="is left as it is"):
+        with pytest.raises(UsageError, match="stays unchanged"):
             check_free(path, kind)
 
 

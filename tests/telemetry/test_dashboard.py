@@ -241,7 +241,7 @@ def test_plain_lines_say_when_some_were_missed() -> None:
     source = Source(snapshot(camera(), log_entries=(LogEntry(8, 0.5, "gate", "state", "online"),)), snapshot(camera()))
     out = io.StringIO()
     run_until_exhausted(TerminalView(source, HEADER, console=Console(file=out, width=80)), source)
-    assert "(7 lines left out)" in out.getvalue()
+    assert "(7 lines omitted)" in out.getvalue()
 
 
 def test_the_live_view_restores_the_terminal() -> None:
