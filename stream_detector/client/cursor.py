@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stream_detector.errors import LedgerError, ProtocolError
+from stream_detector.errors import LedgerError, ProtocolError, UsageError
 from stream_detector.events.protocol import FIRST_EPOCH, MAX_SEQ, Message, decode_object, parse_topic
 
 SCHEMA = "stream-detector.cursor/1"
@@ -118,18 +118,18 @@ class Cursor:
 
 
 def load_cursor(path: Path) -> Cursor | None:
-    """Read the cursor in `path`; return None if there is no such file. Raises ProtocolError if it is damaged."""
+    """Read the cursor in `path`; return None if there is no such file. Raises UsageError if it is damaged."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ProtocolError(f"cursor file {str(path)!r} cannot be read ({error.strerror}); give another") from None
+        raise UsageError(f"cursor file {str(path)!r} cannot be read ({error.strerror}); give another") from None
     try:
         return parse_cursor(data)
     except ProtocolError as error:
-        raise ProtocolError(f"cursor file {str(path)!r} is damaged ({error}); delete it to start again") from None
+        raise UsageError(f"cursor file {str(path)!r} is damaged ({error}); delete it to start again") from None
 
 
 def parse_cursor(data: bytes) -> Cursor:

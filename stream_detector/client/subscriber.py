@@ -54,8 +54,8 @@ class Subscriber:
     timeout_s: seconds without an event after which the iteration ends; None: no limit. keys, server_key: CURVE keys,
     both or neither. Counters: `lost` (events that are no longer available; a lower bound if the detector does not know
     the number; the next subscriber counts them again if this one ends before it handles the events behind them),
-    `duplicates` (dropped), `recovered` (fetched), `malformed`. Raises EndpointError, UsageError or ProtocolError
-    (damaged cursor file).
+    `duplicates` (dropped), `recovered` (fetched), `malformed`. Raises EndpointError or UsageError (also for a
+    damaged cursor file).
     """
 
     def __init__(

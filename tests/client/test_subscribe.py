@@ -17,7 +17,7 @@ from stream_detector.cli.main import main
 from stream_detector.cli.subscribe import describe
 from stream_detector.client.cursor import Cursor, load_cursor
 from stream_detector.client.subscriber import Subscriber
-from stream_detector.errors import EndpointError, ProtocolError, UsageError
+from stream_detector.errors import EndpointError, UsageError
 from stream_detector.events import protocol
 from stream_detector.events.curve import load_pair, load_public, new_pair
 from stream_detector.events.protocol import Message
@@ -288,8 +288,15 @@ def test_cursor_files(tmp_path: Path) -> None:
     assert load_cursor(path) == cursor and cursor.place(GATE) == (EPOCH, 3) and cursor.place("x") == (EPOCH, 0)
     for bad in (b"", b"{}", b'{"schema":"stream-detector.cursor/1","base":1,"places":{}}', b"\xff"):
         path.write_bytes(bad)
-        with pytest.raises(ProtocolError, match="delete it"):
+        with pytest.raises(UsageError, match="delete it"):
             load_cursor(path)
+
+
+def test_a_damaged_cursor_is_one_sentence_and_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(b"{torn")
+    assert main(["subscribe", "tcp://127.0.0.1:9", "--cursor", str(path)]) == 2
+    assert "is damaged" in capsys.readouterr().err and path.read_bytes() == b"{torn"
 
 
 # -- the command ------------------------------------------------------------------------------------------------
