@@ -1,6 +1,6 @@
 # make demo                       set everything up, then watch the rendered demo raise its alarm
 # make demo SOURCES="gate=rtsp://… clip.mp4"    the same on your own sources
-# make test                       set everything up, then run the tests
+# make test                       set everything up, then run the tests (WORKERS=4 processes: many tests wait for others)
 # make check                      lint, types and import direction
 # make coverage                   lines and branches that the fast tests reach, reported
 
@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 SOURCES ?=
 RUN    ?= runs/demo
+WORKERS ?= 4
 BIN    := $(VENV)/bin
 
 .PHONY: demo test check coverage setup setup-dev clean
@@ -16,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python run_stream.py $(SOURCES) --run-dir $(RUN)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
