@@ -2,9 +2,11 @@
 
     python -m benchmarks readme            # write them
     python -m benchmarks readme --check    # exit 1 and name the tables that differ
+    python -m benchmarks readme --check --release    # also when a table is older than the code that it measured
 
 A table stands between `<!-- benchmark:NAME -->` and `<!-- /benchmark -->`; NAME is a key of TABLES, or the name of a
 results file whose results are a flat object or a list of flat objects. Under each table: when, where, which commit.
+A table that was measured on other code (`settings["code"]`, see `codehash`) says so.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ import difflib
 import re
 from pathlib import Path
 
-from benchmarks import standardtables, trainertables
+from benchmarks import gputables, standardtables, trainertables
+from benchmarks.codehash import changed_since
 from benchmarks.results import read_results
 from benchmarks.tables import TABLES as DETECTOR
 from benchmarks.tables import Record, plain
 
 ROOT = Path(__file__).parents[1]
-TABLES = DETECTOR | trainertables.TABLES | standardtables.TABLES
+TABLES = DETECTOR | trainertables.TABLES | standardtables.TABLES | gputables.TABLES
 MARKED = re.compile(r"(<!-- benchmark:([a-z0-9_-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
@@ -55,7 +58,21 @@ def rendered(name: str) -> str:
         return f"Not measured yet: `{command_of(file)}`.\n"
     if file.startswith("standard_"):  # several records side by side: each row of their table is dated
         return f"{render(record)}\n\n*`{command_of(file)}`*\n"
-    return f"{render(record)}\n\n{source_line(record)}\n"
+    return f"{age(record)}{render(record)}\n\n{source_line(record)}\n"
+
+
+def age(record: Record) -> str:
+    """A sentence where the code has changed since; empty otherwise."""
+    changed = changed_since(record)
+    if not changed:
+        return ""
+    return f"**Not measured on this commit**: {', '.join(changed)} changed since; `{command_of(record['name'])}`.\n\n"
+
+
+def outdated() -> list[str]:
+    """The names of the tables on the pages that show figures of other code, or none."""
+    names = {found[2] for page in pages() for found in MARKED.finditer(page.read_text(encoding="utf-8"))}
+    return sorted(name for name in names if rendered(name).startswith(("Not measured yet", "**Not measured on this")))
 
 
 def generated(text: str) -> str:
@@ -72,6 +89,7 @@ def main(argv: list[str]) -> int:
     """Command line; with --check 1 when a page differs from the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks readme", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table differs")
+    parser.add_argument("--release", action="store_true", help="exit 1 also when a table is older than the code")
     args = parser.parse_args(argv)
     differing = 0
     for page in pages():
@@ -87,4 +105,8 @@ def main(argv: list[str]) -> int:
         else:
             page.write_text(new, encoding="utf-8")
             print(f"wrote {name}")
-    return 1 if args.check and differing else 0
+    old_tables = outdated() if args.release else []
+    for name in old_tables:
+        command = command_of(TABLES.get(name, (name,))[0])
+        print(f"table {name} is older than the code, or was never measured; run `{command}`")
+    return 1 if (args.check and differing) or old_tables else 0

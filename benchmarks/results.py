@@ -21,10 +21,10 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "openvino", "numpy", "opencv-python-headless", "pyzmq", "tensorflow", "keras", "scikit-learn")
 
 
-def write_results(name: str, results: Any, settings: dict[str, Any] | None = None) -> Path:
-    """Write `benchmarks/results/<name>.json` and return its path. results: anything JSON takes."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write_results(name: str, results: Any, settings: dict[str, Any] | None = None, path: Path | None = None) -> Path:
+    """Write `benchmarks/results/<name>.json`, or `path`, and return it. results: anything JSON takes."""
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "name": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -73,7 +73,7 @@ class _Slot:
 class CudaEngine:
     """Implements `types.Engine`. device: "cuda", "cuda:N" or "mps".  precision: "fp16", "bf16", "tf32" or "fp32".
 
-    on: the device, for tests and benchmarks; None: PyTorch's.
+    on: the device; None: PyTorch's.  fold: the first layer in 2D.  Both for tests and benchmarks.
     """
 
     name = "torch"
@@ -89,7 +89,9 @@ class CudaEngine:
         reason: str = "asked for",
         deterministic: bool = False,
         on: Accelerator | None = None,
+        fold: bool = True,
     ) -> None:
+        self._fold = fold
         self.precision, self.reason, self.deterministic = precision, reason, deterministic
         self._bundle, self._recipe = bundle, bundle.recipe
         self._on = on or accelerator(device)
@@ -190,7 +192,8 @@ class CudaEngine:
         self._network = None
         self._on.release()
         network = Network(self._bundle).to_compute(self._on.device, DTYPES[self.precision])
-        fold_first_layer(network.backbone)
+        if self._fold:
+            fold_first_layer(network.backbone)
         self._network = network
         while True:
             try:
