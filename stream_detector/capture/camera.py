@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
+from stream_detector.capture.admission import Admission
 from stream_detector.capture.counters import CaptureCounters, FrameSampler
 from stream_detector.capture.framing import Framer, Views
 from stream_detector.capture.media_clock import LiveClock
@@ -55,6 +56,7 @@ class Capture:
     …"; a live source ends only by `stop`, or with `exit_on_error` when its first opening fails.
     on_error: called instead of on_end when a callback, `resize` or the reader raised what it should not have.
     max_gap_s: a source whose pictures are all further apart is told as too slow.
+    share: gives the share of a live camera's packets that may be decoded; None: all are.
     previews: whether frames carry pictures for people.  wait: stands in for `stop.wait`.  jitter: in [0, 1).
     """
 
@@ -75,6 +77,7 @@ class Capture:
         previews: bool = True,
         max_gap_s: float = 2.0,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
+        share: Callable[[], float] | None = None,
         wait: Callable[[float], bool] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -97,6 +100,7 @@ class Capture:
         self._clock = clock
         self._stop = stop
         self._open_reader = open_reader
+        self._admission = Admission(camera.name, share) if share is not None and self.live else None
         self._wait = wait or stop.wait
         self._jitter = jitter
 
@@ -134,7 +138,8 @@ class Capture:
         return thread is None or not thread.is_alive()
 
     def counters(self) -> CameraCounters:
-        """What was counted so far. Causes of drops: "corrupt" (no picture to be had), "unclean" (after a connect)."""
+        """What was counted so far. Causes of drops: "corrupt" (no picture to be had), "unclean" (after a connect),
+        "skipped" (not decoded, for there is no time to score it)."""
         return self._counters.counters()
 
     def last_frame_age(self) -> float | None:
@@ -254,6 +259,9 @@ class Capture:
             reader: Reader | None = None
             try:
                 reader = self._open_reader(self._camera, self._config)
+                if self._admission is not None and hasattr(reader, "admission"):
+                    self._admission.begin()
+                    reader.admission = self._admission
                 self._call(generation, reader.open)
                 frames = self._drain(generation, reader)
                 if self._over:
@@ -280,10 +288,13 @@ class Capture:
             if grabbed.status in ("lost", "end"):
                 self._over = grabbed.status == "end"
                 break
-            if not self._count(grabbed):
-                continue
+            counted = self._count(grabbed)
             now_s = self._clock.monotonic()
             media_s = now_s - self._zero_s
+            if self._admission is not None and grabbed.media_s is not None:
+                self._admission.late(self._stamps.late_s(grabbed.media_s, media_s), now_s)
+            if not counted:
+                continue
             if grabbed.media_s is not None:
                 media_s = self._stamps.time(grabbed.media_s, media_s)
                 if self._stamps.lead_s > _BURST_S and self._wait(self._stamps.lead_s - _BURST_S):
@@ -334,6 +345,11 @@ class Capture:
 
     def _count(self, grabbed: GrabResult) -> bool:
         """Enter a grab into the books; whether there is a frame."""
+        if grabbed.status == "skipped":
+            self._index = self._counters.frame()
+            self._counters.drop("skipped")
+            self._pending.add("dropped")
+            return False
         if grabbed.status != "frame":
             self._drop("corrupt")
             return False

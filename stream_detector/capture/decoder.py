@@ -23,6 +23,7 @@ import av.stream
 import numpy as np
 from av.codec.hwaccel import HWAccel
 
+from stream_detector.capture.admission import Admission
 from stream_detector.capture.http_io import HttpError
 from stream_detector.capture.media_clock import MediaClock
 
@@ -104,6 +105,9 @@ class Decoder:
         self._missed = 0
         self._ended = False
         self._clock = MediaClock()
+        self.admission: Admission | None = None  # says which packets are decoded; None: all
+        self.passed_s: float | None = None  # media time of the packet that the last `next` passed over
+        self._passes = False
 
     def open(self) -> None:
         """Open the container and its decoder. FFmpeg decodes only what it needs to identify the streams."""
@@ -178,6 +182,8 @@ class Decoder:
             packet = self._packet()
             if packet is None:
                 return None
+            if self._passed_over(packet):
+                return None
             before = len(self._ready)
             self._decode(packet)
             failures += len(self._ready) == before
@@ -214,6 +220,20 @@ class Decoder:
             return packet
         self._ended = True
         return None
+
+    def _passed_over(self, packet: Any) -> bool:
+        """Whether the packet is not decoded because there is no time to score it; `passed_s` is then its time."""
+        self.passed_s = None
+        if self.admission is None or not packet.size:
+            return False
+        passes = not self.admission.wanted(bool(packet.is_keyframe))
+        if self._passes and not passes:
+            self._stream.codec_context.flush_buffers()  # what it still holds belongs to before
+        self._passes = passes
+        if passes:
+            stamp_s = None if packet.pts is None else float(packet.pts * packet.time_base)
+            self.passed_s, _ = self._clock.time(stamp_s, 1.0 / self.fps)
+        return passes
 
     def _decode(self, packet: Any) -> None:
         try:

@@ -104,6 +104,7 @@ class CaptureHost:
     """Runs cameras until each has ended, was released, or `stop` is called.
 
     resize: a picture → its views (see `picture.make_views`).  frame_fps: frames a second that the recipe wants.
+    share: gives the share of live cameras' packets that may be decoded; asked at key frames.
     """
 
     def __init__(
@@ -115,8 +116,10 @@ class CaptureHost:
         *,
         clock: Clock | None = None,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
+        share: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._config, self._resize, self._frame_fps, self._output = config, resize, frame_fps, output
+        self._share = share
         self._clock = clock or SystemClock()
         self._open_reader = open_reader
         self._lock = threading.Lock()
@@ -148,6 +151,7 @@ class CaptureHost:
             previews=task.previews,
             max_gap_s=self._config.window.max_gap_s,
             open_reader=open_reader,
+            share=self._share,
             wait=resumed.wait if task.last is not None else None,
         )
         held = _Held(task, resumed, capture, stop)

@@ -160,8 +160,15 @@ class HostPool:
         at_once: int = 0,
     ) -> None:
         capture = config.capture
+        self._share = 1.0
         self._own = CaptureHost(
-            config, resize, frame_fps, output, clock=clock or SystemClock(), open_reader=open_reader
+            config,
+            resize,
+            frame_fps,
+            output,
+            clock=clock or SystemClock(),
+            open_reader=open_reader,
+            share=lambda: self._share,
         )
         self._hosts: list[HostSupervisor] = []
         self._waiting: deque[CameraTask] = deque()
@@ -212,6 +219,18 @@ class HostPool:
         with self._lock:
             self._waiting.append(task)
         self._place()
+
+    @property
+    def share(self) -> float:
+        """As set last."""
+        return self._share
+
+    def set_share(self, share: float) -> None:
+        """The share of live cameras' packets that may be decoded, 0 to 1, everywhere."""
+        if share != self._share:
+            self._share = share
+            for host in self._hosts:
+                host.set_share(share)
 
     def report(self) -> dict[str, CameraReport]:
         """What was counted, by camera."""

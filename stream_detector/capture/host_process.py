@@ -137,7 +137,8 @@ def main() -> None:
         slots = SharedSlots(memory, setup.layout)
         output = _ToMain(connection, slots)
         _log_to(output)
-        host = CaptureHost(setup.config, partial(make_views, recipe=setup.recipe), setup.recipe.fps, output)
+        resize = partial(make_views, recipe=setup.recipe)
+        host = CaptureHost(setup.config, resize, setup.recipe.fps, output, share=lambda: slots.share)
         output.host = host
         threading.Thread(target=_report, args=(output, parent, over), name="report", daemon=True).start()
         threading.Thread(target=_wait_for_room, args=(output, wake), name="room", daemon=True).start()

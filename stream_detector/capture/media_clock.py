@@ -86,6 +86,10 @@ class LiveClock:
         self._last_s = -math.inf
         self._shift_s: float | None = None
 
+    def late_s(self, stamp_s: float, arrived_s: float) -> float:
+        """How much later than its stamp says a picture came, in seconds; changes nothing."""
+        return 0.0 if self._shift_s is None else max(0.0, arrived_s - stamp_s - self._shift_s)
+
     def time(self, stamp_s: float, arrived_s: float) -> float:
         """Return media time in seconds, always rising. stamp_s: of the picture.  arrived_s: seconds since the camera
         started.

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import av
 
+from stream_detector.capture.admission import Admission
 from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.http_io import Body, HttpError, fetch
@@ -60,6 +61,7 @@ class NetworkReader:
         self._camera = camera
         self._source: Source = camera.source
         self._config = config
+        self.admission: Admission | None = None  # says which packets are decoded; set it before `open`
         self._flow: DecodedStream | None = None
         self._bodies: list[Body] = []
         self._pipe: IO[bytes] | None = None
@@ -129,7 +131,7 @@ class NetworkReader:
         )
 
     def _decoder(self, address: Any, io_open: Any = None, form: str | None = None, **options: str) -> Decoder:
-        return Decoder(
+        decoder = Decoder(
             address,
             form=form,
             options=options,
@@ -139,6 +141,8 @@ class NetworkReader:
             live=True,
             io_open=io_open,
         )
+        decoder.admission = self.admission
+        return decoder
 
     def _fetch(self, address: str) -> Body:
         own = (urlsplit(self._source.reveal()).hostname or "").lower()
@@ -173,6 +177,8 @@ class NetworkReader:
             self.detail = str(error) if isinstance(error, HttpError) else ""
             return GrabResult("lost")
         self._now = found
+        if found is None and (passed_s := getattr(flow, "passed_s", None)) is not None:
+            return GrabResult("skipped", passed_s)
         if found is None:
             over: GrabStatus = "end" if self._source.kind == "pipe" else "lost"
             return GrabResult(over if flow.ended else "bad")

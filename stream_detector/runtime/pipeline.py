@@ -33,6 +33,7 @@ from stream_detector.errors import SourceError, StageError, StreamDetectorError
 from stream_detector.models.recipe import Recipe
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.decision_queue import DecisionQueue
+from stream_detector.runtime.overload import Load, LoadController
 from stream_detector.runtime.stages import scored
 from stream_detector.runtime.window_buffer import WindowBuffer
 from stream_detector.system.malloc import trim_malloc
@@ -150,6 +151,7 @@ class Pipeline:
     _ended: int = field(default=0, init=False)
     _stop_at_s: float = field(default=0.0, init=False)
     _windows: int = field(default=0, init=False)
+    _busy_s: float = field(default=0.0, init=False)  # of the engine
 
     def run(self) -> RunResult:
         """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once."""
@@ -163,7 +165,10 @@ class Pipeline:
 
     def _run(self) -> RunResult:
         self._inbox = queue.Queue(INBOX_ITEMS)
-        self._buffer = WindowBuffer(self.config.batch.buffer_windows, self.clock, self.telemetry.dropped)
+        slots = self.config.batch.buffer_windows
+        longest = max((plan.stride_frames for _, plan in self.cameras if plan.live), default=1)
+        max_age_s = max(1.0, slots * longest / self.frame_fps)
+        self._buffer = WindowBuffer(slots, self.clock, self.telemetry.dropped, max_age_s)
         if self._stop.is_set():  # a stop that came before
             self._buffer.close()
         for camera, plan in self.cameras:
@@ -180,6 +185,7 @@ class Pipeline:
             at_once=self.open_limit and self.open_limit + sum(plan.live for _, plan in self.cameras),
         )
         log.info("%s", self._host.plan.sentence)
+        load = LoadController(sum(plan.live for _, plan in self.cameras), self.clock)
         self._waiting = deque(self._all.values())
         threads = [
             threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
@@ -191,6 +197,7 @@ class Pipeline:
         trimmed_s = self.clock.monotonic()
         while not self._decided.wait(0.1):
             self._count()
+            self._host.set_share(load.observe(self._load()))
             if self.clock.monotonic() - trimmed_s >= TRIM_S:
                 trimmed_s = self.clock.monotonic()
                 trim_malloc()
@@ -209,6 +216,16 @@ class Pipeline:
         failed = {name: held.failure for name, held in self._all.items() if held.failure}
         alarms = sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
         return RunResult(self._windows, alarms, self._stopped_by_user, failed, self._error)
+
+    @property
+    def host_restarts(self) -> int:
+        """How often a capture host's process was replaced."""
+        return self._host.restarts
+
+    @property
+    def share(self) -> float:
+        """The share of the live cameras' pictures that is decoded, 0 to 1: below 1 in an overload."""
+        return self._host.share
 
     @property
     def stopped(self) -> bool:
@@ -280,6 +297,11 @@ class Pipeline:
                 camera.timed = True
                 self.telemetry.duration(name, report.duration_s)
 
+    def _load(self) -> Load:
+        live = [camera for camera in self._all.values() if camera.plan.live]
+        offered = sum(camera.counted.frames / camera.plan.stride_frames for camera in live)
+        return Load(offered, self._windows, self._buffer.dropped, self._busy_s, self._buffer.waiting)
+
     def window(self, window: Window) -> None:
         """See `capture.host.HostOutput`."""
         if self._buffer.put(window):
@@ -323,7 +345,9 @@ class Pipeline:
                 break
             if taken.batch is not None:
                 self.telemetry.batch(len(taken.batch.windows))
+                begun_s = self.clock.monotonic()
                 output = infer_windows(engine, taken.batch.pixels)
+                self._busy_s += self.clock.monotonic() - begun_s
                 for window in taken.batch.windows:
                     if window.release is not None:
                         window.release()

@@ -52,10 +52,20 @@ class WindowBuffer:
     """Connects the capture threads and the worker.
 
     capacity: windows that may wait per camera.  on_drop: called with (camera, cause) for every dropped window.
+
+    max_age_s: a live camera's window that has waited for longer is dropped as well: where pictures are passed over in
+    an overload, there may be no next window to push it out.
     """
 
-    def __init__(self, capacity: int, clock: Clock, on_drop: Callable[[str, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        clock: Clock,
+        on_drop: Callable[[str, str], None] | None = None,
+        max_age_s: float = float("inf"),
+    ) -> None:
         self._capacity = capacity
+        self._max_age_s = max_age_s
         self._clock = clock
         self._on_drop = on_drop
         self._queues: dict[str, _CameraQueue] = {}
@@ -63,6 +73,7 @@ class WindowBuffer:
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)  # the worker waits for this condition
         self._waiting = 0  # windows of all cameras
+        self.dropped = 0  # windows of live cameras, so far
         self._wanted = 1  # this many windows must wait before a further one wakes the worker
         self._aborted = False
         self._closed = False
@@ -77,6 +88,11 @@ class WindowBuffer:
             self._queues[camera] = _CameraQueue(live, self._lock, outside)
             self._turn.append(camera)
 
+    @property
+    def waiting(self) -> int:
+        """Windows of all cameras that wait."""
+        return self._waiting
+
     def put(self, window: Window) -> bool:
         """Add a window; return False if the run is over and the window was not taken."""
         camera = window.ref.camera
@@ -89,12 +105,7 @@ class WindowBuffer:
                 _let_go(window)
                 return False
             if queue.live and len(queue.windows) >= self._capacity:
-                oldest = queue.windows.popleft()
-                queue.lost |= {"dropped", *oldest.ref.degraded}
-                self._waiting -= 1
-                _let_go(oldest)
-                if self._on_drop:
-                    self._on_drop(camera, "overload")
+                self._drop_oldest(queue)
             queue.windows.append(window)
             self._waiting += 1
             if (
@@ -102,6 +113,22 @@ class WindowBuffer:
             ):  # else the worker waits for more, or for the deadline of the oldest
                 self._more.notify()
             return True
+
+    def _drop_oldest(self, queue: _CameraQueue) -> None:
+        oldest = queue.windows.popleft()
+        queue.lost |= {"dropped", *oldest.ref.degraded}
+        self._waiting -= 1
+        self.dropped += 1
+        _let_go(oldest)
+        if self._on_drop:
+            self._on_drop(oldest.ref.camera, "overload")
+
+    def _drop_old(self) -> None:
+        """Drop what has waited too long."""
+        limit_s = self._clock.monotonic() - self._max_age_s
+        for queue in self._queues.values():
+            while queue.live and queue.windows and queue.windows[0].ref.completed_s < limit_s:
+                self._drop_oldest(queue)
 
     def end(self, camera: str) -> None:
         """Note that the camera gives no more windows; the worker learns it after it has taken the last one."""
@@ -129,6 +156,8 @@ class WindowBuffer:
             while True:
                 if self._aborted:
                     return None
+                if self._waiting > max_size:
+                    self._drop_old()
                 if self._waiting == 0:
                     ended = self._ended()
                     if ended:
