@@ -1,8 +1,8 @@
 """scaling: does a simulation reproduce the measured curve of cameras? If so, what of 1,000 and 100,000 cameras?
 
-    python -m benchmarks scaling [--throughput FILE] [--size 320x240]
+    python -m benchmarks scaling [--cameras FILE] [--size 320x240]
 
-Reads results/throughput.json (service times, and the curve of 1 to 64 cameras), measures here what one shard can
+Reads results/cameras.json (service times, and the curve over numbers of cameras), measures here what one shard can
 decide, and writes results/scaling.json. The simulation's service times are those of single parts measured alone; one
 number is fitted (`Machine.held_cores`). Its curve must come out within 15 % of the whole machine's, in windows/s and in
 busy cores. Where it does not, it says so and nothing is extrapolated. A cluster makes no evidence clips yet, so what
@@ -40,55 +40,49 @@ NODE_ACTORS = 2
 
 
 def machine_from(record: dict[str, Any], size: str) -> Machine:
-    """Service times out of throughput.json: pictures by themselves and the engine by itself (a full machine), the run
-    with one camera (an idle one). One number is taken from the curve's own end: what evidence and other programs still
-    hold there. Raises KeyError where the record lacks them."""
+    """Service times out of cameras.json: pictures by themselves and the engine by itself (a full machine), the run with
+    the fewest cameras (an idle one). One number is taken from the curve's own end: what other programs still hold
+    there. Raises KeyError where the record lacks them."""
     results = record["results"]
-    rows = next(entry["rows"] for entry in results["sizes"] if entry["size"] == size)
-    one = next(row for row in rows if "error" not in row)
+    rows = [row for row in results["sizes"][size]["kept"]["rows"] if "error" not in row]
     engine = results["engine"]["batches"]
     best = engine[max(engine, key=int)]
-    cold = one["cpu_ms_per_frame"]
-    alone = results["cpu_ms_per_picture"][size]
-    hot_ms = alone["grab_and_convert"] + alone["resize"] + cold["capture_rest"]
-    cores = float(record["machine"]["cores"])
-    last = [row for row in rows if "error" not in row][-1]
+    few, last = rows[0], rows[-1]
+    hot_ms = results["costs"][size]["product_picture_ms"]
+    cores = float(results["costs"][size]["cores"])
+    cold_ms = few["cores_busy"] * few["cpu_share"]["capture"] * 1e3 / (FPS * few["cameras"])
+    window_ms = few["cores_busy"] * few["cpu_share"]["inference"] * 1e3 / max(few["windows_per_s"], 1e-9)
     return Machine(
         cores=cores,
         frame_ms=hot_ms,
-        engine_ms={int(size): entry["ms_per_window"] * int(size) for size, entry in engine.items()},
+        engine_ms={int(batch): entry["ms_per_window"] * int(batch) for batch, entry in engine.items()},
         engine_cores=best["cpu_ms_per_window"] / best["ms_per_window"],
-        frame_cold=sum(cold.values()) / hot_ms,
-        engine_cold=one["cpu_ms_per_window"] / engine["1"]["cpu_ms_per_window"],
-        base_cores=one["cores_busy"] * sum(max(0.0, one["cpu_share"][name]) for name in ("decide", "other")),
-        held_cores=0.0 if last["kept_up"] else cores - last["cores_busy"] * (1 - last["cpu_share"]["evidence"]),
+        frame_cold=cold_ms / hot_ms,
+        engine_cold=window_ms / engine["1"]["cpu_ms_per_window"],
+        base_cores=few["cores_busy"] * sum(few["cpu_share"][name] for name in ("decide", "other")),
+        held_cores=0.0 if last["kept_up"] else max(0.0, cores - last["cores_busy"]),
     )
 
 
 def check(record: dict[str, Any], size: str, machine: Machine) -> list[dict[str, Any]]:
     """The measured curve and the simulated one, row by row."""
     rows = []
-    for row in next(entry["rows"] for entry in record["results"]["sizes"] if entry["size"] == size):
+    for row in record["results"]["sizes"][size]["kept"]["rows"]:
         if "error" in row:
             continue
         told = simulate(machine, row["cameras"])
+        off = max(_off(row["windows_per_s"], told.windows_per_s), _off(row["cores_busy"], told.cores_busy))
         rows.append(
             {
                 "cameras": row["cameras"],
                 "windows_per_s": [row["windows_per_s"], told.windows_per_s],
-                "cores_busy_without_evidence": [_own_cores(row), told.cores_busy],
-                "p95_ms": [row["captured_to_score"].get("p95"), told.p95_ms],
+                "cores_busy": [row["cores_busy"], told.cores_busy],
+                "p95_ms": [row["delay_ms"].get("p95"), told.p95_ms],
                 "kept_up": [row["kept_up"], told.kept_up],
-                "error": round(
-                    max(_off(row["windows_per_s"], told.windows_per_s), _off(_own_cores(row), told.cores_busy)), 3
-                ),
+                "error": round(off, 3),
             }
         )
     return rows
-
-
-def _own_cores(row: dict[str, Any]) -> float:
-    return float(round(row["cores_busy"] * (1 - row["cpu_share"]["evidence"]), 3))
 
 
 def _off(measured: float, simulated: float) -> float:
@@ -166,7 +160,7 @@ def extrapolate(machine: Machine, shards: Shards, cameras: int, size: str) -> di
 def main(argv: list[str]) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__.splitlines()[0])
-    parser.add_argument("--throughput", type=Path, default=Path(__file__).parent / "results" / "throughput.json")
+    parser.add_argument("--cameras", type=Path, default=Path(__file__).parent / "results" / "cameras.json")
     parser.add_argument("--size", default="320x240")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args(argv)
@@ -180,18 +174,18 @@ def main(argv: list[str]) -> int:
         f"one shard: {shards.window_us} µs a window, {shards.commit_us} µs a commit: {shards.cameras()} cameras"
     )
     passed = False
-    if args.throughput.is_file():
-        record = json.loads(args.throughput.read_text(encoding="utf-8"))
+    if args.cameras.is_file():
+        record = json.loads(args.cameras.read_text(encoding="utf-8"))
         machine = machine_from(record, args.size)
         rows = check(record, args.size, machine)
         passed = all(row["error"] <= WITHIN for row in rows)
-        results |= {"size": args.size, "throughput_of": record["commit"], "curve": rows, "passed": passed}
+        results |= {"size": args.size, "cameras_of": record["commit"], "curve": rows, "passed": passed}
         table = Table(title=f"{args.size}: measured and simulated")
         for column in ("cameras", "windows/s", "cores", "p95 ms", "off by"):
             table.add_column(column, justify="right")
         for row in rows:
             pairs = (
-                " / ".join(map(str, row[key])) for key in ("windows_per_s", "cores_busy_without_evidence", "p95_ms")
+                " / ".join(map(str, row[key])) for key in ("windows_per_s", "cores_busy", "p95_ms")
             )
             table.add_row(str(row["cameras"]), *pairs, f"{row['error']:.0%}")
         console.print(table)
@@ -201,7 +195,7 @@ def main(argv: list[str]) -> int:
         else:
             console.print(f"the simulation is off by more than {WITHIN:.0%}: nothing is extrapolated")
     else:
-        console.print(f"{args.throughput} does not exist: run 'python -m benchmarks throughput' first")
+        console.print(f"{args.cameras} does not exist: run 'python -m benchmarks cameras' first")
     if not args.no_save:
         write_results("scaling", results, {"load_before": load, "fps": FPS, "within": WITHIN})
     return 0 if passed else 1

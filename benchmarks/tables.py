@@ -63,39 +63,39 @@ def latency_stages(record: Record) -> str:
     return table(["cameras; ms, p50 / p95", *names], rows)
 
 
-def throughput(record: Record) -> str:
-    """Cameras in real time and what one costs."""
-    head = ["", "kept up", "windows/s", "dropped", "p95, ms", "cores busy", "CPU s a camera-minute", "memory, MB"]
+def cameras(record: Record) -> str:
+    """Cameras kept up with as a share of the budget, and goodput in an overload."""
+    results = record["results"]
+    head = ["", "kept up", "windows/s", "windows dropped", "passed over", "p50, ms", "p95, ms", "cores busy", "hosts"]
     blocks = []
-    for size in record["results"]["sizes"]:
-        rows = [
-            [
-                f"{row['cameras']} × {size['size'].replace('x', '×')}",
-                row["kept_up"],
-                row.get("windows_per_s"),
-                row.get("dropped"),
-                row.get("captured_to_score", {}).get("p95"),
-                row.get("cores_busy"),
-                row.get("cpu_s_per_camera_minute"),
-                row.get("rss_mb"),
-            ]
-            for row in size["rows"]
-        ]
-        last = next((row for row in reversed(size["rows"]) if "bottleneck" in row), {})
-        blocks.append(
-            f"{table(head, rows)}\n\n{size['cameras_in_real_time']} cameras of {size['size'].replace('x', '×')} run in "
-            f"real time; a further one takes {cell(size['memory_mb_per_camera'])} MB. Bottleneck: "
-            f"{last.get('bottleneck', 'not reached')}."
+    for size, found in results["sizes"].items():
+        costs, shown, rows = results["costs"][size], size.replace("x", "×"), []
+        kept, over = found.get("kept", {}), found.get("overload", {})
+        for row in [*kept.get("rows", []), *over.get("rows", [])]:
+            delay, drops = row.get("delay_ms", {}), row.get("drops", {})
+            figures = [row.get("windows_per_s"), drops.get("overload", 0), drops.get("skipped", 0)]
+            figures += [delay.get("p50"), delay.get("p95"), row.get("cores_busy"), row.get("hosts")]
+            rows.append([f"{row['cameras']} × {shown}", row["kept_up"], *figures])
+        note = (
+            f"A picture of {shown} costs {cell(costs['bare_picture_ms'])} ms of CPU in a bare loop and "
+            f"{cell(costs['product_picture_ms'])} ms here ({cell(costs['product_to_bare'])} ×), a window "
+            f"{cell(costs['window_ms'])} ms: a budget of {cell(costs['budget'])} cameras on {costs['cores']} cores, of "
+            f"which {kept.get('share_of_budget', 0.0):.0%} are kept up with. Bottleneck: {kept.get('bottleneck')}."
         )
-    return "\n\n".join(blocks)
+        if over.get("rows"):
+            worst = min(row["of_best"] for row in over["rows"])
+            note += f" In an overload at least {worst:.0%} of the best goodput."
+        blocks.append(f"{table(head, rows)}\n\n{note}")
+    return "\n\n".join([*blocks, _of_bundle(record)])
 
 
-def throughput_pictures(record: Record) -> str:
-    """One picture's way."""
-    found = record["results"]["cpu_ms_per_picture"]
-    names = list(next(iter(found.values()), {}))
-    head = ["CPU ms a picture", *(name.replace("_", " ") for name in names)]
-    return table(head, [[size.replace("x", "×"), *(costs[n] for n in names)] for size, costs in found.items()])
+def cameras_isolation(record: Record) -> str:
+    """What healthy cameras notice of bad ones beside them."""
+    head = ["4 healthy cameras beside", "others", "first window later, s", "window rate", "p95, ms", "MB more"]
+    head.append("hosts replaced")
+    keys = ("others", "first_window_later_s", "rate_of_alone", "p95_ms", "memory_more_mb", "restarts")
+    found = record["results"].get("isolation", [])
+    return table(head, [[row["beside"], *(row[key] for key in keys)] for row in found])
 
 
 def fanout(record: Record) -> str:
@@ -281,9 +281,9 @@ def startup(record: Record) -> str:
 TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "latency": ("latency", latency),
     "latency-stages": ("latency", latency_stages),
-    "throughput": ("throughput", throughput),
-    "throughput-int8": ("throughput_int8", throughput),
-    "throughput-pictures": ("throughput", throughput_pictures),
+    "cameras": ("cameras", cameras),
+    "cameras-int8": ("cameras_int8", cameras),
+    "cameras-isolation": ("cameras", cameras_isolation),
     "fanout": ("fanout", fanout),
     "peers": ("peers", peers),
     "soak": ("soak", soak),

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import fanout, latency, peers, readme, results, rig, throughput
+from benchmarks import cameracosts, cameras, fanout, latency, peers, readme, results, rig
 from benchmarks.__main__ import names
 from benchmarks.clock_server import BAND, band
 
-ALL = {"latency", "throughput", "fanout", "peers", "readme", "soak"}
+ALL = {"latency", "cameras", "fanout", "peers", "readme", "soak"}
 
 
 def test_every_benchmark_is_listed_with_a_sentence_and_helpers_are_not() -> None:
@@ -80,11 +80,24 @@ def test_what_cannot_be_avoided_is_stated() -> None:
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [({}, True), ({"dropped": 1}, False), ({"fps_per_camera": 22.0}, False), ({"captured_to_score": {}}, False)],
+    [
+        ({}, True),
+        ({"drops": {"overload": 1}}, False),
+        ({"drops": {"skipped": 1}}, False),
+        ({"fps_per_camera": 22.0}, False),
+        ({"delay_ms": {"p95": 160.0}}, False),
+        ({"delay_ms": {}}, False),
+        ({"error": "it ended"}, False),
+    ],
 )
-def test_kept_up_means_no_drop_full_rate_and_no_queue(change: dict[str, Any], expected: bool) -> None:
-    figures = {"dropped": 0, "fps_per_camera": 25.0, "captured_to_score": {"p95": 80.0}}
-    assert throughput.kept_up(figures | change) is expected
+def test_kept_up_means_no_drop_full_rate_and_scores_in_time(change: dict[str, Any], expected: bool) -> None:
+    figures = {"drops": {}, "fps_per_camera": 25.0, "delay_ms": {"p95": 80.0}}
+    assert cameras.kept_up(figures | change) is expected
+
+
+def test_the_budget_is_what_pictures_and_windows_leave_of_the_cores() -> None:
+    assert cameracosts.budget(2, 0.69, 27.0) == pytest.approx(2000 / (17.25 + 42.1875))
+    assert cameracosts.budget(16, 2.5, 0.0) == pytest.approx(256.0)  # windows of a GPU cost no core
 
 
 def test_figures_are_differences_between_two_samples() -> None:
@@ -123,7 +136,6 @@ def test_figures_are_differences_between_two_samples() -> None:
     assert told["mean_batch"] == 2.0
     assert told["cpu_share"]["inference"] == 0.6
     assert sum(told["cpu_share"].values()) == pytest.approx(1.0, abs=0.01)
-    assert throughput.bottleneck(told).startswith("inference (60%")
 
 
 def test_scores_of_two_ways_are_compared_by_file_name() -> None:

@@ -37,22 +37,18 @@ def test_service_times_and_the_curve_come_out_of_a_record() -> None:
         "windows_per_s": 1.56,
         "cores_busy": 0.05,
         "kept_up": True,
-        "captured_to_score": {"p95": 25.0},
-        "cpu_ms_per_frame": {"decode": 0.4, "convert": 0.05, "resize": 0.05, "capture_rest": 0.0},
-        "cpu_share": {"decide": 0.05, "evidence": 0.0, "other": 0.05},
-        "cpu_ms_per_window": 19.0,
+        "delay_ms": {"p95": 25.0},
+        "cpu_share": {"capture": 0.25, "inference": 0.6, "decide": 0.05, "other": 0.05},
     }
     batches = {
         "1": {"ms_per_window": 10.0, "cpu_ms_per_window": 19.0},
         "16": {"ms_per_window": 8.0, "cpu_ms_per_window": 16.0},
     }
-    pictures = {"320x240": {"grab_and_convert": 0.45, "resize": 0.05}}
     record = {
-        "machine": {"cores": 2},
         "results": {
             "engine": {"batches": batches},
-            "cpu_ms_per_picture": pictures,
-            "sizes": [{"size": "320x240", "rows": [row]}],
+            "costs": {"320x240": {"product_picture_ms": 0.5, "cores": 2}},
+            "sizes": {"320x240": {"kept": {"rows": [row]}}},
         },
     }
     machine = machine_from(record, "320x240")
