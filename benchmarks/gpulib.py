@@ -145,7 +145,8 @@ def rates(
                 "p50_ms": round(float(np.median(times)) * 1e3, 3),
                 "p95_ms": round(float(np.quantile(times, 0.95)) * 1e3, 3),
                 "tflops": float(f"{tflops:.4g}"),
-                "share_of_product": round(tflops / product, 4),
+                "product_tflops": float(f"{product:.4g}"),
+                "share_of_product": float(f"{tflops / product:.4g}"),
                 "cpu_ms_a_window": round(cpu_s / batch / len(times) * 1e3, 4),
                 "runs": len(times),
             }
