@@ -15,7 +15,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from stream_detector import __version__
 from stream_detector.cli.arguments import Parser
@@ -26,6 +26,7 @@ from stream_detector.system.malloc import configure_malloc
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # the user wrote this name, wherever it was used
 COMMANDS = {
     "run": "watch cameras and recordings, publish alarms",
+    "demo": "watch the rendered demo",
     "cluster": "run on the machines of a Ray cluster",
     "score": "score recordings as fast as possible, write a table",
     "subscribe": "print the events of a running detector",
@@ -36,11 +37,22 @@ COMMANDS = {
     "probe": "measure what a camera sends and what reading it costs",
     "doctor": "check the installation and show what a run would use",
     "keys": "make CURVE keys for encrypted subscribers",
+    "init": "write a first cameras.toml, step by step, and try it",
+    "completion": "print the completion script of a shell",
 }
 
 
 def build_parser(command: str | None = None) -> Parser:
     """Build the parser; only the options of the named command are loaded, the other commands are only listed."""
+    return _parser(() if command is None else (command,))
+
+
+def whole_parser() -> Parser:
+    """Build the parser with the options of every command, for completion and for the manual page."""
+    return _parser(COMMANDS)
+
+
+def _parser(loaded: Collection[str]) -> Parser:
     parser = Parser(
         prog="stream-detector",
         description="Watches live cameras and recorded footage and raises an alarm when something abnormal happens.",
@@ -50,7 +62,7 @@ def build_parser(command: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=f"stream-detector {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
-        if name == command:
+        if name in loaded:
             importlib.import_module(f"stream_detector.cli.{name}").add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=summary, add_help=False)
