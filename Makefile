@@ -44,7 +44,7 @@ $(VENV)/.ready: pyproject.toml Makefile
 # Both distributions of this repository, and TensorFlow for the reproduction of the paper.
 $(VENV)/.ready-dev: $(VENV)/.ready packaging/trainer/pyproject.toml
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet \
-		--editable '.[openvino,dev,web]' --editable './packaging/trainer[tensorflow]'
+		--editable '.[openvino,dev,web,mqtt,notify]' --editable './packaging/trainer[tensorflow]'
 	touch $@
 
 clean:

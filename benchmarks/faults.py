@@ -14,6 +14,7 @@ Loopback only. Every fault comes at a random time of a seeded generator, every w
     clocks       200 × kill -9 of lives whose wall clock is 31 days ahead, in 1970, …; rows dated wrong
     rotated      200 × kill -9 around a rotation of the event file, with and without SIGHUP, or while nobody runs
     pruned       200 × kill -9 with a short journal, a subscriber being away: what it misses is told with a count
+    bridges      200 × kill -9 of each kind of bridge (webhook, mqtt, notify, command) and of the MQTT broker
     refusals     40 second detectors on the same journal, event file, evidence folder; a FIFO as event file
     strangers    2 minutes of cancelled acknowledgements, churning prefixes, 200 peers and 60 viewers that never read,
                  300 idle TLS connections, all at once: heartbeats, a decent subscriber and decent viewers
@@ -39,6 +40,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.faultlib.bridges import kill_bridges
 from benchmarks.faultlib.disks import disks
 from benchmarks.faultlib.fuzz import fuzz
 from benchmarks.faultlib.hostile import hostile
@@ -71,6 +73,7 @@ def parts(
         "clocks": lambda folder: clocks(folder, times(kills), seed),
         "rotated": lambda folder: rotated(folder, times(kills), seed),
         "pruned": lambda folder: pruned(folder, times(kills), seed),
+        "bridges": lambda folder: kill_bridges(folder, times(kills), seed),
         "refusals": lambda folder: refusals(folder, times(10), seed),
         "strangers": lambda folder: strangers(folder, soak_s),
         "memory": lambda folder: slopes(folder, memory_s),
@@ -92,7 +95,9 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             number = next((str(single[k]) for k in ("kills", "stops", "flips", "steps", "random") if k in single), "1")
             if name == "hostile":
                 number = str(sum(single["sent"].values()))
-            bad = {key: single[key] for key in (*LIFE_FAULTS, "altered", "delivered_to_them") if single.get(key)}
+            bad = {
+                key: single[key] for key in (*LIFE_FAULTS, "altered", "delivered_to_them", "lost") if single.get(key)
+            }
             verdict = {True: "passed", False: "FAILED", None: "not done"}[single["passed"]]
             table.append((label, number, str(single.get("events", "")), f"{verdict} {bad or ''}".strip()))
     return table

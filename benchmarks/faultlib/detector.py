@@ -209,7 +209,10 @@ def run_server(plan: Plan) -> None:
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["benchmarks.faultlib.lives", "benchmarks.faultlib.strangers", "stream_detector.cli.subscribe"]
+    [
+        *("benchmarks.faultlib.lives", "benchmarks.faultlib.strangers", "benchmarks.faultlib.bridges"),
+        *("stream_detector.cli.subscribe", "stream_detector.cli.bridge"),
+    ]
 )
 Process = multiprocessing.process.BaseProcess
 _ONE_AT_A_TIME = threading.Lock()  # a start looks at all processes, and an exit code can be read once only

@@ -29,12 +29,25 @@ log = logging.getLogger("stream_detector.run")
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options; each sets one key of the configuration (see `_MAP`)."""
-    add_options(
-        subparsers.add_parser(
-            "run",
-            help="watch cameras and recordings, publish alarms",
-            description="Watch cameras and recordings, publish alarms. Files end by themselves, cameras with Ctrl-C.",
-        )
+    parser = subparsers.add_parser(
+        "run",
+        help="watch cameras and recordings, publish alarms",
+        description="Watch cameras and recordings, publish alarms. Files end by themselves, cameras with Ctrl-C.",
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--bridge",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="start and watch a bridge: webhook, mqtt, notify, command or a registered kind; may be repeated",
+    )
+    parser.add_argument(
+        "--bridge-config",
+        type=Path,
+        default=Path("bridges.toml"),
+        metavar="FILE.toml",
+        help="targets of the bridges (default bridges.toml)",
     )
 
 
@@ -248,6 +261,7 @@ def _run(args: argparse.Namespace) -> int:
     from stream_detector.runtime.build import build_run
 
     config = make_config(args)
+    _check_bridges(args, config)
     live_view = config.telemetry.dashboard and not args.json and drawable()
     telemetry = config.telemetry
     level = logging.WARNING if live_view and telemetry.log_file is None else logging.INFO
@@ -256,11 +270,35 @@ def _run(args: argparse.Namespace) -> int:
         signals.on_reopen(lines.reopen),
     ):
         if config.web.bind == "none":
-            with build_run(config) as run:
+            with build_run(config) as run, _bridges(args, run):
                 result = _watch(run, live_view)
         else:
             run, result = _watch_with_page(config, args, live_view)
     return print_outcome(run, result, args)
+
+
+def _check_bridges(args: argparse.Namespace, config: Config) -> None:
+    """Refuse bridges that cannot work before anything is opened. Raises ConfigError, MissingExtraError, UsageError."""
+    if not args.bridge:
+        return
+    if config.publish.bind == "none":
+        raise UsageError("--bridge needs the event socket; leave --bind none out")
+    if config.publish.curve_secret is not None:
+        log.warning("the bridges need CURVE keys of their own: key and server_key in [detector] of the bridges file")
+    from stream_detector.bridges.process import check_targets
+    from stream_detector.bridges.settings import load_bridges
+
+    bridges = load_bridges(args.bridge_config)
+    for kind in args.bridge:
+        check_targets(kind, bridges)
+
+
+def _bridges(args: argparse.Namespace, run: Run) -> contextlib.AbstractContextManager[object]:
+    if not args.bridge:
+        return contextlib.nullcontext()
+    from stream_detector.bridges.supervisor import BridgeSupervisor
+
+    return BridgeSupervisor(args.bridge, args.bridge_config, run.publisher.endpoint)
 
 
 def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) -> tuple[Run, RunResult]:
@@ -279,6 +317,7 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
             config, on_event=live_state.event, on_decision=live_state.decision, on_preview=live_state.preview
         ) as run,
         serve_web(config.web, run, live_state, config_path=args.config) as server,
+        _bridges(args, run),
     ):
         log.warning("the page is at %s", server.url)
         result = _watch(run, live_view)

@@ -162,6 +162,12 @@ class Subscriber:
         """The number of events that `receive` would return immediately."""
         return len(self._ready)
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether every event that the detector told of was given: nothing is being fetched, and nothing waits."""
+        missing = self._ask_snapshot or self._behind or self._ready
+        return self.heartbeat is not None and self.heartbeat.epoch == self._epoch and not missing
+
     def heartbeat_age_s(self) -> float:
         """Return the seconds since the last message of the detector; infinite before the first."""
         return self._clock.monotonic() - self._heard_s

@@ -1,0 +1,6 @@
+"""Bridges: alarms and states carried to other systems, each kind by a process of its own, at least once and in order.
+
+In: events of a detector, through a recovering subscriber with a cursor; bridges.toml.
+Out: deliveries, a dead-letter file.
+Imports: client, events, config, system, types, errors; neither PyTorch nor OpenCV.
+"""

@@ -1,0 +1,57 @@
+"""Pictures and clips of alarms, as far as they lie in the evidence folder: a path in an event opens nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stream_detector.bridges.notice import Notice
+
+MAX_PICTURE_BYTES = 8 << 20
+_SUFFIXES = {"snapshot": ".jpg", "clip": ".webm"}
+
+
+class EvidenceFolder:
+    """folder: that of the detector; None where it cannot be reached from here.
+
+    A relative path in an event is taken relative to the current directory, as the detector wrote it, or else by its
+    last two parts (camera, file) in the folder; so the folder may be mounted elsewhere.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder.resolve() if folder else None
+
+    def named(self, notice: Notice, kind: str = "snapshot") -> Path | None:
+        """Where the file of an alarm is or will be; None where the event names none that lies in the folder."""
+        evidence: Any = notice.body.get("evidence") if notice.kind == "alarm" else None
+        name = evidence.get(kind) if isinstance(evidence, dict) else None
+        if self._folder is None or not isinstance(name, str) or "\0" in name or len(name) > 4096:
+            return None
+        for path in (Path(name), self._folder.joinpath(*Path(name).parts[-2:])):
+            try:
+                real = path.resolve()
+            except (OSError, RuntimeError):
+                continue
+            if real.is_relative_to(self._folder) and real.suffix == _SUFFIXES[kind]:
+                return real
+        return None
+
+    def there(self, notice: Notice, kind: str = "snapshot") -> Path | None:
+        """The file, if it exists."""
+        path = self.named(notice, kind)
+        try:
+            return path if path is not None and path.is_file() else None
+        except OSError:
+            return None
+
+    def picture(self, notice: Notice) -> bytes | None:
+        """The snapshot as JPEG; None where there is none, or where it is larger than 8 MiB."""
+        path = self.there(notice)
+        if path is None:
+            return None
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_PICTURE_BYTES + 1)
+        except OSError:
+            return None
+        return data if 0 < len(data) <= MAX_PICTURE_BYTES else None

@@ -1,0 +1,98 @@
+"""bridges.toml: where the detector is, and the targets of every kind.
+
+    [detector]
+    endpoint = "tcp://127.0.0.1:5555"
+
+    [webhook.vms]
+    url = "https://vms.example.com/alarms"
+    secret = "${VMS_SECRET}"
+
+One process carries one kind (`stream-detector bridge webhook`) to all its targets.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from stream_detector.bridges.kinds import BRIDGES, TARGET_NAME, TargetSettings
+from stream_detector.config.error_sentences import describe
+from stream_detector.config.section import Section
+from stream_detector.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class DetectorSettings(Section):
+    """`[detector]`: whom the bridges listen to."""
+
+    endpoint: str = "tcp://127.0.0.1:5555"
+    key: Path | None = None  # CURVE: file of the bridge's own secret key
+    server_key: Path | None = None  # CURVE: file of the detector's public key
+    evidence: Path | None = Path("runs/evidence")  # folder of pictures and clips, as it is reached from here
+    dead_s: Annotated[float, Field(ge=1, le=86_400)] = 15.0  # silent for so long: told as "silent"
+    state: Path = Path("runs/bridges")  # folder of cursors, outboxes and dead-letter files
+    from_start: bool = False  # a bridge without a cursor begins with the oldest event in the journal
+
+
+@dataclass(frozen=True, slots=True)
+class BridgesConfig:
+    """kinds: kind → name of the target → its settings, an instance of the kind's own `Settings`."""
+
+    detector: DetectorSettings
+    kinds: dict[str, dict[str, TargetSettings]]
+
+
+def load_bridges(path: Path) -> BridgesConfig:
+    """Read and check the file. Raises ConfigError in one sentence, which holds no text of a value."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        message = f"bridges file {str(path)!r} does not exist; give one with --config (see docs/bridges.md)"
+    except tomllib.TOMLDecodeError as error:
+        message = f"{path}: not valid TOML ({error}); mend that line"
+    except RecursionError:
+        message = f"{path}: its lists or tables are nested too deeply"
+    except UnicodeDecodeError:
+        message = f"bridges file {str(path)!r} is not UTF-8 text; save it as UTF-8"
+    except OSError as error:
+        message = f"bridges file {str(path)!r} cannot be read ({error.strerror}); give a UTF-8 TOML file"
+    else:
+        return build_bridges(values, str(path))
+    raise ConfigError(message)
+
+
+def build_bridges(values: dict[str, Any], where: str = "bridges") -> BridgesConfig:
+    """As `load_bridges`, from nested values."""
+    known = BRIDGES.names()
+    kinds: dict[str, dict[str, TargetSettings]] = {}
+    for kind, targets in values.items():
+        if kind == "detector":
+            continue
+        if kind not in known:
+            raise ConfigError(
+                f"{where}: [{kind}] is no kind of bridge; use [detector], {', '.join(f'[{k}.NAME]' for k in known)}"
+            )
+        if not isinstance(targets, dict) or not all(isinstance(entry, dict) for entry in targets.values()):
+            raise ConfigError(f"{where}: every {kind} has a name of its own; write [{kind}.NAME] and its keys below it")
+        model = BRIDGES.get(kind).Settings
+        for name, entry in targets.items():
+            if not TARGET_NAME.fullmatch(name):
+                raise ConfigError(f"{where}: a name in [{kind}.NAME] has 1 to 64 of a-z, 0-9, '_' and '-'")
+            kinds.setdefault(kind, {})[name] = _checked(model, entry, f"{where}: [{kind}.{name}]")
+    detector = _checked(DetectorSettings, values.get("detector", {}), f"{where}: [detector]")
+    if (detector.key is None) != (detector.server_key is None):
+        raise ConfigError(f"{where}: [detector] key and server_key belong together; set both, or neither")
+    return BridgesConfig(detector, kinds)
+
+
+def _checked(model: type[M], values: Any, where: str) -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        message = describe(error, model, [])
+    raise ConfigError(f"{where}: {message}")  # outside of the handler: the library's error holds the values
