@@ -184,9 +184,7 @@ def main(argv: list[str]) -> int:
         for column in ("cameras", "windows/s", "cores", "p95 ms", "off by"):
             table.add_column(column, justify="right")
         for row in rows:
-            pairs = (
-                " / ".join(map(str, row[key])) for key in ("windows_per_s", "cores_busy", "p95_ms")
-            )
+            pairs = (" / ".join(map(str, row[key])) for key in ("windows_per_s", "cores_busy", "p95_ms"))
             table.add_row(str(row["cameras"]), *pairs, f"{row['error']:.0%}")
         console.print(table)
         if passed:
