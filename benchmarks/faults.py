@@ -5,6 +5,7 @@
 Loopback only. Every fault comes at a random time of a seeded generator, every wait is bounded. The parts, at scale 1:
 
     detector     200 × kill -9 of the detector (the whole pipeline behind a scripted camera), each during an alarm
+    hosts        50 × kill -9 of a capture host during an alarm: cameras back within 3 s, every event and window once
     subscriber   200 × kill -9 of `stream-detector subscribe --output --cursor`
     stalls       50 × SIGSTOP of a subscriber for 1–10 s under 2,000 events/s; delays seen by another one
     disks        full disk, read-only disk (both need the right to mount a tmpfs), 50 flipped bits, stepped clock
@@ -44,6 +45,7 @@ from benchmarks.faultlib.bridges import kill_bridges
 from benchmarks.faultlib.disks import disks
 from benchmarks.faultlib.fuzz import fuzz
 from benchmarks.faultlib.hostile import hostile
+from benchmarks.faultlib.hosts import kill_hosts
 from benchmarks.faultlib.judge import LIFE_FAULTS
 from benchmarks.faultlib.kills import kill_detector, kill_subscriber
 from benchmarks.faultlib.refusals import refusals
@@ -64,6 +66,7 @@ def parts(
 
     return {
         "detector": lambda folder: kill_detector(folder, times(kills), seed),
+        "hosts": lambda folder: kill_hosts(folder, times(50), seed),
         "subscriber": lambda folder: kill_subscriber(folder, times(kills), seed),
         "stalls": lambda folder: stop_subscriber(folder, times(50), seed, events_per_s),
         "disks": lambda folder: disks(folder, times(50), seed),

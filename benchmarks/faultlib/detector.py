@@ -108,7 +108,8 @@ class PacedReader:
         """Nothing to close."""
 
 
-def _plans(plan: Plan, update_s: float) -> tuple[CameraPlan, ...]:
+def plans_of(plan: Plan, update_s: float) -> tuple[CameraPlan, ...]:
+    """Of its cameras; an open alarm gives an update every `update_s` seconds."""
     alarm = AlarmConfig(threshold=0.5, off_ratio=0.8, min_length_s=0.1, cooldown_s=0.05, update_interval_s=update_s)
     smooth = SmoothingConfig(kind="none")
     names = [f"cam{index}" for index in range(plan.cameras)]
@@ -121,7 +122,7 @@ def run_pipeline(plan: Plan) -> None:
     """The whole detector; alarms are open three quarters of the time. SIGTERM ends it in order."""
     configure_malloc()  # as the command line does before anything else
     clock = SteppingClock(plan.clock_steps_s)
-    plans = _plans(plan, update_s=0.1)
+    plans = plans_of(plan, update_s=0.1)
     cameras = tuple(CameraConfig(name=p.name, source=p.source) for p in plans)
     telemetry = Telemetry([p.name for p in plans], clock)
     ledger = Ledger(plan.ledger, clock=clock)
@@ -154,7 +155,7 @@ def run_decider(plan: Plan) -> None:
     subscriber on the same machine can tell the whole delay. The heartbeat's `health` carries the windows done.
     """
     clock = SystemClock()
-    plans = _plans(plan, update_s=0.0)
+    plans = plans_of(plan, update_s=0.0)
     ledger = Ledger(plan.ledger, clock=clock)
     done = 0
     publisher = Publisher(plan.publish(), ledger, clock=clock, health=lambda: {"windows": done})

@@ -114,7 +114,7 @@ def run_life(script: Script) -> None:
     if script.retain:
         ledger_module._RETENTION_APPENDS = script.retain
     clock = WrongClock(script.steps_s)
-    plans = detector._plans(Plan(script.endpoint, script.journal, cameras=CAMERAS), update_s=0.1)
+    plans = detector.plans_of(Plan(script.endpoint, script.journal, cameras=CAMERAS), update_s=0.1)
     config = PublishConfig(bind=script.endpoint, ledger=script.journal, linger_ms=500, heartbeat_s=0.25)
     try:
         with claimed(script.journal, script.events, None) as claims:
