@@ -24,6 +24,8 @@ from benchmarks.faultlib.disks import flipped_bytes, small_disk, stepped_clock
 from benchmarks.faultlib.disks import full_disk as fill_disk
 from benchmarks.faultlib.fuzz import fuzz
 from benchmarks.faultlib.hostile import hostile
+from benchmarks.faultlib.hosts import kill_hosts
+from benchmarks.faultlib.judge import passed
 from benchmarks.faultlib.kills import kill_detector, kill_subscriber
 from stream_detector.client.subscriber import Subscriber
 
@@ -34,6 +36,12 @@ pytestmark = pytest.mark.integration
 def test_kill_9_of_the_detector_in_alarms(tmp_path: Path) -> None:
     result = kill_detector(tmp_path, 4, seed=7)
     assert result["passed"] and result["restart_ends"] >= 4, result
+
+
+def test_kill_9_of_capture_hosts_in_alarms(tmp_path: Path) -> None:
+    result = kill_hosts(tmp_path, 2, seed=7)
+    assert passed(result) and result["kills"] == 2 and result["gaps"] >= 2, result
+    assert not any(result[key] for key in ("windows_again", "event_file_differs", "lost_by_count")), result
 
 
 def test_kill_9_of_the_subscriber(tmp_path: Path) -> None:
