@@ -20,6 +20,7 @@ from stream_detector.capture.recordings import frames
 from stream_detector.capture.sources import parse_sources
 from stream_detector.config import CameraConfig, Config, build_config, load_config, merge
 from stream_detector.engines import load_engine
+from stream_detector.engines.bundle_choice import AUTO, with_bundle
 from stream_detector.errors import SourceError, StageError, UsageError
 from stream_detector.events.published_alarm import PublishedAlarm
 from stream_detector.models.bundle import Bundle, find_bundle, read_manifest
@@ -104,11 +105,15 @@ def load_bundle(
 ) -> Model:
     """Load a model bundle and the engine that runs it.
 
-    name_or_dir: "embedded", a name that `stream-detector models list` shows, or a folder with a bundle.json. engine,
-    device, precision: as for the options of `stream-detector run`. Raises BundleError, ConfigError, EngineError or
-    MissingExtraError.
+    name_or_dir: "embedded", "auto" (the accurate one on a CUDA device), a name that `stream-detector models list`
+    shows, or a folder with a bundle.json. engine, device, precision: as for the options of `stream-detector run`.
+    Raises BundleError, ConfigError, EngineError or MissingExtraError.
     """
-    config = build_config({"engine": {"engine": engine, "device": device, "precision": precision}}, "load_bundle")
+    values = {"bundle": str(name_or_dir), "engine": {"engine": engine, "device": device, "precision": precision}}
+    config = build_config(values, "load_bundle")
+    if name_or_dir == AUTO:
+        config = with_bundle(config)
+        name_or_dir = config.bundle
     bundle = Bundle.load(name_or_dir)
     return Model(bundle, load_engine(bundle, config.engine))
 

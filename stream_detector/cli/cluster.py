@@ -13,6 +13,7 @@ from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.placement import parse_near
 from stream_detector.config import Config, build_config
 from stream_detector.config.source import Source
+from stream_detector.engines.bundle_choice import with_bundle
 from stream_detector.errors import ConfigError
 from stream_detector.system import signals
 from stream_detector.system.actor_pool import connected, import_ray
@@ -43,6 +44,7 @@ def main(args: argparse.Namespace) -> int:
     import_ray("the cluster")  # the sentence about the package comes before any other
     config = cluster_config(make_config(args), args)
     set_up_logging(config.telemetry.log_format, level=logging.WARNING)
+    config = with_bundle(config)
     bundle = Bundle.load(config.bundle)
     plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
     near = parse_near(args.near)

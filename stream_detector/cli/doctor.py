@@ -202,9 +202,11 @@ def model(config: Config) -> list[Check]:
 
     from stream_detector.engines import load_engine
     from stream_detector.engines.batch_dependence import batch_dependence, describe_tolerance, probe_windows, tolerance
+    from stream_detector.engines.bundle_choice import with_bundle
     from stream_detector.models.bundle import Bundle
     from stream_detector.types import WINDOW_FRAMES
 
+    config = with_bundle(config)
     bundle = Bundle.load(config.bundle)
     told = f"{bundle.name}, fingerprint {bundle.fingerprint}, threshold {bundle.threshold:g}, verified"
     checks = [Check("bundle", "ok", told)]

@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "'demo' (default: the rendered demo)",
     )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="cameras and settings; options given here win")
-    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle (default: the embedded one)")
+    parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="model bundle, or auto (default: the embedded one)")
     parser.add_argument("--bind", metavar="ENDPOINT", help="ZeroMQ endpoint, or 'none' (default tcp://127.0.0.1:5555)")
     parser.add_argument("--insecure", action="store_true", default=None, help="allow a public bind without CURVE")
     parser.add_argument("--curve-secret", type=Path, metavar="FILE", help="server key; see 'stream-detector keys'")

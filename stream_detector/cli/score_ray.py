@@ -16,6 +16,7 @@ from stream_detector.cluster.archive import FileScores, PartialResults, Scorer
 from stream_detector.config import CameraConfig, Config
 from stream_detector.config.source import Source
 from stream_detector.engines import choose_engine, detect_hardware
+from stream_detector.engines.bundle_choice import with_bundle
 from stream_detector.errors import UsageError
 from stream_detector.models.bundle import Bundle
 from stream_detector.runtime.build import check_outputs
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace, config: Config) -> int:
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers} is not possible; give at least 1")
     check_outputs(config)
+    config = with_bundle(config)
     bundle = Bundle.load(config.bundle)
     chosen = choose_engine(
         config.engine, detect_hardware()

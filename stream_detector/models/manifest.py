@@ -182,8 +182,12 @@ class Manifest(Part):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over the recipe and the weights of backbone and head."""
-        preprocess = self.preprocess.model_dump(mode="json")
+        """16 hexadecimal digits over the recipe and the weights of backbone and head.
+
+        An entry of the recipe that is empty counts as one that is absent: both mean the same.
+        """
+        everything = self.preprocess.model_dump(mode="json")
+        preprocess = {key: value for key, value in everything.items() if value not in (None, [], {})}
         parts = [preprocess, self.backbone.arch, self.backbone.weights_sha256, self.head.shape, self.head.sha256]
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]

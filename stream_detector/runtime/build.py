@@ -15,6 +15,7 @@ from typing import Any
 from stream_detector.capture.picture import make_views
 from stream_detector.config import Config
 from stream_detector.engines import load_engine
+from stream_detector.engines.bundle_choice import with_bundle
 from stream_detector.errors import SourceError
 from stream_detector.events.jsonl_file import check_ordinary
 from stream_detector.events.ledger import Ledger
@@ -87,6 +88,7 @@ def build_run(
         raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")
     check_outputs(config)
     clock = clock or SystemClock()
+    config = with_bundle(config)
     with contextlib.ExitStack() as stack:
         publish = config.publish
         if config.events:

@@ -36,14 +36,20 @@ def by_the_rule(
     st.floats(0.0, 1.0),
     st.sampled_from([0.0, 0.5, 2.0, 30.0]),
     st.sampled_from([0.0, 1.0, 10.0]),
+    st.sampled_from([0.0, 0.7, 3.0, 20.0]),
 )
 def test_alarms_from_crossing_to_crossing_are_those_of_the_rule(
-    windows: list[tuple[float, float, float]], threshold: float, off: float, least_s: float, cooldown_s: float
+    windows: list[tuple[float, float, float]],
+    threshold: float,
+    off: float,
+    least_s: float,
+    cooldown_s: float,
+    hold_s: float,
 ) -> None:
     raw, smoothed, steps = (list(values) for values in zip(*windows, strict=True)) if windows else ([], [], [])
     ends = np.cumsum(steps) if steps else np.zeros(0)
     starts = ends - 0.25
-    alarm = AlarmConfig(off_ratio=off, min_length_s=least_s, cooldown_s=cooldown_s)
+    alarm = AlarmConfig(off_ratio=off, min_length_s=least_s, cooldown_s=cooldown_s, hold_s=hold_s)
     arrays = (np.array(raw, float), np.array(smoothed, float), starts, ends)
     wanted = by_the_rule(raw, smoothed, starts.tolist(), ends.tolist(), threshold, alarm)
     assert hysteresis_starts(*arrays, threshold, alarm) == wanted

@@ -17,7 +17,7 @@ from model_samples import ARCH, DIM, SMALL, edit, replace_tensors, small_bundle,
 
 from stream_detector.errors import BundleError, CheckpointError, StreamDetectorError
 from stream_detector.models.backbones.tensors import file_sha256
-from stream_detector.models.bundle import EMBEDDED, Bundle, find_bundle, read_manifest, write_bundle
+from stream_detector.models.bundle import EMBEDDED, SHIPPED, Bundle, find_bundle, read_manifest, write_bundle
 
 FILES = ("bundle.json", "backbone.safetensors", "head.safetensors")
 
@@ -58,6 +58,26 @@ def test_fingerprint_covers_recipe_backbone_and_head_only(folder: Path, tmp_path
     replace_tensors(folder, "backbone", lambda s: s.update({"bn1.bias": s["bn1.bias"] + 1}))
     seen.add(Bundle.load(folder).fingerprint)
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    "change", [lambda m: m["preprocess"].pop("views", None), lambda m: m["preprocess"].update(views=[])]
+)
+def test_an_empty_entry_of_the_recipe_leaves_the_fingerprint_as_it_is(
+    folder: Path, change: Callable[[Any], Any]
+) -> None:
+    first = Bundle.load(folder).fingerprint
+    edit(folder, change)
+    assert Bundle.load(folder).fingerprint == first
+    edit(folder, lambda m: m["preprocess"].update(views=[{"name": "left", "box": [0.0, 0.0, 0.5, 1.0]}]))
+    assert Bundle.load(folder).fingerprint != first
+
+
+def test_the_shipped_bundles_are_called_what_the_pages_call_them() -> None:
+    assert [read_manifest(SHIPPED / name).fingerprint for name in ("embedded", "i3d")] == [
+        "2d624ac3049768e9",
+        "633d574e7f62ff7c",
+    ]
 
 
 def test_bundles_are_found_by_name_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

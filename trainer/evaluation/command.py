@@ -1,6 +1,7 @@
 """The command line of the protocol: `python -m trainer evaluate --standard`, from clips to one record.
 
-    python -m trainer evaluate --standard --clips CLIPS --more MORE --quiet QUIET --i3d ARCHIVE --size 160 --out RECORD
+    python -m trainer evaluate --standard --clips CLIPS --more MORE --quiet QUIET --network i3d --size 160 --out RECORD
+    python -m trainer evaluate --standard --clips CLIPS --more MORE --network i3d mc3 --choose --size 160 --out RECORD
     python -m trainer evaluate --standard --clips CLIPS --more MORE --bundle embedded --unseen SET --out RECORD
 
 The record is a file of `benchmarks/results/`: date, commit, machine, versions, settings, results. Features are kept in
@@ -33,7 +34,8 @@ from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.data.videos import video_files
 from trainer.evaluation import pixels
 from trainer.evaluation.folds import KEPT
-from trainer.evaluation.looks import Store, bundle_look, i3d_look
+from trainer.evaluation.logistic import Logistic, choices_of
+from trainer.evaluation.looks import SEEN, Store, Stores, bundle_look, known_stores, parts_of
 from trainer.evaluation.material import Piece, limited, read_pieces
 from trainer.evaluation.nested import Labels
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
@@ -54,17 +56,19 @@ def limits_of(words: Sequence[str]) -> dict[str, int]:
 
 def main(args: argparse.Namespace) -> int:
     """Evaluate by the protocol and write the record; returns the exit code."""
-    if args.clips is None or (args.i3d is None and args.bundle is None):
-        raise UsageError("--standard needs --clips and either --i3d or --bundle; give them")
+    if args.clips is None or (args.network is None and args.bundle is None):
+        raise UsageError("--standard needs --clips and either --network or --bundle; give them")
     if args.bundle is not None and not args.unseen:
         raise UsageError("--bundle is judged on sets that it never saw; name them with --unseen")
-    console, began = Console(stderr=True), _circumstances()
+    console, began = Console(stderr=True), circumstances()
     limits = limits_of(args.limit)
     everything = read_pieces(args.clips, args.more, args.ignore)
     samples = _samples(everything)
     labels = labelled(everything, _backgrounds(args.cache, everything, samples, console))
-    kept = _kept_digest(everything, labels.folds)
-    places = limited(everything, limits)  # groups and folds are those of all clips, whatever the limits
+    kept = kept_digest(everything, labels.folds)
+    unfit = {name for network in args.network or () for name in SEEN.get(network, ())}
+    # groups and folds are those of all clips, whatever is judged
+    places = [place for place in limited(everything, limits) if everything[place].set not in unfit]
     pieces, labels = [everything[place] for place in places], labels.where(places)
     about: dict[str, Any] = {**began, "settings": settings_of(limits)}
     if args.bundle is not None:
@@ -72,28 +76,41 @@ def main(args: argparse.Namespace) -> int:
         _, head, _ = bundle.build()
         if not isinstance(head, Head):
             raise DataError(f"the head of bundle {bundle.name} carries a state; judge it with `stream-detector score`")
-        store = Store(args.cache, bundle_look(bundle), samples)
+        bundle_store = Store(args.cache, bundle_look(bundle), samples)
         unseen = [k for k, piece in enumerate(pieces) if piece.set in args.unseen]
-        _tell(console, store.look.name, store.fill([pieces[k].file for k in unseen]))
+        _tell(console, bundle_store.look.name, bundle_store.fill([pieces[k].file for k in unseen]))
         raw = [np.zeros(1) for _ in pieces]
         for k in unseen:
-            raw[k] = head(torch.from_numpy(store.features(pieces[k].file))).double().numpy()
+            raw[k] = head(torch.from_numpy(bundle_store.features(pieces[k].file))).double().numpy()
         about["settings"] |= {"bundle": bundle.name, "fingerprint": bundle.fingerprint, "unseen": list(args.unseen)}
         results = evaluate_bundle(pieces, labels, raw, args.unseen)
+        seen_as, seen_pixels = bundle_store.look.name, bundle_store.folder.name
     else:
-        store = Store(args.cache, i3d_look(args.i3d, args.size), samples)
-        _tell(console, store.look.name, store.fill([piece.file for piece in pieces]))
+        names = tuple(dict.fromkeys(args.network))
+        store = known_stores(names, args.size, args.cache, samples)
+        _tell(console, store.name, store.fill([piece.file for piece in pieces]))
         features = [store.features(piece.file) for piece in pieces]
-        about["settings"] |= {"quiet_minutes": args.quiet_minutes, "head": "logistic regression on clip means"}
+        about["settings"] |= {
+            "networks": list(names),
+            "not judged, for labels of it were seen": sorted(unfit),
+            "quiet_minutes": args.quiet_minutes,
+            "head": "logistic regression on clip means",
+        }
         console.print("features are there; folds, sources and streams follow")
-        results = evaluate_look(pieces, labels, features, lambda: _quiet(args, store, console))
+        learner = Logistic(features, labels.abnormal, labels.sets, parts=parts_of(names))
+        if args.choose:
+            learner.choices = choices_of(tuple(learner.parts))
+        results = evaluate_look(
+            pieces, labels, learner, lambda: quiet_hours(args.quiet, args.quiet_minutes, store, console)
+        )
+        seen_as, seen_pixels = store.name, store.pixels
     about["settings"] |= {
-        "look": store.look.name,
-        "pixels": store.folder.name,
+        "look": seen_as,
+        "pixels": seen_pixels,
         "kept": kept,
     }
     name = args.name or args.out.stem
-    _write(args.out, {"name": name, **about, "results": results})
+    write_record(args.out, {"name": name, **about, "results": results})
     console.print_json(json.dumps({key: results[key] for key in ("outer", "unseen", "kinds") if key in results}))
     console.print(f"wrote {args.out}")
     return 0
@@ -145,17 +162,17 @@ def _backgrounds(cache: Path, pieces: Sequence[Piece], samples: Sequence[Path], 
     return np.stack(found)
 
 
-def _quiet(args: argparse.Namespace, store: Store, console: Console) -> list[Quiet]:
-    """Every other recording of the folder: no network was trained on them (see `extras`)."""
-    if args.quiet is None:
+def quiet_hours(folder: Path | None, minutes: float, store: Stores, console: Console) -> list[Quiet]:
+    """Every other recording of the folder, [] without one: no network was trained on them (see `extras`)."""
+    if folder is None:
         return []
     found: list[Quiet] = []
 
     def each() -> Iterator[tuple[int, int]]:
-        files = video_files(args.quiet)[1::2]
+        files = video_files(folder)[1::2]
         for number, file in enumerate(files, start=1):
             fps = pixels.rate(file)
-            most = max(1, int(args.quiet_minutes * 60 * fps / WINDOW_FRAMES))
+            most = max(1, int(minutes * 60 * fps / WINDOW_FRAMES))
             found.append(Quiet(file.name, store.features(file, most=most), fps))
             yield number, len(files)
 
@@ -163,7 +180,7 @@ def _quiet(args: argparse.Namespace, store: Store, console: Console) -> list[Qui
     return found
 
 
-def _kept_digest(pieces: Sequence[Piece], folds: Any) -> str:
+def kept_digest(pieces: Sequence[Piece], folds: Any) -> str:
     """Names the clips of the fold that is kept for good: it must be the same in every record."""
     names = sorted(piece.path for piece, fold in zip(pieces, folds.tolist(), strict=True) if fold == KEPT)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
@@ -175,7 +192,7 @@ def _tell(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None
             console.print(f"{name}: {done} of {total}")
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
     """Date, commit, machine and versions; never the machine's name."""
     git = ["git", "-C", str(Path(trainer.__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
@@ -191,7 +208,8 @@ def _circumstances() -> dict[str, Any]:
     }
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

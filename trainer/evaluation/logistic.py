@@ -5,8 +5,8 @@ clip ──mean over its windows──▶ standardised ──▶ weighted logist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,8 +17,14 @@ from stream_detector.types import Float32Array
 from trainer.evaluation.figures import Bools, Floats
 from trainer.evaluation.folds import Ints
 
-DECAYS = (10.0, 3.0, 1.0, 0.3)
+DECAYS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03)
 WEIGHTS = ("clips", "sets")
+Choice = tuple[float, str] | tuple[float, str, str]
+
+
+def choices_of(parts: Sequence[str]) -> tuple[Choice, ...]:
+    """Every L2 factor and weighting for every part of the features."""
+    return tuple((decay, by, part) for part in parts for by in WEIGHTS for decay in DECAYS)
 
 
 def weights_of(abnormal: Bools, sets: Sequence[str], by: str) -> Floats:
@@ -41,32 +47,37 @@ def weights_of(abnormal: Bools, sets: Sequence[str], by: str) -> Floats:
 class Logistic:
     """features: float32 (n_i, D) windows of each clip.  abnormal: (n,).  sets: one a clip.
 
-    A choice is (L2 factor, weights): see DECAYS and WEIGHTS.
+    parts: columns of the features, first and end, by name: the regression then sees those of one part alone.
+    A choice is (L2 factor, weights) or (L2 factor, weights, part): see DECAYS, WEIGHTS and `choices_of`.
     """
 
     features: Sequence[Float32Array]
     abnormal: Bools
     sets: Sequence[str]
-    choices: tuple[tuple[float, str], ...] = tuple((decay, by) for by in WEIGHTS for decay in DECAYS)
+    choices: tuple[Choice, ...] = tuple((decay, by) for by in WEIGHTS for decay in DECAYS)
+    parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     _means: NDArray[np.float32] | None = None
 
-    def fit(self, places: Ints, choice: tuple[float, str]) -> Callable[[int], Floats]:
+    def fit(self, places: Ints, choice: Choice) -> Callable[[int], Floats]:
         """The scorer; it takes a clip's place."""
         of_rows = self.rows(places, choice)
         return lambda place: of_rows(self.features[place])
 
-    def rows(self, places: Ints, choice: tuple[float, str]) -> Callable[[Float32Array], Floats]:
+    def rows(self, places: Ints, choice: Choice) -> Callable[[Float32Array], Floats]:
         """The same for features of any footage: float32 (n, D) → (n,) logits."""
         if self._means is None:
             self._means = np.stack([rows.mean(axis=0) for rows in self.features])
-        decay, by = choice
-        x = self._means[places].astype(np.float64)
+        decay, by, *part = choice
+        dim = self._means.shape[1]
+        first, end = self.parts[part[0]] if part else (0, dim)
+        x = self._means[places, first:end].astype(np.float64)
         weights = weights_of(self.abnormal[places], [self.sets[p] for p in places.tolist()], by)
         mean = weights @ x
         deviation = np.maximum(np.sqrt(weights @ (x - mean) ** 2), 1e-6)
         w, bias = minimised((x - mean) / deviation, self.abnormal[places], weights, decay)
-        direction = w / deviation
-        offset = bias - float(mean @ direction)
+        direction = np.zeros(dim)
+        direction[first:end] = w / deviation
+        offset = bias - float(mean @ direction[first:end])
         return lambda rows: rows.astype(np.float64) @ direction + offset
 
 

@@ -16,18 +16,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from stream_detector.config import build_config
 from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
-from stream_detector.models.backbones.i3d import load_i3d
+from stream_detector.models import weights
+from stream_detector.models.backbones.i3d import I3D
+from stream_detector.models.backbones.pair import Pair
+from stream_detector.models.backbones.tensors import load_strict
+from stream_detector.models.backbones.videoresnet import VideoResNet
 from stream_detector.models.bundle import Bundle
-from stream_detector.types import Float32Array, UInt8Array
-from trainer.data.clips import Size, named
+from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
+from trainer.data.clips import Size, named, sides
 from trainer.evaluation import pixels
-from trainer.evaluation.compiled_teacher import compiled_teacher
+from trainer.evaluation.compiled_teacher import compiled_module
 
 Answer = Callable[[UInt8Array], Float32Array]
+KNOWN = {"i3d": "i3d-kinetics400", "mc3": "mc3-18-fights"}  # names for `models fetch`
+SEEN = {"mc3": ("cctv_fights",)}  # sets of whose collections a network saw labels: it is not judged on them
+COLUMNS = {"i3d": I3D.feature_dim, "mc3": VideoResNet.feature_dim}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +50,55 @@ class Look:
     make: Callable[[], Answer]
 
 
-def i3d_look(weights: Path, size: Size) -> Look:
-    """The Kinetics-400 I3D at a size: compiled in bfloat16 where the CPU has it, else PyTorch."""
+class _FromBytes(nn.Module):
+    """uint8 (B, 16, rows, columns, 3) RGB → (features,) of a network whose input is [-1, 1]."""
+
+    def __init__(self, ask: Callable[[Tensor], Tensor], network: nn.Module) -> None:
+        super().__init__()
+        self.network, self._ask = network, ask
+
+    def forward(self, windows: Tensor) -> tuple[Tensor]:
+        return (self._ask(windows.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0),)
+
+
+def known_look(name: str, size: Size) -> Look:
+    """ "i3d" or "mc3" at a size: as fetched by their pinned checksums, compiled in bfloat16 where the CPU has it.
+
+    The MC3-18 sees its windows as it does in a `Pair`: made smaller from this size inside of the network.
+    """
+    weights_name = KNOWN[name]
+    record = weights.fetch(weights_name)
 
     def make() -> Answer:
-        network = load_i3d(weights)
-        compiled = compiled_teacher(network, size)
+        network = Pair().eval().requires_grad_(False)
+        part = network.first if name == "i3d" else network.second
+        load_strict(part, weights.load(weights_name), weights_name)
+        ask = network.first.features if name == "i3d" else lambda x: network.second.features(network.for_second(x))
+        plain = _FromBytes(ask, network)
+        shape = (1, WINDOW_FRAMES, *sides(size), 3)
+        probe = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        compiled = compiled_module(plain, probe)
         if compiled is not None:
-            return lambda windows: compiled(windows).features.numpy()
+            return lambda windows: compiled(windows)[0].numpy()
 
         @torch.no_grad()
-        def plain(windows: UInt8Array) -> Float32Array:
-            clip = torch.from_numpy(windows).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
-            answer: Float32Array = network.features(clip).numpy()
+        def in_torch(windows: UInt8Array) -> Float32Array:
+            answer: Float32Array = plain(torch.from_numpy(windows))[0].numpy()
             return answer
 
-        return plain
+        return in_torch
 
-    return Look(f"i3d-{named(size)}-{pixels.file_digest(weights)[:8]}", size, make)
+    return Look(f"{name}-{named(size)}-{record.tensors_sha256[:8]}", size, make)
+
+
+def parts_of(names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Columns of each network's features, and of all of them as "both": {"i3d": (0, 1024), …}."""
+    found: dict[str, tuple[int, int]] = {}
+    end = 0
+    for name in names:
+        found[name] = (end, end + COLUMNS[name])
+        end += COLUMNS[name]
+    return {**found, "both": (0, end)} if len(found) > 1 else found
 
 
 def bundle_look(bundle: Bundle) -> Look:
@@ -109,6 +148,39 @@ class Store:
         for number, file in enumerate(files, start=1):
             self.features(file)
             yield number, len(files)
+
+
+class Stores:
+    """Features of several looks at the same files, side by side. stores: at least one."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = tuple(stores)
+
+    @property
+    def name(self) -> str:
+        """The names of all looks."""
+        return "+".join(store.look.name for store in self.stores)
+
+    @property
+    def pixels(self) -> str:
+        """Names what the decoder and the filter make of a few files, for every look."""
+        return "+".join(dict.fromkeys(store.folder.name for store in self.stores))
+
+    def features(self, file: Path, most: int | None = None) -> Float32Array:
+        """float32 (n, D) of the file's windows, those of the first look first. Raises DataError."""
+        return np.concatenate([store.features(file, most=most) for store in self.stores], axis=1)
+
+    def fill(self, files: Sequence[Path]) -> Iterator[tuple[int, int]]:
+        """Make all that is not there, look by look; yields (done, all)."""
+        total = len(files) * len(self.stores)
+        for number, store in enumerate(self.stores):
+            for done, _ in store.fill(files):
+                yield number * len(files) + done, total
+
+
+def known_stores(names: Sequence[str], size: Size, root: Path, samples: Sequence[Path]) -> Stores:
+    """Stores of `known_look`s."""
+    return Stores([Store(root, known_look(name, size), samples) for name in names])
 
 
 def _batches(items: Iterable[UInt8Array], size: int) -> Iterator[list[UInt8Array]]:

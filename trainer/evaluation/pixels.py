@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,6 @@ from stream_detector.models.recipe import RECIPES
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.data.clips import Size, sides, small_rgb
 
-PROBE_FRAMES = 8
 RECIPE = RECIPES["stream-112"]  # its rate and filter; the size is the network's
 
 
@@ -63,7 +62,7 @@ def seen_rate(fps: float) -> float:
     return fps / max(1, int(fps / RECIPE.fps + 1e-3))
 
 
-def windows(path: Path, size: Size) -> Iterator[UInt8Array]:
+def windows(path: Path, size: Size) -> Generator[UInt8Array]:
     """Full windows: uint8 (16, rows, columns, 3) RGB, as the detector cuts them from the file.
 
     The last frame of a file that is shorter is repeated.  Raises DataError if it gives none.
@@ -92,13 +91,11 @@ def background(path: Path, rows: int = 18, columns: int = 32, samples: int = 9) 
 
 
 def probe(files: Sequence[Path], size: Size) -> str:
-    """16 hexadecimal digits that change when the pixels of the first frames of these files do."""
+    """16 hexadecimal digits that change when the pixels of the first windows of these files do."""
     digest = hashlib.sha256()
     for file in files:
-        for number, picture in enumerate(pictures(file, size)):
-            if number == PROBE_FRAMES:
-                break
-            digest.update(picture.tobytes())
+        with closing(windows(file, size)) as seen:
+            digest.update(next(seen).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from stream_detector.errors import DataError
 from stream_detector.types import Float32Array, UInt8Array
-from trainer.evaluation import figures, groups, pixels, streams
+from trainer.evaluation import figures, groups, novelty_worth, pixels, streams
 from trainer.evaluation.figures import Bools, Floats, Judged
 from trainer.evaluation.folds import FOLDS, KEPT, fold_of, group_counts
 from trainer.evaluation.logistic import DECAYS, WEIGHTS, Logistic
@@ -67,20 +67,17 @@ def judged_of(pieces: Sequence[Piece], labels: Labels, scores: Floats) -> Judged
 def evaluate_look(
     pieces: Sequence[Piece],
     labels: Labels,
-    features: Sequence[Float32Array],
+    learner: Logistic,
     quiet: Sequence[Quiet] | Callable[[], Sequence[Quiet]] = (),
     plan: StreamPlan | None = None,
-    choices: Sequence[tuple[float, str]] | None = None,
+    folds: Sequence[Fold] | None = None,
 ) -> dict[str, Any]:
     """All figures of a network that saw no label of these clips, with a regression on its features.
 
-    features: float32 (n_i, D) of each piece.  quiet: recordings, or what gives them, asked last; [] leaves the streams
-    out.  choices: fewer than `logistic` has.
+    learner: with the features of each piece.  quiet: recordings, or what gives them, asked last; [] leaves the streams
+    out.  folds: what `nested` made of the learner, if that is known.
     """
-    learner = Logistic(features, labels.abnormal, labels.sets)
-    if choices is not None:
-        learner.choices = tuple(choices)
-    folds = nested(labels, learner)
+    folds = nested(labels, learner) if folds is None else folds
     scores = highest(gathered(folds, len(pieces)))
     judged = judged_of(pieces, labels, scores)
     kept, turned = judged.where(labels.folds == KEPT), judged.where(labels.folds != KEPT)
@@ -107,11 +104,12 @@ def evaluate_look(
 
 def choice_row(fold: Fold) -> dict[str, Any]:
     """What a fold chose, and what it learned from."""
-    decay, by = fold.choice
+    decay, by, *part = fold.choice
     return {
         "fold": fold.number,
         "l2": decay,
         "weights": by,
+        **({"part": part[0]} if part else {}),
         "learned": len(fold.learned),
         "left_out_as_alike": len(fold.inner_places) - len(fold.learned),
         "judged": len(fold.places),
@@ -133,6 +131,8 @@ def left_out(pieces: Sequence[Piece], labels: Labels, learner: Logistic) -> dict
         if len({k for k, a in zip(own.kinds, own.abnormal, strict=True) if a}) > 1:
             row["kinds"] = figures.by_kind(own)
         row["calibration_error"] = round(figures.calibration_error(own.scores, own.abnormal), 4)
+        if min(learner.features[0].shape[1], len(judged.scores)) > novelty_worth.AXES:
+            row["novelty"] = novelty_worth.worth(judged, labels, learner.features, mine)
         found[name] = row
     spread = {
         key: _spread([row[key]["value"] for row in found.values() if row[key]["value"] is not None])

@@ -20,7 +20,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from rich.console import Console
 
 from stream_detector.errors import DataError
@@ -28,13 +27,12 @@ from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.novelty import NoveltyModel
 from stream_detector.types import Float32Array, UInt8Array
 from trainer.data.clips import evenly, load_clips, pack_clips, read_index
+from trainer.evaluation.novelty_worth import AXES, SHARE, fit_axes, quantile_limit
 from trainer.recipes.embedded.card import write_card
 from trainer.recipes.embedded.distill import use_threads
 from trainer.recipes.embedded.fit_head import Bag, window_weights
 from trainer.recipes.embedded.footage import TRAIN_LIMITS, features_of, look
 
-AXES = 64
-SHARE = 0.01  # of val windows beyond the limit
 WINDOWS = 4  # of a clip
 EXTRAS = ("rendered", "long_normal")  # in the cache of `distill`, where the network was trained on them
 ODD_CLIPS = 60
@@ -76,23 +74,7 @@ ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
 
 def fit_novelty(bags: Sequence[Bag], axes: int = AXES) -> NoveltyModel:
     """Weighted mean, leading principal axes, and mean residual. Raises DataError for too few windows."""
-    features = np.concatenate([bag.features for bag in bags]).astype(np.float64)
-    if len(features) <= axes or not 0 < axes < features.shape[1]:
-        raise DataError(
-            f"{axes} axes need more windows and more features than that, got {features.shape}; give more clips"
-        )
-    weights = window_weights(bags)
-    mean = weights @ features
-    centred = features - mean
-    values, vectors = np.linalg.eigh((centred * weights[:, None]).T @ centred)
-    model = NoveltyModel(features.shape[1], axes)
-    model.mean.copy_(torch.from_numpy(mean))
-    model.axes.copy_(torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1][:, :axes])))
-    spread = float(values[:-axes].clip(min=0).sum())
-    if spread <= 1e-12:
-        raise DataError(f"nothing is left of these features outside {axes} axes; give more clips, or fewer axes")
-    model.spread.fill_(spread)
-    return model
+    return fit_axes(np.concatenate([bag.features for bag in bags]).astype(np.float64), window_weights(bags), axes)
 
 
 def find_limit(model: NoveltyModel, bags: Sequence[Bag], share: float = SHARE) -> float:
@@ -100,9 +82,7 @@ def find_limit(model: NoveltyModel, bags: Sequence[Bag], share: float = SHARE) -
     if not bags:
         raise DataError("no val clips to find the limit on; give clips of both splits")
     distances = model.distance(np.concatenate([bag.features for bag in bags]))
-    order = np.argsort(distances)
-    reached = np.cumsum(window_weights(bags)[order])
-    return float(distances[order][int(np.searchsorted(reached, 1.0 - share).clip(max=len(order) - 1))])
+    return quantile_limit(distances, window_weights(bags), share)
 
 
 def gather(

@@ -3,6 +3,7 @@
     python -m trainer recipe embedded --data DATA                     all stages, on this machine's CPU
     python -m trainer recipe embedded --data DATA --until pack        teachers and clips, packed to travel
     python -m trainer recipe embedded --device cuda --minutes 8       train from a pack, answers online
+    python -m trainer recipe accurate --data DATA                     large networks, a head by the protocol
 
 Under --root lie teachers/, pack/, answers/ (CPU) and protocol/; under --run checkpoint, log, student and bundle.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES = ("fetch", "pack", "answers", "train", "ship")
-RECIPES = {"embedded": "trainer.recipes.labelfree.command"}
+RECIPES = {"embedded": "trainer.recipes.labelfree.command", "accurate": "trainer.recipes.accurate.command"}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,8 +26,8 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--data", type=Path, help="folder with clips/, more_clips/ and long_normal/")
-    parser.add_argument("--root", type=Path, default=Path("cache/recipe-embedded"), help="what is made once")
-    parser.add_argument("--run", type=Path, default=Path("runs/recipe-embedded"), help="checkpoint, log, student")
+    parser.add_argument("--root", type=Path, help="what is made once; cache/recipe-NAME unless given")
+    parser.add_argument("--run", type=Path, help="checkpoint, log, student, records; runs/recipe-NAME unless given")
     parser.add_argument("--out", type=Path, help="bundle folder to write; RUN/bundle unless given")
     parser.add_argument("--recipe", type=Path, help="another recipe.toml")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change values of recipe.toml")
@@ -40,4 +41,6 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run a recipe; returns the exit code."""
+    args.root = args.root or Path(f"cache/recipe-{args.name}")
+    args.run = args.run or Path(f"runs/recipe-{args.name}")
     return int(importlib.import_module(RECIPES[args.name]).main(args))

