@@ -115,6 +115,7 @@ def standard(_: Record) -> str:
                 f"AUC, {key} left out, {words}",
                 lambda r, k=key, p=part: _auc(r["left_out"]["sources"].get(k, {}).get(p)),  # type: ignore[misc]
             )
+        add(f"AUC, {key} left out, without clips marked as novel", lambda r, k=key: _novelty(r, k))  # type: ignore[misc]
     for part, words in (("own", "among themselves"), ("against_others", "against others")):
         add(f"spread over sources left out, {words}", lambda r, p=part: _spread(r["left_out"]["spread"][p]))  # type: ignore[misc]
     add("calibration error", lambda r: f"{r['calibration_error']['all']:.3f}")
@@ -125,7 +126,7 @@ def standard(_: Record) -> str:
                 f"streams, asked {budget} an hour: {title}",
                 lambda r, b=budget, v=value: v(r["streams"]["budgets"][b]) if "streams" in r else "–",  # type: ignore[misc]
             )
-    groups = next(iter(found.values()))["results"]["groups"]
+    groups = max((of(n)["groups"] for n in names), key=len)
     counted = [
         [name, *(f"{row[word]} ({row[f'{word}_clips']} clips)" for word in ("abnormal", "normal"))]
         for name, row in groups.items()
@@ -139,6 +140,11 @@ def standard(_: Record) -> str:
             f"{stamps}.",
         ]
     )
+
+
+def _novelty(found: dict[str, Any], key: str) -> str:
+    row = found["left_out"]["sources"].get(key, {}).get("novelty")
+    return "–" if row is None else f"{_auc(row['not_marked'])}, {row['marked']} of {row['of']} marked"
 
 
 def _stream_rows() -> list[tuple[str, Callable[[Any], str]]]:
@@ -169,6 +175,8 @@ def _stamp(name: str, record: Record) -> str:
     what = f"bundle `{told['fingerprint']}`" if "fingerprint" in told else f"`{told['look']}`"
     limits = ", ".join(f"{key} {value}" for key, value in told.get("limits", {}).items())
     few = f", at most so many clips a label: {limits}" if limits else ""
+    unfit = told.get("not judged, for labels of it were seen")
+    few += f", not judged on {', '.join(unfit)}, of which labels were seen" if unfit else ""
     return f"{name}: {record['date'][:10]}, commit {record['commit']}, {what}, kept fold `{told['kept']}`{few}"
 
 

@@ -35,7 +35,12 @@ def record(name: str, value: float, *, streams: bool) -> dict[str, object]:
     if streams:
         row = {"recall": share, "by_kind": {"fight": share}, "false_alarms": rate, "quiet": rate}
         found["streams"] = {"budgets": {"1": {**row, "delay_s": {"median": 1.2, "p90": 2.3}}}}
+    if streams:
+        novelty = {"marked": 3, "of": 9, "not_marked": figure(0.71), "near": figure(0.7)}
+        found["left_out"]["sources"]["cctv_fights"]["novelty"] = novelty  # type: ignore[index]
     settings = {"look": f"look-{name}", "kept": "abc", "limits": {"hockey_fights": 150}}
+    if not streams:
+        settings["not judged, for labels of it were seen"] = ["cctv_fights"]
     return {"name": name, "date": "2026-11-28T05:00:00", "commit": "abc1234", "settings": settings, "results": found}
 
 
@@ -57,6 +62,10 @@ def test_networks_stand_side_by_side_with_their_groups(folder: Path) -> None:
     assert "| streams, asked 1 an hour: false alarms | 2 in 4.0 h: 0.50 [0.06, 1.81] an hour | – |" in text
     assert "| cctv_fights | 8 (120 clips) | 7 (110 clips) |" in text
     assert "hockey_fights 150" in text
+    assert (
+        "| AUC, cctv_fights left out, without clips marked as novel | 0.710 [0.610, 0.810], 3 of 9 marked | – |" in text
+    )
+    assert "not judged on cctv_fights, of which labels were seen" in text
     assert "abc1234" in text
 
 

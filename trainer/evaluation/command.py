@@ -41,6 +41,7 @@ from trainer.evaluation.nested import Labels
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
 
 BACKGROUND = (18, 32)
+UNFIT = "not judged, for labels of it were seen"
 
 
 def limits_of(words: Sequence[str]) -> dict[str, int]:
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     console, began = Console(stderr=True), circumstances()
     limits = limits_of(args.limit)
     everything = read_pieces(args.clips, args.more, args.ignore)
-    samples = _samples(everything)
+    samples = samples_of(everything)
     labels = labelled(everything, _backgrounds(args.cache, everything, samples, console))
     kept = kept_digest(everything, labels.folds)
     unfit = {name for network in args.network or () for name in SEEN.get(network, ())}
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
         features = [store.features(piece.file) for piece in pieces]
         about["settings"] |= {
             "networks": list(names),
-            "not judged, for labels of it were seen": sorted(unfit),
+            UNFIT: sorted(unfit),
             "quiet_minutes": args.quiet_minutes,
             "head": "logistic regression on clip means",
         }
@@ -122,7 +123,7 @@ def judged_clips(
     """All labelled clips, their groups and folds, and their backgrounds (n, rows, columns, 3), kept in `cache`."""
     pieces = read_pieces(clips, more, ignored)
     quiet = console or Console(stderr=True, quiet=True)
-    backgrounds = _backgrounds(cache, pieces, _samples(pieces), quiet)
+    backgrounds = _backgrounds(cache, pieces, samples_of(pieces), quiet)
     return pieces, labelled(pieces, backgrounds), backgrounds
 
 
@@ -134,7 +135,7 @@ def kept_paths(
     return frozenset(p.path for p, fold in zip(pieces, labels.folds.tolist(), strict=True) if fold == KEPT)
 
 
-def _samples(pieces: Sequence[Piece]) -> list[Path]:
+def samples_of(pieces: Sequence[Piece]) -> list[Path]:
     """The first clip of every set: what they decode to names the pixels."""
     first: dict[str, Path] = {}
     for piece in pieces:

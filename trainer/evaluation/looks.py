@@ -127,10 +127,13 @@ class Store:
 
         Raises DataError for a value that is not finite.
         """
-        kept = self.folder / f"{pixels.file_digest(file)}{'' if most is None else f'-{most}'}.npy"
-        if kept.exists():
-            found: Float32Array = np.load(kept)
-            return found
+        digest = pixels.file_digest(file)
+        kept = self.folder / f"{digest}{'' if most is None else f'-{most}'}.npy"
+        for longer in (kept, *([] if most is None else sorted(self.folder.glob(f"{digest}*.npy")))):
+            limit = longer.stem.partition("-")[2]
+            if longer.exists() and (longer == kept or not limit or int(limit) >= (most or 0)):
+                found: Float32Array = np.load(longer)[:most]
+                return found
         if self._answer is None:
             self._answer = self.look.make()
         windows = islice(pixels.windows(file, self.look.size), most)

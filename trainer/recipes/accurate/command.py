@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.preprocess import recipe_named
 from stream_detector.types import Float32Array
-from trainer.evaluation.command import circumstances, judged_clips, kept_digest, quiet_hours, write_record
+from trainer.evaluation.command import (
+    UNFIT,
+    circumstances,
+    judged_clips,
+    kept_digest,
+    quiet_hours,
+    samples_of,
+    write_record,
+)
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic, choices_of
 from trainer.evaluation.looks import KNOWN, SEEN, Stores, known_stores, parts_of
@@ -46,7 +55,7 @@ LICENCES = {
 class Candidate:
     """A network with its nested heads. pieces, labels, features: of the clips that it may be judged on.
 
-    folds, results: by the protocol.  scores: of each clip by its path, the highest of its windows.
+    folds: by the protocol.  scores: of each clip by its path, the highest of its windows.
     """
 
     networks: tuple[str, ...]
@@ -55,7 +64,10 @@ class Candidate:
     labels: Labels
     learner: Logistic
     folds: tuple[Fold, ...]
-    results: dict[str, Any]
+
+    def results(self, quiet: Sequence[Quiet] = ()) -> dict[str, Any]:
+        """All figures; with streams where there are quiet hours."""
+        return evaluate_look(self.pieces, self.labels, self.learner, quiet, folds=self.folds)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -77,36 +89,36 @@ def build(data: Path, root: Path, out: Path, run: Path, settings: Settings, cons
     """Judge the candidates, decide, write bundle, card and records (under `run`). Raises DataError."""
     began = circumstances()
     pieces, labels, _ = judged_clips(data / "clips", data / "more_clips", root, console, UNJUDGED)
-    first = {piece.set: piece.file for piece in reversed(pieces)}
     places = limited(pieces, settings.judge_limits)
-    kept = kept_digest(pieces, labels.folds)
     found: dict[str, Candidate] = {}
     for name, networks in ((FIRST, settings.networks[:1]), (SECOND, settings.networks)):
         if name == SECOND and len(settings.networks) < 2:
             continue
-        store = known_stores(networks, settings.size, root, [first[s] for s in first])
+        store = known_stores(networks, settings.size, root, samples_of(pieces))
         unfit = {s for network in networks for s in SEEN.get(network, ())}
         mine = [p for p in places if pieces[p].set not in unfit]
-        found[name] = judged(store, networks, [pieces[p] for p in mine], labels.where(mine), data, settings, console)
-        record = {
-            "name": f"standard_{name}-{settings.size}",
-            **began,
-            "settings": settings_of(settings.judge_limits)
-            | {
-                "look": store.name,
-                "pixels": store.pixels,
-                "kept": kept,
-                "networks": list(networks),
-                "not judged, for labels of it were seen": sorted(unfit),
-                "quiet_minutes": settings.quiet_minutes,
-            },
-            "results": found[name].results,
-        }
-        write_record(run / f"standard_{name}-{settings.size}.json", record)
+        found[name] = judged(store, networks, [pieces[p] for p in mine], labels.where(mine), console)
     decision = decide(found, settings)
     console.print_json(json.dumps(decision))
     taken = found[decision["taken"]]
-    return ship(taken, decision, out, settings, console)
+    for name, candidate in found.items():
+        hours: list[Quiet] = []
+        if candidate is taken:
+            hours = quiet_hours(data / "long_normal", settings.quiet_minutes, candidate.store, console)
+        results = candidate.results(hours)
+        told = settings_of(settings.judge_limits) | {
+            "look": candidate.store.name,
+            "pixels": candidate.store.pixels,
+            "kept": kept_digest(pieces, labels.folds),
+            "networks": list(candidate.networks),
+            UNFIT: sorted({s for network in candidate.networks for s in SEEN.get(network, ())}),
+            "quiet_minutes": settings.quiet_minutes,
+        }
+        record = f"standard_{name}-{settings.size}"
+        write_record(run / f"{record}.json", {"name": record, **began, "settings": told, "results": results})
+        if candidate is taken:
+            bundle = ship(taken, results, decision, out, settings, console)
+    return bundle
 
 
 def judged(
@@ -114,11 +126,9 @@ def judged(
     networks: tuple[str, ...],
     pieces: list[Piece],
     labels: Labels,
-    data: Path,
-    settings: Settings,
     console: Console,
 ) -> Candidate:
-    """Features, nested folds, sources left out, streams."""
+    """Features and nested folds."""
     for done, total in store.fill([piece.file for piece in pieces]):
         if done % 200 == 0 or done == total:
             console.print(f"{store.name}: {done} of {total}")
@@ -126,10 +136,7 @@ def judged(
     learner = Logistic(features, labels.abnormal, labels.sets, parts=parts_of(networks))
     if len(networks) > 1:
         learner.choices = choices_of(tuple(learner.parts))
-    folds = nested(labels, learner)
-    hours: list[Quiet] = quiet_hours(data / "long_normal", settings.quiet_minutes, store, console)
-    results = evaluate_look(pieces, labels, learner, hours, folds=folds)
-    return Candidate(networks, store, tuple(pieces), labels, learner, tuple(folds), results)
+    return Candidate(networks, store, tuple(pieces), labels, learner, tuple(nested(labels, learner)))
 
 
 def decide(found: dict[str, Candidate], settings: Settings) -> dict[str, Any]:
@@ -146,7 +153,14 @@ def decide(found: dict[str, Candidate], settings: Settings) -> dict[str, Any]:
     return {"taken": SECOND if wins else FIRST, "why": why, **row}
 
 
-def ship(taken: Candidate, decision: dict[str, Any], out: Path, settings: Settings, console: Console) -> Bundle:
+def ship(
+    taken: Candidate,
+    results: dict[str, Any],
+    decision: dict[str, Any],
+    out: Path,
+    settings: Settings,
+    console: Console,
+) -> Bundle:
     """The bundle with the head that judged the kept fold, its novelty model and card.md. Raises DataError."""
     fold = next(fold for fold in taken.folds if fold.number == KEPT)
     part = fold.choice[2] if len(fold.choice) > 2 else taken.networks[0]
@@ -162,7 +176,7 @@ def ship(taken: Candidate, decision: dict[str, Any], out: Path, settings: Settin
     rows, weights = weighted_windows(own, taken.labels.sets, held, None)
     limit = quantile_limit(novelty.distance(rows.astype(np.float32)), weights)
     settled = next(
-        row for row in taken.results["streams"]["settled"] if row["fold"] == KEPT and row["budget"] == settings.budget
+        row for row in results["streams"]["settled"] if row["fold"] == KEPT and row["budget"] == settings.budget
     )
     sets = sorted({piece.set for piece in taken.pieces})
     parts = {
@@ -193,7 +207,7 @@ def ship(taken: Candidate, decision: dict[str, Any], out: Path, settings: Settin
             "head": {"l2": fold.choice[0], "weights": fold.choice[1], "clips": len(fold.learned)},
             "sets": {name: sum(piece.set == name for piece in taken.pieces) for name in sets},
         },
-        "results": taken.results,
+        "results": results,
         "licences": {**{name: "see the index of the data" for name in sets}, "network i3d": LICENCES["i3d"]},
     }
     bundle = write_bundle(out, parts, None, head.state_dict(), novelty.state_dict())

@@ -25,7 +25,7 @@ from stream_detector.models.heads import Head
 from stream_detector.types import WINDOW_FRAMES
 from trainer.data.videos import video_files
 from trainer.evaluation import pixels
-from trainer.evaluation.command import judged_clips
+from trainer.evaluation.command import judged_clips, samples_of
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic
 from trainer.evaluation.looks import Store, bundle_look
@@ -56,9 +56,9 @@ def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, 
         for place in limited(pieces, settings.judge_limits)
         if not (seen_by_teacher and pieces[place].set == LEARNED_FROM)
     ]
-    first = {piece.set: piece.file for piece in reversed(pieces)}
+    samples = samples_of(pieces)
     pieces, labels = [pieces[place] for place in places], labels.where(places)
-    store = Store(cache, bundle_look(unjudged), list(first.values()))
+    store = Store(cache, bundle_look(unjudged), samples)
     for done, total in store.fill([piece.file for piece in pieces]):
         if done % 200 == 0 or done == total:
             console.print(f"features: {done} of {total} clips")
