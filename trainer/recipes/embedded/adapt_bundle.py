@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from stream_detector.config import build_config
@@ -37,14 +38,16 @@ from trainer.recipes.embedded.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Foo
 from trainer.recipes.embedded.normal_recordings import bags_of
 from trainer.recipes.embedded.training_data import CLIP_LIMIT
 
-EARLY_S = 3.0  # of an incident are what the head must rise at
 OVER_S = 1.0  # after the end of an incident it is over: what follows is calm
 
 
 def pieces(stream: Stream, features: Float32Array) -> tuple[list[Bag], list[Bag]]:
-    """(calm, loud) bags of one scene: before and after its incident, and the incident's first seconds.
+    """(calm, loud) bags of one scene: before and after its incident, and each window of the incident for itself.
 
     features: (n, D) of the stream's windows.  Windows that hold the start of the incident are in neither.
+
+    Each window for itself, because of a bag only the highest windows count. Where the first seconds of an incident were
+    one bag, the head learned what happens there alone (bystanders run away), and was silent during the fight.
     """
     if stream.incident_s is None:
         return [Bag(features, "calm", False)], []
@@ -52,9 +55,9 @@ def pieces(stream: Stream, features: Float32Array) -> tuple[list[Bag], list[Bag]
     ends = stream.ends_s
     begins = ends - (stream.stride - 1) / stream.fps
     parts = [ends < start, begins > end + OVER_S]
-    early = (begins >= start) & (ends <= start + EARLY_S)
+    during = np.flatnonzero((begins >= start) & (ends <= end))
     calm = [Bag(features[part], "calm", False) for part in parts if part.any()]
-    return calm, [Bag(features[early], "loud", True)] if early.any() else []
+    return calm, [Bag(features[k : k + 1], "loud", True) for k in during.tolist()]
 
 
 def gather(footage: Footage, head: Head, args: argparse.Namespace, console: Console) -> tuple[list[Bag], list[Bag]]:
@@ -107,7 +110,7 @@ def _adapt(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespac
         "config": asdict(config),
         "known_logits_moved_rms": round(moved, 4),
         "calm": len(calm),
-        "loud": len(loud),
+        "loud_windows": len(loud),
         "quiet_scenes": args.quiet_scenes,
         "incident_scenes": args.incident_scenes,
         "scene_s": args.scene_s,

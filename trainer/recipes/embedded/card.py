@@ -247,11 +247,16 @@ def _adapted(facts: Mapping[str, Any] | None) -> list[str]:
         return []
     config = facts["config"]
     recordings = f" and {len(facts['quiet_recordings'])} whole quiet recordings" if facts["quiet_recordings"] else ""
+    loud = (
+        f"the first seconds of {facts['loud']} incidents"
+        if "loud" in facts  # bundles made until 2026-11-28
+        else f"{facts['loud_windows']} windows of incidents"
+    )
     return [
         f"The head was then adapted (`python -m trainer adapt`) to whole rendered scenes of {facts['scene_s']:g} s, "
         f"{facts['quiet_scenes']} quiet ones and {facts['incident_scenes']} with an incident (seeds "
         f"{facts['seeds']}){recordings}: {facts['calm']} calm pieces should stay below the logit "
-        f"{config['calm_below']:g} (weight {config['calm']:g}), the first seconds of {facts['loud']} incidents lie "
+        f"{config['calm_below']:g} (weight {config['calm']:g}), {loud} lie "
         f"above {config['loud_above']:g} (weight {config['loud']:g}), and what it says of the train clips stay (weight "
         f"{config['keep']:g}){_units(config)}: their logits moved by {facts['known_logits_moved_rms']:.3f} rms.",
         "",
