@@ -85,6 +85,7 @@ MEANINGS = {
     "alarm.min_length_s": "the score must stay above the threshold for so long",
     "alarm.threshold": "smoothed score at which an alarm begins; without: the bundle's",
     "alarm.update_interval_s": "time between two updates of an alarm",
+    "site.directory": "folder of what the detector learns of this site",
     "sinks.kind": "a registered kind of sink",
     "sinks.options": "what that kind wants to be told",
     "telemetry.log_format": "format of log lines",

@@ -22,6 +22,8 @@ needs_shtab = pytest.mark.skipif(importlib.util.find_spec("shtab") is None, reas
 def options(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Every long option of a parser and of its commands."""
     for action in parser._actions:
+        if action.help == argparse.SUPPRESS:
+            continue
         yield from (option for option in action.option_strings if option.startswith("--"))
         if isinstance(action, argparse._SubParsersAction):
             for child in action.choices.values():

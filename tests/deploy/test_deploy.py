@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from stream_detector.bridges.settings import load_bridges
 from stream_detector.cli.main import whole_parser
+from stream_detector.config import Config
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.telemetry.prometheus import make_registry
 from stream_detector.types import SystemClock
@@ -102,6 +104,16 @@ def test_every_service_is_hardened_and_answers_a_health_check() -> None:
         for volume in service["volumes"]:
             source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
             assert source in compose["volumes"] or source == "./cameras.toml" or (DEPLOY / source).exists(), volume
+
+
+def test_the_bridge_carries_to_the_broker() -> None:
+    bridges = load_bridges(DEPLOY / "compose" / "bridges.toml")
+    (broker,) = bridges.kinds["mqtt"].values()
+    listener = re.search(r"^listener (\d+) (\S+)$", (DEPLOY / "compose" / "mosquitto.conf").read_text("utf-8"), re.M)
+    assert listener and (getattr(broker, "host", ""), str(getattr(broker, "port", ""))) == (listener[2], listener[1])
+    assert bridges.detector.endpoint == Config().publish.bind
+    command = read_yaml(DEPLOY / "compose.yaml")["services"]["detector"]["command"]
+    assert f"--evidence={bridges.detector.evidence}" in command
 
 
 def test_prometheus_and_grafana_find_each_other_and_the_detector() -> None:
