@@ -68,7 +68,7 @@ class TargetSettings(Section):
     secrets: ClassVar[tuple[str, ...]] = ()
 
     cameras: tuple[Annotated[str, AfterValidator(_camera)], ...] = ()  # (): all
-    notices: tuple[Literal["alarm", "camera", "ack", "detector"], ...] = ("alarm", "camera", "detector")
+    notices: tuple[Literal["alarm", "camera", "ack", "verdict", "detector"], ...] = ("alarm", "camera", "detector")
     updates: bool = False  # also the updates between the start and the end of an alarm
     snapshot: bool = False
     snapshot_wait_s: Seconds = 2.0  # how long the start of an alarm waits for its picture

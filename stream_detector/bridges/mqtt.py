@@ -2,7 +2,7 @@
 
     BASE/availability        online | offline (the bridge; offline is its last will)           retained
     BASE/detector            {"state": "running" | "silent" | "stopped", …}                    retained
-    BASE/CAMERA/event        every alarm event, acknowledgement and status, as the detector published it
+    BASE/CAMERA/event        every alarm event and status, as the detector published it; of the detector: _detector
     BASE/CAMERA/alarm        ON | OFF                                                          retained
     BASE/CAMERA/attributes   id, score, severity … of the newest alarm                         retained
     BASE/CAMERA/state        {"state": "online", "detail": …}                                  retained
@@ -33,7 +33,7 @@ from stream_detector.bridges.home_assistant import CAMERA_STATES, camera_entitie
 from stream_detector.bridges.kinds import DeliveryError, SecretText, Target, TargetContext, TargetSettings
 from stream_detector.bridges.notice import Notice
 from stream_detector.errors import ConfigError, MissingExtraError
-from stream_detector.events.protocol import encode
+from stream_detector.events.protocol import DETECTOR, encode
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class MqttTarget(Target):
 
     def event_topic(self, notice: Notice) -> str:
         """Where the event itself goes."""
-        return f"{self._base}/{notice.camera}/event" if notice.camera else f"{self._base}/detector/event"
+        return f"{self._base}/{notice.camera or DETECTOR}/event"
 
     def states(self, notice: Notice) -> Iterator[tuple[str, bytes]]:
         """The retained messages that a notice changes."""

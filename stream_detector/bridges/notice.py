@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from stream_detector.events.protocol import DETECTOR, Message, encode
 
-NoticeKind = Literal["alarm", "camera", "ack", "detector", "summary"]
+NoticeKind = Literal["alarm", "camera", "ack", "verdict", "detector", "summary"]
 Severity = Literal["low", "medium", "high"]
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high")
 
@@ -29,9 +29,10 @@ _THIRD, _TWO_THIRDS = 1 / 3, 2 / 3
 class Notice:
     """One thing to deliver. (epoch, topic, seq) identifies it for ever.
 
-    kind: "alarm", "camera" (a status), "ack", "detector" (noticed by the bridge) or "summary" (of several others).
+    kind: "camera" is a status, "detector" was noticed by the bridge itself, "summary" is of several others.
     what: of an alarm "start", "update", "end"; of a camera "offline", "online", "covered", "clear", "trouble", or ""
-    for a status that changes none of these; of the detector "silent", "running", "stopped"; of a summary its reason.
+    for a status that changes none of these; of the detector "silent", "running", "stopped"; of a verdict its word; of a
+    summary its reason.
     utc: when it was emitted, seconds since the epoch.  body: the event as it was published.
     attempts: how often it was tried before; more than 0 means that the receiver may have it already.
     """
@@ -100,6 +101,8 @@ def notice_of(message: Message, before: Mapping[str, Any], now_utc: float) -> tu
         kind, what = "alarm", str(body.get("type"))
     elif message.kind == "ack":
         kind, what = "ack", "ack"
+    elif message.kind == "verdict":
+        kind, what = "verdict", str(body.get("verdict"))
     elif message.kind == "status":
         kind = "camera"
         what, memory = _change(body, memory)

@@ -194,6 +194,9 @@ class Notify(Target):
                 f"{notice.camera}: alarm seen",
                 f"{when}: by {body.get('by') or 'somebody'}. {body.get('note') or ''}".strip(),
             )
+        if notice.kind == "verdict":
+            said = f"{when}: {body.get('by') or 'somebody'} says {notice.what}. {body.get('note') or ''}".strip()
+            return f"{notice.camera}: verdict", f"{said} {_name(body)}"
         if notice.what == "end":
             text = f"{when}: the alarm is over. Highest score {body['peak_score']:.2f}. {_name(body)}"
             return f"{notice.camera}: alarm over", text

@@ -92,7 +92,7 @@ class BridgeProcess:
             keys = load_pair(detector.key) if detector.key else None
             self.subscriber = Subscriber(
                 detector.endpoint,
-                kinds=("alarm", "status", "ack"),
+                kinds=("alarm", "status", "ack", "verdict"),
                 cursor=self.paths.cursor,
                 from_start=detector.from_start,
                 keys=keys,

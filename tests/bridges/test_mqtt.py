@@ -175,7 +175,7 @@ def test_detector_and_camera_messages_name_their_topics(tmp_path: Path) -> None:
     given = {"host": "127.0.0.1", "base": "site/one"}
     lab = Lab(tmp_path, MqttTarget, MqttSettings.model_validate(given))
     silent = Notice("bridge/detector/", "e" * 16, 1, "detector", "", "silent", 0.0, {"emitted_utc": "x"})
-    assert lab.target.event_topic(silent) == "site/one/detector/event"
+    assert lab.target.event_topic(silent) == "site/one/_detector/event"
     assert json.loads(dict(lab.target.states(silent))["site/one/detector"])["state"] == "silent"
     assert dict(lab.target.states(alarm(1, what="end")))["site/one/gate/alarm"] == b"OFF"
     lab.outbox.close()
