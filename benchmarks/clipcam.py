@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from stream_detector.capture.admission import Admission
-from stream_detector.capture.decoder import Decoded, Decoder
+from stream_detector.capture.decoder import DecodedFrame, Decoder
 from stream_detector.capture.grabs import GrabResult
 from stream_detector.capture.picture import DecodedPicture
 from stream_detector.capture.readers import READERS
@@ -47,7 +47,7 @@ class ClipCamera:
         self._decoder: Decoder | None = None
         self._due_s = 0.0
         self._index = -1
-        self._now: Decoded | None = None
+        self._now: DecodedFrame | None = None
 
     def open(self) -> None:
         """Begin with the next picture that is due."""

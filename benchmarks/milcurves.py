@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from trainer.data.features import FeatureSet
 from trainer.mil.backend import use_backend
-from trainer.mil.bags import bags_of
+from trainer.mil.bags import segment_bags
 from trainer.mil.train import PRESETS, Hyper, Network, begin, head_spec, training_scaling
 
 Scores = NDArray[np.float32]  # (V, T) of the test videos, in [0, 1]
@@ -174,7 +174,7 @@ def advance(
             if (name, seed) not in runs:
                 if key not in views:
                     scaling = training_scaling(training, hyper)
-                    views[key] = tuple(scaling.apply(bags_of(part, hyper.segments)) for part in (training, test))  # type: ignore[assignment]
+                    views[key] = tuple(scaling.apply(segment_bags(part, hyper.segments)) for part in (training, test))  # type: ignore[assignment]
                 path = path_of(keep, name, backend, seed)
                 runs[name, seed] = Run(name, hyper, path, *views[key], training.labels())
         for step in CURVE:

@@ -61,7 +61,7 @@ class Bench:
         self.start(**options)
 
     def start(self, **options: Any) -> None:
-        self.ledger = Ledger(self.folder / "l.sqlite3", clock=self.clock, on_trouble=lambda text: None)
+        self.ledger = Ledger(self.folder / "l.sqlite3", clock=self.clock, on_problem=lambda text: None)
         events, local_writes = options.pop("events_path", None), options.pop("local_writes", False)
         config = PublishConfig(**{"bind": "tcp://127.0.0.1:*", "linger_ms": 0, **options})
         self.publisher = Publisher(

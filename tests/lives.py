@@ -104,7 +104,7 @@ class Life:
 
     def open(self) -> None:
         world = self.world
-        self.ledger = Ledger(world.journal, clock=world.clock, on_trouble=world.told.append)
+        self.ledger = Ledger(world.journal, clock=world.clock, on_problem=world.told.append)
         self.publisher = Publisher(
             PublishConfig(bind="none"), self.ledger, clock=world.clock, events_path=world.events, end_left_open=False
         )

@@ -89,7 +89,7 @@ def test_an_alarm_rule_of_ones_own() -> None:
     starts: list[float] = []
     for rule in ("hysteresis", "not-in-the-dark"):
         alarm = {"rule": rule, "threshold": 0.5, "min_length_s": 0.5}
-        settings = {"alarm": alarm, "smoothing": {"kind": "none"}, "picture_quality": {"hold_s": 0.5}}
+        settings = {"alarm": alarm, "smoothing": {"kind": "none"}, "picture_quality": {"min_duration_s": 0.5}}
         with sd.Session(engine=ConstantEngine(score_of=lambda f: float(f.mean() < 1)), settings=settings) as session:
             for n, frame in enumerate(lamps_out):
                 session.push("a", frame, n / 25)

@@ -32,7 +32,7 @@ from trainer.evaluation.metrics import Figure, frame_figures
 from trainer.evaluation.options import add_options
 from trainer.evaluation.oracles import oracle_lines
 from trainer.mil import training_overlap
-from trainer.mil.bags import windows_of
+from trainer.mil.bags import window_spans
 from trainer.mil.checkpoint import Checkpoint, load_checkpoint
 
 SEGMENT_FPS = 30.0  # UCF-Crime's rate: used where features know no frame rate
@@ -58,7 +58,7 @@ def timeline_of(
             raise DataError(
                 f"video {video.name} is of category {video.category} but its annotation has {said}; correct one of them"
             )
-    starts, ends = windows_of(video, frames)
+    starts, ends = window_spans(video, frames)
     return Timeline(video.name, video.label, frames, video.fps or SEGMENT_FPS, starts, ends, scores, events)
 
 

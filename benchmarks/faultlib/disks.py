@@ -203,7 +203,7 @@ def flipped_bytes(folder: Path, times: int, seed: int) -> dict[str, Any]:
 
 def _use(path: Path, clock: SystemClock, written: dict[tuple[str, int], Any], result: dict[str, int]) -> None:
     told: list[str] = []
-    ledger = Ledger(path, clock=clock, on_trouble=told.append)
+    ledger = Ledger(path, clock=clock, on_problem=told.append)
     publisher = Publisher(PublishConfig(bind="none"), ledger, clock=clock)
     for _ in range(3):
         publisher.alarm(_alarm("f" * 32, "start", None))
@@ -223,7 +223,7 @@ def _use(path: Path, clock: SystemClock, written: dict[tuple[str, int], Any], re
     )
     result["events_not_readable"] += missing
     result["silent"] += missing if not told else 0
-    again = Ledger(path, clock=clock, on_trouble=told.append)
+    again = Ledger(path, clock=clock, on_problem=told.append)
     again.close()
 
 

@@ -83,7 +83,7 @@ def refusals(folder: Path, times: int, seed: int) -> dict[str, Any]:
             if time.monotonic() > end_s:
                 break
         newest = subscriber.heartbeat
-        troubled = newest is None or newest.seq <= before or newest.body["trouble"] is not None
+        troubled = newest is None or newest.seq <= before or newest.body["problem"] is not None
     code = kill(process, signal.SIGTERM)
     counts["events"] = len(journalled(home / "ledger.sqlite3"))
     bad = counts["not_refused"] + counts["not_one_sentence"] + counts["opened"] + troubled

@@ -48,7 +48,7 @@ class UnknownCodecError(DecodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedFrame:
     """One decoded frame.
 
     media_s: media time, in seconds.  cut: whether the time stamps jumped before this frame.  missed: packets lost
@@ -173,7 +173,7 @@ class Decoder:
         best = container.streams.best("video")
         return best if best in able else max(able, key=lambda s: (s.width or 0) * (s.height or 0))
 
-    def next(self) -> Decoded | None:
+    def next(self) -> DecodedFrame | None:
         """Return the next frame, or None if there is none at the moment; then `ended` says whether the source has
         ended.
         """
@@ -190,7 +190,7 @@ class Decoder:
             if failures >= FAILURES_AT_ONCE and not self._ready:
                 return None
         frame, missed = self._ready.popleft()
-        return self._told(frame, missed)
+        return self._convert(frame, missed)
 
     @property
     def ended(self) -> bool:
@@ -257,13 +257,13 @@ class Decoder:
         self._missed += 1
         self.damaged += 1
 
-    def _told(self, frame: av.VideoFrame, missed: int) -> Decoded:
+    def _convert(self, frame: av.VideoFrame, missed: int) -> DecodedFrame:
         base = frame.time_base
         stamp_s = None if frame.pts is None or base is None else float(frame.pts * base)
         length_s = float(frame.duration * base) if frame.duration and base is not None else 0.0
         step_s = length_s if 1 / MAX_FPS <= length_s <= 10.0 else 1.0 / self.fps
         media_s, cut = self._clock.time(stamp_s, step_s)
-        return Decoded(frame, media_s, cut, missed, bool(frame.is_corrupt), bool(frame.key_frame))
+        return DecodedFrame(frame, media_s, cut, missed, bool(frame.is_corrupt), bool(frame.key_frame))
 
     def seek(self, media_s: float) -> bool:
         """Seek to the key frame at or before a media time; return False if the source cannot seek.

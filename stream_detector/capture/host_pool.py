@@ -104,7 +104,7 @@ def _modules(cameras: Sequence[CameraConfig]) -> tuple[str, ...]:
 
 def layout_of(recipe: Recipe, slots: int) -> SlotLayout:
     """The shared memory of so many windows."""
-    return SlotLayout(recipe.size, len(recipe.seen), slots)
+    return SlotLayout(recipe.size, len(recipe.input_views), slots)
 
 
 def measured_picture_s(recipe: Recipe) -> float:

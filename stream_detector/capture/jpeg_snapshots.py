@@ -11,7 +11,7 @@ from typing import Protocol
 
 import av
 
-from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, Decoded, is_all_zero
+from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, DecodedFrame, is_all_zero
 from stream_detector.capture.http_io import Body, HttpError
 
 MAX_BYTES = 16 << 20  # bytes of one picture
@@ -130,7 +130,7 @@ class JpegStream:
         self._missed = 0
         self.ended = False
 
-    def next(self) -> Decoded | None:
+    def next(self) -> DecodedFrame | None:
         """Return the next frame; None for a picture that cannot be decoded, and at the end. Raises HttpError."""
         data = self._pictures.next()
         if not data:
@@ -148,7 +148,7 @@ class JpegStream:
             return None
         missed, self._missed = self._missed, 0
         cut_short = _EOI not in data[-64:]
-        return Decoded(frames[0], 0.0, False, missed, bool(frames[0].is_corrupt) or cut_short, True, stamped=False)
+        return DecodedFrame(frames[0], 0.0, False, missed, bool(frames[0].is_corrupt) or cut_short, True, stamped=False)
 
     def close(self) -> None:
         """Close the connection."""

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import av
 
 from stream_detector.capture.admission import Admission
-from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder
+from stream_detector.capture.decoder import DEFAULT_FPS, DecodedFrame, DecodeError, Decoder
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.http_io import Body, HttpError, fetch
 from stream_detector.capture.jpeg_snapshots import JpegStream, MultipartReader, SnapshotPoller
@@ -47,7 +47,7 @@ class DecodedStream(Protocol):
     @property
     def ended(self) -> bool: ...
 
-    def next(self) -> Decoded | None: ...
+    def next(self) -> DecodedFrame | None: ...
 
     def close(self) -> None: ...
 
@@ -66,8 +66,8 @@ class NetworkReader:
         self._bodies: list[Body] = []
         self._pipe: IO[bytes] | None = None
         self._closed = threading.Event()
-        self._ahead: Decoded | None = None  # open() has already read the first fresh frame
-        self._now: Decoded | None = None
+        self._ahead: DecodedFrame | None = None  # open() has already read the first fresh frame
+        self._now: DecodedFrame | None = None
 
     def open(self) -> None:
         """Connect. Raises SourceError, which contains neither the address nor FFmpeg's words."""

@@ -165,14 +165,14 @@ def resize_frame(image: AnyPicture, recipe: Recipe) -> UInt8Array:
     image: a decoded picture, or an array uint8 (H, W, 3) BGR, (H, W, 1) or (H, W) grey.  Raises DataError for any other
     array.
     """
-    return as_picture(image).rgb(recipe.seen[0], recipe.filter)
+    return as_picture(image).rgb(recipe.input_views[0], recipe.filter)
 
 
 def make_views(image: AnyPicture, recipe: Recipe) -> tuple[UInt8Array, ...]:
     """Return all views of one picture, in the recipe's order, each as `resize_frame` gives the first. Raises
     DataError."""
     picture = as_picture(image)
-    return tuple(picture.rgb(view, recipe.filter) for view in recipe.seen)
+    return tuple(picture.rgb(view, recipe.filter) for view in recipe.input_views)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@
     blurred   far less sharp than usual for this camera: out of focus, dirt, rain on the glass
     frozen    the same picture repeats for longer than any real scene keeps still
 
-A window carries the cause in `degraded` once the state has lasted for `hold_s` (frozen: `frozen_after_s`) of media
-time, so that a flash, a passing lorry or a cut is not reported. Black, and covered by an even surface, have absolute
-limits. Blurred and unevenly covered are relative to the usual contrast and sharpness of a camera: a slow
+A window carries the cause in `degraded` once the state has lasted for `min_duration_s` (frozen: `frozen_after_s`) of
+media time, so that a flash, a passing lorry or a cut is not reported. Black, and covered by an even surface, have
+absolute limits. Blurred and unevenly covered are relative to the usual contrast and sharpness of a camera: a slow
 average that is used after `warmup_s`, is not updated while a cause is suspected, and is reset when a cause has lasted
 for `reset_after_s`. Cost: about 0.2 ms a window, in the capture thread.
 
@@ -86,7 +86,7 @@ class PictureQualityMonitor:
                 del self._since[cause]
         for cause in suspects:
             self._since.setdefault(cause, ref.start_s)
-        lasting = {cause for cause, since_s in self._since.items() if ref.end_s - since_s >= config.hold_s}
+        lasting = {cause for cause, since_s in self._since.items() if ref.end_s - since_s >= config.min_duration_s}
         self._learn(seen, passed_s, bool(suspects), ref.end_s)
         if self._frozen_s(window) >= config.frozen_after_s:
             lasting.add("frozen")
@@ -165,7 +165,7 @@ class CameraQualityMonitor:
         self._coverage = Coverage(config.coverage_span_s, began_s) if live else None
         self._causes: tuple[str, ...] = ()
         self._low = False
-        self._told = ""
+        self._reported = ""
 
     def scored(self, ref: WindowRef, now_s: float) -> str | None:
         """Process a scored window; return the new `detail`, or None if it did not change. now_s: monotonic seconds."""
@@ -185,17 +185,17 @@ class CameraQualityMonitor:
 
     def reset(self) -> None:
         """The state of the camera was reported: report the causes again with the next window."""
-        self._told = ""
+        self._reported = ""
 
     def _changed(self) -> str | None:
-        parts = [f"picture_trouble: {', '.join(self._causes)}"] if self._causes else []
+        parts = [f"picture_quality: {', '.join(self._causes)}"] if self._causes else []
         if self._low:
             limits = f"{self._config.coverage_below:.0%} of the last {self._config.coverage_span_s:.0f} s"
             parts.append(f"low_coverage: less than {limits} were scored")
         detail = "; ".join(parts)
-        if detail == self._told:
+        if detail == self._reported:
             return None
-        self._told = detail
+        self._reported = detail
         return detail or "picture and coverage are good again"
 
 

@@ -119,7 +119,7 @@ class _Seen:
             return False
         picture = as_picture(found)
         try:
-            for view in self._recipe.seen:
+            for view in self._recipe.input_views:
                 picture.rgb(view, self._recipe.filter)
         except UnreadablePictureError:
             return False
@@ -173,7 +173,7 @@ def person_pixels(
     """
     across_m = 2.0 * distance_m * math.tan(math.radians(angle_deg) / 2.0)
     rows = height_m / across_m * facts.width  # rows of the source's picture
-    view = recipe.seen[0]
+    view = recipe.input_views[0]
     shown = facts.height * (view.box[3] - view.box[1])
     if view.fit == "crop":
         shown = min(shown, facts.width * (view.box[2] - view.box[0]) * view.size[0] / view.size[1])

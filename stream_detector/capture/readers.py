@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from stream_detector.capture.bgr import to_bgr
 from stream_detector.capture.container_headers import declared_bytes, declared_codec
-from stream_detector.capture.decoder import DEFAULT_FPS, Decoded, DecodeError, Decoder, UnknownCodecError, sane_fps
+from stream_detector.capture.decoder import DEFAULT_FPS, DecodedFrame, DecodeError, Decoder, UnknownCodecError, sane_fps
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
 from stream_detector.capture.picture import AnyPicture, DecodedPicture, Picture
@@ -116,8 +116,8 @@ class FileReader:
             hwaccel=config.hwaccel,
         )
         self._open = False
-        self._ahead: Decoded | None = None  # open() has already read the first frame
-        self._now: Decoded | None = None
+        self._ahead: DecodedFrame | None = None  # open() has already read the first frame
+        self._now: DecodedFrame | None = None
 
     def open(self) -> None:
         """Open the file and decode the first frame. Raises SourceError if there is none."""

@@ -16,7 +16,7 @@ class CameraStage:
         self, camera: str, source: str, stride_frames: int, config: Config, clock: Clock, first_index: int = 0
     ) -> None:
         """source: the name to show.  first_index: of the first window."""
-        self._cuts = SceneCutDetector() if config.window.find_cuts else None
+        self._cuts = SceneCutDetector() if config.window.detect_cuts else None
         self._windower = Windower(
             camera, source, stride_frames, config.window.max_gap_s, clock, self._cuts, first_index
         )

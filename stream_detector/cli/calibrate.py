@@ -144,7 +144,7 @@ def main(args: argparse.Namespace, scorer: Scorer | None = None) -> int:
     if args.write:
         (calibration,) = found.values()
         write_camera_settings(args.config, args.camera, {"threshold": calibration.threshold})
-    _tell(args, found, checked)
+    _print_result(args, found, checked)
     return 0
 
 
@@ -284,7 +284,7 @@ def check_writable(path: Path, camera: str) -> None:
         ) from None
 
 
-def _tell(args: argparse.Namespace, found: dict[str, Calibration], checked: dict[str, dict[str, Any]]) -> None:
+def _print_result(args: argparse.Namespace, found: dict[str, Calibration], checked: dict[str, dict[str, Any]]) -> None:
     if args.json:
         told = {name: c.to_dict() | ({"check": checked[name]} if name in checked else {}) for name, c in found.items()}
         print(json_text({"schema": SCHEMA, "groups": told}))

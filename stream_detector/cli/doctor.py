@@ -114,8 +114,8 @@ def packages() -> list[Check]:
     if found["opencv-python-headless"] is None:
         found["opencv-python-headless"] = _version("opencv-python")
     missing = [name for name, version in found.items() if version is None]
-    told = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    checks.append(Check("packages", "ok", told))
+    detail = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    checks.append(Check("packages", "ok", detail))
     if missing:
         checks.append(Check("missing packages", "fail", ", ".join(missing), "run: pip install -e ."))
     extras = ", ".join(f"{name} {_version(name) or 'not installed'} ({use})" for name, use in OPTIONAL.items())
@@ -176,23 +176,23 @@ def gpu() -> list[Check]:
     checks = []
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        told = f"{device.name}, compute {device.major}.{device.minor}"
+        detail = f"{device.name}, compute {device.major}.{device.minor}"
         try:
             free, total = torch.cuda.mem_get_info(index)
         except RuntimeError as error:  # there is not even room for a CUDA context
-            detail = f"{told}; cannot be used ({str(error).splitlines()[0][:120]})"
+            detail = f"{detail}; cannot be used ({str(error).splitlines()[0][:120]})"
             checks.append(Check("gpu", "warn", detail, "end other processes on it, or use --device cpu"))
             continue
         held = total - free - torch.cuda.memory_reserved(index)
         shared = held > SHARED_GPU_BYTES
-        told += f", {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+        detail += f", {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
         advice = ""
         if shared:
-            told += f"; other processes hold about {held / 1e9:.1f} GB"
+            detail += f"; other processes hold about {held / 1e9:.1f} GB"
             advice = "another process also uses this GPU (nvidia-smi names it); both become slower"
         if free < LOW_GPU_BYTES:
             advice = "free some of its memory, or use --device cpu"
-        checks.append(Check("gpu", "warn" if advice else "ok", told, advice))
+        checks.append(Check("gpu", "warn" if advice else "ok", detail, advice))
     return checks
 
 
@@ -208,8 +208,8 @@ def model(config: Config) -> list[Check]:
 
     config = with_bundle(config)
     bundle = Bundle.load(config.bundle)
-    told = f"{bundle.name}, fingerprint {bundle.fingerprint}, threshold {bundle.threshold:g}, verified"
-    checks = [Check("bundle", "ok", told)]
+    detail = f"{bundle.name}, fingerprint {bundle.fingerprint}, threshold {bundle.threshold:g}, verified"
+    checks = [Check("bundle", "ok", detail)]
     begun_s = time.perf_counter()
     engine = load_engine(bundle, config.engine)
     loaded_s = time.perf_counter() - begun_s
@@ -255,8 +255,8 @@ def video() -> list[Check]:
         }
     writable = [name for name, can in works.items() if can]
     advice = "" if works["VP8"] else "evidence clips need VP8: install av from PyPI, or --no-evidence"
-    told = f"written and read back: {', '.join(writable) or 'none'}"
-    return [*checks, Check("encoders", "ok" if works["VP8"] else "warn", told, advice)]
+    detail = f"written and read back: {', '.join(writable) or 'none'}"
+    return [*checks, Check("encoders", "ok" if works["VP8"] else "warn", detail, advice)]
 
 
 def _writes(path: Path, encoder: str) -> bool:
@@ -294,18 +294,18 @@ def folders(config: Config) -> list[Check]:
             wanted[name] = (path.parent, "fail")
     wanted["cache"] = (cache_directory(), "warn")
     checks = []
-    for name, (folder, trouble) in wanted.items():
+    for name, (folder, severity) in wanted.items():
         standing = next((p for p in (folder.absolute(), *folder.absolute().parents) if p.exists()), Path("/"))
         try:
             with tempfile.TemporaryFile(dir=standing) as probe:
                 probe.write(b"x")
         except OSError as error:
             detail = f"{folder} cannot be written ({error.strerror or error})"
-            checks.append(Check(f"{name} folder", trouble, detail, f"make it writable: {standing}"))
+            checks.append(Check(f"{name} folder", severity, detail, f"make it writable: {standing}"))
             continue
         free = shutil.disk_usage(standing).free
         state: State = (
-            "fail" if free < NO_DISK_BYTES and trouble == "fail" else "warn" if free < LOW_DISK_BYTES else "ok"
+            "fail" if free < NO_DISK_BYTES and severity == "fail" else "warn" if free < LOW_DISK_BYTES else "ok"
         )
         detail = f"{folder} can be written, {free / 1e9:.1f} GB free"
         checks.append(Check(f"{name} folder", state, detail, "" if state == "ok" else "free some disk space"))

@@ -84,16 +84,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         with signals.phase("command"):
             return int(module.main(args))
     except OutputError as error:
-        return _told(error) if error.gone else _told(error, str(error))
+        return _print_error(error) if error.gone else _print_error(error, str(error))
     except BrokenPipeError:  # the same, if standard output is not the one that `stdio` wraps
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OutputError("", gone=True).exit_code
     except StreamDetectorError as error:
         if debug:
             traceback.print_exception(error)  # without the values of variables
-        return _told(error, str(error))
+        return _print_error(error, str(error))
     except signals.Interrupted as error:
-        return _told(error, "interrupted")
+        return _print_error(error, "interrupted")
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, OSError) and error.errno in _BAD_NAMES else 1
 
 
-def _told(error: StreamDetectorError | signals.Interrupted, sentence: str = "") -> int:
+def _print_error(error: StreamDetectorError | signals.Interrupted, sentence: str = "") -> int:
     if sentence:
         print(f"stream-detector: {sentence}", file=sys.stderr)
     return error.exit_code
@@ -128,7 +128,7 @@ def leave(first: str | None = None) -> None:
     try:
         sys.stdout.flush()
     except OutputError as error:
-        code = code or _told(error, "" if error.gone else str(error))
+        code = code or _print_error(error, "" if error.gone else str(error))
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     os._exit(signals.final_code(code))

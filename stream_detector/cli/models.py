@@ -183,11 +183,11 @@ def _verify(as_json: bool, console: Console) -> int:
 
 
 def _quantise(args: argparse.Namespace, console: Console) -> int:
-    from stream_detector.engines.quantise import quantise, windows_of
+    from stream_detector.engines.quantise import calibration_windows, quantise
     from stream_detector.models.bundle import Bundle
 
     bundle = Bundle.load(args.name)
-    frames = windows_of(args.videos, bundle.recipe, args.windows)
+    frames = calibration_windows(args.videos, bundle.recipe, args.windows)
     path = quantise(bundle, frames)
     if args.json:
         _print_json({"bundle": bundle.name, "windows": len(frames), "graph": str(path)})

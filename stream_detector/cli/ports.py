@@ -32,19 +32,19 @@ def ports(config: Config) -> list[Check]:
     checks = []
     ours = False  # a detector already holds the port; then the recovery port and the page are its own as well
     for name, host, number in wanted:
-        trouble = _bind_trouble("0.0.0.0" if host == "*" else host, number)
+        problem = _bind_problem("0.0.0.0" if host == "*" else host, number)
         option = {"metrics": "--metrics-port", "page": "--web"}.get(name, "--bind, or --bind none")
-        advice = f"choose another with {option}" if trouble else ""
-        if trouble == HELD and name == "events":
+        advice = f"choose another with {option}" if problem else ""
+        if problem == HELD and name == "events":
             ours = _heartbeat_comes(f"tcp://127.0.0.1:{number}" if host in ("*", "0.0.0.0") else bind, config)
-        elif trouble == HELD and name != "recovery":
+        elif problem == HELD and name != "recovery":
             ours = _is_healthz(number) or (ours and name == "page")
-        if trouble == HELD and ours:
-            told = f"a running stream-detector holds {host}:{number}"
-            checks.append(Check(f"{name} port", "warn", told, f"a second detector needs another port: {option}"))
+        if problem == HELD and ours:
+            detail = f"a running stream-detector holds {host}:{number}"
+            checks.append(Check(f"{name} port", "warn", detail, f"a second detector needs another port: {option}"))
             continue
-        told = f"{host}:{number} {trouble or 'free'}"
-        checks.append(Check(f"{name} port", "fail" if trouble else "ok", told, advice))
+        detail = f"{host}:{number} {problem or 'free'}"
+        checks.append(Check(f"{name} port", "fail" if problem else "ok", detail, advice))
     return checks or [Check("ports", "ok", f"none needed (events: {bind})")]
 
 
@@ -76,7 +76,7 @@ def _is_healthz(port: int) -> bool:
     return False
 
 
-def _bind_trouble(host: str, port: int) -> str:
+def _bind_problem(host: str, port: int) -> str:
     if not 0 < port < 65536:
         return "is no port"
     try:

@@ -352,9 +352,9 @@ def _watch(run: Run, live_view: bool) -> RunResult:
         viewer.start()
     notifier = Notifier()
     if notifier.active:
-        threading.Thread(target=_tell_systemd, args=(notifier, run, over), name="notify", daemon=True).start()
+        threading.Thread(target=_notify_systemd, args=(notifier, run, over), name="notify", daemon=True).start()
     try:
-        _tell_start(run)
+        _log_start(run)
         with signals.on_stop(run.pipeline.stop), signals.on_reopen(lambda: _reopen(run)):
             result = run.pipeline.run()
     finally:
@@ -362,7 +362,7 @@ def _watch(run: Run, live_view: bool) -> RunResult:
         over.set()
         for viewer in viewers:
             viewer.join(1.0)
-    _tell_end(run, result)
+    _log_end(run, result)
     return result
 
 
@@ -372,7 +372,7 @@ def _reopen(run: Run) -> None:
         run.pipeline.decision_queue.submit(run.publisher.reopen_events)
 
 
-def _tell_start(run: Run) -> None:
+def _log_start(run: Run) -> None:
     names, endpoint = [plan.name for plan in run.plans], run.publisher.endpoint
     bundle = f"{run.bundle.name} {run.bundle.fingerprint}"
     log.info(
@@ -384,7 +384,7 @@ def _tell_start(run: Run) -> None:
     )
 
 
-def _tell_end(run: Run, result: RunResult) -> None:
+def _log_end(run: Run, result: RunResult) -> None:
     from stream_detector.cli.outcome import exit_code_of
 
     drops = run.telemetry.snapshot().drops
@@ -399,7 +399,7 @@ def _tell_end(run: Run, result: RunResult) -> None:
     )
 
 
-def _tell_systemd(notifier: Notifier, run: Run, over: threading.Event) -> None:
+def _notify_systemd(notifier: Notifier, run: Run, over: threading.Event) -> None:
     """Report ready, then send signs of life. The decision thread sends them, because its hang is the one to detect."""
     notifier.ready(f"{len(run.plans)} cameras, events at {run.publisher.endpoint}")
     while notifier.watchdog_s and not over.wait(notifier.watchdog_s):

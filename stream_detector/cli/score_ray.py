@@ -23,7 +23,7 @@ from stream_detector.runtime.build import check_outputs
 from stream_detector.runtime.pipeline import RunResult
 from stream_detector.system import signals
 from stream_detector.system.actor_pool import connected, import_ray, map_over_actors
-from stream_detector.system.outputs import SCORE_COLUMNS, Kind, keep_former, replace_file
+from stream_detector.system.outputs import SCORE_COLUMNS, Kind, rename_former, replace_file
 
 
 def run(args: argparse.Namespace, config: Config) -> int:
@@ -105,7 +105,7 @@ def _write(
     kinds: tuple[Kind, ...] = ("scores", "events")
     for what, path, texts in zip(kinds, (args.out, args.events), (rows, lines), strict=True):
         if path is not None:
-            kept = keep_former(path, what)
+            kept = rename_former(path, what)
             if kept:
                 print(f"stream-detector: the {what} of a former run were moved to {kept}", file=sys.stderr)
             replace_file(path, "".join(texts).encode("utf-8", "backslashreplace"), what)

@@ -183,15 +183,8 @@ class Forwarder:
     def _forward(self) -> None:
         for frames in _waiting(self._xsub, _MESSAGES_A_ROUND):
             self.forwarded += 1
-            try:
-                self._xpub.send_multipart(frames, zmq.NOBLOCK)
-            except zmq.Again:  # a subscriber's queue is full: count it, and send to the others
+            if not endpoint.send_or_drop(self._xpub, frames):
                 self.overflows += 1
-                self._xpub.setsockopt(zmq.XPUB_NODROP, 0)
-                try:
-                    self._xpub.send_multipart(frames, zmq.NOBLOCK)
-                finally:
-                    self._xpub.setsockopt(zmq.XPUB_NODROP, 1)
 
     def _ask(self, frames: list[bytes]) -> None:
         if len(frames) not in (2, 3) or (len(frames) == 3 and frames[1]):

@@ -134,7 +134,7 @@ class Shard:
             clock=self._clock,
             keep_days=publish.keep_days,
             max_bytes=publish.ledger_max_bytes,
-            on_trouble=log.warning,
+            on_problem=log.warning,
             epoch=epoch,
         )
         self.telemetry = Telemetry([plan.name for plan in plans], self._clock)

@@ -68,7 +68,7 @@ class WindowConfig(Section):
 
     stride: Annotated[int, Field(ge=1, le=10_000)] = 16  # frames between the starts of two windows
     max_gap_s: Seconds = 2.0  # seconds; a longer gap in media time is a discontinuity
-    find_cuts: bool = True  # so is a picture that becomes another scene from one frame to the next
+    detect_cuts: bool = True  # so is a picture that becomes another scene from one frame to the next
 
 
 class BatchConfig(Section):
@@ -86,7 +86,7 @@ class PictureQualityConfig(Section):
     """
 
     enabled: bool = True
-    hold_s: Seconds = 2.0  # trouble is told when it has lasted for so long
+    min_duration_s: Seconds = 2.0  # trouble is told when it has lasted for so long
     black_below: Annotated[float, Field(ge=0, le=255)] = 12.0  # grey level of the brightest one percent of pixels
     contrast_below: Annotated[float, Field(ge=0, le=255)] = 3.0  # standard deviation of grey levels
     covered_ratio: Unit = 0.3  # contrast as a fraction of the camera's usual contrast; used together with blurred_ratio
@@ -124,7 +124,7 @@ class AlarmConfig(Section):
     rule: AlarmRuleKind = "hysteresis"  # or the name of a registered alarm rule
     threshold: Unit | None = None
     off_ratio: Unit = 0.7  # an alarm ends below threshold × off_ratio
-    hold_s: Seconds = 0.0  # … once it has been there for so long: shorter calm does not end an alarm
+    min_duration_s: Seconds = 0.0  # … once it has been there for so long: shorter calm does not end an alarm
     min_length_s: Seconds = 2.0
     cooldown_s: Seconds = 10.0  # one incident is one alarm: people who run away or help must not cause a second one
     update_interval_s: Seconds = 2.0

@@ -79,8 +79,14 @@ def convert_module(module: torch.nn.Module, window: torch.Tensor) -> Any:
     """
     openvino = import_openvino()
     from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+    try:  # an undocumented class; tests/engines/test_openvino_frontend.py says what is used of it
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    except ImportError:
+        raise EngineError(
+            f"OpenVINO {openvino.__version__} has no TorchScriptPythonDecoder; install a version that pyproject.toml "
+            "allows, or use --engine torch"
+        ) from None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript warns that it is deprecated
         traced = TorchScriptPythonDecoder(module, example_input=(window,), trace_kwargs={"check_trace": False})

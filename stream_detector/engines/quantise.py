@@ -27,7 +27,7 @@ from stream_detector.types import UInt8Array
 MIN_WINDOWS = 8
 
 
-def windows_of(videos: Sequence[Path], recipe: Recipe, limit: int) -> UInt8Array:
+def calibration_windows(videos: Sequence[Path], recipe: Recipe, limit: int) -> UInt8Array:
     """Read windows spread evenly over videos: uint8 (n, 16, H, W, 3) RGB, n <= limit. Raises SourceError, DataError.
 
     At most twice a video's share of the windows is in memory, however long the video is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -66,6 +67,23 @@ def keep_alive(socket: zmq.Socket[bytes]) -> None:
     socket.tcp_keepalive_idle = 30
     socket.tcp_keepalive_intvl = 10
     socket.tcp_keepalive_cnt = 3
+
+
+def send_or_drop(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> bool:
+    """Send one multipart message through an XPUB socket that has XPUB_NODROP set, without waiting.
+
+    Returns False if the queue of a subscriber is full; that subscriber loses the message, all others get it.
+    """
+    try:
+        socket.send_multipart(frames, zmq.NOBLOCK)
+    except zmq.Again:
+        socket.setsockopt(zmq.XPUB_NODROP, 0)
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK)
+        finally:
+            socket.setsockopt(zmq.XPUB_NODROP, 1)
+        return False
+    return True
 
 
 def bind_pair(

@@ -46,14 +46,14 @@ class EventFile:
     """Appends lines to `path` with one write each, so that a killed process leaves no partial line.
 
     While the disk is full, lines wait in memory (the newest 10,000) and are written when the disk accepts them again.
-    Beyond that number the file is `behind`, and its owner completes it from the journal. on_trouble: called with one
+    Beyond that number the file is `behind`, and its owner completes it from the journal. on_problem: called with one
     sentence when such a time begins and when it ends.  lock: the file's lock if the caller holds it already.
     Raises UsageError if the file cannot be opened, is not a regular file, is not an event file, or belongs to another
     detector.
     """
 
-    def __init__(self, path: Path, on_trouble: Callable[[str], None], lock: LockFile | None = None) -> None:
-        self.path, self._on_trouble, self._failed = path, on_trouble, False
+    def __init__(self, path: Path, on_problem: Callable[[str], None], lock: LockFile | None = None) -> None:
+        self.path, self._on_problem, self._failed = path, on_problem, False
         self.behind = False  # lines were dropped: complete the file from the journal
         self._waiting: deque[bytes] = deque()
         self._descriptor = -1
@@ -198,7 +198,7 @@ class EventFile:
     def _report(self, text: str) -> None:
         """Report a failure or a recovery in the log and to the owner."""
         log.warning("%s", text)
-        self._on_trouble(text)
+        self._on_problem(text)
 
     def close(self) -> None:
         """Close the file and release its lock. Safe to call twice."""

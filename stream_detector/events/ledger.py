@@ -55,8 +55,8 @@ class Ledger(LedgerReader):
     """Journal of events; see the module docstring.
 
     path: the SQLite file, or None for memory only.  keep_days, max_bytes: retention; 0 means no limit.
-    on_trouble: called with one sentence whenever the journal degrades or recovers (default: logged as an error); the
-    same sentences can be fetched with `take_troubles`.  epoch: go on in this epoch, numbering after what the file holds
+    on_problem: called with one sentence whenever the journal degrades or recovers (default: logged as an error); the
+    same sentences can be fetched with `take_problems`.  epoch: go on in this epoch, numbering after what the file holds
     of it (a process that replaces one which died); by default a new one begins.  lock: of the file, if it is held
     already. Raises UsageError if another process has the file.
     """
@@ -68,7 +68,7 @@ class Ledger(LedgerReader):
         clock: Clock,
         keep_days: float = 30.0,
         max_bytes: int = 1_000_000_000,
-        on_trouble: Callable[[str], None] | None = None,
+        on_problem: Callable[[str], None] | None = None,
         epoch: str | None = None,
         lock: LockFile | None = None,
     ) -> None:
@@ -82,8 +82,8 @@ class Ledger(LedgerReader):
         self._clock = clock
         self._keep_s = keep_days * 86400 or float("inf")
         self._max_bytes = max_bytes
-        self._on_trouble = on_trouble
-        self._troubles: deque[str] = deque(maxlen=100)
+        self._on_problem = on_problem
+        self._problems: deque[str] = deque(maxlen=100)
         self._seqs: dict[str, int] = {}
         self._places: dict[str, tuple[str, int]] = {}
         self._open = OpenAlarms(self.epoch)
@@ -206,10 +206,10 @@ class Ledger(LedgerReader):
         """Return topic → its open alarms as JSON texts; do not change it."""
         return self._open.topics()
 
-    def take_troubles(self) -> list[str]:
+    def take_problems(self) -> list[str]:
         """Return the sentences reported since the last call."""
-        texts = list(self._troubles)
-        self._troubles.clear()
+        texts = list(self._problems)
+        self._problems.clear()
         return texts
 
     def close(self) -> None:
@@ -332,7 +332,7 @@ class Ledger(LedgerReader):
             db = self._open_file(path, aside)
         except (sqlite3.Error, Corrupt, OSError) as second:
             return self._to_memory(f"the event journal {path} is corrupt and cannot be replaced ({second})", copy=False)
-        self._report_trouble(
+        self._report_problem(
             f"the event journal was corrupt ({error}); it was set aside as {aside} and a new one begun, "
             f"with what of the old one could be read"
         )
@@ -355,7 +355,7 @@ class Ledger(LedgerReader):
         except (sqlite3.Error, Corrupt, OSError) as error:
             self._db = self._to_memory(f"{why}, and no new one can be made ({error})", copy=False, kept=kept)
         else:
-            self._report_trouble(f"{why}; a new one was begun with what the old one held")
+            self._report_problem(f"{why}; a new one was begun with what the old one held")
         finally:
             kept.close()
 
@@ -367,7 +367,7 @@ class Ledger(LedgerReader):
         except (sqlite3.Error, Corrupt) as error:  # the old file contains values that cannot be copied
             log.warning("the event journal cannot be copied (%s)", error)
             db = self._memory()
-        self._report_trouble(
+        self._report_problem(
             f"{why}; events are kept in memory only, marked unjournalled, and lost if the detector dies, "
             f"free or repair the disk"
         )
@@ -390,7 +390,7 @@ class Ledger(LedgerReader):
         lost = max(0, self.unjournalled - _TAIL)
         written = f"{self.unjournalled - lost} events of the meantime were written to it"
         self.unjournalled = 0
-        self._report_trouble(
+        self._report_problem(
             f"the event journal {path} is in use again; {written}" + (f", {lost} are lost" if lost else "")
         )
 
@@ -408,6 +408,6 @@ class Ledger(LedgerReader):
         first = ledger_file.row_number_of(db, *self._tail[0].place()) if self._tail else None
         return ledger_file.last_n(db) if first is None else first - 1
 
-    def _report_trouble(self, text: str) -> None:
-        self._troubles.append(text)
-        (self._on_trouble or log.error)(text)
+    def _report_problem(self, text: str) -> None:
+        self._problems.append(text)
+        (self._on_problem or log.error)(text)

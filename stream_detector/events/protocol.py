@@ -234,7 +234,7 @@ def ack_to_dict(
     }
 
 
-def trouble_to_dict(detail: str, epoch: str, seq: int, emitted_utc: float) -> dict[str, Any]:
+def problem_to_dict(detail: str, epoch: str, seq: int, emitted_utc: float) -> dict[str, Any]:
     """A status of the detector itself: `camera` is "_detector", `state` is "trouble"."""
     return {
         "schema": STATUS_SCHEMA,

@@ -59,7 +59,7 @@ class PublisherJournal(recovery_server.RecoveryJournal, jsonl_completion.Complet
     def append(self, topic: str, body: dict[str, Any], ends: str = "") -> int: ...
     def last_seqs(self) -> dict[str, int]: ...
     def open_alarms(self) -> Sequence[OpenAlarm]: ...
-    def take_troubles(self) -> list[str]: ...
+    def take_problems(self) -> list[str]: ...
     def maintain(self) -> None: ...
 
 
@@ -104,7 +104,7 @@ class Publisher(WriteSide):
         self._server = RecoveryServer(ledger, self._scores, config.recovery_limit, self._state, self._peer_write)
         self._replayer = StateReplayer(self._state, clock.monotonic())
         self._scored_s: dict[str, float | None] = dict.fromkeys(camera_names)
-        self._trouble = ""
+        self._problem = ""
         self._heartbeats = 0
         self._heartbeat_at_s = clock.monotonic()
         self._peers_again_s = float("-inf")
@@ -120,7 +120,7 @@ class Publisher(WriteSide):
         self._copy: jsonl_completion.EventFileCopy | None = None
         try:
             if events_path:
-                self._file = EventFile(events_path, self._report_trouble, events_lock)
+                self._file = EventFile(events_path, self._report_problem, events_lock)
             if config.bind != "none":
                 self._open()
             if self._file:
@@ -214,8 +214,8 @@ class Publisher(WriteSide):
             self._end_pending(self._pending_ends)
         if self._clock.monotonic() >= self._file_look_s:
             self.reopen_events()
-        for text in self._ledger.take_troubles():
-            self._report_trouble(text)
+        for text in self._ledger.take_problems():
+            self._report_problem(text)
 
     def _serve_peers(self) -> None:
         """Serve the peers; each kind of work has its own share of the time, so that a flood of one does not stop the
@@ -234,7 +234,7 @@ class Publisher(WriteSide):
             return
         if self._ledger.degraded and self._ledger.unjournalled:
             with contextlib.suppress(Exception):
-                self._report_trouble(
+                self._report_problem(
                     f"this run ends while the journal is in memory only: {self._ledger.unjournalled + 1} events of it, "
                     f"including this one, are lost"
                 )
@@ -282,16 +282,8 @@ class Publisher(WriteSide):
     def _send(self, topic: str, data: bytes) -> None:
         if self._context is None or self._closed:
             return
-        frames = (topic.encode(), data)
-        try:
-            self._events.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:  # a subscriber's queue is full: count it, and send to the others
+        if not endpoint.send_or_drop(self._events, (topic.encode(), data)):
             self.overflows += 1
-            self._events.setsockopt(zmq.XPUB_NODROP, 0)
-            try:
-                self._events.send_multipart(frames, zmq.NOBLOCK)
-            finally:
-                self._events.setsockopt(zmq.XPUB_NODROP, 1)
 
     def _load_statuses(self) -> None:
         """Load the statuses of a process that this one replaces in the same epoch."""
@@ -301,10 +293,10 @@ class Publisher(WriteSide):
                 for text in texts:
                     self._state.status(topic, text)
 
-    def _report_trouble(self, text: str) -> None:
+    def _report_problem(self, text: str) -> None:
         """Report a problem of the detector itself: send a status, and repeat it in every later heartbeat."""
-        self._trouble = text
-        body = {**protocol.trouble_to_dict(text, self._ledger.epoch, 0, self._clock.utc()), "camera": self._name}
+        self._problem = text
+        body = {**protocol.problem_to_dict(text, self._ledger.epoch, 0, self._clock.utc()), "camera": self._name}
         self._journal_and_send(protocol.topic_of("status", self._name), body)
 
     def _heartbeat(self, closing: bool = False) -> None:
@@ -322,7 +314,8 @@ class Publisher(WriteSide):
                 camera: None if at_s is None else round(now_s - at_s, 3) for camera, at_s in self._scored_s.items()
             },
             "overflows": self.overflows,
-            "trouble": self._trouble or None,
+            "problem": self._problem or None,
+            "trouble": self._problem or None,  # the former key; version 0.2 removes it
             "unjournalled": self._ledger.unjournalled,
             "health": self._health() if self._health else {},
         }

@@ -7,8 +7,9 @@ the residual outside that plane is large for unknown kinds. This is the Q statis
 1979), as a multiple of its mean over the training windows. The trainer fits the model; the limit is a quantile of the
 distances of clips that were not used for the fit.
 
-A window carries the cause `novelty` once every window has been beyond the limit for `PictureQualityConfig.hold_s`. The
-score does not change. Cost: 12 microseconds per window on a core of a 2-core AMD EPYC, in the decision thread.
+A window carries the cause `novelty` once every window has been beyond the limit for
+`PictureQualityConfig.min_duration_s`. The score does not change. Cost: 12 microseconds per window on a core of a 2-core
+AMD EPYC, in the decision thread.
 """
 
 from __future__ import annotations
@@ -54,16 +55,16 @@ class NoveltyModel(nn.Module):
 class NoveltyMonitor:
     """Marks the novel windows of one camera, in order; used by the decision thread.
 
-    hold_s: seconds of media time for which every window must have been novel.
+    min_duration_s: seconds of media time for which every window must have been novel.
     """
 
-    def __init__(self, model: NoveltyModel, hold_s: float) -> None:
-        self._model, self._hold_s = model, hold_s
+    def __init__(self, model: NoveltyModel, min_duration_s: float) -> None:
+        self._model, self._min_duration_s = model, min_duration_s
         self._since_s: float | None = None
         self._last_s = float("-inf")
 
     def check(self, ref: WindowRef, features: Float32Array) -> bool:
-        """Return whether every window has been novel for at least `hold_s`. features: float32 (D,) of this window."""
+        """Return whether every window has been novel for `min_duration_s`. features: float32 (D,) of this window."""
         if ref.end_s < self._last_s:  # the source started again
             self._since_s = None
         self._last_s = ref.end_s
@@ -72,7 +73,7 @@ class NoveltyMonitor:
             return False
         if self._since_s is None:
             self._since_s = ref.start_s
-        return ref.end_s - self._since_s >= self._hold_s
+        return ref.end_s - self._since_s >= self._min_duration_s
 
     def state(self) -> dict[str, Any]:
         """Return the media time since which windows have been novel, as JSON; another process can `restore` it."""
@@ -105,4 +106,4 @@ def novelty_monitor_factory(
     """
     if model is None or not config.enabled:
         return None
-    return lambda: NoveltyMonitor(model, config.hold_s)
+    return lambda: NoveltyMonitor(model, config.min_duration_s)

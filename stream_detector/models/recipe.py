@@ -81,7 +81,7 @@ class Recipe:
             raise DataError(f"recipe {self.name!r}: every view must have the size {self.size}; correct the views")
 
     @property
-    def seen(self) -> tuple[View, ...]:
+    def input_views(self) -> tuple[View, ...]:
         """The views of every picture for the network, at least one."""
         return self.views or (View("whole", self.size, self.fit),)
 

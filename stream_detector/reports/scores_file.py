@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from stream_detector.errors import DataError, UsageError
-from stream_detector.system.outputs import SCORE_COLUMNS, keep_former
+from stream_detector.system.outputs import SCORE_COLUMNS, rename_former
 from stream_detector.types import Decision, Score, Timing, WindowRef
 
 FLUSH_S = 1.0  # seconds of scores that a killed run may lose
@@ -66,7 +66,7 @@ class ScoresFile:
         keep_bytes: continue after this many bytes of the existing file (see `flush`) instead of starting a new one.  A
         table of a former run is kept under another name, `kept`.  Raises UsageError.
         """
-        self.kept = None if keep_bytes else keep_former(path, "scores")
+        self.kept = None if keep_bytes else rename_former(path, "scores")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = path.open(

@@ -104,7 +104,7 @@ def build_run(
             clock=clock,
             keep_days=publish.keep_days,
             max_bytes=publish.ledger_max_bytes,
-            on_trouble=log.warning,
+            on_problem=log.warning,
             lock=claims.journal,
         )
         stack.callback(ledger.close)
@@ -139,7 +139,7 @@ def build_run(
         sinks = Sinks(config.sinks)
         stack.callback(sinks.close)
 
-        def told(body: dict[str, Any]) -> None:
+        def on_alarm(body: dict[str, Any]) -> None:
             sinks.put(body)
             if on_event is not None:
                 on_event(body)
@@ -160,7 +160,7 @@ def build_run(
             evidence=evidence,
             scores=scores,
             novelty=novelty,
-            on_event=told,
+            on_event=on_alarm,
             on_decision=on_decision,
         )
         pipeline = Pipeline(

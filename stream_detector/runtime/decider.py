@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 from stream_detector.alarms.smoothing import make_smoother, smooth_on
 from stream_detector.alarms.state_machine import AlarmRule, make_alarm_rule
@@ -69,6 +69,19 @@ class Evidence(Protocol):
     def end(self, camera: str, alarm_id: str, end_media_s: float) -> None: ...
 
     def flush_camera(self, camera: str) -> None: ...
+
+
+class DeciderParts(TypedDict):
+    """The arguments of a Decider that `stages.make_decider` passes on; see `Decider`."""
+
+    sink: EventSink
+    telemetry: Telemetry
+    clock: Clock
+    epoch: NotRequired[str]
+    evidence: NotRequired[Evidence | None]
+    scores: NotRequired[ScoresFile | None]
+    on_event: NotRequired[Callable[[dict[str, Any]], None] | None]
+    on_decision: NotRequired[Callable[[Decision], None] | None]
 
 
 class Decider:
@@ -142,7 +155,7 @@ class Decider:
         self._sink.score(decision)
         self._telemetry.decision(decision, plan.threshold)
         if self._quality_monitors:
-            self._tell(plan, self._quality_monitors[plan.name].scored(ref, decided_s), ref.end_s)
+            self._send_detail(plan, self._quality_monitors[plan.name].scored(ref, decided_s), ref.end_s)
         if self._scores:
             self._scores.write(decision)
         if self._on_decision:
@@ -167,7 +180,7 @@ class Decider:
         self._tick_s = now_s
         self._telemetry.decision_loop_passed()
         for name, monitor in self._quality_monitors.items():
-            self._tell(self._plans[name], monitor.tick(now_s), None)
+            self._send_detail(self._plans[name], monitor.tick(now_s), None)
 
     def ended(self, camera: str, failed: bool) -> None:
         """End a camera that gives no more windows: a file at its end (`normal`), or a source that is lost for good."""
@@ -227,7 +240,7 @@ class Decider:
             plan.alarm,
         )
 
-    def _tell(self, plan: CameraPlan, detail: str | None, media_s: float | None) -> None:
+    def _send_detail(self, plan: CameraPlan, detail: str | None, media_s: float | None) -> None:
         """Send a status with a new detail: a quality problem of the camera began, changed or ended."""
         if detail is not None:
             state = self._states[plan.name]

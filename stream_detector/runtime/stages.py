@@ -10,25 +10,22 @@ Source → windows is `capture.host.CaptureHost`; frames → windows is `capture
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from stream_detector.config import CameraConfig, Config
 from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
 from stream_detector.models.novelty import NoveltyModel, novelty_monitor_factory
-from stream_detector.reports.scores_file import ScoresFile
-from stream_detector.runtime.decider import CameraPlan, Decider, Evidence
-from stream_detector.telemetry.collector import Telemetry
+from stream_detector.runtime.decider import CameraPlan, Decider, DeciderParts
 from stream_detector.types import (
     AlarmEvent,
     CameraStatus,
     Clock,
     Decision,
     EngineOutput,
-    EventSink,
     Score,
     Timing,
     Window,
@@ -82,10 +79,10 @@ def engine_timing(ref: WindowRef, queue_ms: float, output: EngineOutput) -> Timi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecisionModel:
-    """What of a bundle takes part in decisions. It is small: it travels to the processes that decide.
+    """The part of a bundle that decisions need. It is small, because it is sent to the processes that decide.
 
-    fingerprint: of the bundle.  head: where it carries a state from window to window; else the engine's score counts.
-    novelty: where the bundle knows which pictures it was trained on.
+    fingerprint: of the bundle.  head: a head with a state; None: the engine's score is used.  novelty: the novelty
+    model, if the bundle has one.
     """
 
     fingerprint: str
@@ -94,12 +91,12 @@ class DecisionModel:
 
     @classmethod
     def of(cls, bundle: Bundle) -> DecisionModel:
-        """Of this bundle."""
+        """Make it from a bundle."""
         head = bundle.build_head()
         return cls(bundle.fingerprint, head if isinstance(head, TemporalHead) else None, bundle.build_novelty_model())
 
     def needs_features(self, config: Config) -> bool:
-        """Whether decisions need the features of every window beside its score."""
+        """Return whether decisions need the features of every window besides its score."""
         return self.head is not None or novelty_monitor_factory(self.novelty, config.picture_quality) is not None
 
 
@@ -108,41 +105,28 @@ def make_decider(
     model: DecisionModel,
     plans: tuple[CameraPlan, ...],
     *,
-    sink: EventSink,
-    telemetry: Telemetry,
-    clock: Clock,
-    epoch: str = "",
-    evidence: Evidence | None = None,
-    scores: ScoresFile | None = None,
     coverage: bool = True,
     novelty: bool = True,
-    on_event: Callable[[dict[str, Any]], None] | None = None,
-    on_decision: Callable[[Decision], None] | None = None,
+    **parts: Unpack[DeciderParts],
 ) -> Decider:
-    """The decision side of a run.
+    """Make the decider of a run from its configuration and model.
 
-    coverage: tell of cameras whose pictures or coverage are bad; a run that only makes a table does not.
-    novelty: mark windows that the bundle does not know; False where another engine's features are of another kind.
+    coverage: report cameras with bad pictures or low coverage; a run that only writes a table does not.
+    novelty: mark windows that the bundle does not know; False if another engine's features are of another kind.
+    parts: passed on to the Decider.
     """
     return Decider(
         plans,
         model.fingerprint,
-        sink=sink,
-        telemetry=telemetry,
-        clock=clock,
-        epoch=epoch,
-        evidence=evidence,
-        scores=scores,
         picture_quality=config.picture_quality if coverage and config.picture_quality.enabled else None,
-        on_event=on_event,
-        on_decision=on_decision,
         make_head=model.head.stream if model.head else None,
         make_novelty_monitor=novelty_monitor_factory(model.novelty if novelty else None, config.picture_quality),
+        **parts,
     )
 
 
 class UnpublishedEvents:
-    """Events that are neither journalled nor sent. Implements `types.EventSink`; a subclass says what to `keep`."""
+    """Takes events that are neither journalled nor sent. Implements `types.EventSink`; a subclass overrides `keep`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -152,20 +136,20 @@ class UnpublishedEvents:
         """Called with every alarm event and its JSON object."""
 
     def alarm(self, event: AlarmEvent) -> dict[str, Any]:
-        """The event as a published one looks; there is no process to recover from, so its epoch is zero."""
+        """Return the event in its published form; its epoch is zero, because there is nothing to recover."""
         self._seq += 1
         body = alarm_to_dict(event, "0" * 16, self._seq, self._clock.utc())
         self.keep(event, body)
         return body
 
     def score(self, decision: Decision) -> None:
-        """Nobody listens."""
+        """Do nothing: there are no subscribers."""
 
     def status(self, status: CameraStatus) -> None:
-        """Nobody listens."""
+        """Do nothing: there are no subscribers."""
 
     def service(self) -> None:
-        """There are no sockets."""
+        """Do nothing: there are no sockets."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""

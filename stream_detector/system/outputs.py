@@ -102,7 +102,7 @@ def check_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ())
         taken |= dict.fromkeys(identities, name)
 
 
-def keep_former(path: Path, kind: Kind) -> Path | None:
+def rename_former(path: Path, kind: Kind) -> Path | None:
     """Rename a former output to the next free number; return its new name, or None if there was none.
 
     A table with only a header is not kept. Raises UsageError, also if `path` is not free.

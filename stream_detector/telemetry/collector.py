@@ -196,7 +196,7 @@ class Telemetry:
         with self._lock:
             camera = self._camera(status.camera)
             changed = (camera.state, camera.detail) != (status.state, status.detail)
-            event = "camera_trouble" if camera.state == status.state and status.detail else "camera_state"
+            event = "camera_problem" if camera.state == status.state and status.detail else "camera_state"
             camera.state, camera.detail, camera.source = status.state, status.detail, status.source
             if changed:
                 detail = f": {status.detail}" if status.detail else ""

@@ -13,7 +13,7 @@ from stream_detector.system.logging_setup import fields
 from stream_detector.telemetry.snapshot import LogEntry
 
 INTERVAL_S = 0.2
-_LOUD = ("camera_trouble", "alarm_start")
+_LOUD = ("camera_problem", "alarm_start")
 _LOUD_STATES = ("stalled", "offline", "failed")
 
 log = logging.getLogger("stream_detector.run")

@@ -35,7 +35,7 @@ STATES = {
     "ended": ("■", "bright_black"),
     "failed": ("✗", "bold red"),
 }
-TROUBLE = ("stalled", "offline", "failed")
+PROBLEM_STATES = ("stalled", "offline", "failed")
 
 
 class SnapshotSource(Protocol):
@@ -164,7 +164,7 @@ def page_of(
     """
     if len(cameras) <= room:
         return list(cameras), 1, 1
-    urgent = [camera for camera in cameras if camera.alarmed or camera.state in TROUBLE]
+    urgent = [camera for camera in cameras if camera.alarmed or camera.state in PROBLEM_STATES]
     urgent.sort(key=lambda camera: not camera.alarmed)
     pinned = urgent[: max(0, room - 1)]
     names = {camera.name for camera in pinned}
@@ -249,7 +249,7 @@ def _state(camera: CameraView, *, detailed: bool) -> Text:
     text = Text(f"{glyph} {camera.state}", style=colour)
     if camera.degraded and camera.state == "online":
         text = Text(f"{glyph} ", style=colour).append("+".join(clean(c) for c in camera.degraded), style="yellow")
-    elif detailed and camera.detail and camera.state in TROUBLE:
+    elif detailed and camera.detail and camera.state in PROBLEM_STATES:
         text.append(f" {clean(camera.detail)}", style="bright_black")
     return text
 

@@ -81,7 +81,7 @@ def coverage_of(camera: CameraView) -> float | None:
     return None if not whole else 1.0 - lost / whole
 
 
-def trouble_of(camera: CameraView) -> str:
+def problem_of(camera: CameraView) -> str:
     """Describe the problem of a camera in a few words; empty without one."""
     if camera.state in ("offline", "stalled", "failed"):
         return f"{camera.state}: {camera.detail}" if camera.detail else camera.state
@@ -101,7 +101,7 @@ def state_of(camera: CameraView, picture_age_s: float | None = None) -> dict[str
         "name": camera.name,
         "source": camera.source,
         "state": camera.state,
-        "trouble": trouble_of(camera)[:300],
+        "problem": problem_of(camera)[:300],
         "fps": round(camera.fps, 1),
         "coverage": None if coverage is None else round(coverage, 4),
         "drops": camera.drops,
@@ -232,7 +232,7 @@ class Hub:
             "decided_age_s": None if snapshot.decided_age_s is None else int(snapshot.decided_age_s),
             "cameras": len(self.names),
             "alarmed": [c.name for c in snapshot.cameras if c.alarmed][:MAX_CAMERAS],
-            "trouble": [c.name for c in snapshot.cameras if trouble_of(c)][:MAX_CAMERAS],
+            "with_problem": [c.name for c in snapshot.cameras if problem_of(c)][:MAX_CAMERAS],
             "scored": snapshot.scored,
             "p50_ms": None if p50 is None else round(p50, 1),
             "p95_ms": None if p95 is None else round(p95, 1),

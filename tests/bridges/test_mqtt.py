@@ -72,7 +72,7 @@ def test_states_are_retained_and_events_are_not(
     picture.parent.mkdir(parents=True)
     picture.write_bytes(b"\xff\xd8 picture")
     start = alarm(1, evidence={"clip": None, "snapshot": str(picture)})
-    lab.add(camera_notice(1, "covered", detail="picture_trouble: covered"), start)
+    lab.add(camera_notice(1, "covered", detail="picture_quality: covered"), start)
     flush(lab)
     assert until(lambda: len(live.events()) == 2) and live.events()[1] == start.body
     late = listen(f"{BASE}/#")

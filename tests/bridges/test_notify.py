@@ -126,7 +126,7 @@ def test_a_silent_detector_and_a_covered_camera_are_told(tmp_path: Path) -> None
     body = {"state": "silent", "before": "running", "emitted_utc": ""}
     lab.add(
         Notice("bridge/detector/", "e" * 16, 1, "detector", "", "silent", utc, body),
-        camera_notice(1, "covered", utc=utc, detail="picture_trouble: covered"),
+        camera_notice(1, "covered", utc=utc, detail="picture_quality: covered"),
         Notice("bridge/detector/", "e" * 16, 2, "detector", "", "running", utc, {**body, "before": "silent"}),
         Notice("bridge/detector/", "e" * 16, 3, "detector", "", "running", utc, {**body, "before": None}),
     )

@@ -199,7 +199,7 @@ def test_changes_of_cameras_are_told_once_also_across_a_restart(bench: Bench, tm
         ("offline", ""),
         ("connecting", ""),
         ("online", ""),
-        ("online", "picture_trouble: covered"),
+        ("online", "picture_quality: covered"),
     ):
         status(state, detail)
     life.until(6)
@@ -207,7 +207,7 @@ def test_changes_of_cameras_are_told_once_also_across_a_restart(bench: Bench, tm
     assert told == ["", "offline", "", "", "online", "covered"]
     life.close()
     life = Life(bench, tmp_path / "state")
-    status("online", "picture_trouble: covered, frozen")
+    status("online", "picture_quality: covered, frozen")
     status("online", "picture and coverage are good again")
     life.until(8)
     assert [n.what for n in Keeper.all if n.kind == "camera"][-2:] == ["", "clear"]

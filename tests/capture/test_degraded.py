@@ -136,7 +136,7 @@ def test_files_that_are_deleted_while_in_use_are_noticed(tmp_path: Path, which: 
     earlier = Ledger(path, clock=clock)
     earlier.append(GATE, {"x": 0})
     earlier.close()
-    ledger = Ledger(path, clock=clock, on_trouble=told.append)
+    ledger = Ledger(path, clock=clock, on_problem=told.append)
     alarm = {"schema": "stream-detector.alarm/1", "id": "a", "camera": "gate", "type": "start"}
     ledger.append(GATE, dict(alarm))
     for part in which:
@@ -150,7 +150,7 @@ def test_files_that_are_deleted_while_in_use_are_noticed(tmp_path: Path, which: 
     ledger._db.close()  # killed
     assert ledger._lock and ledger._lock.held()
     ledger._lock.release()
-    after = Ledger(path, clock=clock, on_trouble=told.append)
+    after = Ledger(path, clock=clock, on_problem=told.append)
     assert len(told) <= 1
     (left,) = after.open_alarms()
     assert (left.first["seq"], left.last["seq"]) == (1, 2)
@@ -166,7 +166,7 @@ def test_a_large_journal_that_is_deleted_goes_on_with_its_newest_part(
     monkeypatch.setattr("stream_detector.events.salvage._WHOLE_BYTES", 1000)
     monkeypatch.setattr(ledger_module, "_TAIL", 10)
     path, clock = tmp_path / "l.sqlite3", FakeClock()
-    ledger = Ledger(path, clock=clock, on_trouble=lambda text: None)
+    ledger = Ledger(path, clock=clock, on_problem=lambda text: None)
     for _ in range(30):
         ledger.append(GATE, {"pad": "x" * 200})
     for part in tmp_path.glob("l.sqlite3*"):

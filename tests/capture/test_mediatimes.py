@@ -290,7 +290,7 @@ def test_colours_are_right_whatever_matrix_and_range_the_file_names(
     reader.grab()
     picture = reader.retrieve()
     assert picture is not None
-    rgb = picture.rgb(RECIPES["stream-112"].seen[0], "area")
+    rgb = picture.rgb(RECIPES["stream-112"].input_views[0], "area")
     assert np.abs(rgb.astype(int) - (0x30, 0xC8, 0x50)).max() <= 3
     reader.close()
 

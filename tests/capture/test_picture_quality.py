@@ -255,8 +255,8 @@ def test_the_decider_tells_of_trouble_in_statuses_and_accounts_for_every_millise
     score(4, ())
     assert sink.details == [
         ("online", ""),
-        ("online", "picture_trouble: black"),
-        ("online", "picture_trouble: frozen"),
+        ("online", "picture_quality: black"),
+        ("online", "picture_quality: frozen"),
         ("online", "picture and coverage are good again"),
     ]
     assert sink.decisions[-1].score.timing.decide == pytest.approx(4.0)

@@ -10,7 +10,7 @@ import pytest
 
 from stream_detector.errors import DataError
 from stream_detector.types import Float32Array, UInt8Array
-from trainer.recipes.embedded.normal_recordings import bags_of, recordings
+from trainer.recipes.embedded.normal_recordings import recording_bags, recordings
 
 
 def _video(path: Path, frames: int, level: int) -> None:
@@ -54,7 +54,7 @@ def test_what_was_seen_is_kept_until_the_network_changes(folder: Path, tmp_path:
 
 def test_bags_are_normal_and_together_the_whole_recording(folder: Path, tmp_path: Path) -> None:
     found = recordings(folder, 0, _brightness, 32, tmp_path / "0.npz", "k")
-    bags = bags_of(found, windows=2)
+    bags = recording_bags(found, windows=2)
     assert [len(bag.features) for bag in bags] == [2, 2, 1, 2, 2, 1]
     assert {(bag.set, bag.abnormal) for bag in bags} == {("quiet_hours", False)}
 

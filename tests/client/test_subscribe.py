@@ -212,7 +212,7 @@ def test_cameras_and_kinds_are_filtered(bench: Bench, subscribe: Subscribe) -> N
     take(bench, subscriber, 1)
     bench.publisher.status(online("cam10"))
     bench.publisher.alarm(an_event(camera="cam1"))
-    bench.publisher._report_trouble("the disk is full")
+    bench.publisher._report_problem("the disk is full")
     (trouble,) = take(bench, subscriber, 1)
     assert trouble.camera == "_detector"
     assert nothing(bench, subscriber)

@@ -33,7 +33,7 @@ DIM = 8
 SIZE = (64, 64)
 RECIPE = Recipe("tiny", SIZE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, fps=1e6)
 STEPS = ("frame",) * 80 + ("flat",) * 80 + ("frame",) * 80
-QUALITY = PictureQualityConfig(hold_s=1.0)
+QUALITY = PictureQualityConfig(min_duration_s=1.0)
 ASK_S = 20.0
 
 

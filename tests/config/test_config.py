@@ -70,7 +70,7 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         ("[alarm]\ncooldown = 5", "unknown key 'cooldown' in [alarm]; did you mean 'cooldown_s'?"),
         ("[alarm]\nstride = 5", "unknown key 'stride' in [alarm]; did you mean 'stride' in [window]?"),
         ("[alram]\ncooldown_s = 5", "unknown key 'alram'; did you mean 'alarm'?"),
-        ("[alarm]\nzzzzzz = 5", "unknown key 'zzzzzz' in [alarm]; known keys are cooldown_s, hold_s,"),
+        ("[alarm]\nzzzzzz = 5", "unknown key 'zzzzzz' in [alarm]; known keys are cooldown_s, min_duration_s,"),
         ("alarm = 5", "alarm is a section; write [alarm] and its keys below it"),
         ("[alarm]\ncooldown_s = -1", "alarm.cooldown_s must be at least 0, not -1"),
         ("[alarm]\ncooldown_s = inf", "alarm.cooldown_s must be at least 0, not inf"),
@@ -304,6 +304,8 @@ def test_a_secret_that_others_may_read_gives_a_warning(tmp_path: Path, caplog: p
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("[picture_quality]\nhold_s = 1", "min_duration_s is now called 'min_duration_s'; rename it"),
+        ("[window]\nfind_cuts = false", "detect_cuts is now called 'detect_cuts'; rename it"),
         ("[trouble]\nhold_s = 1", "[trouble] is now called [picture_quality]; rename it"),
         ("[smooth]\nkind = 'none'", "[smooth] is now called [smoothing]; rename it"),
         (

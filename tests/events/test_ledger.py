@@ -28,7 +28,7 @@ def alarm(name: str, kind: str = "start") -> dict[str, Any]:
 
 
 def make(path: Path | None, clock: FakeClock | None = None, **options: Any) -> Ledger:
-    return Ledger(path, clock=clock or FakeClock(), on_trouble=lambda text: None, **options)
+    return Ledger(path, clock=clock or FakeClock(), on_problem=lambda text: None, **options)
 
 
 def seqs(ledger: Ledger, topic: str, epoch: str | None = None, seq: int = 0, limit: int = 100) -> list[tuple[str, int]]:
@@ -48,7 +48,7 @@ def test_seq_counts_per_topic_without_holes(tmp_path: Path, on_disk: bool) -> No
     assert [s for _, s in seqs(ledger, GATE, seq=1)] == [2, 3]
     assert [s for _, s in seqs(ledger, GATE, limit=2)] == [1, 2]
     assert json.loads(ledger.since(YARD, None, 0, 9)[0][0]) == body
-    assert not ledger.degraded and ledger.take_troubles() == []
+    assert not ledger.degraded and ledger.take_problems() == []
     ledger.close()
     ledger.close()
     with pytest.raises(LedgerError):
@@ -145,7 +145,7 @@ def test_a_full_disk_degrades_to_memory_and_comes_back(tmp_path: Path, monkeypat
     earlier.append(GATE, {})
     earlier.close()
     told: list[str] = []
-    ledger = Ledger(path, clock=clock, on_trouble=told.append)
+    ledger = Ledger(path, clock=clock, on_problem=told.append)
     ledger.append(GATE, alarm("a"))
     disk.full = True
     assert ledger.append(GATE, alarm("a", "update")) == 2
@@ -190,7 +190,7 @@ def test_a_read_only_file_degrades_and_its_open_alarms_are_known(
 
     monkeypatch.setattr(sqlite3, "connect", connect)
     ledger = make(path)
-    assert ledger.degraded and "readonly" in ledger.take_troubles()[0]
+    assert ledger.degraded and "readonly" in ledger.take_problems()[0]
     assert [o.first["id"] for o in ledger.open_alarms()] == ["a"]
     assert ledger.append(GATE, alarm("a", "end")) == 1
     ledger.close()
@@ -203,7 +203,7 @@ def test_a_corrupt_file_is_set_aside(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "l.sqlite3"
     path.write_bytes(content)
     ledger = make(path)
-    assert "set aside" in ledger.take_troubles()[0] and not ledger.degraded
+    assert "set aside" in ledger.take_problems()[0] and not ledger.degraded
     assert (tmp_path / "l.sqlite3.corrupt-1").read_bytes() == content
     assert ledger.append(GATE, {}) == 1
     ledger.close()
@@ -226,7 +226,7 @@ def test_a_corrupt_file_still_gives_its_open_alarms_and_newest_events(tmp_path: 
         other.execute("UPDATE open_alarms SET last = 'x' WHERE id LIKE 'n7@%'")
     other.close()
     second = make(path)
-    assert "set aside" in second.take_troubles()[0]
+    assert "set aside" in second.take_problems()[0]
     names = {o.last["id"] for o in second.open_alarms()}
     assert "n150" in names and "n7" not in names and len(names) == 199
     found = [seq for _, seq in seqs(second, GATE, first.epoch, 0, 500)]
@@ -256,7 +256,7 @@ def test_nonsense_in_a_table_is_noticed(tmp_path: Path, damage: str) -> None:
     other.close()
     assert ledger.last_positions() == {GATE: written[-1]}
     assert seqs(ledger, GATE, None, 0) == written
-    assert "set aside" in ledger.take_troubles()[0]
+    assert "set aside" in ledger.take_problems()[0]
     assert ledger.append(GATE, {}) == 4
     ledger.close()
 
@@ -272,7 +272,7 @@ def test_a_flipped_bit_in_a_body_is_noticed_and_what_is_remembered_goes_on(tmp_p
     other.close()
     bodies = [json.loads(text) for text in ledger.since(GATE, None, 0, 10)[0]]
     assert [body["id"] for body in bodies] == [f"needle{number}" for number in range(5)]
-    assert "checksum" in ledger.take_troubles()[0]
+    assert "checksum" in ledger.take_problems()[0]
     assert ledger.append(GATE, {}) == 6 and len(ledger.open_alarms()) == 5
     ledger.close()
 

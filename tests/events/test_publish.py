@@ -74,18 +74,18 @@ def test_the_heartbeat_tells_last_seqs_ages_and_trouble(bench: Bench) -> None:
     socket.subscribe(protocol.HEARTBEAT_TOPIC)
     bench.publisher.alarm(an_event())
     bench.publisher.score(a_decision())
-    bench.ledger._report_trouble("the disk is full")
+    bench.ledger._report_problem("the disk is full")
     bench.clock.advance(2.5)
 
     def trouble() -> Any:
         bench.tick(1.0)
         body = json.loads(socket.recv_multipart()[1]) if socket.poll(1) else {}
-        return body if body.get("trouble") else None
+        return body if body.get("problem") else None
 
     body = bench.until(trouble)
     assert body["last"] == {"v1/alarm/gate/": 1, "v1/score/gate/": 1, "v1/status/_detector/": 1}
     assert body["scored_age_s"]["gate"] >= 2.5 and body["scored_age_s"]["yard"] is None
-    assert body["trouble"] == "the disk is full" and body["epoch"] == bench.ledger.epoch
+    assert body["problem"] == body["trouble"] == "the disk is full" and body["epoch"] == bench.ledger.epoch
     protocol.decode_message([b"v1/heartbeat/", json.dumps(body).encode()])
 
 

@@ -41,7 +41,7 @@ def later(clock: FakeClock, life_s: float, off_s: float = 0.0) -> SetClock:
 
 
 def make(path: Path, clock: FakeClock, days: float = 1.0) -> Ledger:
-    return Ledger(path, clock=clock, keep_days=days, on_trouble=lambda text: None)
+    return Ledger(path, clock=clock, keep_days=days, on_problem=lambda text: None)
 
 
 def run(ledger: Ledger, clock: FakeClock, seconds: float, step_s: float = 60.0) -> None:

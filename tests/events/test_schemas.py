@@ -64,7 +64,7 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
     bench.publisher.acknowledge("gate", "a" * 32, "", "")
     bench.publisher.write(VerdictWrite("gate", "a" * 32, bench.ledger.epoch, "false", "a cat", "Ann"), "key:ann")
     bench.publisher.write(VerdictWrite("gate", "b" * 32, "", "missed", at_utc=1.7e9, lasting_s=10.0), "http:ann")
-    bench.ledger._report_trouble("the disk is full")
+    bench.ledger._report_problem("the disk is full")
     seen: dict[str, int] = {}
 
     def all_kinds() -> bool:

@@ -44,7 +44,7 @@ class Hosts:
         self._changed = threading.Condition()
         settings = CaptureConfig(hosts=hosts, backoff_min_s=0.05, **capture)  # type: ignore[arg-type]
         configs = tuple(CameraConfig(name=n, source=f"numbered:{folder}{query}") for n, query in cameras.items())
-        config = Config(cameras=configs, capture=settings, window=WindowConfig(find_cuts=False))
+        config = Config(cameras=configs, capture=settings, window=WindowConfig(detect_cuts=False))
         self.pool = HostPool(config, partial(make_views, recipe=RECIPE), RECIPE.fps, self, recipe=RECIPE)
         for camera in configs:
             self.pool.assign(CameraTask(camera, 16))

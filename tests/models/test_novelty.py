@@ -76,9 +76,9 @@ def test_too_little_to_learn_from_is_one_sentence(features: Float32Array) -> Non
 
 def test_it_is_told_when_it_lasts_and_not_before(model: NoveltyModel) -> None:
     known, other = plane(1, 10)[0], 50.0 * np.random.default_rng(11).normal(size=DIM).astype(np.float32)
-    watch = NoveltyMonitor(model, CONFIG.hold_s)
+    watch = NoveltyMonitor(model, CONFIG.min_duration_s)
     told = [watch.check(ref(n), other if n != 3 else known) for n in range(12)]
-    lasting = [n * WINDOW_S + 0.6 - (0 if n < 3 else 4 * WINDOW_S) >= CONFIG.hold_s for n in range(12)]
+    lasting = [n * WINDOW_S + 0.6 - (0 if n < 3 else 4 * WINDOW_S) >= CONFIG.min_duration_s for n in range(12)]
     assert told == [late and n != 3 for n, late in enumerate(lasting)]
     assert True in told and told.count(False) > 6
     assert not watch.check(ref(0), other)  # the source began anew
@@ -132,8 +132,8 @@ def test_the_cause_reaches_scores_and_status_and_changes_no_score(model: Novelty
         marked = [d.score.ref.degraded == ("novelty", "unfamiliar") for d in sink.decisions]
         assert [d.score.raw for d in sink.decisions] == [0.3] * 12
         if config.enabled:
-            assert marked == [n * WINDOW_S + 0.6 >= CONFIG.hold_s and n < 8 for n in range(12)]
-            assert sink.details == ["", "picture_trouble: novelty, unfamiliar", "picture and coverage are good again"]
+            assert marked == [n * WINDOW_S + 0.6 >= CONFIG.min_duration_s and n < 8 for n in range(12)]
+            assert sink.details == ["", "picture_quality: novelty, unfamiliar", "picture and coverage are good again"]
         else:
             assert not any(marked) and sink.details == [""]
 

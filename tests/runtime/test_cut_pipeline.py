@@ -20,7 +20,7 @@ STEPS = ("frame",) * 56 + ("other",) * 40
 
 @pytest.mark.parametrize(("look", "starts"), [(True, [0, 16, 32, 56, 72]), (False, [0, 16, 32, 48, 64, 80])])
 def test_windows_and_smoothing_begin_anew(look: bool, starts: list[int]) -> None:
-    config = Config(pace="max", window=WindowConfig(find_cuts=look))
+    config = Config(pace="max", window=WindowConfig(detect_cuts=look))
     pipeline, sink = make({"gate": FakeSource(STEPS)}, engine=ConstantEngine(score=0.8), config=config)
     plans = (CameraPlan("gate", "gate", False, 16, SMOOTH, ALARM, 0.5, evidence=False),)
     telemetry = Telemetry(["gate"], SystemClock())

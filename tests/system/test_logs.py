@@ -126,7 +126,7 @@ def test_states_alarms_and_trouble_are_told_once(tmp_path: Path) -> None:
     with run_log("json", level=logging.INFO, path=tmp_path / "log"):
         telemetry.status(CameraStatus("gate", "rtsp://h", "online"))
         narrator.log_new_entries()
-        telemetry.status(CameraStatus("gate", "rtsp://h", "online", "picture_trouble: black"))
+        telemetry.status(CameraStatus("gate", "rtsp://h", "online", "picture_quality: black"))
         telemetry.event({**alarm, "type": "start"})
         telemetry.event({**alarm, "type": "end", "end_s": 5.0, "reason": "normal"})
         telemetry.status(CameraStatus("gate", "rtsp://h", "offline", "the connection was lost"))
@@ -135,7 +135,7 @@ def test_states_alarms_and_trouble_are_told_once(tmp_path: Path) -> None:
     found = [(line["event"], line["level"]) for line in read(tmp_path / "log")]
     assert found == [
         ("camera_state", "info"),
-        ("camera_trouble", "warning"),
+        ("camera_problem", "warning"),
         ("alarm_start", "warning"),
         ("alarm_end", "info"),
         ("camera_state", "warning"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stream_detector.errors import UsageError
 from stream_detector.reports.scores_file import ScoresFile
-from stream_detector.system.outputs import SCORE_COLUMNS, Kind, check_apart, check_free, keep_former, replace_file
+from stream_detector.system.outputs import SCORE_COLUMNS, Kind, check_apart, check_free, rename_former, replace_file
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 HEADER = ",".join(SCORE_COLUMNS) + "\r\n"
@@ -51,7 +51,7 @@ def test_nothing_foreign_is_ever_replaced(tmp_path_factory: pytest.TempPathFacto
         with pytest.raises(UsageError):
             replace_file(folder / name, b"new", kind)
         with pytest.raises(UsageError):
-            keep_former(folder / name, kind)
+            rename_former(folder / name, kind)
     assert original.read_bytes() == content
     assert sorted(os.listdir(folder)) == ["hard", "original", "soft"]
 

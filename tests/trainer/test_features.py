@@ -22,7 +22,7 @@ from trainer.data.features import (
     require_finite,
 )
 from trainer.data.videos import read_list, read_ucf_crime
-from trainer.mil.bags import Sampler, bags_of, segment_edges, to_segments, validation_split
+from trainer.mil.bags import Sampler, segment_bags, segment_edges, to_segments, validation_split
 
 RNG = np.random.default_rng(0)
 
@@ -49,12 +49,12 @@ def test_every_video_gives_all_segments(rows: int, segments: int) -> None:
 
 
 def test_543_frames_give_32_rows() -> None:
-    assert bags_of(FeatureSet((video("a", rows=543 // 16),), "x", {}), 32).shape == (1, 32, 6)
+    assert segment_bags(FeatureSet((video("a", rows=543 // 16),), "x", {}), 32).shape == (1, 32, 6)
 
 
 def test_too_few_segments_are_refused() -> None:
     with pytest.raises(DataError, match="at least 3"):
-        bags_of(dataset(), 2)
+        segment_bags(dataset(), 2)
 
 
 def test_batches_show_every_video_before_any_twice() -> None:

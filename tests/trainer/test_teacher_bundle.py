@@ -61,8 +61,8 @@ def test_a_head_on_the_teachers_answers_is_written_without_the_weights(
 
 def test_windows_of_a_clip_are_in_order_and_one_split_is_not_enough(tmp_path: Path) -> None:
     targets, clips = answered(tmp_path, ("train", "val"))
-    bag, clip = teacher_bundle.bags_of(targets, clips)["train"][0]
+    bag, clip = teacher_bundle.clip_bags(targets, clips)["train"][0]
     assert clip.path == "0.mp4" and np.array_equal(bag.features[0], targets.features[40])  # start 0 before start 16
     targets, clips = answered(tmp_path / "other", ("train",))
     with pytest.raises(DataError, match="one split only"):
-        teacher_bundle.bags_of(targets, clips)
+        teacher_bundle.clip_bags(targets, clips)

@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
             raise DataError(f"the head of bundle {bundle.name} carries a state; judge it with `stream-detector score`")
         bundle_store = Store(args.cache, bundle_look(bundle), samples)
         unseen = [k for k, piece in enumerate(pieces) if piece.set in args.unseen]
-        _tell(console, bundle_store.look.name, bundle_store.fill([pieces[k].file for k in unseen]))
+        _show_progress(console, bundle_store.look.name, bundle_store.fill([pieces[k].file for k in unseen]))
         raw = [np.zeros(1) for _ in pieces]
         for k in unseen:
             raw[k] = head(torch.from_numpy(bundle_store.features(pieces[k].file))).double().numpy()
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         names = tuple(dict.fromkeys(args.network))
         store = known_stores(names, args.size, args.cache, samples)
-        _tell(console, store.name, store.fill([piece.file for piece in pieces]))
+        _show_progress(console, store.name, store.fill([piece.file for piece in pieces]))
         features = [store.features(piece.file) for piece in pieces]
         about["settings"] |= {
             "networks": list(names),
@@ -159,7 +159,7 @@ def _backgrounds(cache: Path, pieces: Sequence[Piece], samples: Sequence[Path], 
             yield number, len(pieces)
 
     found: list[UInt8Array] = []
-    _tell(console, "backgrounds", each())
+    _show_progress(console, "backgrounds", each())
     return np.stack(found)
 
 
@@ -177,7 +177,7 @@ def quiet_hours(folder: Path | None, minutes: float, store: Stores, console: Con
             found.append(Quiet(file.name, store.features(file, most=most), fps))
             yield number, len(files)
 
-    _tell(console, "quiet recordings", each())
+    _show_progress(console, "quiet recordings", each())
     return found
 
 
@@ -187,7 +187,7 @@ def kept_digest(pieces: Sequence[Piece], folds: Any) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
-def _tell(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
+def _show_progress(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
     for done, total in steps:
         if done % 100 == 0 or done == total:
             console.print(f"{name}: {done} of {total}")

@@ -36,14 +36,14 @@ def to_segments(rows: Float32Array, segments: int) -> Float32Array:
     return np.stack(parts).astype(np.float32)
 
 
-def bags_of(features: FeatureSet, segments: int) -> Float32Array:
+def segment_bags(features: FeatureSet, segments: int) -> Float32Array:
     """All videos as (V, segments, D). Raises DataError when segments < 3."""
     if segments < MIN_SEGMENTS:
         raise DataError(f"segments must be at least {MIN_SEGMENTS} because the losses rank three, got {segments}")
     return np.stack([to_segments(v.rows, segments) for v in features.videos])
 
 
-def windows_of(video: VideoFeatures, frames: int) -> tuple[Ints, Ints]:
+def window_spans(video: VideoFeatures, frames: int) -> tuple[Ints, Ints]:
     """Half-open frame windows of the rows of a video: those of extraction, or equal parts of `frames` frames."""
     if video.starts is not None and video.ends is not None:
         return video.starts, video.ends

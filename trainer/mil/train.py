@@ -26,7 +26,7 @@ from stream_detector.models.streaming_heads import Scaling
 from stream_detector.types import Float32Array
 from trainer.data.features import FeatureSet, load_features, require_both_classes, require_finite
 from trainer.mil.backend import BACKENDS, seed_everything, use_backend
-from trainer.mil.bags import Sampler, bags_of, validation_split
+from trainer.mil.bags import Sampler, segment_bags, validation_split
 from trainer.mil.checkpoint import Checkpoint, Curve, versions
 from trainer.mil.heads import HeadSpec, build_head, fit_scaling, kernels_of, merged, see, weights_of
 from trainer.mil.stopping import has_turned
@@ -258,7 +258,7 @@ def train_network(
 
 def training_scaling(features: FeatureSet, hyper: Hyper) -> Scaling:
     """Rescaling and principal axes from all training videos; labels are not used, so held-out ones may take part."""
-    rows = bags_of(features, hyper.segments).reshape(-1, features.dim)
+    rows = segment_bags(features, hyper.segments).reshape(-1, features.dim)
     return fit_scaling(rows, hyper.target_norm, hyper.standardise, min(hyper.projection, features.dim), hyper.centre)
 
 
@@ -280,7 +280,7 @@ def train(
     if hyper.linear_last:
         merged(spec, [])  # raises for a head that cannot have it
     keras = use_backend(backend)
-    labels, rows = features.labels(), bags_of(features, hyper.segments)
+    labels, rows = features.labels(), segment_bags(features, hyper.segments)
     fit, val = validation_split(features, hyper.val_share, hyper.seed)
     scaling = scaling or training_scaling(features, hyper)
     scaled = scaling.apply(rows)

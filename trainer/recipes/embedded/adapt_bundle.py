@@ -35,7 +35,7 @@ from trainer.recipes.embedded.clip_metrics import Stream
 from trainer.recipes.embedded.distill import use_threads
 from trainer.recipes.embedded.fit_head import Bag
 from trainer.recipes.embedded.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Footage, add_options, measured, work
-from trainer.recipes.embedded.normal_recordings import bags_of
+from trainer.recipes.embedded.normal_recordings import recording_bags
 from trainer.recipes.embedded.training_data import CLIP_LIMIT
 
 OVER_S = 1.0  # after the end of an incident it is over: what follows is calm
@@ -101,7 +101,7 @@ def _adapt(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespac
     calm, loud = gather(footage, head, args, console)
     learned = footage.hours(args.quiet_videos, 0)
     quiet = footage.hours(args.quiet_videos, 1)
-    calm += bags_of(learned)
+    calm += recording_bags(learned)
     config = AdaptConfig(keep=args.keep, calm=args.calm, loud=args.loud, hidden=args.hidden)
     adapted, moved = adapt_head(head, known, calm, loud, config)
     found = measured(footage, adapted, quiet, (args.scenes, args.check_scenes), args.scene_s, console)

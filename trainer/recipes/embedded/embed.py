@@ -33,7 +33,7 @@ from trainer.recipes.embedded.clip_metrics import leave_one_set_out, teacher_pro
 from trainer.recipes.embedded.distill import use_threads
 from trainer.recipes.embedded.fit_head import calibrate
 from trainer.recipes.embedded.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, look, measured
-from trainer.recipes.embedded.normal_recordings import bags_of
+from trainer.recipes.embedded.normal_recordings import recording_bags
 from trainer.recipes.embedded.select_head import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.recipes.embedded.spaces import fit_in_space, maps_of
 from trainer.recipes.embedded.student import student_from
@@ -62,7 +62,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
         train += [replace(bag, set="quiet_scenes") for bag in footage.bags(QUIET[0], "val")[0]]
     learned = footage.hours(args.quiet_videos, 0)
     quiet = footage.hours(args.quiet_videos, 1)
-    train += bags_of(learned)
+    train += recording_bags(learned)
     console.print(f"features: {time.monotonic() - began:.0f} s, {len(train)} train bags, {len(val)} val bags")
     maps = maps_of(student.eval().requires_grad_(False))  # on the CPU still, as the bags are
     head, chosen, tried = choose_head(train, val, maps)

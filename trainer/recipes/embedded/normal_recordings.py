@@ -38,7 +38,7 @@ class Recording:
     features: Float32Array
 
 
-def windows_of(file: Path, size: int) -> Iterator[tuple[UInt8Array, float]]:
+def sized_windows(file: Path, size: int) -> Iterator[tuple[UInt8Array, float]]:
     """Full windows, 16 frames every 16 frames: uint8 (16, size, size, 3) RGB, with the file's frame rate.
 
     Raises DataError if there is none.
@@ -83,7 +83,7 @@ def _watched(file: Path, look: Look, size: int, batch: int) -> tuple[Float32Arra
     rows: list[Float32Array] = []
     waiting: list[UInt8Array] = []
     fps = 25.0
-    for window, fps in windows_of(file, size):  # noqa: B007  (it is the file's, the same every time)
+    for window, fps in sized_windows(file, size):  # noqa: B007  (it is the file's, the same every time)
         waiting.append(window)
         if len(waiting) == batch:
             rows.append(look(np.stack(waiting)))
@@ -93,7 +93,7 @@ def _watched(file: Path, look: Look, size: int, batch: int) -> tuple[Float32Arra
     return np.concatenate(rows), fps
 
 
-def bags_of(found: Sequence[Recording], windows: int = 60) -> list[Bag]:
+def recording_bags(found: Sequence[Recording], windows: int = 60) -> list[Bag]:
     """Normal bags of so many windows each, of set `quiet_hours`."""
     return [
         Bag(recording.features[first : first + windows], "quiet_hours", False)

@@ -36,7 +36,7 @@ TIME_CONSTANT_S = 1.0
 REFERENCE = "i3d-kinetics400"
 
 
-def bags_of(targets: Targets, clips: tuple[Clip, ...]) -> dict[str, list[tuple[Bag, Clip]]]:
+def clip_bags(targets: Targets, clips: tuple[Clip, ...]) -> dict[str, list[tuple[Bag, Clip]]]:
     """The clips that the teacher has answered about, by split, each with its windows in order of time."""
     rows: dict[int, list[int]] = {}
     for row in np.flatnonzero(targets.done).tolist():
@@ -55,7 +55,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     """Fit, choose, calibrate, write; returns the bundle. Raises DataError and BundleError."""
     _, clips = load_clips(args.cache)
     targets = Targets.open(args.cache / f"teacher-{named(args.teacher_size)}")
-    found = bags_of(targets, clips)
+    found = clip_bags(targets, clips)
     train, val = [bag for bag, _ in found["train"]], [bag for bag, _ in found["val"]]
     tried: list[dict[str, Any]] = []
     best = None

@@ -114,12 +114,12 @@ const TEXTS = {
   "no news": "The detector sends nothing. This page shows old data and no new alarms.",
   hangs: "The detector hangs. No alarm can start or end until somebody restarts it.",
 };
-function trouble() {
+function problem() {
   if (link.state === "lost" || link.state === "no news") return link.state;
   return head && !head.live ? "hangs" : "";
 }
 function showBanner() {
-  const what = trouble();
+  const what = problem();
   setText($("banner-text"), TEXTS[what] || "");
   const since = what === "hangs" ? decided : link.heard;
   setText($("banner-time"), what ? `${what === "hangs" ? "Last decision" : "Last message"} ${ago((performance.now() - since) / 1000)} ago.` : "");

@@ -25,7 +25,7 @@ class Card {
     this.live = true;      // whether the detector decides
     this.pictured = null;  // when the picture shown came, by this clock
     this.canvas = h("canvas", { class: "chart", role: "img", "aria-label": `Scores of ${name}` });
-    this.trouble = h("p", { class: "trouble" });
+    this.problem = h("p", { class: "problem" });
     this.values = {};
     const fact = (key, label) => h("div", {}, h("dt", {}, label), this.values[key] = h("dd", {}, "–"));
     const facts = h("dl", { class: "facts" }, fact("score", "score"), fact("fps", "fps"), fact("coverage", "coverage"), fact("drops", "drops"), fact("lag", "latency"),
@@ -33,7 +33,7 @@ class Card {
     this.node = h("article", { class: "card panel", "aria-label": `Camera ${name}` },
       this.face,
       h("div", { class: "name" }, h("h2", {}, h("a", { href: `/camera/${name}`, "data-link": "" }, name)), this.chip),
-      h("div", { class: "plot" }, this.canvas), facts, this.trouble);
+      h("div", { class: "plot" }, this.canvas), facts, this.problem);
     this.chart = new Chart(this.canvas);
   }
 
@@ -54,11 +54,11 @@ class Card {
       scored: String(state.scored), source: state.source,
     };
     for (const [key, node] of Object.entries(this.values)) setText(node, values[key]);
-    const bad = state.trouble !== "";
-    this.node.classList.toggle("troubled", bad);
-    setText(this.trouble, bad ? `⚠ ${state.trouble}` : "");
-    this.trouble.classList.toggle("is", bad);
-    this.trouble.title = state.trouble;
+    const bad = state.problem !== "";
+    this.node.classList.toggle("has-problem", bad);
+    setText(this.problem, bad ? `⚠ ${state.problem}` : "");
+    this.problem.classList.toggle("is", bad);
+    this.problem.title = state.problem;
     const label = `Scores of ${this.name}: now ${values.score}, threshold ${values.threshold}${state.alarmed ? ", alarm" : ""}`;
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
   }
@@ -74,7 +74,7 @@ class Card {
     this.face.classList.toggle("old", old);
     const word = state === null ? "connecting" : WORDS[state.state] || state.state;
     setText(this.chip, unknown ? (alarmed ? "was in alarm" : unknown) : alarmed ? "ALARM" : word);
-    this.chip.className = `chip ${alarmed && !unknown ? "alarm" : old || (state !== null && state.trouble) ? "warn" : word === "online" ? "good" : ""}`;
+    this.chip.className = `chip ${alarmed && !unknown ? "alarm" : old || (state !== null && state.problem) ? "warn" : word === "online" ? "good" : ""}`;
     const shown = !this.img.hidden;
     setText(this.age, !shown || age === null ? "" : old ? (unknown === "not monitored" && age < OLD_S ? unknown : `last picture ${ago(age)} ago`) : word === "ended" ? "ended" : "");
     this.age.hidden = this.age.textContent === "";
@@ -169,8 +169,8 @@ export function open(main, context, _name, query) {
     }
     arrange(run.alarmed);
     const other = run.alarmed.filter((name) => !cards.has(name));
-    const alarm = !run.live ? "alarm state unknown" : run.alarmed.length ? `${run.alarmed.length} in alarm` : run.trouble.length ? "no alarm on the working cameras" : "no alarm";
-    const parts = [`${run.cameras} camera${run.cameras === 1 ? "" : "s"}`, alarm, run.trouble.length ? `${run.trouble.length} with a problem` : "",
+    const alarm = !run.live ? "alarm state unknown" : run.alarmed.length ? `${run.alarmed.length} in alarm` : run.with_problem.length ? "no alarm on the working cameras" : "no alarm";
+    const parts = [`${run.cameras} camera${run.cameras === 1 ? "" : "s"}`, alarm, run.with_problem.length ? `${run.with_problem.length} with a problem` : "",
       run.p95_ms === null ? "" : `latency ${latency(run.p50_ms)} (p95 ${latency(run.p95_ms)})`,
       other.length ? `alarm on another page: ${other.slice(0, 5).join(", ")}` : "", run.ended ? "all recordings have ended" : ""];
     setText(message, parts.filter(Boolean).join(" · "));
