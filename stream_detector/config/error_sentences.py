@@ -9,6 +9,7 @@ Text values are never shown, because one may be a password.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,12 @@ _KINDS = {
     "tuple": "a list in brackets",
     "list": "a list in brackets",
 }
-_FORMS: dict[int | str, str] = {"device": "auto, cpu, cuda, cuda:N or mps", "hwaccel": "a name of a-z and 0-9"}
+_FORMS: dict[int | str, str] = {
+    "device": "auto, cpu, cuda, cuda:N or mps",
+    "hwaccel": "a name of a-z and 0-9",
+    "hosts": "auto, or a whole number from 0 to 256",
+}
+_MEMBER = re.compile(r"(constrained-)?(bool|int|float|str)|literal\[.*\]")  # pydantic's names of the types of a union
 _PLAIN = ("bool", "int", "float", "str")  # the types that a value of a free table may have; pydantic reports each
 _FORMER_KEYS = {  # key of an earlier version → its present name
     "trouble": "[picture_quality]",
@@ -68,6 +74,8 @@ def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str
     if location[-1] in _PLAIN and "options" in location:
         return f"{prefix}{_key(location[:-1])} must be a number, a text in quotes, or true or false"
     given = first["input"]
+    if len(location) > 1 and location[-2] in _FORMS and _MEMBER.fullmatch(str(location[-1])):
+        location, key, kind = location[:-1], _key(location[:-1]), "string_pattern_mismatch"
     shown = f", not {given}" if isinstance(given, int | float) else ""  # a text is never shown: it may be a password
     return f"{prefix}{key} must be {_wanted(kind, first.get('ctx', {}), location, model)}{shown}"
 

@@ -70,8 +70,10 @@ def refused(folder: Path, text: str, overrides: dict[str, Any] | None = None) ->
         ("[alarm]\ncooldown = 5", "unknown key 'cooldown' in [alarm]; did you mean 'cooldown_s'?"),
         ("[alarm]\nstride = 5", "unknown key 'stride' in [alarm]; did you mean 'stride' in [window]?"),
         ("[alram]\ncooldown_s = 5", "unknown key 'alram'; did you mean 'alarm'?"),
-        ("[alarm]\nzzzzzz = 5", "unknown key 'zzzzzz' in [alarm]; known keys are cooldown_s, min_duration_s,"),
+        ("[alarm]\nzzzzzz = 5", "unknown key 'zzzzzz' in [alarm]; known keys are cooldown_s, hold_s,"),
         ("alarm = 5", "alarm is a section; write [alarm] and its keys below it"),
+        ("[capture]\nhosts = -1", "capture.hosts must be auto, or a whole number from 0 to 256, not -1"),
+        ("[capture]\nhosts = 'many'", "capture.hosts must be auto, or a whole number from 0 to 256"),
         ("[alarm]\ncooldown_s = -1", "alarm.cooldown_s must be at least 0, not -1"),
         ("[alarm]\ncooldown_s = inf", "alarm.cooldown_s must be at least 0, not inf"),
         ("[engine]\ndevice = 'tpu'", "engine.device must be auto, cpu, cuda, cuda:N or mps"),
@@ -304,8 +306,8 @@ def test_a_secret_that_others_may_read_gives_a_warning(tmp_path: Path, caplog: p
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[picture_quality]\nhold_s = 1", "min_duration_s is now called 'min_duration_s'; rename it"),
-        ("[window]\nfind_cuts = false", "detect_cuts is now called 'detect_cuts'; rename it"),
+        ("[picture_quality]\nhold_s = 1", "'hold_s' in [picture_quality] is now called 'min_duration_s'; rename it"),
+        ("[window]\nfind_cuts = false", "'find_cuts' in [window] is now called 'detect_cuts'; rename it"),
         ("[trouble]\nhold_s = 1", "[trouble] is now called [picture_quality]; rename it"),
         ("[smooth]\nkind = 'none'", "[smooth] is now called [smoothing]; rename it"),
         (
