@@ -155,7 +155,7 @@ def test_a_taken_port_fails_and_a_free_one_does_not(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         events, _ = doctor.ports(config_in(tmp_path, bind=f"tcp://127.0.0.1:{port}", heartbeat_s=0.1))
         assert (events.name, events.state) == ("events port", "fail")
-        assert "no detector" in events.detail
+        assert "another program holds it" in events.detail
     events, _ = doctor.ports(config_in(tmp_path, bind=f"tcp://127.0.0.1:{port}"))
     assert (events.state, events.advice) == ("ok", "")
 
