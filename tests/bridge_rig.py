@@ -133,14 +133,14 @@ class Lab:
         rows = []
         for notice in notices:
             if self.target.wants(notice):
-                min_duration_s, takes_back = self.target.min_duration_s(notice)
+                hold_s, takes_back = self.target.hold_s(notice)
                 utc = self.clock.utc()
                 if takes_back:
                     self.outbox.add(rows)
                     rows = []
                     if self.outbox.cancel("here", notice.camera, takes_back, utc, utc):
                         continue
-                rows.append(("here", self.target.lane(notice), notice, utc + min_duration_s if min_duration_s else 0.0))
+                rows.append(("here", self.target.lane(notice), notice, utc + hold_s if hold_s else 0.0))
         self.outbox.add(rows)
 
     def run(self, seconds: float = 0.0) -> None:

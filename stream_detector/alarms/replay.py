@@ -59,7 +59,7 @@ def hysteresis_spans(
     above, low = np.flatnonzero(smoothed >= threshold), smoothed < threshold * alarm.off_ratio
     last = np.maximum.accumulate(np.where(low, -1, np.arange(len(low))))  # the last window that was not low
     below = np.flatnonzero(low & (last >= 0))
-    below = below[ends_s[below] - ends_s[last[below]] >= alarm.min_duration_s]
+    below = below[ends_s[below] - ends_s[last[below]] >= alarm.hold_s]
     calm = np.flatnonzero(raw < threshold)
     found: list[tuple[int, int | None, float]] = []
     place, ready_s = 0, -np.inf

@@ -1,12 +1,12 @@
 """The alarm state machine of one camera: hysteresis, hold, minimum length, cooldown. Media time only.
 
-                 smoothed ≥ threshold                    smoothed < threshold × off_ratio for min_duration_s
+                 smoothed ≥ threshold                    smoothed < threshold × off_ratio for hold_s
                  and not cooling down                    and the alarm is min_length_s old
         idle ───────────── start ─────────────▶ active ────────────── end (normal) ──────────────▶ idle, cooling down
                                                 │    ▲
                                                 └────┘ update, every update_interval_s
 
-A violent scene has moments of calm: who is pushed away comes back. So an alarm goes on over calm shorter than min_duration_s.
+A violent scene has moments of calm: who is pushed away comes back. So an alarm goes on over calm shorter than hold_s.
 Its `end_s` is the end of the last window above, so the hold delays the end event, not the end that it tells.
 
 Every alarm that starts also ends: `finish` ends it with a reason when the source is lost or the run is over.
@@ -89,7 +89,7 @@ class HysteresisRule:
         *,
         threshold: float,
         off_ratio: float,
-        min_duration_s: float = 0.0,
+        hold_s: float = 0.0,
         min_length_s: float,
         cooldown_s: float,
         update_interval_s: float,
@@ -99,7 +99,7 @@ class HysteresisRule:
         self._bundle = bundle
         self._make_id = make_id
         self._off = threshold * off_ratio
-        self._min_duration_s = min_duration_s
+        self._hold_s = hold_s
         self._min_length_s = min_length_s
         self._cooldown_s = cooldown_s
         self._update_interval_s = update_interval_s
@@ -194,7 +194,7 @@ class HysteresisRule:
         alarm.peak = max(alarm.peak, decision.smoothed)
         if decision.smoothed >= self._off:
             alarm.last_above_s = ref.end_s
-        elif ref.end_s - alarm.last_above_s >= self._min_duration_s and ref.end_s - alarm.start_s >= self._min_length_s:
+        elif ref.end_s - alarm.last_above_s >= self._hold_s and ref.end_s - alarm.start_s >= self._min_length_s:
             return self._end(alarm, "normal", max(alarm.last_above_s, alarm.start_s + self._min_length_s))
         if ref.end_s - alarm.last_update_s >= self._update_interval_s:
             alarm.last_update_s = ref.end_s
@@ -256,7 +256,7 @@ def make_hysteresis(
         make_id,
         threshold=threshold,
         off_ratio=config.off_ratio,
-        min_duration_s=config.min_duration_s,
+        hold_s=config.hold_s,
         min_length_s=config.min_length_s,
         cooldown_s=config.cooldown_s,
         update_interval_s=config.update_interval_s,

@@ -171,7 +171,7 @@ class Target:
         """Notices of one lane are delivered one after another; a camera's name unless there is a reason."""
         return notice.camera or "_detector"
 
-    def min_duration_s(self, notice: Notice) -> tuple[float, str]:
+    def hold_s(self, notice: Notice) -> tuple[float, str]:
         """(seconds to wait before it is delivered, `what` of a waiting notice of its camera that it takes back)."""
         return 0.0, ""
 

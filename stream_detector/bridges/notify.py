@@ -118,7 +118,7 @@ class Notify(Target):
         """Camera states wait (`offline_s`), so they must not stand before alarms."""
         return f"{notice.camera}/state" if notice.kind == "camera" else super().lane(notice)
 
-    def min_duration_s(self, notice: Notice) -> tuple[float, str]:
+    def hold_s(self, notice: Notice) -> tuple[float, str]:
         """A camera that comes back in time takes its `offline` back."""
         if notice.kind != "camera":
             return 0.0, ""

@@ -208,13 +208,13 @@ class BridgeProcess:
             target = delivery.target
             if not target.wants(notice):
                 continue
-            min_duration_s, takes_back = target.min_duration_s(notice)
+            hold_s, takes_back = target.hold_s(notice)
             if takes_back:
                 if before:  # the notice to take back may still be on its way to the outbox
                     self.outbox.add(before)
                 if self.outbox.cancel(name, notice.camera, takes_back, utc, utc):
                     continue
-            yield name, target.lane(notice), notice, utc + min_duration_s if min_duration_s else 0.0
+            yield name, target.lane(notice), notice, utc + hold_s if hold_s else 0.0
 
     def _failed(self, error: Exception) -> None:
         self._failure = self._failure or error

@@ -93,7 +93,7 @@ def is_movable(camera: CameraConfig) -> bool:
     """Whether another process can read it: not standard input, nor a kind that this program registered itself."""
     source = camera.source
     known = SOURCE_KINDS.module_of(source.kind) is not None
-    return known and not (source.kind == "pipe" and source.reveal() == "pipe:")
+    return known and not (source.kind == "pipe" and source.shown == "pipe:")
 
 
 def _modules(cameras: Sequence[CameraConfig]) -> tuple[str, ...]:

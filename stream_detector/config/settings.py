@@ -124,7 +124,7 @@ class AlarmConfig(Section):
     rule: AlarmRuleKind = "hysteresis"  # or the name of a registered alarm rule
     threshold: Unit | None = None
     off_ratio: Unit = 0.7  # an alarm ends below threshold × off_ratio
-    min_duration_s: Seconds = 0.0  # … once it has been there for so long: shorter calm does not end an alarm
+    hold_s: Seconds = 0.0  # … once it has been there for so long: shorter calm does not end an alarm
     min_length_s: Seconds = 2.0
     cooldown_s: Seconds = 10.0  # one incident is one alarm: people who run away or help must not cause a second one
     update_interval_s: Seconds = 2.0

@@ -44,12 +44,12 @@ def test_alarms_from_crossing_to_crossing_are_those_of_the_rule(
     off: float,
     least_s: float,
     cooldown_s: float,
-    min_duration_s: float,
+    hold_s: float,
 ) -> None:
     raw, smoothed, steps = (list(values) for values in zip(*windows, strict=True)) if windows else ([], [], [])
     ends = np.cumsum(steps) if steps else np.zeros(0)
     starts = ends - 0.25
-    alarm = AlarmConfig(off_ratio=off, min_length_s=least_s, cooldown_s=cooldown_s, min_duration_s=min_duration_s)
+    alarm = AlarmConfig(off_ratio=off, min_length_s=least_s, cooldown_s=cooldown_s, hold_s=hold_s)
     arrays = (np.array(raw, float), np.array(smoothed, float), starts, ends)
     wanted = by_the_rule(raw, smoothed, starts.tolist(), ends.tolist(), threshold, alarm)
     assert hysteresis_starts(*arrays, threshold, alarm) == wanted

@@ -63,10 +63,10 @@ def test_cooldown_holds_the_next_alarm_back() -> None:
 
 def test_calm_shorter_than_the_hold_does_not_end_an_alarm_and_delays_no_end_time() -> None:
     bouts = [0.9] * 4 + [0.0] * 4 + [0.9] * 4 + [0.0] * 12
-    held = play(machine(update_interval_s=99, min_duration_s=3.0), bouts)
+    held = play(machine(update_interval_s=99, hold_s=3.0), bouts)
     assert [e.type for e in held] == ["start", "end"]
     assert held[-1].end_s == 11 * STEP_S + 0.6  # the end of the last window above, not when it was told
-    apart = play(machine(update_interval_s=99, min_duration_s=2.0, cooldown_s=0.0), bouts)
+    apart = play(machine(update_interval_s=99, hold_s=2.0, cooldown_s=0.0), bouts)
     assert [(e.type, e.end_s) for e in apart if e.type == "end"] == [
         ("end", 3 * STEP_S + 0.6),
         ("end", 11 * STEP_S + 0.6),
