@@ -122,7 +122,7 @@ def _change(body: Mapping[str, Any], before: dict[str, Any]) -> tuple[str, dict[
         return ("" if link == "down" else "offline"), {**before, "link": "down"}
     if state == "online" and link == "down":
         return "online", {**before, "link": "up"}
-    if "picture_trouble" in detail or "low_coverage" in detail:
+    if "picture_quality:" in detail or "low_coverage" in detail:
         return ("" if picture == "bad" else "covered"), {**before, "link": "up", "picture": "bad"}
     if state == "online" and detail and picture == "bad":
         return "clear", {**before, "link": "up", "picture": "good"}

@@ -39,8 +39,8 @@ _PLAIN = ("bool", "int", "float", "str")  # the types that a value of a free tab
 _FORMER_KEYS = {  # key of an earlier version → its present name
     "trouble": "[picture_quality]",
     "smooth": "[smoothing]",
-    "window.detect_cuts": "detect_cuts",
-    "picture_quality.min_duration_s": "min_duration_s",
+    "window.find_cuts": "detect_cuts",
+    "picture_quality.hold_s": "min_duration_s",
     "picture_quality.even_below": "contrast_below",
     "picture_quality.learn_s": "warmup_s",
     "picture_quality.relearn_s": "reset_after_s",

@@ -177,7 +177,7 @@ def test_what_the_mqtt_bridge_publishes_fits_the_document(tmp_path: Path) -> Non
 
     lab = Lab(tmp_path, MqttTarget, MqttSettings.model_validate({"host": "127.0.0.1", "snapshot": True}))
     seen = set()
-    status = {"schema": "stream-detector.status/1", "detail": "picture_trouble: black"}
+    status = {"schema": "stream-detector.status/1", "detail": "picture_quality: black"}
     for notice in (
         alarm(1),
         alarm(2, what="update"),
