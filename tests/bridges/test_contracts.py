@@ -112,7 +112,7 @@ def test_what_a_publisher_sends_fits_the_document(bench: Bench) -> None:
     bench.publisher.status(online())
     bench.publisher.acknowledge("gate", "a" * 32, "looked", "Ann", bench.ledger.epoch)
     bench.publisher.write(VerdictWrite("gate", "a" * 32, bench.ledger.epoch, "false", "a cat", "Ann"), "key:ann")
-    bench.ledger._report_trouble("the disk is full")
+    bench.ledger._report_problem("the disk is full")
     seen = set()
 
     def all_channels() -> bool:

@@ -230,4 +230,7 @@ def test_only_what_opens_a_source_reads_its_address() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and node.attr in ("reveal", "get_secret_value"):
                 found.add(path.relative_to(package).as_posix())
-    assert found <= {"config/source.py", "capture/network_readers.py"}
+    readers = {"config/source.py", "capture/network_readers.py"}
+    writers = {"cli/init.py"}  # writes the address that its user gave into the user's own file
+    targets = {"bridges/mqtt.py", "bridges/notify.py", "bridges/webhook.py"}  # the bridges' own targets
+    assert found <= readers | writers | targets
