@@ -29,6 +29,7 @@ EndReason = Literal["normal", "source_lost", "shutdown", "restart"]
 ALARM_SCHEMA = "stream-detector.alarm/1"
 FORMER_WINDOW_KEY = "captured→window"  # the former name of "capture_to_window"; events carry both until version 0.2
 
+CapturedBy = Literal["arrival", "sender_report"]  # whose clock says when a picture was taken: ours, or the camera's
 CameraState = Literal["connecting", "online", "stalled", "offline", "ended", "failed"]
 
 # Causes that mark a score as degraded (a discontinuity resets the window; the next windows carry the cause).
@@ -90,8 +91,9 @@ class Frame:
     """One decoded frame, already resized for the network.
 
     camera: name.  index: 0-based number of the frame in its source (counts every grabbed frame; continues after a
-    reconnect). media_s: media time.  captured_s: monotonic time directly after the grab.  captured_utc: UTC of the same
-    moment. image: uint8 (H, W, 3) RGB, H×W of the bundle's recipe: its first view.  preview: see Preview; None for most
+    reconnect). media_s: media time.  captured_s: monotonic time directly after the grab.  captured_utc: UTC at
+    which the picture was taken: of the same moment, or by the camera's sender reports, as captured_by says.
+    image: uint8 (H, W, 3) RGB, H×W of the bundle's recipe: its first view.  preview: see Preview; None for most
     frames. discontinuity: reasons why this frame does not continue the previous one; usually empty. views: the recipe's
     further views, each like `image`; empty for a recipe of one view.
     """
@@ -105,6 +107,7 @@ class Frame:
     preview: Preview | None = None
     discontinuity: tuple[str, ...] = ()
     views: tuple[UInt8Array, ...] = ()
+    captured_by: CapturedBy = "arrival"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class WindowRef:
 
     camera, source: names (source: the one to show).  index: 0-based number of the window of that camera. start_frame,
     end_frame: first and last frame, inclusive.  start_s, end_s: media time of these two frames. captured_s,
-    captured_utc: monotonic time and UTC of the last frame's capture. completed_s: monotonic time at which the window
+    captured_utc, captured_by: of the last frame, see Frame. completed_s: monotonic time at which the window
     was complete.  degraded: causes, sorted; usually empty.
     """
 
@@ -128,6 +131,12 @@ class WindowRef:
     captured_utc: float
     completed_s: float
     degraded: tuple[str, ...] = ()
+    captured_by: CapturedBy = "arrival"
+
+    @classmethod
+    def of_fields(cls, fields: Sequence[Any]) -> WindowRef:
+        """The inverse of `dataclasses.astuple`, also after JSON, and of versions without the last field."""
+        return cls(*fields[:10], tuple(fields[10]), *fields[11:])
 
 
 @dataclass(frozen=True, slots=True)

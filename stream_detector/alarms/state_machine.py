@@ -241,8 +241,7 @@ def _packed(decision: Decision) -> list[Any]:
 
 def _unpacked(packed: list[Any]) -> Decision:
     """Rebuild a score with the fields that events need; the state does not keep its timing."""
-    *fields, degraded = packed[0]
-    ref = WindowRef(*[*fields, tuple(degraded)])
+    ref = WindowRef.of_fields(packed[0])
     return Decision(Score(ref, packed[1], 0.0, Timing(0.0, 0.0, 0.0, 0.0)), packed[2], alarmed=False)
 
 

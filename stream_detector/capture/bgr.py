@@ -53,13 +53,17 @@ class MaskPainter:
         """Paint a picture, uint8 (h, w, 3), in place and return it. box: the part of the whole picture that it
         shows."""
         height, width = picture.shape[:2]
+        picture[self.cover(height, width, box)] = _MASK_GREY
+        return picture
+
+    def cover(self, height: int, width: int, box: Box = (0.0, 0.0, 1.0, 1.0)) -> NDArray[np.bool_]:
+        """bool (height, width): the pixels that are painted."""
         covered = self._made.get((height, width, box))
         if covered is None:
             if len(self._made) >= _KEPT_MASKS:
                 self._made.clear()
             covered = self._made[height, width, box] = self._cover(height, width, box)
-        picture[covered] = _MASK_GREY
-        return picture
+        return covered
 
     def _cover(self, height: int, width: int, box: Box) -> NDArray[np.bool_]:
         import cv2  # here, not above: most cameras have no mask, and a capture host's process starts without it

@@ -26,17 +26,19 @@ from stream_detector.capture.counters import CaptureCounters, FrameSampler
 from stream_detector.capture.framing import Framer, Views
 from stream_detector.capture.media_clock import LiveClock
 from stream_detector.capture.pacing import Backoff, FilePacer
-from stream_detector.capture.picture import Picture, UnreadablePictureError
+from stream_detector.capture.packets import CameraTap, TapConnection
+from stream_detector.capture.picture import Picture, UnreadablePictureError, as_picture
 from stream_detector.capture.readers import GrabResult, Reader, make_reader
 from stream_detector.capture.slow_sources import SlowSourceDetector
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
-from stream_detector.types import CameraCounters, CameraState, CameraStatus, Clock, Frame
+from stream_detector.types import CameraCounters, CameraState, CameraStatus, CapturedBy, Clock, Frame
 
 T = TypeVar("T")
 
 _BURST_S = 0.5  # pictures of a live source may be handed on so much ahead of their time; then they are spread out
 _CLEAN_WAIT_S = 2.0  # after a reconnect: flat pictures are skipped for so long, then taken for what the camera sees
+_CLOCKS_S = 5.0  # a camera's clock that is further from ours than this is not believed
 _MAX_ABANDONED = 3  # threads of one camera left stuck at a time; beyond that the stuck reader is waited for
 
 
@@ -78,6 +80,7 @@ class Capture:
         max_gap_s: float = 2.0,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
         share: Callable[[], float] | None = None,
+        tap: CameraTap | None = None,
         wait: Callable[[float], bool] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -101,6 +104,8 @@ class Capture:
         self._stop = stop
         self._open_reader = open_reader
         self._admission = Admission(camera.name, share) if share is not None and self.live else None
+        self._tap = tap
+        self._connection: TapConnection | None = None
         self._wait = wait or stop.wait
         self._jitter = jitter
 
@@ -229,7 +234,7 @@ class Capture:
         if self._stop.is_set():
             return "stopped"
         try:
-            reader = self._open_reader(self._camera, self._config)
+            reader = self._new_reader()
             self._call(generation, reader.open)
             self.duration_s = getattr(reader, "duration_s", None)
             pace = FilePacer(self._clock, self._wait)
@@ -240,11 +245,12 @@ class Capture:
                 if not self._count(grabbed):
                     continue
                 media_s = grabbed.media_s or 0.0
+                self._place(grabbed, media_s)
                 if not self._sampler.wanted(media_s):
                     continue
                 if self._paced and pace.stopped(media_s):
                     break
-                self._hand_on(generation, reader, media_s, self._clock.monotonic(), grabbed.key)
+                self._hand_on(generation, reader, media_s, self._clock.monotonic(), grabbed)
             return "stopped"
         except SourceError as error:
             return f"failed: {error}"
@@ -258,7 +264,7 @@ class Capture:
             frames = 0
             reader: Reader | None = None
             try:
-                reader = self._open_reader(self._camera, self._config)
+                reader = self._new_reader()
                 if self._admission is not None and hasattr(reader, "admission"):
                     self._admission.begin()
                     reader.admission = self._admission
@@ -299,6 +305,7 @@ class Capture:
                 media_s = self._stamps.time(grabbed.media_s, media_s)
                 if self._stamps.lead_s > _BURST_S and self._wait(self._stamps.lead_s - _BURST_S):
                     break
+            self._place(grabbed, media_s)
             if frames == 0:
                 self._clean_by_s = media_s + _CLEAN_WAIT_S
                 if self._was_online:
@@ -306,8 +313,21 @@ class Capture:
                     self._counters.reconnect()
             frames += 1
             if self._sampler.wanted(media_s, self.fps):
-                self._hand_on(generation, reader, media_s, now_s, grabbed.key)
+                self._hand_on(generation, reader, media_s, now_s, grabbed)
         return frames
+
+    def _new_reader(self) -> Reader:
+        reader = self._open_reader(self._camera, self._config)
+        if self._tap is not None:
+            self._connection = self._tap.connection()
+            attach = getattr(reader, "attach", None)
+            if attach is not None:
+                attach(self._connection)
+        return reader
+
+    def _place(self, grabbed: GrabResult, media_s: float) -> None:
+        if self._connection is not None:
+            self._connection.place(grabbed.stamp_s, media_s)
 
     def _call(self, generation: int, call: Callable[[], T]) -> T:
         """Call into the reader under the watchdog's eyes. Raises _Outdated when this thread was replaced meanwhile."""
@@ -365,7 +385,7 @@ class Capture:
         if cause == "corrupt":
             self._pending.add(cause)
 
-    def _hand_on(self, generation: int, reader: Reader, media_s: float, captured_s: float, key: bool | None) -> None:
+    def _hand_on(self, generation: int, reader: Reader, media_s: float, captured_s: float, grabbed: GrabResult) -> None:
         found = self._call(generation, reader.retrieve)
         if found is None:
             self._drop("corrupt")
@@ -384,23 +404,34 @@ class Capture:
         self._pending.clear()
         self._sampler.taken(media_s)
         self._was_online = True
-        self._slow.see(media_s, key)
+        self._slow.see(media_s, grabbed.key)
         if slow := self._slow.slow:
             self._set_state("stalled", slow)
         elif self.state != "online":
             self._set_state("online", media_s=media_s)
+        utc, captured_by = self._utc(grabbed.wall_utc)
         frame = Frame(
             self.name,
             self._index,
             media_s,
             captured_s,
-            self._clock.utc(),
+            utc,
             shot.views[0],
             shot.preview,
             causes,
             shot.views[1:],
+            captured_by,
         )
         self._on_frame(frame)
+        if self._connection is not None:
+            self._connection.picture(media_s, as_picture(found))
+
+    def _utc(self, wall_utc: float | None) -> tuple[float, CapturedBy]:
+        """When the picture was taken: by the camera's own clock where that is near ours, else when it arrived."""
+        utc = self._clock.utc()
+        if wall_utc is None or abs(wall_utc - utc) > _CLOCKS_S:
+            return utc, "arrival"
+        return wall_utc, "sender_report"
 
     def _set_state(
         self, state: CameraState, detail: str = "", *, media_s: float | None = None, only_from: str | None = None

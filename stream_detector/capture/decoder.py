@@ -26,11 +26,13 @@ from av.codec.hwaccel import HWAccel
 from stream_detector.capture.admission import Admission
 from stream_detector.capture.http_io import HttpError
 from stream_detector.capture.media_clock import MediaClock
+from stream_detector.capture.packets import PacketTap, sender_time
 
 DEFAULT_FPS = 25.0
 MAX_FPS = 240.0
 MIN_FPS = 0.001
 FAILURES_AT_ONCE = 64  # `next` returns after this many packets without a picture
+WALL_S = 30.0  # from a picture whose UTC was told to another; beyond it, the other's is not known
 READ_ERRORS = 8  # this many container errors in a row end the source
 MAX_PIXELS = 8192 * 8192  # pixels of one picture; a larger picture is refused before memory is allocated for it
 MAX_ALLOCATION = 512 << 20  # bytes of one allocation by FFmpeg: a header of 2 GB is refused, not read
@@ -53,7 +55,8 @@ class DecodedFrame:
 
     media_s: media time, in seconds.  cut: whether the time stamps jumped before this frame.  missed: packets lost
     directly before it.  corrupt: whether the decoder reports concealed damage.  key: whether it is a key frame.
-    stamped: whether media_s is a real time stamp.
+    stamped: whether media_s is a real time stamp.  stamp_s: the time stamp as the container gives it.  wall_utc: UTC of
+    the picture according to the camera's RTCP sender reports.
     """
 
     frame: av.VideoFrame
@@ -63,6 +66,8 @@ class DecodedFrame:
     corrupt: bool
     key: bool
     stamped: bool = True
+    stamp_s: float | None = None
+    wall_utc: float | None = None
 
 
 class Decoder:
@@ -95,6 +100,7 @@ class Decoder:
         self.keys = 0
         self.damaged = 0  # packets that caused an error, and pictures flagged as damaged
         self.broken_end = False  # whether the last packet was truncated
+        self.tap: PacketTap | None = None  # sees the packets on their way to the decoder; set it before `open`
         self._address, self._form, self._options = address, form, dict(options or {})
         self._timeout, self._threads, self._hwaccel, self._live = timeout, threads, hwaccel, live
         self._io_open = io_open
@@ -108,6 +114,7 @@ class Decoder:
         self.admission: Admission | None = None  # says which packets are decoded; None: all
         self.passed_s: float | None = None  # media time of the packet that the last `next` passed over
         self._passes = False
+        self._wall: tuple[float, float] | None = None  # (stamp, UTC) of the newest picture whose UTC was told
 
     def open(self) -> None:
         """Open the container and its decoder. FFmpeg decodes only what it needs to identify the streams."""
@@ -155,6 +162,8 @@ class Decoder:
         start_s = None if container.start_time is None else container.start_time / av.time_base
         self._clock = MediaClock(start_s, may_jump=bool(container.format.flags & _TS_DISCONT))
         self._demuxed = container.demux(stream)
+        if self.tap is not None:
+            self.tap.begin(stream)
 
     @staticmethod
     def _choose(container: av.container.InputContainer) -> Any:
@@ -192,6 +201,14 @@ class Decoder:
         frame, missed = self._ready.popleft()
         return self._convert(frame, missed)
 
+    def next_packet(self) -> tuple[float | None, float | None] | None:
+        """Return (stamp, UTC or None) of the next packet, in seconds, without decoding it; None at the end."""
+        packet = self._packet()
+        if packet is None or not packet.size:
+            return None
+        stamp_s = None if packet.pts is None else float(packet.pts * packet.time_base)
+        return stamp_s, self._utc(stamp_s)
+
     @property
     def ended(self) -> bool:
         """Whether the source has ended."""
@@ -217,6 +234,7 @@ class Decoder:
                 self.packets += 1
                 self.bytes += packet.size
                 self.broken_end = packet.is_corrupt
+                self._seen(packet)
             return packet
         self._ended = True
         return None
@@ -234,6 +252,12 @@ class Decoder:
             stamp_s = None if packet.pts is None else float(packet.pts * packet.time_base)
             self.passed_s, _ = self._clock.time(stamp_s, 1.0 / self.fps)
         return passes
+
+    def _seen(self, packet: Any) -> None:
+        if self.tap is not None:
+            self.tap.add(packet)
+        if self._live and packet.pts is not None and (wall_utc := sender_time(packet)) is not None:
+            self._wall = (float(packet.pts * packet.time_base), wall_utc)
 
     def _decode(self, packet: Any) -> None:
         try:
@@ -263,7 +287,13 @@ class Decoder:
         length_s = float(frame.duration * base) if frame.duration and base is not None else 0.0
         step_s = length_s if 1 / MAX_FPS <= length_s <= 10.0 else 1.0 / self.fps
         media_s, cut = self._clock.time(stamp_s, step_s)
-        return DecodedFrame(frame, media_s, cut, missed, bool(frame.is_corrupt), bool(frame.key_frame))
+        corrupt, key = bool(frame.is_corrupt), bool(frame.key_frame)
+        return DecodedFrame(frame, media_s, cut, missed, corrupt, key, stamp_s=stamp_s, wall_utc=self._utc(stamp_s))
+
+    def _utc(self, stamp_s: float | None) -> float | None:
+        if self._wall is None or stamp_s is None or abs(stamp_s - self._wall[0]) > WALL_S:
+            return None
+        return self._wall[1] + stamp_s - self._wall[0]
 
     def seek(self, media_s: float) -> bool:
         """Seek to the key frame at or before a media time; return False if the source cannot seek.

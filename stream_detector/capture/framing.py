@@ -28,6 +28,7 @@ class Framer:
     """Converts the pictures of one camera. resize: picture → views.  previews: whether previews are made.
 
     The mask polygon is painted before anything else, so neither a view nor a preview shows what is under it.
+    The ignored polygons are painted on the views alone.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Framer:
     ) -> None:
         self._resize = resize
         self._painter = MaskPainter(camera.mask) if camera.mask else None
+        self._ignored = [MaskPainter(polygon) for polygon in camera.ignore]
         self._period_s = 1.0 / config.preview_fps if previews and config.preview_fps > 0 else None
         self._side = config.preview_size
         self._due_s = 0.0  # media time of the next preview
@@ -49,7 +51,10 @@ class Framer:
             return None
         if self._painter is not None:
             picture = MaskedPicture(picture, self._painter)
-        return FramerOutput(self._resize(picture), self._preview(picture, media_s))
+        scored = picture
+        for painter in self._ignored:
+            scored = MaskedPicture(scored, painter)
+        return FramerOutput(self._resize(scored), self._preview(picture, media_s))
 
     def _preview(self, picture: Picture, media_s: float) -> Preview | None:
         if self._period_s is None or media_s < self._due_s:

@@ -19,6 +19,7 @@ class GrabResult:
     media_s: media time by the source's time stamps, in seconds; None for a live
     source without them.  cause: why this frame does not continue the previous one, or None.  missed: failed reads
     before it. key: whether it is a key frame of a codec that also has other frames; None if that is unknown.
+    stamp_s: its stamp as the source gives it.  wall_utc: UTC at which the camera says that it took the picture.
     """
 
     status: GrabStatus
@@ -26,3 +27,5 @@ class GrabResult:
     cause: DegradedCause | None = None
     missed: int = 0
     key: bool | None = None
+    stamp_s: float | None = None
+    wall_utc: float | None = None

@@ -17,6 +17,8 @@ from typing import Protocol
 
 from stream_detector.capture.camera import Capture
 from stream_detector.capture.framing import Views
+from stream_detector.capture.main_stream import MainStream
+from stream_detector.capture.packets import CameraTap, Taps
 from stream_detector.capture.picture import Picture
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.capture.resume import ResumedCamera
@@ -41,7 +43,7 @@ class CameraTask:
 
     stride_frames: between the starts of two windows.  previews: whether pictures for people are wanted.
     last: the newest window that another host gave already, so that this one goes on behind it; None: from the start.
-    cause: marks the first window of a live camera that goes on.
+    cause: marks the first window of a live camera that goes on.  keep: its packets are kept for evidence or recordings.
     """
 
     camera: CameraConfig
@@ -49,6 +51,7 @@ class CameraTask:
     previews: bool = False
     last: WindowRef | None = None
     cause: DegradedCause = "reconnect"
+    keep: bool = False
 
     @property
     def name(self) -> str:
@@ -97,6 +100,7 @@ class _Held:
     resumed: ResumedCamera
     capture: Capture
     stop: threading.Event = field(default_factory=threading.Event)
+    main: MainStream | None = None
     released: bool = False
 
 
@@ -105,6 +109,7 @@ class CaptureHost:
 
     resize: a picture → its views (see `picture.make_views`).  frame_fps: frames a second that the recipe wants.
     share: gives the share of live cameras' packets that may be decoded; asked at key frames.
+    taps: where the packets and pictures of cameras with `keep` also go.
     """
 
     def __init__(
@@ -117,11 +122,12 @@ class CaptureHost:
         clock: Clock | None = None,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
         share: Callable[[], float] = lambda: 1.0,
+        taps: Taps | None = None,
     ) -> None:
         self._config, self._resize, self._frame_fps, self._output = config, resize, frame_fps, output
         self._share = share
         self._clock = clock or SystemClock()
-        self._open_reader = open_reader
+        self._open_reader, self._taps = open_reader, taps
         self._lock = threading.Lock()
         self._cameras: dict[str, _Held] = {}
         self._over = threading.Event()
@@ -135,6 +141,7 @@ class CaptureHost:
         open_reader = self._open_reader
         if task.last is not None:
             open_reader = lambda camera, config: resumed.reader(self._open_reader(camera, config))  # noqa: E731
+        tap, main = self._tapped(task, resumed.shift_s, stop)
         held: _Held
         capture = Capture(
             task.camera,
@@ -152,14 +159,17 @@ class CaptureHost:
             max_gap_s=self._config.window.max_gap_s,
             open_reader=open_reader,
             share=self._share,
+            tap=tap,
             wait=resumed.wait if task.last is not None else None,
         )
-        held = _Held(task, resumed, capture, stop)
+        held = _Held(task, resumed, capture, stop, main)
         with self._lock:
             if self._over.is_set():
                 return
             self._cameras[task.name] = held
         capture.start()
+        if main is not None:
+            main.start()
 
     def release(self, name: str) -> None:
         """Stop a camera at once: it says nothing any more, not even its end. Unknown names are passed over."""
@@ -189,8 +199,33 @@ class CaptureHost:
         until_s = self._clock.monotonic() + timeout_s
         with self._lock:
             cameras = list(self._cameras.values())
-        joined = [held.capture.join(max(0.0, until_s - self._clock.monotonic())) for held in cameras]
+        threads = [thread for held in cameras for thread in (held.capture, held.main) if thread is not None]
+        joined = [thread.join(max(0.0, until_s - self._clock.monotonic())) for thread in threads]
         return all(joined)
+
+    def _tapped(
+        self, task: CameraTask, shift_s: float, stop: threading.Event
+    ) -> tuple[CameraTap | None, MainStream | None]:
+        """Where the camera's packets go, and what reads its main stream."""
+        taps = self._taps
+        if taps is None or not task.keep:
+            return None, None
+        tap = taps.tap(task.camera)
+        tap.shift_s = shift_s
+        if task.camera.record_source is None:
+            return tap, None
+        beside = taps.tap(task.camera, main=True)
+        beside.shift_s = shift_s
+        main = MainStream(
+            task.camera,
+            self._config.capture,
+            tap=beside,
+            clock=self._clock,
+            stop=stop,
+            offset=lambda: taps.main_offset(task.name),
+            on_trouble=lambda sentence: taps.trouble(task.name, sentence),
+        )
+        return tap, main
 
     # -- capture threads ------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from stream_detector.capture.framing import Views
 from stream_detector.capture.host import CameraReport, CameraTask, CaptureHost, HostOutput
-from stream_detector.capture.host_process import HostSetup
+from stream_detector.capture.host_process import HostSetup, make_taps
 from stream_detector.capture.host_supervisor import HostSupervisor
 from stream_detector.capture.picture import DecodedPicture, Picture, make_views
 from stream_detector.capture.readers import Reader, make_reader
@@ -144,7 +144,8 @@ class HostPool:
     """Runs tasks where the plan puts them. Behaves as one `host.CaptureHost`.
 
     resize, frame_fps, open_reader: of what runs in this process; elsewhere `recipe` and the registered readers count.
-    at_once: cameras that run at the same time, 0: all.
+    at_once: cameras that run at the same time, 0: all.  taps_name: see `HostSetup.taps`.  on_kept(report): what became
+    of evidence, from any thread; None when a process, and what it was writing, is gone.
     """
 
     def __init__(
@@ -158,9 +159,12 @@ class HostPool:
         clock: Clock | None = None,
         open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader,
         at_once: int = 0,
+        taps_name: str = "",
+        on_kept: Callable[[Any], object] = lambda _report: None,
     ) -> None:
         capture = config.capture
         self._share = 1.0
+        self._taps = make_taps(taps_name, config, on_kept)
         self._own = CaptureHost(
             config,
             resize,
@@ -169,6 +173,7 @@ class HostPool:
             clock=clock or SystemClock(),
             open_reader=open_reader,
             share=lambda: self._share,
+            taps=self._taps,
         )
         self._hosts: list[HostSupervisor] = []
         self._waiting: deque[CameraTask] = deque()
@@ -191,7 +196,8 @@ class HostPool:
         movable = sum(is_movable(camera) for camera in config.cameras)
         lanes = math.ceil(min(movable, at_once or movable) / self.plan.processes)
         layout = layout_of(recipe, lanes * self.plan.slots_each)
-        setup = HostSetup(config.model_copy(update={"cameras": ()}), recipe, layout, _modules(config.cameras))
+        bare = config.model_copy(update={"cameras": ()})
+        setup = HostSetup(bare, recipe, layout, _modules(config.cameras), taps_name)
         self._hosts = [
             HostSupervisor(
                 number,
@@ -201,6 +207,7 @@ class HostPool:
                 silence_s=capture.host_silence_s,
                 memory_bytes=capture.host_memory_mb << 20,
                 on_room=self._place,
+                on_kept=on_kept,
             )
             for number in range(self.plan.processes)
         ]
@@ -231,6 +238,24 @@ class HostPool:
             self._share = share
             for host in self._hosts:
                 host.set_share(share)
+
+    def command(self, command: Any) -> None:
+        """Hand a command about evidence to the recorder that has its camera. Never blocks."""
+        for host in self._hosts:
+            if host.has(command.camera):
+                host.command(command)
+                return
+        if self._taps is not None:
+            self._taps.command(command)
+
+    def finish_files(self, timeout_s: float) -> bool:
+        """Finish clips and recordings everywhere, with what there is; whether that was done in time."""
+        until_s = time.monotonic() + timeout_s
+        for host in self._hosts:
+            host.begin_finish(timeout_s)
+        done = [self._taps is None or self._taps.close(timeout_s)]
+        done += [host.wait_finished(max(0.0, until_s - time.monotonic()) + 0.2) for host in self._hosts]
+        return all(done)
 
     def report(self) -> dict[str, CameraReport]:
         """What was counted, by camera."""

@@ -1,7 +1,9 @@
 """A capture host as a process of its own: the child's side. `host_supervisor` is the main process's side.
 
     main ── HostSetup, then ("assign", CameraTask, slots) | ("release", camera) | ("stop",) ──▶ host
+           | ("evidence", command) | ("finish", seconds)
     main ◀── ("window", slot, WindowRef, previews) | ("status", …) | ("preview", …) | ("ended", …)
+             ("kept", report) | ("finished",) |
              ("failed", text) | ("log", level, logger, text) ── host
              ("report", private bytes, {camera: CameraReport}), four times a second: the sign of life ── host
 
@@ -19,13 +21,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from stream_detector.capture.host import CameraReport, CaptureHost
+from stream_detector.capture.packets import Taps
 from stream_detector.capture.picture import make_views
 from stream_detector.capture.shared_slots import SharedSlots, SlotLayout
 from stream_detector.config import Config
@@ -41,12 +44,16 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class HostSetup:
-    """What a host is told first. config: of the run, less its cameras.  modules: register further kinds of source."""
+    """What a host is told first. config: of the run, less its cameras.  modules: register further kinds of source.
+
+    taps: "module:function" that makes a `packets.Taps` of (config, report), for evidence and recordings; "": none.
+    """
 
     config: Config
     recipe: Recipe
     layout: SlotLayout
     modules: tuple[str, ...] = ()
+    taps: str = ""
 
 
 class _ToMain(logging.Handler):
@@ -137,18 +144,28 @@ def main() -> None:
         slots = SharedSlots(memory, setup.layout)
         output = _ToMain(connection, slots)
         _log_to(output)
+        taps = make_taps(setup.taps, setup.config, partial(output.send, "kept"))
         resize = partial(make_views, recipe=setup.recipe)
-        host = CaptureHost(setup.config, resize, setup.recipe.fps, output, share=lambda: slots.share)
+        host = CaptureHost(setup.config, resize, setup.recipe.fps, output, share=lambda: slots.share, taps=taps)
         output.host = host
         threading.Thread(target=_report, args=(output, parent, over), name="report", daemon=True).start()
         threading.Thread(target=_wait_for_room, args=(output, wake), name="room", daemon=True).start()
-        _serve(connection, output, host)
+        _serve(connection, output, host, taps)
     except (EOFError, OSError):
         pass  # the main process is gone
     os._exit(0)  # threads that are stuck in a reader must not hold it up
 
 
-def _serve(connection: Connection, output: _ToMain, host: CaptureHost) -> None:
+def make_taps(name: str, config: Config, report: Callable[[Any], object]) -> Taps | None:
+    """What `HostSetup.taps` names; None for an empty name. report: called with what happened to files."""
+    if not name:
+        return None
+    module, _, function = name.partition(":")
+    made: Taps = getattr(importlib.import_module(module), function)(config, report)
+    return made
+
+
+def _serve(connection: Connection, output: _ToMain, host: CaptureHost, taps: Taps | None) -> None:
     """Do what the main process says until it says stop."""
     while True:
         kind, *rest = connection.recv()
@@ -158,6 +175,13 @@ def _serve(connection: Connection, output: _ToMain, host: CaptureHost) -> None:
             host.assign(task)
         elif kind == "release":
             host.release(rest[0])
+        elif kind == "evidence":
+            if taps is not None:
+                taps.command(rest[0])
+        elif kind == "finish":
+            if taps is not None:
+                taps.close(rest[0])
+            output.send("finished")
         else:
             host.stop()
             host.join(STOP_S)

@@ -66,6 +66,7 @@ class HostSupervisor:
     """One host's process and its cameras. setup: what it is told first.  output: called by this host's thread.
 
     silence_s, memory_bytes: when it is replaced.  on_room(): a camera that ended has given its slots back.
+    on_kept(report): what became of evidence; None when the process, and what it was writing, is gone.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class HostSupervisor:
         silence_s: float,
         memory_bytes: int,
         on_room: Callable[[], None] = lambda: None,
+        on_kept: Callable[[Any], object] = lambda _report: None,
     ) -> None:
         self.number = number
         self.restarts = 0
-        self._setup, self._output, self._on_room = setup, output, on_room
+        self._setup, self._output, self._on_room, self._on_kept = setup, output, on_room, on_kept
+        self._finished = threading.Event()
         self._silence_s, self._memory_bytes = silence_s, memory_bytes
         self._slots = SharedSlots.create(setup.layout)
         count = setup.layout.slots
@@ -136,6 +139,26 @@ class HostSupervisor:
         with self._lock:
             self._over = True
             self._send("stop")
+
+    def command(self, command: Any) -> None:
+        """Hand a command to the process's recorder; it is lost where there is no process at the moment."""
+        with self._lock:
+            self._send("evidence", command)
+
+    def has(self, camera: str) -> bool:
+        """Whether a camera runs here."""
+        return camera in self._cameras
+
+    def begin_finish(self, timeout_s: float) -> None:
+        """Ask the process to finish the files that it writes, within a time. Does not wait."""
+        with self._lock:
+            if self._process is None:
+                self._finished.set()
+            self._send("finish", timeout_s)
+
+    def wait_finished(self, timeout_s: float) -> bool:
+        """Wait until `begin_finish` is done, or the process is gone."""
+        return self._finished.wait(timeout_s)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the process to end; whatever is left of it then is killed."""
@@ -255,6 +278,10 @@ class HostSupervisor:
         elif kind == "log":
             level, name, text = rest
             logging.getLogger(name).log(level, "%s", text)
+        elif kind == "kept":
+            self._on_kept(rest[0])
+        elif kind == "finished":
+            self._finished.set()
         elif kind == "failed":
             self._output.failed(StageError(f"a camera of capture host {self.number} failed: {rest[0]}"))
 
@@ -343,6 +370,8 @@ class HostSupervisor:
             wake, self._wake = self._wake, -1
         if process is not None:
             process.wait()
+            self._finished.set()
+            self._on_kept(None)
         if outbox is not None:
             outbox.put(None)
         connection.close()

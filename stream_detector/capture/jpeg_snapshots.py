@@ -13,6 +13,7 @@ import av
 
 from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, DecodedFrame, is_all_zero
 from stream_detector.capture.http_io import Body, HttpError
+from stream_detector.capture.packets import PacketTap
 
 MAX_BYTES = 16 << 20  # bytes of one picture
 MAX_HEADER = 16 << 10  # bytes of the header of one part
@@ -122,9 +123,9 @@ class JpegStream:
     """JpegSource → frames, with the interface of `decoder.Decoder`. media_s is 0; the capture thread stamps the
     time."""
 
-    def __init__(self, pictures: JpegSource) -> None:
+    def __init__(self, pictures: JpegSource, tap: PacketTap | None = None) -> None:
         self.codec, self.fps = "mjpeg", DEFAULT_FPS
-        self._pictures = pictures
+        self._pictures, self._tap = pictures, tap
         self._context = av.CodecContext.create("mjpeg", "r")
         self._context.thread_count = 1
         self._missed = 0
@@ -132,13 +133,9 @@ class JpegStream:
 
     def next(self) -> DecodedFrame | None:
         """Return the next frame; None for a picture that cannot be decoded, and at the end. Raises HttpError."""
-        data = self._pictures.next()
+        data = self._fetch()
         if not data:
-            self.ended = True
             return None
-        width, height = jpeg_size(data)
-        if width * height > MAX_PIXELS:
-            raise HttpError(f"sends pictures of {width}×{height} pixels, more than the limit")
         try:
             frames = self._context.decode(av.Packet(data))
         except (av.FFmpegError, OSError, ValueError):
@@ -147,8 +144,32 @@ class JpegStream:
             self._missed += 1
             return None
         missed, self._missed = self._missed, 0
+        stamp_s = self._keep(data)
         cut_short = _EOI not in data[-64:]
-        return DecodedFrame(frames[0], 0.0, False, missed, bool(frames[0].is_corrupt) or cut_short, True, stamped=False)
+        corrupt = bool(frames[0].is_corrupt) or cut_short
+        return DecodedFrame(frames[0], 0.0, False, missed, corrupt, True, stamped=False, stamp_s=stamp_s)
+
+    def next_packet(self) -> tuple[float | None, float | None] | None:
+        """Return (time of arrival, None) of the next picture, not decoded; None at the end. Raises HttpError."""
+        data = self._fetch()
+        return (self._keep(data), None) if data else None
+
+    def _fetch(self) -> bytes:
+        data = self._pictures.next()
+        if not data:
+            self.ended = True
+            return b""
+        width, height = jpeg_size(data)
+        if width * height > MAX_PIXELS:
+            raise HttpError(f"sends pictures of {width}×{height} pixels, more than the limit")
+        return data
+
+    def _keep(self, data: bytes) -> float:
+        """Give a picture to the tap; returns the monotonic time that stands for its stamp."""
+        stamp_s = time.monotonic()
+        if self._tap is not None:
+            self._tap.add_jpeg(data, *jpeg_size(data), stamp_s)
+        return stamp_s
 
     def close(self) -> None:
         """Close the connection."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -25,6 +27,7 @@ from stream_detector.capture.decoder import DEFAULT_FPS, DecodedFrame, DecodeErr
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.http_io import Body, HttpError, fetch
 from stream_detector.capture.jpeg_snapshots import JpegStream, MultipartReader, SnapshotPoller
+from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import DecodedPicture, Picture
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.source import Source
@@ -47,9 +50,19 @@ class DecodedStream(Protocol):
     @property
     def ended(self) -> bool: ...
 
+    def next_packet(self) -> tuple[float | None, float | None] | None: ...
+
     def next(self) -> DecodedFrame | None: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPacket:
+    """A packet that went by without being decoded. stamp_s, wall_utc: see `decoder.DecodedFrame`."""
+
+    stamp_s: float | None
+    wall_utc: float | None = None
 
 
 class NetworkReader:
@@ -63,6 +76,7 @@ class NetworkReader:
         self._config = config
         self.admission: Admission | None = None  # says which packets are decoded; set it before `open`
         self._flow: DecodedStream | None = None
+        self._tap: PacketTap | None = None
         self._bodies: list[Body] = []
         self._pipe: IO[bytes] | None = None
         self._closed = threading.Event()
@@ -71,10 +85,31 @@ class NetworkReader:
 
     def open(self) -> None:
         """Connect. Raises SourceError, which contains neither the address nor FFmpeg's words."""
+        flow = self._open(self._skip_backlog)
+        self.fps = flow.fps
+
+    def open_packets(self) -> None:
+        """Connect for `next_packet`. Raises SourceError like `open`."""
+        self._open(lambda _flow: None)
+
+    def next_packet(self) -> SeenPacket | None:
+        """The next packet, which only the tap gets; None when the connection is gone. Raises HttpError."""
+        flow = self._flow
+        for body in self._bodies:
+            body.allow()
+        try:
+            seen = None if flow is None else flow.next_packet()
+        except (av.FFmpegError, OSError) as error:
+            if isinstance(error, HttpError):
+                raise
+            return None
+        return None if seen is None else SeenPacket(*seen)
+
+    def _open(self, begin: Callable[[DecodedStream], None]) -> DecodedStream:
         self._closed.clear()
         try:
             flow = self._flow = self._connect()
-            self._skip_backlog(flow)
+            begin(flow)
         except (DecodeError, HttpError, av.FFmpegError, OSError) as error:
             self.close()
             why = str(error) if isinstance(error, DecodeError | HttpError) else "broke off"
@@ -82,7 +117,7 @@ class NetworkReader:
                 f"source {self._source.shown!r} cannot be opened: it {why}; check that the camera is on and reachable, "
                 "and that address, user and password are right"
             ) from None
-        self.fps = flow.fps
+        return flow
 
     def _connect(self) -> DecodedStream:
         if self._source.kind == "rtsp":
@@ -91,11 +126,12 @@ class NetworkReader:
             return self._opened(self._piped())
         body = self._fetch(self._source.reveal())
         if body.kind.startswith("multipart/"):
-            return JpegStream(MultipartReader(body))
+            return JpegStream(MultipartReader(body), self._tap)
         if body.kind.startswith("image/"):
             period_s = 1.0 / self._camera.snapshot_fps
             return JpegStream(
-                SnapshotPoller(body, lambda: self._fetch(self._source.reveal()), period_s, self._closed.wait)
+                SnapshotPoller(body, lambda: self._fetch(self._source.reveal()), period_s, self._closed.wait),
+                self._tap,
             )
         if "mpegurl" in body.kind or urlsplit(self._source.reveal()).path.lower().endswith((".m3u8", ".m3u")):
             body.close()
@@ -142,6 +178,7 @@ class NetworkReader:
             io_open=io_open,
         )
         decoder.admission = self.admission
+        decoder.tap = self._tap
         return decoder
 
     def _fetch(self, address: str) -> Body:
@@ -184,11 +221,16 @@ class NetworkReader:
             return GrabResult(over if flow.ended else "bad")
         cause: DegradedCause | None = "corrupt" if found.missed or found.corrupt else None
         key = None if flow.codec in ALL_KEYS else found.key
-        return GrabResult("frame", found.media_s if found.stamped else None, cause, found.missed, key)
+        media_s = found.media_s if found.stamped else None
+        return GrabResult("frame", media_s, cause, found.missed, key, found.stamp_s, found.wall_utc)
 
     def retrieve(self) -> Picture | None:
         """Return the grabbed frame, upright."""
         return None if self._now is None else DecodedPicture(self._now.frame)
+
+    def attach(self, tap: PacketTap) -> None:
+        """Let `tap` see the packets; before `open`."""
+        self._tap = tap
 
     def stream(self) -> tuple[str, int]:
         """Return (codec, bytes of video read so far; 0 if they are not counted)."""

@@ -77,7 +77,7 @@ class DecodedPicture:
 
     def __init__(self, frame: av.VideoFrame) -> None:
         self._frame = frame
-        self._turns, self._mirrored = _orientation(frame)
+        self._turns, self._mirrored = self.turned = _orientation(frame)
         across, down = frame.width, frame.height
         self.width, self.height = (down, across) if self._turns % 2 else (across, down)
 

@@ -21,6 +21,7 @@ from stream_detector.capture.container_headers import declared_bytes, declared_c
 from stream_detector.capture.decoder import DEFAULT_FPS, DecodedFrame, DecodeError, Decoder, UnknownCodecError, sane_fps
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
+from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import AnyPicture, DecodedPicture, Picture
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.kinds import SOURCE_KINDS
@@ -165,7 +166,7 @@ class FileReader:
             return GrabResult("end")
         cause: DegradedCause | None = "corrupt" if found.missed or found.corrupt else "seek" if found.cut else None
         key = None if self._decoder.codec in ALL_KEYS else found.key
-        return GrabResult("frame", found.media_s, cause, found.missed, key)
+        return GrabResult("frame", found.media_s, cause, found.missed, key, found.stamp_s)
 
     def _finish(self) -> None:
         """Describe in `detail` what is missing or damaged, by what was decoded."""
@@ -179,6 +180,10 @@ class FileReader:
     def retrieve(self) -> Picture | None:
         """Return the grabbed frame, upright as the file says."""
         return None if self._now is None else DecodedPicture(self._now.frame)
+
+    def attach(self, tap: PacketTap) -> None:
+        """Let `tap` see the packets; before `open`."""
+        self._decoder.tap = tap
 
     def stream(self) -> tuple[str, int]:
         """Return (codec, bytes of video read so far)."""

@@ -13,6 +13,7 @@ import threading
 
 import numpy as np
 
+from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import AnyPicture
 from stream_detector.capture.readers import GrabResult, Reader
 from stream_detector.capture.scene_cuts import RUN_UP
@@ -57,6 +58,11 @@ class ResumedCamera:
         self._skipping = self._paced_frame > 0
         if last is not None and source.live:
             self._shift_s = last.end_s + max(0.0, clock.utc() - last.captured_utc)
+
+    @property
+    def shift_s(self) -> float:
+        """Added to the media time of the capture thread, in seconds."""
+        return self._shift_s
 
     def reader(self, reader: Reader) -> Reader:
         """Return the reader, wrapped so that it skips quickly."""
@@ -127,6 +133,11 @@ class _Skipping:
     def duration_s(self) -> float | None:
         found: float | None = getattr(self._reader, "duration_s", None)
         return found
+
+    def attach(self, tap: PacketTap) -> None:
+        attach = getattr(self._reader, "attach", None)
+        if attach is not None:
+            attach(tap)
 
     def open(self) -> None:
         self._reader.open()

@@ -115,6 +115,7 @@ class Windower:
             captured_utc=last.captured_utc,
             completed_s=self._clock.monotonic(),
             degraded=tuple(sorted(self._causes)),
+            captured_by=last.captured_by,
         )
         previews = tuple(self._previews)
         self._index += 1

@@ -254,9 +254,11 @@ def video() -> list[Check]:
             )
         }
     writable = [name for name, can in works.items() if can]
-    advice = "" if works["VP8"] else "evidence clips need VP8: install av from PyPI, or --no-evidence"
+    advice = (
+        "" if works["H.264"] else "clips of masked cameras, USB cameras and the demo need H.264: install av from PyPI"
+    )
     detail = f"written and read back: {', '.join(writable) or 'none'}"
-    return [*checks, Check("encoders", "ok" if works["VP8"] else "warn", detail, advice)]
+    return [*checks, Check("encoders", "ok" if works["H.264"] else "warn", detail, advice)]
 
 
 def _writes(path: Path, encoder: str) -> bool:

@@ -76,7 +76,7 @@ def ref_to_list(ref: WindowRef) -> list[Any]:
 
 def ref_from_list(fields: list[Any]) -> WindowRef:
     """The inverse of `ref_to_list`."""
-    return WindowRef(*[*fields[:-1], tuple(fields[-1])])
+    return WindowRef.of_fields(fields)
 
 
 def item_to_list(item: ShardItem) -> list[Any]:

@@ -14,7 +14,6 @@ from stream_detector.config.settings import (
     CaptureConfig,
     Config,
     EngineConfig,
-    EvidenceConfig,
     PictureQualityConfig,
     PublishConfig,
     SinkConfig,
@@ -28,6 +27,7 @@ from stream_detector.config.settings import (
     slug,
 )
 from stream_detector.config.site import AccessConfig, SiteConfig
+from stream_detector.config.storage import EvidenceConfig, RecordingConfig, StorageConfig
 
 __all__ = [
     "CAMERA_NAME",
@@ -42,10 +42,12 @@ __all__ = [
     "EvidenceConfig",
     "PictureQualityConfig",
     "PublishConfig",
+    "RecordingConfig",
     "Section",
     "SinkConfig",
     "SiteConfig",
     "SmoothingConfig",
+    "StorageConfig",
     "TelemetryConfig",
     "WebConfig",
     "WindowConfig",

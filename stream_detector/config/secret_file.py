@@ -7,6 +7,7 @@ the password in place of the path must not read it in a log.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import stat
 from pathlib import Path
@@ -37,6 +38,10 @@ def with_files(camera: dict[str, Any]) -> dict[str, Any]:
         secret = read_secret(password, "password_file", who)
         parsed = Source.parse(source) if isinstance(source, str) else source
         source = parsed.with_password(secret)
+        main = camera.get("record_source")
+        if isinstance(main, str):  # the same user, and so the same password
+            with contextlib.suppress(SourceError):
+                camera = {**camera, "record_source": Source.parse(main).with_password(secret)}
     return camera if source is None else {**camera, "source": source}
 
 

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Point = tuple[Unit, Unit]
+Polygon = tuple[Point, ...]
+Options = dict[str, bool | int | float | str]
 
 
 class Section(BaseModel):

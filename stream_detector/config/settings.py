@@ -29,15 +29,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from stream_detector.config.error_sentences import describe
 from stream_detector.config.kinds import AlarmRuleKind, EngineKind, Kind, SmootherKind
 from stream_detector.config.secret_file import with_files
-from stream_detector.config.section import Seconds, Section, Unit
+from stream_detector.config.section import Options, Point, Polygon, Seconds, Section, Unit
 from stream_detector.config.site import AccessConfig, SiteConfig
 from stream_detector.config.source import Source
+from stream_detector.config.storage import EvidenceConfig, RecordingConfig, RecordMode, StorageConfig
 from stream_detector.errors import ConfigError, SourceError
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 DETECTOR = "_detector"  # the name of the detector itself (v1/status/_detector/); no camera may have it
-Point = tuple[Unit, Unit]
-Options = dict[str, bool | int | float | str]
 
 
 class CaptureConfig(Section):
@@ -131,18 +130,6 @@ class AlarmConfig(Section):
     options: Options = Field(default_factory=dict)  # options of a registered rule of another kind
 
 
-class EvidenceConfig(Section):
-    """Clips and snapshots of alarms."""
-
-    enabled: bool = True
-    directory: Path = Path("runs/evidence")
-    pre_s: Seconds = 5.0
-    post_s: Seconds = 3.0
-    max_clip_s: Seconds = 60.0
-    keep_days: Seconds = 30.0
-    max_bytes: Annotated[int, Field(ge=0)] = 10_000_000_000
-
-
 class PublishConfig(Section):
     """ZeroMQ and the journal. bind "none": no socket."""
 
@@ -212,8 +199,12 @@ class CameraConfig(Section):
     stride: Annotated[int, Field(ge=1, le=10_000)] | None = None
     threshold: Unit | None = None
     smoothing: SmoothingConfig | None = None
-    mask: tuple[Point, ...] = ()
+    mask: tuple[Point, ...] = ()  # nothing from under it is scored, shown or stored
+    ignore: tuple[Polygon, ...] = ()  # nothing from under them is scored; it is shown and stored
     evidence: bool | None = None
+    record: RecordMode | None = None  # "always": everything; "alarms": clips of alarms; "off": nothing
+    record_source: Source | None = None  # what is recorded and kept as evidence, in place of what is scored
+    transcode: bool = False  # record = "always" with a mask: encode everything anew, painted over
     rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
     snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # requests per second to an address that gives one JPEG
     allow_hosts: tuple[str, ...] = ()  # hosts that redirects and playlists may name, besides the camera's own
@@ -251,6 +242,25 @@ class CameraConfig(Section):
             raise ValueError(f"a mask polygon needs at least 3 points, got {len(mask)}")
         return mask
 
+    @field_validator("ignore")
+    @classmethod
+    def _ignored_are_polygons(cls, ignore: tuple[Polygon, ...]) -> tuple[Polygon, ...]:
+        for polygon in ignore:
+            if len(polygon) < 3:
+                raise ValueError(f"each polygon of ignore needs at least 3 points, got {len(polygon)}")
+        return ignore
+
+    @model_validator(mode="after")
+    def _recording_is_possible(self) -> CameraConfig:
+        if self.record == "always" and self.mask and not self.transcode:
+            raise ValueError(
+                'record = "always" with a mask means encoding every picture anew, some 0.1 to 0.4 cores; '
+                'add transcode = true, or write record = "alarms"'
+            )
+        if self.record_source is not None and self.record_source.kind not in ("rtsp", "http"):
+            raise ValueError("record_source must be an rtsp:// or http:// address, the camera's main stream")
+        return self
+
 
 class Config(Section):
     """Everything a run needs."""
@@ -268,6 +278,8 @@ class Config(Section):
     smoothing: SmoothingConfig | None = None  # None: the value of the bundle
     alarm: AlarmConfig = AlarmConfig()
     evidence: EvidenceConfig = EvidenceConfig()
+    recording: RecordingConfig = RecordingConfig()
+    storage: StorageConfig = StorageConfig()
     publish: PublishConfig = PublishConfig()
     sinks: dict[Kind, SinkConfig] = Field(default_factory=dict)
     telemetry: TelemetryConfig = TelemetryConfig()

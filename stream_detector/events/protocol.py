@@ -184,6 +184,7 @@ def score_to_dict(decision: Decision, epoch: str, seq: int, emitted_utc: float) 
         "alarmed": decision.alarmed,
         "degraded": list(ref.degraded),
         "captured_utc": rfc3339(ref.captured_utc),
+        "captured_by": ref.captured_by,
         "emitted_utc": rfc3339(emitted_utc),
         "timing": decision.score.timing.to_dict(),
     }

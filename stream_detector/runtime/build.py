@@ -20,12 +20,13 @@ from stream_detector.errors import SourceError
 from stream_detector.events.jsonl_file import check_ordinary
 from stream_detector.events.ledger import Ledger
 from stream_detector.events.publisher import Publisher
+from stream_detector.evidence.recorder import RECORDER
 from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.models.bundle import Bundle
 from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.pipeline import Pipeline
-from stream_detector.runtime.stages import DecisionModel, make_decider, plan_camera
+from stream_detector.runtime.stages import DecisionModel, keeps_evidence, make_decider, plan_camera
 from stream_detector.sinks.sink_threads import Sinks
 from stream_detector.system import signals
 from stream_detector.system.lock_file import claimed
@@ -36,8 +37,7 @@ from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
 
 log = logging.getLogger(__name__)
 
-CLOSE_S = 0.5  # seconds; after a stop the clips keep what they have
-FINISH_S = 20.0  # seconds; at the end of the footage the clips are finished
+TIDY_S = 1.0  # seconds; at the end, for deleting what is too old
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,11 @@ class Run:
 
 
 def _keeps_evidence(config: Config) -> bool:
-    return any(config.evidence.enabled if c.evidence is None else c.evidence for c in config.cameras)
+    return any(keeps_evidence(camera, config) for camera in config.cameras)
+
+
+def _records(config: Config) -> bool:
+    return any(camera.record == "always" for camera in config.cameras)
 
 
 def check_outputs(config: Config) -> None:
@@ -94,7 +98,8 @@ def build_run(
         if config.events:
             check_ordinary(config.events)
         evidence_folder = config.evidence.directory if _keeps_evidence(config) else None
-        claims = stack.enter_context(claimed(publish.ledger, config.events, evidence_folder))
+        recordings = config.recording.directory if _records(config) else None
+        claims = stack.enter_context(claimed(publish.ledger, config.events, evidence_folder, recordings))
         bundle = Bundle.load(config.bundle)
         plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
         signals.check()
@@ -128,9 +133,9 @@ def build_run(
                 log.warning("the scores of a former run are kept in %s", scores.kept)
             stack.callback(scores.close)
         evidence = None
-        if any(plan.evidence for plan in plans):
+        if _keeps_evidence(config) or _records(config):
             evidence = EvidenceWriter(
-                config.evidence,
+                config,
                 clock=clock,
                 epoch=ledger.epoch,
                 on_error=log.warning,
@@ -174,9 +179,12 @@ def build_run(
             sink=publisher,
             telemetry=telemetry,
             open_limit=open_limit,
+            taps_name=RECORDER if evidence else "",
+            on_kept=evidence.report if evidence else lambda _report: None,
             on_preview=on_preview,
             clock=clock,
         )
         if evidence:
-            stack.callback(lambda: evidence.close(CLOSE_S if pipeline.stopped else FINISH_S))
+            evidence.send_to(pipeline.command)
+            stack.callback(evidence.close, TIDY_S)
         yield Run(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)

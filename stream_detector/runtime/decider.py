@@ -29,7 +29,6 @@ from stream_detector.types import (
     Decision,
     EndReason,
     EventSink,
-    Preview,
     Score,
     Timing,
 )
@@ -59,8 +58,6 @@ class Evidence(Protocol):
     """The methods of `evidence.EvidenceWriter` that the decider uses; none blocks."""
 
     def paths(self, camera: str, alarm_id: str) -> tuple[str, str]: ...
-
-    def observe(self, camera: str, previews: tuple[Preview, ...]) -> None: ...
 
     def start(self, camera: str, alarm_id: str, at_media_s: float, score: float, begins_s: float) -> None: ...
 
@@ -137,8 +134,6 @@ class Decider:
         ref = score.ref
         plan = self._plans[ref.camera]
         recorder = self._evidence if plan.evidence else None
-        if recorder:
-            recorder.observe(ref.camera, score.previews)
         score = dataclasses.replace(score, raw=self._raw(score), features=None)
         smoothed = smooth_on(self._smoothers[ref.camera], ref.start_s, ref.end_s, score.raw, ref.degraded)
         decision, event = self._rules[ref.camera].step(score, smoothed)

@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from stream_detector.capture.host import CameraTask
 from stream_detector.capture.host_pool import HostPool
@@ -61,6 +62,8 @@ TRIM_S = 30.0  # free memory goes back to the system so often
 DRAIN_S = 1.0  # a stop scores what is buffered for at most so long
 SWITCH_S = 0.0005  # a thread that waits for the interpreter's lock gets it so soon; Python's own 5 ms add up to a delay
 LEAVE_S = 0.3  # capture threads get so long to hang up; what is stuck in a reader is left behind
+CLOSE_S = 0.5  # after a stop, clips get so long to be written as far as they are
+FINISH_S = 20.0  # at the end of the footage they are finished
 GIVE_UP_S = 2.2  # a stop never takes longer, whatever hangs
 
 
@@ -133,6 +136,8 @@ class Pipeline:
     recipe: Recipe | None = None  # what `resize` does, for capture hosts that are processes; None: there are none
     open_limit: int = 0  # files open at once; 0: all
     open_reader: Callable[[CameraConfig, CaptureConfig], Reader] = make_reader
+    taps_name: str = ""  # what keeps packets for evidence and recordings, see `capture.host_process.HostSetup`
+    on_kept: Callable[[Any], object] = lambda _report: None  # what became of evidence; None: a host's process is gone
     on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
     decision_queue: DecisionQueue = field(default_factory=DecisionQueue)  # for the decision thread, from any other
     clock: Clock = field(default_factory=SystemClock)
@@ -172,8 +177,9 @@ class Pipeline:
         if self._stop.is_set():  # a stop that came before
             self._buffer.close()
         for camera, plan in self.cameras:
-            previews = plan.evidence or self.on_preview is not None
-            self._all[camera.name] = _Camera(plan, CameraTask(camera, plan.stride_frames, previews))
+            keep = plan.evidence or camera.record == "always"
+            task = CameraTask(camera, plan.stride_frames, self.on_preview is not None, keep=keep)
+            self._all[camera.name] = _Camera(plan, task)
         self._host = HostPool(
             self.config,
             self.resize,
@@ -183,6 +189,8 @@ class Pipeline:
             clock=self.clock,
             open_reader=self.open_reader,
             at_once=self.open_limit and self.open_limit + sum(plan.live for _, plan in self.cameras),
+            taps_name=self.taps_name,
+            on_kept=self.on_kept,
         )
         log.info("%s", self._host.plan.sentence)
         load = LoadController(sum(plan.live for _, plan in self.cameras), self.clock)
@@ -206,6 +214,9 @@ class Pipeline:
         self._stop.set()
         self._buffer.abort()
         self._count()
+        seconds = CLOSE_S if self.stopped else FINISH_S
+        if not self._host.finish_files(seconds):
+            log.warning("evidence was still being written %g s after the end; the last clips are incomplete", seconds)
         leave_at_s = self.clock.monotonic() + LEAVE_S
         self._host.stop()
         self._host.join(LEAVE_S)
@@ -216,6 +227,10 @@ class Pipeline:
         failed = {name: held.failure for name, held in self._all.items() if held.failure}
         alarms = sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
         return RunResult(self._windows, alarms, self._stopped_by_user, failed, self._error)
+
+    def command(self, command: Any) -> None:
+        """Hand a command about evidence (`evidence.messages`) to where the camera's packets are. Never blocks."""
+        self._host.command(command)
 
     @property
     def host_restarts(self) -> int:

@@ -33,6 +33,13 @@ from stream_detector.types import (
 )
 
 
+def keeps_evidence(camera: CameraConfig, config: Config) -> bool:
+    """Whether alarms of a camera get a clip and a snapshot."""
+    if camera.record == "off" or camera.evidence is False:
+        return False
+    return config.evidence.enabled or camera.evidence is True
+
+
 def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
     """Resolve one camera: its own settings win over the run's, the run's over the bundle's.
 
@@ -48,7 +55,7 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
         smoothing=smoothing,
         alarm=config.alarm,
         threshold=bundle.threshold if own is None else own,
-        evidence=config.evidence.enabled if camera.evidence is None else camera.evidence,
+        evidence=keeps_evidence(camera, config),
     )
 
 

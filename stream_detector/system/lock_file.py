@@ -138,6 +138,12 @@ def claim_events(path: Path) -> LockFile:
     return claim(lock_of(path), f"the event file {str(path)!r}", "give this one another with --events")
 
 
+def claim_recordings(folder: Path) -> LockFile:
+    """The lock of a folder of recordings. Raises UsageError, OSError."""
+    what = f"the folder of recordings {str(folder)!r}"
+    return claim(LockFile(folder.resolve() / ".lock"), what, "give this one another recording.directory")
+
+
 def claim_evidence(folder: Path) -> LockFile:
     """The lock of an evidence folder. Raises UsageError, OSError."""
     what = f"the evidence folder {str(folder)!r}"
@@ -151,10 +157,13 @@ class Claims:
     journal: LockFile | None = None
     events: LockFile | None = None
     evidence: LockFile | None = None
+    recordings: LockFile | None = None
 
 
 @contextlib.contextmanager
-def claimed(journal: Path | None, events: Path | None, evidence: Path | None) -> Iterator[Claims]:
+def claimed(
+    journal: Path | None, events: Path | None, evidence: Path | None, recordings: Path | None = None
+) -> Iterator[Claims]:
     """Lock everything that a detector writes, before any of it is opened. Raises UsageError if another has one of them.
 
     A place where no lock can be created (a read-only disk, no such folder) is left to the code that opens it; that code
@@ -162,7 +171,13 @@ def claimed(journal: Path | None, events: Path | None, evidence: Path | None) ->
     """
     with contextlib.ExitStack() as stack:
         locks: list[LockFile | None] = []
-        for path, take in ((journal, claim_journal), (events, claim_events), (evidence, claim_evidence)):
+        wanted = (
+            (journal, claim_journal),
+            (events, claim_events),
+            (evidence, claim_evidence),
+            (recordings, claim_recordings),
+        )
+        for path, take in wanted:
             lock = None
             if path is not None:
                 try:

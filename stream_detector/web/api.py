@@ -17,7 +17,6 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from stream_detector.config import CAMERA_NAME
 from stream_detector.errors import AccessError, ConfigError, DataError, EndpointError, StreamDetectorError
 from stream_detector.reports.read_back import stage_times
 from stream_detector.runtime.build import Run
@@ -25,6 +24,7 @@ from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.telemetry.health import check
 from stream_detector.telemetry.prometheus import exposition
 from stream_detector.web.auth import COOKIE, SESSION_S, VIEWER, AccessControl
+from stream_detector.web.clips import MEDIA_TYPES, EvidenceFiles, TooManyCopies
 from stream_detector.web.export import export_csv, export_json
 from stream_detector.web.history import Alarm, Filter, History, make_filter
 from stream_detector.web.inputs import settings_of, whole_number
@@ -65,6 +65,7 @@ class Api:
     def __init__(self, context: WebContext) -> None:
         self._context = context
         self._plans = {plan.name: plan for plan in context.run.plans}
+        self._files = EvidenceFiles(context.run.config.evidence)
         self._writing = WriteRoutes(context.run, context.history, context.hub, self._known, self._camera)
 
     def app(self) -> Starlette:
@@ -83,7 +84,8 @@ class Api:
             Route("/api/alarms.json", self._export_json),
             Route("/api/alarms.csv", self._export_csv),
             Route("/api/alarms/{id}", self._alarm),
-            Route("/api/alarms/{id}/clip.webm", self._clip),
+            Route("/api/alarms/{id}/clip.mp4", self._clip),
+            Route("/api/alarms/{id}/clip.webm", self._clip),  # its former name
             Route("/api/alarms/{id}/snapshot.jpg", self._snapshot),
             *self._writing.routes(),
             Route("/api/replay/{name}", self._replay),
@@ -201,42 +203,43 @@ class Api:
         )
         windows = [w for body in bodies for w in body.get("windows") or ()]
         timing = next((stage_times(body["timing"]) for body in bodies if body.get("timing")), None)
+        clip = self._files.clip(alarm)
         return JSONResponse(
             {
                 **alarm.summary(),
                 "windows": windows[-1000:],
                 "timing": timing,
                 "events": [{k: b.get(k) for k in ("type", "reason", "emitted_utc", "score", "seq")} for b in bodies],
-                "clip": self._evidence(alarm, "webm") is not None,
-                "snapshot": self._evidence(alarm, "jpg") is not None,
+                "clip": clip is not None,
+                "playable": clip is None or await self._files.playable(clip),
+                "snapshot": self._files.find(alarm, ".jpg") is not None,
             }
         )
 
     async def _clip(self, request: Request) -> Response:
-        return self._file(request, "webm", "video/webm")
+        """A clip that browsers play; with ?original=1 what the camera sent, as a download."""
+        alarm = self._known(request)
+        if alarm is None:
+            return _no("no such alarm")
+        original = request.query_params.get("original") == "1"
+        try:
+            path = self._files.clip(alarm) if original else await self._files.for_browser(alarm)
+        except TooManyCopies:
+            headers = {"retry-after": "10"}
+            return JSONResponse({"error": "other clips are being copied; try again soon"}, 503, headers)
+        extra = _download(path.name) if original and path is not None else {}
+        return self._file(path, extra)
 
     async def _snapshot(self, request: Request) -> Response:
-        return self._file(request, "jpg", "image/jpeg")
-
-    def _file(self, request: Request, suffix: str, content: str) -> Response:
         alarm = self._known(request)
-        path = self._evidence(alarm, suffix) if alarm else None
-        if alarm is None or path is None:
-            return _no("the file does not exist yet, or was deleted")
-        return FileResponse(path, media_type=content, headers={"cache-control": "no-cache"})
+        return self._file(self._files.find(alarm, ".jpg") if alarm else None)
 
-    def _evidence(self, alarm: Alarm, suffix: str) -> Path | None:
-        """Return an evidence file of an alarm, by checked names, below the evidence folder; a link that leaves it does
-        not count.
-        """
-        if not CAMERA_NAME.fullmatch(alarm.camera) or not alarm.evidence_name:
-            return None
-        try:
-            folder = self._context.run.config.evidence.directory.resolve()
-            path = (folder / alarm.camera / f"{alarm.evidence_name}.{suffix}").resolve()
-            return path if path.is_relative_to(folder) and path.is_file() else None
-        except OSError:
-            return None
+    @staticmethod
+    def _file(path: Path | None, headers: dict[str, str] | None = None) -> Response:
+        if path is None:
+            return _no("the file does not exist yet, or was deleted")
+        headers = {"cache-control": "no-cache", **(headers or {})}
+        return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
 
     async def _export_json(self, request: Request) -> Response:
         parts = export_json(self._context.history, make_filter(dict(request.query_params)))

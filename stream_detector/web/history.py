@@ -303,5 +303,5 @@ def _evidence_name(body: Body) -> str:
     """Return `<id>-<epoch>`, or `<id>` as in earlier versions; empty if the event names no file of its alarm."""
     evidence = body.get("evidence")
     path = evidence.get("clip") if isinstance(evidence, dict) else None
-    name = re.split(r"[/\\]", path)[-1].removesuffix(".webm") if isinstance(path, str) else ""
+    name = re.split(r"[/\\]", path)[-1].removesuffix(".mp4").removesuffix(".webm") if isinstance(path, str) else ""
     return name if _EVIDENCE_NAME.fullmatch(name) and name.startswith(str(body["id"])) else ""

@@ -28,7 +28,7 @@ import cv2
 from starlette.types import Receive, Scope, Send
 
 from stream_detector.errors import EndpointError
-from stream_detector.evidence.writer import lower_priority
+from stream_detector.system.thread_priority import lower_priority
 from stream_detector.telemetry.health import is_live
 from stream_detector.telemetry.snapshot import CameraView, TelemetrySnapshot
 from stream_detector.types import Preview, UInt8Array

@@ -217,7 +217,7 @@ def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, 
 def test_encoders_are_really_tried_and_ffmpeg_stays_quiet(capfd: pytest.CaptureFixture[str]) -> None:
     decoder, encoders = doctor.video()
     assert (decoder.state, encoders.state) == ("ok", "ok")
-    assert "VP8" in encoders.detail
+    assert "H.264" in encoders.detail
     assert capfd.readouterr().err == ""
 
 

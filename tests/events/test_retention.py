@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_detector.config import EvidenceConfig
+from stream_detector.config import build_config
 from stream_detector.events.ledger import Ledger
 from stream_detector.evidence.file_order import EvidenceIndex
 from stream_detector.evidence.writer import EvidenceWriter
@@ -230,14 +230,14 @@ def touched(folder: Path, number: int, utc_s: float) -> str:
 
 
 def writer(folder: Path, clock: FakeClock, **settings: Any) -> EvidenceWriter:
-    config = EvidenceConfig.model_validate({"directory": folder, **settings})
+    config = build_config({"evidence": {"directory": folder, **settings}, "recording": {"directory": folder / "none"}})
     return EvidenceWriter(config, clock=clock, on_error=lambda text: None)
 
 
 def tidied(folder: Path, clock: FakeClock, **settings: Any) -> list[int]:
     """Which files are left after a short run of the writer."""
     made = writer(folder, clock, **settings)
-    assert made.wait_idle(20) and made.close(20)
+    assert made.close(20)
     return sorted(int(path.stem, 16) for path in folder.glob("*/*.webm"))
 
 

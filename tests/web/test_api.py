@@ -64,9 +64,11 @@ def test_an_alarm_is_listed_with_its_evidence(page: Page) -> None:
     snapshot = page.ask(f"/api/alarms/{alarm['id']}/snapshot.jpg")
     assert snapshot.headers["content-type"] == "image/jpeg"
     assert cv2.imdecode(np.frombuffer(snapshot.body, np.uint8), cv2.IMREAD_COLOR) is not None
-    clip = page.ask(f"/api/alarms/{alarm['id']}/clip.webm")
-    assert clip.body[:4] == b"\x1aE\xdf\xa3" and clip.headers["content-type"] == "video/webm"
-    part = page.ask(f"/api/alarms/{alarm['id']}/clip.webm", headers={"range": "bytes=4-9"})
+    clip = page.ask(f"/api/alarms/{alarm['id']}/clip.mp4")
+    assert clip.body[4:8] == b"ftyp" and clip.headers["content-type"] == "video/mp4" and detail["playable"]
+    original = page.ask(f"/api/alarms/{alarm['id']}/clip.mp4?original=1")
+    assert original.body == clip.body and "attachment" in original.headers["content-disposition"]
+    part = page.ask(f"/api/alarms/{alarm['id']}/clip.mp4", headers={"range": "bytes=4-9"})
     assert part.status == 206 and part.body == clip.body[4:10]
 
 

@@ -85,8 +85,15 @@ export async function open(main, context, id) {
     if (now === has) return;
     has = now;
     const still = detail.snapshot ? h("img", { class: "still", alt: `${detail.camera} at the peak of the alarm`, src: `/api/alarms/${id}/snapshot.jpg` }) : null;
-    const clip = detail.clip ? h("video", { controls: true, muted: true, playsinline: true, preload: "metadata", "aria-label": `Clip of the alarm on ${detail.camera}`, src: `/api/alarms/${id}/clip.webm` }) : null;
-    face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip appears some seconds after the end of the alarm." : "No clip was kept for this alarm.")), still || "");
+    const clip = detail.clip ? h("video", { controls: true, muted: true, playsinline: true, preload: "metadata", "aria-label": `Clip of the alarm on ${detail.camera}`, src: `/api/alarms/${id}/clip.mp4` }) : null;
+    const note = h("p", { class: "none" });
+    if (clip && !detail.playable) {
+      note.textContent = "The camera's format is one that browsers do not play: a copy is being made, which takes some seconds.";
+      clip.addEventListener("loadedmetadata", () => { note.textContent = "This is a copy in H.264."; });
+      clip.addEventListener("error", () => { note.textContent = "No copy that a browser plays could be made; download the original."; });
+    }
+    const original = clip ? h("p", {}, h("a", { href: `/api/alarms/${id}/clip.mp4?original=1`, download: "" }, "Download the original"), " ", note) : "";
+    face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip appears some seconds after the end of the alarm." : "No clip was kept for this alarm.")), original, still || "");
   }
 
   async function again() {

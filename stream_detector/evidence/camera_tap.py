@@ -1,0 +1,93 @@
+"""What of one camera is kept in memory for evidence: its packets, and its newest whole pictures for the snapshot.
+
+A source without packets (a USB camera, the demo) gives pictures alone: they are compressed as JPEGs, which take the
+place of packets in the ring.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+import cv2
+
+from stream_detector.capture.packets import Connection, FullPicture, PacketRing
+from stream_detector.config import EvidenceConfig
+from stream_detector.evidence.transcode import UPRIGHT
+
+MADE_FPS = 12.5  # JPEGs a second of a source without packets
+_MADE_QUALITY = 88
+_PICTURES = 4
+_SPACING_S = 0.3  # of media time, between two pictures that are held
+_PICTURE_BYTES = 24_000_000  # held of one camera, at 1.5 bytes a pixel (half of it, where only one fits)
+_LATE_S = 10.0  # a decision may come so much later than what it decides about
+
+
+class CameraTap:
+    """One camera's ring and pictures; implements `capture.packets.CameraTap`.
+
+    shift_s: added to the media time of its capture thread, for a camera that goes on in another host.
+    """
+
+    def __init__(self, config: EvidenceConfig) -> None:
+        self.ring = PacketRing(config.ring_bytes, config.pre_s + config.post_s + _LATE_S)
+        self.shift_s = 0.0
+        self.turned = UPRIGHT  # what makes the decoder's pictures upright
+        self._lock = threading.Lock()
+        self._pictures: deque[tuple[float, FullPicture]] = deque(maxlen=_PICTURES)
+
+    def connection(self) -> TappedConnection:
+        """See `capture.packets.CameraTap`."""
+        made = TappedConnection(self)
+        self.ring.use(made)
+        return made
+
+    def hold(self, media_s: float, picture: FullPicture) -> None:
+        """Keep a whole picture for a while."""
+        most = int(_PICTURE_BYTES // max(1.0, 1.5 * picture.width * picture.height))
+        with self._lock:
+            if self._pictures and 0 <= media_s - self._pictures[-1][0] < _SPACING_S:
+                return
+            self._pictures.append((media_s, picture))
+            while len(self._pictures) > max(1, most):
+                self._pictures.popleft()
+
+    def nearest(self, media_s: float) -> tuple[float, FullPicture] | None:
+        """(media time, picture) of the held one that is nearest; None while none is held."""
+        with self._lock:
+            return min(self._pictures, key=lambda held: abs(held[0] - media_s), default=None)
+
+    def clear(self) -> None:
+        """Let everything go."""
+        self.ring.clear()
+        with self._lock:
+            self._pictures.clear()
+
+
+class TappedConnection(Connection):
+    """A connection whose pictures are held, too. Implements `capture.packets.TapConnection`."""
+
+    def __init__(self, tap: CameraTap) -> None:
+        super().__init__(tap.ring)
+        self._tap = tap
+        self._due_s = float("-inf")
+
+    def place(self, stamp_s: float | None, media_s: float) -> None:
+        """See `capture.packets.TapConnection`."""
+        super().place(stamp_s, media_s + self._tap.shift_s)
+
+    def picture(self, media_s: float, picture: FullPicture) -> None:
+        """See `capture.packets.TapConnection`."""
+        media_s += self._tap.shift_s
+        self._tap.turned = getattr(picture, "turned", UPRIGHT)
+        self._tap.hold(media_s, picture)
+        if self.form is None or self.form.made:
+            self._make(media_s, picture)
+
+    def _make(self, media_s: float, picture: FullPicture) -> None:
+        if 0.0 <= self._due_s - media_s <= 1.0:
+            return
+        self._due_s = media_s + 0.9 / MADE_FPS
+        done, data = cv2.imencode(".jpg", picture.bgr(), [cv2.IMWRITE_JPEG_QUALITY, _MADE_QUALITY])
+        if done:
+            self.add_made(data.tobytes(), picture.width, picture.height, media_s)

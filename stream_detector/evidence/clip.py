@@ -1,0 +1,175 @@
+"""The video of one alarm: which packets of a ring belong into it, and the file that they go into.
+
+It reaches from the last key frame before `pre_s` of the alarm's begin to `post_s` after its end. How late a decision
+comes does not matter: while the alarm lasts, packets are written up to `post_s` behind the newest window that was
+decided, and no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import takewhile
+from pathlib import Path
+
+from stream_detector.capture.packets import EncodedPacket, PacketRing
+from stream_detector.evidence.mp4_file import Mp4File
+from stream_detector.evidence.transcode import H264File, Orientation, PacketDecoder, Painter
+
+_BITE = 50  # packets that are encoded anew at a time
+
+
+class PacketCursor:
+    """A place in a ring. begin_s: media time from whose key frame on packets are wanted."""
+
+    def __init__(self, ring: PacketRing, begin_s: float) -> None:
+        self.lost = 0
+        self._ring, self._begin_s = ring, begin_s
+        self._serial: int | None = None
+        self._broken = False  # packets were lost: nothing fits before the next key frame
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first packet was found."""
+        return self._serial is not None
+
+    def next_media_s(self) -> float | None:
+        """Media time of the next key frame to come; None while there is none."""
+        if self._serial is None:
+            first = self._ring.key_before(self._begin_s)
+            if first is None:
+                return None
+            self._serial = first - 1
+        for packet in self._ring.after(self._serial):
+            if packet.key:
+                return packet.media_s
+        return None
+
+    def next_key_s(self, media_s: float) -> float | None:
+        """Decoding time of the first key frame ahead that lies at or after a media time; None while there is none."""
+        for packet in self._ring.after(self._serial or 0):
+            at_s = packet.media_s
+            if packet.key and at_s is not None and at_s >= media_s:
+                return packet.due_s
+        return None
+
+    def lag_s(self) -> float:
+        """How far the next packet lies behind the newest of its ring, in seconds."""
+        ahead = self._ring.after(self._serial or 0, 1)
+        return self.behind_s(ahead[0]) if ahead else 0.0
+
+    def behind_s(self, packet: EncodedPacket) -> float:
+        """How far a packet lies behind the newest of its ring, in seconds."""
+        return self._ring.newest_at_s - packet.at_s
+
+    def take(self, until_s: float, final: bool, limit: int = 1 << 30) -> tuple[list[EncodedPacket], bool]:
+        """(the next packets up to a media time, whether that time was reached). final: nothing more is expected."""
+        if self._serial is None:
+            first = self._ring.key_before(self._begin_s)
+            if first is None:
+                return [], False
+            self._serial = first - 1
+        fresh = self._ring.after(self._serial, limit)
+        if fresh and fresh[0].serial > self._serial + 1:
+            self.lost += fresh[0].serial - self._serial - 1
+            self._broken = True
+        taken: list[EncodedPacket] = []
+        reached = False
+        for packet in fresh:
+            due_s = packet.due_s
+            if due_s is None or due_s > until_s:
+                reached = due_s is not None
+                break
+            taken.append(packet)
+        if not (final or reached) and any(packet.dts is None for packet in taken):
+            taken = _whole_groups(taken)
+        if taken:
+            self._serial = taken[-1].serial
+        return self._mended(taken), reached
+
+    def _mended(self, packets: list[EncodedPacket]) -> list[EncodedPacket]:
+        if not self._broken:
+            return packets
+        for number, packet in enumerate(packets):
+            if packet.key:
+                self._broken = False
+                return packets[number:]
+        return []
+
+
+def _whole_groups(packets: list[EncodedPacket]) -> list[EncodedPacket]:
+    """Those before the last key frame: decoding times that are missing are made group by group."""
+    for number in range(len(packets) - 1, -1, -1):
+        if packets[number].key:
+            return packets[:number]
+    return []
+
+
+class RemuxedVideo:
+    """Packets, as they came, into a file. path: of the file."""
+
+    def __init__(self, path: Path, cursor: PacketCursor) -> None:
+        self.cursor = cursor
+        self.file = Mp4File(path)
+        self.changed = False  # the stream changed its form: the file ends there
+
+    @property
+    def duration_s(self) -> float:
+        """Of what was written, in seconds of media time."""
+        return self.file.duration_s
+
+    def advance(self, until_s: float, final: bool, pause: Callable[[], object] = lambda: None) -> bool:
+        """Write what there is; True once it is complete. Raises OSError."""
+        packets, reached = self.cursor.take(until_s, final)
+        form = self.file.form or (packets[0].run.form if packets else None)
+        fitting = list(takewhile(lambda packet: packet.run.form == form, packets))
+        if fitting:
+            self.file.write(fitting)
+        self.changed = len(fitting) < len(packets)
+        return reached or final or self.changed
+
+
+class TranscodedVideo:
+    """Packets, decoded, painted over and encoded anew, into a file.
+
+    thin_s: so far behind the newest packet, every second picture is encoded, and twice as far every fourth.
+    """
+
+    def __init__(
+        self, path: Path, cursor: PacketCursor, painter: Painter | None, turned: Orientation, thin_s: float
+    ) -> None:
+        self.cursor = cursor
+        self.file = H264File(path, painter, turned)
+        self.changed = False
+        self._decoder = PacketDecoder()
+        self._count = 0
+        self._thin_s = thin_s
+
+    @property
+    def duration_s(self) -> float:
+        """Of what was written, in seconds of media time."""
+        return self.file.duration_s
+
+    def advance(self, until_s: float, final: bool, pause: Callable[[], object] = lambda: None) -> bool:
+        """Encode some of what there is; True once it is complete. Raises OSError.
+
+        pause: called between pictures.
+        """
+        packets, reached = self.cursor.take(until_s, final, _BITE)
+        every = self._every(packets)
+        last = final and len(packets) < _BITE
+        frames = self._decoder.frames(packets)
+        for frame, media_s in frames:
+            self._count += 1
+            if self._count % every == 0:
+                self.file.add(frame, media_s)
+            pause()
+        if reached or last:
+            for frame, media_s in self._decoder.flush():
+                if media_s <= until_s:
+                    self.file.add(frame, media_s)
+        return reached or last
+
+    def _every(self, packets: list[EncodedPacket]) -> int:
+        """Of how many pictures one is encoded, so that a long way behind is made good."""
+        behind_s = self.cursor.behind_s(packets[0]) if packets else 0.0
+        return 1 if behind_s < self._thin_s else 2 if behind_s < 2 * self._thin_s else 4

@@ -1,0 +1,77 @@
+"""What the decision side asks of a recorder, and what a recorder answers; both may cross processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClip:
+    """An alarm started. stem: path of its files without the suffix.
+
+    begins_s: media time at which the alarm begins; the clip precedes it.  at_s, score: of the window that decided it.
+    """
+
+    camera: str
+    alarm_id: str
+    stem: str
+    begins_s: float
+    at_s: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueClip:
+    """The alarm goes on: a window that ends at media time at_s had this score."""
+
+    camera: str
+    alarm_id: str
+    at_s: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class CloseClip:
+    """The alarm ended at media time end_s."""
+
+    camera: str
+    alarm_id: str
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FlushCamera:
+    """The source ended: its clips are closed with what there is."""
+
+    camera: str
+
+
+Command = OpenClip | ContinueClip | CloseClip | FlushCamera
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something could not be written. kind: the same for all failures of one sort, which are told once."""
+
+    kind: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class PacketsLost:
+    """So many packets are missing in what was written of a camera."""
+
+    camera: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileWritten:
+    """A clip or a segment of a recording is complete. size: in bytes."""
+
+    camera: str
+    path: str
+    size: int
+
+
+Report = Trouble | PacketsLost | FileWritten

@@ -1,0 +1,174 @@
+"""One fragmented MP4 file of video, written packet by packet; a crash at any moment leaves whole fragments.
+
+A file is written under a temporary name (`part_files`) beside its place and renamed when it is complete.
+All failures raise OSError with a sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from stream_detector.capture.packets import EncodedPacket, PacketRun, StreamForm, decode_times, open_form
+from stream_detector.evidence.part_files import finish_part, forget_part, new_part
+
+# A fragment at every key frame and at least every two seconds; the index (moov) comes first and is never touched again.
+_OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "2000000", "flush_packets": "1"}
+TIME_BASE = Fraction(1, 90_000)
+
+
+_TAKEN = {"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
+
+
+def takes(form: StreamForm) -> bool:
+    """Whether a camera's stream is written into an MP4 file as it is. JPEGs that we made are not a camera's stream."""
+    return not form.made and form.codec in _TAKEN
+
+
+class Mp4File:
+    """A file of one video stream. path: where it will lie; its folder is made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bytes = 0
+        self.packets = 0
+        self._part: Path | None = None
+        self._container: Any = None
+        self._stream: Any = None
+        self._form: StreamForm | None = None
+        self._run: PacketRun | None = None
+        self._shift = 0  # of the present run's stamps, in the form's time base
+        self._last_dts = -1
+        self._first_s = 0.0
+        self._last_s = 0.0
+
+    @property
+    def duration_s(self) -> float:
+        """Media time from the first packet to the last, in seconds."""
+        return self._last_s - self._first_s
+
+    @property
+    def form(self) -> StreamForm | None:
+        """Of the packets written; None before the first."""
+        return self._form
+
+    def write(self, packets: Sequence[EncodedPacket]) -> None:
+        """Append packets, in order of decoding; the first one is a key frame. Their media times are known.
+
+        All have the same form. Raises OSError.
+        """
+        for run, members in _by_run(packets):
+            if self._container is None:
+                self._open(run.form)
+            if run is not self._run:
+                self._begin_run(run, members)
+            for packet, dts in zip(members, _decoding(members), strict=True):
+                self._write(packet, dts)
+
+    def _open(self, form: StreamForm) -> None:
+        self._part = new_part(self.path)
+        self._form = form
+        try:
+            self._container = av.open(_address(self._part), "w", format="mp4", options=dict(_OPTIONS))
+            with open_form(form) as template:
+                self._stream = self._container.add_stream_from_template(template.streams.video[0], opaque=True)
+            self._stream.time_base = form.time_base
+        except (av.FFmpegError, ValueError) as error:
+            self.discard()
+            raise OSError(f"video in {form.codec} cannot be written ({_reason(error)})") from None
+
+    def _begin_run(self, run: PacketRun, members: Sequence[EncodedPacket]) -> None:
+        """Lay the run's stamps on the file's time: by media time, but never before what was written."""
+        first = members[0]
+        assert self._form is not None
+        base = self._form.time_base
+        stamp = first.dts if first.dts is not None else first.pts or 0
+        media_s = first.media_s if first.media_s is not None else self._last_s
+        if self._run is None:
+            self._first_s = self._last_s = media_s
+            self._shift = -stamp
+        else:
+            wanted = round((media_s - self._first_s) / base)
+            self._shift = max(wanted, self._last_dts + 1) - stamp
+        self._run = run
+
+    def _write(self, packet: EncodedPacket, dts: int) -> None:
+        assert self._form is not None
+        dts = max(dts + self._shift, self._last_dts + 1)
+        pts = dts if packet.pts is None else max(packet.pts + self._shift, dts)
+        made: Any = av.Packet(packet.data)
+        made.pts, made.dts, made.time_base = pts, dts, self._form.time_base
+        made.duration, made.is_keyframe, made.stream = packet.duration, packet.key, self._stream
+        try:
+            self._container.mux_one(made)
+        except (av.FFmpegError, ValueError) as error:
+            raise OSError(f"the clip could not be written ({_reason(error)})") from None
+        self._last_dts = dts
+        self._last_s = max(self._last_s, packet.media_s or 0.0)
+        self.bytes += len(packet.data)
+        self.packets += 1
+
+    def close(self) -> bool:
+        """Finish and rename; False if no packet ever came. Raises OSError if the file did not become whole."""
+        if self._container is None or self._part is None:
+            return False
+        part = self._part
+        try:
+            self._end()
+            finish_part(part, self.path)
+        except OSError:
+            self.discard()
+            raise
+        self._part = None
+        return True
+
+    def discard(self) -> None:
+        """Give up without leaving a file. Never raises."""
+        with contextlib.suppress(OSError):
+            self._end()
+        if self._part is not None:
+            forget_part(self._part)
+            self._part = None
+
+    def _end(self) -> None:
+        container, self._container, self._stream = self._container, None, None
+        if container is None:
+            return
+        try:
+            container.close()
+        except (av.FFmpegError, ValueError) as error:
+            raise OSError(f"the clip could not be written to its end ({_reason(error)})") from None
+
+
+def _by_run(packets: Sequence[EncodedPacket]) -> list[tuple[PacketRun, list[EncodedPacket]]]:
+    groups: list[tuple[PacketRun, list[EncodedPacket]]] = []
+    for packet in packets:
+        if not groups or groups[-1][0] is not packet.run:
+            groups.append((packet.run, []))
+        groups[-1][1].append(packet)
+    return groups
+
+
+def _decoding(packets: Sequence[EncodedPacket]) -> list[int]:
+    """Decoding times; those that the container does not give are made of the presentation times."""
+    given = [packet.dts for packet in packets]
+    if None not in given:
+        return [dts for dts in given if dts is not None]
+    stamps: list[int] = []
+    for packet in packets:
+        known = packet.pts if packet.pts is not None else packet.dts
+        stamps.append(known if known is not None else (stamps[-1] + 1 if stamps else 0))
+    return decode_times(stamps)
+
+
+def _address(path: Path) -> str:
+    return f"file:{path.absolute()}"
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
