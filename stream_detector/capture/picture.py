@@ -16,6 +16,7 @@ import struct
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import av
@@ -197,6 +198,7 @@ def shown_box(view: View, width: int, height: int) -> tuple[float, float, float,
     return at.x / at.width, at.y / at.height, (at.x + at.columns) / at.width, (at.y + at.rows) / at.height
 
 
+@lru_cache(64)
 def _place(view: View, width: int, height: int) -> _Place:
     """Cut the part out after scaling; if that would enlarge the whole picture a lot, cut it out before scaling."""
     rows, columns = view.size

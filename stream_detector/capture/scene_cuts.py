@@ -24,6 +24,7 @@ RATIO = 6.0  # factor over the largest change among the previous frames
 HISTORY = 12  # previous frames that are remembered
 LEAST_HISTORY = 4  # frames that a scene must have had before a cut counts
 FLAT = 4.0  # grey levels; a smaller deviation is no structure
+_FITS = 65_535 // 255  # pixels whose sum 16 bits hold
 RUN_UP = 2 * (HISTORY + 1)  # after this many frames, a detector that started late agrees with one that saw everything
 
 
@@ -37,7 +38,7 @@ class SceneCutDetector:
     def push(self, image: UInt8Array) -> bool:
         """Take the next frame, uint8 (H, W, 3); returns whether a new scene begins with it."""
         cells = mean_cells(image).ravel()
-        cells -= cells.mean()
+        cells -= np.add.reduce(cells) / np.float32(cells.size)
         deviation = float(np.sqrt(cells @ cells / cells.size))
         last, self._last = self._last, cells / deviation if deviation >= FLAT else None
         if last is None or self._last is None:
@@ -59,14 +60,9 @@ def mean_cells(image: UInt8Array) -> Float32Array:
         rows = _weights(height) @ image.reshape(height, -1).astype(np.float32)
         return np.asarray(np.rint(np.matmul(_weights(width), rows.reshape(SIDE, width, 3))), np.float32)
     down, across = height // SIDE, width // SIDE
-    wide = image.reshape(SIDE, down, width * 3).astype(np.uint16)  # sums of slices are much faster than one over axes
-    rows_of = wide[:, 0]
-    for k in range(1, down):
-        rows_of += wide[:, k]
-    parts = rows_of.reshape(SIDE, SIDE, across, 3)
-    cells = parts[:, :, 0].astype(np.float32)
-    for k in range(1, across):
-        cells += parts[:, :, k]
+    sums = np.uint16 if down * across <= _FITS else np.uint32
+    rows_of = np.add.reduce(image.reshape(SIDE, down, width * 3), axis=1, dtype=sums)
+    cells = np.einsum("ijkl->ijl", rows_of.reshape(SIDE, SIDE, across, 3)).astype(np.float32)  # faster than a sum
     cells *= np.float32(1.0 / (down * across))
     return np.rint(cells, out=cells)
 

@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stream_detector.alarms.state_machine import HysteresisRule
 from stream_detector.capture.picture import resize_frame
@@ -17,6 +19,8 @@ from stream_detector.capture.picture_quality import (
     CameraQualityMonitor,
     Coverage,
     PictureQualityMonitor,
+    _laplacian,
+    _percentile_99,
     picture_statistics,
     with_causes,
 )
@@ -303,3 +307,11 @@ def test_a_quiet_real_camera_has_no_trouble() -> None:
     capture.release()
     assert len(told) > 100
     assert not any(told)
+
+
+@given(st.integers(2, 120), st.integers(2, 120), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_sharpness_and_brightness_are_those_of_opencv_and_numpy(height: int, width: int, seed: int) -> None:
+    grey = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    assert np.array_equal(_laplacian(grey), cv2.Laplacian(grey, cv2.CV_32F))
+    assert _percentile_99(grey) == pytest.approx(float(np.percentile(grey, 99)))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from stream_detector.capture.scene_cuts import LEAST_HISTORY, RUN_UP, SceneCutDetector
+from stream_detector.capture.scene_cuts import LEAST_HISTORY, RUN_UP, SceneCutDetector, mean_cells
 from stream_detector.types import UInt8Array
 
 
@@ -69,3 +71,17 @@ def test_a_finder_that_starts_late_soon_tells_the_same() -> None:
     for late in range(0, len(frames) - RUN_UP, 7):
         told = [late + k for k in found(frames[late:])]
         assert [k for k in told if k >= late + RUN_UP] == [k for k in whole if k >= late + RUN_UP]
+
+
+@given(st.integers(16, 180), st.integers(16, 180), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_cells_are_the_means_of_their_pixels(height: int, width: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    wanted = cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).astype(int)
+    apart = np.abs(mean_cells(image) - wanted)
+    assert apart.max() <= 1  # halves are rounded another way
+    assert (apart > 0).mean() < 0.03
+
+
+def test_cells_of_a_large_bright_picture_do_not_overflow() -> None:
+    assert (mean_cells(np.full((1024, 1024, 3), 255, np.uint8)) == 255).all()
