@@ -208,8 +208,15 @@ def _place(view: View, width: int, height: int) -> _Place:
         return _Place(
             wide, tall, min(round(left * wide), wide - columns), min(round(top * tall), tall - rows), columns, rows
         )
-    x, y = min(round(left * width), width - 1), min(round(top * height), height - 1)
-    return _Place(width, height, x, y, max(1, round(right * width) - x), max(1, round(bottom * height) - y))
+    x, across = _pixels(left, right, width)
+    y, down = _pixels(top, bottom, height)
+    return _Place(width, height, x, y, across, down)
+
+
+def _pixels(begin: float, end: float, length: int) -> tuple[int, int]:
+    """(first pixel, how many) of a part in shares of `length` pixels; the pixel that it begins in where it has none."""
+    first, last = round(begin * length), round(end * length)
+    return (first, last - first) if last > first else (min(int(begin * length), length - 1), 1)
 
 
 def _wanted_box(view: View, width: int, height: int) -> tuple[float, float, float, float]:

@@ -62,9 +62,12 @@ def mean_cells(image: UInt8Array) -> Float32Array:
     down, across = height // SIDE, width // SIDE
     sums = np.uint16 if down * across <= _FITS else np.uint32
     rows_of = np.add.reduce(image.reshape(SIDE, down, width * 3), axis=1, dtype=sums)
-    cells = np.einsum("ijkl->ijl", rows_of.reshape(SIDE, SIDE, across, 3)).astype(np.float32)  # faster than a sum
+    cells: Float32Array = np.einsum("ijkl->ijl", rows_of.reshape(SIDE, SIDE, across, 3)).astype(
+        np.float32
+    )  # faster than a sum
     cells *= np.float32(1.0 / (down * across))
-    return np.rint(cells, out=cells)
+    np.rint(cells, out=cells)
+    return cells
 
 
 @lru_cache(16)
