@@ -19,7 +19,6 @@ import numpy as np
 from stream_detector.capture.grabs import GrabResult
 from stream_detector.capture.readers import READERS
 from stream_detector.config import CameraConfig, CaptureConfig
-from stream_detector.errors import SourceError
 from stream_detector.types import UInt8Array
 
 FPS = 100.0
@@ -32,7 +31,6 @@ class NumberedCamera:
     live = True
     detail = ""
     fps = FPS
-    refused = 0
 
     def __init__(self, camera: CameraConfig, config: CaptureConfig) -> None:
         path, _, query = camera.source.rest.partition("?")
@@ -43,9 +41,6 @@ class NumberedCamera:
         self._eaten: list[UInt8Array] = []
 
     def open(self) -> None:
-        if "refuse" in self._faults:
-            NumberedCamera.refused += 1
-            raise SourceError("the camera refuses, as it was told")
         (self._folder / f"{self._name}.pid").write_text(str(os.getpid()))
         self._begun_s = time.monotonic()
         if "eat" in self._faults and self._first_time("eat"):
