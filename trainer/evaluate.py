@@ -1,14 +1,14 @@
-"""Scores the videos of a split with a checkpoint and says how good that is, with intervals and oracle lines.
+"""Scores the videos of a split with a checkpoint and reports figures with intervals and oracle lines.
 
     python -m trainer evaluate FEATURES --checkpoint runs/head --annotations test_annotations.csv --out runs/evaluation
 
 Ground truth is joined by name; a video without an annotation is an error. Without --annotations the label of a clip
-counts for all of its frames (--clip-labels says that this is meant). Writes results.json, scores.csv, plots and one
+applies to all of its frames (--clip-labels confirms that). Writes results.json, scores.csv, plots and one
 self-contained report.html.
 
     python -m trainer evaluate --standard --clips CLIPS --more MORE --quiet QUIET --i3d ARCHIVE --out RECORD.json
 
-judges a frozen network or a bundle by the protocol of `trainer.evaluation`: nested folds of whole groups.
+evaluates a frozen network or a bundle by the protocol of `trainer.evaluation`: nested folds of whole groups.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from trainer.mil import training_overlap
 from trainer.mil.bags import window_spans
 from trainer.mil.checkpoint import Checkpoint, load_checkpoint
 
-SEGMENT_FPS = 30.0  # UCF-Crime's rate: used where features know no frame rate
+SEGMENT_FPS = 30.0  # UCF-Crime's frame rate, for features without one
 RATES_PER_HOUR = (1.0, 3.0, 10.0, 30.0)
 
 
 def timeline_of(
     video: VideoFeatures, scores: np.ndarray[Any, np.dtype[np.float64]], truth: Annotation | None
 ) -> Timeline:
-    """Scores on the time axis. truth: the video's annotation, or None when its label counts for all of its frames.
+    """Return the scores on the time axis. truth: the video's annotation, or None if its label applies to all frames.
 
-    Raises DataError when the two disagree about what the video is, or when its length is unknown.
+    Raises DataError if label and annotation disagree, or if the length is unknown.
     """
     frames = video.frames or (truth.frames if truth else 0)
     if frames < 1:
@@ -63,7 +63,9 @@ def timeline_of(
 
 
 def _at_rate(truth: Annotation, frames: int) -> tuple[tuple[int, int], ...]:
-    """Events in the frames of the features: annotations count frames of the file, features may be at another rate."""
+    """Convert events to the frames of the features: annotations count frames of the file, features may have another
+    rate.
+    """
     if not truth.frames or truth.frames == frames:
         return truth.clipped(frames)
     ratio = frames / truth.frames
@@ -73,7 +75,7 @@ def _at_rate(truth: Annotation, frames: int) -> tuple[tuple[int, int], ...]:
 def score_videos(
     features: FeatureSet, checkpoint: Checkpoint, annotations: Mapping[str, Annotation] | None
 ) -> list[Timeline]:
-    """Every video of `features`, scored as the stream would: window by window, nothing from the future."""
+    """Score every video of `features` as the stream would: window by window, without the future."""
     if checkpoint.spec.dim != features.dim:
         raise DataError(
             f"the head takes {checkpoint.spec.dim} features but {features.origin} has {features.dim}; "
@@ -91,7 +93,7 @@ def score_videos(
 def evaluate(
     timelines: Sequence[Timeline], bootstrap: int = 1000, delay_s: float = 0.0, oracles: bool = True
 ) -> dict[str, Any]:
-    """All figures as Figure objects, nested by stamping; oracles by name. Raises DataError for one class only."""
+    """Return all figures, nested by stamping, and the oracles by name. Raises DataError for one class only."""
     labels = np.array([t.label for t in timelines])
     hours = sum(t.frames / t.fps for t in timelines) / 3600
     content = all_pieces(timelines, "content")
@@ -115,7 +117,7 @@ def evaluate(
 
 
 def jsonable(value: Any) -> Any:
-    """Figures and NaN to what JSON can hold."""
+    """Convert figures and NaN to values that JSON can hold."""
     if isinstance(value, Figure):
         return value.to_dict()
     if isinstance(value, dict):
@@ -126,7 +128,7 @@ def jsonable(value: Any) -> Any:
 
 
 def write_scores(timelines: Sequence[Timeline], path: Path) -> None:
-    """One row a window, with the column names of `stream-detector score`."""
+    """Write one row per window, with the column names of `stream-detector score`."""
     with path.open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(["source", "window", "start_frame", "end_frame", "start_s", "end_s", "raw"])
@@ -136,7 +138,7 @@ def write_scores(timelines: Sequence[Timeline], path: Path) -> None:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`trainer evaluate`."""
+    """Declare `trainer evaluate`."""
     parser = subparsers.add_parser("evaluate", help="figures, intervals, oracle lines, plots and a report")
     parser.add_argument("features", type=Path, nargs="?")
     parser.add_argument("--checkpoint", type=Path, help="head.safetensors or its folder")

@@ -1,4 +1,4 @@
-"""What an evaluation is worth, for people: a table on the terminal and one self-contained HTML page."""
+"""The report of an evaluation: tables on the terminal and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SHOWN_VIDEOS = 60
 
 
 def rows_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(figure, at content time, at emission time)."""
+    """Return (figure, at content time, at emission time)."""
     return [(title, str(found["content"][key]), str(found["emission"][key])) for key, title in TITLES.items()]
 
 
 def event_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """(allowed rate, recall, detected, median delay, 90 % delay)."""
+    """Return (allowed rate, recall, detected, median delay, 90 % delay)."""
     return [
         (
             f"{rate} / h",
@@ -54,7 +54,7 @@ ORACLE_KEYS = ("auc", "ap", "auc_abnormal", "auc_macro")
 
 
 def oracle_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """(oracle, its figures)."""
+    """Return (oracle, its figures)."""
     return [(name, *(_short(line[k]) for k in ORACLE_KEYS)) for name, line in found.get("oracles", {}).items()]
 
 
@@ -63,7 +63,7 @@ def _short(figure: Figure) -> str:
 
 
 def summary_line(found: dict[str, Any]) -> str:
-    """What was scored, and whether the head had seen it before."""
+    """Return what was scored, and whether the head had seen it in training."""
     known = found.get("seen_in_training")
     words = warning(known, found["videos"]) if known else ""
     return (
@@ -74,7 +74,7 @@ def summary_line(found: dict[str, Any]) -> str:
 
 
 def print_figures(found: dict[str, Any]) -> None:
-    """Tables on stdout."""
+    """Print the tables on standard output."""
     console = Console()
     console.print(summary_line(found))
     tables = (
@@ -90,7 +90,7 @@ def print_figures(found: dict[str, Any]) -> None:
 
 
 def write_report(timelines: Sequence[Timeline], found: dict[str, Any], about: dict[str, Any], out: Path) -> Path:
-    """Plots as PNG and `report.html`, which embeds them; returns its path."""
+    """Write plots as PNG and `report.html`, which embeds them; return its path."""
     plot_roc_pr(all_pieces(timelines, "content"), out / "curves.png")
     abnormal = [t for t in timelines if t.label][: SHOWN_VIDEOS * 2 // 3]
     normal = sorted((t for t in timelines if not t.label), key=lambda t: -float(t.scores.max()))

@@ -4,8 +4,8 @@
 
 A head of kind "mlp" with the view "rows" and one member scores every window by itself and becomes arch "mlp", which
 runs inside the engine: the principal axes are folded into the first layer, the rescaling becomes the standardisation.
-Any other head carries a state; it becomes "causal-conv", "causal-gru" or "causal-mlp" and is stored as it is. The
-backbone must be the one that made the features: weights and recipe are compared with those that the checkpoint knows.
+Any other head has a state; it becomes "causal-conv", "causal-gru" or "causal-mlp" and is stored unchanged. The backbone
+must be the one that made the features: weights and recipe are compared with those in the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.mil.checkpoint import Checkpoint, load_checkpoint
 
 
 def head_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The manifest's `head` (without checksum) and the state of `stream_detector.models.heads.build_head` of it."""
+    """Return the manifest's `head` (without checksum) and the state for `stream_detector.models.heads.build_head`."""
     spec = checkpoint.spec
     if spec.kind != "mlp" or spec.views != ("rows",) or spec.members != 1:
         return temporal_state(checkpoint)
@@ -47,7 +47,7 @@ def head_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.
 
 
 def temporal_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The same for a head that carries a state."""
+    """Return the same for a head with a state."""
     spec, scaling = checkpoint.spec, checkpoint.scaling
     head = {
         "arch": next(arch for arch, kind in TEMPORAL.items() if kind == spec.kind),
@@ -74,11 +74,11 @@ def temporal_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, to
 
 
 def check_backbone(checkpoint: Checkpoint, bundle: Bundle) -> None:
-    """Raises DataError unless the checkpoint's features came from this bundle's backbone and recipe."""
+    """Raise DataError unless the checkpoint's features came from this bundle's backbone and recipe."""
     made, manifest = checkpoint.features, bundle.manifest
     if "weights_sha256" not in made:
         raise DataError(
-            "the checkpoint's features do not say which backbone made them; train on features of `trainer extract`"
+            "the checkpoint does not name the backbone of its features; train on features of `trainer extract`"
         )
     for what, trained, given in (
         ("backbone", made["arch"], manifest.backbone.arch),
@@ -121,7 +121,7 @@ def export(
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`trainer export`."""
+    """Declare `trainer export`."""
     parser = subparsers.add_parser("export", help="head and backbone to a bundle")
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument(
@@ -135,7 +135,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the bundle, print its name, fingerprint and folder."""
+    """Write the bundle; print its name, fingerprint and folder."""
     if not 0 <= args.threshold <= 1:
         raise DataError(f"a threshold lies between 0 and 1, got {args.threshold}")
     results = {}

@@ -22,7 +22,7 @@ Event = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One video's truth. frames: its length, 0 when unknown.  events: half-open frame intervals, sorted."""
+    """The ground truth of one video. frames: its length, 0 if unknown.  events: half-open frame intervals, sorted."""
 
     name: str
     category: str
@@ -30,20 +30,20 @@ class Annotation:
     events: tuple[Event, ...]
 
     def clipped(self, frames: int) -> tuple[Event, ...]:
-        """The events inside a video of `frames` frames; an event wholly outside vanishes."""
+        """Return the events inside a video of `frames` frames; an event completely outside is dropped."""
         inside = ((max(0, a), min(b, frames)) for a, b in self.events)
         return tuple((a, b) for a, b in inside if a < b)
 
 
 def video_stem(name: str) -> str:
-    """`Abuse/Abuse028_x264.mp4` → `Abuse028_x264`: what videos are joined by."""
+    """Map `Abuse/Abuse028_x264.mp4` to `Abuse028_x264`, the key by which videos are joined."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     stem, dot, suffix = last.rpartition(".")
     return stem if dot and suffix.lower() in {"mp4", "avi", "mkv", "mov", "webm", "txt", "npy", "npz"} else last
 
 
 def read_annotations(path: Path) -> dict[str, Annotation]:
-    """All annotations of a file, by video stem. Raises DataError, naming the line."""
+    """Read all annotations of a file, by video stem. Raises DataError, which names the line."""
     if not path.is_file():
         raise DataError(f"annotation file {path} does not exist; give the path of the test annotations")
     found: dict[str, Annotation] = {}
@@ -79,7 +79,9 @@ def _parse(fields: list[str], has_frames: bool, where: str) -> Annotation:
 
 
 def annotation_of(annotations: Mapping[str, Annotation], name: str) -> Annotation:
-    """The annotation of one video. Raises DataError when there is none: leaving it out would change the figure."""
+    """Return the annotation of one video. Raises DataError if there is none, because leaving it out would change the
+    figure.
+    """
     if name not in annotations:
         raise DataError(f"video {name} has no annotation; add it to the annotation file, or leave it out of the list")
     return annotations[name]

@@ -1,13 +1,13 @@
-"""Are these features what they claim to be? Looks for the traces that broken extraction leaves.
+"""Checks features for the traces of a broken extraction.
 
-    provenance   one feature dimension of a video's mean, L2-normalised row separates a class folder from Normal almost
-                 perfectly (AUC beyond 0.99 either way). No real feature does that: it is the signature of another
-                 extraction run, another network, another codec. A head trained on such features learns the folder.
-    untrained    rows never zero, nearly equal from video to video, with large norms: a randomly initialised network in
-                 training mode. Real features of a ReLU network are sparse or differ from scene to scene.
-    blank, constant, duplicated, not finite   rows that carry nothing, and videos whose rows are those of another video
+    provenance   one dimension of a video's mean, L2-normalised row separates a class folder from Normal almost
+                 perfectly (AUC beyond 0.99 either way). No real feature does that: it is the signature of another extraction
+                 run, network or codec. A head trained on such features learns the folder.
+    untrained    rows that are never zero, nearly equal from video to video, with large norms: a randomly initialised
+                 network in training mode. Real features of a ReLU network are sparse or differ from scene to scene.
+    blank, constant, duplicated, not finite   rows without information, and videos with the rows of another video
 
-A finding of provenance, untrained, blank or not-finite features condemns the set: exit code 1.
+A finding of provenance, untrained, blank or not finite condemns the set: exit code 1.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from scipy.stats import rankdata
 from trainer.data.features import NORMAL, FeatureSet, load_features
 
 PROVENANCE_AUC = 0.99
-MIN_VIDEOS = 5  # of a class: with fewer, some dimension of thousands separates by chance
-CHANCE = 1e-3  # probability below which a separation by chance is ruled out
-SAME_MEANS = 0.97  # mean cosine between videos' mean rows above which no scene can be told from another
+MIN_VIDEOS = 5  # videos of a class; with fewer, some of thousands of dimensions separates by chance
+CHANCE = 1e-3  # a separation with a lower probability is not by chance
+SAME_MEANS = 0.97  # mean cosine between videos' mean rows; above it no scene differs from another
 EXAMPLES = 5
 
 Matrix = NDArray[np.float64]
@@ -36,7 +36,7 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found. kind: see the module.  severe: condemns the set.  where: names, the first few."""
+    """One finding. kind: see the module.  severe: whether it condemns the set.  where: the first few names."""
 
     kind: str
     severe: bool
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result. statistics: of all rows.  separation: class → best single-dimension AUC against Normal."""
+    """The result. statistics: of all rows.  separation: class → best AUC of a single dimension against Normal."""
 
     videos: int
     dim: int
@@ -61,7 +61,7 @@ class Audit:
 
 
 def audit(features: FeatureSet) -> Audit:
-    """Look at everything; changes nothing."""
+    """Run all checks; the features are not changed."""
     findings = list(_row_findings(features))
     rows = np.concatenate([v.rows for v in features.videos]).astype(np.float64)
     usable = rows[np.isfinite(rows).all(axis=1)]
@@ -141,7 +141,7 @@ def _statistics(rows: Matrix, means: Matrix) -> dict[str, float]:
 
 
 def _best_auc(group: Matrix, normal: Matrix) -> float:
-    """Best AUC over the dimensions, in either direction. group (G, D), normal (N, D)."""
+    """Return the best AUC over all dimensions, in either direction. group: (G, D).  normal: (N, D)."""
     ranks = rankdata(np.concatenate([group, normal]), axis=0)
     g, n = len(group), len(normal)
     auc = (ranks[:g].sum(axis=0) - g * (g + 1) / 2) / (g * n)
@@ -162,7 +162,7 @@ def _separation(features: FeatureSet, means: Matrix) -> dict[str, float]:
 
 
 def _provenance(features: FeatureSet, separation: dict[str, float]) -> list[Finding]:
-    """Classes beyond PROVENANCE_AUC, unless so few videos could be parted by chance among D dimensions."""
+    """Return classes beyond PROVENANCE_AUC, unless so few videos could be separated by chance among D dimensions."""
     counts = {c: sum(v.category == c for v in features.videos) for c in (*separation, NORMAL)}
     guilty = []
     for category, auc in separation.items():

@@ -31,7 +31,7 @@ from stream_detector.models.recipe import DEFAULT_FILTER, View
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.data.content_hash import files_digest
 
-Size = int | tuple[int, int]  # of a picture in pixels: a side, or (rows, columns)
+Size = int | tuple[int, int]  # pixels of a side, or (rows, columns)
 PACK_SIZE = 128
 SPLITS = ("train", "val")
 _COLUMNS = ("path", "set", "label", "split", "group", "category", "fps")
@@ -55,7 +55,7 @@ class Clip:
 
 
 def index_rows(root: Path) -> tuple[Path, list[dict[str, str]]]:
-    """`root`/index.csv and its rows, unchecked. Raises DataError when it cannot be read."""
+    """Return `root`/index.csv and its rows, unchecked. Raises DataError if it cannot be read."""
     path = Path(root) / "index.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -67,7 +67,7 @@ def index_rows(root: Path) -> tuple[Path, list[dict[str, str]]]:
 
 
 def read_index(root: Path) -> tuple[Clip, ...]:
-    """All clips of `root`/index.csv, in its order. Raises DataError naming the row that is wrong."""
+    """Return all clips of `root`/index.csv, in order. Raises DataError, which names the wrong row."""
     path, rows = index_rows(root)
     clips = []
     for number, row in enumerate(rows, start=2):
@@ -102,7 +102,9 @@ def read_index(root: Path) -> tuple[Clip, ...]:
 
 
 def check_groups(clips: Iterable[Clip]) -> None:
-    """Raise DataError if a named group stands in two splits: neighbours of one source would leak. '' is no group."""
+    """Raise DataError if a named group is in two splits, because neighbours of one source would leak. '' is no
+    group.
+    """
     seen: dict[tuple[str, str], str] = {}
     for clip in clips:
         if clip.group and seen.setdefault((clip.set, clip.group), clip.split) != clip.split:
@@ -112,7 +114,7 @@ def check_groups(clips: Iterable[Clip]) -> None:
 
 
 def split_by_group(clips: Sequence[Clip], share: float, seed: int) -> tuple[Clip, ...]:
-    """The same clips with new splits: about `share` of each set goes to val, whole groups at a time, by a fixed seed.
+    """Return the clips with new splits: about `share` of each set becomes val, in whole groups, by a fixed seed.
 
     A clip without a group is a group of its own.
     """
@@ -125,9 +127,9 @@ def split_by_group(clips: Sequence[Clip], share: float, seed: int) -> tuple[Clip
 
 
 def evenly(clips: Sequence[Clip], split: str, limits: Mapping[str, int]) -> list[int]:
-    """Places of the clips of a split, at most `limits[set]` of every set and label.
+    """Return the indices of the clips of a split, at most `limits[set]` of every set and label.
 
-    They are spread over the list: indices are sorted by category, and the first hundred may be of one kind only.
+    They are spread over the list, because an index is sorted by category and its first hundred may be of one kind.
     """
     cells: dict[tuple[str, bool], list[int]] = {}
     for place, clip in enumerate(clips):
@@ -141,17 +143,17 @@ def evenly(clips: Sequence[Clip], split: str, limits: Mapping[str, int]) -> list
 
 
 def sides(size: Size) -> tuple[int, int]:
-    """(rows, columns) of a size."""
+    """Return (rows, columns) of a size."""
     return (size, size) if isinstance(size, int) else size
 
 
 def named(size: Size) -> str:
-    """'240' or, rows first, '240x320', as `parse_size` reads it."""
+    """Format a size as '240' or, rows first, '240x320', for `parse_size`."""
     return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
 def parse_size(text: str) -> Size:
-    """'240' → 240, '240x320' → (240, 320): rows first. Raises argparse's error otherwise."""
+    """Parse '240' to 240 and '240x320' (rows first) to (240, 320). Raises argparse's error otherwise."""
     try:
         numbers = [int(part) for part in text.split("x")]
     except ValueError:
@@ -162,11 +164,11 @@ def parse_size(text: str) -> Size:
 
 
 def read_frames(path: Path, size: Size, *, limit: int | None = None, fps: float = 25.0) -> UInt8Array:
-    """The frames of a video that a recipe of `fps` wants, at most `limit`: uint8 (n, rows, columns, 3) RGB, stretched.
+    """Return the frames of a video that a recipe of `fps` needs, at most `limit`: uint8 (n, rows, columns, 3) RGB,
+    stretched.
 
-    Those that the running detector would see: of 50 or 60 frames a second every other one.
-
-    Raises DataError if the file cannot be opened or holds no frame.
+    They are the frames that the detector would use: at 50 or 60 frames per second every second one. Raises DataError if
+    the file cannot be opened or has no frame.
     """
     try:
         with closing(pictures(Path(path), fps)) as seen:
@@ -177,7 +179,7 @@ def read_frames(path: Path, size: Size, *, limit: int | None = None, fps: float 
 
 
 def stretch(image: Any, size: Size) -> UInt8Array:
-    """A picture (h, w, 3) stretched to (rows, columns, 3); the same one if it is that large already."""
+    """Stretch a picture (h, w, 3) to (rows, columns, 3); a picture of that size is returned unchanged."""
     rows, columns = sides(size)
     if image.shape[:2] == (rows, columns):
         same: UInt8Array = image
@@ -190,24 +192,26 @@ def stretch(image: Any, size: Size) -> UInt8Array:
 
 
 def small_rgb(image: AnyPicture, size: Size) -> UInt8Array:
-    """A decoded picture or BGR array, stretched to uint8 (rows, columns, 3) RGB by the recipes' usual filter."""
+    """Convert a decoded picture or BGR array to uint8 (rows, columns, 3) RGB, stretched with the recipes' usual
+    filter.
+    """
     return as_picture(image).rgb(View("whole", sides(size)), DEFAULT_FILTER)
 
 
 def window_at(frames: UInt8Array, start: int, step: int = 1, length: int = WINDOW_FRAMES) -> UInt8Array:
-    """`length` frames from `start` on, `step` apart; past the end the last frame is repeated. A copy."""
+    """Return a copy of `length` frames from `start` on, `step` apart; past the end the last frame is repeated."""
     index = np.minimum(start + step * np.arange(length), len(frames) - 1)
     result: UInt8Array = frames[index]
     return result
 
 
 def window_starts(frames: int, stride: int = WINDOW_FRAMES, length: int = WINDOW_FRAMES) -> list[int]:
-    """Starts of the full windows of a clip, as the running detector cuts them; a short clip gives one start, 0."""
+    """Return the starts of the full windows of a clip, as in the detector; a short clip gives one start, 0."""
     return list(range(0, max(1, frames - length + 1), stride))
 
 
 class PackWriter:
-    """Writes a packed file, item after item; it appears under its name only once it is whole (`close`)."""
+    """Writes a packed file, item after item; `close` gives it its name."""
 
     def __init__(self, path: Path, size: int = PACK_SIZE) -> None:
         self.path, self.size = Path(path), size
@@ -218,7 +222,7 @@ class PackWriter:
         self._offset = 0
 
     def add(self, frames: UInt8Array, meta: dict[str, Any]) -> None:
-        """frames: uint8 (n, size, size, 3) RGB.  meta: plain values, given back by `PackedFrames.meta`."""
+        """Add an item. frames: uint8 (n, size, size, 3) RGB.  meta: plain values, returned by `PackedFrames.meta`."""
         if frames.dtype != np.uint8 or frames.shape[1:] != (self.size, self.size, 3) or len(frames) == 0:
             raise DataError(f"packed frames must be uint8 (n, {self.size}, {self.size}, 3), got {frames.shape}")
         with self._partial.open("ab") as file:
@@ -227,7 +231,7 @@ class PackWriter:
         self._offset += len(frames)
 
     def close(self, key: str = "") -> None:
-        """Finish the file. key: what it was made from, checked by `PackedFrames.open`."""
+        """Finish the file. key: identifies its sources; `PackedFrames.open` checks it."""
         os.replace(self._partial, self.path)
         text = json.dumps({"schema": "stream-detector.pack/1", "size": self.size, "key": key, "items": self._items})
         temporary = self.path.with_suffix(f".json.{os.getpid()}.partial")
@@ -255,16 +259,16 @@ class PackedFrames:
         return len(self.meta)
 
     def frames(self, index: int) -> UInt8Array:
-        """All frames of one item."""
+        """Return all frames of one item."""
         item = self.meta[index]
         result: UInt8Array = self._map[item["offset"] : item["offset"] + item["frames"]]
         return result
 
 
 def clips_key(clips: Sequence[Clip], root: Path, size: Size, limit: int) -> str:
-    """Names the content of a pack: it changes with the list of clips, with their bytes and with how they are packed.
+    """Return the key of a pack: it changes with the list of clips, their content and the way of packing.
 
-    Raises DataError for a clip that is not there.
+    Raises DataError for a missing clip.
     """
     content = files_digest(Path(root) / clip.path for clip in clips)
     text = json.dumps([size, limit, [asdict(clip) for clip in clips], content])
@@ -274,9 +278,9 @@ def clips_key(clips: Sequence[Clip], root: Path, size: Size, limit: int) -> str:
 def pack_clips(
     clips: Sequence[Clip], root: Path, cache: Path, *, size: int = PACK_SIZE, limit: int = 150, name: str = "clips"
 ) -> Iterator[tuple[int, int]]:
-    """Decode every clip once into `cache`/`name`.u8; yields (done, all). Nothing to do if it is there.
+    """Decode every clip once into `cache`/`name`.u8; yield (done, total). An existing file is kept.
 
-    limit: at most so many frames of a clip.  Raises DataError for a clip that cannot be read.
+    limit: most frames of a clip.  Raises DataError for a clip that cannot be read.
     """
     path, key = Path(cache) / f"{name}.u8", clips_key(clips, root, size, limit)
     if path.with_suffix(".json").exists() and PackedFrames(path).key == key:
@@ -289,7 +293,7 @@ def pack_clips(
 
 
 def load_clips(cache: Path, name: str = "clips") -> tuple[PackedFrames, tuple[Clip, ...]]:
-    """A packed file of a cache folder and the descriptions of its items, in the same order."""
+    """Return a packed file of a cache folder and the descriptions of its items, in the same order."""
     packed = PackedFrames(Path(cache) / f"{name}.u8")
     names = Clip.__slots__
     return packed, tuple(Clip(**{name: item[name] for name in names}) for item in packed.meta)

@@ -1,7 +1,7 @@
-"""What a recording is, told by its bytes and not by its name.
+"""Identifies recordings by their content, not by their names.
 
-Caches of features and of frames are keyed by these digests: a new recording under an old name is another recording, and
-an old one under a new name is the same.
+Caches of features and frames use these digests as keys: a new recording with an old name is another recording, and an
+old one with a new name is the same.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def file_digest(path: Path) -> str:
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """One digest of several files, in their order."""
+    """Return one digest of several files, in order."""
     return hashlib.sha256("\n".join(file_digest(path) for path in paths).encode()).hexdigest()
 
 
 def rows_digest(rows: Float32Array) -> str:
-    """SHA-256 of features (T, D): stands in for the recording's where that is not known."""
+    """Return the SHA-256 of features (T, D); it replaces the recording's digest where that is unknown."""
     return hashlib.sha256(np.ascontiguousarray(rows, np.float32).tobytes()).hexdigest()

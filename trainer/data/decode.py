@@ -1,7 +1,7 @@
-"""Videos to windows of pixels, several videos at once, never more than a few windows of each in memory.
+"""Decodes several videos at once into windows of pixels, with only a few windows of each in memory.
 
-The windows are those of `stream_detector.capture.recordings`, so a feature made here is the one that the stream would
-see. One thread per video being decoded; each hands its windows over through a short queue and waits when that is full.
+The windows are those of `stream_detector.capture.recordings`, so features made here equal those of the stream. Each
+video has a thread, which passes its windows through a short queue and waits when that is full.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUEUE_WINDOWS = 16
 
 
 class Decoding:
-    """One video being decoded by a thread of its own. Iterate it for its windows; `state` is complete afterwards."""
+    """One video that a thread decodes. Iterate over it for its windows; afterwards `state` is complete."""
 
     def __init__(self, path: Path, recipe: Recipe, stride_frames: int) -> None:
         self.state = DecodeState()
@@ -39,7 +39,7 @@ class Decoding:
                     return
         except SourceError as error:
             self.state.error = str(error)
-        except Exception as error:  # a decoder's own failure must not end an extraction of days
+        except Exception as error:  # the failure of one decoder must not end an extraction of days
             self.state.error = f"{path} could not be decoded ({type(error).__name__}: {error})"
         self._put(None)
 
@@ -63,7 +63,7 @@ class Decoding:
 
 
 def decode_all(paths: Sequence[Path], recipe: Recipe, stride_frames: int, at_once: int) -> Iterator[Decoding]:
-    """Decodings in the order of `paths`, `at_once` of them running ahead. Closes them all when the caller stops."""
+    """Yield decodings in the order of `paths`; `at_once` of them run ahead. All are closed when the caller stops."""
     running: deque[Decoding] = deque()
     upcoming = iter(paths)
     try:

@@ -1,4 +1,4 @@
-"""Arrays that took long to make, kept in a file until what they depend on changes."""
+"""Caches arrays in a file until the values they depend on change."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stream_detector.types import Float32Array
 
 
 def kept(path: Path, key: str, make: Callable[[], Sequence[Float32Array]]) -> list[Float32Array]:
-    """What `make` gives; read from `path` instead if that was written under the same `key`.
+    """Return the arrays of `make`, or those in `path` if they were written under the same `key`.
 
-    key: names all that the arrays depend on, the network and the footage for instance.
+    key: names everything that the arrays depend on, for instance the network and the footage.
     """
     if path.exists():
         with np.load(path) as arrays:

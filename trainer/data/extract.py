@@ -19,7 +19,7 @@ from trainer.data.videos import LabelledVideo, read_list, read_ucf_crime
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`trainer extract`."""
+    """Declare `trainer extract`."""
     parser = subparsers.add_parser("extract", help="videos to features, resumable")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--list", type=Path, help="CSV with the columns path, label[, category, group, split]")
@@ -59,7 +59,7 @@ def _extraction(
 
 
 def main(args: argparse.Namespace) -> int:
-    """Extract with a progress bar; print one JSON line of totals. Exit code 0 also when some videos were skipped."""
+    """Extract with a progress bar; print one JSON line of totals. Returns 0 also if some videos were skipped."""
     from trainer.progress import step_progress
 
     where = {k: set(v.split(",")) for k, _, v in (w.partition("=") for w in args.where)}
@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     if args.ray:
         from stream_detector.system.actor_pool import import_ray
 
-        import_ray("extract --ray")  # the sentence about the package comes before any other
+        import_ray("extract --ray")  # reports a missing package first
     with bundle_for(args) as bundle, step_progress("extracting") as progress:
         began, tally = time.monotonic(), Tally()
         for video, tally in _extraction(args, videos, bundle):

@@ -1,8 +1,8 @@
-"""`trainer extract --ray`: the same files in the same folder, by the workers of a Ray cluster.
+"""`trainer extract --ray`: the same files in the same folder, made by the workers of a Ray cluster.
 
 A worker decodes and scores one video at a time, batched by itself as on one machine, so a feature does not depend on
-who made it; it comes back through Ray's object store, and this process alone writes. Videos must be readable on every
-node under the same path; weights for `--backbone` must be in every node's cache.
+its worker. Features return through Ray's object store, and only this process writes. Every node must be able to read
+the videos under the same path; weights for `--backbone` must be in every node's cache.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Extractor:
 
     def __init__(self, args: argparse.Namespace, engine: EngineConfig) -> None:
         self._stride = int(args.stride)
-        self._open = contextlib.ExitStack()  # a bundle made up for a backbone lies in a folder of its own
+        self._open = contextlib.ExitStack()  # a bundle assembled for a backbone is in a separate folder
         self._bundle = self._open.enter_context(bundle_for(args))
         self._engine = load_engine(self._bundle, engine)
 
     def work(self, path: Path) -> tuple[dict[str, Any], Any]:
-        """(arrays, DecodeState) of one video. Raises DataError when it cannot be read."""
+        """Return (arrays, DecodeState) of one video. Raises DataError if it cannot be read."""
         decoding = Decoding(path, self._bundle.recipe, self._stride)
         try:
             return features_of(decoding, self._engine), decoding.state
@@ -63,7 +63,7 @@ class Extractor:
 def extract_ray(
     args: argparse.Namespace, videos: Sequence[LabelledVideo], bundle: Bundle
 ) -> Iterator[tuple[LabelledVideo, Tally]]:
-    """As `extraction.extract`; a video that kills its worker twice is skipped, with that as the reason."""
+    """Extract like `extraction.extract`; a video that kills its worker twice is skipped with that reason."""
     if args.stride < 1 or (args.workers is not None and args.workers < 1):
         raise DataError(f"stride and workers must be at least 1, got {args.stride} and {args.workers}")
     chosen = choose_engine(

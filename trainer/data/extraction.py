@@ -1,12 +1,12 @@
-"""Videos → features per window, with a manifest that says exactly how. Killed at any moment, it goes on where it was.
+"""Videos → features per window, with a manifest of all parameters. After a kill, the same command continues.
 
     python -m trainer extract --list videos.csv --out features/           or   --ucf-crime DIR
                               --bundle embedded | --backbone ARCH --weights NAME
 
 A video becomes `<name>.npz` (features float32 (T, D); starts, ends: half-open, in frames of the file; start_s, end_s;
-cut: True where a window does not follow on from the one before, so that a head that remembers forgets there), put in
-place whole or not at all. Each video is batched by itself, so its features depend neither on the videos around it nor
-on where a run was interrupted. Videos that cannot be read are reported, listed in the manifest and skipped.
+cut: True if a window does not continue the previous one, so that a head with a state is reset), written atomically.
+Each video is batched by itself, so its features depend neither on other videos nor on interruptions. Videos that cannot
+be read are reported, listed in the manifest and skipped.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from trainer.data.decode import DecodeState, Decoding, decode_all
 from trainer.data.features import MANIFEST, MANIFEST_SCHEMA
 from trainer.data.videos import LabelledVideo
 
-BATCH = 8  # windows a call of the network; part of the key: another batch may round differently
+BATCH = 8  # windows per call of the network; part of the key, because another batch may round differently
 
 
 @dataclass
 class Tally:
-    """What a run did. skipped: name → why.  changed: whose file was another than the features' and was done again."""
+    """The result of a run. skipped: name → reason.  changed: videos that were extracted again because their file had
+    changed.
+    """
 
     done: int = 0
     resumed: int = 0
@@ -50,7 +52,9 @@ class Tally:
 
 
 class EngineKind(Protocol):
-    """What a feature depends on of an engine; `engines.Choice` tells it before one is loaded."""
+    """The properties of an engine that a feature depends on; `engines.EngineChoice` has them before an engine is
+    loaded.
+    """
 
     @property
     def name(self) -> str: ...
@@ -59,7 +63,7 @@ class EngineKind(Protocol):
 
 
 def extraction_facts(bundle: Bundle, engine: EngineKind, stride: int) -> dict[str, Any]:
-    """Everything that a feature depends on."""
+    """Return everything that a feature depends on."""
     manifest = bundle.manifest
     return {
         "schema": MANIFEST_SCHEMA,
@@ -77,12 +81,14 @@ def extraction_facts(bundle: Bundle, engine: EngineKind, stride: int) -> dict[st
 
 
 def key_of(facts: dict[str, Any]) -> str:
-    """Short digest of the facts; features of another key are never mixed in."""
+    """Return a short digest of the facts; features with different keys are never mixed."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of one video; at most BATCH windows of pixels are held. Raises DataError when there was no window."""
+    """Return the arrays of one video; at most BATCH windows of pixels are held. Raises DataError if there was no
+    window.
+    """
     batch, rows, refs = list[Window](), list[np.ndarray[Any, Any]](), list[tuple[int, int, float, float, bool]]()
 
     def flush() -> None:
@@ -113,7 +119,7 @@ def features_of(decoding: Decoding, engine: Engine) -> dict[str, np.ndarray[Any,
 
 
 def save_video(path: Path, arrays: dict[str, np.ndarray[Any, Any]], state: DecodeState, key: str, sha256: str) -> None:
-    """Write `path` whole or not at all; the same arrays give the same bytes (zip time stamps are constant)."""
+    """Write `path` atomically; equal arrays give equal bytes (zip time stamps are constant)."""
     facts = {
         "frames": np.array(state.frames),
         "fps": np.array(state.fps),
@@ -128,7 +134,9 @@ def save_video(path: Path, arrays: dict[str, np.ndarray[Any, Any]], state: Decod
 
 
 def finished(path: Path, key: str) -> dict[str, Any] | None:
-    """Frames, fps and windows of an extracted video; None when it is not there. Raises DataError for another key."""
+    """Return frames, fps and windows of an extracted video, or None if there is none. Raises DataError for another
+    key.
+    """
     if not path.is_file():
         return None
     try:
@@ -142,7 +150,7 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
                 "sha256": str(data["sha256"]) if "sha256" in data else "",
             }
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        path.unlink()  # not ours, or of a disk that lost its tail: make it again
+        path.unlink()  # not written by this program, or truncated by a full disk: extract again
         return None
     if found != key:
         raise DataError(
@@ -154,10 +162,10 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
 def unfinished(
     videos: Sequence[LabelledVideo], out: Path, key: str, entries: dict[str, dict[str, Any]], tally: Tally
 ) -> list[LabelledVideo]:
-    """The videos still to be done; the others are entered. Raises DataError for features of another key.
+    """Return the videos still to extract; the others are entered. Raises DataError for features with another key.
 
-    Features belong to the recording that they were made from: where the file is another now, they are made again. Where
-    it is gone, they are kept.
+    Features belong to the recording that they were made from: if the file has changed, they are made again. If it is
+    gone, they are kept.
     """
     todo = []
     for video in videos:
@@ -201,7 +209,7 @@ def extracted(
 def extract(
     videos: Sequence[LabelledVideo], bundle: Bundle, engine: Engine, out: Path, stride: int, at_once: int = 2
 ) -> Iterator[tuple[LabelledVideo, Tally]]:
-    """Extract all, yielding after each video. Writes the manifest at the end. Raises DataError, EngineError."""
+    """Extract all videos; yield after each. Writes the manifest at the end. Raises DataError, EngineError."""
     if stride < 1 or at_once < 1:
         raise DataError(f"stride and decoders must be at least 1, got {stride} and {at_once}")
     out.mkdir(parents=True, exist_ok=True)
@@ -228,7 +236,9 @@ def write_manifest(
     entries: dict[str, dict[str, Any]],
     tally: Tally,
 ) -> None:
-    """`manifest.json`: how the features were made, every video in the list's order, and what was left out and why."""
+    """Write `manifest.json`: the parameters, every video in the list's order, and the skipped ones with their
+    reasons.
+    """
     listed = [
         {
             "name": v.name,
@@ -249,7 +259,7 @@ def write_manifest(
 
 @contextmanager
 def bundle_for(args: argparse.Namespace) -> Iterator[Bundle]:
-    """The bundle named, or one made up around a backbone with stored weights (its head is never used)."""
+    """Return the named bundle, or one assembled from a backbone with stored weights (its head is never used)."""
     if not args.backbone:
         yield Bundle.load(args.bundle)
         return

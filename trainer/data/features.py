@@ -40,13 +40,11 @@ Ints = NDArray[np.int64]
 class VideoFeatures:
     """Features of one video.
 
-    name: stem, unique.  category: "Normal" or the kind of event.  label: 1 abnormal, 0 normal.
-    split: "train", "val", "test" or "".  rows: float32 (T, D).
-    starts, ends: int64 (T,) half-open windows in frames, or None when rows are equal parts of the video.
-    frames, fps: of the video at the rate of extraction; 0 when unknown.
-    cuts: rows that do not follow on from the row before (a seek, a hole, damage).
-    sha256: of the file that the rows were made from; "" when unknown.
-    group: videos of one group never stand on both sides of a split; "" is no group.
+    name: stem, unique.  category: "Normal" or the kind of event.  label: 1 abnormal, 0 normal. split: "train", "val",
+    "test" or "".  rows: float32 (T, D). starts, ends: int64 (T,) half-open windows in frames, or None if rows are equal
+    parts of the video. frames, fps: of the video at the rate of extraction; 0 if unknown. cuts: rows that do not
+    continue the previous row (a seek, a gap, damage). sha256: of the file that the rows were made from; "" if unknown.
+    group: videos of one group are never on both sides of a split; "" is no group.
     """
 
     name: str
@@ -69,7 +67,7 @@ class VideoFeatures:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """All videos of a source. origin: where they came from.  manifest: how they were made, empty when unknown."""
+    """All videos of a source. origin: their place.  manifest: their parameters, empty if unknown."""
 
     videos: tuple[VideoFeatures, ...]
     origin: str
@@ -97,7 +95,7 @@ class FeatureSet:
         return int(self.videos[0].rows.shape[1])
 
     def of_split(self, *splits: str) -> FeatureSet:
-        """The videos of these splits. Raises DataError when there is none."""
+        """Return the videos of these splits. Raises DataError if there is none."""
         chosen = tuple(v for v in self.videos if v.split in splits)
         if not chosen:
             have = sorted({v.split or "none" for v in self.videos})
@@ -117,7 +115,7 @@ def _first_twice(names: Sequence[str]) -> str:
 
 
 def require_finite(features: FeatureSet) -> None:
-    """Raises DataError naming the first video with a value that is not finite: training on it would give NaN."""
+    """Raise DataError for the first video with a value that is not finite, because training on it would give NaN."""
     for v in features.videos:
         if not np.isfinite(v.rows).all():
             row = int(np.flatnonzero(~np.isfinite(v.rows).all(axis=1))[0])
@@ -125,7 +123,7 @@ def require_finite(features: FeatureSet) -> None:
 
 
 def require_both_classes(features: FeatureSet) -> None:
-    """Raises DataError when all videos are of one class."""
+    """Raise DataError if all videos are of one class."""
     labels = features.labels()
     if labels.min() == labels.max():
         kind = "abnormal" if labels[0] else "normal"
@@ -135,7 +133,7 @@ def require_both_classes(features: FeatureSet) -> None:
 
 
 def load_features(path: Path) -> FeatureSet:
-    """Read any of the forms above. Raises DataError in one sentence."""
+    """Read any of the forms above. Raises DataError with one sentence."""
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return _from_manifest(path)
@@ -153,7 +151,7 @@ def load_features(path: Path) -> FeatureSet:
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of an npz, never unpickling. Raises DataError."""
+    """Read all arrays of an npz, without unpickling. Raises DataError."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
@@ -202,9 +200,7 @@ def category_of(name: str) -> str:
         return NORMAL
     match = re.match(r"[A-Za-z]+", name)
     if match is None:
-        raise DataError(
-            f"the name {name!r} does not tell a category; give names like Abuse001_x264 or a category array"
-        )
+        raise DataError(f"the name {name!r} contains no category; give names like Abuse001_x264 or a category array")
     return match.group(0)
 
 

@@ -1,13 +1,13 @@
 """Scores on the time axis: one video's windows, scores and true events, and the pieces that metrics count.
 
 A frame-level metric over an hour of video needs no array of 108,000 scores: between two changes of score or truth all
-frames are alike. `pieces` cuts a video into such runs, so a metric is a weighted one over a few hundred rows and a
-bootstrap over the videos costs milliseconds.
+frames are alike. `pieces_of` splits a video into such runs, so a metric is a weighted one over a few hundred rows and a
+bootstrap over the videos takes milliseconds.
 
 Two stampings:
-    content   a score holds on the frames of its own window (what offline papers report)
-    emission  a score holds from the moment it is known (end of the window + processing) until the next one; before the
-              first one a stream says nothing, which counts as `SILENT`
+    content   a score applies to the frames of its own window (as in offline papers)
+    emission  a score applies from the moment it is known (end of the window + processing) until the next one; before
+              the first score the value is `SILENT`
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Runs of frames that are alike, of many videos. All arrays (P,).
+    """Runs of frames with one score and one truth, of many videos. All arrays (P,).
 
     video: index of the video.  start, end: half-open, frames.  score.  is_event: True inside a true event.
     """
@@ -75,19 +75,19 @@ class Pieces:
 
     @property
     def positive(self) -> Float64:
-        """Frames of the piece that are truly abnormal."""
+        """The number of truly abnormal frames of each piece."""
         return np.where(self.is_event, self.end - self.start, 0).astype(np.float64)
 
     @property
     def negative(self) -> Float64:
-        """Frames of the piece that are truly normal."""
+        """The number of truly normal frames of each piece."""
         return np.where(self.is_event, 0, self.end - self.start).astype(np.float64)
 
 
 def segment_windows(frames: int, count: int) -> tuple[Ints, Ints]:
-    """`count` equal parts of a video as half-open windows; widths differ by one frame at most.
+    """Return `count` equal parts of a video as half-open windows; widths differ by at most one frame.
 
-    A video with fewer frames than parts gives parts that share frames, never empty ones.
+    In a video with fewer frames than parts, parts share frames; none is empty.
     """
     if frames < 1 or count < 1:
         raise DataError(f"cannot cut {frames} frames into {count} segments; both must be at least 1")
@@ -96,7 +96,7 @@ def segment_windows(frames: int, count: int) -> tuple[Ints, Ints]:
 
 
 def pieces_of(timeline: Timeline, index: int, stamping: Stamping, delay_s: float = 0.0) -> Pieces:
-    """Pieces of one video. delay_s: processing time added to emission time, seconds."""
+    """Return the pieces of one video. delay_s: processing time added to the emission time, seconds."""
     if stamping == "content":
         onsets, scores = timeline.starts.copy(), timeline.scores
         onsets[0] = 0  # the frames before the first window and after the last one take the nearest score
@@ -116,7 +116,7 @@ def pieces_of(timeline: Timeline, index: int, stamping: Stamping, delay_s: float
 
 
 def all_pieces(timelines: Sequence[Timeline], stamping: Stamping, delay_s: float = 0.0) -> Pieces:
-    """Pieces of all videos, one after another. Raises DataError for an empty list or a name given twice."""
+    """Return the pieces of all videos. Raises DataError for an empty list or a repeated name."""
     if not timelines:
         raise DataError("there is no video to evaluate; give at least one abnormal and one normal video")
     names = [t.name for t in timelines]

@@ -19,7 +19,7 @@ from trainer.data.features import NORMAL, category_of
 
 LISTS = {"train": "Anomaly_Train.txt", "test": "Anomaly_Test.txt"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm"}
-VAL_SHARE = 0.25  # of a list that names no splits
+VAL_SHARE = 0.25  # share of a list without splits
 LABELS = {"abnormal": 1, "1": 1, "anomaly": 1, "normal": 0, "0": 0}
 
 
@@ -27,7 +27,7 @@ LABELS = {"abnormal": 1, "1": 1, "anomaly": 1, "normal": 0, "0": 0}
 class LabelledVideo:
     """One video. name: unique.  category: "Normal" or the kind of event.  split: "train", "val", "test" or "".
 
-    group: videos of one group (one camera, one recording) never stand on both sides of a split; "" is no group.
+    group: videos of one group (one camera, one recording) are never on both sides of a split; "" is no group.
     """
 
     path: Path
@@ -38,9 +38,10 @@ class LabelledVideo:
 
 
 def read_list(path: Path, root: Path | None = None, where: Mapping[str, set[str]] | None = None) -> list[LabelledVideo]:
-    """Videos of a CSV. root: what relative paths are relative to (default: the CSV's folder).  where: column → values.
+    """Read the videos of a CSV. root: base of relative paths (default: the CSV's folder).  where: column → accepted
+    values.
 
-    Raises DataError naming the line.
+    Raises DataError, which names the line.
     """
     if not path.is_file():
         raise DataError(f"video list {path} does not exist; give a CSV with the columns path and label")
@@ -67,17 +68,17 @@ def read_list(path: Path, root: Path | None = None, where: Mapping[str, set[str]
 
 
 def _group_of(row: Mapping[str, str | None]) -> str:
-    """Sets number their groups independently of each other, so the set is part of the name."""
+    """Return the group with its set's name, because sets number their groups independently."""
     group = (row.get("group") or "").strip()
     return f"{row['set']}/{group}" if group and row.get("set") else group
 
 
 def with_splits(videos: Sequence[LabelledVideo]) -> list[LabelledVideo]:
-    """The videos as they are where any has a split; otherwise about VAL_SHARE of each label becomes "val", the rest
-    "train", so that there are videos to evaluate on that no training sees.
+    """Return the videos unchanged if any has a split; otherwise about VAL_SHARE of each label becomes "val", the rest
+    "train".
 
-    Which ones depends on names alone, so the same list is parted alike everywhere. Videos of one group stay together
-    ("" is no group). A label with a single video, or a single group, keeps it for training.
+    The choice depends on names only, so the same list is split the same way everywhere. Videos of one group stay
+    together ("" is no group). A label with a single video, or a single group, keeps it for training.
     """
     if any(video.split for video in videos):
         return list(videos)
@@ -92,7 +93,7 @@ def with_splits(videos: Sequence[LabelledVideo]) -> list[LabelledVideo]:
 
 
 def read_ucf_crime(root: Path) -> list[LabelledVideo]:
-    """All videos of UCF-Crime's official lists below `root`. Raises DataError for lists that are missing."""
+    """Return all videos of UCF-Crime's official lists below `root`. Raises DataError for missing lists."""
     if not root.is_dir():
         raise DataError(f"folder {root} does not exist; give the folder that UCF-Crime was unpacked into")
     files = {p.stem: p for p in sorted(root.rglob("*.mp4"))}
@@ -105,13 +106,13 @@ def read_ucf_crime(root: Path) -> list[LabelledVideo]:
             if not line.strip():
                 continue
             stem = video_stem(line.strip())
-            missing = root / line.strip()  # extract reports it: a part of the data set may not be there
+            missing = root / line.strip()  # extract reports missing videos: a part of the data set may not be there
             found.append(LabelledVideo(files.get(stem, missing), stem, category_of(stem), split))
     return _checked(found, str(root))
 
 
 def video_files(folder: Path) -> Sequence[Path]:
-    """The videos of a folder, sorted. Raises DataError if there is none."""
+    """Return the videos of a folder, sorted. Raises DataError if there is none."""
     files = sorted(f for f in Path(folder).glob("*") if f.suffix.lower() in VIDEO_SUFFIXES)
     if not files:
         raise DataError(f"{str(folder)!r} holds no video; give a folder of recordings in which nothing happens")

@@ -1,14 +1,14 @@
-"""Event metrics of a detector that must ring, not rank: recall at a bearable number of false alarms, and the delay.
+"""Event metrics of a detector that raises alarms: recall at an acceptable rate of false alarms, and the delay.
 
     alarm        rising edge through the threshold; it ends when the score falls below threshold × `ALARM.off_ratio`
     hit          an alarm that starts in [onset - tolerance, end + tolerance] of a true event
-    false alarm  an alarm that hits nothing (further alarms in an event that is already hit are neither)
-    rate         false alarms an hour of scored video
+    false alarm  an alarm that hits nothing (further alarms in an event that is already hit count as neither)
+    rate         false alarms per hour of scored video
     delay        start of the first hit minus onset, seconds, over the detected events; negative inside the tolerance
 
-Scores are stamped at emission time (see timeline.py) unless content time is asked for, so waiting for a window's end is
-part of the delay. The threshold that is best for a rate is found on the same videos: it says what the scores allow, not
-what a camera will give; a deployed threshold comes from held-out normal footage.
+Scores are stamped at emission time (see timeline.py) unless content time is requested, so waiting for a window's end is
+part of the delay. The best threshold for a rate is found on the same videos: it shows what the scores allow, not what a
+camera will give; a deployed threshold comes from held-out normal footage.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from stream_detector.config import AlarmConfig
 from trainer.data.timeline import Float64, Stamping, Timeline, pieces_of
 from trainer.evaluation.metrics import Figure, with_intervals
 
-ALARM = AlarmConfig(min_length_s=0.0, cooldown_s=0.0)  # alarms as such: no cooldown hides a second one
+ALARM = AlarmConfig(min_length_s=0.0, cooldown_s=0.0)  # alarms without a cooldown, which could hide a second one
 MAX_THRESHOLDS = 400
 
 
 @dataclass(frozen=True)
 class EventTable:
-    """Outcome per threshold and video. thresholds: (K,).  false, hits: (K, V).  delays: K lists of (video, seconds).
+    """The outcome per threshold and video. thresholds: (K,).  false, hits: (K, V).  delays: K lists of (video,
+    seconds).
 
     events: (V,) true events.  hours: (V,) scored.
     """
@@ -44,14 +45,14 @@ class EventTable:
 
 
 def alarms(onsets_s: Float64, scores: Float64, threshold: float) -> list[float]:
-    """Times at which an alarm starts, seconds. onsets_s, scores: (P,), pieces of one video in order."""
+    """Return the times at which an alarm starts, seconds. onsets_s, scores: (P,), pieces of one video in order."""
     return [float(onsets_s[n]) for n in hysteresis_starts(scores, scores, onsets_s, onsets_s, threshold, ALARM)]
 
 
 def judge(
     starts: Sequence[float], events: Sequence[tuple[float, float]], tolerance_s: float
 ) -> tuple[int, list[float]]:
-    """False alarms, and the delay of each detected event. events: (onset, end) in seconds."""
+    """Return the false alarms, and the delay of each detected event. events: (onset, end) in seconds."""
     false, first = 0, dict[int, float]()
     for start in starts:
         hit = [i for i, (a, b) in enumerate(events) if a - tolerance_s <= start <= b + tolerance_s]
@@ -65,7 +66,7 @@ def judge(
 def event_table(
     timelines: Sequence[Timeline], stamping: Stamping = "emission", delay_s: float = 0.0, tolerance_s: float = 1.0
 ) -> EventTable:
-    """Judge every video at every threshold worth trying (all distinct scores, thinned to MAX_THRESHOLDS)."""
+    """Judge every video at every relevant threshold (all distinct scores, thinned to MAX_THRESHOLDS)."""
     levels = np.unique(np.concatenate([t.scores for t in timelines]))
     if len(levels) > MAX_THRESHOLDS:  # dense where it matters: few alarms happen at high scores
         share = 1 - np.linspace(1, 0, MAX_THRESHOLDS) ** 3
@@ -92,7 +93,9 @@ def event_table(
 
 
 def best_threshold(table: EventTable, per_hour: float, multiplicity: Float64 | None = None) -> int:
-    """Index of the threshold with the best recall at no more than `per_hour` false alarms; -1 when none keeps to it."""
+    """Return the index of the threshold with the best recall at no more than `per_hour` false alarms; -1 if there is
+    none.
+    """
     weight = np.ones(len(table.hours)) if multiplicity is None else multiplicity
     rate = table.false @ weight / max(float(table.hours @ weight), 1e-12)
     allowed = np.flatnonzero(rate <= per_hour)

@@ -70,7 +70,7 @@ def precision_recall(p: Pieces) -> tuple[Float64, Float64]:
 
 
 def per_video_auc(p: Pieces, videos: int) -> Float64:
-    """ROC AUC inside each video, (videos,); NaN for videos with one kind of frames."""
+    """Return the ROC AUC inside each video, (videos,); NaN for videos with one kind of frames."""
     found = np.full(videos, np.nan)
     for v in range(videos):
         mine = p.video == v
@@ -79,7 +79,7 @@ def per_video_auc(p: Pieces, videos: int) -> Float64:
 
 
 def far(score: Float64, negative: Float64, threshold: float = 0.5) -> float:
-    """Share of normal frames scored at or above the threshold: 1.0 when all alarm, 0.0 when none does."""
+    """Return the fraction of normal frames scored at or above the threshold: 1.0 if all, 0.0 if none."""
     total = negative.sum()
     return float(negative[score >= threshold].sum() / total) if total else float("nan")
 

@@ -1,8 +1,8 @@
-"""What figures mean: the scores of detectors that know the truth, or nothing, on the very same videos.
+"""Reference values for figures: the scores of detectors that know the truth, or nothing, on the same videos.
 
-    random           a coin at every window
-    video            a perfect classifier of videos, flat inside each: what a frame AUC rewards without any localisation
-    segments         the best any score per window can do: the share of the window that is truly abnormal
+    random           a random score for every window
+    video            a perfect classifier of videos, constant inside each: the frame AUC without any localisation
+    segments         the best possible score per window: the fraction of the window that is truly abnormal
     late by d        perfect in every frame, but d seconds late
 
 Print them beside every figure; the same numbers on another set of videos mean something else.
@@ -21,18 +21,18 @@ DELAYS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 def random_scores(timelines: Sequence[Timeline], seed: int = 0) -> list[Timeline]:
-    """Uniform scores."""
+    """Return uniform random scores."""
     rng = np.random.default_rng(seed)
     return [replace(t, scores=rng.uniform(0, 1, len(t.scores))) for t in timelines]
 
 
 def video_scores(timelines: Sequence[Timeline]) -> list[Timeline]:
-    """1 in every window of an abnormal video, 0 in a normal one."""
+    """Return 1 for every window of an abnormal video, 0 in a normal one."""
     return [replace(t, scores=np.full(len(t.scores), float(t.label))) for t in timelines]
 
 
 def segment_scores(timelines: Sequence[Timeline]) -> list[Timeline]:
-    """Share of each window that lies in a true event."""
+    """Return the fraction of each window that lies in a true event."""
     out = []
     for t in timelines:
         share = np.zeros(len(t.scores))
@@ -43,7 +43,7 @@ def segment_scores(timelines: Sequence[Timeline]) -> list[Timeline]:
 
 
 def late_scores(timelines: Sequence[Timeline], delay_s: float) -> list[Timeline]:
-    """1 inside the true events shifted by `delay_s`, 0 elsewhere; windows follow the shifted events exactly."""
+    """Return 1 inside the true events shifted by `delay_s`, 0 elsewhere; windows follow the shifted events exactly."""
     out = []
     for t in timelines:
         shift = round(delay_s * t.fps)
@@ -56,7 +56,7 @@ def late_scores(timelines: Sequence[Timeline], delay_s: float) -> list[Timeline]
 
 
 def oracle_lines(timelines: Sequence[Timeline]) -> dict[str, list[Timeline]]:
-    """Name of the line → the same videos as that oracle scores them. All are read at content time."""
+    """Return line name → the same videos with that oracle's scores. All use content time."""
     lines = {
         "random": random_scores(timelines),
         "perfect video classifier": video_scores(timelines),

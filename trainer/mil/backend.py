@@ -1,7 +1,7 @@
 """Chooses Keras' backend, once per process, before Keras is imported.
 
-Keras 3 reads KERAS_BACKEND at import and keeps it for the life of the process. Everything that needs Keras calls
-`use_backend` first; a missing package becomes one sentence, and TensorFlow is never touched when PyTorch is asked for.
+Keras 3 reads KERAS_BACKEND at import and keeps it for the life of the process. Every use of Keras calls `use_backend`
+first; a missing package becomes one sentence, and TensorFlow is never loaded for PyTorch.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def use_backend(name: str) -> Any:
             )
         return keras
     os.environ["KERAS_BACKEND"] = name
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up chatter hides our progress bar
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's log lines would hide the progress bar
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside Keras and TensorFlow are not ours to fix
+        warnings.simplefilter("ignore")  # deprecation warnings inside Keras and TensorFlow
         return importlib.import_module("keras")
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and the backend in use.
 
-    On PyTorch by hand: Keras' own function would import TensorFlow, where it is installed, only to seed it.
+    For PyTorch this is done here, because Keras' own function would import TensorFlow, if installed, only to seed it.
     """
     import keras
 

@@ -1,7 +1,7 @@
-"""From the rows of a video to the bags of a batch: any number of segments, short videos repeat, nothing is dropped.
+"""The rows of a video → the bags of a batch: any number of segments; short videos repeat rows, nothing is dropped.
 
-The cut is Sultani's (his `Save_C3DFeatures_32Segments.m`): edges at round(linspace(0, rows, segments + 1)), the mean of
-the rows of a segment, and a segment without a row repeats the row at its edge. A video of 5 windows thus still gives 32
+The segments are Sultani's (`Save_C3DFeatures_32Segments.m`): edges at round(linspace(0, rows, segments + 1)), the mean
+of the rows of a segment; a segment without a row repeats the row at its edge. A video of 5 windows still gives 32
 segments.
 """
 
@@ -23,12 +23,12 @@ MIN_SEGMENTS = 3  # MILR's loss ranks three
 
 
 def segment_edges(rows: int, segments: int) -> Ints:
-    """(segments + 1,) rounded half up; the last edge is `rows`."""
+    """Return (segments + 1,) edges, rounded half up; the last edge is `rows`."""
     return np.floor(np.linspace(0, rows, segments + 1) + 0.5).astype(np.int64)
 
 
 def to_segments(rows: Float32Array, segments: int) -> Float32Array:
-    """(T, D) → (segments, D); returned as it is when T equals `segments`."""
+    """Map (T, D) to (segments, D); unchanged if T equals `segments`."""
     if len(rows) == segments:
         return rows
     edges = segment_edges(len(rows), segments)
@@ -54,7 +54,7 @@ def window_spans(video: VideoFeatures, frames: int) -> tuple[Ints, Ints]:
 class Sampler:
     """Endless batches of `pairs` abnormal and `pairs` normal videos, abnormal ones first.
 
-    Every video of a class is seen once before any is seen again. abnormal, normal: indices of the videos to draw from.
+    Every video of a class is used once before any is used again. abnormal, normal: indices of the videos.
     """
 
     abnormal: NDArray[np.int64]
@@ -69,7 +69,7 @@ class Sampler:
             raise DataError(f"a batch needs at least one pair of videos, got {self.pairs}")
 
     def batches(self, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-        """Indices (2 * pairs,)."""
+        """Yield indices (2 * pairs,)."""
         streams = (_endless(self.abnormal, rng), _endless(self.normal, rng))
         while True:
             yield np.concatenate([np.array([next(s) for _ in range(self.pairs)]) for s in streams])
@@ -81,11 +81,11 @@ def _endless(items: Sequence[np.int64] | NDArray[np.int64], rng: np.random.Gener
 
 
 def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the training and of the validation videos: about `share` of each category, whole groups at a time, at
-    least one video of each class on both sides; with a share of 0 all are training videos.
+    """Return the indices of the training and of the validation videos.
 
-    Videos without a group are groups of one; then the share is exact. Raises DataError when a class has fewer than two
-    videos, or when its groups leave no such split.
+    About `share` of each category becomes validation, in whole groups, with at least one video of each class on both
+    sides; with a share of 0 all are training videos. Videos without a group are groups of one; then the share is exact.
+    Raises DataError if a class has fewer than two videos, or if its groups allow no such split.
     """
     if not 0 <= share < 1:
         raise DataError(f"the validation share must lie between 0 and 1, got {share}")
@@ -100,7 +100,7 @@ def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDA
     held = set[int]()
 
     def hold(place: int) -> bool:
-        """Hold the video's group out, unless a class would have nothing left to train on."""
+        """Put the video's group into validation, unless a class would have nothing left to train on."""
         with_it = held.union(group_of[place])
         left = np.delete(labels, sorted(with_it))
         if set(left) != set(labels):
@@ -114,7 +114,7 @@ def validation_split(features: FeatureSet, share: float, seed: int) -> tuple[NDA
         for place in rng.permutation(mine).tolist():
             missing = wanted - len(held.intersection(mine.tolist()))
             size = len(set(group_of[place]).intersection(mine.tolist()))
-            if place not in held and 2 * missing > size:  # nearer to the share with the group than without it
+            if place not in held and 2 * missing > size:  # closer to the share with the group than without it
                 hold(place)
     for label, kind in ((1, "abnormal"), (0, "normal")):
         have = np.flatnonzero(labels == label)

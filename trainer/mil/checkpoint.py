@@ -1,7 +1,7 @@
-"""A trained head that explains itself: one safetensors file with its arrays, shape, hyper-parameters and curves.
+"""A trained head in one safetensors file: its arrays, shape, hyper-parameters and curves.
 
 Arrays: `scaling/mean`, `scaling/std`, [`scaling/axes`] and `network_<i>/<layer>/<part>`. Everything else is JSON in the
-file's metadata. No pickle: a checkpoint from a stranger can be opened safely.
+file's metadata. There is no pickle, so a checkpoint of unknown origin can be opened safely.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCHEMA = "stream-detector.head/1"
 
 @dataclass
 class Curve:
-    """What one network's training looked like: parallel lists, one entry a look at the validation videos."""
+    """The curve of one network's training: parallel lists, one entry per validation."""
 
     view: str
     seed: int
@@ -35,15 +35,18 @@ class Curve:
     validation: list[float] = field(default_factory=list)
 
     def add(self, step: int, loss: float, validation: float) -> None:
-        """One look."""
+        """Add one validation."""
         self.step.append(step)
         self.loss.append(round(loss, 6))
         self.validation.append(round(validation, 6))
 
     @property
     def best_step(self) -> int:
-        """Step whose weights were kept: the first with the best mean of the last looks (`stopping.trailing_means`); the
-        last without any figure; 0 before the first look."""
+        """Return the step whose weights were kept.
+
+        It is the first with the best mean of the last validations (`stopping.trailing_means`); the last step without
+        any figure; 0 before the first validation.
+        """
         if self.step and np.isnan(self.validation).all():
             return self.step[-1]
         smooth = trailing_means(self.validation)
@@ -55,8 +58,8 @@ class Checkpoint:
     """A trained head. networks: arrays by name, `members` per view.  hyper: every hyper-parameter.
 
     validation: figure of the whole head on the held-out training videos.  temperature, bias: Platt scaling.
-    training_videos: name → digests of every video that was trained on or decided when to stop, see `seen.py`; {} when
-    unknown.
+    training_videos: name → digests of every video that was used for training or for early stopping, see
+    `training_overlap`; {} if unknown.
     """
 
     spec: HeadSpec
@@ -74,11 +77,11 @@ class Checkpoint:
     training_videos: dict[str, list[str]] = field(default_factory=dict)
 
     def head(self) -> StreamingHead:
-        """The head with a fresh state."""
+        """Return the head with a new state."""
         return StreamingHead(self.spec, self.scaling, self.networks, self.temperature, self.bias)
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file atomically."""
         from safetensors.numpy import save
 
         arrays = {"scaling/mean": self.scaling.mean, "scaling/std": self.scaling.std}
@@ -107,7 +110,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a file of `Checkpoint.save`. Raises CheckpointError when it is missing, damaged or something else."""
+    """Read a file of `Checkpoint.save`. Raises CheckpointError if it is missing, damaged or of another kind."""
     from safetensors import SafetensorError, safe_open
 
     if path.is_dir():
@@ -143,6 +146,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def versions(backend: str) -> dict[str, str]:
-    """Versions of what computed a result."""
+    """Return the versions of the libraries that computed a result."""
     names = ("numpy", "keras", "torch" if backend == "torch" else "tensorflow")
     return {"python": platform.python_version()} | {n: metadata.version(n) for n in names}

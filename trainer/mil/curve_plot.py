@@ -1,4 +1,4 @@
-"""A picture of a training: loss and validation figure over steps."""
+"""A plot of a training: loss and validation figure over steps."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Heads of dense layers on PyTorch, forward and backward by hand: the same arithmetic as Keras' layers in less time.
+"""Heads of dense layers in PyTorch, with a hand-written forward and backward pass: the arithmetic of Keras' layers,
+faster.
 
-A ranking loss looks at few segments of a bag: of 32, the gradient of MILR reaches all of an abnormal bag (smoothness)
-but one of a normal bag, that of top-k cross entropy reaches k. Rows without a gradient are left out of the backward
-pass, which changes nothing. Dropout on PyTorch takes as long as the largest product of matrices; 16 random bits an
-element decide here.
+A ranking loss depends on few segments of a bag: of 32, the gradient of MILR reaches all of an abnormal bag (smoothness)
+but only one of a normal bag; that of top-k cross entropy reaches k. Rows without a gradient are left out of the
+backward pass, which changes nothing. Dropout in PyTorch takes as long as the largest matrix product; here 16 random
+bits per element decide.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Dense:
 
 
 def chain_of(model: Any) -> list[Dense] | None:
-    """The layers of a Keras model that is nothing but dense layers and dropout, ending in one logit; None otherwise."""
+    """Return the layers of a Keras model of dense layers and dropout that ends in one logit; None for any other
+    model.
+    """
     from keras import activations, layers
 
     chain: list[Dense] = []
@@ -46,16 +49,16 @@ def chain_of(model: Any) -> list[Dense] | None:
 def value_and_gradients(
     chain: Sequence[Dense], objective: Callable[[Tensor], Tensor], features: Tensor, rng: np.random.Generator
 ) -> tuple[Tensor, list[Tensor]]:
-    """Value of `objective(logits)` in training and its gradients, kernel and bias of every layer in turn.
+    """Return the value of `objective(logits)` in training and its gradients: kernel and bias of every layer in order.
 
-    features: (B, T, D).  objective: of logits (B, T) and, for a weight norm, of the kernels themselves.
+    features: (B, T, D).  objective: of logits (B, T) and, for a weight norm, of the kernels.
     """
     with torch.no_grad():
         x, inputs, slopes = features.reshape(-1, features.shape[-1]), [], []
         for layer in chain:
             inputs.append(x)
             x = torch.addmm(layer.bias, x, layer.kernel)
-            slope = None  # of what leaves the layer by what its product gave
+            slope = None  # gradient with respect to the layer's output, from that of its product
             if layer.dropout:
                 bits = np.frombuffer(rng.bytes(2 * x.numel()), np.uint16).reshape(x.shape)
                 slope = torch.from_numpy(bits >= round(layer.dropout * 65536)).to(x.dtype).mul_(1 / (1 - layer.dropout))

@@ -38,7 +38,7 @@ class HeadSpec(TemporalSpec):
             raise DataError(f"dropout must lie in [0, 1), got {self.dropout}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
@@ -56,12 +56,12 @@ class HeadSpec(TemporalSpec):
 def fit_scaling(
     rows: Float32Array, target_norm: float, standardise: bool, projection: int, centre: bool = True
 ) -> Scaling:
-    """Scaling from training rows (R, D).
+    """Fit a Scaling to training rows (R, D).
 
-    standardise False: one factor for all dimensions that brings the mean row norm to `target_norm` (unit rows are too
-    small for the usual learning rates). True: every dimension to mean 0, deviation 1. projection: principal axes of
-    what results.  centre: whether these go through the mean of the rows; without it they are the leading right singular
-    vectors, and what is published for unit rows is trained on unit rows.
+    standardise: False: one factor for all dimensions that brings the mean row norm to `target_norm` (unit rows are too
+    small for the usual learning rates). True: every dimension to mean 0, deviation 1.  projection: number of principal
+    axes of the result. centre: whether the axes pass through the mean of the rows; without it they are the leading
+    right singular vectors, and published methods for unit rows are trained on unit rows.
     """
     dim = rows.shape[1]
     if standardise:
@@ -78,15 +78,15 @@ def fit_scaling(
     axes = principal_axes(x.astype(np.float32), projection)
     axes = axes * np.sign(
         axes[np.abs(axes).argmax(axis=0), np.arange(projection)]
-    )  # a fixed sign: runs can be compared
+    )  # a fixed sign, so that runs can be compared
     return Scaling(mean.astype(np.float32), std.astype(np.float32), np.ascontiguousarray(axes, np.float32))
 
 
 def principal_axes(x: Float32Array, count: int, passes: int = 4) -> Float32Array:
-    """The `count` leading principal axes of centred rows (R, D), as columns (D, count): randomised SVD.
+    """Return the `count` leading principal axes of centred rows (R, D), as columns (D, count), by randomised SVD.
 
-    An order of magnitude cheaper than all D axes. Seeded, so repeatable. Raises DataError for more axes than rows or
-    dimensions.
+    This is ten times cheaper than computing all D axes. Seeded, so repeatable. Raises DataError for more axes than rows
+    or dimensions.
     """
     from sklearn.utils.extmath import randomized_svd
 
@@ -97,7 +97,7 @@ def principal_axes(x: Float32Array, count: int, passes: int = 4) -> Float32Array
 
 
 def running_mean_matrix(length: int, horizon: int) -> Float32Array:
-    """(T, T) lower triangular M with (M x)_t = m_t, the running mean of the module's docstring."""
+    """Return the (T, T) lower triangular M with (M x)_t = m_t, the running mean of the module's docstring."""
     matrix = np.zeros((length, length), np.float64)
     row = np.zeros(length, np.float64)
     for t in range(length):
@@ -109,7 +109,7 @@ def running_mean_matrix(length: int, horizon: int) -> Float32Array:
 
 
 def see(x: Float32Array, view: str) -> Float32Array:
-    """Scaled rows (V, T, P) → what a network of this view is shown, (V, T, P * parts)."""
+    """Map scaled rows (V, T, P) to the input of a network of this view, (V, T, P * parts)."""
     shown = []
     for name, horizon in view_parts(view):
         if name == "rows":
@@ -121,7 +121,7 @@ def see(x: Float32Array, view: str) -> Float32Array:
             continue
         before = np.concatenate(
             [x[:, :1], mean[:, :-1]], axis=1
-        )  # of the past alone: x_t itself would shrink early ones
+        )  # of the past only, because x_t itself would reduce early changes
         shown.append(x - before)
     return np.concatenate(shown, axis=-1).astype(np.float32, copy=False)
 
@@ -133,9 +133,10 @@ def build_head(
     initializer: str = "glorot_uniform",
     linear_last: bool = False,
 ) -> Any:
-    """The trained part of one network as a Keras model: what the view shows (B, T, P) → logits (B, T).
+    """Build the trained part of one network as a Keras model: the view's input (B, T, P) → logits (B, T).
 
-    initializer: of the dense kernels.  linear_last: the last hidden layer ends without ReLU ("mlp"; see `merged`).
+    initializer: of the dense kernels.  linear_last: whether the last hidden layer ends without ReLU ("mlp"; see
+    `merged`).
     """
     import keras
     from keras import layers
@@ -167,7 +168,7 @@ def build_head(
 
 
 def weights_of(model: Any) -> dict[str, NDArray[np.float32]]:
-    """The trained arrays by name (`dense_0/kernel` …), the same names on both backends."""
+    """Return the trained arrays by name (`dense_0/kernel` …), the same names on both backends."""
     import keras
 
     named = {}
@@ -183,10 +184,10 @@ def weights_of(model: Any) -> dict[str, NDArray[np.float32]]:
 def merged(
     spec: HeadSpec, networks: Sequence[dict[str, NDArray[np.float32]]]
 ) -> tuple[HeadSpec, list[dict[str, NDArray[np.float32]]]]:
-    """The same function without the last hidden layer, which has no ReLU: two linear layers in a row are one.
+    """Return the same function without the last hidden layer, which has no ReLU: two linear layers in a row are one.
 
-    Between them is dropout, which is the identity once training is over. Raises DataError for any head but "mlp" with
-    at least two hidden layers.
+    Between them is dropout, which is the identity after training. Raises DataError for any head but "mlp" with at least
+    two hidden layers.
     """
     if spec.kind != "mlp" or len(spec.widths) < 2:
         raise DataError("linear_last needs a head of kind mlp with at least two hidden layers; leave it out")
@@ -201,5 +202,5 @@ def merged(
 
 
 def kernels_of(model: Any) -> list[Any]:
-    """The variables that a weight norm shrinks: all but the biases."""
+    """Return the variables that a weight norm reduces: all except the biases."""
     return [v for v in model.trainable_variables if not v.path.endswith("bias")]

@@ -1,13 +1,13 @@
-"""Reads what the seed project published, and says what it is.
+"""Imports what the seed project published, with a warning.
 
     python -m trainer import-seed --checkpoint DIR/name --out runs/seed          its TensorFlow checkpoint → a head
     python -m trainer import-seed --features Features/ --out seed_features.npz   its text files → one .npz
 
 The checkpoint is read variable by variable, so its legacy optimiser slots (which stop TensorFlow >= 2.11 from restoring
-it) do not matter. The seed L2-normalises every row before its head; the features written here are normalised already.
+it) do not matter. The seed L2-normalises every row before its head; the features written here are already normalised.
 
 Both come with a warning: those features were made by untrained networks, another one for each run over a part of the
-class folders, and the checkpoint was trained on them. It tells folders apart, not events (see `trainer audit`).
+class folders, and the checkpoint was trained on them. It distinguishes folders, not events (see `trainer audit`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ WARNING = (
 
 
 def dense_layers(variables: dict[str, np.ndarray[Any, Any]]) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Kernels and biases in order, from a checkpoint's variables; optimiser slots are passed over. Raises DataError."""
+    """Return kernels and biases in order, from a checkpoint's variables; optimiser slots are skipped. Raises
+    DataError.
+    """
     found: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
     for key, value in variables.items():
         if "OPTIMIZER" in key or not key.startswith("layer_with_weights-"):
@@ -52,7 +54,7 @@ def dense_layers(variables: dict[str, np.ndarray[Any, Any]]) -> list[tuple[np.nd
 
 
 def head_of(layers: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> Checkpoint:
-    """The layers as a head of ours. The seed's labels are inverted (abnormal = 0) but its scores are not."""
+    """Convert the layers to a head. The seed's labels are inverted (abnormal = 0) but its scores are not."""
     dim, widths = layers[0][0].shape[0], tuple(kernel.shape[1] for kernel, _ in layers[:-1])
     names = [*(f"dense_{i}" for i in range(len(widths))), "logit"]
     network: dict[str, np.ndarray[Any, Any]] = {}
@@ -74,7 +76,7 @@ def head_of(layers: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> 
 
 
 def read_checkpoint(prefix: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """All variables of a TensorFlow checkpoint. Raises CheckpointError, MissingExtraError."""
+    """Read all variables of a TensorFlow checkpoint. Raises CheckpointError, MissingExtraError."""
     if not prefix.with_name(prefix.name + ".index").is_file():
         raise CheckpointError(f"{prefix}.index does not exist; give the checkpoint's path without .index or .data-…")
     try:
@@ -93,7 +95,7 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def write_features(features: FeatureSet, out: Path) -> None:
-    """One ragged .npz with L2-normalised rows, as the seed's loader makes them; blank rows stay blank."""
+    """Write one ragged .npz with L2-normalised rows, as the seed's loader makes them; blank rows stay blank."""
     rows = np.concatenate([v.rows for v in features.videos])
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     with out.open("wb") as file:
@@ -109,7 +111,7 @@ def write_features(features: FeatureSet, out: Path) -> None:
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`trainer import-seed`."""
+    """Declare `trainer import-seed`."""
     parser = subparsers.add_parser("import-seed", help="the seed project's checkpoint or features")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="path of the TensorFlow checkpoint, without .index")

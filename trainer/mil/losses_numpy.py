@@ -1,7 +1,7 @@
 """The specification of every training loss: plain NumPy, one bag at a time, values and gradients.
 
-Nothing is trained with this file. It says what `losses.py` must compute, and the tests hold the two together to 1e-6 on
-both backends. A bag is one video: a float64 array (T,) of scores in [0, 1], any T >= 3; bags may differ in length.
+Nothing is trained with this module. It defines what `losses.py` must compute; the tests compare the two to 1e-6 on both
+backends. A bag is one video: a float64 array (T,) of scores in [0, 1], any T >= 3; bags may differ in length.
 
     S     scores of a bag          a, n   abnormal, normal bag of one pair          M_k   k-th largest score of a bag
 
@@ -14,8 +14,8 @@ both backends. A bag is one video: a float64 array (T,) of scores in [0, 1], any
     norm   = mu3 * sum_W ||W||^2                MILR eq. 16, over the kernels
 
 MILR is Dubey, Boragule, Jeon, arXiv:2002.01132; Sultani is arXiv:1801.04264. Every function returns `(value,
-gradients)`, the gradients in the shape of what came in. A hinge at exactly 0 has gradient 0; ties go to the
-lowest index.
+gradients)`, the gradients in the shape of the arguments. A hinge at exactly 0 has gradient 0; ties go to the lowest
+index.
 """
 
 from __future__ import annotations
