@@ -163,7 +163,7 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
         "needs row_scale": save(tmp_path / "e.npz", features_q=np.zeros((1, 2, 3), np.uint8), **one),
         "holds no videos": save(tmp_path / "f.npz", features=np.zeros((0, 2, 3)), names=np.array([], "<U1")),
         "twice": save(tmp_path / "g.npz", features=np.zeros((2, 2, 3)), names=np.array(["Abuse001", "Abuse001"])),
-        "does not tell a category": save(tmp_path / "h.npz", features=np.zeros((1, 2, 3)), names=np.array(["001"])),
+        "contains no category": save(tmp_path / "h.npz", features=np.zeros((1, 2, 3)), names=np.array(["001"])),
     }
     for words, path in cases.items():
         with pytest.raises(DataError, match=words) as caught:

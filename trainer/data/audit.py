@@ -1,8 +1,8 @@
 """Checks features for the traces of a broken extraction.
 
     provenance   one dimension of a video's mean, L2-normalised row separates a class folder from Normal almost
-                 perfectly (AUC beyond 0.99 either way). No real feature does that: it is the signature of another extraction
-                 run, network or codec. A head trained on such features learns the folder.
+                 perfectly (AUC beyond 0.99 either way). No real feature does that: it is the signature of another
+                 extraction run, network or codec. A head trained on such features learns the folder.
     untrained    rows that are never zero, nearly equal from video to video, with large norms: a randomly initialised
                  network in training mode. Real features of a ReLU network are sparse or differ from scene to scene.
     blank, constant, duplicated, not finite   rows without information, and videos with the rows of another video
