@@ -1,4 +1,6 @@
-"""`python -m benchmarks NAME …`: each benchmark is a module here with `main(argv) -> int`; it says what it measures."""
+"""`python -m benchmarks NAME …`: each benchmark is a module here with `main(argv) -> int`; its docstring says what it
+answers.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,15 @@ NOT_BENCHMARKS = {"__init__", "__main__", "results"}
 
 
 def names() -> dict[str, str]:
-    """Every benchmark and the first line of its docstring."""
+    """Return every benchmark and the question that it answers: the first paragraph of its docstring."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if path.stem not in NOT_BENCHMARKS and any(
             isinstance(n, ast.FunctionDef) and n.name == "main" for n in tree.body
         ):
-            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+            question = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
+            found[path.stem] = question.removeprefix(f"{path.stem}: ")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Cameras that do harm, on loopback: silent, unreachable, slow, hostile; for measuring what others notice of them."""
+"""Harmful cameras on loopback (silent, unreachable, slow, hostile), to measure their effect on other cameras."""
 
 from __future__ import annotations
 

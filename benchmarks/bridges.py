@@ -1,10 +1,11 @@
-"""bridges: from an alarm to the receiver behind a bridge, with its picture: webhook, MQTT, a message to people.
+"""bridges: how long does an alarm take to the receiver behind a bridge, with its picture (webhook, MQTT, a message)?
 
     python -m benchmarks bridges --seconds 120
 
-One detector with scripted cameras, its evidence and its journal, and one process a kind of bridge; receivers on
-loopback (HTTPS, mosquitto, Apprise's JSON channel). Every start of an alarm is a sample: the time from its
-`emitted_utc` to the arrival of the message, and whether the picture came along. The aim is p95 of at most 1 s.
+The benchmark runs one detector with scripted cameras, its evidence and its journal, and one process per kind of bridge;
+the receivers are on loopback (HTTPS, mosquitto, Apprise's JSON channel). Every start of an alarm is a sample: the time
+from its `emitted_utc` to the arrival of the message, and whether the picture arrived with it. The goal is a p95 of at
+most 1 s.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a picture and a window cost by themselves, in CPU milliseconds on an idle thread: the budget of `cameras`.
+"""The cost of one picture and one window, in CPU milliseconds on an idle thread: the budget of `cameras`.
 
     budget in cameras = cores ÷ (25 × picture + 25/16 × window)
 
-The bare picture is a loop of PyAV and swscale with nothing else; the product's is a whole capture host on the same
-file, with sampling, scene cuts, windows and picture checks.
+The bare picture is a loop of PyAV and swscale only; the product's picture is a complete capture host on the same file,
+with sampling, scene cuts, windows and picture checks.
 """
 
 from __future__ import annotations

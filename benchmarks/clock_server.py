@@ -1,10 +1,10 @@
-"""An RTSP server whose pictures tell the time: `/usr/bin/python3 clock_server.py PORT FPS WIDTH HEIGHT FRAMES.i420`.
+"""An RTSP server whose pictures show the time: `/usr/bin/python3 clock_server.py PORT FPS WIDTH HEIGHT FRAMES.i420`.
 
-Every picture is a frame of FRAMES.i420 (raw, played in a circle) whose topmost BAND rows show the monotonic clock at
-which it was handed to the encoder: milliseconds modulo 2^24, one bit a block, least significant bit at the left. The
-clock is the machine's, so a reader in another process may subtract. All clients of rtsp://127.0.0.1:PORT/clock share
-one encoder. It prints "ready" once it listens. GStreamer's introspection belongs to the system's Python, hence a script
-of its own that imports nothing of this project.
+Every picture is a frame of FRAMES.i420 (raw, in a loop) whose topmost BAND rows encode the monotonic clock at which it
+was passed to the encoder: milliseconds modulo 2^24, one bit per block, least significant bit on the left. The clock is
+the machine's, so a reader in another process may subtract. All clients of rtsp://127.0.0.1:PORT/clock share one
+encoder. The server prints "ready" when it listens. GStreamer's introspection belongs to the system's Python, so this is
+a script that imports nothing of this project.
 """
 
 import sys

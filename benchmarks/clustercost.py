@@ -1,4 +1,4 @@
-"""What Ray costs: the shipped commands against each other, as a subscriber and a clock see them."""
+"""The cost of Ray: the shipped commands are compared by a subscriber and by their run times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Nodes (or shards) of a running cluster killed while alarms are open, under a recovering subscriber's eyes."""
+"""Kills nodes (or shards) of a running cluster while alarms are open, and checks the events of a recovering
+subscriber.
+"""
 
 from __future__ import annotations
 

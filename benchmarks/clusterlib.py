@@ -1,4 +1,4 @@
-"""Parts of the `cluster` benchmark: footage, the single machine's run, logical nodes, and what must be equal."""
+"""Parts of the `cluster` benchmark: footage, the run on a single machine, logical nodes, and the comparison."""
 
 from __future__ import annotations
 

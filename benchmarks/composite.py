@@ -1,18 +1,17 @@
-"""composite: long streams of ordinary footage with real incidents at known times, through the whole detector.
+"""composite: how many incidents does the detector find in long streams of ordinary footage, with how many false alarms?
 
     python -m benchmarks composite --clips DIR --quiet DIR [--streams 20] [--minutes 10] [--incidents 5] [--seeds 0 1 2]
 
-Each stream is a stretch of a quiet recording (`--quiet`) into which clips are cut that the bundle never saw (`--sets`,
-`--controls`; train and val are alike to it, for val chose it): incidents (abnormal clips), and as many normal clips as
-controls, for a cut by itself is a change too. Clips play once, at their
-own speed, with at least `GAP_S` between them; everything is drawn with a seed, and each seed gives as many streams
-anew, for a single clip decides much among a hundred. The streams are files, played by `stream-detector run --pace max`
-as any recording would be.
+Each stream is a part of a quiet recording (`--quiet`) into which clips are inserted that the bundle never saw
+(`--sets`, `--controls`; train and val are treated alike, because val chose the bundle): incidents (abnormal clips), and
+as many normal clips as controls, because a cut alone is a change, too. Clips play once, at their own speed, with at
+least `GAP_S` between them; everything is drawn with a seed, and each seed gives as many new streams, because a single
+clip matters among a hundred. The streams are files, played by `stream-detector run --pace max` like any recording.
 
 An incident is found if the window that raises an alarm ends between its onset and its end plus `GRACE_S`. Any other
-alarm is false; those in controls are told apart. The delay is from the onset to the moment at which the alarm is known:
-the end of that window, plus the measured time from there to its publication, without the wait in the queue: files that
-are played as fast as it goes keep the queue full, cameras do not (`latency` measures them).
+alarm is false; those in controls are counted separately. The delay is from the onset to the moment at which the alarm
+is known: the end of that window, plus the measured time from there to its publication, without the wait in the queue:
+files that are played as fast as possible keep the queue full, cameras do not (`latency` measures them).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Whether the fast engines say the same as PyTorch in float32, on real clips.
+"""engines: do the fast engines give the same features and scores as PyTorch in float32, on real clips?
 
     python -m benchmarks engines CLIPS [--bundle embedded] [--limit 400]
 
-CLIPS is a folder with `index.csv` (columns path, label, split) and the clips. The first window of every clip of the
-`val` split is scored by each engine; int8 is calibrated with windows of the `train` split. Against torch fp32: relative
+CLIPS is a folder with `index.csv` (columns path, label, split) and the clips. Each engine scores the first window of
+every clip of the `val` split; int8 is calibrated with windows of the `train` split. Compared with torch fp32: relative
 error of the features, change of the scores, change of the clip AUC.
 """
 

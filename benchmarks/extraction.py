@@ -1,9 +1,10 @@
-"""Feature extraction: throughput, and whether a run killed ten times ends with the same bytes as one left alone.
+"""extraction: how fast is feature extraction, and does a run killed ten times give the same bytes as an undisturbed
+one?
 
     python -m benchmarks extraction --list videos.csv [--where COLUMN=A,B] [--kills 10]
 
-Every kill is SIGKILL at a random moment between the first video of that run and its end. Compared are the bytes of
-every feature file. Throughput is that of the run left alone, by its own clock (start of the process not counted).
+Every kill is SIGKILL at a random moment between the first video of that run and its end. The bytes of all feature files
+are compared. Throughput is that of the undisturbed run, by its own clock (the start of the process does not count).
 """
 
 from __future__ import annotations

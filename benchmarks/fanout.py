@@ -1,10 +1,10 @@
-"""fanout: events a second to 1, 8 and 64 subscribers, journalled as they are in use, without losing one.
+"""fanout: how many events per second reach 1, 8 and 64 subscribers without a loss, journalled as in use?
 
     python -m benchmarks fanout --subscribers 1 8 64
 
 The publisher is the detector's own (XPUB, journal on disk, no event file). Subscribers are plain SUB sockets, up to
-eight to a process, in processes of their own; each counts what arrives and looks at `seq`. Rates are raised until a
-subscriber misses an event or the publisher cannot keep the rate; the highest clean rate is told, for alarm events
+eight per process, in separate processes; each counts its messages and checks `seq`. Rates are raised until a subscriber
+misses an event or the publisher cannot keep the rate. The result is the highest clean rate, for alarm events
 (journalled) and for scores (not journalled), with the time from `emitted_utc` to arrival.
 """
 

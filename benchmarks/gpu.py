@@ -1,13 +1,14 @@
-"""gpu: how fast the GPU engine runs each network, and the whole product on a GPU; the same in small with --device cpu.
+"""gpu: how fast does the GPU engine run each network, and the whole product? With --device cpu the same on a small
+scale.
 
     python -m benchmarks gpu [--budget-s 300]             # writes benchmarks/results/gpu.json
-    python -m benchmarks gpu --device cpu                 # the same code in small on the CPU; prints only
+    python -m benchmarks gpu --device cpu                 # the same code on a small scale on the CPU; prints only
     benchmarks/gpu.sh                                     # installs, tests and measures in under six minutes
 
-Per model, precision and batch size: windows a second (from windows that lie apart, as a capture host shares them),
-TFLOP/s, the share of a large matrix product measured in the same run, memory and load time. Then the first layer in 2D
-against 3D, where the time goes, parity with fp32 on the CPU, and the product with many cameras: windows a second, drops
-and latency. What matters most comes first; what the time did not suffice for is named.
+Per model, precision and batch size: windows per second (from separate windows, as a capture host shares them), TFLOP/s,
+the fraction of a large matrix product measured in the same run, memory and load time. Then the first layer in 2D
+against 3D, the time by operation, parity with fp32 on the CPU, and the product with many cameras: windows per second,
+drops and latency. The most important figures come first; parts for which the time was too short are named.
 """
 
 from __future__ import annotations

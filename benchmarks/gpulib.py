@@ -1,4 +1,4 @@
-"""What `gpu` measures of an engine: rates, a matrix product to compare with, where the time goes, parity."""
+"""Measurements of an engine for `gpu`: rates, a matrix product for comparison, time by operation, parity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of what `gpu` measured."""
+"""The tables of the results of `gpu`."""
 
 from __future__ import annotations
 

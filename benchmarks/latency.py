@@ -1,15 +1,15 @@
-"""latency: from the light on the sensor to the score or event at a subscriber in another process.
+"""latency: how long does it take from the light on the sensor to the score or event at a subscriber in another process?
 
     python -m benchmarks latency --clips DIR --cameras 1 4 8 16 32 --seconds 30
 
 "rtsp": a real RTSP server (H.264, 320×240, 25 fps) whose pictures show the time at which they were made; its encoding
-and sending run on the same cores and are part of "capture". "file": an H.264 file played by the clock, each camera at
+and sending run on the same cores and are part of "capture". "file": an H.264 file played in real time, each camera with
 its own phase. Every score message is a sample, and so is every event of camera 0, whose threshold is 0 here.
 
-Stages, all in milliseconds: capture (picture made or due → grabbed), window, queue (waiting for the batch), preprocess,
-forward, decide, publish, delivery (message closed → received; for events this holds their journalling). What no program
-can avoid is told apart: a window is full 16 frames after it began, and smoothing and hysteresis ask for more than one.
-`account` checks, for every message, that its parts add up to `emitted_utc` minus the capture, within 2 ms.
+Stages, in milliseconds: capture (picture made or due → grabbed), window, queue (waiting for the batch), preprocess,
+forward, decide, publish, delivery (message closed → received; for events this includes their journalling). Unavoidable
+delays are listed separately: a window is full 16 frames after it began, and smoothing and hysteresis need more than
+one. `account` checks, for every message, that its parts add up to `emitted_utc` minus the capture, within 2 ms.
 """
 
 from __future__ import annotations

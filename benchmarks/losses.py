@@ -1,9 +1,9 @@
-"""The losses on TensorFlow and on PyTorch against their NumPy specification: largest difference of value and gradient.
+"""losses: how far are the losses on TensorFlow and on PyTorch from their NumPy specification, in value and gradient?
 
     python -m benchmarks.losses
 
-Keras keeps one backend per process, so each backend runs in a process of its own on the same seeded bags. The cases
-hold full and ragged bags, float64 and float32, the known value (all scores 0.5) and both readings of MILR's eq. 14.
+Keras keeps one backend per process, so each backend runs in a separate process on the same seeded bags. The cases
+include full and ragged bags, float64 and float32, the known value (all scores 0.5) and both readings of MILR's eq. 14.
 """
 
 from __future__ import annotations

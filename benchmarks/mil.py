@@ -1,12 +1,12 @@
-"""Weakly supervised heads on real C3D features of UCF-Crime: every method, five seeds, both backends, one command.
+"""mil: how good are weakly supervised heads on real C3D features of UCF-Crime, by method, over five seeds and two
+backends?
 
     python -m benchmarks mil --data DIR        DIR holds c3d_fc6_segments.npz and test_annotations.csv
 
-Training sees the training list only, and every choice was made inside it (how the causal head was chosen:
-benchmarks/milsearch.py). The test list is scored once per trained head. Each (method,
-backend) runs in a process of its own, because Keras keeps one backend per process. Reported: median and range over the
-seeds, the video bootstrap interval of the median seed, and oracle lines, one of which is told the test videos' own
-labels (benchmarks/milbound.py).
+Training uses the training list only, and every choice was made inside it (benchmarks/milsearch.py chose the causal
+head). The test list is scored once per trained head. Each (method, backend) runs in a separate process, because Keras
+keeps one backend per process. Reported: median and range over the seeds, the video bootstrap interval of the median
+seed, and oracle lines, one of which uses the test videos' own labels (benchmarks/milbound.py).
 """
 
 from __future__ import annotations

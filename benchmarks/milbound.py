@@ -1,13 +1,13 @@
-"""What the features allow when the truth is told: oracles that use the TEST videos' own annotations. Never a method.
+"""Oracles for `mil` that use the TEST videos' own annotations: what the features allow. Never a method.
 
-Only test videos of UCF-Crime have annotations in time, so no head can be trained on such truth and then be tested. What
-can be had is cross-validation by video inside the test list: a linear causal head, trained frame by frame on the
-annotations of four fifths of the test videos (and on the training list's normal videos, all of whose frames are known
-to be normal), scores the fifth that it never saw. Its strength of regularisation is then chosen by the very figure that
-is reported, which no method may do. It is no upper bound all the same: few test videos are abnormal (23 of 158), and a
-weak label on each of 153 training videos can teach more than exact ones on 18. It tells what so few exact labels teach.
+Only test videos of UCF-Crime have annotations in time, so no head can be trained on them and then be tested. Possible
+is cross-validation by video inside the test list: a linear causal head is trained frame by frame on the annotations of
+four fifths of the test videos (and on the training list's normal videos, all of whose frames are normal) and scores the
+fifth that it never saw. Its regularisation is then chosen by the reported figure itself, which no method may do. It is
+nevertheless no upper bound: few test videos are abnormal (23 of 158), and a weak label on each of 153 training videos
+can teach more than exact ones on 18.
 
-Every row: [x_t, x_t - m_{t-1}, m_t] of the leading principal axes, a function of the past and the present alone.
+Every row: [x_t, x_t - m_{t-1}, m_t] of the leading principal axes, a function of the past and the present only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The long runs of `mil`: published losses over ten thousand steps, all seeds side by side, going on after a kill.
+"""The long runs of `mil`: published losses over ten thousand steps, all seeds in parallel, resumable after a kill.
 
-Every run stops at the steps of CURVE to score the test list, which chooses nothing, and to write its weights and what
-its optimiser knows. The runs take turns, so that whenever the work ends all seeds have come equally far.
+Every run stops at the steps of CURVE to score the test list, which chooses nothing, and to write its weights and the
+state of its optimiser. The runs take turns, so that whenever the work ends all seeds have the same number of steps.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""How the causal head of `mil` was chosen: cross-validation by video inside the training list; no test video is read.
+"""milsearch: which causal head should `mil` use? Cross-validation by video inside the training list; no test video is
+read.
 
     python -m benchmarks milsearch --data DIR [--only NAME …] [--keep FOLDER] [--budget SECONDS]
 
-Every candidate is trained on three quarters of the training videos, four times, as `trainer train` does (it holds a
-part of these out for stopping), and judged on the quarter that it never saw. There are no frame labels in the training
-list, so the figures are those that weak labels allow, between windows of abnormal videos and all those of normal ones:
+Every candidate is trained four times on three quarters of the training videos, as `trainer train` does (it holds a part
+of these out for early stopping), and judged on the quarter that it never saw. The training list has no frame labels, so
+the figures are those that weak labels allow, between windows of abnormal videos and all those of normal ones:
 
     peaks   the top three windows of each abnormal video: are the moments that it points at above what is normal?
     all     every window of an abnormal video: is the video found, early and throughout?
     video   the highest score of a video: AUC between videos
 
-`figure` is the mean of peaks and all, the very figure that stops training. The preset `causal` is the simplest
-candidate within one standard error of the best one, with two members; what weak labels cannot judge is where inside an
-abnormal video the event lies. A killed run goes on from --keep.
+`figure` is the mean of peaks and all; early stopping uses the same figure. The preset `causal` is the simplest
+candidate within one standard error of the best one, with two members. Weak labels cannot judge where inside an abnormal
+video the event lies. A killed run continues from --keep.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
-"""peers: the same real footage by three programs, side by side: wall time, CPU time and peak memory of each process.
+"""peers: how do three programs compare on the same real footage, in wall time, CPU time and peak memory?
 
     python -m benchmarks peers --clips DIR --minutes 2 --files 4
 
-    seed       as the project's ancestor extracted features: the whole video in memory, float32, one window at a time,
-               contiguous, gradients recorded; once with our network, once with its own (ResNet3D-34)
+    seed       the way the project's ancestor extracted features: the whole video in memory, float32, one window at a
+               time, contiguous, gradients recorded; once with our network, once with its own (ResNet3D-34)
     plain      what a competent user writes in an afternoon: cv2.VideoCapture, a deque of 16 frames, eval() and
                inference_mode, one window at a time, file after file; the embedded bundle's network and numbers
-    ours       `stream-detector score`, as it is: all files through the pipeline at full speed
+    ours       `stream-detector score`, unchanged: all files through the pipeline at full speed
 
-Each is a process of its own, judged by what the kernel accounts to it (`wait4`): start and imports count. They take
-turns, in rounds; the best round of each counts. Scores of `plain` and `ours` are compared: the same windows must get
-the same.
+Each is a separate process, measured by the kernel (`wait4`): start and imports count. They take turns, in rounds; the
+best round of each counts. Scores of `plain` and `ours` are compared: the same windows must get the same scores.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A small queueing simulation of one machine and of many, driven by measured service times. No clock, no threads.
 
-One machine, as `pipeline` has it: N cameras complete a window every `WINDOW_S`, each at a phase of its own, into a
-bounded lane; one engine takes batches (full, or the oldest window has waited long enough) and is slowed by what
-decoding takes of the cores. Many machines: the same a node, then a network, then shards that decide.
+One machine, like `pipeline`: N cameras complete a window every `WINDOW_S`, each with its own phase, into a bounded
+queue; one engine takes batches (full, or the oldest window has waited long enough) and is slowed by the cores that
+decoding takes. Many machines: the same per node, then a network, then shards that decide.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""quiet: hours in which nothing happens: false alarms an hour, and whether calibration keeps what it promises.
+"""quiet: how many false alarms per hour does the bundle raise when nothing happens, and does calibration keep its
+bound?
 
     python -m benchmarks quiet --videos DIR [--asked 1.0] [--learned-too]
 
-Every other recording is left out, for heads learn from it (see `trainer/recipes/embedded/normal_recordings.py`). The
-threshold of the shipped bundle had to lie above the rest, so alarms in them bound the rate on that camera at best. They
-are played by `stream-detector run --pace max` at the bundle's own threshold. The hours are then split by day (name up
-to the first dash): `stream-detector calibrate` chooses a threshold on one half, and the alarms at that threshold are
-counted on the other; and the other way round. "kept": the rate seen there lies below the bound stated.
+Every other recording is left out, because heads learn from it (see `trainer/recipes/embedded/normal_recordings.py`).
+The threshold of the shipped bundle had to lie above the rest, so at best alarms in them bound the rate on that camera.
+The recordings are played by `stream-detector run --pace max` at the bundle's own threshold. The hours are then split by
+day (name up to the first dash): `stream-detector calibrate` chooses a threshold on one half, and the alarms at that
+threshold are counted on the other; then the halves change roles. "kept": the rate there lies below the stated bound.
 """
 
 from __future__ import annotations

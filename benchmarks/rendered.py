@@ -1,8 +1,9 @@
-"""rendered: whether the alarm of a rendered incident covers it, on seeds that nothing was learned from or chosen on.
+"""rendered: does the alarm of a rendered incident cover it, on seeds that were used neither for training nor for
+choices?
 
     python -m benchmarks rendered [--seeds 20] [--first 6000] [--bundle embedded] [--keep FILE.jsonl]
 
-Scenes of 40 s, as many with an incident as without, through the whole detector with its usual settings. The alarm
+Scenes of 40 s, as many with an incident as without, run through the whole detector with default settings. The alarm
 covers the incident if it is the only one, starts between its start and 2 s later, and ends within 2 s of its end.
 """
 

@@ -1,8 +1,8 @@
-"""Where benchmark figures go: one JSON file per benchmark, with what is needed to judge it.
+"""The results of benchmarks: one JSON file per benchmark, with the facts that are needed to judge it.
 
     benchmarks/results/<name>.json    {"name", "date", "commit", "machine", "versions", "settings", "results"}
 
-The tables of README.md are generated from these files by `python -m benchmarks readme`.
+`python -m benchmarks readme` generates the tables of README.md and docs/ from these files.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""One measured run of the detector in a process of its own, with a subscriber in this one.
+"""One measured run of the detector in a separate process, with a subscriber in this one.
 
-The child builds the detector exactly as `run` does (`assemble.build_run`) and changes two things: who reads the source
+The child builds the detector exactly as `run` does (`build.build_run`) and changes two things: the reader of the source
 (so that it is known when each picture was due, or which time it shows) and a stopwatch around resizing. Cameras are
-live sources (windows are dropped, not waited for, when the machine cannot keep up):
+live sources (windows are dropped, not waited for, if the machine is too slow):
 
-    "file"   an H.264 file played by the clock, N times, each camera at a phase of its own (cameras do not run in step);
-             a picture is decoded when it is due, like one that has just arrived, and never skipped
+    "file"   an H.264 file played in real time, N times, each camera with its own phase (cameras are not synchronous); a
+             picture is decoded when it is due, like one that has just arrived, and never skipped
     "rtsp"   a real RTSP server (`clock_server.py`) whose pictures show the time at which they were made
 
 Measured between the end of settling and the stop: CPU by thread, CPU of decoding, colour conversion and resizing (each

@@ -1,11 +1,11 @@
-"""How fast each engine runs a network, as a share of what the processor can multiply (roofline).
+"""roofline: how fast does each engine run a network, as a fraction of the processor's matrix multiplication rate?
 
     python -m benchmarks roofline [--models embedded resnet3d-34-a] [--seconds 6]
 
 Per model: the plain way (PyTorch fp32, one clip at a time, contiguous, nothing fused), the torch engine, and OpenVINO
 in every precision that the machine has. The ceiling is the rate of a large matrix product, measured between the rows of
-the same run, since a shared machine changes from minute to minute. Networks without a bundle get random weights, which
-are as fast as trained ones.
+the same run, because the speed of a shared machine changes. Networks without a bundle get random weights, which are as
+fast as trained ones.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What a failing RTSP server does to its own camera and to the one beside it.
+"""rtsp_faults: how does a failing RTSP server affect its own camera and the one beside it?
 
     python -m benchmarks.rtsp_faults --cycles 20 --out rtsp_faults.json
 
-One cycle: SIGSTOP of the server for `--stall-s` seconds, SIGCONT, then SIGKILL and a new server on the same port. Told
-for each: how soon the stall was reported, how soon frames came again, and what the second camera's rate did meanwhile;
-for the run: threads and descriptors before and after. It needs a server that `.ci/install-rtsp.sh` installs.
+One cycle: SIGSTOP of the server for `--stall-s` seconds, SIGCONT, then SIGKILL and a new server on the same port.
+Reported for each: how soon the stall was reported, how soon frames came again, and the second camera's rate in the
+meantime; for the run: threads and descriptors before and after. It needs a server that `.ci/install-rtsp.sh` installs.
 
-The figures come from a `Recorder`, which does not care who feeds it: here bare capture threads, elsewhere a whole run.
+The figures come from a `Recorder`, which is independent of its source: here bare capture threads, elsewhere a whole
+run.
 """
 
 from __future__ import annotations

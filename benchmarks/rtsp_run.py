@@ -1,11 +1,11 @@
-"""rtsp_run: the whole detector on two RTSP cameras, one of which fails again and again.
+"""rtsp_run: how does the whole detector behave on two RTSP cameras, one of which fails again and again?
 
     python -m benchmarks rtsp_run --cycles 20
 
-The detector runs in a process of its own, as its users run it; this process listens to its status and score topics with
-a plain SUB socket and does to the first camera's server what `rtsp_faults.one_cycle` says: SIGSTOP, SIGCONT, SIGKILL,
-a new server. Told: how soon each was reported and survived, what the second camera's window rate did meanwhile, and the
-detector's threads and descriptors before and after.
+The detector runs in a separate process, as its users run it. This process listens to its status and score topics with a
+plain SUB socket and applies `rtsp_faults.one_cycle` to the first camera's server: SIGSTOP, SIGCONT, SIGKILL, a new
+server. Reported: how soon each fault was reported and survived, the second camera's window rate in the meantime, and
+the detector's threads and descriptors before and after.
 """
 
 from __future__ import annotations

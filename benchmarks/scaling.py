@@ -1,12 +1,13 @@
-"""scaling: does a simulation reproduce the measured curve of cameras? If so, what of 1,000 and 100,000 cameras?
+"""scaling: does a simulation reproduce the measured curve of cameras, and what does it predict for 1,000 and 100,000
+cameras?
 
     python -m benchmarks scaling [--cameras FILE] [--size 320x240]
 
-Reads results/cameras.json (service times, and the curve over numbers of cameras), measures here what one shard can
-decide, and writes results/scaling.json. The simulation's service times are those of single parts measured alone; one
-number is fitted (`Machine.held_cores`). Its curve must come out within 15 % of the whole machine's, in windows/s and in
-busy cores. Where it does not, it says so and nothing is extrapolated. A cluster makes no evidence clips yet, so what
-they cost is left out of the extrapolation.
+The benchmark reads results/cameras.json (service times, and the curve over numbers of cameras), measures here what one
+shard can decide, and writes results/scaling.json. The simulation's service times are those of single parts measured
+alone; one number is fitted (`Machine.held_cores`). Its curve must agree within 15 % with the whole machine's, in
+windows/s and in busy cores. If it does not, the result says so and nothing is extrapolated. A cluster makes no evidence
+clips yet, so their cost is left out of the extrapolation.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""soak: many cameras for a long time; memory, descriptors, threads and latency as slopes.
+"""soak: do memory, descriptors, threads or latency grow with many cameras over a long time?
 
     python -m benchmarks soak --cameras 16 --minutes 10 --video long.mp4     (or --clips DIR: made from those clips)
 
-The detector runs as its users run it, in a process of its own, on files at their own speed. Every few seconds this
-process notes its resident memory, open descriptors and threads, and reads its /metrics. Slopes are least-squares fits
-over the second part of the run, when every buffer has been filled once (`settle_s`).
+The detector runs as its users run it, in a separate process, on files in real time. Every few seconds this process
+records its resident memory, open descriptors and threads, and reads its /metrics. Slopes are least-squares fits over
+the second part of the run, when every buffer has been filled once (`settle_s`).
 """
 
 from __future__ import annotations

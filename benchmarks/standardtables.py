@@ -1,6 +1,6 @@
-"""Tables of the standard protocol, side by side: bundles on clips that nobody chose on, and nested networks.
+"""Tables of the standard protocol, side by side: bundles on clips that were used for no choice, and nested networks.
 
-Records of `python -m trainer evaluate --standard` lie in `benchmarks/results/standard_*.json`.
+The records of `python -m trainer evaluate --standard` are in `benchmarks/results/standard_*.json`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""startup: how long the first use of the library and of the command line takes, each in a fresh process.
+"""startup: how long do the first use of the library and of the command line take, each in a new process?
 
     python -m benchmarks startup [--times 7]
 

@@ -1,4 +1,4 @@
-"""The tables themselves: one function for each results file, from its record to Markdown."""
+"""The tables of the detector's results: one function per results file, from its record to Markdown."""
 
 from __future__ import annotations
 

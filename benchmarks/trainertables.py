@@ -1,4 +1,4 @@
-"""Tables of what the trainer was measured at: heads on real features, losses, speed, extraction, the whole way."""
+"""The tables of the trainer's results: heads on real features, losses, speed, extraction, the whole way."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""viewers: what people who look at the page cost the detector: window rate and latency, alone and with 20 of them.
+"""viewers: what do viewers of the web page cost the detector, in window rate and latency, with none and with 20 of
+them?
 
     python -m benchmarks viewers --clips DIR --cameras 16 --viewers 20
 
-Cameras are live sources as in `latency` ("file"). The page is served in both runs; in the second, viewers in a process
-of their own hold the live stream of all cameras open, with pictures at the rate at which the page asks for them. That
-process runs on the same cores, but gives way to the detector's: in use it would be other machines, while the server's
-work is counted. Runs take turns: a machine's pace changes.
-"First picture" is from the request of the stream to the first picture in full.
+Cameras are live sources as in `latency` ("file"). The page is served in both runs; in the second, viewers in a separate
+process hold the live stream of all cameras open, with pictures at the rate that the page requests. That process runs on
+the same cores with a lower priority: in use it would be other machines, while the server's work is counted. Runs take
+turns, because the speed of a machine changes. "First picture" is the time from the request of the stream to the first
+complete picture.
 """
 
 from __future__ import annotations
