@@ -14,17 +14,19 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from stream_detector.config import CameraConfig, Config, settings
+from stream_detector.config import CameraConfig, Config
 
 UNITS = {
     "_s": "seconds",
     "_ms": "milliseconds",
     "_days": "days",
+    "_hours": "hours",
+    "_per_day": "a day",
     "_bytes": "bytes",
     "_mb": "MB",
     "_fps": "frames a second",
@@ -167,18 +169,19 @@ def tables() -> list[tuple[str, str, type[BaseModel]]]:
     """(name for keys, heading, model) of every table of the configuration."""
     found: list[tuple[str, str, type[BaseModel]]] = [("", "At the top of the file", Config)]
     found.append(("cameras", "[cameras.NAME]", CameraConfig))
-    for name, model in inspect.getmembers(settings, lambda value: inspect.isclass(value)):
-        if issubclass(model, settings.Section) and model not in (settings.Section, Config, CameraConfig):
-            key = _table_of(model)
-            if key is None:
-                raise LookupError(f"{name} is no table of the configuration")
-            found.append((key, "[sinks.NAME]" if key == "sinks" else f"[{key}]", model))
+    for key, field in Config.model_fields.items():
+        for model in models_in(field.annotation):
+            if model is not CameraConfig:
+                found.append((key, "[sinks.NAME]" if key == "sinks" else f"[{key}]", model))
     order = ["", "cameras", *Config.model_fields]
     return sorted(found, key=lambda entry: order.index(entry[0]))
 
 
-def _table_of(model: type[BaseModel]) -> str | None:
-    return next((key for key, field in Config.model_fields.items() if model.__name__ in str(field.annotation)), None)
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_in(part)]
 
 
 def every() -> Iterator[Setting]:

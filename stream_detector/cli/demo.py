@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> None:
         f"those of `run`; events, scores and evidence go to {FOLDER} unless --run-dir names another folder.",
     )
     run.add_options(parser)
+    run.add_bridge_options(parser)
     for action in parser._actions:
         if action.dest == "sources":
             action.help = argparse.SUPPRESS  # refused in `main`, with a sentence

@@ -35,6 +35,11 @@ def add_parser(subparsers: Any) -> None:
         description="Watch cameras and recordings, publish alarms. Files end by themselves, cameras with Ctrl-C.",
     )
     add_options(parser)
+    add_bridge_options(parser)
+
+
+def add_bridge_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of a run that starts bridges."""
     parser.add_argument(
         "--bridge",
         action="append",

@@ -91,5 +91,7 @@ def test_the_demo_is_a_run_of_the_demo(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert [args.run_dir for args in seen] == [demo.FOLDER, Path("elsewhere")]
     (demo_parser,) = (a.choices["demo"] for a in whole_parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert "SOURCE" not in demo_parser.format_usage()
+    (run_parser,) = (a.choices["run"] for a in whole_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert set(options(run_parser)) == set(options(demo_parser))
     assert main(["demo", "clip.mp4"]) == 2 and len(seen) == 2
     assert "takes no sources" in capsys.readouterr().err
