@@ -58,10 +58,11 @@ class CaptureCounters:
         """Return frames per second over the last 50 frames; 0 if the last one is older than `fresh_s`."""
         now_s = self._clock.monotonic()
         with self._lock:
-            times = list(self._arrivals_s)
-        if len(times) < 2 or now_s - times[-1] > fresh_s or times[-1] <= times[0]:
+            times, count = self._arrivals_s, len(self._arrivals_s)
+            first_s, last_s = (times[0], times[-1]) if count else (0.0, 0.0)
+        if count < 2 or now_s - last_s > fresh_s or last_s <= first_s:
             return 0.0
-        return (len(times) - 1) / (times[-1] - times[0])
+        return (count - 1) / (last_s - first_s)
 
 
 class FrameSampler:

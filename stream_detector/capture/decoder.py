@@ -114,6 +114,8 @@ class Decoder:
         self.admission: Admission | None = None  # says which packets are decoded; None: all
         self.passed_s: float | None = None  # media time of the packet that the last `next` passed over
         self._passes = False
+        self._duration: int | None = -1  # of the last frame, in its time base; frames of one length have one step
+        self._step_s: float | None = None
         self._wall: tuple[float, float] | None = None  # (stamp, UTC) of the newest picture whose UTC was told
 
     def open(self) -> None:
@@ -282,10 +284,12 @@ class Decoder:
         self.damaged += 1
 
     def _convert(self, frame: av.VideoFrame, missed: int) -> DecodedFrame:
-        base = frame.time_base
-        stamp_s = None if frame.pts is None or base is None else float(frame.pts * base)
-        length_s = float(frame.duration * base) if frame.duration and base is not None else 0.0
-        step_s = length_s if 1 / MAX_FPS <= length_s <= 10.0 else 1.0 / self.fps
+        stamp_s: float | None = frame.time
+        if frame.duration != self._duration:
+            self._duration, base = frame.duration, frame.time_base
+            length_s = float(frame.duration * base) if frame.duration and base is not None else 0.0
+            self._step_s = length_s if 1 / MAX_FPS <= length_s <= 10.0 else None
+        step_s = self._step_s or 1.0 / self.fps
         media_s, cut = self._clock.time(stamp_s, step_s)
         corrupt, key = bool(frame.is_corrupt), bool(frame.key_frame)
         return DecodedFrame(frame, media_s, cut, missed, corrupt, key, stamp_s=stamp_s, wall_utc=self._utc(stamp_s))

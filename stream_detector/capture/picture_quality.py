@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.config import PictureQualityConfig
-from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array, Window, WindowRef
+from stream_detector.types import WINDOW_FRAMES, UInt8Array, Window, WindowRef
 
 PICTURE_CAUSES = ("black", "covered", "blurred", "frozen")
 REPORTED_CAUSES = (*PICTURE_CAUSES, "novelty", "unfamiliar")  # `novelty.NoveltyMonitor` sets the last two
@@ -53,11 +53,11 @@ class PictureStatistics:
 def picture_statistics(frames: UInt8Array) -> PictureStatistics:
     """Measure a window. frames: uint8 (16, H, W, 3) RGB; green stands for grey."""
     greens = [np.ascontiguousarray(frames[index, :, :, 1]) for index in _LOOKED_AT if index < len(frames)]
-    thin = np.stack([green[::_STEP, ::_STEP] for green in greens]).astype(np.float32)
+    thin = np.stack([green[::_STEP, ::_STEP] for green in greens])
     return PictureStatistics(
         bright=_percentile_99(thin),
-        contrast=float(thin.std(axis=(1, 2)).max()),
-        sharpness=max(float(_laplacian(green).var()) for green in greens),
+        contrast=max(math.sqrt(_variance(picture)) for picture in thin),
+        sharpness=max(_variance(_laplacian(green)) for green in greens),
     )
 
 
@@ -225,10 +225,10 @@ def _apart(first: UInt8Array, second: UInt8Array) -> int:
     return int((np.maximum(first, second) - np.minimum(first, second)).max())
 
 
-def _laplacian(grey: UInt8Array) -> Float32Array:
+def _laplacian(grey: UInt8Array) -> NDArray[np.int16]:
     """The sum of the four neighbours less four times the pixel, edges mirrored. grey: uint8 (H, W), at least 2 × 2."""
-    pixels = grey.astype(np.float32)
-    found: Float32Array = pixels * np.float32(-4.0)
+    pixels = grey.astype(np.int16)
+    found: NDArray[np.int16] = pixels * np.int16(-4)
     found[1:] += pixels[:-1]
     found[:-1] += pixels[1:]
     found[:, 1:] += pixels[:, :-1]
@@ -240,11 +240,18 @@ def _laplacian(grey: UInt8Array) -> Float32Array:
     return found
 
 
-def _percentile_99(values: NDArray[Any]) -> float:
-    """As `numpy.percentile(values, 99)`, ten times as fast."""
+def _variance(values: NDArray[Any]) -> float:
+    """As `values.var()`, for pictures: several times as fast."""
+    flat = values.ravel().astype(np.float32)
+    flat -= np.add.reduce(flat) / np.float32(flat.size)
+    return float(flat @ flat) / flat.size
+
+
+def _percentile_99(values: UInt8Array) -> float:
+    """As `numpy.percentile(values, 99)`, by counting grey levels."""
     flat = values.ravel()
+    counted = np.cumsum(np.bincount(flat, minlength=256))
     place = 0.99 * (flat.size - 1)
     below = int(place)
-    parts = np.partition(flat, (below, min(below + 1, flat.size - 1)))
-    low, high = float(parts[below]), float(parts[min(below + 1, flat.size - 1)])
+    low, high = (int(np.searchsorted(counted, rank + 1)) for rank in (below, min(below + 1, flat.size - 1)))
     return low + (place - below) * (high - low)

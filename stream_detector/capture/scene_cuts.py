@@ -10,10 +10,13 @@ noise, raises the limit. `picture_quality` handles pictures without structure (b
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_detector.types import Float32Array, UInt8Array
 
@@ -32,48 +35,48 @@ class SceneCutDetector:
     """Detects hard cuts in the frames of one camera. About 20 µs a frame."""
 
     def __init__(self) -> None:
-        self._last: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None
+        self._last: tuple[Float32Array, float] | None = None  # cells less their mean, and the length of that vector
         self._changes: deque[float] = deque(maxlen=HISTORY)
 
     def push(self, image: UInt8Array) -> bool:
         """Take the next frame, uint8 (H, W, 3); returns whether a new scene begins with it."""
-        cells = mean_cells(image).ravel()
+        cells, pixels = cell_sums(image)
         cells -= np.add.reduce(cells) / np.float32(cells.size)
-        deviation = float(np.sqrt(cells @ cells / cells.size))
-        last, self._last = self._last, cells / deviation if deviation >= FLAT else None
-        if last is None or self._last is None:
+        length = math.sqrt(cells @ cells)
+        structured = length >= FLAT * pixels * math.sqrt(cells.size)
+        last, self._last = self._last, (cells, length) if structured else None
+        if last is None or not structured:
             self._changes.clear()
             return False
-        change = 1.0 - float(self._last @ last) / cells.size
+        change = 1.0 - float(cells @ last[0]) / (length * last[1])
         sudden = len(self._changes) >= LEAST_HISTORY and change > max(LEAST_CHANGE, RATIO * max(self._changes))
-        if sudden and float(np.median(np.abs(self._last - last))) > LEAST_MEDIAN:
-            self._changes.clear()
-            return True
+        if sudden:
+            apart = np.abs(cells / length - last[0] / last[1]) * math.sqrt(cells.size)
+            if float(np.median(apart)) > LEAST_MEDIAN:
+                self._changes.clear()
+                return True
         self._changes.append(change)
         return False
 
 
-def mean_cells(image: UInt8Array) -> Float32Array:
-    """Means of 16×16 cells of a picture, rounded to grey levels: float32 (16, 16, 3) for uint8 (H, W, 3)."""
+def cell_sums(image: UInt8Array) -> tuple[Float32Array, float]:
+    """(sums of the pixels of 16×16 cells, pixels a cell): float32 (768,) of a picture uint8 (H, W, 3)."""
     height, width = image.shape[:2]
+    down, across = height // SIDE, width // SIDE
     if height % SIDE or width % SIDE:
         rows = _weights(height) @ image.reshape(height, -1).astype(np.float32)
-        return np.asarray(np.rint(np.matmul(_weights(width), rows.reshape(SIDE, width, 3))), np.float32)
-    down, across = height // SIDE, width // SIDE
+        cells: Float32Array = np.matmul(_weights(width), rows.reshape(SIDE, width, 3))
+        return cells.ravel(), height * width / SIDE**2
     sums = np.uint16 if down * across <= _FITS else np.uint32
     rows_of = np.add.reduce(image.reshape(SIDE, down, width * 3), axis=1, dtype=sums)
-    cells: Float32Array = np.einsum("ijkl->ijl", rows_of.reshape(SIDE, SIDE, across, 3)).astype(
-        np.float32
-    )  # faster than a sum
-    cells *= np.float32(1.0 / (down * across))
-    np.rint(cells, out=cells)
-    return cells
+    parts: NDArray[Any] = np.einsum("ijkl->ijl", rows_of.reshape(SIDE, SIDE, across, 3))  # faster than a sum over an axis
+    return parts.astype(np.float32).ravel(), float(down * across)
 
 
 @lru_cache(16)
 def _weights(length: int) -> Float32Array:
-    """(16, length): the share of each pixel in each cell."""
+    """(16, length): the part of each pixel that lies in each cell."""
     edges = np.arange(SIDE + 1) * (length / SIDE)
     pixels = np.arange(length)
     inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return np.asarray(np.clip(inside, 0.0, None) * (SIDE / length), np.float32)
+    return np.asarray(np.clip(inside, 0.0, None), np.float32)

@@ -21,6 +21,7 @@ from stream_detector.capture.picture_quality import (
     PictureQualityMonitor,
     _laplacian,
     _percentile_99,
+    _variance,
     picture_statistics,
     with_causes,
 )
@@ -314,4 +315,5 @@ def test_a_quiet_real_camera_has_no_trouble() -> None:
 def test_sharpness_and_brightness_are_those_of_opencv_and_numpy(height: int, width: int, seed: int) -> None:
     grey = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
     assert np.array_equal(_laplacian(grey), cv2.Laplacian(grey, cv2.CV_32F))
+    assert _variance(_laplacian(grey)) == pytest.approx(float(cv2.Laplacian(grey, cv2.CV_32F).var()), rel=1e-4)
     assert _percentile_99(grey) == pytest.approx(float(np.percentile(grey, 99)))

@@ -42,7 +42,7 @@ class Watched:
             hosts=hosts, open_timeout_s=2.0, read_timeout_s=2.0, backoff_min_s=0.02, backoff_max_s=0.05
         )
         cameras = tuple(CameraConfig(name=name, source=source) for name, source in sources.items())
-        config = Config(cameras=cameras, capture=capture, window=WindowConfig(find_cuts=False))
+        config = Config(cameras=cameras, capture=capture, window=WindowConfig(detect_cuts=False))
         self.pool = HostPool(config, partial(make_views, recipe=RECIPE), RECIPE.fps, self, recipe=RECIPE)
         self.begun_s = time.monotonic()
         for camera in cameras:
