@@ -69,7 +69,7 @@ def cell_sums(image: UInt8Array) -> tuple[Float32Array, float]:
         return cells.ravel(), height * width / SIDE**2
     sums = np.uint16 if down * across <= _FITS else np.uint32
     rows_of = np.add.reduce(image.reshape(SIDE, down, width * 3), axis=1, dtype=sums)
-    parts: NDArray[Any] = np.einsum("ijkl->ijl", rows_of.reshape(SIDE, SIDE, across, 3))  # faster than a sum over an axis
+    parts: NDArray[Any] = np.einsum("ijkl->ijl", rows_of.reshape(SIDE, SIDE, across, 3))  # faster than a sum
     return parts.astype(np.float32).ravel(), float(down * across)
 
 
