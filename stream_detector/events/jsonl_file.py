@@ -240,7 +240,11 @@ def rotated_lines(path: Path, event: EventPosition) -> list[bytes]:
 
     Newer lines than that one are of events that the journal does not know.
     """
-    return next((lines for lines in _rotated_files(path) if event in map(position_of, lines)), [])
+
+    def holds(lines: list[bytes]) -> bool:
+        return any(position_of(line) == event for line in lines if not line.startswith(_BEGINNINGS[1]))
+
+    return next((lines for lines in _rotated_files(path) if holds(lines)), [])
 
 
 def follows(line: bytes) -> EventPosition | None:

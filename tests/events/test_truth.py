@@ -135,6 +135,12 @@ def judge(world: World) -> None:
 @example(
     [
         Story("healthy", ("alarm gate",), ("before", 1)),
+        Story("full", ("alarm gate", "alarm gate", "rotate", "free", "long tick", "rotate"), None),
+    ]
+)
+@example(
+    [
+        Story("healthy", ("alarm gate",), ("before", 1)),
         Story("full", (*["alarm gate"] * 3, "free", "long tick", "fill", "alarm gate", "alarm gate", "rotate"), None),
     ]
 )
