@@ -261,7 +261,9 @@ class AlarmEvent:
 
     start_s, end_s: media time; end_s is None until the end.  score: smoothed score of the newest window. windows: the
     windows since the previous event, newest last.  clip, snapshot: paths, or None without evidence. emitted_utc: UTC at
-    which the last timing ended, or None.  The ledger adds epoch and seq when the event is journalled.
+    which the last timing ended, or None.  The ledger adds epoch and seq when the event is journalled.  severity: "low",
+    "medium", "high" or "".  mode: of the house, "" where none applies.  muted: nobody is to be told.  notify: severity
+    from which people are told, "none" or "".
     """
 
     id: str
@@ -281,6 +283,10 @@ class AlarmEvent:
     snapshot: str | None = None
     timing: Timing | None = None
     emitted_utc: float | None = None
+    severity: str = ""
+    mode: str = ""
+    muted: bool = False
+    notify: str = ""
 
 
 @dataclass(frozen=True, slots=True)

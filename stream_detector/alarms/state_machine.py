@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from stream_detector.config import AlarmConfig
 from stream_detector.config.kinds import ALARM_RULES as ALARM_RULES
@@ -61,6 +61,17 @@ class AlarmRule(Protocol):
         ...
 
 
+@runtime_checkable
+class AdjustableRule(Protocol):
+    """An alarm rule whose threshold may change from window to window: by a schedule, by an operator."""
+
+    threshold: float
+
+    def set_threshold(self, threshold: float) -> None:
+        """Use another threshold from the next window on."""
+        ...
+
+
 @dataclass(slots=True)
 class _Open:
     """An alarm that has started and not ended."""
@@ -98,6 +109,7 @@ class HysteresisRule:
         self.threshold = threshold
         self._bundle = bundle
         self._make_id = make_id
+        self._off_ratio = off_ratio
         self._off = threshold * off_ratio
         self._hold_s = hold_s
         self._min_length_s = min_length_s
@@ -114,6 +126,10 @@ class HysteresisRule:
     def open_id(self) -> str | None:
         """The id of the open alarm, or None."""
         return self._open.id if self._open else None
+
+    def set_threshold(self, threshold: float) -> None:
+        """Use another threshold from the next window on, for an open alarm too."""
+        self.threshold, self._off = threshold, threshold * self._off_ratio
 
     def step(self, score: Score, smoothed: float) -> tuple[Decision, AlarmEvent | None]:
         """Take the next window; returns the decision and the event that it causes, if any."""

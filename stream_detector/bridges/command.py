@@ -27,6 +27,7 @@ class CommandSettings(TargetSettings):
 
     argv: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]  # the program and its arguments; no shell
     pass_environment: tuple[str, ...] = ()  # variables that it gets beside the usual ones
+    muted: bool = False  # also for alarms of which nobody is to be told
     max_per_minute: Annotated[int, Field(ge=1, le=6000)] = 60  # the rest waits
 
 
@@ -44,6 +45,10 @@ class Command(Target):
         if found is None:
             raise ConfigError("argv names a program that does not exist or may not be run; correct it")
         self._argv = [str(Path(found).absolute()), *settings.argv[1:]]
+
+    def wants(self, notice: Notice) -> bool:
+        """A muted alarm starts no program, unless it is asked for."""
+        return super().wants(notice) and (self._given.muted or notice.for_people)
 
     def admit(self, notice: Notice) -> Admission:
         """Waits where `max_per_minute` is used up."""

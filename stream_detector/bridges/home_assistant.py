@@ -90,6 +90,28 @@ def camera_entities(prefix: str, base: str, node: str, camera: str, picture: boo
     return entities
 
 
+def command_entities(prefix: str, base: str, node: str, camera: str) -> Entities:
+    """What a camera's threshold can be set by, and its newest alarm acknowledged."""
+    place, device = f"{base}/{camera}", _device(node, camera)
+    return {
+        f"{prefix}/number/{node}/{camera}_set_threshold/config": {
+            **_common(base, f"{node}_{camera}_set_threshold", "Set threshold", device),
+            "command_topic": f"{place}/set/threshold",
+            "state_topic": f"{place}/threshold",
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.01,
+            "mode": "box",
+            "entity_category": "config",
+        },
+        f"{prefix}/button/{node}/{camera}_acknowledge/config": {
+            **_common(base, f"{node}_{camera}_acknowledge", "Acknowledge", device),
+            "command_topic": f"{place}/set/acknowledge",
+            "payload_press": "newest",
+        },
+    }
+
+
 def detector_entities(prefix: str, base: str, node: str) -> Entities:
     """The detector as a whole: whether it runs."""
     return {

@@ -19,7 +19,7 @@ from stream_detector.config import CAMERA_NAME
 from stream_detector.config.secret_file import read_secret
 from stream_detector.config.section import Seconds, Section
 from stream_detector.config.source import expand
-from stream_detector.errors import SourceError
+from stream_detector.errors import AccessError, SourceError
 from stream_detector.system.registry import Registry
 from stream_detector.types import Clock
 
@@ -111,6 +111,11 @@ class Memory:
     all: Callable[[str], dict[str, Any]]
 
 
+def no_writes(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuses. Raises AccessError."""
+    raise AccessError("nothing can be written to the detector from here")
+
+
 @dataclass(frozen=True, slots=True)
 class TargetContext:
     """What a target works with.
@@ -118,6 +123,7 @@ class TargetContext:
     name: NAME of `[KIND.NAME]`.  evidence: the pictures and clips.  memory: its own facts.
     resend: makes notices pending again that were delivered since a time (UTC seconds); returns how many.
     wake: there may be work to do again (the receiver came back).
+    write: writes to the detector (see `events.writes`), with the bridge's own right. Raises StreamDetectorError.
     """
 
     name: str
@@ -126,6 +132,7 @@ class TargetContext:
     memory: Memory
     resend: Callable[[float], int] = lambda since_utc: 0
     wake: Callable[[], None] = lambda: None
+    write: Callable[[dict[str, Any]], dict[str, Any]] = no_writes
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,13 @@
     BASE/CAMERA/score, BASE/CAMERA/threshold                                                   retained
     BASE/CAMERA/snapshot     the JPEG of the newest alarm                                      retained
 
+With `commands = true` (the bridge's key must be a writer's) it takes, never retained ones:
+
+    BASE/set/mode                 the name of a mode
+    BASE/CAMERA/set/threshold     a number from 0 to 1, or "default"
+    BASE/CAMERA/set/mute          seconds, 0 ends it
+    BASE/CAMERA/set/acknowledge   the id of an alarm; anything else means the newest
+
 Everything is sent with QoS 1 and counts as delivered when the broker has acknowledged it. A broker may lose what it
 acknowledged (killed before it wrote to its disk), and a subscriber that comes back to it has missed what went by. So
 after every new connection the bridge sends the events again that were delivered since `resend_s` before the connection
@@ -19,8 +26,10 @@ topic, seq), which every event carries.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import queue
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,16 +38,19 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from stream_detector.bridges.home_assistant import CAMERA_STATES, camera_entities, detector_entities
+from stream_detector.bridges.home_assistant import CAMERA_STATES, camera_entities, command_entities, detector_entities
 from stream_detector.bridges.kinds import DeliveryError, SecretText, Target, TargetContext, TargetSettings
 from stream_detector.bridges.notice import Notice
-from stream_detector.errors import ConfigError, MissingExtraError
+from stream_detector.config import CAMERA_NAME
+from stream_detector.errors import ConfigError, MissingExtraError, StreamDetectorError
 from stream_detector.events.protocol import DETECTOR, encode
+from stream_detector.events.writes import ALARM_ID
 
 log = logging.getLogger(__name__)
 
 _TOPIC = r"^[A-Za-z0-9_-]{1,64}(/[A-Za-z0-9_-]{1,64}){0,7}$"
 _KEEPALIVE_S = 15
+_MOST_COMMANDS = 100
 
 
 class MqttSettings(TargetSettings):
@@ -56,6 +68,7 @@ class MqttSettings(TargetSettings):
     base: Annotated[str, Field(pattern=_TOPIC)] = "stream-detector"
     discovery: bool = True
     discovery_prefix: Annotated[str, Field(pattern=_TOPIC)] = "homeassistant"
+    commands: bool = False  # take BASE/…/set/…; whoever may publish there may then change the detector
     resend_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
 
 
@@ -109,6 +122,8 @@ class MqttTarget(Target):
         self._client.on_publish = self._on_publish
         self._client.on_message = self._on_message
         self._opened = False
+        self._commands: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST_COMMANDS)
+        self._writer: threading.Thread | None = None
 
     # -- connection, in paho's thread ----------------------------------------------------------------------------
 
@@ -117,6 +132,9 @@ class MqttTarget(Target):
         self._opened = True
         self._client.connect_async(self._given.host, self._given.port, _KEEPALIVE_S)
         self._client.loop_start()
+        if self._given.commands:
+            self._writer = threading.Thread(target=self._write_all, name="mqtt-set", daemon=True)
+            self._writer.start()
 
     def _on_connect(self, client: Any, _data: Any, _flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
@@ -126,6 +144,8 @@ class MqttTarget(Target):
         self._most_bytes = most if isinstance(most, int) else 0
         self._failure = ""
         client.subscribe(f"{self._given.discovery_prefix}/status", qos=0)  # Home Assistant says there that it started
+        if self._given.commands:
+            client.subscribe([(f"{self._base}/set/mode", 1), (f"{self._base}/+/set/+", 1)])
         now_utc = self.context.clock.utc()
         if self._last_seen_utc is not None:
             since = self._last_seen_utc - self._given.resend_s
@@ -156,9 +176,47 @@ class MqttTarget(Target):
                 del self._refused[next(iter(self._refused))]
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
-        if message.payload == b"online":
-            self._refresh.set()
-            self.context.wake()
+        if message.topic == f"{self._given.discovery_prefix}/status":
+            if message.payload == b"online":
+                self._refresh.set()
+                self.context.wake()
+        elif self._given.commands and not message.retain:  # a retained one would come again at every connection
+            try:
+                self._commands.put_nowait(self.command(message.topic, message.payload))
+            except queue.Full:
+                log.warning("%s: a command was dropped, %d wait already", self.context.name, _MOST_COMMANDS)
+            except ValueError as error:
+                log.warning("%s: a command was refused: %s", self.context.name, error)
+
+    def command(self, topic: str, payload: bytes) -> dict[str, Any]:
+        """The write (see `events.writes`) that a message on a set topic asks for. Raises ValueError."""
+        parts = topic.removeprefix(f"{self._base}/").split("/")
+        text = payload[:200].decode("utf-8", "replace").strip()
+        by = {"by": f"mqtt:{self.context.name}"[:64]}
+        if parts == ["set", "mode"]:
+            return {"kind": "control", "mode": text, **by}
+        if len(parts) != 3 or parts[1] != "set" or not CAMERA_NAME.fullmatch(parts[0]):
+            raise ValueError("its topic is none of the set topics")
+        camera, what = parts[0], parts[2]
+        if what == "threshold":
+            return {"kind": "control", "camera": camera, "threshold": None if text == "default" else float(text), **by}
+        if what == "mute":
+            return {"kind": "control", "camera": camera, "mute_s": float(text), **by}
+        if what != "acknowledge":
+            raise ValueError("its topic is none of the set topics")
+        newest = json.loads(self.context.memory.get(f"retained:{self._base}/{camera}/attributes") or "{}")
+        alarm = text if ALARM_ID.fullmatch(text) else newest.get("id")
+        if alarm is None:
+            raise ValueError("there is no alarm to acknowledge")
+        epoch = newest.get("epoch") if alarm == newest.get("id") else None
+        return {"kind": "ack", "camera": camera, "id": alarm, "alarm_epoch": epoch, "note": "", **by}
+
+    def _write_all(self) -> None:
+        while (value := self._commands.get()) is not None:
+            try:
+                self.context.write(value)
+            except StreamDetectorError as error:
+                log.warning("%s: a command was not carried out: %s", self.context.name, error)
 
     # -- deliveries -----------------------------------------------------------------------------------------------
 
@@ -193,6 +251,9 @@ class MqttTarget(Target):
         if self._refresh.is_set():
             self._refresh.clear()
             self._publish_retained()
+        if notice.resent:  # its states may be old by now; the newest ones are refreshed by themselves
+            self._publish([(self.event_topic(notice), encode(notice.body), False)])
+            return {}
         retained = dict(self.states(notice))
         known = self.context.memory.get(f"camera:{notice.camera}") if notice.camera else True
         new = {} if known or notice.camera.startswith("_") else self._discovery(notice.camera)
@@ -245,7 +306,10 @@ class MqttTarget(Target):
         given = self._given
         if not given.discovery:
             return {}
-        return camera_entities(given.discovery_prefix, self._base, given.client_id, camera, given.snapshot)
+        entities = camera_entities(given.discovery_prefix, self._base, given.client_id, camera, given.snapshot)
+        if given.commands:
+            entities |= command_entities(given.discovery_prefix, self._base, given.client_id, camera)
+        return entities
 
     def _publish_retained(self) -> None:
         """Availability, discovery and every state that was sent before. Raises DeliveryError."""
@@ -301,6 +365,10 @@ class MqttTarget(Target):
                 log.debug("availability was not sent")
         self._client.disconnect()
         self._client.loop_stop()
+        if self._writer is not None:
+            with contextlib.suppress(queue.Full):
+                self._commands.put_nowait(None)
+            self._writer.join(1.0)
 
 
 def _quiet() -> logging.Logger:

@@ -35,6 +35,7 @@ class Notice:
     summary its reason.
     utc: when it was emitted, seconds since the epoch.  body: the event as it was published.
     attempts: how often it was tried before; more than 0 means that the receiver may have it already.
+    resent: it was delivered before, and is sent again because the receiver may have lost it.
     """
 
     topic: str
@@ -46,6 +47,7 @@ class Notice:
     utc: float
     body: dict[str, Any]
     attempts: int = 0
+    resent: bool = False
 
     @property
     def key(self) -> str:
@@ -62,6 +64,16 @@ class Notice:
         if self.what in ("silent", "trouble"):
             return "high"
         return "medium" if self.what in ("offline", "covered") else "low"
+
+    @property
+    def for_people(self) -> bool:
+        """Whether people are to be told: a schedule or an operator may mute alarms, or ask for severe ones only."""
+        least = self.body.get("notify", "low")
+        if self.kind != "alarm":
+            return True
+        if self.body.get("muted") is True or least not in SEVERITIES:
+            return False
+        return SEVERITIES.index(self.severity) >= SEVERITIES.index(least)
 
     def text(self) -> str:
         """As JSON, for the outbox."""
@@ -141,4 +153,5 @@ def load_notice(row: Mapping[str, Any]) -> Notice:
         utc=row["utc"],
         body=json.loads(row["body"]),
         attempts=row["attempts"],
+        resent=bool(row["resent"]),
     )

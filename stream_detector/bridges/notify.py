@@ -26,9 +26,9 @@ from stream_detector.bridges.kinds import (
     TargetSettings,
 )
 from stream_detector.bridges.notice import SEVERITIES, Notice
-from stream_detector.bridges.quiet_hours import QuietHours, zone
 from stream_detector.config.section import Seconds
 from stream_detector.errors import ConfigError, MissingExtraError
+from stream_detector.system.wall_clock import WeeklySpan, zone
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class NotifySettings(TargetSettings):
     @model_validator(mode="after")
     def _quiet_is_a_span(self) -> NotifySettings:
         if self.quiet:
-            QuietHours.parse(self.quiet, zone(self.time_zone or "UTC"))
+            WeeklySpan.daily(self.quiet, zone(self.time_zone or "UTC"))
         return self
 
 
@@ -99,7 +99,7 @@ class Notify(Target):
             raise ConfigError("url is no address that Apprise knows; see https://github.com/caronc/apprise/wiki")
         self._where = zone(settings.time_zone) if settings.time_zone else None
         local = self._where or datetime.now().astimezone().tzinfo or zone("UTC")
-        self._quiet = QuietHours.parse(settings.quiet, local) if settings.quiet else None
+        self._quiet = WeeklySpan.daily(settings.quiet, local) if settings.quiet else None
 
     # -- what is told -------------------------------------------------------------------------------------------
 
@@ -110,6 +110,8 @@ class Notify(Target):
         if notice.kind == "camera" and not notice.what:
             return False
         if notice.kind == "detector" and notice.what == "running" and notice.body.get("before") != "silent":
+            return False
+        if not notice.for_people and notice.what != "end":
             return False
         over = notice.what in ("end", "online", "clear", "running", "stopped")
         return over or notice.severity in self._given.severities

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS items(
   n INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL, lane TEXT NOT NULL, topic TEXT NOT NULL,
   epoch TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL, camera TEXT NOT NULL, what TEXT NOT NULL,
   utc REAL NOT NULL, body TEXT NOT NULL, state INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
+  resent INTEGER NOT NULL DEFAULT 0,
   first_try_utc REAL, due_utc REAL NOT NULL DEFAULT 0, done_utc REAL, UNIQUE(target, topic, epoch, seq));
 CREATE INDEX IF NOT EXISTS heads ON items(target, state, lane, n);
 CREATE INDEX IF NOT EXISTS done ON items(state, done_utc);
@@ -175,7 +176,9 @@ class Outbox:
 
     def again(self, target: str, since_utc: float) -> int:
         """Make rows pending again that were delivered since; returns how many."""
-        query = "UPDATE items SET state=0, done_utc=NULL WHERE target=? AND state=1 AND done_utc>=? AND lane<>?"
+        query = (
+            "UPDATE items SET state=0, done_utc=NULL, resent=1 WHERE target=? AND state=1 AND done_utc>=? AND lane<>?"
+        )
         with self.changed:
             count = self._do(lambda: self._db.execute(query, (target, since_utc, SUMMARY_LANE))).rowcount
             self._commit()

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stream_detector.bridges.delivery import DeadLetters, Delivery
 from stream_detector.bridges.evidence import EvidenceFolder
@@ -19,7 +20,9 @@ from stream_detector.bridges.kinds import BRIDGES, Memory, Target, TargetContext
 from stream_detector.bridges.notice import DETECTOR_SCHEMA, DETECTOR_TOPIC, Notice, notice_of
 from stream_detector.bridges.outbox import Outbox
 from stream_detector.bridges.settings import BridgesConfig
+from stream_detector.client.recovery_client import ClientKeys
 from stream_detector.client.subscriber import Subscriber
+from stream_detector.client.writer import Writer
 from stream_detector.errors import ConfigError, StreamDetectorError
 from stream_detector.events.curve import load_pair, load_public
 from stream_detector.events.protocol import Message
@@ -90,13 +93,15 @@ class BridgeProcess:
                 target = self._target(name, settings, evidence)
                 self.deliveries[name] = Delivery(name, target, self.outbox, dead, self._clock, self._failed)
             keys = load_pair(detector.key) if detector.key else None
+            server_key = load_public(detector.server_key) if detector.server_key else None
+            self._keys = ClientKeys(keys, server_key) if keys and server_key else None
             self.subscriber = Subscriber(
                 detector.endpoint,
                 kinds=("alarm", "status", "ack", "verdict"),
                 cursor=self.paths.cursor,
                 from_start=detector.from_start,
                 keys=keys,
-                server_key=load_public(detector.server_key) if detector.server_key else None,
+                server_key=server_key,
                 clock=self._clock,
             )
         except BaseException:
@@ -118,8 +123,13 @@ class BridgeProcess:
             memory=Memory(lambda key: outbox.recall(name, key), lambda prefix: outbox.recall_all(name, prefix)),
             resend=lambda since_utc: outbox.again(name, since_utc),
             wake=lambda: self.deliveries[name].came_back(),
+            write=self._write,
         )
         return BRIDGES.get(self.kind)(settings, context)
+
+    def _write(self, value: dict[str, Any]) -> dict[str, Any]:
+        with Writer(self._config.detector.endpoint, self._keys, self._clock) as writer:
+            return writer.write(value)
 
     def __enter__(self) -> BridgeProcess:
         return self

@@ -31,6 +31,7 @@ COMMANDS = {
     "score": "score recordings as fast as possible, write a table",
     "subscribe": "print the events of a running detector",
     "verdict": "say what an alarm was, or that something was missed",
+    "control": "set the mode, mute alarms, or change a threshold of a running detector",
     "bridge": "carry alarms to a webhook, MQTT, people or a program",
     "calibrate": "choose a threshold from footage in which nothing happens",
     "models": "list, show, add, fetch and verify models",

@@ -152,6 +152,9 @@ def describe(message: Message) -> str:
         text = f"{body.get('state')}  {body.get('detail') or ''}".rstrip()
     elif message.kind == "ack":
         text = f"alarm {body.get('id')}  seen by {body.get('by') or 'somebody'}  {body.get('note') or ''}".rstrip()
+    elif message.kind == "control":
+        muted = f"muted until {body.get('muted_until_utc')}" if body.get("muted_until_utc") else "not muted"
+        text = f"mode {body.get('mode')}  {muted}  threshold {body.get('threshold')}  by {body.get('author')}"
     elif message.kind == "verdict":
         text = (
             f"{body.get('verdict')}  id {body.get('id')}  by {body.get('by') or 'somebody'}  {body.get('note') or ''}"

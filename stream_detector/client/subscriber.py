@@ -38,7 +38,7 @@ from stream_detector.types import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
-KINDS = ("alarm", "score", "status", "ack", "verdict", "site", "shadow")
+KINDS = ("alarm", "score", "status", "ack", "verdict", "control", "site", "shadow")
 _PATIENCE_S = 10.0  # seconds of live messages without a reply after which missing events count as lost
 _RESUME_S = 30.0  # seconds until recovery is tried again
 _QUIET_S = 0.1

@@ -28,6 +28,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from stream_detector.config.error_sentences import describe
 from stream_detector.config.kinds import AlarmRuleKind, EngineKind, Kind, SmootherKind
+from stream_detector.config.schedule import ScheduleConfig, ScheduleRule
 from stream_detector.config.secret_file import with_files
 from stream_detector.config.section import Options, Point, Polygon, Seconds, Section, Unit
 from stream_detector.config.site import AccessConfig, SiteConfig
@@ -207,6 +208,7 @@ class CameraConfig(Section):
     transcode: bool = False  # record = "always" with a mask: encode everything anew, painted over
     rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
     snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # requests per second to an address that gives one JPEG
+    schedule: tuple[ScheduleRule, ...] = ()
     allow_hosts: tuple[str, ...] = ()  # hosts that redirects and playlists may name, besides the camera's own
     false_alarms_per_day: Annotated[float, Field(gt=0, le=10_000)] | None = None  # the wanted rate, see [site]
     keep: bool | None = None  # as `site.keep`, for this camera
@@ -284,6 +286,7 @@ class Config(Section):
     sinks: dict[Kind, SinkConfig] = Field(default_factory=dict)
     telemetry: TelemetryConfig = TelemetryConfig()
     web: WebConfig = WebConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     access: AccessConfig = AccessConfig()
     site: SiteConfig = SiteConfig()
 

@@ -1,7 +1,7 @@
 """The event protocol: events as JSON, names of topics, and strict parsers for everything that a peer sends.
 
     topic    v1/alarm/<camera>/   v1/score/<camera>/   v1/status/<camera>/   v1/ack/<camera>/   v1/heartbeat/
-             v1/verdict/<camera>/   v1/site/<camera>/   v1/shadow/<camera>/
+             v1/verdict/<camera>/   v1/control/<camera>/   v1/site/<camera>/   v1/shadow/<camera>/
     body     one JSON object, UTF-8; `schema` names its kind, `epoch` and `seq` its place in the topic
 
 The trailing slash matters: ZeroMQ matches topics by prefix, and `v1/alarm/cam1` would also match cam10.
@@ -43,6 +43,7 @@ SCORE_SCHEMA = "stream-detector.score/1"
 STATUS_SCHEMA = "stream-detector.status/1"
 ACK_SCHEMA = "stream-detector.ack/1"
 VERDICT_SCHEMA = "stream-detector.verdict/1"
+CONTROL_SCHEMA = "stream-detector.control/1"
 SITE_SCHEMA = "stream-detector.site/1"
 SHADOW_SCHEMA = "stream-detector.shadow/1"
 HEARTBEAT_SCHEMA = "stream-detector.heartbeat/1"
@@ -99,7 +100,9 @@ class Reply:
     reached: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def topic_of(kind: Literal["alarm", "score", "status", "ack", "verdict", "site", "shadow"], camera: str) -> str:
+def topic_of(
+    kind: Literal["alarm", "score", "status", "ack", "verdict", "control", "site", "shadow"], camera: str
+) -> str:
     """The topic of a camera. Raises ProtocolError for an invalid camera name."""
     if not CAMERA_NAME.fullmatch(camera):
         raise ProtocolError(f"camera name {camera[:80]!r} cannot be a topic; use 1 to 64 of a-z, 0-9, '_' and '-'")
@@ -150,7 +153,20 @@ def alarm_to_dict(event: AlarmEvent, epoch: str, seq: int, emitted_utc: float) -
         if event.clip is None and event.snapshot is None
         else {"clip": event.clip, "snapshot": event.snapshot},
         "timing": event.timing.to_dict() if event.timing else None,
+        **_circumstances(event),
     }
+
+
+def _circumstances(event: AlarmEvent) -> dict[str, Any]:
+    """What a schedule or an operator says of the time of the event; nothing where neither does."""
+    found: dict[str, Any] = {"severity": event.severity} if event.severity else {}
+    if event.mode:
+        found["mode"] = event.mode
+    if event.muted:
+        found["muted"] = True
+    if event.notify not in ("", "low"):
+        found["notify"] = event.notify
+    return found
 
 
 def restart_end(last: dict[str, Any], emitted_utc: float) -> dict[str, Any]:

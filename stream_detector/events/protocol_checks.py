@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stream_detector.errors import ProtocolError
 
-Kind = Literal["alarm", "score", "status", "ack", "verdict", "site", "shadow", "heartbeat"]
+Kind = Literal["alarm", "score", "status", "ack", "verdict", "control", "site", "shadow", "heartbeat"]
 
 MAX_TOPIC_BYTES = 128
 MAX_EVENT_BYTES = 1 << 20
@@ -20,7 +20,7 @@ MAX_SEQ = 2**53  # every JSON reader represents it exactly
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _EPOCH = re.compile(r"[0-9a-f]{16}")
-_TOPIC = re.compile(r"v1/(?:(alarm|score|status|ack|verdict|site|shadow)/([a-z0-9_-]{1,64})/|heartbeat/)")
+_TOPIC = re.compile(r"v1/(?:(alarm|score|status|ack|verdict|control|site|shadow)/([a-z0-9_-]{1,64})/|heartbeat/)")
 
 
 def parse_topic(topic: str) -> tuple[Kind, str]:

@@ -214,6 +214,8 @@ class Publisher(WriteSide):
             self._end_pending(self._pending_ends)
         if self._clock.monotonic() >= self._file_look_s:
             self.reopen_events()
+        if self.last_controls:
+            self.repeat_controls()
         for text in self._ledger.take_problems():
             self._report_problem(text)
 

@@ -5,8 +5,8 @@ Whoever may write is known before (`recovery_service`, the page); here a write i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from typing import Any
+from collections.abc import Callable, Container, Mapping
+from typing import Any, Protocol
 
 from stream_detector.errors import AccessError, ProtocolError
 from stream_detector.events import protocol, writes
@@ -14,11 +14,30 @@ from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.types import Clock
 
 WRITE_RATE, WRITE_BURST = 10.0, 40.0  # of all peers together: each costs the decision thread a write to the disk
+REPEAT_S = 86_400.0
 LOCAL_AUTHOR = "local"
 REFUSED_WRITE = (
     "you may read but not write; over ZeroMQ put your public key into the folder 'writers' of curve_clients, over HTTP "
     "sign in with an operator's token, or allow writes on loopback with access.local_writes = true"
 )
+
+
+class Control(Protocol):
+    """What operators set for one camera, or for all; see `alarms.schedule.Control`."""
+
+    @property
+    def mode(self) -> str | None: ...
+    @property
+    def muted_until_utc(self) -> float | None: ...
+    @property
+    def threshold(self) -> float | None: ...
+
+
+class Controls(Protocol):
+    """What of `alarms.schedule.Controls` takes changes."""
+
+    def prepare(self, camera: str, changes: Mapping[str, Any], now_utc: float) -> tuple[Any, dict[str, Any]]: ...
+    def take(self, camera: str, control: Any) -> None: ...
 
 
 class WriteSide:
@@ -30,6 +49,9 @@ class WriteSide:
     def __init__(self) -> None:
         self.on_written: Callable[[dict[str, Any]], None] | None = None  # told every journalled verdict
         self.on_command: Callable[[writes.CommandWrite, str], dict[str, Any]] | None = None  # carries out commands
+        self.controls: Controls | None = None  # what holds for every camera; the decider asks it
+        self.last_controls: dict[str, dict[str, Any]] = {}  # camera → its newest control event
+        self._controls_due_s = float("-inf")
         self._writes = RateLimiter(WRITE_RATE, WRITE_BURST, 1)
 
     def _journal_and_send(self, topic: str, body: dict[str, Any], ends: str = "") -> dict[str, Any]:
@@ -56,6 +78,8 @@ class WriteSide:
             raise ProtocolError(f"camera {write.camera!r} is none of this run's; see its names in the heartbeat")
         if isinstance(write, writes.AckWrite):
             return self.acknowledge(write.camera, write.alarm, write.note, write.by, write.alarm_epoch, author)
+        if isinstance(write, writes.ControlWrite):
+            return self.control(write, author)
         if isinstance(write, writes.CommandWrite):
             if self.on_command is None:
                 raise ProtocolError("this run keeps no memory of its site and takes no commands; see [site] keep")
@@ -65,6 +89,47 @@ class WriteSide:
         if self.on_written is not None:
             self.on_written(body)
         return body
+
+    def control(self, write: writes.ControlWrite, author: str) -> dict[str, Any]:
+        """Journal, then send a change of mode, mute or threshold on `v1/control/<camera>/`; then it takes effect.
+
+        Raises ProtocolError where this run takes none, or not this one.
+        """
+        controls = self.controls
+        if controls is None:
+            raise ProtocolError("this run takes no change of mode, mute or threshold")
+        utc = self._clock.utc()
+        control, more = controls.prepare(write.camera, write.changes, utc)
+        until = control.muted_until_utc
+        body = {
+            "schema": protocol.CONTROL_SCHEMA,
+            "camera": write.camera or protocol.DETECTOR,
+            "mode": control.mode,
+            "muted_until_utc": None if until is None else protocol.rfc3339(until),
+            "muted_until_s": until,
+            "threshold": control.threshold,
+            **more,
+            "by": write.by,
+            "author": author,
+            "epoch": "",
+            "seq": 0,
+            "emitted_utc": protocol.rfc3339(utc),
+        }
+        self._journal_and_send(protocol.topic_of("control", body["camera"]), body)
+        controls.take(write.camera, control)
+        self.last_controls[str(body["camera"])] = body
+        return body
+
+    def repeat_controls(self) -> None:
+        """Journal what operators set again, once a day, so that retention does not delete the only record of it."""
+        now_s = self._clock.monotonic()
+        if now_s < self._controls_due_s:
+            return
+        self._controls_due_s = now_s + REPEAT_S
+        for camera, body in self.last_controls.items():
+            again = {**body, "epoch": "", "seq": 0, "emitted_utc": protocol.rfc3339(self._clock.utc())}
+            again.pop("unjournalled", None)
+            self.last_controls[camera] = self._journal_and_send(protocol.topic_of("control", camera), again)
 
     def site(self, camera: str, body: dict[str, Any]) -> dict[str, Any]:
         """Journal, then send an event about models and promises on `v1/site/<camera>/`; returns the body as sent."""

@@ -3,6 +3,8 @@
     {"kind": "verdict", "camera": "gate", "id": "…", "verdict": "false", "note": "a cat", "by": "Ann"}
     {"kind": "miss", "camera": "gate", "at_utc": "2026-01-31T12:00:00Z", "lasting_s": 10, "note": "", "by": "Ann"}
     {"kind": "ack", "camera": "gate", "id": "…", "note": "", "by": "Ann"}
+    {"kind": "control", "mode": "away", "by": "Ann"}
+    {"kind": "control", "camera": "gate", "mute_s": 3600, "threshold": 0.7, "by": "Ann"}
     {"kind": "command", "command": "promote", "camera": "gate", "overlay": "…", "by": "Ann"}
 
 HTTP and ZeroMQ take the same objects. Who may write is decided before, by the token or the key; `author` in a body
@@ -29,11 +31,12 @@ VERDICTS: tuple[str, ...] = get_args(VerdictWord)
 MISSED = "missed"  # the verdict of a miss: something happened and no alarm came
 MAX_NOTE, MAX_BY = 500, 64
 MAX_LASTING_S = 600.0
+MAX_MUTE_S = 31 * 86400.0
 ALARM_ID = re.compile(r"[0-9a-f]{32}")
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 _OVERLAY = re.compile(r"[0-9a-f]{16}")
 COMMANDS = ("promote", "rollback", "shadow", "adapt")
-KINDS = ("verdict", "miss", "ack", "command")
+KINDS = ("verdict", "miss", "ack", "control", "command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,16 @@ class CommandWrite:
     hours: float = 0.0
 
 
-Write = VerdictWrite | AckWrite | CommandWrite
+@dataclass(frozen=True, slots=True)
+class ControlWrite:
+    """A change of what holds for one camera, or for all (camera ""). changes: `mode`, `mute_s`, `threshold`."""
+
+    camera: str
+    changes: dict[str, Any]
+    by: str = ""
+
+
+Write = VerdictWrite | AckWrite | ControlWrite | CommandWrite
 
 
 def parse_write(value: Any) -> Write:
@@ -89,6 +101,8 @@ def parse_write(value: Any) -> Write:
     by = _text(value, "by", MAX_BY)
     if kind == "command":
         return _command(value, by)
+    if kind == "control":
+        return _control(value, by)
     if kind not in KINDS:
         raise ProtocolError(f"the kind of a write is {short(kind)}; use one of {', '.join(KINDS)}")
     camera, note = _camera(value.get("camera")), _text(value, "note", MAX_NOTE)
@@ -136,6 +150,21 @@ def _command(value: dict[str, Any], by: str) -> CommandWrite:
         raise ProtocolError(f"{command} needs the fingerprint of an overlay; `stream-detector site show` lists them")
     hours = _number(value.get("hours", 0.0), "hours", 0.0, 24.0 * 31)
     return CommandWrite(str(command), camera, overlay, by, hours)
+
+
+def _control(value: dict[str, Any], by: str) -> ControlWrite:
+    camera = _camera(value["camera"]) if value.get("camera") else ""
+    changes: dict[str, Any] = {}
+    if "mode" in value:
+        changes["mode"] = _text(value, "mode", 32)
+    if "mute_s" in value:
+        changes["mute_s"] = _number(value["mute_s"], "mute_s", 0.0, MAX_MUTE_S)
+    if "threshold" in value:
+        given = value["threshold"]
+        changes["threshold"] = None if given is None else _number(given, "threshold", 0.0, 1.0)
+    if not changes:
+        raise ProtocolError("a control changes nothing; give mode, mute_s or threshold")
+    return ControlWrite(camera, changes, by)
 
 
 def utc_of(text: Any) -> float:

@@ -24,6 +24,7 @@ from stream_detector.evidence.recorder import RECORDER
 from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.models.bundle import Bundle
 from stream_detector.reports.scores_file import ScoresFile
+from stream_detector.runtime.controls import make_controls, restore_controls
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.pipeline import Pipeline
 from stream_detector.runtime.stages import DecisionModel, keeps_evidence, make_decider, plan_camera
@@ -154,6 +155,9 @@ def build_run(
         engine = engine or load_engine(bundle, config.engine)
         log.info("engine %s on %s in %s: %s", engine.name, engine.device, engine.precision, engine.reason)
         signals.check()
+        controls = make_controls(config, plans)
+        publisher.last_controls = restore_controls(controls, ledger)
+        publisher.controls = controls
         decider = make_decider(
             config,
             DecisionModel.of(bundle),
@@ -167,6 +171,7 @@ def build_run(
             novelty=novelty,
             on_event=on_alarm,
             on_decision=on_decision,
+            controls=controls,
         )
         pipeline = Pipeline(
             config=config,

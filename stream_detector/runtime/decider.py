@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, Protocol, TypedDict
 
+from stream_detector.alarms.schedule import Effective
+from stream_detector.alarms.severity import severity
 from stream_detector.alarms.smoothing import make_smoother, smooth_on
-from stream_detector.alarms.state_machine import AlarmRule, make_alarm_rule
+from stream_detector.alarms.state_machine import AdjustableRule, AlarmRule, make_alarm_rule
 from stream_detector.capture.picture_quality import CameraQualityMonitor
 from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
 from stream_detector.events.protocol import alarm_id
@@ -31,6 +33,7 @@ from stream_detector.types import (
     EventSink,
     Score,
     Timing,
+    WindowRef,
 )
 
 TICK_S = 1.0
@@ -68,6 +71,12 @@ class Evidence(Protocol):
     def flush_camera(self, camera: str) -> None: ...
 
 
+class DecisionControls(Protocol):
+    """What the decider asks of `alarms.schedule.Controls`, for every window."""
+
+    def at(self, camera: str, window: int, end_s: float, captured_utc: float) -> Effective: ...
+
+
 class DeciderParts(TypedDict):
     """The arguments of a Decider that `stages.make_decider` passes on; see `Decider`."""
 
@@ -79,6 +88,7 @@ class DeciderParts(TypedDict):
     scores: NotRequired[ScoresFile | None]
     on_event: NotRequired[Callable[[dict[str, Any]], None] | None]
     on_decision: NotRequired[Callable[[Decision], None] | None]
+    controls: NotRequired[DecisionControls | None]
 
 
 class Decider:
@@ -98,14 +108,18 @@ class Decider:
         picture_quality: PictureQualityConfig | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_decision: Callable[[Decision], None] | None = None,
+        controls: DecisionControls | None = None,
         make_head: Callable[[], StreamingHead] | None = None,
         make_novelty_monitor: Callable[[], NoveltyMonitor] | None = None,
     ) -> None:
         """Create a decider.
 
         make_head: makes a scorer for one camera, for bundles whose head has a state.  make_novelty_monitor: makes a
-        monitor for one camera, for bundles with a novelty model.
+        monitor for one camera, for bundles with a novelty model.  controls: schedules, modes, and what operators set;
+        None: each camera's own threshold holds all the time.
         """
+        self._controls = controls
+        self._effective: dict[str, Effective] = {}
         self._sink = sink
         self._telemetry = telemetry
         self._clock = clock
@@ -136,6 +150,7 @@ class Decider:
         recorder = self._evidence if plan.evidence else None
         score = dataclasses.replace(score, raw=self._raw(score), features=None)
         smoothed = smooth_on(self._smoothers[ref.camera], ref.start_s, ref.end_s, score.raw, ref.degraded)
+        threshold = self._adjust(plan, ref)
         decision, event = self._rules[ref.camera].step(score, smoothed)
         decided_s = self._clock.monotonic()
         score = dataclasses.replace(
@@ -148,13 +163,25 @@ class Decider:
         timing, utc = self._closed(score.timing, decided_s)
         decision = dataclasses.replace(decision, score=dataclasses.replace(score, timing=timing), emitted_utc=utc)
         self._sink.score(decision)
-        self._telemetry.decision(decision, plan.threshold)
+        self._telemetry.decision(decision, threshold)
         if self._quality_monitors:
             self._send_detail(plan, self._quality_monitors[plan.name].scored(ref, decided_s), ref.end_s)
         if self._scores:
             self._scores.write(decision)
         if self._on_decision:
             self._on_decision(decision)
+
+    def _adjust(self, plan: CameraPlan, ref: WindowRef) -> float:
+        """Give the camera's rule the threshold that holds for a window, and return it."""
+        if self._controls is None:
+            return plan.threshold
+        effective = self._controls.at(plan.name, ref.index, ref.end_s, ref.captured_utc)
+        self._effective[plan.name] = effective
+        rule = self._rules[plan.name]
+        threshold = plan.threshold if effective.threshold is None else effective.threshold
+        if isinstance(rule, AdjustableRule) and rule.threshold != threshold:
+            rule.set_threshold(threshold)
+        return threshold
 
     def status(self, status: CameraStatus) -> None:
         """Process a state change of a camera; the alarm of a lost live camera ends."""
@@ -257,6 +284,7 @@ class Decider:
         if self._evidence and plan.evidence:
             clip, snapshot = self._evidence.paths(event.camera, event.id)
             event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
+        event = self._in_its_time(event, score)
         if score is not None:
             timing, utc = self._closed(score.timing, decided_s)
             event = dataclasses.replace(event, timing=timing, emitted_utc=utc)
@@ -267,6 +295,15 @@ class Decider:
             self._record(self._evidence, event, score)
         if self._on_event:
             self._on_event(body)
+
+    def _in_its_time(self, event: AlarmEvent, score: Score | None) -> AlarmEvent:
+        """The event with its severity, and with what schedules and operators say of its time."""
+        at_s = event.end_s if event.end_s is not None else score.ref.end_s if score else event.start_s
+        level = severity(event.peak_score, event.threshold, at_s - event.start_s)
+        found = self._effective.get(event.camera)
+        if found is None:
+            return dataclasses.replace(event, severity=level)
+        return dataclasses.replace(event, severity=level, mode=found.mode, muted=found.muted, notify=found.notify)
 
     @staticmethod
     def _record(evidence: Evidence, event: AlarmEvent, score: Score | None) -> None:

@@ -51,6 +51,8 @@ class WriteRoutes:
             Route("/api/alarms/{id}/ack", self._ack, methods=["POST"]),
             Route("/api/alarms/{id}/verdict", self._verdict, methods=["POST"]),
             Route("/api/cameras/{name}/miss", self._miss, methods=["POST"]),
+            Route("/api/cameras/{name}/control", self._control, methods=["POST"]),
+            Route("/api/control", self._control, methods=["POST"]),
         ]
 
     async def _ack(self, request: Request) -> Response:
@@ -75,6 +77,12 @@ class WriteRoutes:
             name: body[name] for name in ("at_s", "at_utc", "lasting_s", "note", "by") if name in body
         }
         return await self._write(request, {"kind": "miss", "camera": camera, **given}, None)
+
+    async def _control(self, request: Request) -> Response:
+        place = {"camera": self._camera(request)} if "name" in request.path_params else {}
+        body = await read_json(request.receive, request.scope)
+        given: dict[str, Any] = {name: body[name] for name in ("mode", "mute_s", "threshold", "by") if name in body}
+        return await self._write(request, {"kind": "control", **place, **given}, None)
 
     async def _write(self, request: Request, value: dict[str, Any], alarm: Alarm | None) -> Response:
         try:

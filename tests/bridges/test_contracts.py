@@ -15,12 +15,14 @@ from event_bench import Bench, a_decision, an_event, online
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
+from stream_detector.alarms.schedule import Controls
 from stream_detector.bridges.kinds import TargetSettings
 from stream_detector.bridges.notice import Notice
 from stream_detector.bridges.outbox import Outbox
 from stream_detector.bridges.webhook import Webhook, WebhookSettings
+from stream_detector.config.schedule import ScheduleConfig
 from stream_detector.events.protocol import parse_topic
-from stream_detector.events.writes import VerdictWrite
+from stream_detector.events.writes import ControlWrite, VerdictWrite
 
 yaml = pytest.importorskip("yaml")
 
@@ -101,7 +103,7 @@ def test_every_kind_of_event_has_a_channel() -> None:
     for name, (pattern, _) in names.items():
         topic = f"v1/{name}/gate/" if name != "heartbeat" else "v1/heartbeat/"
         assert pattern.fullmatch(topic) and parse_topic(topic)[0] == name
-    assert set(names) == {"alarm", "status", "score", "ack", "verdict", "heartbeat"}
+    assert set(names) == {"alarm", "status", "score", "ack", "verdict", "control", "heartbeat"}
 
 
 def test_what_a_publisher_sends_fits_the_document(bench: Bench) -> None:
@@ -112,6 +114,8 @@ def test_what_a_publisher_sends_fits_the_document(bench: Bench) -> None:
     bench.publisher.status(online())
     bench.publisher.acknowledge("gate", "a" * 32, "looked", "Ann", bench.ledger.epoch)
     bench.publisher.write(VerdictWrite("gate", "a" * 32, bench.ledger.epoch, "false", "a cat", "Ann"), "key:ann")
+    bench.publisher.controls = Controls(ScheduleConfig(), {})
+    bench.publisher.write(ControlWrite("gate", {"mute_s": 60.0}, "Ann"), "key:ann")
     bench.ledger._report_problem("the disk is full")
     seen = set()
 
@@ -192,6 +196,15 @@ def test_what_the_mqtt_bridge_publishes_fits_the_document(tmp_path: Path) -> Non
             seen.add(valid("mqtt", topic, text if text in ("ON", "OFF") else json.loads(text)))
     seen.add(valid("mqtt", "stream-detector/availability", "online"))
     seen.add(valid("mqtt", "stream-detector/gate/snapshot", "bytes"))
+    for topic, body in (
+        ("set/mode", "away"),
+        ("gate/set/threshold", 0.7),
+        ("gate/set/threshold", "default"),
+        ("gate/set/mute", 60),
+        ("gate/set/acknowledge", "newest"),
+    ):
+        seen.add(valid("mqtt", f"stream-detector/{topic}", body))
+        lab.target.command(f"stream-detector/{topic}", str(body).encode()) if "acknowledge" not in topic else None
     assert seen == set(channels("mqtt"))
     assert alarm_body(1)["epoch"] == EPOCH
     lab.outbox.close()

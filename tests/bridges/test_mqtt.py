@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,10 +14,11 @@ from bridge_rig import Broker, Lab, MqttListener, alarm, camera_notice, needs_br
 
 pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed: pip install 'stream-detector[mqtt]'")
 
-from stream_detector.bridges.home_assistant import camera_entities, detector_entities
+from stream_detector.bridges.home_assistant import camera_entities, command_entities, detector_entities
 from stream_detector.bridges.kinds import DeliveryError
 from stream_detector.bridges.mqtt import MqttSettings, MqttTarget
 from stream_detector.bridges.notice import Notice
+from stream_detector.events.writes import parse_write
 
 BASE = "stream-detector"
 
@@ -112,7 +114,7 @@ def test_a_broker_that_lost_its_memory_gets_events_and_states_again(
     tmp_path: Path, broker: Broker, listen: Callable[..., MqttListener]
 ) -> None:
     lab = lab_of(tmp_path, broker.port, resend_s=30)
-    lab.add(*(alarm(n) for n in range(1, 6)))
+    lab.add(*(alarm(n) for n in range(1, 5)), alarm(5, what="end"))
     flush(lab)
     broker.kill()
     until(lambda: not lab.target._connected.is_set())
@@ -122,17 +124,19 @@ def test_a_broker_that_lost_its_memory_gets_events_and_states_again(
     broker.start()
     live = listen()
     until(lab.target._connected.is_set, "the new connection")
-    lab.add(alarm(6))
+    lab.add(camera_notice(1, "online"))
 
     def heard() -> bool:
         lab.clock.advance(1.0)
         lab.target.tick()
         flush(lab)
-        return {event["seq"] for event in live.events()} == {1, 2, 3, 4, 5, 6}
+        return {event["seq"] for event in live.events()} == {1, 2, 3, 4, 5}
 
     until(heard, "all events")
     late = listen(f"{BASE}/#")
-    until(lambda: late.last(f"{BASE}/gate/alarm") == b"ON", "the retained states")
+    until(lambda: late.last(f"{BASE}/gate/alarm") == b"OFF", "the retained states")
+    states = [payload for topic, payload, _ in live.messages if topic == f"{BASE}/gate/alarm"]
+    assert b"ON" not in states  # what is sent again changes no state: the alarm is over
     lab.target.close()
     lab.outbox.close()
 
@@ -181,6 +185,60 @@ def test_detector_and_camera_messages_name_their_topics(tmp_path: Path) -> None:
     lab.outbox.close()
 
 
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "write"),
+    [
+        ("set/mode", "away", {"kind": "control", "mode": "away"}),
+        ("gate/set/threshold", "0.7", {"kind": "control", "camera": "gate", "threshold": 0.7}),
+        ("gate/set/threshold", "default", {"kind": "control", "camera": "gate", "threshold": None}),
+        ("gate/set/mute", "600", {"kind": "control", "camera": "gate", "mute_s": 600.0}),
+        ("gate/set/acknowledge", "a" * 32, {"kind": "ack", "camera": "gate", "id": "a" * 32, "note": ""}),
+    ],
+)
+def test_a_message_on_a_set_topic_is_a_write(tmp_path: Path, topic: str, payload: str, write: dict[str, Any]) -> None:
+    lab = Lab(tmp_path, MqttTarget, MqttSettings.model_validate({"host": "127.0.0.1", "commands": True}))
+    made = lab.target.command(f"{BASE}/{topic}", payload.encode())
+    assert {k: v for k, v in made.items() if k not in ("by", "alarm_epoch")} == write and made["by"] == "mqtt:here"
+    parse_write(made)
+    lab.outbox.close()
+
+
+@pytest.mark.parametrize("topic", ["gate/set/acknowledge", "gate/set/zoom", "Gate!/set/mute", "a/b/set/mute"])
+def test_a_message_that_is_no_command_is_refused(tmp_path: Path, topic: str) -> None:
+    lab = Lab(tmp_path, MqttTarget, MqttSettings.model_validate({"host": "127.0.0.1", "commands": True}))
+    with pytest.raises(ValueError, match=r"none of the set topics|no alarm"):
+        lab.target.command(f"{BASE}/{topic}", b"newest")
+    lab.outbox.close()
+
+
+@needs_broker
+@pytest.mark.parametrize("commands", [True, False])
+def test_commands_are_off_unless_asked_for_and_retained_ones_are_never_taken(
+    tmp_path: Path, broker: Broker, listen: Callable[..., MqttListener], commands: bool
+) -> None:
+    lab = lab_of(tmp_path, broker.port, commands=commands)
+    written: list[dict[str, Any]] = []
+    lab.target.context = dataclasses.replace(lab.target.context, write=lambda v: written.append(v) or {})
+    live = listen(f"{BASE}/#")
+    lab.add(alarm(1))
+    flush(lab)
+    live._client.publish(f"{BASE}/gate/set/mute", "60", qos=1, retain=True).wait_for_publish(10)
+    live._client.publish(f"{BASE}/gate/set/acknowledge", "newest", qos=1).wait_for_publish(10)
+    if commands:
+        until(lambda: len(written) == 2, "the commands")
+        assert [w["kind"] for w in written] == ["control", "ack"] and written[1]["id"] == alarm(1).body["id"]
+        lab.target._client.reconnect()  # the retained one comes again, marked as such
+        live._client.publish(f"{BASE}/set/mode", "away", qos=1).wait_for_publish(10)
+    lab.add(alarm(2, what="end"))
+    until(lambda: flush(lab) or live.last(f"{BASE}/gate/alarm") == b"OFF")
+    assert sum("mute_s" in w for w in written) == (1 if commands else 0)
+    lab.target.close()
+    lab.outbox.close()
+
+
 # -- discovery ----------------------------------------------------------------------------------------------------
 
 DOCUMENTED = json.loads((Path(__file__).parent / "home_assistant_discovery.json").read_text(encoding="utf-8"))
@@ -191,9 +249,8 @@ TOPIC = re.compile(r"homeassistant/(?P<component>[a-z_]+)/(?:[A-Za-z0-9_-]+/)?[A
 def test_discovery_keeps_to_the_documents_of_home_assistant(picture: bool) -> None:
     import jsonschema
 
-    entities = camera_entities("homeassistant", BASE, BASE, "gate", picture) | detector_entities(
-        "homeassistant", BASE, BASE
-    )
+    place = ("homeassistant", BASE, BASE)
+    entities = camera_entities(*place, "gate", picture) | detector_entities(*place) | command_entities(*place, "gate")
     seen = set()
     for topic, payload in entities.items():
         found = TOPIC.fullmatch(topic)
@@ -202,7 +259,7 @@ def test_discovery_keeps_to_the_documents_of_home_assistant(picture: bool) -> No
         seen.add(component)
         schema = {**DOCUMENTED["components"][component], "$defs": DOCUMENTED["$defs"]}
         jsonschema.validate(json.loads(json.dumps(payload)), schema)
-    assert seen == {"binary_sensor", "sensor"} | ({"image"} if picture else set())
+    assert seen == {"binary_sensor", "sensor", "number", "button"} | ({"image"} if picture else set())
     ids = [payload["unique_id"] for payload in entities.values()]
     assert len(set(ids)) == len(ids)
 

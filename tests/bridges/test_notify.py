@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_detector.bridges.notice import Notice
-from stream_detector.bridges.quiet_hours import QuietHours, zone
+from stream_detector.system.wall_clock import WeeklySpan, zone
 
 pytest.importorskip("apprise", reason="apprise is not installed: pip install 'stream-detector[notify]'")
 
@@ -219,12 +219,12 @@ def utc_of(where: Any, *when: int) -> float:
     ],
 )
 def test_quiet_hours_over_midnight_and_changes_of_time(when: tuple[int, ...], end: tuple[int, ...] | None) -> None:
-    quiet = QuietHours.parse("22:00-07:00", BERLIN)
+    quiet = WeeklySpan.daily("22:00-07:00", BERLIN)
     assert quiet.until(utc_of(BERLIN, *when)) == (None if end is None else utc_of(BERLIN, *end))
 
 
 def test_a_night_of_a_change_is_an_hour_shorter_or_longer() -> None:
-    quiet = QuietHours.parse("22:00-07:00", BERLIN)
+    quiet = WeeklySpan.daily("22:00-07:00", BERLIN)
     for day, hours in (((2026, 3, 28), 8), ((2026, 7, 1), 9), ((2026, 10, 24), 10)):
         begin = utc_of(BERLIN, *day, 22, 0)
         assert (quiet.until(begin) or 0) - begin == hours * 3600
@@ -243,10 +243,10 @@ def test_quiet_hours_hold_exactly_between_their_wall_clock_times(
     end = (begin + length) % 1440
     text = f"{begin // 60:02d}:{begin % 60:02d}-{end // 60:02d}:{end % 60:02d}"
     utc = moment.replace(tzinfo=ZoneInfo("UTC")).timestamp()
-    until = QuietHours.parse(text, where).until(utc)
+    until = WeeklySpan.daily(text, where).until(utc)
     if until is not None:
         assert utc < until <= utc + 26 * 3600
-        assert QuietHours.parse(text, where).until(until) in (None, until)
+        assert WeeklySpan.daily(text, where).until(until) in (None, until)
     local = moment.replace(tzinfo=ZoneInfo("UTC")).astimezone(where)
     minute = local.hour * 60 + local.minute
     inside = begin <= minute < end if begin < end else (minute >= begin or minute < end)

@@ -12,8 +12,10 @@ import pytest
 import zmq
 from event_bench import Bench, MakeBench, a_decision, an_event, online
 
+from stream_detector.alarms.schedule import Controls
+from stream_detector.config.schedule import ScheduleConfig
 from stream_detector.events import protocol
-from stream_detector.events.writes import VerdictWrite
+from stream_detector.events.writes import ControlWrite, VerdictWrite
 
 KINDS = {
     "alarm": protocol.ALARM_SCHEMA,
@@ -21,6 +23,7 @@ KINDS = {
     "status": protocol.STATUS_SCHEMA,
     "ack": protocol.ACK_SCHEMA,
     "verdict": protocol.VERDICT_SCHEMA,
+    "control": protocol.CONTROL_SCHEMA,
     "heartbeat": protocol.HEARTBEAT_SCHEMA,
     "follows": protocol.FOLLOWS_SCHEMA,
     "recovery": protocol.RECOVERY_SCHEMA,
@@ -64,6 +67,9 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
     bench.publisher.acknowledge("gate", "a" * 32, "", "")
     bench.publisher.write(VerdictWrite("gate", "a" * 32, bench.ledger.epoch, "false", "a cat", "Ann"), "key:ann")
     bench.publisher.write(VerdictWrite("gate", "b" * 32, "", "missed", at_utc=1.7e9, lasting_s=10.0), "http:ann")
+    bench.publisher.controls = Controls(ScheduleConfig(), {})
+    bench.publisher.write(ControlWrite("gate", {"mute_s": 60.0, "threshold": 0.7}, "Ann"), "key:ann")
+    bench.publisher.write(ControlWrite("", {"mode": "away"}), "http:ann")
     bench.ledger._report_problem("the disk is full")
     seen: dict[str, int] = {}
 
@@ -72,7 +78,9 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
         while socket.poll(1):
             name = check(json.loads(socket.recv_multipart()[1]))
             seen[name] = seen.get(name, 0) + 1
-        return {KINDS[kind] for kind in ("alarm", "score", "status", "ack", "verdict", "heartbeat")} <= set(seen)
+        return {KINDS[kind] for kind in ("alarm", "score", "status", "ack", "verdict", "control", "heartbeat")} <= set(
+            seen
+        )
 
     bench.until(all_kinds)
     assert seen[protocol.ALARM_SCHEMA] >= 4 and seen[protocol.ACK_SCHEMA] == 2

@@ -1,0 +1,91 @@
+"""`stream-detector control`: set the mode of the house, mute alarms, or change a threshold, of a running detector."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from stream_detector.client.recovery_client import ClientKeys
+from stream_detector.client.writer import Writer
+from stream_detector.errors import UsageError
+from stream_detector.events.curve import load_pair, load_public
+from stream_detector.events.protocol import DETECTOR, encode
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the options."""
+    parser = subparsers.add_parser(
+        "control",
+        help="set the mode, mute alarms, or change a threshold of a running detector",
+        description="Set the mode of the house, mute alarms, or change a threshold. The change is journalled with its "
+        "author, takes effect at the next window, and holds over restarts.",
+    )
+    parser.add_argument("--camera", metavar="NAME", default="", help="of this camera (default: of all)")
+    parser.add_argument("--mode", metavar="NAME", help="mode of the house, for instance home or away")
+    parser.add_argument("--mute", metavar="TIME", help="mark alarms as muted for so long, for instance 30m or 2h")
+    parser.add_argument("--unmute", action="store_true", help="no longer")
+    parser.add_argument("--threshold", metavar="X", help="from 0 to 1, or 'default': as configured")
+    parser.add_argument("--by", default="", metavar="NAME", help="your name")
+    parser.add_argument("--endpoint", default="tcp://127.0.0.1:5555", metavar="ENDPOINT", help="of the detector")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="your secret CURVE key; it must be a writer's")
+    parser.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public CURVE key")
+    parser.add_argument("--json", action="store_true", help="print the event as it was journalled")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Send one change and print what holds now."""
+    if (args.key is None) != (args.server_key is None):
+        raise UsageError("--key and --server-key belong together; give both, or neither")
+    value = changes_of(args)
+    keys = ClientKeys(load_pair(args.key), load_public(args.server_key)) if args.key else None
+    with Writer(args.endpoint, keys) as writer:
+        body = writer.write(value)
+    print(encode(body).decode() if args.json else describe(body))
+    return 0
+
+
+def changes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The write that the options describe. Raises UsageError."""
+    value: dict[str, Any] = {"kind": "control", "by": args.by}
+    if args.camera:
+        value["camera"] = args.camera
+    if args.mode is not None:
+        value["mode"] = args.mode
+    if args.mute is not None and args.unmute:
+        raise UsageError("--mute and --unmute exclude each other; give one")
+    if args.mute is not None:
+        found = _SPAN.fullmatch(args.mute)
+        if found is None:
+            raise UsageError(f"--mute {args.mute[:20]!r} is no time; write for instance 30m or 2h")
+        value["mute_s"] = float(found[1]) * _SECONDS[found[2]]
+    elif args.unmute:
+        value["mute_s"] = 0
+    if args.threshold is not None:
+        value["threshold"] = None if args.threshold == "default" else _unit(args.threshold)
+    if len(value) == 2 + ("camera" in value):
+        raise UsageError("nothing to change; give --mode, --mute, --unmute or --threshold")
+    return value
+
+
+def _unit(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise UsageError(f"--threshold {text[:20]!r} is no score; give a number from 0 to 1, or 'default'")
+    return value
+
+
+def describe(body: dict[str, Any]) -> str:
+    """One line for people."""
+    who = "all cameras" if body["camera"] == DETECTOR else body["camera"]
+    parts = [f"mode {body['mode']}"] if body["mode"] else []
+    parts.append(f"muted until {body['muted_until_utc']}" if body["muted_until_utc"] else "not muted")
+    parts.append("threshold as configured" if body["threshold"] is None else f"threshold {body['threshold']:g}")
+    return f"{who}: {', '.join(parts)}; noted for {body['author']}"
