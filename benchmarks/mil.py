@@ -3,7 +3,7 @@ backends?
 
     python -m benchmarks mil --data DIR        DIR holds c3d_fc6_segments.npz and test_annotations.csv
 
-Training uses the training list only, and every choice was made inside it (benchmarks/milsearch.py chose the causal
+Training uses the training list only, and every choice was made inside it (trainer/recipes/causal chose the causal
 head). The test list is scored once per trained head. Each (method, backend) runs in a separate process, because Keras
 keeps one backend per process. Reported: median and range over the seeds, the video bootstrap interval of the median
 seed, and oracle lines, one of which uses the test videos' own labels (benchmarks/milbound.py).
@@ -36,7 +36,7 @@ from trainer.mil.train import PRESETS, Hyper, train
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far_at_half")
 # All methods train on the whole training list for a fixed number of steps; nothing is chosen on the test list. With
-# 153 abnormal videos, stopping by a held-out seventh of them was worse in cross-validation (milsearch), and so were
+# 153 abnormal videos, stopping by a held-out seventh of them was worse in cross-validation (recipes/causal), and so were
 # principal axes for the top-k losses. The ranking losses have the paper's head and 512 axes, for ten thousand steps on
 # 4096 dimensions take too long; the axes do not go through the mean, so rows stay what was published (unit rows).
 WHOLE = {"val_share": 0.0}

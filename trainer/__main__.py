@@ -21,6 +21,7 @@ How the bundles that ship with the detector are made (docs/models):
     teacher-bundle  fits a head on the large network and writes a second bundle
 
 The reproduction of the paper (docs/reproduce.md):
+    search-head     cross-validates the candidates of the causal head
     import-seed     checkpoint of the seed project → head
 
 Exit codes: 0 done, 1 failed or features condemned, 2 wrong usage or bad input (one sentence on stderr).
@@ -48,6 +49,7 @@ COMMANDS = {
     "embed": "recipes.embedded.embed",
     "novelty": "recipes.embedded.novelty",
     "teacher-bundle": "recipes.embedded.teacher_bundle",
+    "search-head": "recipes.causal.search",
     "import-seed": "mil.import_seed",
 }
 RENAMED = {"settle": "adapt", "familiar": "novelty", "large": "teacher-bundle"}

@@ -10,9 +10,10 @@ import pytest
 if importlib.util.find_spec("sklearn") is None:
     pytest.skip("scikit-learn is not installed (extra: train)", allow_module_level=True)
 
-from benchmarks import milbound, milsearch
+from benchmarks import milbound
 from trainer.data.features import FeatureSet, VideoFeatures
 from trainer.data.timeline import Timeline, segment_windows
+from trainer.recipes.causal import search
 
 SEGMENTS, DIM, FRAMES = 8, 140, 320
 
@@ -43,7 +44,7 @@ def test_the_oracle_is_told_labels_but_never_those_of_the_video_it_scores(told: 
 
 def test_folds_part_the_videos_and_spread_the_classes() -> None:
     videos, _ = features(30, "train", True)
-    parts = milsearch.folds(videos)
+    parts = search.folds(videos)
     assert sorted(i for part in parts for i in part) == list(range(30))
     assert {sum(videos.videos[i].label for i in part) for part in parts} <= {2, 3}
     fold = milbound.folds(videos.labels())
@@ -52,8 +53,16 @@ def test_folds_part_the_videos_and_spread_the_classes() -> None:
 
 def test_weak_figures_are_those_of_the_definition() -> None:
     scores = [np.array([0.1, 0.9, 0.8, 0.7]), np.array([0.2, 0.3, 0.85, 0.4]), np.array([0.0, 0.05, 0.6, 0.5])]
-    found = milsearch.judged(scores, np.array([1, 0, 0]))
+    found = search.judged(scores, np.array([1, 0, 0]))
     normal = np.concatenate(scores[1:])
     assert found["peaks"] == pytest.approx(np.mean([(normal < s).mean() for s in (0.9, 0.8, 0.7)]))
     assert found["all"] == pytest.approx(np.mean([(normal < s).mean() for s in scores[0]]))
     assert found["video"] == 1.0 and found["figure"] == pytest.approx((found["peaks"] + found["all"]) / 2)
+
+
+def test_the_candidates_are_read_with_their_changes() -> None:
+    candidates = search.read_candidates()
+    assert len(candidates) == 57
+    assert candidates["base"].views == ("rows", "change:8") and candidates["base"].widths == (128,)
+    alone = candidates["alone, rows and mean:32, dropout 0.3"]
+    assert (alone.views, alone.dilations, alone.dropout, alone.steps) == (("rows", "mean:32"), (), 0.3, 150)
