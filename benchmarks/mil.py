@@ -36,7 +36,7 @@ from trainer.mil.train import PRESETS, Hyper, train
 
 SHOWN = ("auc", "ap", "auc_abnormal", "auc_macro", "far_at_half")
 # All methods train on the whole training list for a fixed number of steps; nothing is chosen on the test list. With
-# 153 abnormal videos, stopping by a held-out seventh of them was worse in cross-validation (recipes/causal), and so were
+# 153 abnormal videos, stopping by a held-out seventh of them was worse in cross-validation (search-head), and so were
 # principal axes for the top-k losses. The ranking losses have the paper's head and 512 axes, for ten thousand steps on
 # 4096 dimensions take too long; the axes do not go through the mean, so rows stay what was published (unit rows).
 WHOLE = {"val_share": 0.0}

@@ -1,1 +1,1 @@
-"""How the preset `causal` of `trainer train` was chosen: candidates.toml, the search, and what it found (found.json)."""
+"""How the preset `causal` of `trainer train` was chosen: candidates.toml, the search, its result in found.json."""

@@ -43,7 +43,7 @@ CANDIDATES = Path(__file__).with_name("candidates.toml")
 
 def read_candidates(path: Path = CANDIDATES) -> dict[str, Hyper]:
     """Read the candidates: the table [base], and each further table as changes of it. Raises DataError."""
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         name: {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
         for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items()
     }
