@@ -37,7 +37,7 @@ class SegmentRecorder:
         self.lost = 0
         self._ring, self._folder, self._segment_s = ring, folder, segment_s
         self._make, self._utc, self._written = make, utc, written
-        self._cursor = PacketCursor(ring, float("inf"))
+        self._cursor = PacketCursor(ring, float("-inf"))  # the first one takes what came before the thread looked
         self._video: Video | None = None
         self._begun_s = 0.0
         self._next_s: float | None = None  # media time of the key frame that begins the next file

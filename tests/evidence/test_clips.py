@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,88 +16,13 @@ import av
 import cv2
 import numpy as np
 import pytest
+from evidence_rig import ID_1, ID_2, WAIT_S, Deadline, Rig
 from video_rig import coded_units, fill, make_video, picture, read_back, second_of
 
 from stream_detector.capture.packets import Connection
 from stream_detector.capture.picture import ArrayPicture
-from stream_detector.config import CameraConfig, Config, build_config
-from stream_detector.evidence.messages import Report, Trouble
+from stream_detector.evidence.messages import Trouble
 from stream_detector.evidence.part_files import rescue_parts, whole_fragments
-from stream_detector.evidence.recorder import ClipRecorder
-from stream_detector.evidence.writer import EvidenceWriter
-from stream_detector.testing import FakeClock
-
-ID_1, ID_2 = "1" * 32, "2" * 32
-WAIT_S = 30.0
-
-
-class Rig:
-    """A recorder and the decision side in a folder, with what they complained about."""
-
-    def __init__(self, folder: Path, epoch: str = "", **settings: Any) -> None:
-        self.folder = folder
-        self.errors: list[str] = []
-        self.losses: list[tuple[str, int]] = []
-        self.reports: list[Report] = []
-        self.connections: dict[str, Any] = {}
-        self.clock = FakeClock()
-        camera = settings.pop("camera", {})
-        more = settings.pop("more", {})
-        evidence = {"directory": folder, "pre_s": 3, "post_s": 2, **settings}
-        cameras = {name: {"source": f"rtsp://host/{name}", **camera} for name in ("gate", "yard")}
-        self.config: Config = build_config({"evidence": evidence, "cameras": cameras, **more})
-        self.writer = EvidenceWriter(
-            self.config,
-            clock=self.clock,
-            epoch=epoch,
-            on_error=self.errors.append,
-            on_loss=lambda *lost: self.losses.append(lost),
-        )
-        self.recorder = ClipRecorder(self.config, clock=self.clock, report=self._report)
-        self.writer.send_to(self.recorder.command)
-
-    def _report(self, report: Report) -> None:
-        self.reports.append(report)
-        self.writer.report(report)
-
-    def camera(self, name: str = "gate") -> CameraConfig:
-        return next(camera for camera in self.config.cameras if camera.name == name)
-
-    def tap(self, name: str = "gate", main: bool = False) -> Any:
-        return self.recorder.tap(self.camera(name), main)
-
-    def fill(self, path: Path, name: str = "gate", shift_s: float = 0.0) -> None:
-        tap = self.tap(name)
-        tap.ring._keep_s = 1000.0  # all of it is there before the alarm is asked for
-        self.connections[name] = fill(tap.ring, path, shift_s=shift_s, connection=tap.connection())
-
-    def clip(self, alarm_id: str = ID_1, name: str = "gate") -> Path:
-        return Path(self.writer.paths(name, alarm_id)[0])
-
-    def snapshot(self, alarm_id: str = ID_1, name: str = "gate") -> Path:
-        return Path(self.writer.paths(name, alarm_id)[1])
-
-    def alarm(self, begins_s: float, end_s: float, alarm_id: str = ID_1, name: str = "gate") -> None:
-        self.writer.start(name, alarm_id, begins_s + 1.0, 0.6, begins_s)
-        self.writer.end(name, alarm_id, end_s)
-
-    def close(self) -> None:
-        assert self.recorder.close(WAIT_S)
-        assert self.writer.close(WAIT_S)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    made: list[Rig] = []
-
-    def make(epoch: str = "", **settings: Any) -> Rig:
-        made.append(Rig(tmp_path / "evidence", epoch, **settings))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.recorder.close(WAIT_S)
-        one.writer.close(WAIT_S)
 
 
 def parts(folder: Path) -> list[Path]:
@@ -264,21 +189,6 @@ def test_a_source_that_falls_silent_after_the_end_closes_by_the_clock(rig: Calla
     assert read_back(evidence.clip())[1][-1] == 7
 
 
-class Deadline:
-    """Polls until WAIT_S are over."""
-
-    def __init__(self) -> None:
-        import threading
-        import time
-
-        self._pause, self._now = threading.Event(), time.monotonic
-        self._end_s = self._now() + WAIT_S
-
-    def check(self) -> None:
-        assert self._now() < self._end_s, "not in time"
-        self._pause.wait(0.02)
-
-
 def test_pictures_without_packets_become_h264(rig: Callable[..., Rig]) -> None:
     evidence = rig()
     connection: Any = evidence.tap().connection()
@@ -378,7 +288,7 @@ KILLED = """
 import json, os, sys
 from pathlib import Path
 sys.path[:0] = json.loads(sys.argv[1])
-from test_clips import ID_1, Rig, WAIT_S
+from evidence_rig import ID_1, Rig, WAIT_S
 rig = Rig(Path(sys.argv[2]))
 rig.fill(Path(sys.argv[3]))
 rig.writer.start("gate", ID_1, 9.0, 0.5, 8.0)
@@ -393,7 +303,7 @@ sys.stdin.read()
 def test_kill_9_in_the_middle_of_a_clip_leaves_one_that_plays(tmp_path: Path) -> None:
     source, folder = tmp_path / "a.ts", tmp_path / "evidence"
     make_video(source, 20)
-    path = json.dumps([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    path = json.dumps([str(Path(__file__).parents[1])])
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, path, str(folder), str(source)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
