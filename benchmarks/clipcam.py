@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl
 from stream_detector.capture.admission import Admission
 from stream_detector.capture.decoder import DecodedFrame, Decoder
 from stream_detector.capture.grabs import GrabResult
+from stream_detector.capture.network_readers import SeenPacket
+from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import DecodedPicture
 from stream_detector.capture.readers import READERS
 from stream_detector.config import CameraConfig, CaptureConfig
@@ -45,6 +47,7 @@ class ClipCamera:
         self._begin_s = float(asked["begin"]) + float(asked["phase"])
         self._note = Path(asked["notes"]) / f"{camera.name}.due"
         self._decoder: Decoder | None = None
+        self._tap: PacketTap | None = None
         self._due_s = 0.0
         self._index = -1
         self._now: DecodedFrame | None = None
@@ -59,8 +62,31 @@ class ClipCamera:
     def _opened(self) -> Decoder:
         decoder = Decoder(self._path, threads=self._threads)
         decoder.admission = self.admission
+        decoder.tap = self._tap
         decoder.open()
         return decoder
+
+    def attach(self, tap: PacketTap) -> None:
+        """Let `tap` see the packets."""
+        self._tap = tap
+
+    def open_packets(self) -> None:
+        """As `open`, for `next_packet`."""
+        self.open()
+
+    def next_packet(self) -> SeenPacket | None:
+        """The next packet when it is due; nothing is decoded."""
+        assert self._decoder is not None
+        self._index += 1
+        wait_s = self._due_s + self._index / FPS - time.monotonic()
+        if wait_s > 0:
+            time.sleep(wait_s)
+        seen = self._decoder.next_packet()
+        if seen is None:
+            self._decoder.close()
+            self._decoder = self._opened()
+            seen = self._decoder.next_packet()
+        return None if seen is None else SeenPacket(*seen)
 
     def grab(self) -> GrabResult:
         """Wait until the next picture is due; it is not skipped, however late the caller is."""
@@ -78,7 +104,7 @@ class ClipCamera:
         if found is None:
             return GrabResult("bad" if self._decoder.passed_s is None else "skipped", media_s)
         self._now = found
-        return GrabResult("frame", media_s, key=found.key)
+        return GrabResult("frame", media_s, key=found.key, stamp_s=found.stamp_s)
 
     def retrieve(self) -> DecodedPicture | None:
         """The grabbed picture."""

@@ -89,6 +89,26 @@ def cameras(record: Record) -> str:
     return "\n\n".join([*blocks, _of_bundle(record)])
 
 
+def evidence(record: Record) -> str:
+    """CPU of clips and recordings."""
+    results = record["results"]
+    shown = {
+        "plain": "cameras alone",
+        "kept": "packets kept in memory",
+        "alarm": "all in alarm at once",
+        "main": "main streams read beside them",
+        "record": "main streams recorded",
+    }
+    head = ["", "cores", "more than the cameras alone", "of it the writing thread", "files", "MB", "packets lost"]
+    keys = ("cores", "more_cores", "writer_cores", "files", "mb", "packets_lost")
+    rows = [[shown[row["mode"]], *(row[key] for key in keys)] for row in results["rows"]]
+    note = (
+        f"{record['settings']['cameras']} cameras of 320×240 ({cell(results['sub_kbit_s'])} kbit/s), main streams of "
+        f"1920×1080 ({cell(results['main_kbit_s'])} kbit/s), 25 fps; nobody scores them."
+    )
+    return f"{table(head, rows)}\n\n{note}"
+
+
 def cameras_isolation(record: Record) -> str:
     """What healthy cameras notice of bad ones beside them."""
     head = ["4 healthy cameras beside", "others", "first window later, s", "window rate", "p95, ms", "MB more"]
@@ -284,6 +304,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {
     "cameras": ("cameras", cameras),
     "cameras-int8": ("cameras_int8", cameras),
     "cameras-isolation": ("cameras", cameras_isolation),
+    "evidence": ("evidence", evidence),
     "fanout": ("fanout", fanout),
     "peers": ("peers", peers),
     "soak": ("soak", soak),

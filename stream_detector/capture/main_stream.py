@@ -10,12 +10,13 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from stream_detector.capture.http_io import HttpError
 from stream_detector.capture.media_clock import LiveClock
-from stream_detector.capture.network_readers import NetworkReader, SeenPacket
+from stream_detector.capture.network_readers import SeenPacket
 from stream_detector.capture.pacing import Backoff
+from stream_detector.capture.readers import make_reader
 from stream_detector.capture.packets import CameraTap, TapConnection
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
@@ -39,7 +40,7 @@ class PacketReader(Protocol):
 class MainStream:
     """One thread that reads the `record_source` of a camera until `stop` is set.
 
-    tap: of the main stream.  offset: UTC → media time of the sub-stream, in seconds; None while that is not known.
+    open_reader: makes a PacketReader.  tap: of the main stream.  offset: UTC → media time of the sub-stream, in seconds; None while that is not known.
     on_trouble: called with a sentence when the stream is lost, once for each outage.
     """
 
@@ -53,7 +54,7 @@ class MainStream:
         stop: threading.Event,
         offset: Callable[[], float | None],
         on_trouble: Callable[[str], object],
-        open_reader: Callable[[CameraConfig, CaptureConfig], PacketReader] = NetworkReader,
+        open_reader: Callable[[CameraConfig, CaptureConfig], Any] = make_reader,
     ) -> None:
         assert camera.record_source is not None
         self._camera = camera.model_copy(update={"source": camera.record_source, "record_source": None})
@@ -79,7 +80,7 @@ class MainStream:
             opened_s = self._clock.monotonic()
             count = 0
             why = "broke off"
-            reader = self._open_reader(self._camera, self._config)
+            reader: PacketReader = self._open_reader(self._camera, self._config)
             connection = self._tap.connection()
             try:
                 reader.attach(connection)

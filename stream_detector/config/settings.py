@@ -259,7 +259,7 @@ class CameraConfig(Section):
                 'record = "always" with a mask means encoding every picture anew, some 0.1 to 0.4 cores; '
                 'add transcode = true, or write record = "alarms"'
             )
-        if self.record_source is not None and self.record_source.kind not in ("rtsp", "http"):
+        if self.record_source is not None and self.record_source.kind in ("file", "usb", "demo", "pipe"):
             raise ValueError("record_source must be an rtsp:// or http:// address, the camera's main stream")
         return self
 
