@@ -1,12 +1,12 @@
 """One measured run of cameras whose packets are kept, in a process of its own; no network scores them.
 
-    python -m benchmarks.evidencerig '{"mode": "alarm", "cameras": 16, "sub": …}'    → figures as JSON on standard output
+python -m benchmarks.evidencerig '{"mode": "alarm", "cameras": 16, "sub": …}'    → figures as JSON on standard output
 
-    plain     cameras are read, nothing is kept
-    kept      their packets go into rings
-    alarm     every camera is in alarm all the time: clips of 10 s and snapshots, one after another
-    main      main streams are read into rings beside the cameras
-    record    main streams are recorded in segments beside the cameras
+plain     cameras are read, nothing is kept
+kept      their packets go into rings
+alarm     every camera is in alarm all the time: clips of 10 s and snapshots, one after another
+main      main streams are read into rings beside the cameras
+record    main streams are recorded in segments beside the cameras
 """
 
 from __future__ import annotations

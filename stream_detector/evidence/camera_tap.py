@@ -9,8 +9,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-import cv2
-
 from stream_detector.capture.packets import Connection, FullPicture, PacketRing
 from stream_detector.config import EvidenceConfig
 from stream_detector.evidence.transcode import UPRIGHT
@@ -87,6 +85,8 @@ class TappedConnection(Connection):
     def _make(self, media_s: float, picture: FullPicture) -> None:
         if 0.0 <= self._due_s - media_s <= 1.0:
             return
+        import cv2  # here, not above: a capture host's process without such sources starts without it
+
         self._due_s = media_s + 0.9 / MADE_FPS
         done, data = cv2.imencode(".jpg", picture.bgr(), [cv2.IMWRITE_JPEG_QUALITY, _MADE_QUALITY])
         if done:

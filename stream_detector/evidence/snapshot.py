@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 
 from stream_detector.capture.packets import EncodedPacket, open_form
@@ -19,6 +18,8 @@ _QUALITY = 90
 
 def write_snapshot(path: Path, image: UInt8Array, caption: str) -> None:
     """image: uint8 (h, w, 3) BGR. Raises OSError."""
+    import cv2  # here, not above: a capture host's process starts without it
+
     width = image.shape[1]
     scale = max(0.4, width / 1100)
     (text_width, text_height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
