@@ -1,6 +1,6 @@
 """One measured run of cameras whose packets are kept, in a process of its own; no network scores them.
 
-python -m benchmarks.evidencerig '{"mode": "alarm", "cameras": 16, "sub": …}'    → figures as JSON on standard output
+python -m benchmarks.evidencerig '{"mode": "alarm", "cameras": 16, "sub": …}'    → JSON on standard output
 
 plain     cameras are read, nothing is kept
 kept      their packets go into rings

@@ -40,7 +40,8 @@ class PacketReader(Protocol):
 class MainStream:
     """One thread that reads the `record_source` of a camera until `stop` is set.
 
-    open_reader: makes a PacketReader.  tap: of the main stream.  offset: UTC → media time of the sub-stream, in seconds; None while that is not known.
+    tap: of the main stream.  offset: UTC → media time of the sub-stream, in seconds; None while that is not known.
+    open_reader: makes a PacketReader.
     on_trouble: called with a sentence when the stream is lost, once for each outage.
     """
 
