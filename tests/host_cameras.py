@@ -5,6 +5,7 @@ numbered:/folder            for ever, `FPS` pictures a second; each carries its 
 numbered:/folder?die=40     the process kills itself at picture 40, once (a file in the folder says that it did)
 numbered:/folder?hang=40    stops its whole process there, once
 numbered:/folder?eat=300    takes so many megabytes when opened, once
+numbered:/folder?die=1&always=1   not once, but in every life
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class NumberedCamera:
         return GrabResult("frame")
 
     def _first_time(self, fault: str) -> bool:
+        if "always" in self._faults:
+            return True
         try:
             (self._folder / f"{self._name}.{fault}").touch(exist_ok=False)
         except FileExistsError:

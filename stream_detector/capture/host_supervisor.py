@@ -26,6 +26,7 @@ from typing import IO, Any
 
 from stream_detector.capture.host import CameraReport, CameraTask, HostOutput
 from stream_detector.capture.host_process import HostSetup
+from stream_detector.capture.host_suspects import Suspects
 from stream_detector.capture.shared_slots import SharedSlots
 from stream_detector.errors import StageError
 from stream_detector.types import CameraCounters, CameraState, CameraStatus, Preview, Window, WindowRef
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 
 STARTS = 3  # in a row that fail before the first sign of life end the run
 START_S = 30.0  # a host may take so long to its first sign of life
-SHORT_LIFE_S = 10.0  # a host that dies sooner is started again later and later
+SHORT_LIFE_S = 10.0  # a host that dies so soon may die of one of its cameras
+PATIENCE = 4  # short lives in a row, after which it is started again later and later
 LONGEST_DELAY_S = 10.0
 _CODE = "from stream_detector.capture.host_process import main; main()"
 
@@ -97,6 +99,7 @@ class HostSupervisor:
         self._wake = -1
         self._over = False
         self._short_lives = 0
+        self._suspects = Suspects()
         self._thread = threading.Thread(target=self._run, name=f"capture-host-{number}", daemon=True)
 
     def start(self) -> None:
@@ -225,9 +228,9 @@ class HostSupervisor:
                 if slot not in self._out:
                     self._slots.set_free(slot)  # the former process may have died while it wrote there
             outbox.put(self._setup)
-            for camera in self._cameras.values():
-                if not camera.done:
-                    self._send("assign", self._going_on(camera), camera.slots)
+            names = [name for name, camera in self._cameras.items() if not camera.done]
+            for name in self._suspects.begin(names, self._short_lives, time.monotonic()):
+                self._send("assign", self._going_on(self._cameras[name]), self._cameras[name].slots)
             if self._over:
                 self._send("stop")
         return connection
@@ -253,9 +256,18 @@ class HostSupervisor:
                 if kind == "report" and rest[0] > self._memory_bytes:
                     return alive, f"took {rest[0] / 1e6:.0f} MB of memory, more than host_memory_mb allows"
                 self._take(kind, rest)
+                if (suspect := self._suspects.due(time.monotonic())) is not None:
+                    self._try(suspect)
         except (EOFError, OSError):
             code = self._ended(process)
             return alive, f"was killed by signal {-code}" if code is not None and code < 0 else "ended by itself"
+
+    def _try(self, name: str) -> None:
+        """Run a camera that may be the one that kills its host."""
+        with self._lock:
+            camera = self._cameras[name]
+            if not camera.done:
+                self._send("assign", self._going_on(camera), camera.slots)
 
     @staticmethod
     def _ended(process: subprocess.Popen[bytes]) -> int | None:
@@ -322,6 +334,8 @@ class HostSupervisor:
     def _status(self, status: CameraStatus) -> None:
         camera = self._cameras[status.camera]
         quiet, camera.quiet = camera.quiet, False
+        if status.state == "online":
+            self._suspects.online(status.camera, time.monotonic())
         if not (quiet and status.state == "connecting"):
             self._output.status(status)
 
@@ -344,12 +358,19 @@ class HostSupervisor:
                 camera.report, camera.quiet = None, True
         short = lived_s < SHORT_LIFE_S
         self._short_lives = self._short_lives + 1 if short else 0
-        delay_s = min(LONGEST_DELAY_S, 0.5 * 2.0 ** (self._short_lives - 2)) if self._short_lives > 1 else 0.0
+        culprit = self._suspects.died(time.monotonic())
+        many = self._short_lives - PATIENCE
+        delay_s = min(LONGEST_DELAY_S, 0.5 * 2.0**many) if many >= 0 and culprit is None else 0.0
         names = ", ".join(camera.task.name for camera in cameras[:8]) + (", …" if len(cameras) > 8 else "")
         log.warning("capture host %d %s; it is started again (cameras %s)", self.number, why, names)
-        state: CameraState = "offline" if delay_s else "connecting"
         for camera in cameras:
+            state: CameraState = "offline" if delay_s else "connecting"
             detail = f"its capture process {why}; it is started again"
+            if held_s := self._suspects.held_s(camera.task.name, time.monotonic()):
+                state = "offline"
+                detail = (
+                    f"its capture process {why} soon after this camera was opened; it is tried again in {held_s:.0f} s"
+                )
             source = camera.task.camera.source.shown
             self._output.status(CameraStatus(camera.task.name, source, state, detail, None, time.monotonic()))
         until_s = time.monotonic() + delay_s

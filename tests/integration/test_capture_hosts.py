@@ -169,6 +169,20 @@ def test_a_host_that_takes_too_much_memory_is_replaced(start: Callable[..., Host
     assert same_without_holes(hosts.of("yard"))
 
 
+def test_a_camera_that_kills_its_host_again_and_again_is_held_back(start: Callable[..., Hosts]) -> None:
+    hosts = start({"bad": "?die=1&always=1", "gate": "", "yard": ""}, 1)
+    hosts.until(lambda: any("it is tried again in" in status.detail for status in hosts.statuses))
+    (told,) = [status for status in hosts.statuses if "it is tried again in" in status.detail]
+    assert (told.camera, told.state) == ("bad", "offline")
+    restarts = hosts.pool.restarts
+    before = len(hosts.of("gate")), len(hosts.of("yard"))
+    hosts.until(lambda: len(hosts.of("gate")) >= before[0] + 10 and len(hosts.of("yard")) >= before[1] + 10)
+    assert hosts.pool.restarts == restarts
+    assert not hosts.of("bad")
+    for name in ("gate", "yard"):
+        assert same_without_holes(hosts.of(name))
+
+
 def test_a_stop_ends_cameras_and_processes(start: Callable[..., Hosts]) -> None:
     hosts = start({"gate": "", "yard": "", "shed": ""}, 2)
     hosts.until(lambda: all(hosts.of(name) for name in ("gate", "yard", "shed")))
