@@ -296,7 +296,7 @@ def figures(spec: Spec, first: dict[str, Any], last: dict[str, Any]) -> dict[str
         "capture_rest": groups.get("capture", 0.0) - grab - retrieve - resize,
         "inference": groups.get("engine", 0.0) + groups.get("worker", 0.0),
         "decide": groups.get("decide", 0.0),
-        "evidence": groups.get("evidence", 0.0),
+        "evidence": sum(groups.get(name, 0.0) for name in ("evidence", "clips", "transcode")),
     }
     split["other"] = cpu_s - sum(split.values())
     camera_minutes = spec.cameras * span_s / 60
