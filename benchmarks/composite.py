@@ -121,7 +121,7 @@ def play(videos: list[Path], folder: Path, options: list[str]) -> list[dict[str,
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class ExtractionCounts:
     """What became of some streams. found: each incident with its delay in seconds, None if it was missed."""
 
     hours: float
@@ -129,9 +129,9 @@ class Tally:
     false_quiet: int
     false_control: int
 
-    def __add__(self, other: Tally) -> Tally:
+    def __add__(self, other: ExtractionCounts) -> ExtractionCounts:
         """Both together."""
-        return Tally(
+        return ExtractionCounts(
             self.hours + other.hours,
             self.found + other.found,
             self.false_quiet + other.false_quiet,
@@ -161,7 +161,7 @@ class Tally:
         }
 
 
-def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> Tally:
+def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> ExtractionCounts:
     """What was found, what was false, how late. cuts: of the streams in order; events: of cameras s00, s01, …"""
     starts: dict[str, list[tuple[float, float]]] = {}  # camera: (end of the raising window, known), both media time
     for event in events:
@@ -181,7 +181,7 @@ def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> 
             else:
                 false_control += len(hits)
         false_quiet += len(left)
-    return Tally(hours, found, false_quiet, false_control)
+    return ExtractionCounts(hours, found, false_quiet, false_control)
 
 
 def main(argv: list[str]) -> int:
@@ -210,7 +210,7 @@ def main(argv: list[str]) -> int:
     quiet = quiet[1::2]  # every other one is training's (see trainer/recipes/embedded/extra_footage.py)
     load, bundle, console = load_before(), Bundle.load(args.bundle), Console(stderr=True)
     hours = args.streams * args.minutes / 60
-    tallies: dict[tuple[float, int], Tally] = {}
+    tallies: dict[tuple[float, int], ExtractionCounts] = {}
     drawn: list[dict[str, Any]] = []
     for seed in args.seeds:
         rng, cuts, videos = np.random.default_rng(seed), [], []

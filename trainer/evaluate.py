@@ -171,7 +171,7 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     annotations = read_annotations(args.annotations) if args.annotations else None
     timelines = score_videos(features, checkpoint, annotations)
-    known = training_overlap.told(features, checkpoint)
+    known = training_overlap.overlap(features, checkpoint)
     if words := training_overlap.warning(known, len(features.videos)):
         print(f"warning: {words}", file=sys.stderr)
     found = {**evaluate(timelines, args.bootstrap, args.delay), "seen_in_training": known}

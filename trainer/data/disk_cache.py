@@ -10,7 +10,7 @@ import numpy as np
 from stream_detector.types import Float32Array
 
 
-def kept(path: Path, key: str, make: Callable[[], Sequence[Float32Array]]) -> list[Float32Array]:
+def cached_arrays(path: Path, key: str, make: Callable[[], Sequence[Float32Array]]) -> list[Float32Array]:
     """Return the arrays of `make`, or those in `path` if they were written under the same `key`.
 
     key: names everything that the arrays depend on, for instance the network and the footage.

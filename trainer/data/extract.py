@@ -9,13 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stream_detector.config import EngineConfig
-from stream_detector.engines import load_engine
 from stream_detector.errors import DataError
-from stream_detector.models.bundle import Bundle
-from trainer.data.extraction import Tally, bundle_for, extract
 from trainer.data.videos import LabelledVideo, read_list, read_ucf_crime
+
+if TYPE_CHECKING:  # these load PyTorch; the functions below import them
+    from stream_detector.models.bundle import Bundle
+    from trainer.data.extraction import ExtractionCounts
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,12 +47,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _extraction(
     args: argparse.Namespace, videos: Sequence[LabelledVideo], bundle: Bundle
-) -> Iterator[tuple[LabelledVideo, Tally]]:
+) -> Iterator[tuple[LabelledVideo, ExtractionCounts]]:
     if args.ray:
         from trainer.data.extract_ray import extract_ray
 
         yield from extract_ray(args, videos, bundle)
         return
+    from stream_detector.engines import load_engine
+    from trainer.data.extraction import extract
+
     engine = load_engine(bundle, EngineConfig(engine=args.engine, device=args.device, precision=args.precision))
     try:
         yield from extract(videos, bundle, engine, args.out, args.stride, args.decoders)
@@ -70,8 +75,10 @@ def main(args: argparse.Namespace) -> int:
         from stream_detector.system.actor_pool import import_ray
 
         import_ray("extract --ray")  # reports a missing package first
+    from trainer.data.extraction import ExtractionCounts, bundle_for
+
     with bundle_for(args) as bundle, step_progress("extracting") as progress:
-        began, tally = time.monotonic(), Tally()
+        began, tally = time.monotonic(), ExtractionCounts()
         for video, tally in _extraction(args, videos, bundle):
             progress(tally.done + tally.resumed + len(tally.skipped), len(videos), video.name)
     seconds = time.monotonic() - began

@@ -22,7 +22,7 @@ from stream_detector.models.bundle import Bundle
 from stream_detector.system.actor_pool import connected, map_over_actors
 from trainer.data.decode import Decoding
 from trainer.data.extraction import (
-    Tally,
+    ExtractionCounts,
     bundle_for,
     extracted,
     extraction_facts,
@@ -62,7 +62,7 @@ class Extractor:
 
 def extract_ray(
     args: argparse.Namespace, videos: Sequence[LabelledVideo], bundle: Bundle
-) -> Iterator[tuple[LabelledVideo, Tally]]:
+) -> Iterator[tuple[LabelledVideo, ExtractionCounts]]:
     """Extract like `extraction.extract`; a video that kills its worker twice is skipped with that reason."""
     if args.stride < 1 or (args.workers is not None and args.workers < 1):
         raise DataError(f"stride and workers must be at least 1, got {args.stride} and {args.workers}")
@@ -73,7 +73,7 @@ def extract_ray(
     engine = EngineConfig(engine=chosen.engine, device=device, precision=chosen.precision, threads=1)  # type: ignore[arg-type]
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    facts, tally = extraction_facts(bundle, _Kind(chosen.engine, chosen.precision), args.stride), Tally()
+    facts, tally = extraction_facts(bundle, _Kind(chosen.engine, chosen.precision), args.stride), ExtractionCounts()
     key, entries = key_of(facts), dict[str, dict[str, Any]]()
     todo = unfinished(videos, out, key, entries, tally)
     if todo:

@@ -37,7 +37,7 @@ BATCH = 8  # windows per call of the network; part of the key, because another b
 
 
 @dataclass
-class Tally:
+class ExtractionCounts:
     """The result of a run. skipped: name → reason.  changed: videos that were extracted again because their file had
     changed.
     """
@@ -160,7 +160,7 @@ def finished(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def unfinished(
-    videos: Sequence[LabelledVideo], out: Path, key: str, entries: dict[str, dict[str, Any]], tally: Tally
+    videos: Sequence[LabelledVideo], out: Path, key: str, entries: dict[str, dict[str, Any]], tally: ExtractionCounts
 ) -> list[LabelledVideo]:
     """Return the videos still to extract; the others are entered. Raises DataError for features with another key.
 
@@ -187,7 +187,7 @@ def extracted(
     state: DecodeState,
     place: tuple[Path, str],
     entries: dict[str, dict[str, Any]],
-    tally: Tally,
+    tally: ExtractionCounts,
 ) -> None:
     """Save and enter one video. place: (folder, key)."""
     sha256 = file_digest(video.path)
@@ -208,12 +208,12 @@ def extracted(
 
 def extract(
     videos: Sequence[LabelledVideo], bundle: Bundle, engine: Engine, out: Path, stride: int, at_once: int = 2
-) -> Iterator[tuple[LabelledVideo, Tally]]:
+) -> Iterator[tuple[LabelledVideo, ExtractionCounts]]:
     """Extract all videos; yield after each. Writes the manifest at the end. Raises DataError, EngineError."""
     if stride < 1 or at_once < 1:
         raise DataError(f"stride and decoders must be at least 1, got {stride} and {at_once}")
     out.mkdir(parents=True, exist_ok=True)
-    facts, tally = extraction_facts(bundle, engine, stride), Tally()
+    facts, tally = extraction_facts(bundle, engine, stride), ExtractionCounts()
     key, entries = key_of(facts), dict[str, dict[str, Any]]()
     todo = unfinished(videos, out, key, entries, tally)
     for video, decoding in zip(todo, decode_all([v.path for v in todo], bundle.recipe, stride, at_once), strict=True):
@@ -234,7 +234,7 @@ def write_manifest(
     key: str,
     videos: Sequence[LabelledVideo],
     entries: dict[str, dict[str, Any]],
-    tally: Tally,
+    tally: ExtractionCounts,
 ) -> None:
     """Write `manifest.json`: the parameters, every video in the list's order, and the skipped ones with their
     reasons.

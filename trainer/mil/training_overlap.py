@@ -27,7 +27,7 @@ def training_marks(features: FeatureSet) -> dict[str, list[str]]:
 
 
 def seen_in_training(features: FeatureSet, checkpoint: Checkpoint) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-    """(V,) True where the head was trained on, or stopped by, that very video; None for a checkpoint that does not
+    """Return (V,) True where the head was trained on, or stopped by, that video; None if the checkpoint does not
     know its training videos."""
     if not checkpoint.training_videos:
         return None
@@ -35,8 +35,8 @@ def seen_in_training(features: FeatureSet, checkpoint: Checkpoint) -> np.ndarray
     return np.array([not known.isdisjoint(marks_of(video)) for video in features.videos])
 
 
-def told(features: FeatureSet, checkpoint: Checkpoint) -> dict[str, Any]:
-    """For results.json: `known`, `videos` seen and `share`, and the `names` of the seen ones."""
+def overlap(features: FeatureSet, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return for results.json: `known`, number of `videos` seen in training, their `share` and their `names`."""
     seen = seen_in_training(features, checkpoint)
     if seen is None:
         return {"known": False, "videos": None, "share": None, "names": []}
@@ -45,7 +45,7 @@ def told(features: FeatureSet, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def warning(seen: Mapping[str, Any], videos: int) -> str:
-    """One sentence for people, or ""."""
+    """Return one sentence for people, or ""."""
     if not seen["known"]:
         return (
             "it is not known which videos the head was trained on (an older checkpoint); train it again, or make sure "

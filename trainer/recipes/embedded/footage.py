@@ -27,7 +27,7 @@ from stream_detector.models.heads import Head
 from stream_detector.models.preprocess import Recipe, normalise
 from stream_detector.types import Float32Array, UInt8Array
 from trainer.data.clips import Clip, PackedFrames, evenly, load_clips, pack_clips, read_index, window_starts
-from trainer.data.disk_cache import kept
+from trainer.data.disk_cache import cached_arrays
 from trainer.recipes.embedded import extra_footage
 from trainer.recipes.embedded.augment import plain
 from trainer.recipes.embedded.clip_metrics import Stream, clip_aucs, judge_scenes
@@ -148,7 +148,7 @@ class Footage:
         limit = 4 if split == "train" else 10**9
         key = json.dumps([*self.key, frames.key, items, limit])
         seen = partial(features_of, self.see, self.size, frames, items, limit, workers=self.workers)
-        found = kept(self.run / "features" / f"{name}-{split}.npz", key, seen)
+        found = cached_arrays(self.run / "features" / f"{name}-{split}.npz", key, seen)
         return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
 
     def streams(self, name: str, head: Head) -> list[Stream]:

@@ -22,7 +22,7 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.models.recipe import RECIPES
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.data.content_hash import files_digest
-from trainer.data.disk_cache import kept
+from trainer.data.disk_cache import cached_arrays
 from trainer.data.videos import video_files
 from trainer.recipes.embedded.fit_head import Bag
 
@@ -75,7 +75,7 @@ def recordings(
             rates.append(fps)
         return [*found, np.array(rates, dtype=np.float32)]
 
-    *features, rates = kept(path, json.dumps([key, size, files_digest(files), "rates last"]), watch)
+    *features, rates = cached_arrays(path, json.dumps([key, size, files_digest(files), "rates last"]), watch)
     return [Recording(f.name, float(fps), rows) for f, fps, rows in zip(files, rates, features, strict=True)]
 
 
