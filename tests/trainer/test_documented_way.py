@@ -104,9 +104,8 @@ def test_a_training_video_under_another_name_is_recognised(listed: Path, tmp_pat
     rows_alone = replace(known, videos=(replace(trained, name="other", sha256=""),))
     assert training_overlap.overlap(rows_alone, checkpoint)["videos"] == 1
     older = replace(checkpoint, training_videos={})
-    assert training_overlap.overlap(renamed, older)[
-        "known"
-    ] is False and "older checkpoint" in training_overlap.warning(training_overlap.overlap(renamed, older), 2)
+    unknown = training_overlap.overlap(renamed, older)
+    assert unknown["known"] is False and "older checkpoint" in training_overlap.warning(unknown, 2)
 
 
 def test_a_new_recording_under_an_old_name_gets_features_of_its_own(listed: Path, tmp_path: Path) -> None:
