@@ -62,6 +62,7 @@ def act(world: World, life: Life, what: str) -> None:
 def live(world: World, story: Story) -> None:
     world.read_only, world.full = story.disk == "read-only", story.disk == "full"
     world.kill_at = story.kill
+    offset_s = world.clock._offset_s
     life = Life(world)
     try:
         life.open()
@@ -74,6 +75,7 @@ def live(world: World, story: Story) -> None:
     except Kill:
         life.kill()
     finally:
+        world.clock._offset_s = offset_s  # a clock that is ahead in two lives says that a month has passed
         world.kill_at = None
         world.listener.client.answer = None
 
