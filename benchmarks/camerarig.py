@@ -205,8 +205,8 @@ def run(spec: Spec, timeout_s: float = 400.0) -> dict[str, Any]:
         if process.returncode or not out.is_file():
             raise RuntimeError(f"the measured run failed with {process.returncode}: {err[-800:]}")
         found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    if found["error"]:
-        raise RuntimeError(f"the measured run failed: {found['error'][-800:]}")
+    if error := found.pop("error"):
+        raise RuntimeError(f"the measured run failed: {error[-800:]}")
     return found
 
 

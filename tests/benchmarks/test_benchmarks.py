@@ -87,7 +87,7 @@ def test_what_cannot_be_avoided_is_stated() -> None:
         ({"fps_per_camera": 22.0}, False),
         ({"delay_ms": {"p95": 160.0}}, False),
         ({"delay_ms": {}}, False),
-        ({"error": "it ended"}, False),
+        ({"error": "it ended"}, False),  # how `measured` notes a run that failed
     ],
 )
 def test_kept_up_means_no_drop_full_rate_and_scores_in_time(change: dict[str, Any], expected: bool) -> None:
