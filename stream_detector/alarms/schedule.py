@@ -80,14 +80,25 @@ class Controls:
     """For the decision thread. cameras: name → its schedule."""
 
     def __init__(self, config: ScheduleConfig, cameras: Mapping[str, CameraSchedule]) -> None:
+        self._uses_modes = False
+        self._configure(config, cameras)
+        self._set: dict[str, Control] = {DETECTOR: Control(mode=config.first_mode)}
+        self._windows: dict[str, int] = {}
+
+    def _configure(self, config: ScheduleConfig, cameras: Mapping[str, CameraSchedule]) -> None:
         self._config = config
         self._cameras = dict(cameras)
         self._schedules = {name: Schedule(c.rules, config.time_zone) for name, c in cameras.items()}
-        self._set: dict[str, Control] = {DETECTOR: Control(mode=config.first_mode)}
-        # a mode that nobody asked for is not shown in events
-        self._uses_modes = config.mode is not None or any(c.rules for c in cameras.values())
-        self._windows: dict[str, int] = {}
         self._minutes: dict[str, tuple[float, str, Effective]] = {}  # camera → (minute, mode, what the rules say)
+        # a mode that nobody asked for is not shown in events
+        self._uses_modes = self._uses_modes or config.mode is not None or any(c.rules for c in cameras.values())
+
+    def reconfigure(self, config: ScheduleConfig, cameras: Mapping[str, CameraSchedule]) -> None:
+        """Other schedules from the next window on. What operators set stays, but for a mode that no longer exists."""
+        self._configure(config, cameras)
+        everywhere = self._set[DETECTOR]
+        if everywhere.mode not in config.modes:
+            self._set[DETECTOR] = replace(everywhere, mode=config.first_mode)
 
     @property
     def mode(self) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "subscribe": "print the events of a running detector",
     "verdict": "say what an alarm was, or that something was missed",
     "control": "set the mode, mute alarms, or change a threshold of a running detector",
+    "reload": "let a running detector read its configuration again",
     "bridge": "carry alarms to a webhook, MQTT, people or a program",
     "calibrate": "choose a threshold from footage in which nothing happens",
     "models": "list, show, add, fetch and verify models",

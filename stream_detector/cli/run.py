@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -275,11 +276,16 @@ def _run(args: argparse.Namespace) -> int:
         signals.on_reopen(lines.reopen),
     ):
         if config.web.bind == "none":
-            with build_run(config) as run, _bridges(args, run):
+            with build_run(config, reload=_reloading(args)) as run, _bridges(args, run):
                 result = _watch(run, live_view)
         else:
             run, result = _watch_with_page(config, args, live_view)
     return print_outcome(run, result, args)
+
+
+def _reloading(args: argparse.Namespace) -> Callable[[], Config] | None:
+    """Reads the configuration again, with the options of this run; None where there is no file."""
+    return (lambda: make_config(args)) if args.config else None
 
 
 def _check_bridges(args: argparse.Namespace, config: Config) -> None:
@@ -319,7 +325,11 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
     live_state = LiveState(len(config.cameras))
     with (
         build_run(
-            config, on_event=live_state.event, on_decision=live_state.decision, on_preview=live_state.preview
+            config,
+            on_event=live_state.event,
+            on_decision=live_state.decision,
+            on_preview=live_state.preview,
+            reload=_reloading(args),
         ) as run,
         serve_web(config.web, run, live_state, config_path=args.config) as server,
         _bridges(args, run),

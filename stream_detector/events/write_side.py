@@ -49,6 +49,7 @@ class WriteSide:
     def __init__(self) -> None:
         self.on_written: Callable[[dict[str, Any]], None] | None = None  # told every journalled verdict
         self.on_command: Callable[[writes.CommandWrite, str], dict[str, Any]] | None = None  # carries out commands
+        self.on_reload: Callable[[], dict[str, Any]] | None = None  # reads the configuration again
         self.controls: Controls | None = None  # what holds for every camera; the decider asks it
         self.last_controls: dict[str, dict[str, Any]] = {}  # camera → its newest control event
         self._controls_due_s = float("-inf")
@@ -80,6 +81,8 @@ class WriteSide:
             return self.acknowledge(write.camera, write.alarm, write.note, write.by, write.alarm_epoch, author)
         if isinstance(write, writes.ControlWrite):
             return self.control(write, author)
+        if isinstance(write, writes.ReloadWrite):
+            return self.reload(write, author)
         if isinstance(write, writes.CommandWrite):
             if self.on_command is None:
                 raise ProtocolError("this run keeps no memory of its site and takes no commands; see [site] keep")
@@ -119,6 +122,38 @@ class WriteSide:
         controls.take(write.camera, control)
         self.last_controls[str(body["camera"])] = body
         return body
+
+    def reload(self, write: writes.ReloadWrite, author: str) -> dict[str, Any]:
+        """Read the configuration again; journal and send what took effect, and what needs a restart.
+
+        Raises ProtocolError for a configuration that is wrong, and where this run has none.
+        """
+        if self.on_reload is None:
+            raise ProtocolError("this run has no configuration to read again; start it with --config FILE.toml")
+        done = self.on_reload()
+        return self._control_event(protocol.DETECTOR, self.last_controls.get(protocol.DETECTOR), write.by, author, done)
+
+    def _control_event(
+        self, camera: str, last: Mapping[str, Any] | None, by: str, author: str, more: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Journal and send a control event that sets nothing new: what was set before stands in it again."""
+        controls = self.controls
+        mode = getattr(controls, "mode", None) if camera == protocol.DETECTOR else None
+        standing = last or {"muted_until_utc": None, "muted_until_s": None, "threshold": None}
+        body = {
+            "schema": protocol.CONTROL_SCHEMA,
+            "camera": camera,
+            "mode": mode,
+            **{name: standing[name] for name in ("muted_until_utc", "muted_until_s", "threshold")},
+            "after": {},
+            **more,
+            "by": by,
+            "author": author,
+            "epoch": "",
+            "seq": 0,
+            "emitted_utc": protocol.rfc3339(self._clock.utc()),
+        }
+        return self._journal_and_send(protocol.topic_of("control", camera), body)
 
     def repeat_controls(self) -> None:
         """Journal what operators set again, once a day, so that retention does not delete the only record of it."""

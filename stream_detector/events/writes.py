@@ -5,6 +5,7 @@
     {"kind": "ack", "camera": "gate", "id": "…", "note": "", "by": "Ann"}
     {"kind": "control", "mode": "away", "by": "Ann"}
     {"kind": "control", "camera": "gate", "mute_s": 3600, "threshold": 0.7, "by": "Ann"}
+    {"kind": "reload", "by": "Ann"}
     {"kind": "command", "command": "promote", "camera": "gate", "overlay": "…", "by": "Ann"}
 
 HTTP and ZeroMQ take the same objects. Who may write is decided before, by the token or the key; `author` in a body
@@ -36,7 +37,7 @@ ALARM_ID = re.compile(r"[0-9a-f]{32}")
 _EPOCH = re.compile(r"[0-9a-f]{16}")
 _OVERLAY = re.compile(r"[0-9a-f]{16}")
 COMMANDS = ("promote", "rollback", "shadow", "adapt")
-KINDS = ("verdict", "miss", "ack", "control", "command")
+KINDS = ("verdict", "miss", "ack", "control", "reload", "command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,15 @@ class ControlWrite:
     by: str = ""
 
 
-Write = VerdictWrite | AckWrite | ControlWrite | CommandWrite
+@dataclass(frozen=True, slots=True)
+class ReloadWrite:
+    """Read the configuration again. camera: always "", of all."""
+
+    camera: str = ""
+    by: str = ""
+
+
+Write = VerdictWrite | AckWrite | ControlWrite | ReloadWrite | CommandWrite
 
 
 def parse_write(value: Any) -> Write:
@@ -103,6 +112,8 @@ def parse_write(value: Any) -> Write:
         return _command(value, by)
     if kind == "control":
         return _control(value, by)
+    if kind == "reload":
+        return ReloadWrite(by=by)
     if kind not in KINDS:
         raise ProtocolError(f"the kind of a write is {short(kind)}; use one of {', '.join(KINDS)}")
     camera, note = _camera(value.get("camera")), _text(value, "note", MAX_NOTE)

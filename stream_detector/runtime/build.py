@@ -27,6 +27,7 @@ from stream_detector.reports.scores_file import ScoresFile
 from stream_detector.runtime.controls import make_controls, restore_controls
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.pipeline import Pipeline
+from stream_detector.runtime.reload import Reloader
 from stream_detector.runtime.stages import DecisionModel, keeps_evidence, make_decider, plan_camera
 from stream_detector.sinks.sink_threads import Sinks
 from stream_detector.system import signals
@@ -83,6 +84,7 @@ def build_run(
     on_event: Callable[[dict[str, Any]], None] | None = None,
     on_decision: Callable[[Decision], None] | None = None,
     on_preview: Callable[[str, Preview], None] | None = None,
+    reload: Callable[[], Config] | None = None,
 ) -> Iterator[Run]:
     """Build a run; on exit, close what the pipeline does not close itself. Raises the errors of every stage.
 
@@ -173,6 +175,8 @@ def build_run(
             on_decision=on_decision,
             controls=controls,
         )
+        if reload is not None:
+            publisher.on_reload = Reloader(config, bundle, plans, controls, decider, reload)
         pipeline = Pipeline(
             config=config,
             cameras=tuple(zip(config.cameras, plans, strict=True)),

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from stream_detector.alarms.schedule import Controls, camera_schedule
+from stream_detector.alarms.schedule import CameraSchedule, Controls, camera_schedule
 from stream_detector.alarms.state_machine import AdjustableRule, make_alarm_rule
 from stream_detector.config import Config
 from stream_detector.errors import ConfigError
@@ -27,7 +27,15 @@ class Journal(Protocol):
 
 
 def make_controls(config: Config, plans: Sequence[CameraPlan]) -> Controls:
-    """The controls of a run. Raises ConfigError where a schedule sets thresholds that the alarm rule cannot take."""
+    """The controls of a run. Raises ConfigError for a schedule that cannot work."""
+    return Controls(config.schedule, checked_schedules(config, plans))
+
+
+def checked_schedules(config: Config, plans: Sequence[CameraPlan]) -> dict[str, CameraSchedule]:
+    """The schedule of every camera.
+
+    Raises ConfigError for a mode that is not declared, and for thresholds that the camera's alarm rule cannot take.
+    """
     rules = {camera.name: camera.schedule for camera in config.cameras}
     modes = set(config.schedule.modes)
     for plan in plans:
@@ -47,8 +55,7 @@ def make_controls(config: Config, plans: Sequence[CameraPlan]) -> Controls:
                 )
         if own and not plan.live and not config.schedule.starts_at:
             log.warning("%s: a file has no time of the day; its schedule waits for schedule.starts_at", plan.name)
-    schedules = {plan.name: camera_schedule(rules.get(plan.name, ()), plan.live, config.schedule) for plan in plans}
-    return Controls(config.schedule, schedules)
+    return {plan.name: camera_schedule(rules.get(plan.name, ()), plan.live, config.schedule) for plan in plans}
 
 
 def restore_controls(controls: Controls, journal: Journal) -> dict[str, dict[str, Any]]:

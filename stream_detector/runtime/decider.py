@@ -183,6 +183,13 @@ class Decider:
             rule.set_threshold(threshold)
         return threshold
 
+    def set_threshold(self, camera: str, threshold: float) -> None:
+        """Use another threshold as the camera's own from the next window on."""
+        self._plans[camera] = dataclasses.replace(self._plans[camera], threshold=threshold)
+        rule = self._rules[camera]
+        if self._controls is None and isinstance(rule, AdjustableRule):
+            rule.set_threshold(threshold)
+
     def status(self, status: CameraStatus) -> None:
         """Process a state change of a camera; the alarm of a lost live camera ends."""
         plan = self._plans[status.camera]

@@ -53,6 +53,7 @@ class WriteRoutes:
             Route("/api/cameras/{name}/miss", self._miss, methods=["POST"]),
             Route("/api/cameras/{name}/control", self._control, methods=["POST"]),
             Route("/api/control", self._control, methods=["POST"]),
+            Route("/api/reload", self._reload, methods=["POST"]),
         ]
 
     async def _ack(self, request: Request) -> Response:
@@ -83,6 +84,10 @@ class WriteRoutes:
         body = await read_json(request.receive, request.scope)
         given: dict[str, Any] = {name: body[name] for name in ("mode", "mute_s", "threshold", "by") if name in body}
         return await self._write(request, {"kind": "control", **place, **given}, None)
+
+    async def _reload(self, request: Request) -> Response:
+        body = await read_json(request.receive, request.scope)
+        return await self._write(request, {"kind": "reload", **({"by": body["by"]} if "by" in body else {})}, None)
 
     async def _write(self, request: Request, value: dict[str, Any], alarm: Alarm | None) -> Response:
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -270,3 +273,14 @@ def test_the_memory_of_the_last_minute_changes_no_answer(minutes: list[int]) -> 
 )
 def test_severity_follows_the_peak_and_the_length(peak: float, threshold: float, duration_s: float, level: str) -> None:
     assert severity(peak, threshold, duration_s) == level
+
+
+def test_the_printed_configuration_is_usable() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (block,) = (
+        body for body in re.findall(r"^```toml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "[schedule]" in body
+    )
+    config = build_config(tomllib.loads(block))
+    held = Controls(config.schedule, {"gate": camera_schedule(config.cameras[0].schedule, True, config.schedule)})
+    assert held.at("gate", 0, 1.0, utc(2026, 7, 6, 12, 0)) == Effective(0.8, True, "low", "home")
+    assert held.at("gate", 0, 1.0, utc(2026, 7, 6, 23, 0)) == Effective(None, True, "high", "home")
