@@ -39,11 +39,10 @@ def choose_bundle(config: Config, hardware: Hardware | None = None) -> BundleCho
         return BundleChoice(EMBEDDED, f"{choice.reason}, but this installation has no bundle {ACCURATE!r}")
     reference = read_manifest(SHIPPED / ACCURATE).backbone.reference
     if reference is not None:
-        try:
-            weights.show(reference)
-        except CheckpointError:
-            missing = f"the weights of {ACCURATE!r} are not here: run `stream-detector models fetch {reference}`"
-            return BundleChoice(EMBEDDED, f"{choice.reason}, but {missing}")
+        missing = [name for name in reference.split(weights.JOIN) if not _is_here(name)]
+        if missing:
+            said = f"the weights of {ACCURATE!r} are not here: run `stream-detector models fetch {missing[0]}`"
+            return BundleChoice(EMBEDDED, f"{choice.reason}, but {said}")
     own = _own_keys(config)
     if own:
         raise ConfigError(
@@ -51,6 +50,14 @@ def choose_bundle(config: Config, hardware: Hardware | None = None) -> BundleCho
             f"name the bundle that it was set for, for instance --bundle {EMBEDDED}"
         )
     return BundleChoice(ACCURATE, choice.reason)
+
+
+def _is_here(name: str) -> bool:
+    try:
+        weights.show(name)
+    except CheckpointError:
+        return False
+    return True
 
 
 def with_bundle(config: Config, hardware: Hardware | None = None) -> Config:

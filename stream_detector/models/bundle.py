@@ -197,7 +197,7 @@ def write_bundle(
         if backbone_state is not None:
             backbone["weights_sha256"] = write_tensors(partial / "backbone.safetensors", to_half(backbone_state))
         elif backbone.get("reference"):
-            backbone.setdefault("weights_sha256", weights.show(str(backbone["reference"])).tensors_sha256)
+            backbone.setdefault("weights_sha256", weights.digest_of(str(backbone["reference"])))
         backbone.setdefault("feature_dim", backbone_spec(str(backbone.get("arch"))).feature_dim)
         head.setdefault("arch", "mlp")
         head["sha256"] = write_tensors(partial / "head.safetensors", head_state)

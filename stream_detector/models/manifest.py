@@ -20,6 +20,7 @@ SCHEMA: Literal["stream-detector.bundle/1"] = "stream-detector.bundle/1"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+Reference = Annotated[str, Field(pattern=rf"^{NAME.pattern}(\+{NAME.pattern})?$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Triple = tuple[Number, Number, Number]
@@ -39,7 +40,7 @@ class BackbonePart(Part):
     arch: str
     weights_sha256: Sha256
     feature_dim: Annotated[int, Field(ge=1, le=16_384)]
-    reference: Name | None = None
+    reference: Reference | None = None
 
 
 class ViewPart(Part):

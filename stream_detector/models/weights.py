@@ -38,6 +38,8 @@ from stream_detector.models.download import Progress, download, pip_download
 from stream_detector.models.folders import current_folder, replace_folder
 from stream_detector.models.known_weights import KNOWN, KnownWeights, cache_directory
 
+JOIN = "+"  # between the names of two entries that one backbone needs
+
 
 @dataclass(frozen=True, slots=True)
 class StoredWeights:
@@ -74,11 +76,24 @@ def show(name: str) -> StoredWeights:
     return _read_record(path)
 
 
+def digest_of(reference: str) -> str:
+    """Return the digest that `load` expects for a reference. Raises CheckpointError where entries are missing."""
+    return show(reference).tensors_sha256 if JOIN not in reference else tensor_digest(load(reference))
+
+
 def load(name: str, tensors_sha256: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a cached entry, without the classifier, verified. Raises CheckpointError.
 
+    name: of an entry, or two names joined by "+", whose tensors then begin with "first." and "second." (see `Pair`).
     tensors_sha256: the digest that the caller expects; other weights are refused.
     """
+    if JOIN in name:
+        first, _, second = name.partition(JOIN)
+        parts = (("first.", first), ("second.", second))
+        joined = {prefix + key: value for prefix, part in parts for key, value in load(part).items()}
+        if tensors_sha256 is not None and tensor_digest(joined) != tensors_sha256:
+            raise CheckpointError(f"weights {name!r} are not those that were recorded; {_how_to_get(first)} again")
+        return joined
     record = show(name)
     backbone = build_backbone(record.arch, record.num_classes)
     path = current_folder(_folder(name)) / "weights.safetensors"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -14,9 +13,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from stream_detector.errors import DataError, UsageError
+from stream_detector.errors import UsageError
 from stream_detector.models import weights
 from stream_detector.models.backbones.i3d import I3D
+from stream_detector.models.backbones.pair import Pair
 from stream_detector.models.backbones.tensors import tensor_digest
 from stream_detector.types import Float32Array
 from trainer import __main__ as trainer_main
@@ -121,12 +121,14 @@ class Kept:
 
 @pytest.mark.parametrize("blind", [False, True], ids=["a tie", "only the second can tell"])
 def test_one_command_judges_decides_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: bool) -> None:
-    """Where both see the same it is a tie and the I3D is shipped; what cannot be written yet is refused, not faked."""
-    state = I3D().eval().state_dict()
-    monkeypatch.setattr(weights, "show", lambda name: argparse.Namespace(tensors_sha256=tensor_digest(state)))
-    monkeypatch.setattr(weights, "load", lambda name, digest: state)
-    monkeypatch.setattr(looks, "COLUMNS", {"i3d": 1024, "mc3": 4})
-    pieces, labels, features = world(1028, slice(1024, None) if blind else slice(0, 300))
+    """Where both see the same it is a tie and the I3D is shipped, where only the second can tell, the two networks."""
+    states = {
+        weights.JOIN.join(looks.KNOWN.values()): Pair().eval().state_dict(),
+        looks.KNOWN["i3d"]: I3D().state_dict(),
+    }
+    monkeypatch.setattr(weights, "digest_of", lambda name: tensor_digest(states[name]))
+    monkeypatch.setattr(weights, "load", lambda name, digest: states[name])
+    pieces, labels, features = world(1536, slice(1024, None) if blind else slice(0, 300))
     of = {str(piece.file): rows for piece, rows in zip(pieces, features, strict=True)}
     rng = np.random.default_rng(1)
     monkeypatch.setattr(command, "judged_clips", lambda *_: (pieces, labels, None))
@@ -143,16 +145,18 @@ def test_one_command_judges_decides_and_writes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(command, "evaluate_look", functools.partial(evaluate_look, plan=plan))
     told = settings.load(["rounds=200"])
     words = (tmp_path, tmp_path / "root", tmp_path / "out", tmp_path / "run", told, Console(quiet=True))
-    if blind:
-        with pytest.raises(DataError, match=r"mc3 won|both won"):
-            command.build(*words)
-        return
     bundle = command.build(*words)
     manifest = json.loads((tmp_path / "out/bundle.json").read_text(encoding="utf-8"))
+    assert bundle.build_novelty_model() is not None
+    if blind:
+        assert manifest["training"]["decision"]["taken"] == "with_mc3"
+        assert manifest["backbone"]["arch"] == "i3d+mc3_18" and manifest["head"]["dims"] == [1536, 1]
+        assert "cctv_fights" not in manifest["training"]["sets"]
+        assert "models fetch mc3-18-fights" in (tmp_path / "out/card.md").read_text(encoding="utf-8")
+        return
     assert manifest["training"]["decision"]["taken"] == "i3d"
     assert manifest["training"]["decision"]["sets"] == ["cctv_crashes", "hockey_fights"]
     assert manifest["preprocess"]["size"] == [160, 160] and manifest["backbone"]["reference"] == "i3d-kinetics400"
-    assert bundle.build_novelty_model() is not None
     card = (tmp_path / "out/card.md").read_text(encoding="utf-8")
     assert "| cctv_fights, outer folds | 0.80 | " in card and "<!-- benchmark:standard -->" in card
     records = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,7 @@ class Logistic:
     choices: tuple[Choice, ...] = tuple((decay, by) for by in WEIGHTS for decay in DECAYS)
     parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     _means: NDArray[np.float32] | None = None
+    _last: tuple[Any, ...] | None = None  # of the last fit: the next one mostly differs in its L2 factor alone
 
     def fit(self, places: Ints, choice: Choice) -> Callable[[int], Floats]:
         """The scorer; it takes a clip's place."""
@@ -70,15 +72,33 @@ class Logistic:
         decay, by, *part = choice
         dim = self._means.shape[1]
         first, end = self.parts[part[0]] if part else (0, dim)
-        x = self._means[places, first:end].astype(np.float64)
-        weights = weights_of(self.abnormal[places], [self.sets[p] for p in places.tolist()], by)
-        mean = weights @ x
-        deviation = np.maximum(np.sqrt(weights @ (x - mean) ** 2), 1e-6)
-        w, bias = minimised((x - mean) / deviation, self.abnormal[places], weights, decay)
+        key = (places.tobytes(), by, first, end)
+        if self._last is None or self._last[0] != key:
+            x = self._means[places, first:end].astype(np.float64)
+            weights = weights_of(self.abnormal[places], [self.sets[p] for p in places.tolist()], by)
+            mean = weights @ x
+            deviation = np.maximum(np.sqrt(weights @ (x - mean) ** 2), 1e-6)
+            self._last = (key, weights, mean, deviation, *row_space((x - mean) / deviation))
+        _, weights, mean, deviation, z, back = self._last
+        w, bias = minimised(z, self.abnormal[places], weights, decay)
+        w = w if back is None else back @ w
         direction = np.zeros(dim)
         direction[first:end] = w / deviation
         offset = bias - float(mean @ direction[first:end])
         return lambda rows: rows.astype(np.float64) @ direction + offset
+
+
+def row_space(x: Floats) -> tuple[Floats, Floats | None]:
+    """(n, r) coordinates of the rows in the space that they span, and the (D, r) way back; x itself unless n < D.
+
+    The best coefficients under L2 lie in that space, so fewer have to be found.
+    """
+    if len(x) >= x.shape[1]:
+        return x, None
+    values, vectors = np.linalg.eigh(x @ x.T)
+    kept = values > values[-1] * 1e-12
+    roots = np.sqrt(values[kept])
+    return vectors[:, kept] * roots, x.T @ (vectors[:, kept] / roots)
 
 
 def minimised(x: Floats, abnormal: Bools, weights: Floats, decay: float, steps: int = 60) -> tuple[Floats, float]:

@@ -6,6 +6,7 @@
       … with -s3 or -s5 behind    stream-112        × width   the same; a lean stem, see `resnet3d`
     r3d_18 mc3_18 r2plus1d_18     torchvision-112   512       torchvision
     i3d                           i3d-224           1024      Carreira and Zisserman 2017
+    i3d+mc3_18                    i3d-224           1536      both, side by side; see `pair`
 
 Every backbone is a module with `features(x) -> (B, D)` and, if it was built with `num_classes`, a classifier behind it.
 One of your own is a `CustomBackbone` in `BACKBONES` (see `registry`), under a name that none of the above matches.
@@ -42,7 +43,9 @@ ARCHITECTURES = (
     "mc3_18",
     "r2plus1d_18",
     "i3d",
+    "i3d+mc3_18",
 )
+PAIR = "i3d+mc3_18"
 _RESNET = re.compile(r"resnet3d-(10|18|34|50)-([ab])(?:-w(0\.\d{1,3}|[1-4](?:\.\d{1,3})?))?(?:-s([35]))?")
 
 
@@ -90,6 +93,8 @@ def backbone_spec(arch: str) -> BackboneSpec:
         return BackboneSpec(arch, recipe, dim, RECIPES["hara-112"].paper)
     if arch in ("r3d_18", "mc3_18", "r2plus1d_18"):
         return BackboneSpec(arch, "torchvision-112", 512, RECIPES["torchvision-112"].paper)
+    if arch == PAIR:
+        return BackboneSpec(arch, "i3d-224", 1536, RECIPES["i3d-224"].paper)
     if arch == "i3d":
         return BackboneSpec(arch, "i3d-224", 1024, RECIPES["i3d-224"].paper)
     own = _custom(arch)
@@ -114,6 +119,10 @@ def _builder(arch: str) -> Callable[[int | None], nn.Module]:
         shortcut: Literal["A", "B"] = "A" if match[2] == "a" else "B"
         depth, width, stem = int(match[1]), float(match[3] or 1), int(match[4] or 7)
         return lambda classes: ResNet3D(depth, shortcut, width, classes, stem)
+    if arch == PAIR:
+        from stream_detector.models.backbones.pair import Pair
+
+        return lambda classes: Pair()
     if arch == "i3d":
         from stream_detector.models.backbones.i3d import I3D
 

@@ -17,8 +17,7 @@ from stream_detector.models.backbones.network import FeatureNetwork
 from stream_detector.models.backbones.videoresnet import VideoResNet
 from stream_detector.models.preprocess import RECIPES
 
-ARCH = "i3d+mc3_18"
-FIRST, SECOND = "i3d", "mc3_18"
+SECOND = "mc3_18"
 FEATURE_DIM = I3D.feature_dim + VideoResNet.feature_dim
 
 

@@ -13,7 +13,7 @@ def card(manifest: Mapping[str, Any]) -> str:
     """Markdown. manifest: as in bundle.json."""
     training, threshold, results = manifest["training"], manifest["threshold"], manifest["results"]
     decision, head = training["decision"], training["head"]
-    name, (rows, columns) = manifest["name"], manifest["preprocess"]["size"]
+    name = manifest["name"]
     lines = [
         f"# Model card: {name}",
         "",
@@ -21,11 +21,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         "",
         "## What it is",
         "",
-        f"The Kinetics-400 I3D (RGB; Carreira and Zisserman 2017) as published, on 16 frames of {rows}×{columns} "
-        f"pixels, with a linear head on its {manifest['backbone']['feature_dim']} features that gives the probability "
-        "that something violent or sudden happens. The weights are not in the bundle; it names them by checksum:",
-        "",
-        f"    stream-detector models fetch {manifest['backbone']['reference']}",
+        *_network(manifest),
         f"    python run_stream.py SOURCE --bundle {name}",
         "",
         "On a machine with a CUDA device `--bundle auto` takes it, and says so.",
@@ -77,6 +73,24 @@ def card(manifest: Mapping[str, Any]) -> str:
         "`trainer/recipes/accurate/recipe.toml`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _network(manifest: Mapping[str, Any]) -> list[str]:
+    training, (rows, columns) = manifest["training"], manifest["preprocess"]["size"]
+    names = manifest["backbone"]["reference"].split("+")
+    what = "The Kinetics-400 I3D (RGB; Carreira and Zisserman 2017) as published"
+    if len(names) > 1:
+        what += (
+            " and a MC3-18 (Tran et al. 2018) that was tuned on surveillance fights, side by side"
+            f" (the head has weights on: {training['head']['part']})"
+        )
+    return [
+        f"{what}, on 16 frames of {rows}×{columns} pixels, with a linear head on "
+        f"{manifest['backbone']['feature_dim']} features that gives the probability that something violent or sudden "
+        "happens. The weights are not in the bundle; it names them by checksum:",
+        "",
+        *(f"    stream-detector models fetch {name}" for name in names),
+    ]
 
 
 def _decision(row: Mapping[str, Any]) -> list[str]:

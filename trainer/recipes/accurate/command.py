@@ -19,9 +19,10 @@ import numpy as np
 from rich.console import Console
 
 from stream_detector.errors import DataError
+from stream_detector.models import weights
+from stream_detector.models.backbones import PAIR
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.preprocess import recipe_named
-from stream_detector.types import Float32Array
 from trainer.evaluation.command import (
     UNFIT,
     circumstances,
@@ -163,28 +164,27 @@ def ship(
 ) -> Bundle:
     """The bundle with the head that judged the kept fold, its novelty model and card.md. Raises DataError."""
     fold = next(fold for fold in taken.folds if fold.number == KEPT)
-    part = fold.choice[2] if len(fold.choice) > 2 else taken.networks[0]
-    if part != "i3d":
-        raise DataError(f"{part} won; bundles of two networks cannot be written yet: see docs/models/accurate.md")
-    columns = taken.learner.parts[part]
-    dim = columns[1] - columns[0]
-    head = head_of(taken.learner, fold, dim, columns)
-    own: list[Float32Array] = [rows[:, columns[0] : columns[1]] for rows in taken.learner.features]
+    both = len(taken.networks) > 1  # whichever part was chosen, the others have no weight in the head
+    own = taken.learner.features
+    head = head_of(taken.learner, fold, own[0].shape[1])
     fitted = np.flatnonzero(taken.labels.folds != KEPT).tolist()
     held = np.flatnonzero(taken.labels.folds == KEPT).tolist()
     novelty = fit_axes(*weighted_windows(own, taken.labels.sets, fitted), settings.axes)
-    rows, weights = weighted_windows(own, taken.labels.sets, held, None)
-    limit = quantile_limit(novelty.distance(rows.astype(np.float32)), weights)
+    rows, shares = weighted_windows(own, taken.labels.sets, held, None)
+    limit = quantile_limit(novelty.distance(rows.astype(np.float32)), shares)
     settled = next(
         row for row in results["streams"]["settled"] if row["fold"] == KEPT and row["budget"] == settings.budget
     )
     sets = sorted({piece.set for piece in taken.pieces})
     parts = {
         "name": settings.name,
-        "backbone": {"arch": "i3d", "reference": KNOWN["i3d"]},
+        "backbone": {
+            "arch": PAIR if both else "i3d",
+            "reference": weights.JOIN.join(KNOWN[network] for network in taken.networks),
+        },
         "preprocess": dataclasses.replace(
             recipe_named("i3d-224"),
-            name=f"i3d-{settings.size}-stretch",
+            name=f"{'-'.join(taken.networks)}-{settings.size}-stretch",
             size=(settings.size, settings.size),
             fit="stretch",
             views=(),
@@ -204,11 +204,19 @@ def ship(
             "recipe": "accurate",
             "networks": list(taken.networks),
             "decision": decision,
-            "head": {"l2": fold.choice[0], "weights": fold.choice[1], "clips": len(fold.learned)},
+            "head": {
+                "l2": fold.choice[0],
+                "weights": fold.choice[1],
+                "part": fold.choice[2] if len(fold.choice) > 2 else FIRST,
+                "clips": len(fold.learned),
+            },
             "sets": {name: sum(piece.set == name for piece in taken.pieces) for name in sets},
         },
         "results": results,
-        "licences": {**{name: "see the index of the data" for name in sets}, "network i3d": LICENCES["i3d"]},
+        "licences": {
+            **{name: "see the index of the data" for name in sets},
+            **{f"network {n}": LICENCES[n] for n in taken.networks},
+        },
     }
     bundle = write_bundle(out, parts, None, head.state_dict(), novelty.state_dict())
     (out / "card.md").write_text(card(bundle.manifest.model_dump(mode="json", by_alias=True)), encoding="utf-8")
