@@ -12,7 +12,7 @@ import pytest
 from stream_detector.errors import DataError
 from trainer.evaluation.figures import Floats
 from trainer.evaluation.folds import Ints, LeakError, fold_of
-from trainer.evaluation.logistic import Logistic
+from trainer.evaluation.logistic import Logistic, minimised, row_space
 from trainer.evaluation.nested import Labels, fit_platt, gathered, highest, nested
 from trainer.ranking import auc
 
@@ -166,3 +166,15 @@ def test_calibration_gives_back_the_probabilities_behind_the_logits() -> None:
 def test_one_label_only_is_refused_in_one_sentence() -> None:
     with pytest.raises(DataError, match="one label only"):
         fit_platt(np.zeros(3), np.array([True, True, True]))
+
+
+def test_coefficients_found_in_the_space_of_the_rows_are_the_same() -> None:
+    rng = np.random.default_rng(0)
+    x, abnormal = rng.normal(size=(20, 50)), np.arange(20) % 3 == 0
+    weights = np.full(20, 1 / 20)
+    plain, bias = minimised(x, abnormal, weights, 0.3)
+    z, back = row_space(x)
+    assert z.shape == (20, 20) and back is not None
+    inside, same = minimised(z, abnormal, weights, 0.3)
+    assert np.allclose(back @ inside, plain, atol=1e-5) and abs(same - bias) < 1e-5
+    assert row_space(x.T)[1] is None
