@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import av
 import av.error
 import av.stream
 import numpy as np
-from av.codec.hwaccel import HWAccel
+from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from stream_detector.capture.admission import Admission
 from stream_detector.capture.http_io import HttpError
@@ -120,12 +121,7 @@ class Decoder:
 
     def open(self) -> None:
         """Open the container and its decoder. FFmpeg decodes only what it needs to identify the streams."""
-        accel = None
-        if self._hwaccel:
-            try:
-                accel = HWAccel(self._hwaccel, allow_software_fallback=True)
-            except (ValueError, RuntimeError, NotImplementedError, av.FFmpegError):
-                log.warning("hardware decoding by %s is not available here; decoding in software", self._hwaccel)
+        accel = HWAccel(self._hwaccel, allow_software_fallback=True) if has_device(self._hwaccel) else None
         begun_s = time.monotonic()
         try:
             self._open(accel)
@@ -334,6 +330,20 @@ class Decoder:
         self._ended = True
         if container is not None:
             container.close()
+
+
+@lru_cache(8)
+def has_device(name: str) -> bool:
+    """Whether a device for hardware decoding can be used here. If not, the log reports it once, in one sentence."""
+    if not name:
+        return False
+    for codec in ("h264", "hevc"):
+        with contextlib.suppress(av.FFmpegError, OSError, ValueError, RuntimeError, NotImplementedError):
+            HWAccel(name, allow_software_fallback=True).create(av.Codec(codec, "r"))
+            return True
+    devices = ", ".join(hwdevices_available()) or "none"
+    log.warning("hardware decoding by %s does not work here (this build knows %s); decoding in software", name, devices)
+    return False
 
 
 def is_all_zero(frame: av.VideoFrame) -> bool:
