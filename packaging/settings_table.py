@@ -87,6 +87,10 @@ MEANINGS = {
     "alarm.min_length_s": "the score must stay above the threshold for so long",
     "alarm.threshold": "smoothed score at which an alarm begins; without: the bundle's",
     "alarm.update_interval_s": "time between two updates of an alarm",
+    "recording.directory": "folder of the recordings",
+    "recording.keep_days": "older recordings are removed",
+    "schedule.modes": "names of the modes that rules may ask for, for instance at home or away",
+    "cameras.schedule": "rules by time of the day and mode: another threshold, or no notice",
     "site.directory": "folder of what the detector learns of this site",
     "sinks.kind": "a registered kind of sink",
     "sinks.options": "what that kind wants to be told",
@@ -108,6 +112,7 @@ MEANINGS = {
     "cameras.rtsp_transport": "as `capture.rtsp_transport`, for this camera",
 }
 EXAMPLES: dict[str, Any] = {
+    "cameras.schedule": [{"from": "22:00", "to": "06:00", "threshold": 0.8}],
     "events": "events.jsonl",
     "scores": "scores.csv",
     "batch.max_size": 8,
