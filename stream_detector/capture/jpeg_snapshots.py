@@ -11,6 +11,7 @@ from typing import Protocol
 
 import av
 
+from stream_detector.capture.admission import Admission
 from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, DecodedFrame, is_all_zero
 from stream_detector.capture.http_io import Body, HttpError
 from stream_detector.capture.packets import PacketTap
@@ -130,11 +131,18 @@ class JpegStream:
         self._context.thread_count = 1
         self._missed = 0
         self.ended = False
+        self.admission: Admission | None = None  # says which pictures are decoded; None: all
+        self.passed_s: float | None = None  # 0 where the last `next` passed a picture over
 
     def next(self) -> DecodedFrame | None:
         """Return the next frame; None for a picture that cannot be decoded, and at the end. Raises HttpError."""
         data = self._fetch()
+        self.passed_s = None
         if not data:
+            return None
+        if self.admission is not None and not self.admission.wanted(True):
+            self._keep(data)
+            self.passed_s = 0.0
             return None
         try:
             frames = self._context.decode(av.Packet(data))

@@ -26,7 +26,7 @@ from stream_detector.capture.admission import Admission
 from stream_detector.capture.decoder import DEFAULT_FPS, DecodedFrame, DecodeError, Decoder
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.http_io import Body, HttpError, fetch
-from stream_detector.capture.jpeg_snapshots import JpegStream, MultipartReader, SnapshotPoller
+from stream_detector.capture.jpeg_snapshots import JpegSource, JpegStream, MultipartReader, SnapshotPoller
 from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import DecodedPicture, Picture
 from stream_detector.config import CameraConfig, CaptureConfig
@@ -126,17 +126,21 @@ class NetworkReader:
             return self._opened(self._piped())
         body = self._fetch(self._source.reveal())
         if body.kind.startswith("multipart/"):
-            return JpegStream(MultipartReader(body), self._tap)
+            return self._pictures(MultipartReader(body))
         if body.kind.startswith("image/"):
             period_s = 1.0 / self._camera.snapshot_fps
-            return JpegStream(
-                SnapshotPoller(body, lambda: self._fetch(self._source.reveal()), period_s, self._closed.wait),
-                self._tap,
+            return self._pictures(
+                SnapshotPoller(body, lambda: self._fetch(self._source.reveal()), period_s, self._closed.wait)
             )
         if "mpegurl" in body.kind or urlsplit(self._source.reveal()).path.lower().endswith((".m3u8", ".m3u")):
             body.close()
             return self._opened(self._hls())
         return self._opened(self._decoder(body, **PROBE))
+
+    def _pictures(self, source: JpegSource) -> JpegStream:
+        stream = JpegStream(source, self._tap)
+        stream.admission = self.admission
+        return stream
 
     @staticmethod
     def _opened(decoder: Decoder) -> Decoder:
@@ -215,7 +219,7 @@ class NetworkReader:
             return GrabResult("lost")
         self._now = found
         if found is None and (passed_s := getattr(flow, "passed_s", None)) is not None:
-            return GrabResult("skipped", passed_s)
+            return GrabResult("skipped", passed_s if isinstance(flow, Decoder) else None)
         if found is None:
             over: GrabStatus = "end" if self._source.kind == "pipe" else "lost"
             return GrabResult(over if flow.ended else "bad")

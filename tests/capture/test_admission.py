@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from stream_detector.capture.admission import STRETCH, Admission
 from stream_detector.capture.decoder import Decoder
 from stream_detector.capture.grabs import GrabResult
+from stream_detector.capture.jpeg_snapshots import JpegStream
 from stream_detector.testing import FakeSource
 from tests.capture_rig import Make, rigs  # noqa: F401
 
@@ -129,3 +131,32 @@ def test_what_is_passed_over_is_counted_and_marks_the_next_frame(rigs: Make) -> 
     assert rig.capture.counters().dropped == {"skipped": 40}
     assert rig.capture.counters().frames == 100
     assert "stalled" not in rig.states()
+
+
+class Pictures:
+    """Implements `jpeg_snapshots.JpegSource`: so many pictures, then the end."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.jpeg = cv2.imencode(".jpg", np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8))[1].tobytes()
+
+    def next(self) -> bytes:
+        self.left -= 1
+        return self.jpeg if self.left >= 0 else b""
+
+    def close(self) -> None:
+        pass
+
+
+def test_jpegs_are_passed_over_in_stretches_too() -> None:
+    stream = JpegStream(Pictures(2000))
+    stream.admission = Admission("gate", lambda: 0.25)
+    taken = []
+    while not stream.ended:
+        found = stream.next()
+        if found is not None or stream.passed_s is not None:
+            taken.append(found is not None)
+    assert len(taken) == 2000
+    assert sum(taken) / 2000 == pytest.approx(0.25, abs=0.05)
+    changes = [n for n in range(1, 2000) if taken[n] != taken[n - 1]]
+    assert all(b - a >= STRETCH for a, b in pairwise(changes))
