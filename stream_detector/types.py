@@ -136,7 +136,9 @@ class WindowRef:
     @classmethod
     def of_fields(cls, fields: Sequence[Any]) -> WindowRef:
         """The inverse of `dataclasses.astuple`, also after JSON, and of versions without the last field."""
-        return cls(*fields[:10], tuple(fields[10]), *fields[11:])
+        values: list[Any] = list(fields)
+        values[10] = tuple(values[10])
+        return cls(*values)
 
 
 @dataclass(frozen=True, slots=True)
