@@ -18,9 +18,9 @@ from stream_detector.capture.admission import Admission
 from stream_detector.capture.decoder import DecodedFrame, Decoder
 from stream_detector.capture.grabs import GrabResult
 from stream_detector.capture.network_readers import SeenPacket
-from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import DecodedPicture
 from stream_detector.capture.readers import READERS
+from stream_detector.capture.taps import PacketTap
 from stream_detector.config import CameraConfig, CaptureConfig
 
 FPS = 25.0

@@ -26,10 +26,10 @@ from stream_detector.capture.counters import CaptureCounters, FrameSampler
 from stream_detector.capture.framing import Framer, Views
 from stream_detector.capture.media_clock import LiveClock
 from stream_detector.capture.pacing import Backoff, FilePacer
-from stream_detector.capture.packets import CameraTap, TapConnection
 from stream_detector.capture.picture import Picture, UnreadablePictureError, as_picture
 from stream_detector.capture.readers import GrabResult, Reader, make_reader
 from stream_detector.capture.slow_sources import SlowSourceDetector
+from stream_detector.capture.taps import CameraTap, TapConnection
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.types import CameraCounters, CameraState, CameraStatus, CapturedBy, Clock, Frame

@@ -27,7 +27,8 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 from stream_detector.capture.admission import Admission
 from stream_detector.capture.http_io import HttpError
 from stream_detector.capture.media_clock import MediaClock
-from stream_detector.capture.packets import PacketTap, sender_time
+from stream_detector.capture.packets import sender_time
+from stream_detector.capture.taps import PacketTap
 
 DEFAULT_FPS = 25.0
 MAX_FPS = 240.0

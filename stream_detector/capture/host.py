@@ -18,10 +18,10 @@ from typing import Protocol
 from stream_detector.capture.camera import Capture
 from stream_detector.capture.framing import Views
 from stream_detector.capture.main_stream import MainStream
-from stream_detector.capture.packets import CameraTap, Taps
 from stream_detector.capture.picture import Picture
 from stream_detector.capture.readers import Reader, make_reader
 from stream_detector.capture.resume import ResumedCamera
+from stream_detector.capture.taps import CameraTap, Taps
 from stream_detector.capture.watchdog import Watchdog
 from stream_detector.config import CameraConfig, CaptureConfig, Config
 from stream_detector.types import (

@@ -28,9 +28,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from stream_detector.capture.host import CameraReport, CaptureHost
-from stream_detector.capture.packets import Taps
 from stream_detector.capture.picture import make_views
 from stream_detector.capture.shared_slots import SharedSlots, SlotLayout
+from stream_detector.capture.taps import Taps
 from stream_detector.config import Config
 from stream_detector.models.recipe import Recipe
 from stream_detector.system.malloc import configure_malloc, trim_malloc
@@ -46,7 +46,7 @@ _PR_SET_PDEATHSIG = 1
 class HostSetup:
     """What a host is told first. config: of the run, less its cameras.  modules: register further kinds of source.
 
-    taps: "module:function" that makes a `packets.Taps` of (config, report), for evidence and recordings; "": none.
+    taps: "module:function" that makes a `taps.Taps` of (config, report), for evidence and recordings; "": none.
     """
 
     config: Config

@@ -14,7 +14,7 @@ import av
 from stream_detector.capture.admission import Admission
 from stream_detector.capture.decoder import DEFAULT_FPS, MAX_PIXELS, DecodedFrame, is_all_zero
 from stream_detector.capture.http_io import Body, HttpError
-from stream_detector.capture.packets import PacketTap
+from stream_detector.capture.taps import PacketTap
 
 MAX_BYTES = 16 << 20  # bytes of one picture
 MAX_HEADER = 16 << 10  # bytes of the header of one part

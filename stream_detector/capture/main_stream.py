@@ -16,8 +16,8 @@ from stream_detector.capture.http_io import HttpError
 from stream_detector.capture.media_clock import LiveClock
 from stream_detector.capture.network_readers import SeenPacket
 from stream_detector.capture.pacing import Backoff
-from stream_detector.capture.packets import CameraTap, TapConnection
 from stream_detector.capture.readers import make_reader
+from stream_detector.capture.taps import CameraTap, TapConnection
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.errors import SourceError
 from stream_detector.types import Clock

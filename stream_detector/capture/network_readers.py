@@ -27,8 +27,8 @@ from stream_detector.capture.decoder import DEFAULT_FPS, DecodedFrame, DecodeErr
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.http_io import Body, HttpError, fetch
 from stream_detector.capture.jpeg_snapshots import JpegSource, JpegStream, MultipartReader, SnapshotPoller
-from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import DecodedPicture, Picture
+from stream_detector.capture.taps import PacketTap
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.source import Source
 from stream_detector.errors import SourceError

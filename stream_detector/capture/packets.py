@@ -9,20 +9,15 @@ of the last packet that they took; they never hold the ring back. What they did 
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 import threading
 from collections import deque
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
-import av
-
-from stream_detector.config import CameraConfig
-from stream_detector.types import UInt8Array
+from stream_detector.capture.stream_form import StreamForm, form_of, jpeg_form
 
 JUMP_S = 10.0  # a step of the stamps by more than this, or backwards by more than BACK_S, begins a new run
 BACK_S = 1.0
@@ -30,23 +25,6 @@ _SLACK_S = 1.0  # a frame belongs to a run whose stamps reach from so much befor
 _RUNS = 8
 _STEP_S = 0.04  # from packet to packet, where neither stamps nor durations say
 _PRFT = "prft"  # FFmpeg's producer reference time: what an RTCP sender report says of this packet
-
-
-@dataclass(frozen=True, slots=True)
-class StreamForm:
-    """What a muxer or a decoder must know of a stream before its first packet. It may travel between processes.
-
-    codec: FFmpeg's name of the format, such as "h264".  width, height: in pixels, as coded.
-    time_base: of the packets' stamps, in seconds.  header: the stream's parameters (NUT header), see `open_form`.
-    made: these are JPEGs that we made of pictures.
-    """
-
-    codec: str
-    width: int
-    height: int
-    time_base: Fraction
-    header: bytes
-    made: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -97,79 +75,6 @@ class EncodedPacket:
         offset_s = self.run.offset_s
         stamp = self.pts if self.dts is None else self.dts
         return None if stamp is None or offset_s is None else float(stamp * self.run.form.time_base) + offset_s
-
-
-class PacketTap(Protocol):
-    """What a decoder tells of its packets; `Connection` implements it. No call blocks or raises."""
-
-    def begin(self, stream: Any) -> None:
-        """A container was opened. stream: of PyAV."""
-        ...
-
-    def add(self, packet: Any) -> None:
-        """A packet of PyAV, as demuxed."""
-        ...
-
-    def add_jpeg(self, data: bytes, width: int, height: int, arrived_s: float) -> None:
-        """A JPEG without a stamp, as a camera sent it. arrived_s: stands for its stamp."""
-        ...
-
-
-class FullPicture(Protocol):
-    """One decoded picture, not yet converted; see `picture.Picture`."""
-
-    width: int
-    height: int
-
-    def bgr(self, long_side: int | None = None) -> UInt8Array:
-        """The whole picture: uint8 (h, w, 3) BGR, a copy."""
-        ...
-
-
-class TapConnection(PacketTap, Protocol):
-    """What a capture thread tells of one opened source, beside its decoder."""
-
-    def place(self, stamp_s: float | None, media_s: float) -> None:
-        """A frame with this stamp, in seconds, has this media time."""
-        ...
-
-    def picture(self, media_s: float, picture: FullPicture) -> None:
-        """A decoded picture was handed on, whole."""
-        ...
-
-
-class Taps(Protocol):
-    """Where all cameras of a host keep their packets (`evidence.recorder.ClipRecorder`)."""
-
-    def tap(self, camera: CameraConfig, main: bool = False) -> CameraTap:
-        """Of one camera. main: of its main stream, which `record_source` names."""
-        ...
-
-    def main_offset(self, camera: str) -> float | None:
-        """UTC → media time of the scored stream, in seconds, by its sender reports; None without any."""
-        ...
-
-    def trouble(self, camera: str, sentence: str) -> None:
-        """A main stream was lost."""
-        ...
-
-    def command(self, command: Any) -> None:
-        """Do what the decision side wants (`evidence.messages`). Never blocks."""
-        ...
-
-    def close(self, timeout_s: float) -> bool:
-        """Finish what is being written; whether that was done in time. Safe to call twice."""
-        ...
-
-
-class CameraTap(Protocol):
-    """Where the packets and pictures of one camera also go (`evidence.camera_tap`)."""
-
-    shift_s: float  # added to the media time of the capture thread
-
-    def connection(self) -> TapConnection:
-        """For a reader that is about to open the source; what a former one still brings is refused from now on."""
-        ...
 
 
 class PacketRing:
@@ -384,51 +289,10 @@ class Connection:
     def _add_jpeg(self, data: bytes, width: int, height: int, stamp_s: float, made: bool) -> None:
         form = self.form
         if form is None or (form.width, form.height) != (width, height):
-            self.form = form = _jpeg_form(width, height, made)
+            self.form = form = jpeg_form(width, height, made)
             self._ring.begin(self, form)
         stamp = round(stamp_s / form.time_base)
         self._ring.add(self, data, stamp, stamp, 0, True)
-
-
-def form_of(stream: Any) -> StreamForm | None:
-    """The form of an opened stream of PyAV; None where it cannot be told."""
-    try:
-        codec = stream.codec_context.codec.canonical_name
-        return StreamForm(codec, stream.width, stream.height, stream.time_base, _header(stream))
-    except (av.FFmpegError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def open_form(form: StreamForm) -> Any:
-    """An input container of PyAV whose one video stream has this form, as a template or to decode packets with.
-
-    The caller closes it. Raises av.FFmpegError.
-    """
-    return av.open(io.BytesIO(form.header), format="nut", options={"probesize": "32"})
-
-
-def _header(stream: Any) -> bytes:
-    """The stream's parameters as a NUT file of one empty packet: NUT keeps the codec's private data as they are."""
-    data = io.BytesIO()
-    with av.open(data, "w", format="nut") as container:
-        copy: Any = container.add_stream_from_template(stream, opaque=True)
-        empty: Any = av.Packet(bytes(4))
-        empty.pts = empty.dts = 0
-        empty.time_base, empty.stream, empty.is_keyframe = stream.time_base, copy, True
-        container.mux_one(empty)
-    return data.getvalue()
-
-
-def _jpeg_form(width: int, height: int, made: bool) -> StreamForm:
-    base = Fraction(1, 90_000)
-    data = io.BytesIO()
-    with av.open(data, "w", format="nut") as container:
-        stream: Any = container.add_mux_stream("mjpeg", width=width, height=height, time_base=base)
-        empty: Any = av.Packet(bytes(4))
-        empty.pts = empty.dts = 0
-        empty.time_base, empty.stream, empty.is_keyframe = base, stream, True
-        container.mux_one(empty)
-    return StreamForm("mjpeg", width, height, base, data.getvalue(), made)
 
 
 def sender_time(packet: Any) -> float | None:

@@ -21,8 +21,8 @@ from stream_detector.capture.container_headers import declared_bytes, declared_c
 from stream_detector.capture.decoder import DEFAULT_FPS, DecodedFrame, DecodeError, Decoder, UnknownCodecError, sane_fps
 from stream_detector.capture.grabs import GrabResult, GrabStatus
 from stream_detector.capture.network_readers import ALL_KEYS, NetworkReader
-from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import AnyPicture, DecodedPicture, Picture
+from stream_detector.capture.taps import PacketTap
 from stream_detector.config import CameraConfig, CaptureConfig
 from stream_detector.config.kinds import SOURCE_KINDS
 from stream_detector.config.source import Source, printable

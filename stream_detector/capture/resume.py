@@ -13,11 +13,11 @@ import threading
 
 import numpy as np
 
-from stream_detector.capture.packets import PacketTap
 from stream_detector.capture.picture import AnyPicture
 from stream_detector.capture.readers import GrabResult, Reader
 from stream_detector.capture.scene_cuts import RUN_UP
 from stream_detector.capture.stage import CameraStage
+from stream_detector.capture.taps import PacketTap
 from stream_detector.config import CameraConfig, Config
 from stream_detector.types import CameraStatus, Clock, DegradedCause, Frame, UInt8Array, Window, WindowRef
 

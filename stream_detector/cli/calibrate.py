@@ -218,7 +218,8 @@ def _as(own: CameraConfig | None, number: int, found: CameraConfig) -> CameraCon
     name = f"{slug(found.name)[:50]}-{number}"
     if own is None:
         return found.model_copy(update={"name": name})
-    return own.model_copy(update={"name": name, "source": found.source, "threshold": None, "evidence": False})
+    nothing_kept = {"evidence": False, "record": None, "record_source": None}
+    return own.model_copy(update={"name": name, "source": found.source, "threshold": None, **nothing_kept})
 
 
 def split(rows: Sequence[ScoreRow]) -> Series:

@@ -85,6 +85,11 @@ def cluster_config(config: Config, args: argparse.Namespace) -> Config:
         raise ConfigError(
             "--web and --metrics-port belong to a single machine; Ray's dashboard shows a cluster's metrics"
         )
+    recorded = [camera.name for camera in config.cameras if camera.record == "always"]
+    if recorded:
+        raise ConfigError(
+            f'camera {recorded[0]}: record = "always" belongs to a single machine; leave it out in a cluster'
+        )
     names = {camera.name for camera in config.cameras}
     for camera, tag in parse_near(args.near).items():
         if camera not in names or not tag:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from stream_detector.capture.bgr import MaskPainter
-from stream_detector.capture.packets import FullPicture
+from stream_detector.capture.taps import FullPicture
 from stream_detector.evidence.camera_tap import CameraTap
 from stream_detector.evidence.clip import PacketCursor
 from stream_detector.evidence.snapshot import decode_key, write_snapshot

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from stream_detector.capture.packets import Connection, FullPicture, PacketRing
+from stream_detector.capture.packets import Connection, PacketRing
+from stream_detector.capture.taps import FullPicture
 from stream_detector.config import EvidenceConfig
 from stream_detector.evidence.transcode import UPRIGHT
 
@@ -22,7 +23,7 @@ _LATE_S = 10.0  # a decision may come so much later than what it decides about
 
 
 class CameraTap:
-    """One camera's ring and pictures; implements `capture.packets.CameraTap`.
+    """One camera's ring and pictures; implements `capture.taps.CameraTap`.
 
     shift_s: added to the media time of its capture thread, for a camera that goes on in another host.
     """
@@ -35,7 +36,7 @@ class CameraTap:
         self._pictures: deque[tuple[float, FullPicture]] = deque(maxlen=_PICTURES)
 
     def connection(self) -> TappedConnection:
-        """See `capture.packets.CameraTap`."""
+        """See `capture.taps.CameraTap`."""
         made = TappedConnection(self)
         self.ring.use(made)
         return made
@@ -63,7 +64,7 @@ class CameraTap:
 
 
 class TappedConnection(Connection):
-    """A connection whose pictures are held, too. Implements `capture.packets.TapConnection`."""
+    """A connection whose pictures are held, too. Implements `capture.taps.TapConnection`."""
 
     def __init__(self, tap: CameraTap) -> None:
         super().__init__(tap.ring)
@@ -71,11 +72,11 @@ class TappedConnection(Connection):
         self._due_s = float("-inf")
 
     def place(self, stamp_s: float | None, media_s: float) -> None:
-        """See `capture.packets.TapConnection`."""
+        """See `capture.taps.TapConnection`."""
         super().place(stamp_s, media_s + self._tap.shift_s)
 
     def picture(self, media_s: float, picture: FullPicture) -> None:
-        """See `capture.packets.TapConnection`."""
+        """See `capture.taps.TapConnection`."""
         media_s += self._tap.shift_s
         self._tap.turned = getattr(picture, "turned", UPRIGHT)
         self._tap.hold(media_s, picture)

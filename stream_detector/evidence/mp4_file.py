@@ -14,7 +14,8 @@ from typing import Any
 
 import av
 
-from stream_detector.capture.packets import EncodedPacket, PacketRun, StreamForm, decode_times, open_form
+from stream_detector.capture.packets import EncodedPacket, PacketRun, decode_times
+from stream_detector.capture.stream_form import StreamForm, open_form
 from stream_detector.evidence.part_files import finish_part, forget_part, new_part
 
 # A fragment at every key frame and at least every two seconds; the index (moov) comes first and is never touched again.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream_detector.capture.bgr import MaskPainter
-from stream_detector.capture.packets import StreamForm
+from stream_detector.capture.stream_form import StreamForm
 from stream_detector.config import CameraConfig, Config
 from stream_detector.evidence.alarm_snapshot import AlarmSnapshot
 from stream_detector.evidence.camera_tap import CameraTap
@@ -123,19 +123,19 @@ class ClipRecorder:
                     held.main = CameraTap(self._config.evidence)
                 if camera.mask:
                     held.painters = MaskPainter(camera.mask), MaskPainter(camera.mask)
-                if camera.record == "always":
+                if camera.record == "always" and camera.source.live:
                     self._record(held)
             return held.main if main and held.main is not None else held.tap
 
     def main_offset(self, camera: str) -> float | None:
-        """See `capture.packets.Taps`."""
+        """See `capture.taps.Taps`."""
         held = self._cameras.get(camera)
         # Without the shift: the main stream's own tap adds it.
         offset_s = None if held is None else held.tap.ring.wall_offset()
         return None if held is None or offset_s is None else offset_s - held.tap.shift_s
 
     def trouble(self, camera: str, sentence: str) -> None:
-        """See `capture.packets.Taps`."""
+        """See `capture.taps.Taps`."""
         self._report(Trouble(f"main {camera}", sentence))
 
     def command(self, command: Command) -> None:

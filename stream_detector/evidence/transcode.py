@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
-from stream_detector.capture.packets import EncodedPacket, PacketRun, open_form
+from stream_detector.capture.packets import EncodedPacket, PacketRun
+from stream_detector.capture.stream_form import open_form
 from stream_detector.evidence.part_files import finish_part, forget_part, new_part
 from stream_detector.types import UInt8Array
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _LOSS_REPORT_S = 10.0
 _LOOK_S = 60.0  # between two looks at the clocks
 _RETENTION_S = 600.0
+_MOST_OPEN = 1000
 
 
 class EvidenceWriter:
@@ -63,7 +64,7 @@ class EvidenceWriter:
         self._lock = threading.Lock()  # the next three
         self._reported: set[str] = set()
         self._loss_reported_s = float("-inf")
-        self._open: set[str] = set()  # stems of alarms whose files are being written
+        self._open: dict[str, None] = {}  # stems of alarms whose files are being written
         self._tidy = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
@@ -85,7 +86,9 @@ class EvidenceWriter:
         """
         stem = self._stem(camera, alarm_id)
         with self._lock:
-            self._open.add(stem)
+            self._open[stem] = None
+            if len(self._open) > _MOST_OPEN:  # those whose clip never came
+                del self._open[next(iter(self._open))]
         begins_s = at_media_s if begins_s is None else begins_s
         self._send(OpenClip(camera, alarm_id, stem, begins_s, at_media_s, score))
 
@@ -108,7 +111,7 @@ class EvidenceWriter:
         elif isinstance(report, FileWritten):
             with self._lock:
                 self._reported.clear()
-                self._open.discard(report.path.removesuffix(".mp4"))
+                self._open.pop(report.path.removesuffix(".mp4"), None)
             self._tidy.set()
         elif isinstance(report, Trouble):
             with self._lock:

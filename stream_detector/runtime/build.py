@@ -28,7 +28,7 @@ from stream_detector.runtime.controls import make_controls, restore_controls
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.pipeline import Pipeline
 from stream_detector.runtime.reload import Reloader
-from stream_detector.runtime.stages import DecisionModel, keeps_evidence, make_decider, plan_camera
+from stream_detector.runtime.stages import DecisionModel, is_recorded, keeps_evidence, make_decider, plan_camera
 from stream_detector.sinks.sink_threads import Sinks
 from stream_detector.system import signals
 from stream_detector.system.lock_file import claimed
@@ -61,7 +61,7 @@ def _keeps_evidence(config: Config) -> bool:
 
 
 def _records(config: Config) -> bool:
-    return any(camera.record == "always" for camera in config.cameras)
+    return any(is_recorded(camera) for camera in config.cameras)
 
 
 def check_outputs(config: Config) -> None:

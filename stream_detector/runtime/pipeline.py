@@ -35,7 +35,7 @@ from stream_detector.models.recipe import Recipe
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.decision_queue import DecisionQueue
 from stream_detector.runtime.overload import Load, LoadController
-from stream_detector.runtime.stages import scored
+from stream_detector.runtime.stages import is_recorded, scored
 from stream_detector.runtime.window_buffer import WindowBuffer
 from stream_detector.system.malloc import trim_malloc
 from stream_detector.telemetry.collector import Telemetry
@@ -177,7 +177,7 @@ class Pipeline:
         if self._stop.is_set():  # a stop that came before
             self._buffer.close()
         for camera, plan in self.cameras:
-            keep = plan.evidence or camera.record == "always"
+            keep = plan.evidence or is_recorded(camera)
             task = CameraTask(camera, plan.stride_frames, self.on_preview is not None, keep=keep)
             self._all[camera.name] = _Camera(plan, task)
         self._host = HostPool(

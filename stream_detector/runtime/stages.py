@@ -40,6 +40,11 @@ def keeps_evidence(camera: CameraConfig, config: Config) -> bool:
     return config.evidence.enabled or camera.evidence is True
 
 
+def is_recorded(camera: CameraConfig) -> bool:
+    """Whether everything that a camera sends is kept; a file is there already."""
+    return camera.record == "always" and camera.source.live
+
+
 def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraPlan:
     """Resolve one camera: its own settings win over the run's, the run's over the bundle's.
 
