@@ -133,12 +133,12 @@ class Lab:
         rows = []
         for notice in notices:
             if self.target.wants(notice):
-                hold_s, takes_back = self.target.hold_s(notice)
+                hold_s, (takes_back, alarm_id) = self.target.hold_s(notice), self.target.takes_back(notice)
                 utc = self.clock.utc()
                 if takes_back:
                     self.outbox.add(rows)
                     rows = []
-                    if self.outbox.cancel("here", notice.camera, takes_back, utc, utc):
+                    if self.outbox.cancel("here", notice.camera, takes_back, utc, utc, alarm_id):
                         continue
                 rows.append(("here", self.target.lane(notice), notice, utc + hold_s if hold_s else 0.0))
         self.outbox.add(rows)
@@ -191,6 +191,7 @@ class Receiver:
         self.answers: deque[int] = deque()
         self.headers: dict[str, str] = {}
         self.hold: threading.Event | None = None
+        self.say = b""
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -203,8 +204,9 @@ class Receiver:
                     self.send_response(status)
                     for name, value in receiver.headers.items():
                         self.send_header(name, value)
-                    self.send_header("Content-Length", "0")
+                    self.send_header("Content-Length", str(len(receiver.say)))
                     self.end_headers()
+                    self.wfile.write(receiver.say)
 
             def log_message(self, *args: Any) -> None:
                 pass

@@ -140,7 +140,10 @@ class Delivery:
                         self._handle(item)
                     finally:
                         with self._outbox.changed:
-                            self._lane(item.lane).busy = False
+                            lane = self._lane(item.lane)
+                            lane.busy = False
+                            if not lane.fails:  # lanes come and go: what there is nothing to remember of is forgotten
+                                self._lanes.pop(item.lane, None)
                             self._outbox.changed.notify_all()
                 else:
                     with self._outbox.changed:

@@ -8,7 +8,7 @@ from typing import Any
 from stream_detector.bridges.notice import Notice
 
 MAX_PICTURE_BYTES = 8 << 20
-_SUFFIXES = {"snapshot": ".jpg", "clip": ".webm"}
+_SUFFIXES = {"snapshot": (".jpg",), "clip": (".mp4", ".webm")}
 
 
 class EvidenceFolder:
@@ -32,7 +32,7 @@ class EvidenceFolder:
                 real = path.resolve()
             except (OSError, RuntimeError):
                 continue
-            if real.is_relative_to(self._folder) and real.suffix == _SUFFIXES[kind]:
+            if real.is_relative_to(self._folder) and real.suffix in _SUFFIXES[kind]:
                 return real
         return None
 

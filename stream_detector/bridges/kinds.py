@@ -178,9 +178,13 @@ class Target:
         """Notices of one lane are delivered one after another; a camera's name unless there is a reason."""
         return notice.camera or "_detector"
 
-    def hold_s(self, notice: Notice) -> tuple[float, str]:
-        """(seconds to wait before it is delivered, `what` of a waiting notice of its camera that it takes back)."""
-        return 0.0, ""
+    def hold_s(self, notice: Notice) -> float:
+        """Seconds to wait before it is delivered."""
+        return 0.0
+
+    def takes_back(self, notice: Notice) -> tuple[str, str]:
+        """(`what`, id of the alarm or "") of a waiting notice of its camera that it takes back; ("", "") for none."""
+        return "", ""
 
     def admit(self, notice: Notice) -> Admission:
         """Called when a notice is due."""

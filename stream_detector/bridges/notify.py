@@ -65,6 +65,7 @@ class NotifySettings(TargetSettings):
     quiet: str = ""  # "22:00-07:00"
     quiet_below: SeverityName = "high"  # what is less severe waits for the end of the quiet hours
     time_zone: Annotated[str, AfterValidator(_zone_name)] = ""  # IANA name; "": that of the system
+    hold_s: Seconds = 0.0  # an alarm waits so long for a verdict; "false" and "benign" take the message back
     offline_s: Seconds = 30.0  # a camera must be away for so long
 
     @model_validator(mode="after")
@@ -105,6 +106,8 @@ class Notify(Target):
 
     def wants(self, notice: Notice) -> bool:
         """Changes only, of the severities asked for; the end of an alarm is judged when it is due."""
+        if notice.kind == "verdict" and self._given.hold_s and self.takes_back(notice)[0]:
+            return not self._given.cameras or notice.camera in self._given.cameras
         if not super().wants(notice) or (notice.kind == "alarm" and notice.what == "update"):
             return False
         if notice.kind == "camera" and not notice.what:
@@ -117,20 +120,28 @@ class Notify(Target):
         return over or notice.severity in self._given.severities
 
     def lane(self, notice: Notice) -> str:
-        """Camera states wait (`offline_s`), so they must not stand before alarms."""
+        """What waits (camera states, alarms that are verified) must not stand before anything else."""
+        if notice.kind == "alarm" and self._given.hold_s:
+            return f"{notice.camera}/{notice.body.get('id')}"
         return f"{notice.camera}/state" if notice.kind == "camera" else super().lane(notice)
 
-    def hold_s(self, notice: Notice) -> tuple[float, str]:
-        """A camera that comes back in time takes its `offline` back."""
-        if notice.kind != "camera":
-            return 0.0, ""
-        return (self._given.offline_s if notice.what == "offline" else 0.0), (
-            "offline" if notice.what == "online" else ""
-        )
+    def hold_s(self, notice: Notice) -> float:
+        """A camera may come back in time, an alarm may be judged in time."""
+        if notice.kind == "alarm" and notice.what == "start":
+            return self._given.hold_s
+        return self._given.offline_s if notice.kind == "camera" and notice.what == "offline" else 0.0
+
+    def takes_back(self, notice: Notice) -> tuple[str, str]:
+        """A camera's return takes back its `offline`, a verdict of no interest the start of its alarm."""
+        if notice.kind == "verdict" and notice.what in ("false", "benign"):
+            return "start", str(notice.body.get("id"))
+        return ("offline", "") if notice.kind == "camera" and notice.what == "online" else ("", "")
 
     def admit(self, notice: Notice) -> Admission:
         """Quiet hours, cooldown, and ends of alarms that nobody was told of."""
         memory, utc = self.context.memory, self.context.clock.utc()
+        if notice.kind == "verdict" and "verdict" not in self._given.notices:
+            return Admission("drop")  # it came too late to take anything back
         if notice.what == "end":
             told = notice.body.get("id") in (memory.get("told") or [])
             return DELIVER if told and self._given.over else Admission("drop")

@@ -163,14 +163,15 @@ class Outbox:
             self._commit()
             self.changed.notify_all()
 
-    def cancel(self, target: str, camera: str, what: str, after_utc: float, now_utc: float) -> bool:
-        """Take back a notice that is not due before `after_utc`; whether there was one."""
+    def cancel(self, target: str, camera: str, what: str, after_utc: float, now_utc: float, alarm: str = "") -> bool:
+        """Take back a notice that is not due before `after_utc`; whether there was one. alarm: its id, "" for any."""
         query = (
             "UPDATE items SET state=1, done_utc=? WHERE target=? AND state=0 AND camera=? AND what=? AND attempts=0"
-            " AND due_utc>?"
+            " AND due_utc>? AND (?='' OR json_extract(body, '$.id')=?)"
         )
+        values = (now_utc, target, camera, what, after_utc, alarm, alarm)
         with self.changed:
-            found = self._do(lambda: self._db.execute(query, (now_utc, target, camera, what, after_utc))).rowcount
+            found = self._do(lambda: self._db.execute(query, values)).rowcount
             self._commit()
         return bool(found)
 

@@ -218,11 +218,11 @@ class BridgeProcess:
             target = delivery.target
             if not target.wants(notice):
                 continue
-            hold_s, takes_back = target.hold_s(notice)
+            hold_s, (takes_back, alarm) = target.hold_s(notice), target.takes_back(notice)
             if takes_back:
                 if before:  # the notice to take back may still be on its way to the outbox
                     self.outbox.add(before)
-                if self.outbox.cancel(name, notice.camera, takes_back, utc, utc):
+                if self.outbox.cancel(name, notice.camera, takes_back, utc, utc, alarm):
                     continue
             yield name, target.lane(notice), notice, utc + hold_s if hold_s else 0.0
 

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
+import logging
 import socket
 import ssl
 import threading
@@ -26,9 +27,12 @@ from pydantic import AfterValidator, SecretStr
 from stream_detector.bridges.address_rules import AddressError, Network, parse_networks, resolve
 from stream_detector.bridges.kinds import DeliveryError, SecretText, Target, TargetContext, TargetSettings
 from stream_detector.bridges.notice import Notice
-from stream_detector.errors import ConfigError
-from stream_detector.events.protocol import encode
+from stream_detector.errors import ConfigError, StreamDetectorError
+from stream_detector.events.protocol import decode_object, encode
+from stream_detector.events.writes import parse_write
 from stream_detector.system.version import version
+
+log = logging.getLogger(__name__)
 
 WEBHOOK_SCHEMA = "stream-detector.webhook/1"
 _AWAY = (408, 425, 429, 502, 503, 504)
@@ -48,6 +52,7 @@ class WebhookSettings(TargetSettings):
     url: SecretText  # its path or query may hold a secret, so only scheme, host and port are ever shown
     secret: SecretText | None = None  # of the signature; without it nothing is signed
     token: SecretText | None = None  # sent as `Authorization: Bearer …`
+    verify: bool = False  # the answer to the start of an alarm may be a verdict, which is written to the detector
     allow: Annotated[tuple[str, ...], AfterValidator(_networks)] = ()  # networks; (): public addresses only
     ca_file: Path | None = None  # certificates to trust in place of the system's
 
@@ -99,10 +104,12 @@ class Webhook(Target):
     def deliver(self, notice: Notice) -> Mapping[str, Any]:
         """POST it. Raises DeliveryError."""
         body = self.body(notice, picture=self._given.snapshot)
-        status, retry_s = self._post(body, self._headers(notice, body))
+        status, retry_s, said = self._post(body, self._headers(notice, body))
         if status == 413 and self._given.snapshot:  # too large: the event matters more than its picture
             body = self.body(notice, picture=False)
-            status, retry_s = self._post(body, self._headers(notice, body))
+            status, retry_s, said = self._post(body, self._headers(notice, body))
+        if 200 <= status < 300 and self._given.verify and notice.kind == "alarm" and notice.what == "start":
+            self._verdict(notice, said)
         if 200 <= status < 300:
             return {}
         if status in _AWAY:
@@ -110,6 +117,20 @@ class Webhook(Target):
         if status >= 500:
             raise DeliveryError("failed", f"answered {status}", retry_s)
         raise DeliveryError("refused", f"answered {status}" + (", a redirect" if 300 <= status < 400 else ""))
+
+    def _verdict(self, notice: Notice, said: bytes) -> None:
+        """Write the verdict that an answer holds. Whatever is wrong with it counts as silence."""
+        try:
+            answer = decode_object(said, _READ_BYTES, "answer") if said.strip() else {}
+            if "verdict" not in answer:
+                return
+            place = {"camera": notice.camera, "id": notice.body.get("id"), "alarm_epoch": notice.epoch}
+            told = {"note": str(answer.get("note", ""))[:500], "by": str(answer.get("by", self.context.name))[:64]}
+            value = {"kind": "verdict", "verdict": answer["verdict"], **place, **told}
+            parse_write(value)
+            self.context.write(value)
+        except StreamDetectorError as error:
+            log.warning("%s: the verifier's answer was not taken: %s", self.context.name, error)
 
     def body(self, notice: Notice, picture: bool) -> bytes:
         """The JSON that is sent; the same at every try but for the picture, which may come later."""
@@ -144,8 +165,8 @@ class Webhook(Target):
             headers["Authorization"] = f"Bearer {self._given.token.get_secret_value()}"
         return headers
 
-    def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
-        """(status, Retry-After in seconds) of an answer. Raises DeliveryError."""
+    def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, float, bytes]:
+        """(status, Retry-After in seconds, body) of an answer. Raises DeliveryError."""
         try:
             addresses = resolve(self._host, self._port, self._allowed)
         except AddressError as error:
@@ -167,15 +188,15 @@ class Webhook(Target):
 
     def _exchange(
         self, connection: http.client.HTTPSConnection, body: bytes, headers: dict[str, str]
-    ) -> tuple[int, float]:
+    ) -> tuple[int, float, bytes]:
         over = threading.Timer(self._given.timeout_s, _hang_up, (connection,))  # a server that drips holds nobody up
         over.daemon = True
         over.start()
         try:
             connection.request("POST", self._path, body, headers)
             answer = connection.getresponse()
-            answer.read(_READ_BYTES)
-            return answer.status, _seconds(answer.headers.get("Retry-After"))
+            said = answer.read(_READ_BYTES)
+            return answer.status, _seconds(answer.headers.get("Retry-After")), said
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             raise DeliveryError("unknown", _why(error)) from None
         finally:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
-_SPAN = re.compile(r"(\d\d:\d\d)-(\d\d:\d\d)")
+_SPAN = re.compile(r"((?:[01]\d|2[0-3]):[0-5]\d)-((?:[01]\d|2[0-3]):[0-5]\d)")
 _EVERY_DAY = frozenset(range(7))
 _MIDNIGHT = time(0, 0)
 

@@ -39,13 +39,19 @@ def test_the_program_gets_the_event_and_the_paths_and_no_secret(
 ) -> None:
     lab = lab_of(tmp_path, monkeypatch)
     snapshot = lab.evidence / "gate" / "x.jpg"
-    notice = alarm(3, evidence={"clip": None, "snapshot": str(snapshot)})
+    clip = snapshot.with_suffix(".mp4")
+    notice = alarm(3, evidence={"clip": str(clip), "snapshot": str(snapshot)})
     lab.add(notice)
     lab.run()
     (entry,) = entries(tmp_path)
     assert entry["event"] == notice.body and entry["argv"] == ["a b; c"]
     env = entry["env"]
-    assert (env["SD_CAMERA"], env["SD_WHAT"], env["SD_SEVERITY"], env["SD_CLIP"]) == ("gate", "start", "high", "")
+    assert (env["SD_CAMERA"], env["SD_WHAT"], env["SD_SEVERITY"], env["SD_CLIP"]) == (
+        "gate",
+        "start",
+        "high",
+        str(clip),
+    )
     assert env["SD_SNAPSHOT"] == str(snapshot) and env["SD_KEY"] == notice.key
     assert "HOOK_PASSWORD" not in env
     lab.outbox.close()

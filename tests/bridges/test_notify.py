@@ -164,6 +164,37 @@ def test_a_channel_that_takes_nothing_is_waited_for_and_then_told_in_one_message
     lab.outbox.close()
 
 
+def verdict(lab: Lab, seq: int, alarm_seq: int, word: str, camera: str = "gate") -> Notice:
+    body = {"id": f"{alarm_seq:032x}", "verdict": word, "by": "vlm", "note": "", "emitted_utc": ""}
+    return Notice(f"v1/verdict/{camera}/", "0" * 16, seq, "verdict", camera, word, lab.clock.utc(), body)
+
+
+def test_a_verdict_in_time_takes_a_message_back_and_a_late_one_or_none_does_not(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, hold_s=20)
+    lab.add(*(now_alarm(lab, seq) for seq in (1, 2, 3, 4)))
+    lab.run(10.0)
+    assert titles(lab) == []
+    lab.add(verdict(lab, 1, 1, "false"), verdict(lab, 2, 2, "true"), verdict(lab, 3, 4, "benign"))
+    lab.add(*(now_alarm(lab, 10 + seq, what="end", id=f"{seq:032x}") for seq in (1, 2)))
+    lab.restart()
+    lab.run(11.0)
+    assert titles(lab) == ["gate: alarm", "gate: alarm", "gate: alarm over"]  # of 2 and 3; 1 and 4 were taken back
+    lab.add(verdict(lab, 4, 3, "false"))
+    lab.run(60.0)
+    assert len(titles(lab)) == 3 and lab.outbox.waiting() == 0 and not lab.letters()
+    lab.outbox.close()
+
+
+def test_an_alarm_that_waits_for_a_verdict_holds_no_other_up(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path, hold_s=20, offline_s=0)
+    lab.add(now_alarm(lab, 1), camera_notice(1, "covered", utc=lab.clock.utc()))
+    lab.run(1.0)
+    assert titles(lab) == ["gate shows no usable picture"]
+    lab.run(20.0)
+    assert titles(lab)[1:] == ["gate: alarm"]
+    lab.outbox.close()
+
+
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
     made = Receiver(tmp_path, tls=False)

@@ -222,9 +222,15 @@ def test_a_full_outbox_stops_reading_and_loses_nothing(bench: Bench, tmp_path: P
     delivery.target.script.extend(["unreachable"] * 3)
     for number in range(10):
         bench.publisher.alarm(an_event(id=f"{number:032x}"))
-    for _ in range(20):
+
+    def is_full() -> bool:
         bench.tick(0.05)
-        bench.publisher.service()
+        life.bridge.subscriber._socket.poll(2)
+        life.bridge.step(0.0)
+        return life.bridge.outbox.waiting("one") >= 3
+
+    bench.until(is_full)
+    for _ in range(20):
         life.bridge.step(0.0)
     held = life.bridge.outbox.waiting("one")
     assert 3 <= held <= 3 + 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import hmac
 import ipaddress
@@ -182,6 +183,41 @@ def test_a_receiver_that_is_away_is_out_of_reach(tmp_path: Path, receiver: Recei
     with pytest.raises(DeliveryError) as caught:
         lab.target.deliver(alarm(1))
     assert caught.value.verdict == "unreachable" and str(receiver.port) not in str(caught.value)
+    lab.outbox.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        (b'{"verdict": "false", "note": "a cat", "by": "vlm"}', "false"),
+        (b"", None),
+        (b"no JSON", None),
+        (b'{"verdict": "certainly"}', None),
+        (b'{"answer": 42}', None),
+    ],
+)
+def test_a_verifier_answers_with_a_verdict_and_anything_else_counts_as_silence(
+    tmp_path: Path, receiver: Receiver, said: bytes, word: str | None
+) -> None:
+    lab = lab_of(tmp_path, receiver, verify=True)
+    written: list[dict[str, Any]] = []
+    lab.target.context = dataclasses.replace(lab.target.context, write=lambda v: written.append(v) or {})
+    receiver.say = said
+    lab.add(alarm(1), alarm(2, what="end"))
+    lab.run()
+    assert len(receiver.posts) == 2 and not lab.letters()
+    assert [(w["verdict"], w["id"], w["by"]) for w in written] == ([(word, f"{1:032x}", "vlm")] if word else [])
+    lab.outbox.close()
+
+
+def test_a_verdict_that_may_not_be_written_is_logged_and_the_alarm_is_delivered(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab = lab_of(tmp_path, receiver, verify=True)
+    receiver.say = b'{"verdict": "false"}'
+    lab.add(alarm(1))
+    lab.run()
+    assert "the verifier's answer was not taken" in caplog.text and lab.outbox.waiting() == 0 and not lab.letters()
     lab.outbox.close()
 
 
