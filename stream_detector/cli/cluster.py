@@ -13,7 +13,6 @@ from stream_detector.cluster.merge import MAX_SHARDS
 from stream_detector.cluster.placement import parse_near
 from stream_detector.config import Config, build_config
 from stream_detector.config.source import Source
-from stream_detector.engines.bundle_choice import with_bundle
 from stream_detector.errors import ConfigError
 from stream_detector.system import signals
 from stream_detector.system.actor_pool import connected, import_ray
@@ -38,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run until the sources end or a signal comes."""
+    from stream_detector.engines.bundle_choice import with_bundle
     from stream_detector.models.bundle import Bundle
     from stream_detector.runtime.stages import plan_camera
 
