@@ -61,7 +61,7 @@ MEANINGS = {
     "capture.open_timeout_s": "a source that does not open within this time is tried again",
     "capture.read_timeout_s": "a read that takes longer is given up, and the source is opened again",
     "capture.backoff_max_s": "longest time between two attempts",
-    "capture.preview_fps": "pictures for the page and for evidence",
+    "capture.preview_fps": "pictures for the page",
     "batch.max_size": "windows scored at once; without: what suits the engine",
     "batch.max_wait_ms": "how long a window waits for others; without: what suits the engine",
     "picture_quality.enabled": "look for black, covered, blurred and frozen pictures and for missing windows",

@@ -106,6 +106,12 @@ class PacketRing:
         with self._lock:
             self._connection = connection
 
+    def set_limit(self, max_bytes: int) -> None:
+        """Hold at most so many bytes from now on."""
+        with self._lock:
+            self._max_bytes = max_bytes
+            self._trim()
+
     @property
     def held_bytes(self) -> int:
         """Held at the moment."""

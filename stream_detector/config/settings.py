@@ -58,9 +58,7 @@ class CaptureConfig(Section):
     host_memory_mb: Annotated[int, Field(ge=128, le=1_000_000)] = 1024  # a process that takes more is replaced
     host_silence_s: Annotated[float, Field(ge=1, le=600)] = 5.0  # so is one that gives no sign of life for so long
     preview_fps: Annotated[float, Field(ge=0, le=60)] = 6.0
-    preview_size: Annotated[int, Field(ge=64, le=1920)] = (
-        384  # long side, pixels; VP8 encodes such a picture in about 20 ms of one core
-    )
+    preview_size: Annotated[int, Field(ge=64, le=1920)] = 384  # long side of the pictures on the page, in pixels
 
 
 class WindowConfig(Section):

@@ -16,9 +16,9 @@ from stream_detector.evidence.transcode import UPRIGHT
 
 MADE_FPS = 12.5  # JPEGs a second of a source without packets
 _MADE_QUALITY = 88
-_PICTURES = 4
+_PICTURES = 3
 _SPACING_S = 0.3  # of media time, between two pictures that are held
-_PICTURE_BYTES = 24_000_000  # held of one camera, at 1.5 bytes a pixel (half of it, where only one fits)
+_PICTURE_BYTES = 12_000_000  # held of one camera, at 1.5 bytes a pixel (half of it, where only one fits)
 _LATE_S = 10.0  # a decision may come so much later than what it decides about
 
 

@@ -44,6 +44,7 @@ from stream_detector.types import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
+ALL_RINGS_BYTES = 400_000_000  # of one process: less than half of what a capture host may take (host_memory_mb)
 _TICK_S = 0.25  # between two looks at the rings while something is written
 _IDLE_S = 1.0
 _SILENCE_S = 5.0  # beyond post_s without a packet, an ended alarm's clip is closed
@@ -125,7 +126,15 @@ class ClipRecorder:
                     held.painters = MaskPainter(camera.mask), MaskPainter(camera.mask)
                 if camera.record == "always" and camera.source.live:
                     self._record(held)
+                self._share_memory()
             return held.main if main and held.main is not None else held.tap
+
+    def _share_memory(self) -> None:
+        """Bound all rings together, since a capture host that takes too much memory is replaced; under the lock."""
+        taps = [tap for held in self._cameras.values() for tap in (held.tap, held.main) if tap is not None]
+        limit = min(self._config.evidence.ring_bytes, ALL_RINGS_BYTES // len(taps))
+        for tap in taps:
+            tap.ring.set_limit(limit)
 
     def main_offset(self, camera: str) -> float | None:
         """See `capture.taps.Taps`."""

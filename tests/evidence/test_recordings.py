@@ -239,3 +239,57 @@ def test_a_recorder_is_made_for_a_host_of_its_own(tmp_path: Path) -> None:
     made = make_taps(RECORDER, config, lambda _report: None)
     assert isinstance(made, ClipRecorder) and made.close(WAIT_S)
     assert make_taps("", config, lambda _report: None) is None
+
+
+def test_a_rerun_leaves_the_clip_of_the_former_run(tmp_path: Path) -> None:
+    """The same alarm of the same file, played by two processes, and files of an earlier version beside them."""
+    source = tmp_path / "a.ts"
+    make_video(source, 8)
+    of_old = tmp_path / "evidence" / "gate" / f"{ID_1}.webm"
+    of_old.parent.mkdir(parents=True)
+    of_old.write_bytes(b"x" * 100)
+    clips = []
+    for epoch in ("a" * 16, "b" * 16):
+        rig = Rig(tmp_path / "evidence", epoch)
+        rig.fill(source)
+        rig.alarm(4.0, 5.0)
+        clips.append(rig.clip())
+        rig.close()
+    assert len({path.name for path in clips}) == 2 and all(path.is_file() for path in clips)
+    assert of_old.stat().st_size == 100
+    Rig(tmp_path / "evidence", max_bytes=1).close()  # retention knows the names of every version
+    assert [path.name for path in of_old.parent.iterdir()] == []
+
+
+@pytest.mark.parametrize(("age_days", "limit", "left"), [(0, 3500, 3), (10, 0, 0)])
+def test_retention_touches_only_its_own_files(age_days: int, limit: int, left: int, tmp_path: Path) -> None:
+    clock = FakeClock()
+    folder = tmp_path / "evidence" / "gate"
+    folder.mkdir(parents=True)
+    values = {"evidence": {"directory": folder.parent, "keep_days": 4, "max_bytes": limit}}
+    retention = Retention(build_config({**values, "recording": {"directory": tmp_path / "none"}}), clock)
+    for number, suffix in enumerate(("mp4", "webm", "jpg", "h264.mp4", "mp4", "mp4")):
+        path = folder / f"{number:032x}.{suffix}"
+        path.write_bytes(b"x" * 1000)
+        os.utime(path, (1000.0 + number, 1000.0 + number))
+    for name in ("holiday.jpg", "notes.mp4", ".lock"):
+        (folder / name).write_bytes(b"x" * 1000)
+    retention.apply()
+    clock.advance(age_days * 86_400.0)
+    retention.apply()
+    retention.close()
+    names = {path.name for path in folder.iterdir()}
+    assert {"holiday.jpg", "notes.mp4", ".lock"} <= names and len(names) == 3 + left
+
+
+def test_all_rings_of_a_process_share_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream_detector.evidence.recorder.ALL_RINGS_BYTES", 60_000)
+    source = tmp_path / "a.ts"
+    make_video(source, 20)
+    evidence = Rig(tmp_path / "evidence")
+    for name in ("gate", "yard"):
+        evidence.fill(source, name)
+    evidence.tap("yard")
+    assert sum(evidence.tap(name).ring.held_bytes for name in ("gate", "yard")) <= 60_000
+    assert all(evidence.tap(name).ring.held_bytes > 10_000 for name in ("gate", "yard"))
+    evidence.close()

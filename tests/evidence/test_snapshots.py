@@ -68,7 +68,7 @@ def test_pictures_that_are_held_are_bounded() -> None:
     tap = CameraTap(EvidenceConfig())
     for number in range(100):
         tap.hold(number / 25, ArrayPicture(picture(number, SIZE)))
-    assert len(tap._pictures) == 4
+    assert len(tap._pictures) == 3
     large = CameraTap(EvidenceConfig())
     for number in range(10):
         large.hold(float(number), ArrayPicture(picture(number, (3840, 2160))))
