@@ -120,6 +120,8 @@ class WriteSide:
         }
         self._journal_and_send(protocol.topic_of("control", body["camera"]), body)
         controls.take(write.camera, control)
+        if not self.last_controls:
+            self._controls_due_s = self._clock.monotonic() + REPEAT_S
         self.last_controls[str(body["camera"])] = body
         return body
 

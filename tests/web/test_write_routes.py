@@ -40,6 +40,9 @@ def writes(page: Page, alarm: dict[str, Any]) -> list[tuple[str, dict[str, Any]]
         (f"/api/alarms/{alarm['key']}/ack", {"note": "seen"}),
         (f"/api/alarms/{alarm['key']}/verdict", {"verdict": "false"}),
         ("/api/cameras/gate/miss", {"at_s": 1.0}),
+        ("/api/control", {"mode": "away"}),
+        ("/api/cameras/gate/control", {"mute_s": 60}),
+        ("/api/reload", {}),
         ("/api/tune/gate/write", {"threshold": 0.5, "smoothing": {"kind": "none"}}),
     ]
 
@@ -93,6 +96,24 @@ def test_a_session_of_a_viewer_does_not_write(tmp_path: Path) -> None:
         assert page.ask("/api/cameras/gate/miss", {"at_s": 1.0}, headers={"cookie": session}).status == 403
         raised = {"cookie": session, **bearer(ANN)}
         assert page.ask("/api/cameras/gate/miss", {"at_s": 1.0}, headers=raised).json()["author"] == "http:operator"
+
+
+def test_an_operator_sets_mode_mute_and_threshold_and_reads_the_file_again(tmp_path: Path) -> None:
+    with running(tmp_path) as page:
+        answer = page.ask("/api/control", {"mode": "away", "by": "Ann"})
+        assert answer.status == 200 and answer.json()["mode"] == "away" and answer.json()["author"]
+        told = page.ask("/api/cameras/gate/control", {"mute_s": 60, "threshold": 0.9}).json()
+        assert told["camera"] == "gate" and told["threshold"] == 0.9 and told["muted_until_utc"]
+        for path, body in (
+            ("/api/control", {"mode": "holiday"}),
+            ("/api/control", {}),
+            ("/api/cameras/gate/control", {"mode": "home"}),
+            ("/api/cameras/gate/control", {"threshold": 7}),
+            ("/api/reload", {}),  # this run has no file
+        ):
+            answer = page.ask(path, body)
+            assert answer.status in (400, 503) and answer.json()["error"], path
+        assert [body["mode"] for body in journalled(tmp_path, "control")] == ["away", None]
 
 
 def test_a_verdict_shows_is_filtered_exported_and_survives_a_restart(tmp_path: Path) -> None:
