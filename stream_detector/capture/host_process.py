@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import gc
 import importlib
 import logging
 import os
@@ -148,6 +149,7 @@ def main() -> None:
         resize = partial(make_views, recipe=setup.recipe)
         host = CaptureHost(setup.config, resize, setup.recipe.fps, output, share=lambda: slots.share, taps=taps)
         output.host = host
+        gc.freeze()  # what is imported stays: the collector need not look at it again and again
         threading.Thread(target=_report, args=(output, parent, over), name="report", daemon=True).start()
         threading.Thread(target=_wait_for_room, args=(output, wake), name="room", daemon=True).start()
         _serve(connection, output, host, taps)

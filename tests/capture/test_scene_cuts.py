@@ -86,3 +86,14 @@ def test_cells_are_the_sums_of_their_pixels(height: int, width: int, seed: int) 
 def test_cells_of_a_large_bright_picture_do_not_overflow() -> None:
     cells, pixels = cell_sums(np.full((1024, 1024, 3), 255, np.uint8))
     assert (cells == 255 * pixels).all()
+
+
+def test_calm_frames_are_passed_over_and_the_cut_after_them_is_found() -> None:
+    """A cut is measured against the frame right before it, also where that was too like its own to be looked at."""
+    first, second = scene(1), scene(2)
+    detector = SceneCutDetector()
+    frames = shown(first, 40) + shown(second, 10)
+    assert [number for number, frame in enumerate(frames) if detector.push(frame)] == [40]
+    slow = [np.clip(first[:112, :112].astype(int) + number // 4, 0, 255).astype(np.uint8) for number in range(60)]
+    detector = SceneCutDetector()
+    assert not any(detector.push(frame) for frame in slow)  # light that changes slowly, step by step
