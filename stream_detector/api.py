@@ -260,7 +260,11 @@ def row_of(decision: Decision) -> ScoreRow:
 
 
 # Nothing is written, bound or recorded.
-_OFFLINE: dict[str, Any] = {"publish": {"bind": "none", "ledger": None}, "evidence": {"enabled": False}}
+_OFFLINE: dict[str, Any] = {
+    "publish": {"bind": "none", "ledger": None},
+    "evidence": {"enabled": False},
+    "site": {"keep": False},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ How the bundles that ship with the detector are made (docs/models):
     average         averages two points of one distillation
     embed           distilled backbone → head, threshold, bundle and model card
     novelty         fits the novelty model of a bundle: it marks pictures of a kind that training did not show
+    anchors         adds features of the head's clips to a bundle; what a site adapts must keep their scores
     teacher-bundle  fits a head on the large network and writes a second bundle
 
 The reproduction of the paper (docs/reproduce.md):
@@ -48,6 +49,7 @@ COMMANDS = {
     "average": "recipes.embedded.average",
     "embed": "recipes.embedded.embed",
     "novelty": "recipes.embedded.novelty",
+    "anchors": "recipes.embedded.anchors",
     "teacher-bundle": "recipes.embedded.teacher_bundle",
     "search-head": "recipes.causal.search",
     "import-seed": "mil.import_seed",

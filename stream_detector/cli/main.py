@@ -34,6 +34,8 @@ COMMANDS = {
     "control": "set the mode, mute alarms, or change a threshold of a running detector",
     "reload": "let a running detector read its configuration again",
     "bridge": "carry alarms to a webhook, MQTT, people or a program",
+    "adapt": "fit an overlay to what a site remembers, and ask the gate",
+    "site": "what a site remembers and what is in service; promote, roll back",
     "calibrate": "choose a threshold from footage in which nothing happens",
     "models": "list, show, add, fetch and verify models",
     "report": "make an HTML page from scores and events",

@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     """Write one verdict."""
     if args.ledger and args.endpoint:
         raise UsageError("--ledger and --endpoint exclude each other; a running detector writes its journal itself")
-    by = args.by if args.by is not None else _account()
+    by = args.by if args.by is not None else account()
     if args.ledger:
         body = _into_journal(args, by)
     else:
@@ -66,7 +66,8 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _account() -> str:
+def account() -> str:
+    """The name of the account that runs this; "" if it has none."""
     with contextlib.suppress(OSError, KeyError, ImportError):
         return getpass.getuser()
     return ""
@@ -110,7 +111,7 @@ def _into_journal(args: argparse.Namespace, by: str) -> dict[str, Any]:
     clock = SystemClock()
     ledger = Ledger(path, clock=clock, keep_days=0, max_bytes=0)  # its retention is the detector's business
     try:
-        body = verdict_to_dict(write, f"file:{_account()}", ledger.epoch, 0, clock.utc())
+        body = verdict_to_dict(write, f"file:{account()}", ledger.epoch, 0, clock.utc())
         ledger.append(topic_of("verdict", write.camera), body)
         if ledger.degraded:
             raise LedgerError(f"the journal {str(path)!r} cannot be written; free or repair the disk")

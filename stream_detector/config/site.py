@@ -23,7 +23,7 @@ class SiteConfig(Section):
     """The memory of the site: features (no pictures) and scores, for `stream-detector adapt`."""
 
     keep: bool | None = None  # None: recordings given by path yes, cameras no
-    directory: Path = Path("runs/site")
+    directory: Path | None = None  # None: the folder `site` beside the journal
     window_hours: Seconds = 72.0  # every window for so long
     alarm_days: Seconds = 90.0  # surroundings of alarms, calm peaks, the sample of the calm
     max_bytes: Annotated[int, Field(ge=1_000_000)] = 2_000_000_000  # of the memory on disk, all cameras together

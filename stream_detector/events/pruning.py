@@ -112,7 +112,7 @@ def retain(db: sqlite3.Connection, now: Now, wall: WallClock, keep_s: float, max
     if doomed:
         with db:
             _delete(db, doomed[-1])
-        db.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+        db.executescript("PRAGMA incremental_vacuum(1000)")  # `execute` would free one page only
 
 
 def _too_old(db: sqlite3.Connection, now: Now, keep_s: float) -> int:

@@ -4,6 +4,7 @@
     backbone.safetensors   float16 convolutions, float32 vectors; absent if `backbone.reference` names weights that
                            `weights.py` fetches and verifies
     head.safetensors       float32
+    anchors.safetensors    float16, if the manifest has `anchors`: features of clips that the head was fitted on
     novelty.safetensors    float32, if the manifest has a `novelty`: the novelty model (older bundles: familiar.*)
 
 A head is only valid with the backbone and the recipe that it was trained on. The fingerprint covers all three, and
@@ -22,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -39,6 +41,7 @@ from stream_detector.models.preprocess import Recipe
 MAX_MANIFEST_BYTES = 1_000_000
 SHIPPED = Path(__file__).parent / "bundles"  # found by the names of their folders, before any other place
 EMBEDDED = SHIPPED / "embedded"
+ANCHORS_FILE = "anchors.safetensors"
 NOVELTY_FILE, FORMER_NOVELTY_FILE = "novelty.safetensors", "familiar.safetensors"
 
 
@@ -51,6 +54,7 @@ class Bundle:
     backbone_state: dict[str, Tensor]
     head_state: dict[str, Tensor]
     novelty_state: dict[str, Tensor] | None = None
+    anchors_state: dict[str, Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -102,7 +106,7 @@ class Bundle:
         copied = {"name": self.manifest.name, **self.manifest.model_dump(mode="json", by_alias=True)}
         reference = self.manifest.backbone.reference
         backbone = None if reference else self.backbone_state
-        return write_bundle(directory, copied, backbone, self.head_state, self.novelty_state)
+        return write_bundle(directory, copied, backbone, self.head_state, self.novelty_state, self.anchors_state)
 
     @staticmethod
     def load(name_or_dir: str | Path) -> Bundle:
@@ -123,7 +127,13 @@ class Bundle:
             name = NOVELTY_FILE if (directory / NOVELTY_FILE).exists() else FORMER_NOVELTY_FILE
             path, limit = _inside(directory, name), expected_bytes(_empty_novelty_model(manifest))
             novelty_state = read_tensors(path, limit, manifest.novelty.sha256, BundleError)
-        bundle = Bundle(directory, manifest, state, head_state, novelty_state)
+        anchors_state = None
+        if manifest.anchors is not None:
+            limit = manifest.anchors.count * (2 * manifest.backbone.feature_dim + 3) + 4096
+            path = _inside(directory, ANCHORS_FILE)
+            anchors_state = read_tensors(path, limit, manifest.anchors.sha256, BundleError)
+            _check_anchors(anchors_state, manifest)
+        bundle = Bundle(directory, manifest, state, head_state, novelty_state, anchors_state)
         _, built, _ = bundle.build()  # checks every name, shape and kind of number
         novelty = bundle.build_novelty_model()
         if novelty is not None and float(novelty.spread) <= 0:
@@ -176,6 +186,7 @@ def write_bundle(
     backbone_state: Mapping[str, Tensor] | None,
     head_state: Mapping[str, Tensor],
     novelty_state: Mapping[str, Tensor] | None = None,
+    anchors_state: Mapping[str, Tensor] | None = None,
 ) -> Bundle:
     """Write a bundle, whole or not at all, replacing an older one at the same place; return it, loaded and verified.
 
@@ -205,6 +216,11 @@ def write_bundle(
         if novelty_state is not None:
             sha256 = write_tensors(partial / NOVELTY_FILE, novelty_state)
             manifest["novelty"] = {**manifest.get("novelty", {}), "sha256": sha256}
+        if anchors_state is not None:
+            sha256 = write_tensors(partial / ANCHORS_FILE, anchors_state)
+            manifest["anchors"] = {**manifest.get("anchors", {}), "sha256": sha256}
+        else:
+            manifest.pop("anchors", None)  # they belong to the head that they were made with
         checked = _validated(manifest)
         text = json.dumps(checked.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / "bundle.json").write_text(text + "\n", encoding="utf-8")
@@ -244,6 +260,15 @@ def _inside(directory: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(directory.resolve()):
         raise BundleError(f"{name} is a link that leaves its folder; put the file itself there")
     return path
+
+
+def _check_anchors(state: Mapping[str, Tensor], manifest: Manifest) -> None:
+    kinds = {"features": torch.float16, "abnormal": torch.uint8, "set": torch.int16}
+    count, dim = manifest.anchors.count if manifest.anchors else 0, manifest.backbone.feature_dim
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    right = {"features": (count, dim), "abnormal": (count,), "set": (count,)}
+    if shapes != right or {name: tensor.dtype for name, tensor in state.items()} != kinds:
+        raise BundleError(f"{ANCHORS_FILE} holds other arrays than the manifest says; make it again with the trainer")
 
 
 def _empty_novelty_model(manifest: Manifest) -> NoveltyModel:

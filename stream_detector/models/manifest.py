@@ -152,6 +152,14 @@ class NoveltyPart(Part):
     sha256: Sha256
 
 
+class AnchorsPart(Part):
+    """Features of clips that the head was fitted on (`adaptation.anchors`). sets: their names, by number."""
+
+    count: Annotated[int, Field(ge=1, le=100_000)]
+    sets: Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(min_length=1, max_length=100)]
+    sha256: Sha256
+
+
 class Manifest(Part):
     """The content of `bundle.json`. training, results, licences: free-form facts for the model card."""
 
@@ -164,6 +172,7 @@ class Manifest(Part):
     smoothing: SmoothingConfig = SmoothingConfig()
     threshold: ThresholdPart = ThresholdPart()
     novelty: NoveltyPart | None = Field(None, validation_alias=AliasChoices("novelty", "familiar"))  # the former key
+    anchors: AnchorsPart | None = None
     training: dict[str, Any] = {}
     results: dict[str, Any] = {}
     licences: dict[str, Any] = {}

@@ -6,6 +6,7 @@ Errors in the configuration (bundle, endpoint, paths) are raised here, before an
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from stream_detector.runtime.controls import make_controls, restore_controls
 from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.pipeline import Pipeline
 from stream_detector.runtime.reload import Reloader
+from stream_detector.runtime.site import HISTORY, SiteRun, kept_cameras, site_directory
 from stream_detector.runtime.stages import DecisionModel, is_recorded, keeps_evidence, make_decider, plan_camera
 from stream_detector.sinks.sink_threads import Sinks
 from stream_detector.system import signals
@@ -54,6 +56,7 @@ class Run:
     publisher: Publisher
     pipeline: Pipeline
     ledger: Ledger
+    site: SiteRun | None = None
 
 
 def _keeps_evidence(config: Config) -> bool:
@@ -152,6 +155,10 @@ def build_run(
             if on_event is not None:
                 on_event(body)
 
+        site = _build_site(config, bundle, plans, ledger, publisher, clock, own_engine=engine is None)
+        if site:
+            stack.callback(site.close)
+            telemetry.rates = site.rates
         novelty = engine is None  # the features of another engine may be of another kind
         signals.check()
         engine = engine or load_engine(bundle, config.engine)
@@ -174,9 +181,12 @@ def build_run(
             on_event=on_alarm,
             on_decision=on_decision,
             controls=controls,
+            site=site,
         )
         if reload is not None:
             publisher.on_reload = Reloader(config, bundle, plans, controls, decider, reload)
+        if site:
+            site.swap = decider.set_overlay
         pipeline = Pipeline(
             config=config,
             cameras=tuple(zip(config.cameras, plans, strict=True)),
@@ -196,4 +206,52 @@ def build_run(
         if evidence:
             evidence.send_to(pipeline.command)
             stack.callback(evidence.close, TIDY_S)
-        yield Run(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger)
+        yield Run(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger, site)
+
+
+def _build_site(
+    config: Config,
+    bundle: Bundle,
+    plans: tuple[CameraPlan, ...],
+    ledger: Ledger,
+    publisher: Publisher,
+    clock: Clock,
+    *,
+    own_engine: bool,
+) -> SiteRun | None:
+    """What the site decides; None where nothing of it may be kept and nothing is there.
+
+    own_engine: whether the bundle's own engine gives the features; those of another one are kept only if asked for.
+    """
+    directory = site_directory(config)
+    if directory is None:
+        return None
+    keep = (own_engine or config.site.keep is True) and bool(kept_cameras(config))
+    if not keep and not (directory / "service.json").exists():
+        return None
+    rows = ledger.events_after(0, "v1/site/", HISTORY)
+    site = SiteRun(
+        config,
+        directory,
+        bundle=bundle.fingerprint,
+        dim=bundle.manifest.backbone.feature_dim,
+        epoch=ledger.epoch,
+        events=publisher,
+        history=[json.loads(row.text) for _, row in rows],
+        clock=clock,
+        keep=keep,
+    )
+    if site.keeper is not None:
+        site.keeper.remember("plan", {plan.name: _plan_facts(plan) for plan in plans})
+    publisher.on_written, publisher.on_command = site.written, site.command
+    return site
+
+
+def _plan_facts(plan: CameraPlan) -> dict[str, Any]:
+    """What `adapt` must know of a run: how it decides without an overlay."""
+    return {
+        "threshold": plan.threshold,
+        "smoothing": plan.smoothing.kind,
+        "time_constant_s": plan.smoothing.time_constant_s,
+        "alarm": plan.alarm.model_dump(mode="json"),
+    }

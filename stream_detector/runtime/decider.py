@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, Protocol, TypedDict
 
+import numpy as np
+
+from stream_detector.adaptation.overlay import Overlay
 from stream_detector.alarms.schedule import Effective
 from stream_detector.alarms.severity import severity
 from stream_detector.alarms.smoothing import make_smoother, smooth_on
@@ -31,6 +34,7 @@ from stream_detector.types import (
     Decision,
     EndReason,
     EventSink,
+    Float32Array,
     Score,
     Timing,
     WindowRef,
@@ -89,6 +93,32 @@ class DeciderParts(TypedDict):
     on_event: NotRequired[Callable[[dict[str, Any]], None] | None]
     on_decision: NotRequired[Callable[[Decision], None] | None]
     controls: NotRequired[DecisionControls | None]
+    site: NotRequired[Site | None]
+
+
+class Site(Protocol):
+    """What the decider asks of `site.SiteRun`; none of it blocks."""
+
+    def overlay(self, camera: str) -> Overlay | None: ...
+
+    def window(self, score: Score, base: float, alarmed: bool) -> None: ...
+
+    def event(self, body: dict[str, Any]) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+def adjusted(overlay: Overlay, features: Float32Array, base: float) -> float:
+    """The score of one window with an overlay. features: (D,).  base: the bundle's score."""
+    return float(overlay.adjust(features[None], np.array([base]))[0])
+
+
+def with_overlay(plan: CameraPlan, overlay: Overlay | None) -> CameraPlan:
+    """The plan of a camera whose overlay decides: its threshold and smoothing win over the configuration's."""
+    if overlay is None:
+        return plan
+    smoothing = SmoothingConfig(kind="ema", time_constant_s=overlay.time_constant_s)
+    return dataclasses.replace(plan, threshold=overlay.threshold, smoothing=smoothing)
 
 
 class Decider:
@@ -111,12 +141,13 @@ class Decider:
         controls: DecisionControls | None = None,
         make_head: Callable[[], StreamingHead] | None = None,
         make_novelty_monitor: Callable[[], NoveltyMonitor] | None = None,
+        site: Site | None = None,
     ) -> None:
         """Create a decider.
 
         make_head: makes a scorer for one camera, for bundles whose head has a state.  make_novelty_monitor: makes a
         monitor for one camera, for bundles with a novelty model.  controls: schedules, modes, and what operators set;
-        None: each camera's own threshold holds all the time.
+        None: each camera's own threshold holds all the time.  site: overlays in service, and the site's memory.
         """
         self._controls = controls
         self._effective: dict[str, Effective] = {}
@@ -128,11 +159,15 @@ class Decider:
         self._on_event = on_event
         self._on_decision = on_decision
         self._epoch = epoch
+        self._site, self._fingerprint = site, fingerprint
+        self._planned = {plan.name: plan for plan in plans}  # without overlays
+        self._overlays = {plan.name: site.overlay(plan.name) for plan in plans} if site else {}
+        plans = tuple(with_overlay(plan, self._overlays.get(plan.name)) for plan in plans)
         self._plans = {plan.name: plan for plan in plans}
         self._smoothers = {p.name: make_smoother(p.smoothing) for p in plans}
         self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
         self._novelty_monitors = {plan.name: make_novelty_monitor() for plan in plans} if make_novelty_monitor else {}
-        self._rules = {plan.name: self._rule(plan, fingerprint) for plan in plans}
+        self._rules = {plan.name: self._rule(plan) for plan in plans}
         self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
         now_s = self._tick_s = clock.monotonic()
         self._quality_monitors = {
@@ -148,7 +183,10 @@ class Decider:
         ref = score.ref
         plan = self._plans[ref.camera]
         recorder = self._evidence if plan.evidence else None
-        score = dataclasses.replace(score, raw=self._raw(score), features=None)
+        seen, base = score, self._raw(score)
+        overlay = self._overlays.get(ref.camera)
+        raw = adjusted(overlay, score.features, base) if overlay and score.features is not None else base
+        score = dataclasses.replace(score, raw=raw, features=None)
         smoothed = smooth_on(self._smoothers[ref.camera], ref.start_s, ref.end_s, score.raw, ref.degraded)
         threshold = self._adjust(plan, ref)
         decision, event = self._rules[ref.camera].step(score, smoothed)
@@ -168,6 +206,8 @@ class Decider:
             self._send_detail(plan, self._quality_monitors[plan.name].scored(ref, decided_s), ref.end_s)
         if self._scores:
             self._scores.write(decision)
+        if self._site:
+            self._site.window(seen, base, decision.alarmed)
         if self._on_decision:
             self._on_decision(decision)
 
@@ -184,11 +224,29 @@ class Decider:
         return threshold
 
     def set_threshold(self, camera: str, threshold: float) -> None:
-        """Use another threshold as the camera's own from the next window on."""
+        """Use another threshold as the camera's own from the next window on; that of an overlay in service stays."""
+        self._planned[camera] = dataclasses.replace(self._planned[camera], threshold=threshold)
+        if self._overlays.get(camera) is not None:
+            return
         self._plans[camera] = dataclasses.replace(self._plans[camera], threshold=threshold)
         rule = self._rules[camera]
         if self._controls is None and isinstance(rule, AdjustableRule):
             rule.set_threshold(threshold)
+
+    def set_overlay(self, camera: str, overlay: Overlay | None) -> None:
+        """Decide with another overlay from the next window on; None: with the bundle alone.
+
+        An open alarm ends (`normal`): it was the former model's. The smoothed score goes on.
+        """
+        before = self._plans[camera]
+        self._finish(before, "normal")
+        self._overlays[camera] = overlay
+        plan = self._plans[camera] = with_overlay(self._planned[camera], overlay)
+        smoother = make_smoother(plan.smoothing)
+        if plan.smoothing.kind == before.smoothing.kind:
+            smoother.restore(self._smoothers[camera].state())
+        self._smoothers[camera] = smoother
+        self._rules[camera] = self._rule(plan)
 
     def status(self, status: CameraStatus) -> None:
         """Process a state change of a camera; the alarm of a lost live camera ends."""
@@ -210,6 +268,8 @@ class Decider:
         self._telemetry.decision_loop_passed()
         for name, monitor in self._quality_monitors.items():
             self._send_detail(self._plans[name], monitor.tick(now_s), None)
+        if self._site:
+            self._site.tick()
 
     def ended(self, camera: str, failed: bool) -> None:
         """End a camera that gives no more windows: a file at its end (`normal`), or a source that is lost for good."""
@@ -258,7 +318,9 @@ class Decider:
             head.reset()
         return head.step(score.features)
 
-    def _rule(self, plan: CameraPlan, fingerprint: str) -> AlarmRule:
+    def _rule(self, plan: CameraPlan) -> AlarmRule:
+        overlay = self._overlays.get(plan.name)
+        fingerprint = f"{self._fingerprint}+{overlay.fingerprint}" if overlay else self._fingerprint
         # A replay of a file repeats its ids; window 7 of a live camera today is another window than yesterday.
         run = self._epoch if plan.live else ""
         return make_alarm_rule(
@@ -298,6 +360,8 @@ class Decider:
         body = self._sink.alarm(event)
         self._telemetry.stage("publish", (self._clock.monotonic() - decided_s) * 1e3)  # includes the journalling
         self._telemetry.event(body)
+        if self._site:
+            self._site.event(body)
         if self._evidence and plan.evidence:
             self._record(self._evidence, event, score)
         if self._on_event:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stream_detector.telemetry.snapshot import (
@@ -133,6 +133,7 @@ class Telemetry:
         self._scored_s: float | None = None
         self._decision_loop_s: float | None = None
         self._over = False
+        self.rates: Callable[[], dict[str, dict[str, Any]]] = dict  # what is known of the cameras' false alarms
 
     def decision_loop_passed(self) -> None:
         """The decision thread has completed one pass of its loop."""
@@ -275,6 +276,7 @@ class Telemetry:
                 log_entries=tuple(self._log_entries),
                 decided_age_s=None if self._decision_loop_s is None else max(0.0, now_s - self._decision_loop_s),
                 over=self._over,
+                rates=self.rates(),
             )
 
     def log_entries_since(self, seq: int) -> tuple[LogEntry, ...]:

@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 
 MOST = 64  # simultaneous connections
 CONNECTION_S = 10.0  # seconds from the first byte to the last
+RATES = {  # of the cameras whose site is remembered, see docs/adaptation.md
+    "false_alarms_wanted_per_day": "Promised false alarms a day",
+    "false_alarms_lower_per_day": "Lower bound of the false alarms a day, 95 %, at any time",
+    "false_alarms_upper_per_day": "Upper bound of the false alarms a day, 95 %, at any time",
+    "false_alarms_broken": "1 once the promise is broken with 95 % confidence",
+}
 PLAIN = "text/plain; charset=utf-8"
 
 
@@ -91,6 +97,12 @@ class _Collector(Collector):
         for camera in snapshot.cameras:
             gauge.add_metric([camera.name, camera.state], 1.0)
         yield gauge
+        for key, text in RATES.items():
+            gauge = GaugeMetricFamily(f"{prefix}_{key}", text, labels=["camera"])
+            for name, rate in sorted(snapshot.rates.items()):
+                if rate.get(key.removeprefix("false_alarms_")) is not None:
+                    gauge.add_metric([name], float(rate[key.removeprefix("false_alarms_")]))
+            yield gauge
         latency = HistogramMetricFamily(f"{prefix}_stage_latency_seconds", "Latency by stage", labels=["stage"])
         for name, stage in {**snapshot.stages, "total": snapshot.total}.items():
             latency.add_metric([name], _cumulative(stage), stage.sum_ms / 1e3)

@@ -157,7 +157,7 @@ class TelemetrySnapshot:
     stages: latency histogram per stage, in the order of STAGES.  total: last frame captured → decision taken.
     decided_age_s: since the decision thread last ran, within a second; None before the first time. over: whether the
     decision thread has ended every alarm and has nothing more to do. alarms: the newest ones, newest last.
-    log_entries: the newest ones, newest last.
+    log_entries: the newest ones, newest last. rates: camera → what is known of its false alarms (`adaptation.promise`).
     """
 
     elapsed_s: float
@@ -171,6 +171,7 @@ class TelemetrySnapshot:
     log_entries: tuple[LogEntry, ...] = ()
     decided_age_s: float | None = None
     over: bool = False
+    rates: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -221,6 +222,7 @@ class TelemetrySnapshot:
                     "alarmed": camera.alarmed,
                     "window_age_s": None if camera.window_age_s is None else round(camera.window_age_s, 3),
                     "degraded": list(camera.degraded),
+                    **({"rate": self.rates[camera.name]} if camera.name in self.rates else {}),
                 }
                 for camera in self.cameras
             },

@@ -12,6 +12,7 @@ import pytest
 import zmq
 from event_bench import Bench, MakeBench, a_decision, an_event, online
 
+from stream_detector.adaptation.promise import rate_state
 from stream_detector.alarms.schedule import Controls
 from stream_detector.config.schedule import ScheduleConfig
 from stream_detector.events import protocol
@@ -24,6 +25,8 @@ KINDS = {
     "ack": protocol.ACK_SCHEMA,
     "verdict": protocol.VERDICT_SCHEMA,
     "control": protocol.CONTROL_SCHEMA,
+    "site": protocol.SITE_SCHEMA,
+    "shadow": protocol.SHADOW_SCHEMA,
     "heartbeat": protocol.HEARTBEAT_SCHEMA,
     "follows": protocol.FOLLOWS_SCHEMA,
     "recovery": protocol.RECOVERY_SCHEMA,
@@ -70,6 +73,12 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
     bench.publisher.controls = Controls(ScheduleConfig(), {})
     bench.publisher.write(ControlWrite("gate", {"mute_s": 60.0, "threshold": 0.7}, "Ann"), "key:ann")
     bench.publisher.write(ControlWrite("", {"mode": "away"}), "http:ann")
+    overlay = {"overlay": "1" * 16, "former": None, "model": "f" * 16 + "+" + "1" * 16, "by": "", "author": "local"}
+    bench.publisher.site("gate", {"type": "promoted", **overlay, "detail": "camera gate: promoted"})
+    bench.publisher.site("_detector", {"type": "promise_broken", "detail": "so", "rate": rate_state([], 1.0).to_dict()})
+    times = {"start_s": 1.0, "end_s": None, "score": 0.5, "peak_score": 0.6, "threshold": 0.4}
+    told = {"type": "start", "id": "a" * 32, "overlay": "1" * 16, "in_service_alarmed": False, "detail": "would have"}
+    bench.publisher.shadow("gate", {**told, **times})
     bench.ledger._report_problem("the disk is full")
     seen: dict[str, int] = {}
 
@@ -78,9 +87,8 @@ def test_what_a_publisher_sends_and_writes_is_valid(make_bench: MakeBench, tmp_p
         while socket.poll(1):
             name = check(json.loads(socket.recv_multipart()[1]))
             seen[name] = seen.get(name, 0) + 1
-        return {KINDS[kind] for kind in ("alarm", "score", "status", "ack", "verdict", "control", "heartbeat")} <= set(
-            seen
-        )
+        kinds = ("alarm", "score", "status", "ack", "verdict", "control", "site", "shadow", "heartbeat")
+        return {KINDS[kind] for kind in kinds} <= set(seen)
 
     bench.until(all_kinds)
     assert seen[protocol.ALARM_SCHEMA] >= 4 and seen[protocol.ACK_SCHEMA] == 2

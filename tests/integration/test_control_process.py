@@ -33,7 +33,9 @@ def command(folder: Path, *words: str) -> tuple[int, str]:
 def test_a_run_takes_controls_and_reloads_and_keeps_them_over_a_restart(tmp_path: Path) -> None:
     endpoint = free_endpoint()
     file = tmp_path / "cameras.toml"
-    file.write_text('threshold = 0.9\n[access]\nlocal_writes = true\n[cameras.street]\nsource = "rtsp://127.0.0.1:9/x"\n')
+    file.write_text(
+        'threshold = 0.9\n[access]\nlocal_writes = true\n[cameras.street]\nsource = "rtsp://127.0.0.1:9/x"\n'
+    )
     words = ["-m", "stream_detector", "run", "--config", "cameras.toml", "--bind", endpoint, "--no-dashboard"]
     words += ["--no-evidence", "--set", "publish.ledger=ledger.sqlite3"]
     run = Process(*words, cwd=tmp_path)

@@ -128,7 +128,7 @@ def _adapt(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespac
         "results": {**manifest.results, **found.results},
     }
     state = None if manifest.backbone.reference else bundle.backbone_state
-    return write_bundle(Path(args.out), parts, state, adapted.state_dict(), bundle.novelty_state)
+    return write_bundle(Path(args.out), parts, state, adapted.state_dict(), bundle.novelty_state, bundle.anchors_state)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -95,6 +95,7 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "calibrate it on quiet hours of your own.",
         "",
         *_novelty(manifest.get("novelty") or manifest.get("familiar")),
+        *anchors_lines(manifest.get("anchors")),
         "## Rendered scenes",
         "",
         "Seeds that nothing was chosen on, drawn by the program that drew the scenes learned from:",
@@ -272,6 +273,20 @@ def _novelty(part: Mapping[str, Any] | None) -> list[str]:
         f"Windows whose features lie further than {part['limit']:g} times the usual distance from the {part['axes']} "
         "leading principal axes of the training windows, for 2 s on end, carry the cause `unfamiliar`. The limit was "
         "chosen on val windows; what it is worth on other footage has not been measured.",
+        "",
+    ]
+
+
+def anchors_lines(part: Mapping[str, Any] | None) -> list[str]:
+    """What a card says of the anchor features that a bundle carries."""
+    if part is None:
+        return []
+    return [
+        "## Anchor features",
+        "",
+        f"The bundle carries features of {part['count']} windows of its train clips ({', '.join(part['sets'])}): "
+        "`anchors.safetensors`, no pictures. Whatever a site adapts must keep their scores (docs/adaptation.md). "
+        "Rebuilt by `python -m trainer anchors --bundle BUNDLE --clips CLIPS --out BUNDLE`.",
         "",
     ]
 

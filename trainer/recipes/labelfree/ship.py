@@ -32,6 +32,7 @@ from trainer.evaluation.looks import Store, bundle_look
 from trainer.evaluation.material import limited
 from trainer.evaluation.nested import Fold, nested
 from trainer.evaluation.standard import Quiet, evaluate_look
+from trainer.recipes.embedded.card import anchors_lines
 from trainer.recipes.labelfree.settings import UNJUDGED, Settings
 from trainer.recipes.labelfree.training import read_student, recipe_of
 
@@ -198,6 +199,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"Threshold {threshold['value']} on the smoothed score (time constant "
         f"{manifest['smoothing']['time_constant_s']} s): {threshold['calibrated']}.",
     ]
+    lines += ["", *anchors_lines(manifest.get("anchors"))] if manifest.get("anchors") else []
     if "mc3" in settings["teachers"]:
         lines += ["", f"Its second teacher saw labels of {LEARNED_FROM}: no figure of that set is given or pooled."]
     return "\n".join(lines) + "\n"

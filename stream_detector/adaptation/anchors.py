@@ -1,0 +1,89 @@
+"""Anchors: features of the clips that a bundle's head was fitted on. Whatever a site adds must keep their scores.
+
+A bundle carries them as `anchors.safetensors` (features in half precision, labels, sets; under 2 MB). They are the only
+array made of clips that a repository may hold. Without them an overlay could silence a camera by forgetting incidents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stream_detector.adaptation.overlay import Overlay
+from stream_detector.errors import BundleError
+from stream_detector.models.bundle import Bundle
+from stream_detector.types import Float32Array
+
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Anchors:
+    """features: (n, D) float32.  raw: (n,), the bundle's scores.  abnormal: (n,) bool.  weights: (n,), sum 1."""
+
+    features: Float32Array
+    raw: Float64Array
+    abnormal: NDArray[np.bool_]
+    weights: Float64Array
+
+    def auc(self, model: Overlay) -> float:
+        """Area under the ROC curve of the model's scores, anchors weighted; 0.5 where a label is missing."""
+        return weighted_auc(model.adjust(self.features, self.raw), self.abnormal, self.weights)
+
+
+def make_anchors(
+    features: NDArray[Any], raw: Float64Array, abnormal: NDArray[np.bool_], sets: NDArray[np.integer]
+) -> Anchors:
+    """Anchors in which every set has the same weight, and in a set each of its labels."""
+    cells = sets.astype(np.int64) * 2 + abnormal
+    weights = np.zeros(len(cells))
+    for number in np.unique(sets):
+        mine = np.unique(cells[sets == number])
+        for cell in mine:
+            chosen = cells == cell
+            weights[chosen] = 1.0 / (len(mine) * chosen.sum())
+    weights /= weights.sum()
+    return Anchors(features.astype(np.float32), raw, abnormal, weights)
+
+
+def weighted_auc(scores: Float64Array, abnormal: NDArray[np.bool_], weights: Float64Array) -> float:
+    """The probability that an abnormal window scores above a normal one, ties half, both drawn by weight."""
+    order = np.argsort(scores, kind="stable")
+    scores, abnormal, weights = scores[order], abnormal[order], weights[order]
+    positive, negative = np.where(abnormal, weights, 0.0), np.where(abnormal, 0.0, weights)
+    if not positive.sum() or not negative.sum():
+        return 0.5
+    _, first = np.unique(scores, return_index=True)
+    positives, negatives = np.add.reduceat(positive, first), np.add.reduceat(negative, first)
+    below = np.concatenate([[0.0], np.cumsum(negatives)[:-1]])
+    return float((positives * (below + negatives / 2)).sum() / (positive.sum() * negative.sum()))
+
+
+def anchors_of(bundle: Bundle) -> Anchors:
+    """The anchors that a bundle carries, with its own scores of them. Raises BundleError if it carries none."""
+    if bundle.anchors_state is None:
+        raise BundleError(
+            f"bundle {bundle.name!r} carries no anchor features, so nothing could hold its scores; make them with "
+            "`python -m trainer anchors`"
+        )
+    state = bundle.anchors_state
+    features = state["features"].float()
+    with torch.no_grad():
+        raw = bundle.build_head()(features).double().numpy()
+    sets = state["set"].numpy().astype(np.int64)
+    return make_anchors(features.numpy(), raw, state["abnormal"].numpy().astype(bool), sets)
+
+
+def anchor_state(
+    features: NDArray[Any], abnormal: NDArray[np.bool_], sets: NDArray[np.integer]
+) -> dict[str, torch.Tensor]:
+    """The tensors of `anchors.safetensors`: features in half precision (n, D), labels (n,), numbers of sets (n,)."""
+    return {
+        "features": torch.from_numpy(features.astype(np.float16)),
+        "abnormal": torch.from_numpy(abnormal.astype(np.uint8)),
+        "set": torch.from_numpy(sets.astype(np.int16)),
+    }
