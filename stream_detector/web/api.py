@@ -32,6 +32,7 @@ from stream_detector.web.live_state import LiveState
 from stream_detector.web.middleware import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
+from stream_detector.web.site_routes import SiteRoutes
 from stream_detector.web.streams import Hub, encode_picture
 from stream_detector.web.tune import downsample, tune, write_camera
 from stream_detector.web.write_routes import WriteRoutes
@@ -39,7 +40,7 @@ from stream_detector.web.write_routes import WriteRoutes
 log = logging.getLogger(__name__)
 
 ALARM_KEY = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")  # an id alone: the newest of it
-PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune")
+PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune", "/site/{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Api:
             Route("/api/alarms/{id}/clip.webm", self._clip),  # its former name
             Route("/api/alarms/{id}/snapshot.jpg", self._snapshot),
             *self._writing.routes(),
+            *SiteRoutes(self._context.run, self._context.history, self._camera, self._writing.command).routes(),
             Route("/api/replay/{name}", self._replay),
             Route("/api/replay/{name}/frame.jpg", self._frame),
             Route("/api/tune/{name}", self._tune, methods=["POST"]),

@@ -21,6 +21,7 @@ from stream_detector.runtime.build import Run
 from stream_detector.system.rate_limit import RateLimiter
 from stream_detector.web.history import Alarm, History
 from stream_detector.web.middleware import read_json
+from stream_detector.web.site_routes import command_of
 from stream_detector.web.streams import Hub
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,11 @@ class WriteRoutes:
     async def _reload(self, request: Request) -> Response:
         body = await read_json(request.receive, request.scope)
         return await self._write(request, {"kind": "reload", **({"by": body["by"]} if "by" in body else {})}, None)
+
+    async def command(self, request: Request, place: dict[str, Any]) -> Response:
+        """A command about the models of a camera. place: its kind and camera."""
+        body = await read_json(request.receive, request.scope)
+        return await self._write(request, command_of(body, str(place["camera"])), None)
 
     async def _write(self, request: Request, value: dict[str, Any], alarm: Alarm | None) -> Response:
         try:

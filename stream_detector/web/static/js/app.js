@@ -8,6 +8,7 @@ import * as alarms from "./alarms.js";
 import * as alarm from "./alarm.js";
 import * as replay from "./replay.js";
 import * as tune from "./tune.js";
+import * as site from "./site.js";
 
 const views = [
   [/^\/$/, "live", "Live", live.open],
@@ -16,6 +17,7 @@ const views = [
   [/^\/alarms\/([0-9a-f]{32}(?:-[0-9a-f]{16})?)$/, "alarms", "Alarm", alarm.open],
   [/^\/replay$/, "replay", "Replay", replay.open],
   [/^\/tune$/, "tune", "Tune", tune.open],
+  [/^\/site\/([a-z0-9_-]+)$/, "site", "Site", site.open],
 ];
 const context = { run: null, go, watch, on, unseen };
 let leave = null, title = "stream-detector", fresh = 0, generation = 0;
