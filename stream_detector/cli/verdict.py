@@ -117,4 +117,18 @@ def _into_journal(args: argparse.Namespace, by: str) -> dict[str, Any]:
             raise LedgerError(f"the journal {str(path)!r} cannot be written; free or repair the disk")
     finally:
         ledger.close()
+    _remember(path.parent / "site" / "memory.sqlite3", body, write.at_utc, clock.utc())
     return body
+
+
+def _remember(path: Path, body: dict[str, Any], at_utc: float | None, utc: float) -> None:
+    """Let the site beside the journal know as well; a run would have told it."""
+    if not path.is_file():
+        return
+    from stream_detector.adaptation.memory import Memory
+
+    memory = Memory(path)
+    try:
+        memory.verdict(body, at_utc, utc)
+    finally:
+        memory.close()

@@ -299,7 +299,7 @@ class SiteRun:
             raise DataError("nothing of this site is remembered, so there is nothing to adapt to; set site.keep = true")
         if self._adapting is not None and self._adapting.poll() is None:
             raise DataError("an adaptation is under way; wait for its report")
-        command = [sys.executable, "-m", "stream_detector.cli.start", "adapt", "--site", str(self.directory)]
+        command = [sys.executable, "-m", "stream_detector", "adapt", "--site", str(self.directory)]
         command += [
             "--bundle",
             self._config.bundle,

@@ -103,7 +103,7 @@ def test_every_kind_of_event_has_a_channel() -> None:
     for name, (pattern, _) in names.items():
         topic = f"v1/{name}/gate/" if name != "heartbeat" else "v1/heartbeat/"
         assert pattern.fullmatch(topic) and parse_topic(topic)[0] == name
-    assert set(names) == {"alarm", "status", "score", "ack", "verdict", "control", "heartbeat"}
+    assert set(names) == {"alarm", "status", "score", "ack", "verdict", "control", "site", "shadow", "heartbeat"}
 
 
 def test_what_a_publisher_sends_fits_the_document(bench: Bench) -> None:
@@ -116,6 +116,10 @@ def test_what_a_publisher_sends_fits_the_document(bench: Bench) -> None:
     bench.publisher.write(VerdictWrite("gate", "a" * 32, bench.ledger.epoch, "false", "a cat", "Ann"), "key:ann")
     bench.publisher.controls = Controls(ScheduleConfig(), {})
     bench.publisher.write(ControlWrite("gate", {"mute_s": 60.0}, "Ann"), "key:ann")
+    bench.publisher.site("gate", {"type": "promoted", "overlay": "1" * 16, "former": None, "detail": "promoted"})
+    times = {"start_s": 1.0, "end_s": None, "score": 0.5, "peak_score": 0.6, "threshold": 0.4}
+    told = {"type": "start", "id": "a" * 32, "overlay": "1" * 16, "in_service_alarmed": False, "detail": "would have"}
+    bench.publisher.shadow("gate", {**told, **times})
     bench.ledger._report_problem("the disk is full")
     seen = set()
 

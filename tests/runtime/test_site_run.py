@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import EngineOutput, UInt8Array
 
 DIM = 256
+DEADLINE_S = 240.0
 BUNDLE = "94c9fc4456c25167"
 
 
@@ -53,7 +55,7 @@ class SteppedSource(FakeSource):
 
     def _block(self) -> None:
         self.stalled.set()
-        self._steps_left.acquire(timeout=60.0)
+        self._steps_left.acquire(timeout=DEADLINE_S)
 
 
 def an_overlay(bundle: str, level: float, threshold: float = 0.5, accepted: bool = True) -> Overlay:
@@ -79,11 +81,11 @@ class Site:
         """As a peer's write: carried out by the decision thread."""
         write = parse_write({"kind": "command", "by": "Ann", **value})
         queue = self.run.pipeline.decision_queue
-        return queue.submit(lambda: self.run.publisher.write(write, "key:ann")).result(30)
+        return queue.submit(lambda: self.run.publisher.write(write, "key:ann")).result(DEADLINE_S)
 
     def journal(self, topic: str) -> list[dict[str, Any]]:
         done = self.run.pipeline.decision_queue.submit(lambda: self.run.ledger.since(topic, "first", 0, 1000)[0])
-        return [json.loads(text) for text in done.result(30)]
+        return [json.loads(text) for text in done.result(DEADLINE_S)]
 
 
 @contextmanager
@@ -120,8 +122,8 @@ def running(folder: Path, steps: tuple[str, ...], **changes: Any) -> Iterator[Si
 
 
 def until(condition: Any, what: str) -> None:
-    pause = threading.Event()
-    for _ in range(3000):
+    pause, deadline_s = threading.Event(), time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline_s:
         if condition():
             return
         pause.wait(0.01)
@@ -135,7 +137,7 @@ def test_every_window_is_remembered_as_the_bundle_scored_it(tmp_path: Path) -> N
     with running(tmp_path, (*HALF, "stall")) as site:
         until(lambda: len(site.decisions) >= 8, "eight windows")
         assert site.run.site is not None and site.run.site.keeper is not None
-        assert site.run.site.keeper.flush(30)
+        assert site.run.site.keeper.flush(DEADLINE_S)
     memory = Memory(tmp_path / "site" / "memory.sqlite3", read_only=True)
     (block,) = memory.blocks("gate", BUNDLE)
     assert len(block) >= 8 and np.allclose(block.raw[:8], np.minimum(np.arange(8) * 0.16, 1))
@@ -203,7 +205,7 @@ def test_a_shadow_tells_and_decides_nothing(tmp_path: Path) -> None:
         with pytest.raises(ProtocolError, match="shadow"):
             site.write(command="promote", overlay=louder.fingerprint)
         assert site.run.site is not None
-        site.run.pipeline.decision_queue.submit(site.run.site.tick).result(30)
+        site.run.pipeline.decision_queue.submit(site.run.site.tick).result(DEADLINE_S)
         site.source.step()
         until(lambda: len(site.decisions) >= 7, "windows beside the shadow")
         shadow = site.journal("v1/shadow/gate/")
