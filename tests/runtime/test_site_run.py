@@ -20,13 +20,14 @@ from stream_detector.adaptation.service import Service
 from stream_detector.config import build_config
 from stream_detector.errors import ProtocolError
 from stream_detector.events.writes import parse_write
+from stream_detector.models.bundle import EMBEDDED, read_manifest
 from stream_detector.runtime.build import Run, build_run
 from stream_detector.testing import ConstantEngine, FakeSource
 from stream_detector.types import EngineOutput, UInt8Array
 
 DIM = 256
 DEADLINE_S = 240.0
-BUNDLE = "94c9fc4456c25167"
+BUNDLE = read_manifest(EMBEDDED).fingerprint
 
 
 class NumberedEngine(ConstantEngine):
