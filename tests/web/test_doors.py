@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stream_detector.cli.main import main
-from stream_detector.config import WebConfig
+from stream_detector.config import EvidenceConfig, WebConfig
 from stream_detector.errors import ConfigError, EndpointError
 from stream_detector.web.api import Api
 from stream_detector.web.auth import AccessControl, parse_bind, read_token
@@ -56,7 +56,8 @@ def test_no_route_is_open_without_the_token(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
-    rooms: Any = SimpleNamespace(run=SimpleNamespace(plans=()), history=None, hub=None)
+    run = SimpleNamespace(plans=(), config=SimpleNamespace(evidence=EvidenceConfig()), site=None)
+    rooms: Any = SimpleNamespace(run=run, history=None, hub=None)
     routes: list[Any] = list(Api(rooms).app().routes)
     with running(tmp_path, web=WebConfig(bind="127.0.0.1:0", token_file=token)) as page:
         assert len(routes) > 20
