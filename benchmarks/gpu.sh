@@ -7,14 +7,14 @@
 #
 # PYTHON      an interpreter whose PyTorch sees the GPU (default python3)
 # DEVICE      cuda:0 (default), or cpu: everything in small, to try this script
-# BUDGET_S    seconds for the timings (default 200)
+# BUDGET_S    seconds for the timings (default: what build and checks leave of six minutes)
 #
 # What is missing beside PyTorch is installed into OUT/venv, which also sees the interpreter's own packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda:0}
-budget_s=${BUDGET_S:-200}
+total_s=350
 out=${1:-runs/gpu}
 mkdir -p "$out"
 begun=$SECONDS
@@ -46,7 +46,9 @@ say "checks"
 checks=0
 timeout 80 "$python" -m pytest -q -p no:cacheprovider tests/engines || checks=$?
 
-say "timings"
+left_s=$((total_s - (SECONDS - begun) - 20))
+budget_s=${BUDGET_S:-$((left_s > 30 ? left_s : 30))}
+say "timings, for $budget_s s"
 timings=0
 small=()
 if [ "$device" = cpu ]; then small=(--seconds 0.1 --models embedded --batches 1 2); fi
