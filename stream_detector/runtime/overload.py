@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 2.0
 HOLD_PERIODS = 3  # after a change: what was decoded before is still being scored
+LASTING, CALM_S = 2, 120.0  # after so long without an overload, it must have lasted for two periods
 LEAST = 0.02
 HEADROOM = 0.97  # of what was scored
 DROPS = 0.02  # of what was scored; fewer are chance
@@ -27,7 +28,7 @@ FASTEST_FALL, SLOWEST_FALL = 0.4, 0.95
 FASTEST_RISE, SLOWEST_RISE = 1.5, 1.01
 NEAR = 0.88  # of the share at which windows were dropped last; from there on it rises slowly
 FORGOTTEN = 1.005  # at each rise
-IDLE, FORGOTTEN_IDLE = 0.3, 1.2  # where the engine is idle for so long, the machine has more time than then
+IDLE, IDLE_RISES, FORGOTTEN_IDLE = 0.3, 3, 1.2  # where the engine is idle for so long, the machine has more time than then
 TOLD_BELOW, TOLD_AGAIN = 0.95, 0.1
 TOLD_AFTER_S = 6.0
 TOLD_EVERY_S = 300.0
@@ -58,6 +59,8 @@ class LoadController:
         self._before = Load(0.0, 0, 0, 0.0, 0)
         self._hold = 0
         self._queue_s = 0.0
+        self._behind = 0  # periods in a row
+        self._fell_s = -CALM_S
         self._rises = 0  # since it fell last
         self._too_much = 1.0 / NEAR  # the share at which windows were dropped last
         self._low_since_s: float | None = None
@@ -76,9 +79,14 @@ class LoadController:
         busy = (load.busy_s - before.busy_s) / span_s
         grows, self._queue_s = queue_s > 0.9 * self._queue_s, queue_s
         self._hold = max(0, self._hold - 1)
+        behind = (dropped > DROPS * scored or (queue_s > LONG_QUEUE_S and grows)) and load.waiting + dropped > 1
+        self._behind = self._behind + 1 if behind else 0
         if self._hold:
             pass
-        elif (dropped > DROPS * scored or (queue_s > LONG_QUEUE_S and grows)) and load.waiting + dropped > 1:
+        elif behind and self._behind < LASTING and now_s - self._fell_s > CALM_S:
+            pass  # a moment's stall is no overload
+        elif behind:
+            self._fell_s = now_s
             target = HEADROOM * scored / max(offered, 1e-9)
             if self._rises:  # else it falls a second time, and the first fall was too little: nothing new is known
                 self._too_much = self.share
@@ -88,7 +96,7 @@ class LoadController:
         elif self.share < 1.0 and (queue_s < NO_QUEUE_S or (queue_s < SHORT_QUEUE_S and busy < BUSY)):
             fast = self.share * min(FASTEST_RISE, max(SLOWEST_RISE, BUSY / max(busy, 0.01)))
             self.share = max(self.share * SLOWEST_RISE, min(fast, NEAR * self._too_much))
-            self._too_much *= FORGOTTEN if busy > IDLE else FORGOTTEN_IDLE
+            self._too_much *= FORGOTTEN if busy > IDLE or self._rises < IDLE_RISES else FORGOTTEN_IDLE
             self._rises += 1
             self._hold = HOLD_PERIODS
         self.share = min(1.0, max(LEAST, self.share))

@@ -62,7 +62,7 @@ def test_goodput_stays_near_the_best_at_any_load(times: float, costs: tuple[floa
     best = 1.0 / sum(costs)
     machine = Machine(max(2, round(times * best * 16 / 25)), *costs, delay_s)
     machine.run(60.0)
-    assert machine.run(60.0) >= 0.93 * min(machine.best, machine.offered_per_s)
+    assert machine.run(60.0) >= 0.94 * min(machine.best, machine.offered_per_s)
 
 
 @pytest.mark.parametrize("times", [0.3, 0.8, 0.95])
@@ -86,6 +86,16 @@ def test_the_operator_is_told_of_how_many_cameras_and_when_it_is_over(caplog: py
         machine.run(60.0)
     assert machine.load.share == 1.0
     assert "overload is over: all 40 live cameras" in caplog.records[-1].getMessage()
+
+
+def test_a_stall_of_two_seconds_is_no_overload() -> None:
+    machine = Machine(20, 0.008, 0.02)
+    machine.run(30.0)
+    score_s, machine.score_s = machine.score_s, 1.0
+    machine.run(2.0)
+    machine.score_s = score_s
+    machine.run(30.0)
+    assert machine.load.share == 1.0
 
 
 def test_without_live_cameras_nothing_is_passed_over() -> None:
