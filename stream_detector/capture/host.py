@@ -10,6 +10,7 @@ Nothing is handed on per frame but the few previews that somebody asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -232,6 +233,7 @@ class CaptureHost:
     def _frame(self, held: _Held, frame: Frame) -> None:
         if frame.preview is not None and not held.released:
             self._output.preview(held.task.name, frame.preview)
+            frame = dataclasses.replace(frame, preview=None)  # nobody wants it a second time, with the window
         window = held.resumed.push(frame)
         if window is not None and not held.released:
             self._output.window(window)

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 _LOSS_REPORT_S = 10.0
 _LOOK_S = 60.0  # between two looks at the clocks
 _RETENTION_S = 600.0
+_TIDY_S = 60.0  # with thousands of files of recordings, looking at all of them takes a while
 _MOST_OPEN = 1000
 
 
@@ -157,18 +158,20 @@ class EvidenceWriter:
     def _run(self) -> None:
         retention = Retention(self._config, self._clock)
         self._guard(self._rescue, "the evidence folder cannot be tidied")
-        due_s = float("-inf")
+        due_s = last_s = float("-inf")
         while True:
             over = self._over.is_set()
             now_s = self._clock.monotonic()
             retention.observe()
-            if over or now_s >= due_s or self._tidy.is_set():
+            if self._tidy.is_set():
                 self._tidy.clear()
-                due_s = now_s + _RETENTION_S
+                due_s = min(due_s, last_s + _TIDY_S)
+            if over or now_s >= due_s:
+                last_s, due_s = now_s, now_s + _RETENTION_S
                 self._guard(lambda: retention.apply(self._still_open()), "the evidence folder cannot be tidied")
             if over:
                 break
-            self._tidy.wait(_LOOK_S)
+            self._tidy.wait(min(_LOOK_S, max(0.1, due_s - now_s)))
         retention.close()
 
     def _rescue(self) -> None:
