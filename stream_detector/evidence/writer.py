@@ -160,12 +160,12 @@ class EvidenceWriter:
         self._guard(self._rescue, "the evidence folder cannot be tidied")
         due_s = last_s = float("-inf")
         while True:
-            over = self._over.is_set()
-            now_s = self._clock.monotonic()
-            retention.observe()
             if self._tidy.is_set():
                 self._tidy.clear()
                 due_s = min(due_s, last_s + _TIDY_S)
+            over = self._over.is_set()  # after the event was cleared: `close` sets this one first
+            now_s = self._clock.monotonic()
+            retention.observe()
             if over or now_s >= due_s:
                 last_s, due_s = now_s, now_s + _RETENTION_S
                 self._guard(lambda: retention.apply(self._still_open()), "the evidence folder cannot be tidied")
