@@ -74,9 +74,10 @@ def test_an_empty_entry_of_the_recipe_leaves_the_fingerprint_as_it_is(
 
 
 def test_the_shipped_bundles_are_called_what_the_pages_call_them() -> None:
-    assert [read_manifest(SHIPPED / name).fingerprint for name in ("embedded", "i3d")] == [
+    assert [read_manifest(SHIPPED / name).fingerprint for name in ("embedded", "i3d", "accurate")] == [
         "2d624ac3049768e9",
         "633d574e7f62ff7c",
+        "1f0a1cde68f13cb3",
     ]
 
 

@@ -63,7 +63,9 @@ def card(manifest: Mapping[str, Any]) -> str:
         "|:--|--:|:--|",
         *(f"| {key} | {training['sets'].get(key, '')} | {licence} |" for key, licence in manifest["licences"].items()),
         "",
-        "What the embedded model cannot see, this one cannot see either: see [its card](embedded.md).",
+        "It is not better than the embedded model at everything: compare the tables of [measured.md](../measured.md), "
+        "and try both on footage of your own. What the embedded model cannot see, this one cannot see either: see "
+        "[its card](embedded.md).",
         "",
         "## Make it again",
         "",
