@@ -123,6 +123,10 @@ class SiteKeeper:
         """Keep a value under a name (`Memory.set_fact`)."""
         self._put(lambda: self._memory.set_fact(name, value))
 
+    def call(self, work: Callable[[], None]) -> None:
+        """Run `work` in the writer's thread, after what was handed over before."""
+        self._put(work)
+
     def _hand_over(self, camera: str) -> None:
         rows = self._rows.pop(camera, [])
         if rows:
