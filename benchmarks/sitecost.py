@@ -3,9 +3,9 @@
     python -m benchmarks sitecost [--cameras 16] [--hours 2] [--dim 256]
 
 Windows of so many cameras (25 frames a second, stride 16: 1.5625 a second each) are handed to the keeper as by the
-decision thread, as fast as it takes them. CPU seconds of both threads are held against the time that so many windows take
-to come. Every hour the bounds of the default configuration are applied, as in a run. The size of a month is that of the
-windows that the configuration keeps, from the bytes a window measured here.
+decision thread, as fast as it takes them. CPU seconds of both threads are held against the time that so many windows
+take to come. Then half of them are thinned. The size of a month is that of the windows that the configuration keeps,
+from the bytes a window measured here.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from stream_detector.types import Float32Array, UInt8Array
 
 PART = 40  # clips in one file
 BATCH = 32
-MOST = 1500  # windows of one file: 16 minutes
+MOST = 300  # windows of one file: a scene that stays empty shows little more in an hour
 LONG = ("01-09.mp4", "01-11.mp4", "01-13.mp4")  # hours of a fixed camera that no head was fitted to
 
 
