@@ -50,7 +50,7 @@ class NumberedCamera:
     def grab(self) -> GrabResult:
         self._index += 1
         time.sleep(max(0.0, self._begun_s + self._index / FPS - time.monotonic()))
-        for fault, number in (("die", signal.SIGKILL), ("hang", signal.SIGSTOP)):
+        for fault, number in (("die", signal.SIGABRT), ("hang", signal.SIGSTOP)):
             if self._faults.get(fault) == str(self._index) and self._first_time(fault):
                 os.kill(os.getpid(), number)
         return GrabResult("frame")

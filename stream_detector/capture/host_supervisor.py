@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 STARTS = 3  # in a row that fail before the first sign of life end the run
 START_S = 30.0  # a host may take so long to its first sign of life
 SHORT_LIFE_S = 10.0  # a host that dies so soon may die of one of its cameras
+KILLED = f"was killed by signal {signal.SIGKILL:d}"
 PATIENCE = 4  # short lives in a row, after which it is started again later and later
 LONGEST_DELAY_S = 10.0
 _CODE = "from stream_detector.capture.host_process import main; main()"
@@ -100,6 +102,7 @@ class HostSupervisor:
         self._over = False
         self._short_lives = 0
         self._suspects = Suspects()
+        self._private_bytes = 0  # of the process, as it said last
         self._thread = threading.Thread(target=self._run, name=f"capture-host-{number}", daemon=True)
 
     def start(self) -> None:
@@ -253,6 +256,8 @@ class HostSupervisor:
                     return alive, f"gave no sign of life for {limit_s:g} s"
                 kind, *rest = connection.recv()
                 alive = True
+                if kind == "report":
+                    self._private_bytes = rest[0]
                 if kind == "report" and rest[0] > self._memory_bytes:
                     return alive, f"took {rest[0] / 1e6:.0f} MB of memory, more than host_memory_mb allows"
                 self._take(kind, rest)
@@ -356,9 +361,11 @@ class HostSupervisor:
             for camera in cameras:
                 camera.before = _sum(camera.before, camera.report.counters) if camera.report else camera.before
                 camera.report, camera.quiet = None, True
-        short = lived_s < SHORT_LIFE_S
+        # Who kills it from outside says nothing of its cameras, unless the system was short of memory.
+        outside = why == KILLED and self._private_bytes < self._memory_bytes / 2
+        short = lived_s < SHORT_LIFE_S and not outside
         self._short_lives = self._short_lives + 1 if short else 0
-        culprit = self._suspects.died(time.monotonic())
+        culprit = None if outside else self._suspects.died(time.monotonic())
         many = self._short_lives - PATIENCE
         delay_s = min(LONGEST_DELAY_S, 0.5 * 2.0**many) if many >= 0 and culprit is None else 0.0
         names = ", ".join(camera.task.name for camera in cameras[:8]) + (", …" if len(cameras) > 8 else "")
