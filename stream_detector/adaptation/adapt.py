@@ -186,7 +186,8 @@ def _choose(
 ) -> Choice | None:
     """The threshold and smoothing with the fewest false alarms that find what the model in service finds.
 
-    Of equal ones the lowest threshold. None if none finds as much.
+    Of equal ones the threshold nearest to the one in service: days unseen are less alike than these. None if none
+    finds as much.
     """
     best: tuple[tuple[float, ...], Choice] | None = None
     for tau in dict.fromkeys((service.time_constant_s, *TIME_CONSTANTS_S)):
@@ -195,7 +196,7 @@ def _choose(
             found = tally(stretches, scores, threshold, smoothed, rules)
             if found.hits < before.hits:
                 continue
-            key = (found.false, -found.hits, abs(tau - service.time_constant_s), threshold)
+            key = (found.false, -found.hits, abs(tau - service.time_constant_s), abs(threshold - service.threshold))
             if best is None or key < best[0]:
                 best = key, Choice(threshold, tau, found)
     return best[1] if best else None
