@@ -14,8 +14,8 @@ DEADLINE_S = 90.0
 
 # Says that it is being imported, waits in Python code until the file `go` is there, then gives way to the real module.
 _WAITING_MODULE = """
-import pathlib, sys, threading
-print("importing", file=sys.stderr, flush=True)
+import os, pathlib, sys, threading
+os.write(2, b"importing\\n")  # a signal in the middle of a print would have it printed twice
 pause = threading.Event()
 while not pathlib.Path({go!r}).exists():
     pause.wait(0.01)

@@ -258,6 +258,8 @@ def _setting(text: str) -> dict[str, Any]:
 
 def main(args: argparse.Namespace) -> int:
     """Run until the sources end or a signal arrives."""
+    with signals.phase("start"):  # nothing is open yet, and PyTorch takes seconds
+        import stream_detector.runtime.build  # noqa: F401
     with signals.phase("opening"):
         return _run(args)
 

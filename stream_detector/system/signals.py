@@ -62,6 +62,7 @@ class _State:
         self.installed = False
         self.phase = "start"
         self.received = 0
+        self.raised = False  # Interrupted is on its way through the main thread, which says so itself
         self.stops: list[Callable[[], None]] = []
         self.reopens: list[Callable[[], None]] = []
         self.hup_reopens = False
@@ -186,6 +187,7 @@ def _in_main_thread(number: int, _frame: FrameType | None) -> None:
         return
     _state.received = _state.received or number  # without the lock: the main thread may hold it
     if _state.phase == "command" and not _state.stops:
+        _state.raised = True
         raise Interrupted(number)
 
 
@@ -213,10 +215,10 @@ def _take(number: int, *, again: bool) -> None:
     elif stop is not None:
         _say(_STOPPING)
         stop()
-    elif now == "start":
+    elif now == "start" and not _state.raised:
         _leave(_INTERRUPTED, number)
     else:
-        if now != "command":
+        if now != "command" and not _state.raised:
             _say(_STOPPING)
         _state.patience = threading.Timer(GRACE_S, _too_late, args=(number,))
         _state.patience.daemon = True

@@ -187,4 +187,4 @@ def test_a_folder_with_odd_names_gives_every_video_in_it(tmp_path: Path, caplog:
         cameras = parse_sources([str(tmp_path)])
     assert [os.fsencode(c.source.path.name) for c in cameras] == [b"a.mp4", b"b.dav", b"c.MXF", b"caf\xe9.mp4"]
     assert cameras[3].source.shown.endswith(r"caf\xe9.mp4") and cameras[3].source.shown.encode()
-    assert caplog.text.count("skipped 1 files") == 1 and "._a.mp4" in caplog.text
+    assert caplog.text.count("skipped 1 macOS files") == 1 and "._a.mp4" in caplog.text

@@ -70,6 +70,7 @@ def test_a_signal_during_imports(
     tmp_path: Path, processes: list[Process], arguments: tuple[str, ...], module: str, number: signal.Signals
 ) -> None:
     modules = waiting_module(tmp_path / "modules", module, tmp_path / "never")
+    (tmp_path / "a.mp4").touch()
     process = Process(*arguments, cwd=tmp_path, path=modules)
     processes.append(process)
     process.line("importing")
@@ -150,7 +151,7 @@ def test_an_interrupted_score_keeps_and_announces_its_part(
     _until(process, lambda: _rows(tmp_path / "s.csv") > 0)
     assert process.end(signal.SIGINT) == 130
     rows = _rows(tmp_path / "s.csv")
-    assert rows > 0 and f"{rows} windows of" in process.out and "a part" in process.out
+    assert rows > 0 and f"{rows} windows of" in process.out and "incomplete" in process.out
     assert "interrupted" in process.err and "Traceback" not in process.err
 
 
