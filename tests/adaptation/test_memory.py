@@ -142,7 +142,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
         process = context.Process(target=_fill, args=(path, theirs))
         process.start()
         try:
-            while ours.poll(60) and ours.recv() < until:
+            while ours.poll(300) and ours.recv() < until:
                 pass
         finally:
             os.kill(process.pid or 0, signal.SIGKILL)
