@@ -37,3 +37,11 @@ def test_every_module_belongs_to_a_package() -> None:
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/__init__.py")), ids=lambda p: p.parent.name)
 def test_a_package_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """Pytest imports test files by their base name where their folder is no package."""
+    root = Path(__file__).parent
+    loose = [path for path in root.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    names = [path.name for path in loose]
+    assert len(names) == len(set(names)), sorted(name for name in set(names) if names.count(name) > 1)

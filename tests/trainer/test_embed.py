@@ -127,7 +127,7 @@ def test_the_head_is_adapted_and_everything_else_of_the_bundle_stays(
     kept = ("heads_tried", "leave_one_set_out_head_only", "teacher_probe_val_clip_auc")
     assert all(after.manifest.results[name] == before.manifest.results[name] for name in kept)
     facts = after.manifest.training["adapted"]
-    assert facts["from"] == before.fingerprint and (facts["calm"], facts["loud"]) == (4, 2)
+    assert facts["from"] == before.fingerprint and facts["calm"] == 4 and facts["loud_windows"] >= 2
     text = card.read_text(encoding="utf-8")
     assert text == render_card(after.manifest.model_dump(mode="json", by_alias=True))
     assert facts["notes"] == ["Tried on a Monday."] and "python -m trainer adapt --bundle" in text
