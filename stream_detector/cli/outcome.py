@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stream_detector.capture.sources import demo_options
-from stream_detector.demo import DemoScene
+from stream_detector.demo import incident_span
 from stream_detector.errors import StreamDetectorError
 from stream_detector.reports.read_back import read_events
 from stream_detector.reports.scores_file import read_scores
@@ -29,13 +29,8 @@ def incidents(run: Run) -> dict[str, tuple[float, float]]:
     for camera in run.config.cameras:
         if camera.source.kind == "demo":
             given = demo_options(camera.source)
-            scene = DemoScene(
-                seed=int(given.get("seed", 0)),
-                incident=bool(given.get("incident", True)),
-                duration_s=float(given.get("duration", 40.0)),
-            )
-            if scene.incident_start_s is not None and scene.incident_end_s is not None:
-                found[camera.name] = (scene.incident_start_s, scene.incident_end_s)
+            if bool(given.get("incident", True)):
+                found[camera.name] = incident_span(int(given.get("seed", 0)), float(given.get("duration", 40.0)))
     return found
 
 

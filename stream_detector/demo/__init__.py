@@ -8,6 +8,6 @@
 It is footage made by this program, and says so in the picture; it stands in for a camera where none is at hand.
 """
 
-from stream_detector.demo.scene import DemoScene
+from stream_detector.demo.scene import DemoScene, incident_span
 
-__all__ = ["DemoScene"]
+__all__ = ["DemoScene", "incident_span"]

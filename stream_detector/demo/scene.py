@@ -33,6 +33,16 @@ _KEEP_BYTES = 48_000_000
 _MARGIN = 64  # the noise image is larger than the picture by this factor, so that every frame uses another part of it
 
 
+def incident_span(seed: int, duration_s: float) -> tuple[float, float]:
+    """Return start and end of the incident in media seconds, as a DemoScene of these arguments has them; at once."""
+    return _draw_span(np.random.default_rng([seed, 3]), duration_s)
+
+
+def _draw_span(rng: np.random.Generator, duration_s: float) -> tuple[float, float]:
+    start_s = float(rng.uniform(0.45, 0.6)) * duration_s
+    return start_s, start_s + min(float(rng.uniform(7.5, 9.5)), duration_s - start_s - 0.5)
+
+
 class DemoScene:
     """A rendered surveillance view of a street, with or without a scripted violent incident at a known time.
 
@@ -101,8 +111,7 @@ class DemoScene:
 
     def _stage_incident(self, rng: np.random.Generator) -> None:
         stage = self._stage
-        start = float(rng.uniform(0.45, 0.6)) * self.duration_s
-        end = start + min(float(rng.uniform(7.5, 9.5)), self.duration_s - start - 0.5)
+        start, end = _draw_span(rng, self.duration_s)
         z = float(rng.uniform(6.95, 7.5))
         spot = (stage.middle(z) + float(rng.uniform(-1.3, 1.3)), z)
         self.course, fighters = fight(rng, stage, spot, start, end)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stream_detector.demo import DemoScene, moves
+from stream_detector.demo import DemoScene, incident_span, moves
 from stream_detector.demo.__main__ import main
 from stream_detector.demo.avoid import FASTEST_M_S
 from stream_detector.demo.body import joints
@@ -184,3 +184,9 @@ def test_people_step_aside_for_one_another(incident: bool) -> None:
             actor.asides = []
     before = [near_strangers(scene) for scene in scenes]
     assert sum(after) < 0.25 * sum(before), (after, before)
+
+
+@pytest.mark.parametrize(("seed", "duration_s"), [(0, 40.0), (7, 12.0), (3, 8.0)])
+def test_the_span_of_the_incident_is_known_without_the_scene(seed: int, duration_s: float) -> None:
+    scene = DemoScene(seed=seed, duration_s=duration_s)
+    assert incident_span(seed, duration_s) == (scene.incident_start_s, scene.incident_end_s)
