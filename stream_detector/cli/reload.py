@@ -6,10 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stream_detector.client.recovery_client import ClientKeys
-from stream_detector.client.writer import Writer
-from stream_detector.errors import UsageError
-from stream_detector.events.curve import load_pair, load_public
+from stream_detector.cli.writing import ENDPOINT, open_writer
 from stream_detector.events.protocol import encode
 
 
@@ -22,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         "next window; what needs a restart is named.",
     )
     parser.add_argument("--by", default="", metavar="NAME", help="your name")
-    parser.add_argument("--endpoint", default="tcp://127.0.0.1:5555", metavar="ENDPOINT", help="of the detector")
+    parser.add_argument("--endpoint", default=ENDPOINT, metavar="ENDPOINT", help="of the detector")
     parser.add_argument("--key", type=Path, metavar="FILE", help="your secret CURVE key; it must be a writer's")
     parser.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public CURVE key")
     parser.add_argument("--json", action="store_true", help="print the event as it was journalled")
@@ -30,10 +27,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Ask for it and print what took effect; 1 if something needs a restart."""
-    if (args.key is None) != (args.server_key is None):
-        raise UsageError("--key and --server-key belong together; give both, or neither")
-    keys = ClientKeys(load_pair(args.key), load_public(args.server_key)) if args.key else None
-    with Writer(args.endpoint, keys) as writer:
+    with open_writer(args) as writer:
         body = writer.write({"kind": "reload", "by": args.by})
     if args.json:
         print(encode(body).decode())

@@ -11,11 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stream_detector.client.recovery_client import ClientKeys
-from stream_detector.client.writer import Writer
+from stream_detector.cli.writing import open_writer
 from stream_detector.config import DETECTOR, SiteConfig
 from stream_detector.errors import LedgerError, UsageError
-from stream_detector.events.curve import load_pair, load_public
 from stream_detector.events.ledger import Ledger
 from stream_detector.events.protocol import SITE_SCHEMA, encode, rfc3339, topic_of
 from stream_detector.types import SystemClock
@@ -91,10 +89,7 @@ def _command(args: argparse.Namespace) -> int:
             raise UsageError("--ledger and --endpoint exclude each other; a running detector changes its model itself")
         body = _offline(args)
     else:
-        if (args.key is None) != (args.server_key is None):
-            raise UsageError("--key and --server-key belong together; give both, or neither")
-        keys = ClientKeys(load_pair(args.key), load_public(args.server_key)) if args.key else None
-        with Writer(args.endpoint or "tcp://127.0.0.1:5555", keys) as writer:
+        with open_writer(args) as writer:
             body = writer.write(write)
     print(encode(body).decode() if args.json else body["detail"])
     return 0

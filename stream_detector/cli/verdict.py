@@ -10,10 +10,9 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from stream_detector.client.recovery_client import ClientKeys
-from stream_detector.client.writer import FoundAlarm, Writer, one_alarm
+from stream_detector.cli.writing import open_writer
+from stream_detector.client.writer import FoundAlarm, one_alarm
 from stream_detector.errors import LedgerError, ProtocolError, UsageError
-from stream_detector.events.curve import load_pair, load_public
 from stream_detector.events.ledger import Ledger
 from stream_detector.events.ledger_file import read_alarm_starts
 from stream_detector.events.protocol import encode, topic_of
@@ -55,10 +54,7 @@ def main(args: argparse.Namespace) -> int:
     if args.ledger:
         body = _into_journal(args, by)
     else:
-        if (args.key is None) != (args.server_key is None):
-            raise UsageError("--key and --server-key belong together; give both, or neither")
-        keys = ClientKeys(load_pair(args.key), load_public(args.server_key)) if args.key else None
-        with Writer(args.endpoint or "tcp://127.0.0.1:5555", keys) as writer:
+        with open_writer(args) as writer:
             found = None if args.verdict == "missed" else one_alarm(writer.find_alarms(_beginning(args.id)), args.id)
             body = writer.write(_value(args, by, found))
     what = "missed" if body["verdict"] == "missed" else f"alarm {body['id'][:8]} is {body['verdict']}"
