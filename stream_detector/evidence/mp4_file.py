@@ -31,16 +31,58 @@ def takes(form: StreamForm) -> bool:
     return not form.made and form.codec in _TAKEN
 
 
-class Mp4File:
-    """A file of one video stream. path: where it will lie; its folder is made."""
+class PartialVideo:
+    """A video file under its temporary name, until `close` gives it its own. path: where it will lie."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.bytes = 0
-        self.packets = 0
         self._part: Path | None = None
         self._container: Any = None
         self._stream: Any = None
+
+    def close(self) -> bool:
+        """Finish and rename; False if nothing was ever written. Raises OSError if the file did not become whole."""
+        if self._container is None or self._part is None:
+            return False
+        part = self._part
+        try:
+            self._flush()
+            self._end()
+            finish_part(part, self.path)
+        except OSError:
+            self.discard()
+            raise
+        self._part = None
+        return True
+
+    def discard(self) -> None:
+        """Give up without leaving a file. Never raises."""
+        with contextlib.suppress(OSError):
+            self._end()
+        if self._part is not None:
+            forget_part(self._part)
+            self._part = None
+
+    def _flush(self) -> None:
+        """Write what an encoder still holds. Raises OSError."""
+
+    def _end(self) -> None:
+        container, self._container, self._stream = self._container, None, None
+        if container is None:
+            return
+        try:
+            container.close()
+        except (av.FFmpegError, ValueError) as error:
+            raise OSError(f"the clip could not be written to its end ({reason_of(error)})") from None
+
+
+class Mp4File(PartialVideo):
+    """A file of one video stream. path: where it will lie; its folder is made."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.packets = 0
         self._form: StreamForm | None = None
         self._run: PacketRun | None = None
         self._shift = 0  # of the present run's stamps, in the form's time base
@@ -81,7 +123,7 @@ class Mp4File:
             self._stream.time_base = form.time_base
         except (av.FFmpegError, ValueError) as error:
             self.discard()
-            raise OSError(f"video in {form.codec} cannot be written ({_reason(error)})") from None
+            raise OSError(f"video in {form.codec} cannot be written ({reason_of(error)})") from None
 
     def _begin_run(self, run: PacketRun, members: Sequence[EncodedPacket]) -> None:
         """Lay the run's stamps on the file's time: by media time, but never before what was written."""
@@ -108,42 +150,11 @@ class Mp4File:
         try:
             self._container.mux_one(made)
         except (av.FFmpegError, ValueError) as error:
-            raise OSError(f"the clip could not be written ({_reason(error)})") from None
+            raise OSError(f"the clip could not be written ({reason_of(error)})") from None
         self._last_dts = dts
         self._last_s = max(self._last_s, packet.media_s or 0.0)
         self.bytes += len(packet.data)
         self.packets += 1
-
-    def close(self) -> bool:
-        """Finish and rename; False if no packet ever came. Raises OSError if the file did not become whole."""
-        if self._container is None or self._part is None:
-            return False
-        part = self._part
-        try:
-            self._end()
-            finish_part(part, self.path)
-        except OSError:
-            self.discard()
-            raise
-        self._part = None
-        return True
-
-    def discard(self) -> None:
-        """Give up without leaving a file. Never raises."""
-        with contextlib.suppress(OSError):
-            self._end()
-        if self._part is not None:
-            forget_part(self._part)
-            self._part = None
-
-    def _end(self) -> None:
-        container, self._container, self._stream = self._container, None, None
-        if container is None:
-            return
-        try:
-            container.close()
-        except (av.FFmpegError, ValueError) as error:
-            raise OSError(f"the clip could not be written to its end ({_reason(error)})") from None
 
 
 def _by_run(packets: Sequence[EncodedPacket]) -> list[tuple[PacketRun, list[EncodedPacket]]]:
@@ -171,5 +182,6 @@ def _address(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return the cause of an error of FFmpeg, without the file's address where there is a shorter text."""
     return getattr(error, "strerror", None) or str(error)

@@ -18,7 +18,8 @@ import numpy as np
 
 from stream_detector.capture.packets import EncodedPacket, PacketRun
 from stream_detector.capture.stream_form import open_form
-from stream_detector.evidence.part_files import finish_part, forget_part, new_part
+from stream_detector.evidence.mp4_file import PartialVideo, reason_of
+from stream_detector.evidence.part_files import new_part
 from stream_detector.types import UInt8Array
 
 _TIME_BASE = Fraction(1, 90_000)
@@ -40,7 +41,7 @@ class Painter(Protocol):
         ...
 
 
-class H264File:
+class H264File(PartialVideo):
     """A fragmented MP4 file of pictures, encoded here. path: where it will lie.
 
     painter: of the privacy mask, in shares of the upright picture.  turned: what makes the pictures upright.
@@ -54,14 +55,10 @@ class H264File:
         turned: Orientation = UPRIGHT,
         fast_start: bool = False,
     ) -> None:
-        self.path = path
-        self.bytes = 0
+        super().__init__(path)
         self._painter, self._turned = painter, turned
         flags = "faststart" if fast_start else "frag_keyframe+empty_moov+default_base_moof"
         self._options = {"movflags": flags, "flush_packets": "1"}
-        self._part: Path | None = None
-        self._container: Any = None
-        self._stream: Any = None
         self._first_s = 0.0
         self._last = -1
         self._key_s = float("-inf")
@@ -114,38 +111,10 @@ class H264File:
                 self.bytes += packet.size
                 self._container.mux_one(packet)
         except (av.FFmpegError, ValueError) as error:
-            raise OSError(f"the clip could not be encoded ({getattr(error, 'strerror', '') or error})") from None
+            raise OSError(f"the clip could not be encoded ({reason_of(error)})") from None
 
-    def close(self) -> bool:
-        """Finish and rename; False if no picture ever came. Raises OSError if the file did not become whole."""
-        if self._container is None or self._part is None:
-            return False
-        part = self._part
-        try:
-            self._encode(None)
-            self._end()
-            finish_part(part, self.path)
-        except OSError:
-            self.discard()
-            raise
-        self._part = None
-        return True
-
-    def discard(self) -> None:
-        """Give up without leaving a file. Never raises."""
-        with contextlib.suppress(OSError):
-            self._end()
-        if self._part is not None:
-            forget_part(self._part)
-            self._part = None
-
-    def _end(self) -> None:
-        container, self._container, self._stream = self._container, None, None
-        if container is not None:
-            try:
-                container.close()
-            except (av.FFmpegError, ValueError) as error:
-                raise OSError(f"the clip could not be written to its end ({error})") from None
+    def _flush(self) -> None:
+        self._encode(None)
 
 
 class PacketDecoder:
