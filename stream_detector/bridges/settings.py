@@ -12,7 +12,6 @@ One process carries one kind (`stream-detector bridge webhook`) to all its targe
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -22,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from stream_detector.bridges.kinds import BRIDGES, TARGET_NAME, TargetSettings
 from stream_detector.config.error_sentences import describe
 from stream_detector.config.section import Section
+from stream_detector.config.settings import read_toml
 from stream_detector.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,21 +49,8 @@ class BridgesConfig:
 
 def load_bridges(path: Path) -> BridgesConfig:
     """Read and check the file. Raises ConfigError in one sentence, which holds no text of a value."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        message = f"bridges file {str(path)!r} does not exist; give one with --config (see docs/bridges.md)"
-    except tomllib.TOMLDecodeError as error:
-        message = f"{path}: not valid TOML ({error}); mend that line"
-    except RecursionError:
-        message = f"{path}: its lists or tables are nested too deeply"
-    except UnicodeDecodeError:
-        message = f"bridges file {str(path)!r} is not UTF-8 text; save it as UTF-8"
-    except OSError as error:
-        message = f"bridges file {str(path)!r} cannot be read ({error.strerror}); give a UTF-8 TOML file"
-    else:
-        return build_bridges(values, str(path))
-    raise ConfigError(message)
+    values = read_toml(path, "bridges", "give one with --config (see docs/bridges.md)")
+    return build_bridges(values, str(path))
 
 
 def build_bridges(values: dict[str, Any], where: str = "bridges") -> BridgesConfig:

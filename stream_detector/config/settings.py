@@ -330,7 +330,9 @@ def load_config(
 
     options: as for `build_config`, for keys of `overrides`. Raises ConfigError.
     """
-    values = _tables(_read_toml(path), str(path))
+    values = _tables(
+        read_toml(path, "configuration", "give an existing TOML file", "; no key takes more than two levels"), str(path)
+    )
     over = _tables(overrides or {}, "command line")
     for keys, own in _OWN:
         found = _at(over, keys)
@@ -342,20 +344,24 @@ def load_config(
     return _validated(merge(values, over), str(path), given, over)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, kind: str, absent: str, nested: str = "") -> dict[str, Any]:
+    """Return the tables of a TOML file. Raises ConfigError in one sentence, which holds no text of a value.
+
+    kind: what the file is, for the sentence.  absent: what to do where there is none.  nested: more on nesting.
+    """
     try:
         # Windows editors begin a file with a byte order mark
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        message = f"configuration file {str(path)!r} does not exist; give an existing TOML file"
+        message = f"{kind} file {str(path)!r} does not exist; {absent}"
     except tomllib.TOMLDecodeError as error:
         message = f"{path}: not valid TOML ({error}); mend that line"
     except RecursionError:
-        message = f"{path}: its lists or tables are nested too deeply; no key takes more than two levels"
+        message = f"{path}: its lists or tables are nested too deeply{nested}"
     except UnicodeDecodeError:
-        message = f"configuration file {str(path)!r} is not UTF-8 text; save it as UTF-8"
+        message = f"{kind} file {str(path)!r} is not UTF-8 text; save it as UTF-8"
     except OSError as error:
-        message = f"configuration file {str(path)!r} cannot be read ({error.strerror}); give a UTF-8 TOML file"
+        message = f"{kind} file {str(path)!r} cannot be read ({error.strerror}); give a UTF-8 TOML file"
     raise ConfigError(message)
 
 
