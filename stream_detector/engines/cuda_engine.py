@@ -44,8 +44,8 @@ BUCKETS = (1, 2, 4, 8, 16, 32)
 FIXED_BUCKET = 8  # with `deterministic`: a compromise between one camera and many
 SLOTS = 2
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-NEXT = {"fp16": "bf16", "bf16": "fp32"}  # largest accepted difference of a score from fp32
-MAX_APART = 5e-3
+NEXT = {"fp16": "bf16", "bf16": "fp32"}  # what replaces a precision that was rejected
+MAX_APART = 5e-3  # largest accepted difference of a score from fp32
 
 
 @dataclass(frozen=True)
