@@ -42,37 +42,66 @@ def make_video(
     size: tuple[int, int] = (160, 96),
     options: dict[str, str] | None = None,
     first: int = 0,
-    sound: bool = False,
+    sound: str = "",
+    tone_s: float = 5.0,
 ) -> None:
-    """Write a video whose pictures tell their second."""
+    """Write a video whose pictures tell their second. sound: codec of the audio: a tone for a second from tone_s on."""
     target: Any = str(path) if isinstance(path, Path) else path
     with av.open(target, "w", format=form) as container:
         stream: Any = container.add_stream(codec, rate=fps, options=options or dict(QUIET.get(codec, {})))
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.gop_size = group
-        heard: Any = container.add_stream("aac", rate=48_000) if sound else None
+        heard: Any = container.add_stream(sound, rate=8000 if "pcm" in sound else 48_000) if sound else None
+        if heard is not None and "pcm" in sound:
+            heard.layout = "mono"
         for number in range(round(seconds * fps)):
+            if heard is not None and number % fps == 0:
+                container.mux(heard.encode(second_of_sound(number // fps, tone_s, heard)))
             frame = av.VideoFrame.from_ndarray(picture(first + number, size, fps), "bgr24")
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if heard is not None:
-            silence = av.AudioFrame.from_ndarray(np.zeros((2, 48_000), np.float32), "fltp", "stereo")
-            silence.sample_rate, silence.pts = 48_000, 0
-            container.mux(heard.encode(silence))
             container.mux(heard.encode(None))
 
 
+def second_of_sound(second: int, tone_s: float, stream: Any) -> av.AudioFrame:
+    """One second of audio for an encoder: silence, but for one second of a tone."""
+    rate = stream.rate
+    at_s = second + np.arange(rate) / rate
+    wave = np.where((at_s >= tone_s) & (at_s < tone_s + 1), 0.5 * np.sin(2 * np.pi * 440 * at_s), 0.0)
+    frame = av.AudioFrame.from_ndarray(wave.astype(np.float32)[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = rate, second * rate, Fraction(1, rate)
+    (made,) = av.AudioResampler(stream.format.name, stream.layout.name, rate).resample(frame)
+    return made
+
+
+def tone_of(path: Path) -> tuple[float, float] | None:
+    """(begin, end) in seconds of the tone in a file's audio; None without audio."""
+    loud: list[tuple[float, float]] = []
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            return None
+        for frame in container.decode(audio=0):
+            samples = np.abs(frame.to_ndarray().astype(np.float64))
+            if frame.time is not None and samples.max() > (0.2 if samples.max() <= 2 else 6000):
+                loud.append((frame.time, frame.time + frame.samples / frame.sample_rate))
+    return (loud[0][0], loud[-1][1]) if loud else (-1.0, -1.0)
+
+
 def fill(ring: PacketRing, path: Path, *, shift_s: float = 0.0, connection: Connection | None = None) -> Connection:
-    """All packets of a file into a ring, each placed at its stamp plus shift_s."""
+    """All packets of a file into a ring, each placed at its stamp plus shift_s; also the audio, if it is wanted."""
     connection = connection or Connection(ring)
     ring.use(connection)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        connection.begin(stream)
-        for packet in container.demux(stream):
-            if packet.size:
+        audio = container.streams.best("audio") if connection.wants_audio else None
+        connection.begin(stream, audio)
+        for packet in container.demux(*[each for each in (stream, audio) if each is not None]):
+            if packet.size and packet.stream is audio:
+                connection.add_audio(packet)
+            elif packet.size:
                 connection.add(packet)
                 if packet.pts is not None:
                     stamp_s = float(packet.pts * packet.time_base)

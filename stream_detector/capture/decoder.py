@@ -34,6 +34,7 @@ DEFAULT_FPS = 25.0
 MAX_FPS = 240.0
 MIN_FPS = 0.001
 FAILURES_AT_ONCE = 64  # `next` returns after this many packets without a picture
+AUDIO_AT_ONCE = 1000  # audio packets in a row after which a source counts as one that sends no video any more
 WALL_S = 30.0  # from a picture whose UTC was told to another; beyond it, the other's is not known
 READ_ERRORS = 8  # this many container errors in a row end the source
 MAX_PIXELS = 8192 * 8192  # pixels of one picture; a larger picture is refused before memory is allocated for it
@@ -108,6 +109,7 @@ class Decoder:
         self._io_open = io_open
         self._container: av.container.InputContainer | None = None
         self._stream: Any = None
+        self._streams: tuple[Any, ...] = ()  # those that are demuxed: the video, and the audio if the tap wants it
         self._demuxed: Iterator[Any] = iter(())
         self._ready: deque[tuple[av.VideoFrame, int]] = deque()
         self._missed = 0
@@ -160,9 +162,13 @@ class Decoder:
         self.duration_s = container.duration / av.time_base if container.duration else None
         start_s = None if container.start_time is None else container.start_time / av.time_base
         self._clock = MediaClock(start_s, may_jump=bool(container.format.flags & _TS_DISCONT))
-        self._demuxed = container.demux(stream)
+        audio = (
+            container.streams.best("audio", related=stream) if self.tap is not None and self.tap.wants_audio else None
+        )
+        self._streams = (stream,) if audio is None else (stream, audio)
+        self._demuxed = container.demux(*self._streams)
         if self.tap is not None:
-            self.tap.begin(stream)
+            self.tap.begin(stream, audio)
 
     @staticmethod
     def _choose(container: av.container.InputContainer) -> Any:
@@ -219,7 +225,7 @@ class Decoder:
             if self._ended or self._container is None:
                 return None
             try:
-                packet = next(self._demuxed)
+                packet = self._video_packet()
             except StopIteration:
                 self._ended = True
                 return None
@@ -227,15 +233,25 @@ class Decoder:
                 if self._live:
                     raise
                 self._lost()  # a damaged part of a file: continue behind it
-                self._demuxed = self._container.demux(self._stream)
+                self._demuxed = self._container.demux(*self._streams)
                 continue
-            if packet.size:
+            if packet is not None and packet.size:
                 self.packets += 1
                 self.bytes += packet.size
                 self.broken_end = packet.is_corrupt
                 self._seen(packet)
             return packet
         self._ended = True
+        return None
+
+    def _video_packet(self) -> Any:
+        """Return the next packet of the video stream, or None after AUDIO_AT_ONCE others, which the tap gets."""
+        for _ in range(AUDIO_AT_ONCE):
+            packet = next(self._demuxed)
+            if packet.stream_index == self._stream.index:
+                return packet
+            if packet.size and self.tap is not None:
+                self.tap.add_audio(packet)
         return None
 
     def _passed_over(self, packet: Any) -> bool:
@@ -312,7 +328,7 @@ class Decoder:
         self._ready.clear()
         self._ended = False
         self._clock = MediaClock(container.start_time / av.time_base)
-        self._demuxed = container.demux(self._stream)
+        self._demuxed = container.demux(*self._streams)
         return True
 
     def last_byte(self) -> int:

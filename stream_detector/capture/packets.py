@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from stream_detector.capture.stream_form import StreamForm, form_of, jpeg_form
+from stream_detector.capture.stream_form import StreamForm, audio_form_of, form_of, jpeg_form
 
 JUMP_S = 10.0  # a step of the stamps by more than this, or backwards by more than BACK_S, begins a new run
 BACK_S = 1.0
@@ -31,10 +31,11 @@ _PRFT = "prft"  # FFmpeg's producer reference time: what an RTCP sender report s
 class PacketRun:
     """Packets whose stamps follow on from each other. offset_s: media time less stamp, in seconds; None: not known yet.
 
-    low_s, high_s: the stamps seen, in seconds.
+    low_s, high_s: the stamps seen, in seconds.  audio: the form of the audio packets beside them.
     """
 
     form: StreamForm
+    audio: StreamForm | None = None
     offset_s: float | None = None
     low_s: float = math.inf
     high_s: float = -math.inf
@@ -77,8 +78,29 @@ class EncodedPacket:
         return None if stamp is None or offset_s is None else float(stamp * self.run.form.time_base) + offset_s
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AudioPacket:
+    """One audio packet. serial: counts up by one over all audio packets of the ring.
+
+    pts, duration: in the time base of `run.audio`.  at_s: the ring's own time when it came, in seconds.
+    """
+
+    serial: int
+    data: bytes
+    pts: int
+    duration: int
+    run: PacketRun
+    at_s: float
+
+    @property
+    def media_s(self) -> float | None:
+        """Media time of the camera in seconds; None before a frame of its run was decoded."""
+        offset_s, form = self.run.offset_s, self.run.audio
+        return None if offset_s is None or form is None else float(self.pts * form.time_base) + offset_s
+
+
 class PacketRing:
-    """The newest packets of one stream. For any thread.
+    """The newest packets of one video stream, and of the audio stream beside it. For any thread.
 
     max_bytes: of packets.  keep_s: seconds of them that are wanted; whole groups of pictures beyond it are let go.
     """
@@ -89,6 +111,8 @@ class PacketRing:
         self._lock = threading.Lock()
         self._packets: deque[EncodedPacket] = deque()
         self._keys: deque[tuple[int, float]] = deque()  # (serial, at_s) of the key frames that are held
+        self._audio: deque[AudioPacket] = deque()
+        self._audio_serial = 0
         self._bytes = 0
         self._serial = 0
         self._at_s = 0.0
@@ -128,11 +152,11 @@ class PacketRing:
         """Of the last packet that came; 0 before the first."""
         return self._serial
 
-    def begin(self, connection: Connection, form: StreamForm) -> None:
-        """A stream begins."""
+    def begin(self, connection: Connection, form: StreamForm, audio: StreamForm | None = None) -> None:
+        """A stream begins. audio: of the stream beside it."""
         with self._lock:
             if connection is self._connection:
-                self._runs.append(PacketRun(form))
+                self._runs.append(PacketRun(form, audio))
                 self.wall = None
 
     def add(
@@ -156,6 +180,24 @@ class PacketRing:
             self._trim()
         if key:
             self.added.set()
+
+    def add_audio(self, connection: Connection, data: bytes, pts: int, duration: int) -> None:
+        """Take an audio packet. One whose stamp is far from those of the video is dropped: it fits nowhere."""
+        with self._lock:
+            run = self._runs[-1] if self._runs else None
+            if connection is not self._connection or run is None or run.audio is None or not self._packets:
+                return
+            if not run.low_s - JUMP_S <= float(pts * run.audio.time_base) <= run.high_s + JUMP_S:
+                return
+            self._audio_serial += 1
+            self._audio.append(AudioPacket(self._audio_serial, data, pts, duration, run, self._at_s))
+            self._bytes += len(data)
+            self._trim()
+
+    def audio_after(self, serial: int) -> list[AudioPacket]:
+        """The audio packets that came after this one, oldest first."""
+        with self._lock:
+            return [packet for packet in self._audio if packet.serial > serial]
 
     def place(self, connection: Connection, stamp_s: float, media_s: float) -> None:
         """A frame with this stamp has this media time."""
@@ -219,6 +261,7 @@ class PacketRing:
         with self._lock:
             self._packets.clear()
             self._keys.clear()
+            self._audio.clear()
             self._runs.clear()
             self._bytes = 0
             self._connection = None
@@ -227,7 +270,7 @@ class PacketRing:
         """The run that a stamp belongs to; the ring's own time goes on with it."""
         step_s = stamp_s - run.high_s if run.high_s > -math.inf else 0.0
         if not -BACK_S <= step_s <= JUMP_S:
-            run = PacketRun(run.form)
+            run = PacketRun(run.form, run.audio)
             self._runs.append(run)
             step_s = 0.0
         run.low_s, run.high_s = min(run.low_s, stamp_s), max(run.high_s, stamp_s)
@@ -245,22 +288,25 @@ class PacketRing:
     def _drop_before(self, serial: int) -> None:
         while self._packets and self._packets[0].serial < serial:
             self._bytes -= len(self._packets.popleft().data)
+        while self._audio and (not self._packets or self._audio[0].at_s < self._packets[0].at_s):
+            self._bytes -= len(self._audio.popleft().data)
 
 
 class Connection:
     """One opened source that fills a ring, from the thread that reads it. Implements PacketTap."""
 
-    def __init__(self, ring: PacketRing) -> None:
+    def __init__(self, ring: PacketRing, wants_audio: bool = False) -> None:
         self.form: StreamForm | None = None
+        self.wants_audio = wants_audio
         self._ring = ring
         self._next = 0  # stamp of a packet that has none
 
-    def begin(self, stream: Any) -> None:
+    def begin(self, stream: Any, audio: Any = None) -> None:
         """See PacketTap. A stream that no muxer takes is as one without packets."""
         form = form_of(stream)
         if form is not None:
             self.form = form
-            self._ring.begin(self, form)
+            self._ring.begin(self, form, None if audio is None else audio_form_of(audio))
 
     def add(self, packet: Any) -> None:
         """See PacketTap."""
@@ -275,6 +321,11 @@ class Connection:
             dts = self._next
         self._next = (packet.pts if dts is None else dts) + (packet.duration or round(_STEP_S / self.form.time_base))
         self._ring.add(self, bytes(packet), packet.pts, dts, packet.duration or 0, key)
+
+    def add_audio(self, packet: Any) -> None:
+        """See PacketTap. A packet without a stamp is dropped."""
+        if packet.pts is not None:
+            self._ring.add_audio(self, bytes(packet), packet.pts, packet.duration or 0)
 
     def add_jpeg(self, data: bytes, width: int, height: int, arrived_s: float) -> None:
         """See PacketTap."""

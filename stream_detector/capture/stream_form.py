@@ -36,8 +36,17 @@ def form_of(stream: Any) -> StreamForm | None:
         return None
 
 
+def audio_form_of(stream: Any) -> StreamForm | None:
+    """The form of an opened audio stream of PyAV, with a size of 0; None where it cannot be told."""
+    try:
+        codec = stream.codec_context.codec.canonical_name
+        return StreamForm(codec, 0, 0, stream.time_base, _header(stream))
+    except (av.FFmpegError, ValueError, TypeError, AttributeError):
+        return None
+
+
 def open_form(form: StreamForm) -> Any:
-    """An input container of PyAV whose one video stream has this form, as a template or to decode packets with.
+    """An input container of PyAV whose one stream has this form, as a template or to decode packets with.
 
     The caller closes it. Raises av.FFmpegError.
     """

@@ -9,14 +9,23 @@ from stream_detector.types import UInt8Array
 
 
 class PacketTap(Protocol):
-    """What a decoder tells of its packets; `Connection` implements it. No call blocks or raises."""
+    """What a decoder tells of its packets; `Connection` implements it. No call blocks or raises.
 
-    def begin(self, stream: Any) -> None:
-        """A container was opened. stream: of PyAV."""
+    wants_audio: whether the audio packets of the source are wanted too.
+    """
+
+    wants_audio: bool
+
+    def begin(self, stream: Any, audio: Any = None) -> None:
+        """A container was opened. stream, audio: of PyAV; None: no audio, or not wanted."""
         ...
 
     def add(self, packet: Any) -> None:
         """A packet of PyAV, as demuxed."""
+        ...
+
+    def add_audio(self, packet: Any) -> None:
+        """An audio packet of PyAV, as demuxed."""
         ...
 
     def add_jpeg(self, data: bytes, width: int, height: int, arrived_s: float) -> None:

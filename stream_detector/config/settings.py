@@ -203,6 +203,7 @@ class CameraConfig(Section):
     evidence: bool | None = None
     record: RecordMode | None = None  # "always": everything; "alarms": clips of alarms; "off": nothing
     record_source: Source | None = None  # what is recorded and kept as evidence, in place of what is scored
+    audio: bool = False  # clips and recordings keep the sound of the source
     transcode: bool = False  # record = "always" with a mask: encode everything anew, painted over
     rtsp_transport: Literal["auto", "tcp", "udp"] | None = None
     snapshot_fps: Annotated[float, Field(gt=0, le=60)] = 5.0  # requests per second to an address that gives one JPEG
@@ -256,6 +257,10 @@ class CameraConfig(Section):
             raise ValueError(
                 'record = "always" with a mask means encoding every picture anew, some 0.1 to 0.4 cores; '
                 'add transcode = true, or write record = "alarms"'
+            )
+        if self.audio and (self.record_source or self.source).kind in ("usb", "demo"):
+            raise ValueError(
+                "audio = true needs a file or a network camera; a USB camera and the demo give no sound here"
             )
         if self.record_source is not None and self.record_source.kind in ("file", "usb", "demo", "pipe"):
             raise ValueError("record_source must be an rtsp:// or http:// address, the camera's main stream")

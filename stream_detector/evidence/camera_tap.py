@@ -6,13 +6,19 @@ place of packets in the ring.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
+from typing import Any
 
 from stream_detector.capture.packets import Connection, PacketRing
+from stream_detector.capture.stream_form import audio_form_of
 from stream_detector.capture.taps import FullPicture
 from stream_detector.config import EvidenceConfig
+from stream_detector.evidence.mp4_file import AUDIO_TAKEN
 from stream_detector.evidence.transcode import UPRIGHT
+
+log = logging.getLogger(__name__)
 
 MADE_FPS = 12.5  # JPEGs a second of a source without packets
 _MADE_QUALITY = 88
@@ -25,10 +31,13 @@ _LATE_S = 10.0  # a decision may come so much later than what it decides about
 class CameraTap:
     """One camera's ring and pictures; implements `capture.taps.CameraTap`.
 
-    shift_s: added to the media time of its capture thread, for a camera that goes on in another host.
+    shift_s: added to the media time of its capture thread, for a camera that goes on in another host.  audio: whether
+    audio packets are kept too.  camera: its name, for the log.
     """
 
-    def __init__(self, config: EvidenceConfig) -> None:
+    def __init__(self, config: EvidenceConfig, audio: bool = False, camera: str = "") -> None:
+        self.audio, self.camera = audio, camera
+        self.no_audio = ""  # why there is none although it was asked for, as last logged
         self.ring = PacketRing(config.ring_bytes, config.pre_s + config.post_s + _LATE_S)
         self.shift_s = 0.0
         self.turned = UPRIGHT  # what makes the decoder's pictures upright
@@ -67,9 +76,26 @@ class TappedConnection(Connection):
     """A connection whose pictures are held, too. Implements `capture.taps.TapConnection`."""
 
     def __init__(self, tap: CameraTap) -> None:
-        super().__init__(tap.ring)
+        super().__init__(tap.ring, tap.audio)
         self._tap = tap
         self._due_s = float("-inf")
+
+    def begin(self, stream: Any, audio: Any = None) -> None:
+        """See `capture.taps.TapConnection`."""
+        super().begin(stream, audio)
+        if not self.wants_audio:
+            return
+        form = None if audio is None else audio_form_of(audio)
+        codec = "a codec without a name" if form is None else form.codec
+        why = "" if form is not None and codec in AUDIO_TAKEN else "no sound" if audio is None else f"sound in {codec}"
+        if why and why != self._tap.no_audio:
+            log.warning(
+                "camera %s: audio = true, but the source sends %s; clips hold %s, so these have none",
+                self._tap.camera,
+                why,
+                ", ".join(sorted(AUDIO_TAKEN)),
+            )
+        self._tap.no_audio = why
 
     def place(self, stamp_s: float | None, media_s: float) -> None:
         """See `capture.taps.TapConnection`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
-from stream_detector.capture.packets import EncodedPacket, PacketRing
+from stream_detector.capture.packets import AudioPacket, EncodedPacket, PacketRing
 from stream_detector.evidence.mp4_file import Mp4File
 from stream_detector.evidence.transcode import H264File, Orientation, PacketDecoder, Painter
 
@@ -26,6 +26,7 @@ class PacketCursor:
         self._ring, self._begin_s = ring, begin_s
         self._serial: int | None = None
         self._broken = False  # packets were lost: nothing fits before the next key frame
+        self._audio_serial = 0
 
     @property
     def begun(self) -> bool:
@@ -86,6 +87,18 @@ class PacketCursor:
             self._serial = taken[-1].serial
         return self._mended(taken), reached
 
+    def take_audio(self, until_s: float) -> list[AudioPacket]:
+        """The next audio packets up to a media time."""
+        taken: list[AudioPacket] = []
+        for packet in self._ring.audio_after(self._audio_serial):
+            at_s = packet.media_s
+            if at_s is None or at_s > until_s:
+                break
+            taken.append(packet)
+        if taken:
+            self._audio_serial = taken[-1].serial
+        return taken
+
     def _mended(self, packets: list[EncodedPacket]) -> list[EncodedPacket]:
         if not self._broken:
             return packets
@@ -123,9 +136,20 @@ class RemuxedVideo:
         form = self.file.form or (packets[0].run.form if packets else None)
         fitting = list(takewhile(lambda packet: packet.run.form == form, packets))
         if fitting:
+            self.file.expect_audio(fitting[0].run.audio)
             self.file.write(fitting)
+        if self.file.form is not None:
+            self.file.write_audio(self.cursor.take_audio(_audio_end(fitting, until_s, reached or final)))
         self.changed = len(fitting) < len(packets)
         return reached or final or self.changed
+
+
+def _audio_end(packets: list[EncodedPacket], until_s: float, over: bool) -> float:
+    """Media time up to which audio goes with these packets. over: nothing more is written after them."""
+    if over:
+        return until_s
+    due_s = packets[-1].due_s if packets else None
+    return float("-inf") if due_s is None else due_s
 
 
 class TranscodedVideo:
@@ -157,6 +181,8 @@ class TranscodedVideo:
         packets, reached = self.cursor.take(until_s, final, _BITE)
         every = self._every(packets)
         last = final and len(packets) < _BITE
+        if packets:
+            self.file.expect_audio(packets[0].run.audio)
         frames = self._decoder.frames(packets)
         for frame, media_s in frames:
             self._count += 1
@@ -167,6 +193,7 @@ class TranscodedVideo:
             for frame, media_s in self._decoder.flush():
                 if media_s <= until_s:
                     self.file.add(frame, media_s)
+        self.file.write_audio(self.cursor.take_audio(_audio_end(packets, until_s, reached or last)))
         return reached or last
 
     def _every(self, packets: list[EncodedPacket]) -> int:

@@ -1,5 +1,7 @@
 """One fragmented MP4 file of video, written packet by packet; a crash at any moment leaves whole fragments.
 
+Audio packets go beside the video where the camera's setting `audio` asks for them.
+
 A file is written under a temporary name (`part_files`) beside its place and renamed when it is complete.
 All failures raise OSError with a sentence.
 """
@@ -14,16 +16,20 @@ from typing import Any
 
 import av
 
-from stream_detector.capture.packets import EncodedPacket, PacketRun, decode_times
+from stream_detector.capture.packets import AudioPacket, EncodedPacket, PacketRun, decode_times
 from stream_detector.capture.stream_form import StreamForm, open_form
 from stream_detector.evidence.part_files import finish_part, forget_part, new_part
 
 # A fragment at every key frame and at least every two seconds; the index (moov) comes first and is never touched again.
 _OPTIONS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "2000000", "flush_packets": "1"}
+# With audio, the index comes with the first fragment: AAC of a transport stream describes itself only in its packets.
+# Video waits at most half a second for audio that does not come.
+_WITH_AUDIO = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "max_interleave_delta": "500000"}
 TIME_BASE = Fraction(1, 90_000)
 
 
 _TAKEN = {"h264", "hevc", "av1", "vp9", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"}
+AUDIO_TAKEN = {"aac", "mp3", "opus", "ac3", "eac3", "flac", "alac"}
 
 
 def takes(form: StreamForm) -> bool:
@@ -40,6 +46,59 @@ class PartialVideo:
         self._part: Path | None = None
         self._container: Any = None
         self._stream: Any = None
+        self._first_s = 0.0  # media time of the first picture
+        self._zero_s = 0.0  # media time that is 0 in the file
+        self._audio_form: StreamForm | None = None
+        self._audio: Any = None
+        self._audio_filter: Any = None
+        self._audio_run: PacketRun | None = None
+        self._audio_shift = 0  # of the present run's stamps, in the time base of the audio
+        self._audio_pts = -1
+
+    def expect_audio(self, form: StreamForm | None) -> None:
+        """Say what audio `write_audio` will bring, before the first picture; a form that MP4 does not take is none."""
+        if self._container is None:
+            self._audio_form = form if form is not None and form.codec in AUDIO_TAKEN else None
+
+    def write_audio(self, packets: Sequence[AudioPacket]) -> None:
+        """Append audio packets, whose media times are known. Raises OSError.
+
+        Those of another form, and those from before the first picture, are left out.
+        """
+        for packet in packets:
+            media_s, form = packet.media_s, self._audio_form
+            if self._audio is None or form is None or media_s is None or packet.run.audio != form:
+                continue
+            if packet.run is not self._audio_run:
+                self._audio_run = packet.run
+                self._audio_shift = round((media_s - self._zero_s) / form.time_base) - packet.pts
+            pts = packet.pts + self._audio_shift
+            if pts <= self._audio_pts:
+                continue
+            made: Any = av.Packet(packet.data)
+            made.pts = made.dts = self._audio_pts = pts
+            made.time_base, made.duration, made.is_keyframe = form.time_base, packet.duration, True
+            try:
+                for ready in [made] if self._audio_filter is None else self._audio_filter.filter(made):
+                    ready.stream = self._audio
+                    self._container.mux_one(ready)
+            except (av.FFmpegError, ValueError) as error:
+                raise OSError(f"the sound of the clip could not be written ({reason_of(error)})") from None
+            self.bytes += len(packet.data)
+
+    def _muxer_options(self, options: dict[str, str]) -> dict[str, str]:
+        return options if self._audio_form is None else {**options, **_WITH_AUDIO}
+
+    def _add_audio_stream(self) -> None:
+        """Add the expected audio stream behind the video's. Raises av.FFmpegError, ValueError."""
+        if self._audio_form is None:
+            return
+        with open_form(self._audio_form) as template:
+            stream = template.streams.audio[0]
+            self._audio = self._container.add_stream_from_template(stream, opaque=True)
+            self._audio.time_base = self._audio_form.time_base
+            if self._audio_form.codec == "aac" and not stream.codec_context.extradata:
+                self._audio_filter = av.bitstream.BitStreamFilterContext("aac_adtstoasc", stream)
 
     def close(self) -> bool:
         """Finish and rename; False if nothing was ever written. Raises OSError if the file did not become whole."""
@@ -69,6 +128,7 @@ class PartialVideo:
 
     def _end(self) -> None:
         container, self._container, self._stream = self._container, None, None
+        self._audio = self._audio_filter = None
         if container is None:
             return
         try:
@@ -87,7 +147,6 @@ class Mp4File(PartialVideo):
         self._run: PacketRun | None = None
         self._shift = 0  # of the present run's stamps, in the form's time base
         self._last_dts = -1
-        self._first_s = 0.0
         self._last_s = 0.0
 
     @property
@@ -117,10 +176,12 @@ class Mp4File(PartialVideo):
         self._part = new_part(self.path)
         self._form = form
         try:
-            self._container = av.open(_address(self._part), "w", format="mp4", options=dict(_OPTIONS))
+            options = self._muxer_options(_OPTIONS)
+            self._container = av.open(_address(self._part), "w", format="mp4", options=dict(options))
             with open_form(form) as template:
                 self._stream = self._container.add_stream_from_template(template.streams.video[0], opaque=True)
             self._stream.time_base = form.time_base
+            self._add_audio_stream()
         except (av.FFmpegError, ValueError) as error:
             self.discard()
             raise OSError(f"video in {form.codec} cannot be written ({reason_of(error)})") from None
@@ -135,6 +196,8 @@ class Mp4File(PartialVideo):
         if self._run is None:
             self._first_s = self._last_s = media_s
             self._shift = -stamp
+            shown = stamp if first.pts is None else first.pts
+            self._zero_s = media_s - float((shown - stamp) * base)
         else:
             wanted = round((media_s - self._first_s) / base)
             self._shift = max(wanted, self._last_dts + 1) - stamp

@@ -119,15 +119,18 @@ class ClipRecorder:
         with self._lock:
             held = self._cameras.get(camera.name)
             if held is None:
-                held = self._cameras[camera.name] = _Camera(camera, CameraTap(self._config.evidence))
+                held = self._cameras[camera.name] = _Camera(camera, self._tap(camera))
                 if camera.record_source is not None:
-                    held.main = CameraTap(self._config.evidence)
+                    held.main = self._tap(camera)
                 if camera.mask:
                     held.painters = MaskPainter(camera.mask), MaskPainter(camera.mask)
                 if camera.record == "always" and camera.source.live:
                     self._record(held)
                 self._share_memory()
             return held.main if main and held.main is not None else held.tap
+
+    def _tap(self, camera: CameraConfig) -> CameraTap:
+        return CameraTap(self._config.evidence, camera.audio, camera.name)
 
     def _share_memory(self) -> None:
         """Bound all rings together, since a capture host that takes too much memory is replaced; under the lock."""

@@ -59,7 +59,6 @@ class H264File(PartialVideo):
         self._painter, self._turned = painter, turned
         flags = "faststart" if fast_start else "frag_keyframe+empty_moov+default_base_moof"
         self._options = {"movflags": flags, "flush_packets": "1"}
-        self._first_s = 0.0
         self._last = -1
         self._key_s = float("-inf")
         self._size = (0, 0)
@@ -92,11 +91,13 @@ class H264File(PartialVideo):
 
     def _open(self, frame: av.VideoFrame, media_s: float) -> None:
         self._size = (max(2, frame.width // 2 * 2), max(2, frame.height // 2 * 2))  # colour is stored at half size
-        self._first_s = self.last_s = media_s
+        self._first_s = self._zero_s = self.last_s = media_s
         self._part = new_part(self.path)
         try:
-            self._container = av.open(f"file:{self._part.absolute()}", "w", format="mp4", options=self._options)
+            options = self._muxer_options(self._options)
+            self._container = av.open(f"file:{self._part.absolute()}", "w", format="mp4", options=options)
             stream: Any = self._container.add_stream(_ENCODER, rate=25, options=dict(_X264))
+            self._add_audio_stream()
         except (av.FFmpegError, ValueError) as error:
             self.discard()
             raise OSError(f"this PyAV cannot write H.264 ({error}); install av from PyPI") from None

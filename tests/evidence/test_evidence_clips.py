@@ -96,7 +96,7 @@ def test_how_late_a_decision_comes_does_not_matter(late_s: float, rig: Callable[
 
 def test_sound_is_left_out(rig: Callable[..., Rig], tmp_path: Path) -> None:
     source = tmp_path / "source.mp4"
-    make_video(source, 12, sound=True)
+    make_video(source, 12, sound="aac")
     evidence = rig()
     evidence.fill(source)
     evidence.alarm(5.0, 7.0)
