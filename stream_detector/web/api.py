@@ -23,10 +23,12 @@ from stream_detector.runtime.build import Run
 from stream_detector.telemetry.health import PATHS as HEALTH
 from stream_detector.telemetry.health import check
 from stream_detector.telemetry.prometheus import exposition
+from stream_detector.web import openapi
 from stream_detector.web.auth import COOKIE, SESSION_S, VIEWER, AccessControl
 from stream_detector.web.clips import MEDIA_TYPES, EvidenceFiles, TooManyCopies
 from stream_detector.web.export import export_csv, export_json
-from stream_detector.web.history import Alarm, Filter, History, make_filter
+from stream_detector.web.filters import Filter, make_filter
+from stream_detector.web.history import Alarm, History
 from stream_detector.web.inputs import settings_of, whole_number
 from stream_detector.web.live_state import LiveState
 from stream_detector.web.middleware import TOO_MANY_GUESSES, answer, read_json
@@ -85,6 +87,7 @@ class Api:
             Route("/api/alarms.json", self._export_json),
             Route("/api/alarms.csv", self._export_csv),
             Route("/api/alarms/{id}", self._alarm),
+            Route("/api/alarms/{id}/around", self._around),
             Route("/api/alarms/{id}/clip.mp4", self._clip),
             Route("/api/alarms/{id}/clip.webm", self._clip),  # its former name
             Route("/api/alarms/{id}/snapshot.jpg", self._snapshot),
@@ -96,6 +99,7 @@ class Api:
             Route("/api/tune/{name}/write", self._write, methods=["POST"]),
             *(Route(path, self._page) for path in PAGES),
         ]
+        routes.append(openapi.route_of(routes))
         handlers = {StreamDetectorError: _refused, TimeoutError: _too_slow}
         return Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
 
@@ -193,8 +197,24 @@ class Api:
         before = whole_number(values.get("before", ""), "before", 1, 2**53)
         limit = whole_number(values.get("limit", ""), "limit", 1, 200) or 50
         alarms, more = self._context.history.page(make_filter(values), before, limit)
-        body = {"alarms": [a.summary() for a in alarms], "more": more, "unseen": self._context.history.unseen()}
+        history = self._context.history
+        body = {"alarms": [a.summary() for a in alarms], "more": more, "unseen": history.unseen(), **history.words()}
         return JSONResponse(body)
+
+    async def _around(self, request: Request) -> Response:
+        """The selected alarms before and after one: what a review goes to next."""
+        alarm = self._known(request)
+        if alarm is None:
+            return _no("no such alarm")
+        found = self._context.history.around(alarm, make_filter(dict(request.query_params)))
+        return JSONResponse(
+            {
+                "newer": found.newer and found.newer.key,
+                "older": found.older and found.older.key,
+                "newer_count": found.newer_count,
+                "older_count": found.older_count,
+            }
+        )
 
     async def _alarm(self, request: Request) -> Response:
         alarm = self._known(request)

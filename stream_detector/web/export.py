@@ -8,14 +8,15 @@ import io
 import json
 from collections.abc import AsyncIterator
 
-from stream_detector.web.history import Alarm, Filter, History
+from stream_detector.web.filters import Filter
+from stream_detector.web.history import Alarm, History
 from stream_detector.web.inputs import cell
 
 MOST, PART = 20_000, 200
 COLUMNS: tuple[str, ...] = (
     *("id", "epoch", "camera", "state", "reason", "start_utc", "reported_utc", "ended_utc", "start_s", "end_s"),
     *("peak_score", "threshold", "degraded", "bundle", "ack_utc", "ack_by", "ack_note"),
-    *("verdict", "verdict_utc", "verdict_by", "verdict_note"),
+    *("verdict", "verdict_utc", "verdict_by", "verdict_note", "kind", "severity"),
 )
 
 
@@ -42,7 +43,7 @@ async def export_csv(history: History, wanted: Filter) -> AsyncIterator[str]:
             judged = row["verdict"] or {}
             row |= {"verdict": judged.get("verdict"), "verdict_utc": judged.get("utc")}
             row |= {"verdict_by": judged.get("by"), "verdict_note": judged.get("note")}
-            writer.writerow([cell(row[name]) for name in COLUMNS])
+            writer.writerow([cell(row.get(name)) for name in COLUMNS])
         yield out.getvalue()
         out.seek(0)
         out.truncate()

@@ -16,12 +16,11 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stream_detector.errors import DataError
-from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA, VERDICT_SCHEMA, rfc3339
+from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA, VERDICT_SCHEMA
+from stream_detector.web.filters import WORD, Filter
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +28,9 @@ MAX_ALARMS = 20_000
 FIRST_EVENTS = 30_000  # events of the journal read at the start
 DETAILED = 200  # newest alarms of this process with complete events
 EVENTS_AN_ALARM = 200
+MOST_WORDS = 20  # different kinds, or severities, that are told apart
 QUERY_S = 1.0  # seconds; limit of a query of the journal
 _EVIDENCE_NAME = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")
-STATES = ("open", "ended", "new", "seen", "judged", "unjudged")
 OF_ALARMS = (ACK_SCHEMA, VERDICT_SCHEMA)  # they name an alarm and its epoch
 
 Body = dict[str, Any]
@@ -64,6 +63,8 @@ class Alarm:
     ack: Body | None = None
     verdict: Body | None = None
     begun: bool = True  # its `start` was read; else `epoch` is that of the first event that was
+    kind: str = ""  # of its newest event, where events carry one
+    severity: str = ""
 
     @property
     def key(self) -> str:
@@ -97,46 +98,19 @@ class Alarm:
             "evidence": self.evidence,
             "ack": self.ack,
             "verdict": self.verdict,
+            **({"kind": self.kind} if self.kind else {}),
+            **({"severity": self.severity} if self.severity else {}),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Selects alarms: an empty text means all. state: one of STATES.  since, until: RFC 3339 as in the events."""
+class Around:
+    """What a filter selects before and after one alarm: the nearest of each side, and how many there are."""
 
-    camera: str = ""
-    state: str = ""
-    since: str = ""
-    until: str = ""
-
-    def takes(self, alarm: Alarm) -> bool:
-        """Return whether it selects `alarm`."""
-        if self.camera and alarm.camera != self.camera:
-            return False
-        wanted = {"open": not alarm.ended, "ended": alarm.ended, "new": alarm.ack is None, "seen": bool(alarm.ack)}
-        wanted |= {"judged": alarm.verdict is not None, "unjudged": alarm.verdict is None}
-        if not wanted.get(self.state, True):
-            return False
-        return not (self.since and alarm.start_utc < self.since) and not (self.until and alarm.start_utc > self.until)
-
-
-def make_filter(values: dict[str, str]) -> Filter:
-    """Make a Filter from a viewer's input. Raises DataError."""
-    state = values.get("state", "")
-    if state and state not in STATES:
-        raise DataError(f"state must be one of {', '.join(STATES)}")
-    return Filter(values.get("camera", "")[:64], state, _moment(values, "since"), _moment(values, "until"))
-
-
-def _moment(values: dict[str, str], name: str) -> str:
-    text = values.get(name, "")
-    if not text:
-        return ""
-    try:
-        moment = datetime.fromisoformat(text[:40])
-        return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise DataError(f"{name} must be a time like 2026-01-31T12:00:00Z") from None
+    newer: Alarm | None
+    older: Alarm | None
+    newer_count: int
+    older_count: int
 
 
 def _place(body: Body) -> tuple[str, ...]:
@@ -152,6 +126,8 @@ class History:
         self._newest: dict[str, str] = {}  # id → key of the newest alarm of that id
         self._bodies: OrderedDict[str, deque[Body]] = OrderedDict()  # by key
         self._number = 0
+        self._kinds: dict[str, None] = {}
+        self._severities: dict[str, None] = {}
         self._seen: set[tuple[str, ...]] = set()  # the newest epoch whose events `load` read
 
     def load(self) -> None:
@@ -220,6 +196,8 @@ class History:
         known.degraded = tuple(sorted({*known.degraded, *map(str, body.get("degraded") or ())}))
         known.evidence = known.evidence or bool(body.get("evidence"))
         known.evidence_name = _evidence_name(body) or known.evidence_name
+        known.kind = _word(body, "kind", self._kinds) or known.kind
+        known.severity = _word(body, "severity", self._severities) or known.severity
         if body["type"] == "end":
             known.reason, known.ended_utc = str(body["reason"]), str(body["emitted_utc"])
             known.end_s = None if body.get("end_s") is None else float(body["end_s"])
@@ -261,6 +239,23 @@ class History:
                     return found, True
                 found.append(alarm)
         return found, False
+
+    def around(self, alarm: Alarm, wanted: Filter) -> Around:
+        """Return the selected alarms next to `alarm`, which need not be selected itself."""
+        newer = older = None
+        newer_count = older_count = 0
+        for other in self._alarms.values():  # from the oldest on
+            if other.number == alarm.number or not wanted.takes(other):
+                continue
+            if other.number < alarm.number:
+                older, older_count = other, older_count + 1
+            else:
+                newer, newer_count = newer or other, newer_count + 1
+        return Around(newer, older, newer_count, older_count)
+
+    def words(self) -> dict[str, list[str]]:
+        """Return the kinds and severities that alarms carry: {"kinds": […], "severities": […]}."""
+        return {"kinds": sorted(self._kinds), "severities": sorted(self._severities)}
 
     def unseen(self) -> int:
         """Return the number of alarms that nobody has acknowledged."""
@@ -305,3 +300,12 @@ def _evidence_name(body: Body) -> str:
     path = evidence.get("clip") if isinstance(evidence, dict) else None
     name = re.split(r"[/\\]", path)[-1].removesuffix(".mp4").removesuffix(".webm") if isinstance(path, str) else ""
     return name if _EVIDENCE_NAME.fullmatch(name) and name.startswith(str(body["id"])) else ""
+
+
+def _word(body: Body, name: str, known: dict[str, None]) -> str:
+    """Return the word of an optional field, and note it in `known`; "" if the event has none that can be shown."""
+    word = body.get(name)
+    if not isinstance(word, str) or not WORD.fullmatch(word) or (word not in known and len(known) >= MOST_WORDS):
+        return ""
+    known[word] = None
+    return word

@@ -29,6 +29,7 @@ GUESS_RATE, GUESS_BURST = 0.2, 10.0  # wrong tokens per minute of one peer
 PEERS = 2000  # number of peers remembered
 OPEN_PATHS = frozenset({"/login", *HEALTH})  # and /static/
 READING_POST = re.compile(r"/login|/logout|/api/tune/[^/]+")  # every other POST writes, and needs an operator
+ANSWERED_IN_JSON = ("/api/", "/metrics", "/openapi.json")  # others lead to /login
 TOO_MANY_GUESSES = "too many wrong tokens; wait a minute"
 METHODS = frozenset({"GET", "HEAD", "POST"})
 
@@ -76,7 +77,7 @@ class SecurityMiddleware:
 
         try:
             refusal = self._refusal(scope)
-            if refusal is not None and refusal[0] == 401 and not scope["path"].startswith(("/api/", "/metrics")):
+            if refusal is not None and refusal[0] == 401 and not scope["path"].startswith(ANSWERED_IN_JSON):
                 await _redirect(guarded, "/login")
             elif refusal is not None:
                 await answer(guarded, *refusal, close=refusal[0] in (400, 431))

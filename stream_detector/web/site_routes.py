@@ -19,7 +19,8 @@ from stream_detector.adaptation.service import FINGERPRINT, Service
 from stream_detector.errors import DataError, StreamDetectorError
 from stream_detector.runtime.build import Run
 from stream_detector.runtime.site import MEMORY_FILE
-from stream_detector.web.history import Filter, History
+from stream_detector.web.filters import Filter
+from stream_detector.web.history import History
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ import pytest
 from stream_detector.config import SmoothingConfig
 from stream_detector.config.edit import set_camera
 from stream_detector.errors import ConfigError
-from stream_detector.web.history import Filter, History
+from stream_detector.web.filters import Filter
+from stream_detector.web.history import History
 
 from .conftest import Page, running, until
 
@@ -27,7 +28,7 @@ def test_the_page_and_its_files_come_with_a_strict_policy(page: Page) -> None:
     total = 0
     seen = ["/", "/static/css/base.css", "/static/css/views.css", "/static/icon.svg"]
     seen += [f"/static/js/{n}.js" for n in ("app", "dom", "time", "stream", "chart", "live", "alarms", "alarm")]
-    seen += [f"/static/js/{n}.js" for n in ("replay", "tune", "files")]
+    seen += [f"/static/js/{n}.js" for n in ("replay", "tune", "files", "filter", "keys", "review", "site")]
     for path in seen:
         found = page.ask(path)
         assert found.status == 200, path

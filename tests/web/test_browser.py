@@ -29,9 +29,9 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not 
 
 from stream_detector.system.outputs import SCORE_COLUMNS  # noqa: E402
 
+from .browser_rig import CHROMIUM, FLAGS, WAIT_MS, shot  # noqa: E402
 from .conftest import running  # noqa: E402
 
-CHROMIUM = Path("/usr/bin/chromium")
 if not CHROMIUM.exists():
     pytest.skip("Chromium is not installed: .ci/install-web-test.sh", allow_module_level=True)
 
@@ -46,7 +46,6 @@ FLAGS = [
     "--disable-sync",
     "--autoplay-policy=no-user-gesture-required",
 ]
-WAIT_MS = 90_000
 pytestmark = pytest.mark.integration
 
 
@@ -130,12 +129,6 @@ def tab(browser: Any, detector: Detector) -> Iterator[Any]:
     yield page
     context.close()
     assert not errors
-
-
-def shot(tab: Any, name: str) -> None:
-    folder = os.environ.get("STREAM_DETECTOR_SHOTS")
-    if folder:
-        tab.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
 def test_an_alarm_appears_within_a_second_of_its_event(browser: Any, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from stream_detector.config import WebConfig  # noqa: E402
 from stream_detector.types import CameraStatus, Preview  # noqa: E402
 from stream_detector.web.server import WebServer  # noqa: E402
 
+from .browser_rig import CHROMIUM, FLAGS, WAIT_MS  # noqa: E402
 from .conftest import Page, running, until  # noqa: E402
-from .test_browser import CHROMIUM, FLAGS, WAIT_MS  # noqa: E402
 
 NAMES = ("entrance", "gate", "stairs", "yard")
 FIRST = "() => document.querySelector('article.card h2').textContent"

@@ -17,7 +17,8 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 
 from stream_detector.events.protocol import ACK_SCHEMA, ALARM_SCHEMA
 from stream_detector.web import export
-from stream_detector.web.history import Filter, History
+from stream_detector.web.filters import Filter
+from stream_detector.web.history import History
 
 from .conftest import running, until
 

@@ -3,6 +3,8 @@ import { get, h, post, store } from "./dom.js";
 import { brief, long, media, span } from "./time.js";
 import { chip } from "./alarms.js";
 import { Chart } from "./chart.js";
+import { listen } from "./keys.js";
+import { Review } from "./review.js";
 
 // Verdict, its key, its label, and what it means.
 export const VERDICTS = [
@@ -12,8 +14,14 @@ export const VERDICTS = [
   ["unsure", "u", "Unsure", "cannot be said"],
 ];
 
-export async function open(main, context, id) {
+export async function open(main, context, id, query) {
   let detail = await get(`/api/alarms/${id}`), timer = 0, closed = false, tries = 0;
+  const review = new Review(context, id, query);
+  const keys = listen([
+    ["j", "the next older alarm that matches", () => review.go("older")], ["k", "the next newer alarm that matches", () => review.go("newer")],
+    ...VERDICTS.map(([word, key, label, title]) => [key, `verdict ${label.toLowerCase()}: ${title}`, () => { if (context.run.may_write) judge(word); }]),
+    ["n", "write a note", () => { if (context.run.may_write) note.focus(); }], ["l", "back to the list", () => context.go(review.list)],
+  ]);
   const face = h("div", { class: "stack" }), head = h("div", { class: "row bar" }), pairs = h("dl", { class: "pairs" }), bars = h("div", { class: "bars" });
   const canvas = h("canvas", { class: "chart tall", role: "img", "aria-label": "Scores of the windows that raised this alarm" });
   const chart = new Chart(canvas), table = h("div", { class: "table" }), seen = h("div", { class: "stack" });
@@ -24,9 +32,10 @@ export async function open(main, context, id) {
   const buttons = VERDICTS.map(([word, key, label, title]) => h("button", { type: "button", title: `${title} (key ${key})`, "data-verdict": word, "aria-pressed": "false", onclick: () => judge(word) }, label, h("kbd", {}, key)));
   const verdict = h("div", { class: "stack" }, judged, h("div", { class: "row verdicts" }, buttons));
   const form = h("form", { class: "stack", onsubmit: acknowledge }, h("label", {}, "Note", note), h("label", {}, "Your name", by), h("button", { class: "main", type: "submit" }, "Acknowledge"));
-  main.replaceChildren(head, h("div", { class: "detail" },
+  review.node.append(keys.button);
+  main.replaceChildren(head, review.node, h("div", { class: "detail" },
     h("div", { class: "stack" }, face, h("section", { class: "panel stack" }, h("h2", {}, "Windows of this alarm"), canvas, legend(), table)),
-    h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Verdict"), verdict, why), h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "Details"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
+    h("div", { class: "stack" }, h("section", { class: "panel stack judge" }, h("h2", {}, "Verdict"), verdict, why), h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "Details"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
 
   async function acknowledge(event) {
     event.preventDefault();
@@ -45,16 +54,11 @@ export async function open(main, context, id) {
       store.set("by", by.value);
       Object.assign(detail, await post(`/api/alarms/${id}/verdict`, { verdict: word, note: note.value, by: by.value }));
       note.value = "";
+      if (closed) return;
       show();
+      review.judged();
     } catch (error) { why.textContent = error.message; }
   }
-  function onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, video")) return;
-    const found = VERDICTS.find(([, key]) => key === event.key);
-    if (found && context.run.may_write) judge(found[0]);
-  }
-  document.addEventListener("keydown", onKey);
-
   function show() {
     const of = detail.verdict;
     judged.textContent = of ? `${of.verdict}, told ${long(of.utc)}${of.by ? ` by ${of.by}` : ""}${of.note ? `: “${of.note}”` : ""}` : "Nobody has judged this alarm. One key or one tap does.";
@@ -62,10 +66,11 @@ export async function open(main, context, id) {
     form.hidden = !context.run.may_write;
     if (!context.run.may_write) why.textContent = context.run.can_sign_in ? "Sign in as an operator to judge and acknowledge." : "This page may only be read: see access.local_writes and web.operator_token_file.";
     head.replaceChildren(h("h1", {}, `Alarm on ${detail.camera}`), chip(detail), h("span", { class: "soft" }, brief(detail.start_utc)),
-      h("span", { class: "end row" }, h("a", { class: "button", href: `/alarms?camera=${detail.camera}`, "data-link": "" }, "All alarms of this camera"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
+      h("span", { class: "end row" }, h("a", { class: "button", href: review.list, "data-link": "" }, "Back to the list"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
     const pair = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
     pairs.replaceChildren(...pair("camera", detail.camera), ...pair("started", long(detail.start_utc)), ...pair("media time", `${media(detail.start_s)} – ${media(detail.end_s)}`), ...pair("duration", span(detail)),
       ...pair("reported", long(detail.reported_utc)), ...pair("ended", detail.ended_utc ? `${long(detail.ended_utc)} (${detail.reason})` : "still open"), ...pair("peak", detail.peak_score.toFixed(3)), ...pair("threshold", detail.threshold.toFixed(3)),
+      ...(detail.kind ? pair("kind", detail.kind) : []), ...(detail.severity ? pair("severity", detail.severity) : []),
       ...pair("degraded", detail.degraded.join(", ") || "no"), ...pair("model", detail.bundle), ...pair("id", detail.id));
     const timing = Object.entries(detail.timing || {}), most = Math.max(1, ...timing.map(([, ms]) => ms));
     bars.replaceChildren(...timing.map(([name, ms]) => h("div", {}, h("span", {}, name), h("meter", { min: 0, max: most, value: ms, "aria-label": `${name}: ${ms.toFixed(1)} milliseconds` }), h("span", {}, `${ms.toFixed(1)} ms`))),
@@ -109,7 +114,8 @@ export async function open(main, context, id) {
   show();
   media_();
   wait();
-  return () => { closed = true; document.removeEventListener("keydown", onKey); clearTimeout(timer); offs.forEach((off) => off()); chart.close(); };
+  review.load().catch((error) => { why.textContent = error.message; });
+  return () => { closed = true; keys.close(); review.close(); clearTimeout(timer); offs.forEach((off) => off()); chart.close(); };
 }
 
 export function legend(alarms) {

@@ -1,6 +1,8 @@
 // The list of alarms: newest first, filtered, live.
 import { get, h, setText } from "./dom.js";
-import { brief, media, span, toUtc, zone } from "./time.js";
+import { VERDICT_WORDS, fromQuery, matches, toParams, toQuery } from "./filter.js";
+import { listen } from "./keys.js";
+import { brief, media, span, zone } from "./time.js";
 
 const JUDGED = { true: ["true", "alarm"], false: ["false", "good"], benign: ["benign", "good"], unsure: ["unsure", "warn"] };
 
@@ -12,7 +14,7 @@ export function chip(alarm) {
 
 function facts(alarm) {
   return [
-    h("div", { class: "row" }, h("h2", {}, alarm.camera), chip(alarm), alarm.reason && alarm.reason !== "normal" ? h("span", { class: "chip" }, alarm.reason) : null),
+    h("div", { class: "row" }, h("h2", {}, alarm.camera), chip(alarm), alarm.kind ? h("span", { class: "chip" }, alarm.kind) : null, alarm.severity ? h("span", { class: "chip" }, `severity ${alarm.severity}`) : null, alarm.reason && alarm.reason !== "normal" ? h("span", { class: "chip" }, alarm.reason) : null),
     h("div", {}, brief(alarm.start_utc)),
     h("div", { class: "soft" }, `at ${media(alarm.start_s)}, ${span(alarm)} · peak ${alarm.peak_score.toFixed(2)} (threshold ${alarm.threshold.toFixed(2)})`),
     alarm.degraded.length ? h("div", { class: "soft" }, `degraded: ${alarm.degraded.join(", ")}`) : null,
@@ -21,10 +23,10 @@ function facts(alarm) {
 }
 
 class Item {
-  constructor(alarm) {
+  constructor(alarm, filter) {
     this.thumb = h("div", { class: "thumb" }, "no snapshot");
     this.text = h("div", { class: "text" });
-    this.link = h("a", { class: "item panel", href: `/alarms/${alarm.key}`, "data-link": "" }, this.thumb, this.text);
+    this.link = h("a", { class: "item panel", href: `/alarms/${alarm.key}${filter}`, "data-link": "" }, this.thumb, this.text);
     this.node = h("li", {}, this.link);
     this.set(alarm);
   }
@@ -47,58 +49,66 @@ class Item {
 }
 
 export async function open(main, context, _id, query) {
-  const value = (name) => query.get(name) || "";
-  const items = new Map();
+  const items = new Map(), values = fromQuery(query);
   const list = h("ol", { class: "list", "aria-label": "Alarms, newest first" });
   const message = h("p", { class: "quiet", role: "status" });
   const more = h("button", { type: "button", hidden: true, onclick: () => load(false) }, "Older alarms");
-  const params = () => new URLSearchParams([["camera", camera.value], ["state", state.value], ["since", toUtc(since.value)], ["until", toUtc(until.value)]].filter(([, v]) => v));
-  const changed = () => {
-    const shown = new URLSearchParams([["camera", camera.value], ["state", state.value], ["since", since.value], ["until", until.value]].filter(([, v]) => v));
-    history.replaceState(null, "", `/alarms${shown.size ? `?${shown}` : ""}`);
-    load(true);
+  const set = (name) => (event) => { values[name] = event.target.value; history.replaceState(null, "", `/alarms${toQuery(values)}`); load(true); };
+  const options = (found, now) => found.map(([key, text]) => h("option", { value: key, selected: key === now }, text));
+  const select = (label, name, found) => h("label", {}, label, h("select", { onchange: set(name) }, options(found, values[name])));
+  const moment = (label, name) => h("label", {}, label, h("input", { type: "datetime-local", title: `Time zone: ${zone}`, value: values[name], onchange: set(name) }));
+  const kind = select("Kind", "kind", []), severity = select("Severity", "severity", []);
+  kind.hidden = severity.hidden = true;  // until an alarm carries one
+  const save = (type) => h("button", { type: "button", onclick: () => location.assign(`/api/alarms.${type}?${toParams(values)}`) }, `Export ${type.toUpperCase()}`);
+  const step = (by) => {
+    const links = [...list.querySelectorAll("a")], at = links.indexOf(document.activeElement);
+    if (by > 0 && at === links.length - 1 && !more.hidden) { load(false).then(() => { if (links.length < items.size) step(by); }); return; }
+    const next = links[at < 0 ? 0 : Math.min(links.length - 1, Math.max(0, at + by))];
+    if (next) next.focus();
   };
-  const select = (options, now) => h("select", { onchange: changed }, options.map(([key, text]) => h("option", { value: key, selected: key === now }, text)));
-  const camera = select([["", "all"], ...context.run.cameras.map((c) => [c.name, c.name])], value("camera"));
-  const state = select([["", "all"], ["open", "open"], ["ended", "ended"], ["new", "not acknowledged"], ["seen", "acknowledged"], ["unjudged", "not judged"], ["judged", "judged"]], value("state"));
-  const since = h("input", { type: "datetime-local", title: `Time zone: ${zone}`, value: value("since"), onchange: changed });
-  const until = h("input", { type: "datetime-local", title: `Time zone: ${zone}`, value: value("until"), onchange: changed });
-  const save = (kind) => h("button", { type: "button", onclick: () => location.assign(`/api/alarms.${kind}?${params()}`) }, `Export ${kind.toUpperCase()}`);
-  main.replaceChildren(h("h1", { class: "bar" }, "Alarms"),
-    h("div", { class: "filters" }, h("label", {}, "Camera", camera), h("label", {}, "State", state), h("label", {}, "From", since), h("label", {}, "To", until), h("span", { class: "end" }, save("csv"), save("json"))),
+  const keys = listen([["j", "to the next older alarm", () => step(1)], ["k", "to the next newer alarm", () => step(-1)],
+    ["Enter", "open it"]]);
+  main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, "Alarms"), h("span", { class: "end row" }, keys.button)),
+    h("div", { class: "filters" }, select("Camera", "camera", [["", "all"], ...context.run.cameras.map((c) => [c.name, c.name])]), select("Verdict", "verdict", VERDICT_WORDS), kind, severity,
+      select("State", "state", [["", "all"], ["open", "open"], ["ended", "ended"], ["new", "not acknowledged"], ["seen", "acknowledged"]]), moment("From", "since"), moment("To", "until"), h("span", { class: "end" }, save("csv"), save("json"))),
     message, list, h("div", { class: "pager" }, more));
+  function offer(label, name, words) {
+    const all = values[name] && !words.includes(values[name]) ? [...words, values[name]] : words;
+    label.hidden = !all.length;
+    if (label.lastChild.length !== all.length + 1) label.lastChild.replaceChildren(...options([["", "all"], ...all.map((word) => [word, word])], values[name]));
+  }
 
   let oldest = null, asked = 0;
   async function load(anew) {
-    const own = ++asked, wanted = params();
+    const own = ++asked, wanted = toParams(values);
     if (!anew && oldest !== null) wanted.set("before", oldest);
     const body = await get(`/api/alarms?${wanted}`).catch((error) => { message.textContent = error.message; return null; });
     if (!body || own !== asked) return;
     if (anew) { items.clear(); list.replaceChildren(); }
     for (const alarm of body.alarms) {
       if (items.has(alarm.key)) { items.get(alarm.key).set(alarm); continue; }
-      const item = new Item(alarm);
+      const item = new Item(alarm, toQuery(values));
       items.set(alarm.key, item);
       list.append(item.node);
       oldest = alarm.number;
     }
     more.hidden = !body.more;
+    offer(kind, "kind", body.kinds);
+    offer(severity, "severity", body.severities);
     context.unseen(body.unseen);
     showCount();
   }
   const showCount = () => setText(message, items.size ? "" : "No alarm matches. The coverage on the live page shows how much footage was scored.");
-  const matches = (alarm) => (!camera.value || alarm.camera === camera.value) && (!until.value || alarm.start_utc <= toUtc(until.value)) && (!since.value || alarm.start_utc >= toUtc(since.value))
-    && ({ open: alarm.state === "open", ended: alarm.state === "ended", new: !alarm.ack, seen: Boolean(alarm.ack), judged: Boolean(alarm.verdict), unjudged: !alarm.verdict }[state.value] ?? true);
   const offs = [
     context.on("alarm", (alarm) => {
       const item = items.get(alarm.key);
-      if (item && !matches(alarm)) {
+      if (item && !matches(alarm, values)) {
         items.delete(alarm.key);
         item.node.remove();
       } else if (item && item.alarm.number === alarm.number) item.set(alarm);
-      else if (matches(alarm)) {
+      else if (matches(alarm, values)) {
         if (item) item.node.remove();
-        const added = new Item(alarm);
+        const added = new Item(alarm, toQuery(values));
         items.set(alarm.key, added);
         list.prepend(added.node);
       }
@@ -107,5 +117,5 @@ export async function open(main, context, _id, query) {
     context.on("link", (state) => { if (state === "live") load(true); }),
   ];
   await load(true);
-  return () => offs.forEach((off) => off());
+  return () => { keys.close(); offs.forEach((off) => off()); };
 }
