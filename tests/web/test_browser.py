@@ -36,16 +36,6 @@ if not CHROMIUM.exists():
     pytest.skip("Chromium is not installed: .ci/install-web-test.sh", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
 pytestmark = pytest.mark.integration
 
 
