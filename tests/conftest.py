@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Read when NumPy and PyTorch are loaded, here and in every process that a test starts. Tests compute little, and
+# several run at the same time: threads of one computation would mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from capture_rig import rigs  # noqa: F401 - a fixture
 from event_bench import Bench, MakeBench
@@ -61,14 +65,8 @@ def bench(make_bench: MakeBench) -> Bench:
 
 
 @pytest.fixture(autouse=True)
-def small_work_on_one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fits of a few hundred rows run on one thread: on a busy machine two wait for each other at every step."""
+def one_thread_of_torch() -> None:
+    """A test that asks PyTorch for more threads changes nothing for the next one."""
     torch = sys.modules.get("torch")
-    place = {request.path.parent.name, request.path.stem}
-    if torch is None or not place & {"evaluation", "benchmarks", "test_views", "test_embed"}:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

@@ -33,14 +33,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 def record(tmp_path_factory: pytest.TempPathFactory, small: str) -> dict[str, Any]:
     """What a run in small writes."""
     out = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     options = ["--models", small, "--precisions", "fp32", "tf32", "--batches", "1", "2", "--seconds", "0", "--cameras"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "FOLD_MODELS", (small,))
         patch.setenv("STREAM_DETECTOR_CACHE", str(out.parent))
         assert gpu.main(["--device", "cpu", *options, "--out", str(out)]) == 0
-    torch.set_num_threads(threads)
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found
 

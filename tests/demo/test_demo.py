@@ -152,7 +152,7 @@ def test_command_refuses_with_exit_2(
 @pytest.mark.parametrize("incident", [True, False])
 def test_nobody_appears_or_vanishes_inside_the_picture(incident: bool) -> None:
     for seed in range(8):
-        scene = DemoScene(seed, incident=incident)
+        scene = DemoScene(seed, size=SIZE, incident=incident)
         for actor in scene._actors:
             for at_s, x, z in (actor.knots[0], actor.knots[-1]):
                 if 0 < at_s < scene.duration_s:

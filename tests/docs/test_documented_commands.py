@@ -42,6 +42,7 @@ def commands() -> Iterator[tuple[Path, list[str]]]:
 
 
 ALL = list(commands())
+BENCHMARKS = {*names(), "NAME"}
 
 
 def test_there_are_many() -> None:
@@ -51,7 +52,7 @@ def test_there_are_many() -> None:
 def refusal(words: list[str], parser: argparse.ArgumentParser) -> str:
     """Why the program would not take a command; empty where it would. Arguments may be left out in a sentence."""
     if words[:3] == ["python", "-m", "benchmarks"]:
-        return "" if words[3].replace("-", "_") in {*names(), "NAME"} else "no such benchmark"
+        return "" if words[3].replace("-", "_") in BENCHMARKS else "no such benchmark"
     arguments = words[1:] if words[0] == "stream-detector" else ["run", *words[2:]]
     if words[:3] == ["python", "-m", "stream_detector"]:
         arguments = words[3:]

@@ -180,7 +180,6 @@ def test_the_maps_are_matched_place_by_place() -> None:
 
 
 def test_a_student_that_matches_maps_leaves_a_checkpoint_that_any_command_reads(pack: Pack, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     views = Targets(tmp_path / "maps", pack.targets.jobs, "k", maps=True)
     rows = range(len(views.jobs))
     with pytest.raises(DataError, match="gave no 'middle'"):
@@ -206,7 +205,6 @@ def test_a_student_that_matches_maps_leaves_a_checkpoint_that_any_command_reads(
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(pack: Pack, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     pool = Pool([pack], seed=0)
     whole = Run(TINY, pool, tmp_path / "whole", "cpu", None)
     assert len(list(whole.train())) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from small_judgement import judge_little
 
 from stream_detector.errors import UsageError
 from stream_detector.models import weights
@@ -26,7 +26,7 @@ from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic
 from trainer.evaluation.material import Piece
 from trainer.evaluation.nested import Labels, highest, nested
-from trainer.evaluation.standard import Quiet, StreamPlan, evaluate_look, labelled
+from trainer.evaluation.standard import Quiet, labelled
 from trainer.recipes.accurate import command, settings
 from trainer.recipes.accurate.decide import compared
 from trainer.recipes.labelfree.ship import head_of
@@ -141,8 +141,7 @@ def test_one_command_judges_decides_and_writes(tmp_path: Path, monkeypatch: pyte
         ],
     )
     monkeypatch.setattr(command, "choices_of", lambda parts: tuple((1.0, "clips", part) for part in parts))
-    plan = StreamPlan(1, 200.0, 1)
-    monkeypatch.setattr(command, "evaluate_look", functools.partial(evaluate_look, plan=plan))
+    judge_little(monkeypatch, command)
     told = settings.load(["rounds=200"])
     words = (tmp_path, tmp_path / "root", tmp_path / "out", tmp_path / "run", told, Console(quiet=True))
     bundle = command.build(*words)

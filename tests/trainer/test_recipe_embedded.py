@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from recipe_rig import TINY, teacher, tiny
 from rich.console import Console
+from small_judgement import judge_little
 from torch import nn
 
 from stream_detector.errors import DataError, UsageError
@@ -22,7 +23,7 @@ from stream_detector.models.heads import Head
 from trainer.__main__ import main as trainer_main
 from trainer.data.clips import read_frames
 from trainer.evaluation.command import kept_paths
-from trainer.recipes.labelfree import command
+from trainer.recipes.labelfree import command, ship
 from trainer.recipes.labelfree.bank import HeldBank, ReadingBank
 from trainer.recipes.labelfree.material import COLUMNS, encode, make_pack, read_pack
 from trainer.recipes.labelfree.options import add_parser
@@ -151,7 +152,14 @@ def one_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command.teachers, "asker", lambda name, network, device, side: teacher(name))
 
 
-def test_one_command_goes_from_nothing_to_a_bundle(data: Path, pack: Path, tmp_path: Path, one_teacher: None) -> None:
+@pytest.fixture()
+def small_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge_little(monkeypatch, ship)
+
+
+def test_one_command_goes_from_nothing_to_a_bundle(
+    data: Path, pack: Path, tmp_path: Path, one_teacher: None, small_judgement: None
+) -> None:
     words = ["--data", str(data), "--root", str(pack.parent), "--run", str(tmp_path / "run"), "--threads", "1"]
     assert command.main(arguments(*words, "--set", *TINY, "watch_share=0.3")) == 0
     bundle = Bundle.load(tmp_path / "run/bundle")
