@@ -1,4 +1,4 @@
-"""Fewer thresholds to choose among than in service."""
+"""Smaller choices than in service."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from stream_detector.adaptation import adapt
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_thresholds() -> Iterator[None]:
-    """The choice takes a time that grows with them, and the made-up sites leave plenty of room between the scores."""
+def few_choices() -> Iterator[None]:
+    """The time of `adapt` grows with what it tries; a made-up site leaves plenty of room between the scores."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adapt, "LEVELS", 20)
+        patch.setattr(adapt, "KEEPS", (15.0,))
         yield
