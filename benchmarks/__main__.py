@@ -7,11 +7,15 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+from functools import cache
 from pathlib import Path
+
+from benchmarks.options import OPTIONS, parse
 
 NOT_BENCHMARKS = {"__init__", "__main__", "results"}
 
 
+@cache
 def names() -> dict[str, str]:
     """Return every benchmark and the question that it answers: the first paragraph of its docstring."""
     found = {}
@@ -31,8 +35,10 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help") or argv[0].replace("-", "_") not in known:
         print("python -m benchmarks NAME [options]", *(f"  {n:14} {text}" for n, text in known.items()), sep="\n")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
-    module = importlib.import_module(f"benchmarks.{argv[0].replace('-', '_')}")
-    return int(module.main(argv[1:]))
+    name = argv[0].replace("-", "_")
+    if name in OPTIONS:
+        parse(name, argv[1:])  # --help and wrong usage end here, before the large libraries are loaded
+    return int(importlib.import_module(f"benchmarks.{name}").main(argv[1:]))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ most 1 s.
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import tempfile
@@ -28,6 +27,7 @@ from benchmarks.faultlib.detector import free_endpoint, kill, start
 from benchmarks.faultlib.receivers import Broker, HttpReceiver, MqttSubscriber, certificate
 from benchmarks.faultlib.watched import Watch, run_watched
 from benchmarks.latency import quantiles
+from benchmarks.options import parse
 from benchmarks.results import load_before, write_results
 
 GOAL_S = 1.0
@@ -117,12 +117,7 @@ def measure(folder: Path, cameras: int, seconds: float) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Command line; 1 if a p95 is above the aim or nothing came."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks bridges", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--cameras", type=int, default=4)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("bridges", argv)
     load = load_before()
     with tempfile.TemporaryDirectory(prefix="bridges-") as folder:
         results = measure(Path(folder), args.cameras, args.seconds)

@@ -33,6 +33,7 @@ from benchmarks import cameracosts
 from benchmarks.badcameras import bad_cameras
 from benchmarks.camerarig import WINDOW_S, Spec, run
 from benchmarks.footage import find_clips
+from benchmarks.options import parse
 from benchmarks.results import commit, load_before, read_results, write_results
 from stream_detector.capture.host_pool import cores_here
 from stream_detector.models.bundle import Bundle
@@ -41,7 +42,6 @@ FPS = 25.0
 P95_MS = 150.0
 SHARES = (0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the budget, tried in turn
 HEALTHY = 4
-PARTS = ("kept", "overload", "isolation")
 
 
 def kept_up(row: dict[str, Any]) -> bool:
@@ -153,21 +153,7 @@ def isolation(video: Path, args: argparse.Namespace, console: Console) -> list[d
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks cameras", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 clips")
-    parser.add_argument("--hosts", default="auto", help="capture hosts, as `run --capture-hosts` (default auto)")
-    parser.add_argument("--sizes", nargs="+", default=["320x240", "1280x720"])
-    parser.add_argument("--cameras", type=int, nargs="+", help="numbers to try (default: shares of the budget)")
-    parser.add_argument("--overload", type=int, nargs="+", default=[96], help="numbers beside 2 × and 4 × the best")
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--settle", type=float, default=6.0)
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each, of which the median counts")
-    parser.add_argument("--scale-isolation", type=float, default=1.0, help="share of the full number of bad cameras")
-    parser.add_argument("--precision", default="auto", help="int8 needs `stream-detector models quantise` first")
-    parser.add_argument("--all", action="store_true", help="go on after the first number that is not kept up with")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("cameras", argv)
     console = Console()
     bundle = Bundle.load("embedded")
     clips = find_clips(args.clips)

@@ -22,9 +22,9 @@ from typing import Any
 from benchmarks.clustercost import archive, overhead
 from benchmarks.clusterkills import kill_driver, kill_nodes
 from benchmarks.clusterlib import Run, choose_clips, compare, config_for, make_film, nodes, single
+from benchmarks.options import parse
 from benchmarks.results import load_before, read_results, write_results
 
-PARTS = ("same", "kills", "driver", "overhead", "archive")
 TOLERANCE = 1e-4
 RECOVERY_S = 10.0
 
@@ -88,17 +88,7 @@ def _former(name: str) -> Any:
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks cluster", description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--clips", type=Path, required=True, help="folder that holds index.csv and the clips")
-    parser.add_argument("--count", type=int, default=30, help="same, archive: clips")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--kills", type=int, default=10, help="kills: at most so many in this run")
-    parser.add_argument("--seconds", type=float, default=100.0, help="kills, overhead: length of the footage")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--target", choices=("node", "shard"), default="node", help="kills: what is killed")
-    parser.add_argument("--add", action="store_true", help="kills: add to the runs recorded before")
-    args = parser.parse_args(argv)
+    args = parse("cluster", argv)
     load = load_before()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,7 +16,6 @@ files that are played as fast as possible keep the queue full, cameras do not (`
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import subprocess
@@ -32,6 +31,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.options import fail, parse
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import ROOT
 from stream_detector.models.bundle import Bundle
@@ -186,27 +186,17 @@ def judge(cuts: list[list[Cut]], events: list[dict[str, Any]], hours: float) -> 
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks composite", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv (path, set, label)")
-    parser.add_argument("--quiet", type=Path, required=True, help="folder of long recordings in which nothing happens")
-    parser.add_argument("--sets", nargs="+", default=["wild_clips"], help="of incidents")
-    parser.add_argument("--controls", nargs="+", default=["wild_clips"], help="of normal clips")
-    parser.add_argument("--streams", type=int, default=20)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--incidents", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="so many times the streams")
-    parser.add_argument("--bundle", default="embedded")
-    parser.add_argument("--thresholds", type=float, nargs="*", default=[], help="also at these (a run each)")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("composite", argv)
     with (args.clips / "index.csv").open(newline="", encoding="utf-8") as file:
         clips = list(csv.DictReader(file))
     loud = [row for row in clips if row["label"] == "abnormal" and row["set"] in args.sets]
     still = [row for row in clips if row["label"] == "normal" and row["set"] in args.controls]
     quiet = sorted(args.quiet.glob("*.mp4"))
     if not loud or not still or not quiet:
-        parser.error("no incidents, no controls or no quiet recordings; check --clips, --sets, --controls and --quiet")
+        fail(
+            "composite",
+            "no incidents, no controls or no quiet recordings; check --clips, --sets, --controls and --quiet",
+        )
     quiet = quiet[1::2]  # every other one is training's (see trainer/recipes/embedded/extra_footage.py)
     load, bundle, console = load_before(), Bundle.load(args.bundle), Console(stderr=True)
     hours = args.streams * args.minutes / 60

@@ -9,7 +9,6 @@ error of the features, change of the scores, change of the clip AUC.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import importlib.util
 import os
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.options import parse
 from benchmarks.results import write_results
 from stream_detector.config import EngineConfig
 from stream_detector.engines import detect_hardware, load_engine
@@ -32,13 +32,7 @@ from trainer.ranking import auc
 
 def main(argv: list[str]) -> int:
     """Run, print a table, write `results/engines.json`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks engines", description=__doc__.splitlines()[0])
-    parser.add_argument("clips", type=Path, help="folder with index.csv")
-    parser.add_argument("--bundle", default="embedded")
-    parser.add_argument("--limit", type=int, default=400, help="val clips, drawn with a fixed seed (default 400)")
-    parser.add_argument("--calibration", type=int, default=128, help="train windows for int8 (default 128)")
-    parser.add_argument("--no-save", action="store_true", help="print only")
-    args = parser.parse_args(argv)
+    args = parse("engines", argv)
     bundle = Bundle.load(args.bundle)
     frames, labels = first_windows(args.clips, "val", args.limit, bundle.recipe)
     machine = detect_hardware()

@@ -9,7 +9,6 @@ of median cost counts. What evidence costs is the difference from `plain`.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.console import Console
 from benchmarks.cameracosts import make_video
 from benchmarks.evidencerig import MODES, Spec, run
 from benchmarks.footage import find_clips
+from benchmarks.options import parse
 from benchmarks.results import load_before, write_results
 from stream_detector.models.bundle import Bundle
 
@@ -28,14 +28,7 @@ LIMITS = {"alarm": 0.1, "record": 0.2}  # cores, with 16 cameras
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks evidence", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 clips")
-    parser.add_argument("--cameras", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--settle", type=float, default=8.0)
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each mode, of which the median counts")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("evidence", argv)
     console = Console()
     load = load_before()
     clips = find_clips(args.clips)

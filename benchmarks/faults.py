@@ -53,6 +53,7 @@ from benchmarks.faultlib.slopes import slopes
 from benchmarks.faultlib.stalls import stop_subscriber
 from benchmarks.faultlib.strangers import strangers
 from benchmarks.faultlib.truth import between, clocks, deleted, pruned, rotated, without
+from benchmarks.options import parse
 from benchmarks.results import commit, read_results, write_results
 
 
@@ -108,20 +109,7 @@ def rows(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 def main(argv: list[str]) -> int:
     """Run the campaign, or parts of it; 1 if anything failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks faults", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of faults")
-    parser.add_argument(
-        "--times", type=int, default=200, metavar="N", help="kills of every part that kills, at scale 1"
-    )
-    parser.add_argument("--events-per-s", type=int, default=2000, help="of the part `stalls`")
-    parser.add_argument("--soak-minutes", type=float, default=2.0, help="of the part `strangers`")
-    parser.add_argument("--memory-minutes", type=float, default=10.0, help="of the part `memory`")
-    known = parts(1.0, 0, 0)
-    parser.add_argument("--only", nargs="+", choices=sorted(known), default=list(known), metavar="PART")
-    parser.add_argument("--no-save", action="store_true", help="leave benchmarks/results alone")
-    args = parser.parse_args(argv)
+    args = parse("faults", argv)
     done: dict[str, Any] = {}
     logging.getLogger("stream_detector").setLevel(logging.CRITICAL)  # what is provoked here is no news
     for name in args.only:

@@ -5,7 +5,6 @@ OpenCV's wheels encode no H.264, so GStreamer does it, driven by the system's Py
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,13 +39,6 @@ def missing_encoder() -> str:
         return f"{SYSTEM_PYTHON} does not exist"
     done = subprocess.run([SYSTEM_PYTHON, "-c", _PLAY], capture_output=True, text=True, timeout=60)
     return "" if done.returncode == 0 else f"GStreamer: {(done.stderr.strip().splitlines() or ['absent'])[-1]}"
-
-
-def need_encoder(parser: argparse.ArgumentParser) -> None:
-    """End the command with what to install when no H.264 can be made here."""
-    missing = missing_encoder()
-    if missing:
-        parser.error(f"{missing}; run .ci/install-rtsp.sh")
 
 
 def find_clips(folder: Path, limit: int = 40) -> list[Path]:

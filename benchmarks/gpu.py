@@ -29,16 +29,14 @@ import torch
 from benchmarks import gpulib
 from benchmarks.codehash import code_of
 from benchmarks.gpuproduct import Capacity, capacity
+from benchmarks.options import GPU_CAMERAS, GPU_MODELS, GPU_PRECISIONS, parse
 from benchmarks.results import load_before, write_results
 from stream_detector.errors import StreamDetectorError
 
 CODE = ("stream_detector/engines", "stream_detector/models/backbones")
 FOLD_MODELS = ("embedded", "resnet3d-34-a")
-MODELS = ["embedded", "resnet3d-34-a", "resnet3d-18-a", "resnet3d-50-b", "r3d_18", "i3d"]
-PRECISIONS = ["fp16", "bf16", "tf32", "fp32"]
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
 ON_CPU: dict[str, Any] = {"models": ["embedded"], "precisions": ["fp32", "bf16"], "batches": [1, 4], "cameras": []}
-CAMERAS = ["192:320x240", "48:1280x720"]
 PROFILE_BATCH = 32
 SPARE_S = 12.0  # an engine is not begun when less is left
 
@@ -87,7 +85,7 @@ class Bench:
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    args = _arguments(argv)
+    args = parse("gpu", argv)
     device = args.device
     if device == "auto":
         device = "cuda:0" if torch.cuda.is_available() else ""
@@ -98,7 +96,12 @@ def main(argv: list[str]) -> int:
     for name, value in ({} if cuda else ON_CPU).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name, standard in (("models", MODELS), ("precisions", PRECISIONS), ("batches", BATCHES), ("cameras", CAMERAS)):
+    for name, standard in (
+        ("models", GPU_MODELS),
+        ("precisions", GPU_PRECISIONS),
+        ("batches", BATCHES),
+        ("cameras", GPU_CAMERAS),
+    ):
         if getattr(args, name) is None:
             setattr(args, name, standard)
     args.no_save = args.no_save or (not cuda and args.out is None)  # figures of a CPU are not those of a GPU
@@ -120,26 +123,6 @@ def main(argv: list[str]) -> int:
     elif path:
         print(path)
     return 0
-
-
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="auto", help="cuda, cuda:N or cpu (default: the GPU)")
-    parser.add_argument("--models", nargs="*", metavar="BUNDLE_OR_ARCH", help=f"default {' '.join(MODELS)}")
-    parser.add_argument(
-        "--precisions", nargs="+", choices=PRECISIONS, help="of the first two models; others: the first"
-    )
-    parser.add_argument("--batches", nargs="+", type=int, help="default 1 to 128")
-    parser.add_argument(
-        "--cameras", nargs="*", metavar="N:WxH", help=f"default {' '.join(CAMERAS)}; none: leave it out"
-    )
-    parser.add_argument("--seconds", type=float, default=0.4, help="for each row (default 0.4)")
-    parser.add_argument("--camera-seconds", type=float, default=12.0, help="for each number of cameras (default 12)")
-    parser.add_argument("--budget-s", type=float, default=300.0, help="begin nothing more after so long (default 300)")
-    parser.add_argument("--out", type=Path, help="results file (default benchmarks/results/gpu.json, on a GPU only)")
-    parser.add_argument("--no-save", action="store_true", help="print only")
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    return parser.parse_args(argv)
 
 
 def describe(device: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.footage import SYSTEM_PYTHON, find_clips, make_h264, make_raw, missing_encoder
+from benchmarks.options import fail, parse
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import WINDOW_S, Spec, run
 from benchmarks.rtsp_faults import missing_server
@@ -173,20 +174,10 @@ def unavoidable(stride: int) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Command line; 2 when neither source can be had."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks latency", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 clips")
-    parser.add_argument("--cameras", type=int, nargs="+", default=[1, 4, 8, 16, 32])
-    parser.add_argument("--seconds", type=float, default=25.0)
-    parser.add_argument("--settle", type=float, default=5.0)
-    parser.add_argument("--sources", nargs="+", choices=("rtsp", "file"), default=["rtsp", "file"])
-    parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--in-step", action="store_true", help="file: all cameras at the same phase, the worst case")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("latency", argv)
     missing = missing_encoder() or ("rtsp" in args.sources and missing_server())
     if missing:
-        parser.error(f"{missing}; run .ci/install-rtsp.sh")
+        fail("latency", f"{missing}; run .ci/install-rtsp.sh")
     rows: list[dict[str, Any]] = []
     load = load_before()
     with tempfile.TemporaryDirectory() as name:

@@ -14,7 +14,6 @@ best round of each counts. Scores of `plain` and `ours` are compared: the same w
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -30,7 +29,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.footage import find_clips, make_h264, need_encoder
+from benchmarks.footage import find_clips, make_h264, missing_encoder
+from benchmarks.options import fail, parse
 from benchmarks.results import load_before, write_results
 
 ROOT = Path(__file__).parents[1]
@@ -188,21 +188,9 @@ def measure(videos: list[str], ways: list[str], rounds: int, folder: Path, conso
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks peers", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 clips")
-    parser.add_argument("--files", type=int, default=4)
-    parser.add_argument("--minutes", type=float, default=2.0, help="length of each file")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument(
-        "--ways",
-        nargs="+",
-        default=["seed-own", "seed", "plain", "ours"],
-        choices=("seed-own", "seed", "plain", "ours"),
-    )
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
-    need_encoder(parser)
+    args = parse("peers", argv)
+    if missing := missing_encoder():
+        fail("peers", f"{missing}; run .ci/install-rtsp.sh")
     console = Console(quiet=args.json)
     load = load_before()
     with tempfile.TemporaryDirectory() as name:

@@ -12,7 +12,6 @@ threshold are counted on the other; then the halves change roles. "kept": the ra
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -26,6 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.options import fail, parse
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import ROOT
 from stream_detector.alarms.calibration import poisson_upper
@@ -79,18 +79,11 @@ def halves(rows: list[dict[str, str]], folder: Path) -> dict[str, Path]:
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks quiet", description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=Path, required=True, help="folder of DAY-HOUR.mp4 in which nothing happens")
-    parser.add_argument("--asked", type=float, nargs="+", default=[0.5, 1.0], help="false alarms an hour")
-    parser.add_argument("--bundle", default="embedded")
-    parser.add_argument("--learned-too", action="store_true", help="also the recordings that heads learned from")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("quiet", argv)
     videos = sorted(args.videos.resolve().glob("*.mp4"))  # the detector runs in another folder
     videos = videos if args.learned_too else videos[1::2]
     if not videos:
-        parser.error(f"too few .mp4 in {args.videos}; give at least two, or --learned-too")
+        fail("quiet", f"too few .mp4 in {args.videos}; give at least two, or --learned-too")
     bundle, load = Bundle.load(args.bundle), load_before()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -9,13 +9,12 @@ covers the incident if it is the only one, starts between its start and 2 s late
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import stream_detector as sd
+from benchmarks.options import parse
 from benchmarks.results import write_results
 from stream_detector.demo import DemoScene
 
@@ -69,12 +68,7 @@ def summary(scenes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> int:
     """Play all scenes that --keep does not hold yet, print, write results/rendered.json."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks rendered", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=20, help="scenes of each kind")
-    parser.add_argument("--first", type=int, default=6000, help="seed of the first one; nothing was learned from these")
-    parser.add_argument("--bundle", default="embedded")
-    parser.add_argument("--keep", type=Path, help="file of scenes that are done: a stopped run goes on")
-    args = parser.parse_args(argv)
+    args = parse("rendered", argv)
     done = {}
     if args.keep is not None and args.keep.exists():
         kept = [json.loads(line) for line in args.keep.read_text(encoding="utf-8").splitlines()]

@@ -10,7 +10,6 @@ fast as trained ones.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.options import parse
 from benchmarks.results import write_results
 from stream_detector.engines import detect_hardware
 from stream_detector.engines.network import Network
@@ -42,11 +42,7 @@ BATCH = 8
 
 def main(argv: list[str]) -> int:
     """Run, print a table, write `results/roofline.json`."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks roofline", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["resnet3d-34-a", "embedded"], metavar="BUNDLE_OR_ARCH")
-    parser.add_argument("--seconds", type=float, default=6.0, help="time for each row (default 6)")
-    parser.add_argument("--no-save", action="store_true", help="print only")
-    args = parser.parse_args(argv)
+    args = parse("roofline", argv)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["STREAM_DETECTOR_CACHE"] = folder  # nothing of the user's, and nothing left behind

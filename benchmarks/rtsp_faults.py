@@ -12,7 +12,6 @@ run.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import select
@@ -28,6 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.options import parse
 from stream_detector.capture.camera import Capture
 from stream_detector.capture.framing import Views
 from stream_detector.capture.picture import Picture, make_views
@@ -273,13 +273,7 @@ def measure(cycles: int, stall_s: float = 8.0, baseline_s: float = 10.0) -> dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 when the targets are met, 1 when not, 2 when there is no RTSP server here."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.rtsp_faults", description=__doc__.splitlines()[0] if __doc__ else ""
-    )
-    parser.add_argument("--cycles", type=int, default=20)
-    parser.add_argument("--stall-s", type=float, default=8.0)
-    parser.add_argument("--out", type=Path, help="write the figures here, too")
-    options = parser.parse_args(argv)
+    options = parse("rtsp_faults", argv)
     missing = missing_server()
     if missing:
         print(f"no RTSP server here ({missing}); run .ci/install-rtsp.sh", file=sys.stderr)

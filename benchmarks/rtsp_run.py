@@ -10,7 +10,6 @@ the detector's threads and descriptors before and after.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from typing import Any
 import psutil
 import zmq
 
+from benchmarks.options import parse
 from benchmarks.results import write_results
 from benchmarks.rtsp_faults import Recorder, RtspServer, met, missing_server, one_cycle, summary
 from stream_detector.types import CameraStatus
@@ -97,12 +97,7 @@ def measure(cycles: int, stall_s: float, baseline_s: float, port: int) -> dict[s
 
 def main(argv: Sequence[str]) -> int:
     """The command line; 0 when the targets are met, 1 when not, 2 when there is no RTSP server here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks rtsp_run", description=__doc__)
-    parser.add_argument("--cycles", type=int, default=20)
-    parser.add_argument("--stall-s", type=float, default=8.0)
-    parser.add_argument("--baseline-s", type=float, default=60.0)
-    parser.add_argument("--port", type=int, default=5655)
-    args = parser.parse_args(argv)
+    args = parse("rtsp_run", argv)
     missing = missing_server()
     if missing:
         print(f"no RTSP server here ({missing}); run .ci/install-rtsp.sh", file=sys.stderr)

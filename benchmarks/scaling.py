@@ -12,7 +12,6 @@ clips yet, so their cost is left out of the extrapolation.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
@@ -24,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.options import parse
 from benchmarks.queueing import FPS, WINDOW_S, Machine, Shards, capacity, simulate
 from benchmarks.results import load_before, write_results
 from stream_detector.cluster.merge import MAX_SHARDS
@@ -160,11 +160,7 @@ def extrapolate(machine: Machine, shards: Shards, cameras: int, size: str) -> di
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__.splitlines()[0])
-    parser.add_argument("--cameras", type=Path, default=Path(__file__).parent / "results" / "cameras.json")
-    parser.add_argument("--size", default="320x240")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("scaling", argv)
     console = Console()
     load = load_before()
     shards = shard_costs()

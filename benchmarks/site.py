@@ -14,18 +14,17 @@ fewer than 2 or more than 20 false alarms an hour before are reported and not co
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.options import parse
 from benchmarks.results import load_before, write_results
 from benchmarks.sitelib.footage import extract, load, read_clips
 from benchmarks.sitelib.simulate import BASELINE, Site, judge, make_day, make_site, worth
@@ -169,18 +168,7 @@ def summary(rows: Sequence[dict[str, Any]], base_auc: float) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks site", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of the clips (clips/, more_clips/, long_normal/)"
-    )
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/site"), help="features, extracted once")
-    parser.add_argument("--bundle", default="embedded")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--extract-only", action="store_true", help="fill the cache, measure nothing")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("site", argv)
     load_1, console = load_before(), Console(stderr=True)
     clips = read_clips(args.data)
     for done, of in extract(clips, args.bundle, args.cache):

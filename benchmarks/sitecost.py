@@ -10,7 +10,6 @@ from the bytes a window measured here.
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.options import parse
 from benchmarks.results import load_before, write_results
 from stream_detector.adaptation.keeper import SiteKeeper, prune
 from stream_detector.adaptation.memory import Memory
@@ -32,13 +32,7 @@ WINDOW_S = 16 / 25
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks sitecost", description=__doc__.splitlines()[0])
-    parser.add_argument("--cameras", type=int, default=16)
-    parser.add_argument("--hours", type=float, default=2.0)
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("sitecost", argv)
     load, config, clock = load_before(), SiteConfig(), FakeClock()
     names = [f"c{number:02d}" for number in range(args.cameras)]
     count = int(args.hours * 3600 / WINDOW_S)

@@ -9,7 +9,6 @@ the second part of the run, when every buffer has been filled once (`settle_s`).
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import signal
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.options import fail, parse
 from benchmarks.results import write_results
 
 ROOT = Path(__file__).parents[1]
@@ -132,23 +132,14 @@ def run(cameras: int, seconds: float, video: Path, settle_s: float, port: int, e
 
 def main(argv: list[str]) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks soak", description=__doc__)
-    parser.add_argument("--cameras", type=int, default=16)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--video", type=Path, help="a file at least as long as the soak")
-    parser.add_argument("--clips", type=Path, help="a folder of clips to make the video from")
-    parser.add_argument("--settle", type=float, default=120.0, metavar="SECONDS")
-    parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS")
-    parser.add_argument("--port", type=int, default=9464)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("soak", argv)
     seconds = args.minutes * 60
     with tempfile.TemporaryDirectory() as folder:
         video = args.video
         if video is None:
             clips = sorted(args.clips.rglob("*.mp4"))[:24] if args.clips else []
             if not clips:
-                parser.error("give --video FILE or --clips DIR with .mp4 files")
+                fail("soak", "give --video FILE or --clips DIR with .mp4 files")
             video = make_video(clips, Path(folder) / "long.mp4", seconds + 60)
         figures = run(args.cameras, seconds, video, min(args.settle, seconds / 3), args.port, args.every)
     settings = {"cameras": args.cameras, "minutes": args.minutes, "fps": FPS, "size": list(SIZE)}

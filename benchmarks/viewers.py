@@ -34,6 +34,7 @@ from rich.table import Table
 
 from benchmarks.footage import find_clips, make_h264, missing_encoder
 from benchmarks.latency import FPS, SIZE, quantiles, waits_ms
+from benchmarks.options import fail, parse
 from benchmarks.results import load_before, write_results
 from benchmarks.rig import ROOT, Spec, run
 
@@ -136,20 +137,10 @@ def measure(video: Path, args: argparse.Namespace, viewers: int) -> dict[str, An
 
 def main(argv: list[str]) -> int:
     """Command line; 1 when the viewers cost more than a twentieth."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks viewers", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, required=True, help="folder of .mp4 clips")
-    parser.add_argument("--cameras", type=int, default=16)
-    parser.add_argument("--viewers", type=int, default=20)
-    parser.add_argument("--rate", type=float, default=1.0, help="pictures a second (the page's own choice: 1)")
-    parser.add_argument("--rounds", type=int, default=6, help="runs of each kind, taking turns")
-    parser.add_argument("--seconds", type=float, default=25.0)
-    parser.add_argument("--settle", type=float, default=5.0)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--no-save", action="store_true")
-    args = parser.parse_args(argv)
+    args = parse("viewers", argv)
     missing = missing_encoder()
     if missing:
-        parser.error(f"{missing}; run .ci/install-rtsp.sh")
+        fail("viewers", f"{missing}; run .ci/install-rtsp.sh")
     load = load_before()
     rows = []
     with tempfile.TemporaryDirectory() as name:

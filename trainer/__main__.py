@@ -54,6 +54,11 @@ COMMANDS = {
     "search-head": "recipes.causal.search",
     "import-seed": "mil.import_seed",
 }
+# Where the options of a command stand that itself needs PyTorch: `--help` loads them alone.
+OPTIONS = {
+    name: "recipes.embedded.options"
+    for name in ("adapt", "distill", "average", "embed", "novelty", "anchors", "teacher-bundle")
+}
 RENAMED = {"settle": "adapt", "familiar": "novelty", "large": "teacher-bundle"}
 HELP = (__doc__ or "").strip()
 
@@ -75,10 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if debug:
         words.remove("--debug")
     try:
-        module = importlib.import_module(f"trainer.{COMMANDS[words[0]]}")
-        module.add_parser(parser.add_subparsers(required=True))
-        args = parser.parse_args(words)
-        return int(module.main(args))
+        args = _parse(parser, words)
+        return int(importlib.import_module(f"trainer.{COMMANDS[words[0]]}").main(args))
     except StreamDetectorError as error:
         if debug:
             raise
@@ -93,6 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+
+
+def _parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Parse the command line of one command; exits for --help and for wrong usage."""
+    options = importlib.import_module(f"trainer.{OPTIONS.get(words[0], COMMANDS[words[0]])}")
+    options.add_parser(parser.add_subparsers(required=True))
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

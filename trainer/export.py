@@ -13,19 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from stream_detector.errors import DataError
-from stream_detector.models.bundle import Bundle, write_bundle
-from stream_detector.models.heads import TEMPORAL
 from trainer.mil.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load: functions import what needs it
+    import torch
+
+    from stream_detector.models.bundle import Bundle
 
 
 def head_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the manifest's `head` (without checksum) and the state for `stream_detector.models.heads.build_head`."""
+    import torch
+
     spec = checkpoint.spec
     if spec.kind != "mlp" or spec.views != ("rows",) or spec.members != 1:
         return temporal_state(checkpoint)
@@ -48,6 +52,10 @@ def head_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.
 
 def temporal_state(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the same for a head with a state."""
+    import torch
+
+    from stream_detector.models.heads import TEMPORAL
+
     spec, scaling = checkpoint.spec, checkpoint.scaling
     head = {
         "arch": next(arch for arch, kind in TEMPORAL.items() if kind == spec.kind),
@@ -93,6 +101,8 @@ def export(
     checkpoint: Checkpoint, bundle: Bundle, out: Path, name: str, threshold: float, results: dict[str, Any]
 ) -> Bundle:
     """Write the bundle. threshold: on the smoothed score; `stream-detector calibrate` finds one for a camera."""
+    from stream_detector.models.bundle import write_bundle
+
     check_backbone(checkpoint, bundle)
     head, state = head_state(checkpoint)
     manifest = bundle.manifest
@@ -136,6 +146,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(args: argparse.Namespace) -> int:
     """Write the bundle; print its name, fingerprint and folder."""
+    from stream_detector.models.bundle import Bundle
+
     if not 0 <= args.threshold <= 1:
         raise DataError(f"a threshold lies between 0 and 1, got {args.threshold}")
     results = {}

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.adaptation.anchors import Anchors
-from stream_detector.adaptation.fitting import FitConfig, Fitted, Piece, fit_units
+from stream_detector.adaptation.fit_config import FitConfig
+from stream_detector.adaptation.fitting import Fitted, Piece, fit_units
 from stream_detector.adaptation.overlay import Correction, NoveltyTerm, Overlay, logit, rounded
 from stream_detector.adaptation.site_data import (
     FALSE,

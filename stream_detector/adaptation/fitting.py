@@ -22,32 +22,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_detector.adaptation.fit_config import FitConfig
 from stream_detector.errors import DataError
 from stream_detector.types import Float32Array
 
-
-@dataclass(frozen=True, slots=True)
-class FitConfig:
-    """Weights of the losses and their bounds.
-
-    keep: weight of the known logits' mean squared change.  calm, loud: weights of normal pieces and of incidents.
-    calm_below, loud_above: logits that these should have.  calm_share, loud_share: the share of a piece's windows that
-    counts, the highest first; at least one.  sharpness: of the hinge.  hidden: number of added units.  decay: L2 on
-    their weights.  seed: of their first weights.
-    """
-
-    keep: float = 15.0
-    calm: float = 5.0
-    loud: float = 10.0
-    calm_below: float = -1.0
-    loud_above: float = 1.2
-    calm_share: float = 0.03
-    loud_share: float = 0.34
-    sharpness: float = 4.0
-    hidden: int = 8
-    decay: float = 0.01
-    steps: int = 300
-    seed: int = 0
+USUAL = FitConfig()
 
 
 class Units(NamedTuple):
@@ -94,7 +73,7 @@ def scaling(known: Float32Array, weights: NDArray[np.float64]) -> tuple[Tensor, 
 
 
 def fit_units(
-    known: Float32Array, weights: NDArray[np.float64], pieces: Sequence[Piece], config: FitConfig = FitConfig()
+    known: Float32Array, weights: NDArray[np.float64], pieces: Sequence[Piece], config: FitConfig = USUAL
 ) -> Fitted:
     """Fit the units that are added to a head; deterministic.
 

@@ -12,7 +12,8 @@ import torch
 from stream_detector.errors import DataError
 from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM
 from stream_detector.types import UInt8Array
-from trainer.data.clips import Clip, PackedFrames, Size, load_clips
+from trainer.data.clips import Clip, PackedFrames, load_clips
+from trainer.data.sizes import Size
 from trainer.recipes.embedded.augment import Augmentation, augment, shrink, spoil, take
 from trainer.recipes.embedded.teacher import MAPS, Job, Targets
 from trainer.recipes.embedded.view_pool import Pack, Pool

@@ -18,15 +18,14 @@ from trainer.data.clips import (
     check_groups,
     evenly,
     load_clips,
-    named,
     pack_clips,
-    parse_size,
     read_frames,
     read_index,
     split_by_group,
     window_at,
     window_starts,
 )
+from trainer.data.sizes import named, parse_size
 from trainer.recipes.embedded.augment import Augmentation, augment, frame_indices, plain
 
 HEADER = "path,set,label,category,group,split,fps,licence\n"

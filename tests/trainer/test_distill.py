@@ -18,7 +18,9 @@ from stream_detector.models.backbones.resnet3d import ResNet3D
 from stream_detector.models.preprocess import normalise, recipe_named
 from trainer.data.clips import Clip, PackedFrames, PackWriter
 from trainer.recipes.embedded.average import mean_state, measure_statistics
-from trainer.recipes.embedded.distill import Run, TrainConfig, begin, parse_sizes
+from trainer.recipes.embedded.distill import Run, begin
+from trainer.recipes.embedded.options import parse_sizes
+from trainer.recipes.embedded.settings import TrainConfig
 from trainer.recipes.embedded.student import LossWeights, Outputs, Student, inherit_stem, student_from, student_loss
 from trainer.recipes.embedded.teacher import MAPS, Job, Targets, answer, plan
 from trainer.recipes.embedded.view_pool import Drawn, Pack, Pool

@@ -20,10 +20,11 @@ from stream_detector.errors import DataError
 from stream_detector.models.bundle import EMBEDDED, Bundle
 from trainer.__main__ import main as trainer
 from trainer.data.clips import Clip, PackWriter, load_clips, pack_clips, read_index
-from trainer.recipes.embedded import adapt_bundle, embed, extra_footage, footage
+from trainer.recipes.embedded import adapt_bundle, embed, extra_footage, footage, options
 from trainer.recipes.embedded.card import render_card
-from trainer.recipes.embedded.distill import Run, TrainConfig
+from trainer.recipes.embedded.distill import Run
 from trainer.recipes.embedded.novelty import ODD
+from trainer.recipes.embedded.settings import TrainConfig
 from trainer.recipes.embedded.teacher import Targets, plan
 from trainer.recipes.embedded.view_pool import Pack, Pool
 
@@ -76,14 +77,14 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
 
     monkeypatch.setattr(extra_footage, "pack_scenes", scenes)
     parser = argparse.ArgumentParser()
-    embed.add_parser(parser.add_subparsers())
+    options.add_parser(parser.add_subparsers())
     words = ["embed", "--clips", tmp_path, "--cache", cache, "--run", tmp_path / "run", "--out", tmp_path / "bundle"]
     words += ["--scenes", 2, "--check-scenes", 2, "--card", tmp_path / "docs" / "card.md", "--name", "tiny"]
     return parser.parse_args([str(word) for word in [*words, "--device", "cpu"]])
 
 
 def test_a_bundle_comes_out_whole_and_with_its_figures(prepared: argparse.Namespace) -> None:
-    assert prepared.main(prepared) == 0
+    assert embed.main(prepared) == 0
     bundle = Bundle.load(prepared.out)
     manifest = bundle.manifest
     assert manifest.name == "tiny" and 0 < bundle.threshold < 1 and bundle.smoothing.kind == "ema"
@@ -100,7 +101,7 @@ def test_a_bundle_comes_out_whole_and_with_its_figures(prepared: argparse.Namesp
 
 
 def test_the_bundle_is_taught_which_pictures_it_knows(prepared: argparse.Namespace, tmp_path: Path) -> None:
-    assert prepared.main(prepared) == 0
+    assert embed.main(prepared) == 0
     before, card = Bundle.load(prepared.out), tmp_path / "again.md"
     words = ["novelty", "--bundle", prepared.out, "--clips", tmp_path, "--cache", prepared.cache, "--axes", 2]
     assert trainer([*map(str, words), "--out", str(prepared.out), "--card", str(card)]) == 0

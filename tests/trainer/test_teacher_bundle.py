@@ -15,7 +15,8 @@ from stream_detector.errors import DataError
 from stream_detector.models import weights
 from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM, I3D
 from stream_detector.models.backbones.tensors import tensor_digest
-from trainer.data.clips import Clip, parse_size
+from trainer.data.clips import Clip
+from trainer.data.sizes import parse_size
 from trainer.recipes.embedded import teacher_bundle
 from trainer.recipes.embedded.teacher import Job, Targets
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from trainer.data.features import NORMAL, FeatureSet, load_features
 
@@ -142,6 +141,8 @@ def _statistics(rows: Matrix, means: Matrix) -> dict[str, float]:
 
 def _best_auc(group: Matrix, normal: Matrix) -> float:
     """Return the best AUC over all dimensions, in either direction. group: (G, D).  normal: (N, D)."""
+    from scipy.stats import rankdata  # takes a second to load
+
     ranks = rankdata(np.concatenate([group, normal]), axis=0)
     g, n = len(group), len(normal)
     auc = (ranks[:g].sum(axis=0) - g * (g + 1) / 2) / (g * n)

@@ -9,7 +9,6 @@ the recipe `stream-112` does; S is larger than the network's input so that train
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json
@@ -30,8 +29,8 @@ from stream_detector.errors import DataError, SourceError
 from stream_detector.models.recipe import DEFAULT_FILTER, View
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.data.content_hash import files_digest
+from trainer.data.sizes import Size
 
-Size = int | tuple[int, int]  # pixels of a side, or (rows, columns)
 PACK_SIZE = 128
 SPLITS = ("train", "val")
 _COLUMNS = ("path", "set", "label", "split", "group", "category", "fps")
@@ -145,22 +144,6 @@ def evenly(clips: Sequence[Clip], split: str, limits: Mapping[str, int]) -> list
 def sides(size: Size) -> tuple[int, int]:
     """Return (rows, columns) of a size."""
     return (size, size) if isinstance(size, int) else size
-
-
-def named(size: Size) -> str:
-    """Format a size as '240' or, rows first, '240x320', for `parse_size`."""
-    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
-
-
-def parse_size(text: str) -> Size:
-    """Parse '240' to 240 and '240x320' (rows first) to (240, 320). Raises argparse's error otherwise."""
-    try:
-        numbers = [int(part) for part in text.split("x")]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or not all(64 <= number <= 512 for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} must be pixels a side or ROWSxCOLUMNS, 64 to 512: 240, 240x320")
-    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def read_frames(path: Path, size: Size, *, limit: int | None = None, fps: float = 25.0) -> UInt8Array:

@@ -18,7 +18,8 @@ from stream_detector.engines.openvino_engine import convert_module, import_openv
 from stream_detector.errors import DataError, MissingExtraError
 from stream_detector.models.backbones.i3d import I3D
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
-from trainer.data.clips import Size, sides
+from trainer.data.clips import sides
+from trainer.data.sizes import Size
 
 GRID = 5  # cells a side that the teacher's maps are kept in: all there are at 160 pixels
 MIDDLE = "Mixed_4f"  # the block whose output is the middle map

@@ -28,7 +28,8 @@ from stream_detector.models.backbones.tensors import load_strict
 from stream_detector.models.backbones.videoresnet import VideoResNet
 from stream_detector.models.bundle import Bundle
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
-from trainer.data.clips import Size, named, sides
+from trainer.data.clips import sides
+from trainer.data.sizes import Size, named
 from trainer.evaluation import pixels
 from trainer.evaluation.compiled_teacher import compiled_module
 

@@ -22,9 +22,8 @@ from trainer.evaluation import figures
 from trainer.evaluation.figures import Bools, Floats, Judged
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.nested import Labels
+from trainer.evaluation.novelty_limits import AXES, SHARE
 
-AXES = 64
-SHARE = 0.01  # of the windows that the limit is found on lie beyond it
 WINDOWS = 4  # of a clip, for the fit
 ASIDE = 0.25  # of a source's clips, the farthest ones
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trainer.data.clips import parse_size
+from trainer.data.sizes import parse_size
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

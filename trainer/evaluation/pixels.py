@@ -22,7 +22,8 @@ from stream_detector.capture import recordings
 from stream_detector.errors import DataError, SourceError
 from stream_detector.models.recipe import RECIPES
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
-from trainer.data.clips import Size, sides, small_rgb
+from trainer.data.clips import sides, small_rgb
+from trainer.data.sizes import Size
 
 RECIPE = RECIPES["stream-112"]  # its rate and filter; the size is the network's
 

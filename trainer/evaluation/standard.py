@@ -17,7 +17,7 @@ import numpy as np
 
 from stream_detector.errors import DataError
 from stream_detector.types import Float32Array, UInt8Array
-from trainer.evaluation import figures, groups, novelty_worth, pixels, streams
+from trainer.evaluation import figures, groups, novelty_limits, novelty_worth, pixels, streams
 from trainer.evaluation.figures import Bools, Floats, Judged
 from trainer.evaluation.folds import FOLDS, KEPT, fold_of, group_counts
 from trainer.evaluation.logistic import DECAYS, WEIGHTS, Logistic
@@ -131,7 +131,7 @@ def left_out(pieces: Sequence[Piece], labels: Labels, learner: Logistic) -> dict
         if len({k for k, a in zip(own.kinds, own.abnormal, strict=True) if a}) > 1:
             row["kinds"] = figures.by_kind(own)
         row["calibration_error"] = round(figures.calibration_error(own.scores, own.abnormal), 4)
-        if min(learner.features[0].shape[1], len(judged.scores)) > novelty_worth.AXES:
+        if min(learner.features[0].shape[1], len(judged.scores)) > novelty_limits.AXES:
             row["novelty"] = novelty_worth.worth(judged, labels, learner.features, mine)
         found[name] = row
     spread = {

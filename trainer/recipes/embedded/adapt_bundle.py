@@ -17,7 +17,6 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -32,9 +31,9 @@ from trainer.data.clips import PACK_SIZE, pack_clips, read_index
 from trainer.recipes.embedded.adapt_head import AdaptConfig, adapt_head
 from trainer.recipes.embedded.card import write_card
 from trainer.recipes.embedded.clip_metrics import Stream
-from trainer.recipes.embedded.distill import use_threads
+from trainer.recipes.embedded.distill import torch_device, use_threads
 from trainer.recipes.embedded.fit_head import Bag
-from trainer.recipes.embedded.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Footage, add_options, measured, work
+from trainer.recipes.embedded.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Footage, measured, work
 from trainer.recipes.embedded.normal_recordings import recording_bags
 from trainer.recipes.embedded.training_data import CLIP_LIMIT
 
@@ -131,27 +130,11 @@ def _adapt(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespac
     return write_bundle(Path(args.out), parts, state, adapted.state_dict(), bundle.novelty_state, bundle.anchors_state)
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `adapt` to the trainer's command line."""
-    parser = subparsers.add_parser("adapt", help="adapt a bundle to the normal footage of a camera")
-    add_options(parser)
-    parser.add_argument(
-        "--bundle", default="embedded", help="bundle to start from; its head has at most one hidden layer"
-    )
-    parser.add_argument("--run", type=Path, default=Path("runs/adapt"), help="keeps the features")
-    parser.add_argument("--name", help="of the new bundle; the old one's unless given")
-    parser.add_argument("--incident-scenes", type=int, default=120, help="rendered scenes with an incident")
-    parser.add_argument("--keep", type=float, default=AdaptConfig().keep, help="how firmly known scores are held")
-    parser.add_argument("--calm", type=float, default=AdaptConfig().calm, help="weight of calm pieces")
-    parser.add_argument("--loud", type=float, default=AdaptConfig().loud, help="weight of incidents")
-    parser.add_argument("--hidden", type=int, default=AdaptConfig().hidden, help="hidden units that the head gets")
-    parser.set_defaults(main=main)
-
-
 def main(args: argparse.Namespace) -> int:
     """Run `adapt`; returns the exit code."""
     console = Console(stderr=True)
     use_threads(args.threads)
+    args.device = torch_device(args.device)
     bundle = build(args, console)
     if args.card:
         write_card(bundle, args.card)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream_detector.adaptation.fitting import FitConfig as AdaptConfig
+from stream_detector.adaptation.fit_config import FitConfig as AdaptConfig
 from stream_detector.adaptation.fitting import Piece, Units, fit_units, scaling
 from stream_detector.errors import DataError
 from stream_detector.models.heads import Head

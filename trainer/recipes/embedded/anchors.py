@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -81,18 +80,6 @@ def gather(bundle: Bundle, clips: Sequence[Clip], root: Path, engine: Engine) ->
     """Every clip with the features of its windows."""
     for clip in clips:
         yield clip, features_of(engine, bundle, root / clip.path)
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `anchors` to the trainer's command line."""
-    parser = subparsers.add_parser("anchors", help="add features of the head's clips to a bundle")
-    parser.add_argument("--bundle", default="embedded", help="bundle to start from")
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
-    parser.add_argument("--sets", nargs="+", help="only these sets (default: all that the head was fitted on)")
-    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
-    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
-    parser.add_argument("--device", default="auto")
-    parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:

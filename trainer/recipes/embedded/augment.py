@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from stream_detector.types import WINDOW_FRAMES, UInt8Array
-from trainer.data.clips import Size, stretch
+from trainer.data.clips import stretch
+from trainer.data.sizes import Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,17 +59,6 @@ def measure_statistics(student: Student, pool: Pool, recipe: str, *, batches: in
         norm.eval()
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `average` to the trainer's command line."""
-    parser = subparsers.add_parser("average", help="average two checkpoints of one distillation run")
-    parser.add_argument("first", type=Path, help="student.pt")
-    parser.add_argument("second", type=Path, help="a later student.pt")
-    parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
-    parser.add_argument("--out", type=Path, required=True, help="run folder to write student.pt into")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.set_defaults(main=main)
-
-
 def main(args: argparse.Namespace) -> int:
     """Run `average`; returns the exit code."""
     use_threads()

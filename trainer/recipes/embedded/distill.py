@@ -13,16 +13,13 @@ import argparse
 import copy
 import ctypes
 import json
-import math
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
@@ -33,50 +30,10 @@ from stream_detector.errors import DataError
 from stream_detector.models.backbones.i3d import load_i3d
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.preprocess import normalise, recipe_named
-from trainer.data.clips import parse_size
+from trainer.recipes.embedded.settings import TrainConfig
 from trainer.recipes.embedded.student import LossWeights, Student, inherit_stem, student_loss
 from trainer.recipes.embedded.training_data import make_pool
 from trainer.recipes.embedded.view_pool import Drawn, Pool
-
-
-@dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """How the student is trained. sizes: (pixels, share of the steps), small first: early steps need no detail.
-
-    memory: of the averaged weights, which are the ones that count, as a share of the steps.  start_from: a bundle whose
-    backbone is taken as the beginning, or another run's student.pt; empty: random, but for the stem.
-    """
-
-    arch: str = "resnet3d-18-b-w0.5"
-    recipe: str = "stream-112"
-    steps: int = 6000
-    batch: int = 16
-    rate: float = 1.5e-3
-    decay: float = 0.03
-    warmup: int = 100
-    clip_norm: float = 5.0
-    sizes: tuple[tuple[int, float], ...] = ((64, 0.5), (80, 0.35), (112, 0.15))
-    memory: float = 0.05
-    train_stem: bool = False
-    seed: int = 0
-    start_from: str = ""
-    label_weight: float = 1.0
-
-    def size_at(self, step: int) -> int:
-        """Pixels a side at a step."""
-        share = 0.0
-        for size, part in self.sizes:
-            share += part
-            if step < share * self.steps:
-                return size
-        return self.sizes[-1][0]
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate: linear warm-up, then a half cosine down to a hundredth."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 class Run:
@@ -271,60 +228,18 @@ def use_threads(threads: int = 0) -> None:
         torch.set_num_threads(threads)
 
 
-def parse_sizes(text: str) -> tuple[tuple[int, float], ...]:
-    """'64:0.5,112:0.5' → ((64, 0.5), (112, 0.5)). Raises argparse's error otherwise."""
-    try:
-        pairs = [part.split(":") for part in text.split(",")]
-        sizes = tuple((int(size), float(share)) for size, share in pairs)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 64:0.5,112:0.5") from None
-    if any(not 32 <= size <= 128 or share <= 0 for size, share in sizes):
-        raise argparse.ArgumentTypeError(f"{text!r}: sizes must be 32 to 128 and shares positive")
-    return sizes
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `distill` to the trainer's command line."""
-    parser = subparsers.add_parser("distill", help="train the small ResNet3D from the Kinetics I3D and real clips")
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
-    parser.add_argument("--teacher", type=Path, required=True, help="I3D checkpoint, or the archive that holds it")
-    parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="packed frames and teacher targets")
-    parser.add_argument("--run", type=Path, default=Path("runs/distill"), help="checkpoint and log")
-    parser.add_argument("--normal-videos", type=Path, help="folder of long recordings in which nothing happens")
-    parser.add_argument("--rendered", type=int, default=30, help="rendered scenes with an incident; 0: none")
-    parser.add_argument("--keep-rendered", action="store_true", help="do not render again when the generator changed")
-    parser.add_argument("--steps", type=int, default=TrainConfig().steps)
-    parser.add_argument("--batch", type=int, default=TrainConfig().batch)
-    parser.add_argument("--rate", type=float, default=TrainConfig().rate)
-    parser.add_argument("--sizes", type=parse_sizes, default=TrainConfig().sizes, help="pixels:share, 64:0.5,112:0.5")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start-from", metavar="BUNDLE", help="begin with a bundle or another run's student.pt")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch a replica; 0: its own choice")
-    parser.add_argument("--replicas", type=int, default=1, help="copies of the student that share a batch (busy CPUs)")
-    parser.add_argument("--workers", type=int, default=1, help="threads that prepare batches")
-    parser.add_argument(
-        "--teacher-size", type=parse_size, default=160, help="pixels the teacher sees: S or ROWSxCOLUMNS"
-    )
-    parser.add_argument("--teacher-windows", type=int, default=250, help="at most so many windows of each set")
-    parser.add_argument("--teacher-per-clip", type=int, default=2, help="and of each clip")
-    parser.add_argument(
-        "--views",
-        type=int,
-        choices=(0, 1, 2),
-        default=0,
-        help="learn from so many rounds of crops shown to the teacher",
-    )
-    parser.add_argument("--maps", action="store_true", help="match the teacher's maps too, place by place (with views)")
-    parser.add_argument("--label-weight", type=float, default=TrainConfig().label_weight, help="of labels in the loss")
-    parser.add_argument("--skip-teacher", action="store_true", help="train with the teacher's answers found so far")
-    parser.set_defaults(main=main)
+def torch_device(name: str) -> str:
+    """'auto' → 'cuda' where PyTorch finds a GPU, else 'cpu'; any other name as it is."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main(args: argparse.Namespace) -> int:
     """Run `distill`; returns the exit code."""
     console = Console(stderr=True)
     use_threads(args.threads)
+    args.device = torch_device(args.device)
     pool = make_pool(args, console)
     config = TrainConfig(
         steps=args.steps,
@@ -349,15 +264,3 @@ def main(args: argparse.Namespace) -> int:
                 console.print({**line, **{k: round(v, 3) for k, v in mean.items()}}, highlight=False)
     console.print(f"trained: {run.checkpoint}, {run.step} steps, {run.skipped} skipped, {run.seconds:.0f} s")
     return 0
-
-
-def _standalone() -> int:
-    parser = argparse.ArgumentParser(prog="python -m trainer")
-    add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args()
-    result: int = args.main(args)
-    return result
-
-
-if __name__ == "__main__":
-    sys.exit(_standalone())

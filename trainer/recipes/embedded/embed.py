@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,14 +24,15 @@ from rich.console import Console
 from stream_detector.errors import DataError
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.preprocess import recipe_named
-from trainer.data.clips import Clip, named, parse_size
+from trainer.data.clips import Clip
 from trainer.data.content_hash import file_digest
+from trainer.data.sizes import named
 from trainer.recipes.embedded import extra_footage
 from trainer.recipes.embedded.card import write_card
 from trainer.recipes.embedded.clip_metrics import leave_one_set_out, teacher_probe
-from trainer.recipes.embedded.distill import use_threads
+from trainer.recipes.embedded.distill import torch_device, use_threads
 from trainer.recipes.embedded.fit_head import calibrate
-from trainer.recipes.embedded.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, add_options, look, measured
+from trainer.recipes.embedded.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, look, measured
 from trainer.recipes.embedded.normal_recordings import recording_bags
 from trainer.recipes.embedded.select_head import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.recipes.embedded.spaces import fit_in_space, maps_of
@@ -158,24 +158,11 @@ def licences(clips: Sequence[Clip], quiet: str = "") -> dict[str, Any]:
     return found
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `embed` to the trainer's command line."""
-    parser = subparsers.add_parser("embed", help="fit head and threshold to a trained student and write a bundle")
-    add_options(parser)
-    parser.add_argument("--run", type=Path, default=Path("runs/distill"), help="folder with student.pt")
-    parser.add_argument("--name", default="embedded")
-    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
-    parser.add_argument(
-        "--normal-licence", default="as its owner says", help="of the recordings that `distill --normal-videos` read"
-    )
-    parser.add_argument("--teacher-size", type=parse_size, default=160)
-    parser.set_defaults(main=main)
-
-
 def main(args: argparse.Namespace) -> int:
     """Run `embed`; returns the exit code."""
     console = Console(stderr=True)
     use_threads(args.threads)
+    args.device = torch_device(args.device)
     bundle = build(args, console)
     if args.card:
         write_card(bundle, args.card)
@@ -186,10 +173,3 @@ def main(args: argparse.Namespace) -> int:
     if size > 25_000_000:
         raise DataError(f"the bundle has {size:,} bytes, the embedded one may have 25,000,000; use a narrower network")
     return 0
-
-
-if __name__ == "__main__":
-    _parser = argparse.ArgumentParser(prog="python -m trainer")
-    add_parser(_parser.add_subparsers(required=True))
-    _args = _parser.parse_args()
-    sys.exit(_args.main(_args))

@@ -23,8 +23,9 @@ from stream_detector.capture.recordings import pictures
 from stream_detector.demo import DemoScene
 from stream_detector.errors import DataError, SourceError
 from stream_detector.types import UInt8Array
-from trainer.data.clips import PACK_SIZE, Clip, PackedFrames, PackWriter, Size, small_rgb
+from trainer.data.clips import PACK_SIZE, Clip, PackedFrames, PackWriter, small_rgb
 from trainer.data.content_hash import files_digest
+from trainer.data.sizes import Size
 from trainer.data.videos import video_files
 
 FIRST_SEED = 1000

@@ -8,7 +8,6 @@ threshold comes from footage in which nothing happens.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,31 +97,6 @@ def work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
         if done % 50 == 0:
             console.print(f"{name}: {done} of {total}")
     console.print(f"{name}: ready" + (f", {total} made" if done else ""))
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `embed` and `adapt` share."""
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
-    parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="packed footage")
-    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be an older one's")
-    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
-    parser.add_argument(
-        "--quiet-videos",
-        type=Path,
-        help="whole recordings of which one half is learned from and the threshold must lie above the other",
-    )
-    parser.add_argument("--note", action="append", default=[], help="kept in bundle.json, in `training`")
-    parser.add_argument(
-        "--quiet-scenes",
-        type=int,
-        default=320,
-        help="whole rendered scenes without an incident that the head learns from",
-    )
-    parser.add_argument("--scenes", type=int, default=40, help="rendered scenes of each kind for calibration")
-    parser.add_argument("--check-scenes", type=int, default=20, help="rendered scenes of each kind to check on")
-    parser.add_argument("--scene-s", type=float, default=40.0, help="length of all these scenes, as long as the demo")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
 
 
 @dataclass(frozen=True, slots=True)

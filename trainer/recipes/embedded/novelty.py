@@ -16,7 +16,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +26,8 @@ from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.novelty import NoveltyModel
 from stream_detector.types import Float32Array, UInt8Array
 from trainer.data.clips import evenly, load_clips, pack_clips, read_index
-from trainer.evaluation.novelty_worth import AXES, SHARE, fit_axes, quantile_limit
+from trainer.evaluation.novelty_limits import AXES, SHARE
+from trainer.evaluation.novelty_worth import fit_axes, quantile_limit
 from trainer.recipes.embedded.card import write_card
 from trainer.recipes.embedded.distill import use_threads
 from trainer.recipes.embedded.fit_head import Bag, window_weights
@@ -121,21 +121,6 @@ def odd_shares(
         rows = np.concatenate(seen(frames=frames, items=chosen, limit=1, change=change))
         shares[name] = round(float((model.distance(rows) > limit).mean()), 3)
     return shares
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `novelty` to the trainer's command line."""
-    parser = subparsers.add_parser("novelty", help="fit the novelty model of a bundle")
-    parser.add_argument("--bundle", default="embedded", help="bundle to start from")
-    parser.add_argument("--clips", type=Path, required=True, help="folder with index.csv and the clips")
-    parser.add_argument("--cache", type=Path, default=Path("cache/distill"))
-    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
-    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
-    parser.add_argument("--axes", type=int, default=AXES)
-    parser.add_argument("--share", type=float, default=SHARE, help="share of val windows beyond the limit")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
-    parser.add_argument("--workers", type=int, default=1, help="batches at a time")
-    parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from stream_detector.errors import DataError
 from stream_detector.models.backbones.i3d import FEATURE_DIM
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.models.preprocess import recipe_named
-from trainer.data.clips import Clip, load_clips, named, parse_size, sides
+from trainer.data.clips import Clip, load_clips, sides
+from trainer.data.sizes import named
 from trainer.recipes.embedded.clip_metrics import Stream, clip_aucs, leave_one_set_out
 from trainer.recipes.embedded.embed import licences
 from trainer.recipes.embedded.fit_head import Bag, HeadConfig, calibrate, clip_scores, fit_head
@@ -155,17 +155,6 @@ def render_card(manifest: Mapping[str, Any]) -> str:
         "What the embedded model cannot see, this one cannot see either: see [its card](embedded.md).",
     ]
     return "\n".join(lines) + "\n"
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `teacher-bundle` to the trainer's command line."""
-    parser = subparsers.add_parser("teacher-bundle", help="fit a head on the teacher and write a second bundle")
-    parser.add_argument("--cache", type=Path, default=Path("cache/distill"), help="of `distill`, with teacher targets")
-    parser.add_argument("--teacher-size", type=parse_size, default=224)
-    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write")
-    parser.add_argument("--card", type=Path, help="model card to write (Markdown)")
-    parser.add_argument("--name", default="i3d")
-    parser.set_defaults(main=main)
 
 
 def main(args: argparse.Namespace) -> int:

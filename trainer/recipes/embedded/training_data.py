@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from stream_detector.models.backbones.i3d import load_i3d
-from trainer.data.clips import Size, clips_key, load_clips, named, pack_clips, read_frames, read_index, sides
+from trainer.data.clips import clips_key, load_clips, pack_clips, read_frames, read_index, sides
 from trainer.data.content_hash import file_digest
+from trainer.data.sizes import Size, named
 from trainer.evaluation.compiled_teacher import compiled_teacher
 from trainer.recipes.embedded import extra_footage
 from trainer.recipes.embedded.teacher import FrameSource, Job, Targets, answer, plan

@@ -23,7 +23,8 @@ import torch
 
 from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
-from trainer.data.clips import Clip, PackedFrames, PackWriter, Size
+from trainer.data.clips import Clip, PackedFrames, PackWriter
+from trainer.data.sizes import Size
 from trainer.recipes.embedded.augment import Augmentation, take
 from trainer.recipes.embedded.fit_head import Bag, HeadConfig, calibrate, fit_head
 from trainer.recipes.embedded.teacher import Targets
