@@ -1,13 +1,19 @@
 """`stream-detector init`: a first set-up in the terminal.
 
-It asks for cameras, probes them, writes a commented cameras.toml, raises one alarm on purpose and follows it to a
-subscriber, and prints how to run as a service. Passwords go to files of their own.
+The command asks for cameras, probes them, writes a commented cameras.toml, raises a test alarm, waits until a
+subscriber receives it, and prints how to run the detector as a service.
+
+Passwords: the terminal does not show a password while it is typed. Each password is stored in a new file of its own
+that only the user can read (mode 0600); an existing file is never overwritten. cameras.toml holds the path of that
+file. Where an address contains more that may be secret (a query such as ?token=…), cameras.toml has mode 0600 as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import importlib.util
+import itertools
 import os
 import sys
 from dataclasses import dataclass
@@ -23,7 +29,7 @@ from stream_detector.errors import SourceError, StreamDetectorError, UsageError
 from stream_detector.system import signals
 
 PROBE_S = 3.0
-QUESTION = "Camera or recording (rtsp://…, http://…, a file, a USB index, demo; Enter: no more)"
+QUESTION = "Camera or recording (rtsp://USER@HOST/…, http://…, a file, a USB index, demo; Enter: no more)"
 HEAD = """\
 # Written by `stream-detector init`. Every key: `docs/configuration.md`, or the documentation's page of settings.
 # Run it:     stream-detector run --config {path}
@@ -34,26 +40,28 @@ HEAD = """\
 #                              # `stream-detector calibrate` finds one from footage in which nothing happens.
 
 [alarm]
-cooldown_s = 10                # after an alarm no new one begins for so long
+cooldown_s = 10                # time after an alarm in which no other alarm starts
 
 [evidence]
 directory = "{evidence}"
 keep_days = 30                 # older clips are removed
-max_bytes = 10_000_000_000     # and the oldest, when all together are larger
+max_bytes = 10_000_000_000     # if all clips are larger than this, the oldest are removed
 
 [publish]
-bind = "tcp://127.0.0.1:5555"  # events over ZeroMQ; beyond this machine it needs keys (`stream-detector keys new`)
+bind = "tcp://127.0.0.1:5555"  # events over ZeroMQ; another address needs keys (`stream-detector keys new`)
 ledger = "{ledger}"
 """
 WEB = """
 [web]
-bind = "127.0.0.1:8080"        # the page; beyond this machine it needs a token and TLS
+bind = "127.0.0.1:8080"        # the web page; another address needs a token and TLS
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """A camera to write. text: its source without the password.  password: to be written to a file of its own."""
+    """A camera to write. text: its source without the password.  password: stored in a file of its own.  seen: what the
+    probe measured.
+    """
 
     camera: CameraConfig
     text: str
@@ -66,28 +74,33 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "init",
         help="write a first cameras.toml, step by step, and try it",
-        description="A first set-up: asks for cameras, probes them, writes a commented cameras.toml, raises one alarm "
-        "on purpose and follows it to a subscriber, and prints the commands for a service.",
+        description="Asks for cameras, probes them, writes a commented cameras.toml, raises a test alarm, checks that "
+        "a subscriber receives it, and prints the commands for a service.",
     )
-    parser.add_argument("sources", nargs="*", metavar="[NAME=]SOURCE", help="cameras; given here, nothing is asked")
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="[NAME=]SOURCE",
+        help="cameras; without them the command asks. Other users can read a command line: leave passwords out",
+    )
     parser.add_argument("--config", type=Path, default=Path("cameras.toml"), metavar="FILE.toml", help="file to write")
-    parser.add_argument("--no-probe", action="store_true", help="do not look at the cameras")
-    parser.add_argument("--no-test", action="store_true", help="do not raise an alarm to test the way to a subscriber")
+    parser.add_argument("--no-probe", action="store_true", help="do not open the cameras")
+    parser.add_argument("--no-test", action="store_true", help="do not raise a test alarm")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Set up; 0 when the file is written and the test, unless it was left out, came through, else 1."""
+    """Set up; return 0 if the file was written and the test alarm (unless --no-test) was received, else 1."""
     path: Path = args.config
     if path.exists():
         raise UsageError(f"{str(path)!r} exists already; edit it, or give another name with --config")
     with signals.phase("setting up"):
         wanted = _given(args.sources, not args.no_probe) if args.sources else _asked(not args.no_probe)
         if not wanted:
-            raise UsageError("no camera was given, so nothing was written; `demo` would do for a first look")
-        _write(path, wanted)
+            raise UsageError("no camera was given, so nothing was written; give a source, for instance demo")
+        secrets = _write(path, wanted)
         print(f"\nwrote {path}")
         came = args.no_test or _test(path, wanted[0].camera.name)
-    _print_next(path.resolve())
+    _print_next(path.resolve(), secrets)
     return 0 if came else 1
 
 
@@ -105,15 +118,15 @@ def _asked(look: bool) -> list[_Wanted]:
     found: list[_Wanted] = []
     while text := _ask(QUESTION):
         try:
-            new = [_looked_at(each, look) for each in _parsed(text)]
+            new = [_looked_at(_with_password(each), look) for each in _parsed(text)]
         except SourceError as error:
             print(f"  {error}")
-            if not _yes("  Keep it all the same?", False):
+            if not _yes("  Keep this camera anyway?", False):
                 continue
             try:
-                new = _parsed(text)
+                new = [_with_password(each) for each in _parsed(text)]
             except SourceError:
-                print("  It is no source that can be written down; left out.")
+                print("  This is not a valid source; it is left out.")
                 continue
         if len(new) == 1:
             new = [_named(new[0], {each.camera.name for each in found})]
@@ -147,7 +160,7 @@ def _has_name(text: str) -> bool:
 
 
 def _apart(text: str) -> tuple[str, str]:
-    """An address without its password, and the password as it is, unless it is a variable of the environment."""
+    """Split an address into the address without its password, and the password; a ${VARIABLE} stays in the address."""
     parts = urlsplit(text) if "://" in text else None
     if parts is None or not parts.password or "${" in text:
         return text, ""
@@ -156,8 +169,20 @@ def _apart(text: str) -> tuple[str, str]:
     return urlunsplit(parts._replace(netloc=f"{user}@{place}")), unquote(parts.password)
 
 
+def _with_password(wanted: _Wanted) -> _Wanted:
+    """Ask for the password of an address that names a user only; nothing that is typed is shown."""
+    parts = urlsplit(wanted.text) if "://" in wanted.text else None
+    if wanted.password or parts is None or not parts.username or "${" in wanted.text:
+        return wanted
+    password = _ask_secret(f"  Password of {parts.username} (not shown; Enter: none)")
+    if not password:
+        return wanted
+    source = wanted.camera.source.with_password(password)
+    return _Wanted(wanted.camera.model_copy(update={"source": source}), wanted.text, password, wanted.seen)
+
+
 def _looked_at(wanted: _Wanted, look: bool) -> _Wanted:
-    """The same, with what its probe saw. Raises SourceError."""
+    """Add what the probe measured. Raises SourceError."""
     if not look:
         return wanted
     from stream_detector.capture.probe import probe
@@ -175,8 +200,11 @@ def _looked_at(wanted: _Wanted, look: bool) -> _Wanted:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _write(path: Path, wanted: list[_Wanted]) -> None:
-    """The configuration and the passwords' files, checked before they are kept. Raises UsageError or ConfigError."""
+def _write(path: Path, wanted: list[_Wanted]) -> list[Path]:
+    """Write the configuration and the password files, and check them; return the password files.
+
+    If the check fails, the new files are removed. Raises UsageError or ConfigError.
+    """
     state = path.resolve().parent / "stream-detector"
     text = HEAD.format(path=path, evidence=_inside(state / "evidence"), ledger=_inside(state / "ledger.sqlite3"))
     if importlib.util.find_spec("uvicorn") is not None and importlib.util.find_spec("starlette") is not None:
@@ -189,15 +217,14 @@ def _write(path: Path, wanted: list[_Wanted]) -> None:
             name = each.camera.name
             text += f"\n[cameras.{name}]\nsource = {_quoted(each.text)}{'  # ' + each.seen if each.seen else ''}\n"
             if each.password:
-                secret = state / f"{name}.password"
-                with open(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-                    file.write(each.password + "\n")
-                secrets.append(secret)
-                text += f"password_file = {_quoted(str(secret))}  # readable by you alone\n"
-            text += "# threshold = 0.6\n# mask = [[0, 0], [1, 0], [1, 0.2], [0, 0.2]]  # painted over before scoring\n"
-        with path.open("x", encoding="utf-8") as file:
+                secrets.append(secret := _store(state, name, each.password))
+                text += f"password_file = {_quoted(str(secret))}  # only you can read this file\n"
+            text += "# threshold = 0.6\n# mask = [[0, 0], [1, 0], [1, 0.2], [0, 0.2]]  # corners of a hidden area\n"
+        mode = 0o600 if any(_may_hold_a_secret(each.text) for each in wanted) else 0o666
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
         load_config(path)
+        return secrets
     except OSError as error:
         for secret in secrets:
             secret.unlink(missing_ok=True)
@@ -206,6 +233,26 @@ def _write(path: Path, wanted: list[_Wanted]) -> None:
         for file_path in (path, *secrets):
             file_path.unlink(missing_ok=True)
         raise
+
+
+def _store(folder: Path, name: str, password: str) -> Path:
+    """Write a password into a new file that only this user can read. An older file of that name is left alone."""
+    for number in itertools.count(1):
+        secret = folder / f"{name}{'' if number == 1 else f'-{number}'}.password"
+        try:
+            descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(password + "\n")
+        return secret
+    raise AssertionError("there is always a next number")
+
+
+def _may_hold_a_secret(text: str) -> bool:
+    """Whether the address, its password taken out, has a query or a fragment; many cameras take a key there."""
+    parts = urlsplit(text) if "://" in text else None
+    return parts is not None and bool(parts.query or parts.fragment)
 
 
 def _quoted(text: str) -> str:
@@ -221,10 +268,10 @@ def _inside(path: Path) -> str:
 
 
 def _test(path: Path, camera: str) -> bool:
-    """Raise an alarm on purpose and say what came of it."""
+    """Raise a test alarm and print the result; return whether a subscriber received it."""
     from stream_detector.cli.alarm_test import try_alarm
 
-    print(f"\nTesting: {camera} is watched with a threshold of 0, so that it alarms; a subscriber waits for it.")
+    print(f"\nTest: {camera} runs with a threshold of 0, so an alarm starts; a subscriber waits for the alarm.")
     try:
         print(f"  {try_alarm(path, camera)}")
     except StreamDetectorError as error:
@@ -233,15 +280,23 @@ def _test(path: Path, camera: str) -> bool:
     return True
 
 
-def _print_next(path: Path) -> None:
+def _print_next(path: Path, secrets: list[Path]) -> None:
+    copies = "".join(
+        f"\n  sudo install -m 0640 -g stream-detector {secret} /etc/stream-detector/{secret.name}" for secret in secrets
+    )
+    if secrets:  # the service cannot read the user's home folder
+        copies += (
+            f"\n  sudo sed -i '/^password_file/s|{secrets[0].parent}/|/etc/stream-detector/|' "
+            "/etc/stream-detector/cameras.toml"
+        )
     print(
         f"""
-Now:
+Next steps:
   stream-detector run --config {path}
-As a service, with systemd (docs/deploy/README.md shows the whole way):
-  sudo install -D -m 0640 -g stream-detector {path} /etc/stream-detector/cameras.toml
+As a service, with systemd (docs/deploy/README.md has every step):
+  sudo install -D -m 0640 -g stream-detector {path} /etc/stream-detector/cameras.toml{copies}
   sudo systemctl enable --now stream-detector
-In a container, with MQTT, Prometheus and Grafana beside it (docs/deploy/compose.yaml):
+In a container, with MQTT, Prometheus and Grafana (docs/deploy/compose.yaml):
   CAMERAS={path} docker compose -f docs/deploy/compose.yaml up --detach"""
     )
 
@@ -250,7 +305,7 @@ In a container, with MQTT, Prometheus and Grafana beside it (docs/deploy/compose
 
 
 def _ask(question: str, standard: str = "") -> str:
-    """An answer without blanks around it; `standard` for an empty one. The end of the input is an empty answer."""
+    """Return the answer, stripped; `standard` if it is empty. The end of the input counts as an empty answer."""
     signals.check()
     try:
         answer = input(f"{question}{f' [{standard}]' if standard else ''}: ").strip()
@@ -258,6 +313,17 @@ def _ask(question: str, standard: str = "") -> str:
         print()
         answer = ""
     return answer or standard
+
+
+def _ask_secret(question: str) -> str:
+    """Return the answer; a terminal does not show it while it is typed."""
+    if not sys.stdin.isatty():
+        return _ask(question)
+    signals.check()
+    try:
+        return getpass.getpass(f"{question}: ")
+    except EOFError:
+        return ""
 
 
 def _yes(question: str, standard: bool) -> bool:

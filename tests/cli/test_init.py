@@ -59,7 +59,7 @@ def test_a_camera_that_does_not_answer_is_kept_only_if_wanted(
     answers(monkeypatch, "gone.mp4", "n", "rtsp://127.0.0.1:1/live", "y", "gate", "ftp://x/y", "y", "")
     assert main(["init"]) == 0
     told = capsys.readouterr().out
-    assert "gone.mp4" in told and "It is no source that can be written down" in told
+    assert "gone.mp4" in told and "This is not a valid source" in told
     assert [camera.source.shown for camera in load_config(Path("cameras.toml")).cameras] == ["rtsp://127.0.0.1:1"]
 
 
@@ -78,6 +78,52 @@ def test_a_password_goes_to_a_file_of_its_own(tried: list[str], capsys: pytest.C
     assert config.cameras[0].source.reveal() == "rtsp://admin:s%40cret%2Fword@10.0.0.7/live"
     assert config.cameras[1].source.reveal() == "rtsp://u:hidden-too@10.0.0.8/live" and "${YARD}" in text
     assert tried == []
+
+
+def test_a_password_is_asked_for_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, tried: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal: getpass reads the password, so it is not shown while it is typed."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    prompts: list[str] = []
+
+    def secret(prompt: str) -> str:
+        prompts.append(prompt)
+        return "s@cret word"
+
+    monkeypatch.setattr("sys.stdin", Terminal("gate=rtsp://admin@10.0.0.7/live\n\n\n"))
+    monkeypatch.setattr("getpass.getpass", secret)
+    assert main(["init", "--no-probe", "--no-test"]) == 0
+    assert len(prompts) == 1 and "admin" in prompts[0]
+    text, told = Path("cameras.toml").read_text(encoding="utf-8"), capsys.readouterr()
+    assert not any("s@cret" in shown or "s%40cret" in shown for shown in (text, told.out, told.err))
+    assert load_config(Path("cameras.toml")).cameras[0].source.reveal() == "rtsp://admin:s%40cret%20word@10.0.0.7/live"
+    assert "sudo install -m 0640 -g stream-detector" in told.out and "gate.password" in told.out
+
+
+def test_an_older_password_file_is_neither_overwritten_nor_followed() -> None:
+    folder = Path("stream-detector")
+    folder.mkdir()
+    older, elsewhere = folder / "gate.password", Path("elsewhere")
+    older.write_text("older\n", encoding="utf-8")
+    (folder / "gate-2.password").symlink_to(elsewhere)
+    assert main(["init", "gate=rtsp://admin:newer@10.0.0.7/live", "--no-probe", "--no-test"]) == 0
+    assert older.read_text(encoding="utf-8") == "older\n" and not elsewhere.exists()
+    newer = folder / "gate-3.password"
+    assert newer.read_text(encoding="utf-8") == "newer\n" and stat.S_IMODE(newer.stat().st_mode) == 0o600
+    assert load_config(Path("cameras.toml")).cameras[0].source.reveal() == "rtsp://admin:newer@10.0.0.7/live"
+
+
+@pytest.mark.parametrize(
+    ("address", "private"), [("http://10.0.0.7/snap?token=abc", True), ("rtsp://10.0.0.7/x", False)]
+)
+def test_an_address_with_a_key_in_it_makes_the_configuration_private(address: str, private: bool) -> None:
+    assert main(["init", f"gate={address}", "--no-probe", "--no-test"]) == 0
+    assert (stat.S_IMODE(Path("cameras.toml").stat().st_mode) == 0o600) is private
 
 
 @pytest.mark.parametrize("lines", [(), ("",)])
