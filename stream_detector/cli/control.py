@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import Any
 
-from stream_detector.cli.writing import ENDPOINT, open_writer
+from stream_detector.cli.writing import add_connection, open_writer
 from stream_detector.errors import UsageError
 from stream_detector.events.protocol import DETECTOR, encode
 
@@ -28,10 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--mute", metavar="TIME", help="mark alarms as muted for so long, for instance 30m or 2h")
     parser.add_argument("--unmute", action="store_true", help="no longer")
     parser.add_argument("--threshold", metavar="X", help="from 0 to 1, or 'default': as configured")
-    parser.add_argument("--by", default="", metavar="NAME", help="your name")
-    parser.add_argument("--endpoint", default=ENDPOINT, metavar="ENDPOINT", help="of the detector")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="your secret CURVE key; it must be a writer's")
-    parser.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public CURVE key")
+    add_connection(parser)
     parser.add_argument("--json", action="store_true", help="print the event as it was journalled")
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from stream_detector.cli.writing import ENDPOINT, open_writer
+from stream_detector.cli.writing import add_connection, open_writer
 from stream_detector.events.protocol import encode
 
 
@@ -18,10 +17,7 @@ def add_parser(subparsers: Any) -> None:
         description="Let a running detector read its configuration again. Thresholds and schedules take effect at the "
         "next window; what needs a restart is named.",
     )
-    parser.add_argument("--by", default="", metavar="NAME", help="your name")
-    parser.add_argument("--endpoint", default=ENDPOINT, metavar="ENDPOINT", help="of the detector")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="your secret CURVE key; it must be a writer's")
-    parser.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public CURVE key")
+    add_connection(parser)
     parser.add_argument("--json", action="store_true", help="print the event as it was journalled")
 
 

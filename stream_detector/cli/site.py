@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from stream_detector.cli.writing import open_writer
+from stream_detector.cli.writing import add_connection, open_writer
 from stream_detector.config import DETECTOR, SiteConfig
 from stream_detector.errors import LedgerError, UsageError
 from stream_detector.events.ledger import Ledger
@@ -50,10 +50,7 @@ def add_parser(subparsers: Any) -> None:
         if name == "shadow":
             part.add_argument("--hours", type=float, default=24.0, metavar="H", help="for so long (default 24)")
         if name in ("promote", "rollback", "shadow"):
-            part.add_argument("--by", default="", metavar="NAME", help="your name, for the journal")
-            part.add_argument("--endpoint", metavar="ENDPOINT", help="of the running detector")
-            part.add_argument("--key", type=Path, metavar="FILE", help="your secret CURVE key; a writer's")
-            part.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public CURVE key")
+            add_connection(part)
             part.add_argument(
                 "--ledger", type=Path, metavar="FILE", help="journal of the site, if no detector runs on it"
             )

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from stream_detector.cli.writing import open_writer
+from stream_detector.cli.writing import add_connection, open_writer
 from stream_detector.client.writer import FoundAlarm, one_alarm
 from stream_detector.errors import LedgerError, ProtocolError, UsageError
 from stream_detector.events.ledger import Ledger
@@ -35,11 +35,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("id", metavar="ID", help="id of the alarm, or its first digits; with 'missed' CAMERA@TIME")
     parser.add_argument("verdict", choices=(*VERDICTS, "missed"), help="what it was")
     parser.add_argument("--note", default="", metavar="TEXT", help="what it was, in words (at most 500 characters)")
-    parser.add_argument("--by", metavar="NAME", help="your name (default: of your account)")
     parser.add_argument("--lasting", type=float, default=10.0, metavar="S", help="of what was missed (default 10 s)")
-    parser.add_argument("--endpoint", metavar="ENDPOINT", help="of the running detector (default tcp://127.0.0.1:5555)")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="your secret CURVE key; it must be a writer's")
-    parser.add_argument("--server-key", type=Path, metavar="FILE", help="the detector's public CURVE key")
+    add_connection(parser, by=None)
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="write into this journal; no detector may be running on it"
     )
