@@ -28,7 +28,7 @@ from benchmarks.clipcam import address
 from stream_detector.capture.host import CameraTask, CaptureHost
 from stream_detector.capture.picture import make_views
 from stream_detector.config import CameraConfig, Config, build_config
-from stream_detector.evidence.messages import FileWritten, PacketsLost, Report, Trouble
+from stream_detector.evidence.messages import EvidenceProblem, FileWritten, PacketsLost, Report
 from stream_detector.evidence.recorder import ClipRecorder
 from stream_detector.evidence.writer import EvidenceWriter
 from stream_detector.models.bundle import Bundle
@@ -149,7 +149,7 @@ def child(spec: Spec, folder: Path) -> dict[str, Any]:
         "files": len(written),
         "mb": round(sum(report.size for report in written) / 1e6, 2),
         "packets_lost": sum(report.count for report in reports if isinstance(report, PacketsLost)),
-        "trouble": sorted({report.sentence for report in reports if isinstance(report, Trouble)})[:3],
+        "trouble": sorted({report.sentence for report in reports if isinstance(report, EvidenceProblem)})[:3],
         "rss_mb": round(psutil.Process().memory_info().rss / 1e6, 1),
     }
 

@@ -6,7 +6,7 @@
     BASE/CAMERA/alarm        ON | OFF                                                          retained
     BASE/CAMERA/attributes   id, score, severity … of the newest alarm                         retained
     BASE/CAMERA/state        {"state": "online", "detail": …}                                  retained
-    BASE/CAMERA/picture      ON (trouble: covered, black, …) | OFF                             retained
+    BASE/CAMERA/picture      ON (ON: covered, black, …) | OFF                             retained
     BASE/CAMERA/score, BASE/CAMERA/threshold                                                   retained
     BASE/CAMERA/snapshot     the JPEG of the newest alarm                                      retained
 

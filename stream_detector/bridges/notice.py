@@ -30,8 +30,8 @@ class Notice:
     """One thing to deliver. (epoch, topic, seq) identifies it for ever.
 
     kind: "camera" is a status, "detector" was noticed by the bridge itself, "summary" is of several others.
-    what: of an alarm "start", "update", "end"; of a camera "offline", "online", "covered", "clear", "trouble", or ""
-    for a status that changes none of these; of the detector "silent", "running", "stopped"; of a verdict its word; of a
+    what: of an alarm "start", "update", "end"; of a camera "offline", "online", "covered", "clear", or "" for a status
+    that changes none of these; of the detector "silent", "running", "stopped", "problem"; of a verdict its word; of a
     summary its reason.
     utc: when it was emitted, seconds since the epoch.  body: the event as it was published.
     attempts: how often it was tried before; more than 0 means that the receiver may have it already.
@@ -61,7 +61,7 @@ class Notice:
             return severity_of(self.body)
         if self.kind == "summary":
             return severity_of(self.body)
-        if self.what in ("silent", "trouble"):
+        if self.what in ("silent", "problem"):
             return "high"
         return "medium" if self.what in ("offline", "covered") else "low"
 
@@ -128,7 +128,7 @@ def _change(body: Mapping[str, Any], before: dict[str, Any]) -> tuple[str, dict[
     """What a status changes; `before` holds `link` ("up" or "down") and `picture` ("bad" or "good")."""
     state, detail = body.get("state"), str(body.get("detail") or "")
     if str(body.get("camera", "")).startswith(DETECTOR):
-        return "trouble", before
+        return "problem", before
     link, picture = before.get("link"), before.get("picture")
     if state in OUT_OF_REACH:
         return ("" if link == "down" else "offline"), {**before, "link": "down"}

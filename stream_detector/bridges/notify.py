@@ -196,8 +196,8 @@ class Notify(Target):
                 f"Detector {_WORDS.get(notice.what, notice.what)}",
                 f"{when}: the detector {_WORDS.get(notice.what, notice.what)}.",
             )
-        if notice.kind == "camera" and notice.what == "trouble":
-            return "Detector: trouble", f"{when}: {body.get('detail')}"
+        if notice.kind == "camera" and notice.what == "problem":
+            return "Detector: problem", f"{when}: {body.get('detail')}"
         if notice.kind == "camera":
             words = _WORDS.get(notice.what, notice.what)
             detail = f" ({body.get('detail')})" if body.get("detail") and notice.what in ("offline", "covered") else ""

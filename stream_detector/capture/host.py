@@ -224,7 +224,7 @@ class CaptureHost:
             clock=self._clock,
             stop=stop,
             offset=lambda: taps.main_offset(task.name),
-            on_trouble=lambda sentence: taps.trouble(task.name, sentence),
+            on_problem=lambda sentence: taps.problem(task.name, sentence),
         )
         return tap, main
 

@@ -42,7 +42,7 @@ class MainStream:
 
     tap: of the main stream.  offset: UTC → media time of the sub-stream, in seconds; None while that is not known.
     open_reader: makes a PacketReader.
-    on_trouble: called with a sentence when the stream is lost, once for each outage.
+    on_problem: called with a sentence when the stream is lost, once for each outage.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class MainStream:
         clock: Clock,
         stop: threading.Event,
         offset: Callable[[], float | None],
-        on_trouble: Callable[[str], object],
+        on_problem: Callable[[str], object],
         open_reader: Callable[[CameraConfig, CaptureConfig], Any] = make_reader,
     ) -> None:
         assert camera.record_source is not None
         self._camera = camera.model_copy(update={"source": camera.record_source, "record_source": None})
         self._config, self._tap, self._clock, self._stop = config, tap, clock, stop
-        self._offset, self._on_trouble, self._open_reader = offset, on_trouble, open_reader
+        self._offset, self._on_problem, self._open_reader = offset, on_problem, open_reader
         self._zero_s = clock.monotonic()
         self._lost = False
         self._thread = threading.Thread(target=self._run, name=f"main-{camera.name}", daemon=True)
@@ -97,7 +97,7 @@ class MainStream:
                 return
             if not self._lost or count:
                 self._lost = True
-                self._on_trouble(
+                self._on_problem(
                     f"camera {self._camera.name}: its main stream (record_source) {why}; the stream that is scored is "
                     "kept instead until it is back"
                 )

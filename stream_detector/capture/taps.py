@@ -67,7 +67,7 @@ class Taps(Protocol):
         """UTC → media time of the scored stream, in seconds, by its sender reports; None without any."""
         ...
 
-    def trouble(self, camera: str, sentence: str) -> None:
+    def problem(self, camera: str, sentence: str) -> None:
         """A main stream was lost."""
         ...
 

@@ -84,7 +84,7 @@ class PictureQualityConfig(Section):
     """
 
     enabled: bool = True
-    min_duration_s: Seconds = 2.0  # trouble is told when it has lasted for so long
+    min_duration_s: Seconds = 2.0  # a problem is reported after it has lasted for this time
     black_below: Annotated[float, Field(ge=0, le=255)] = 12.0  # grey level of the brightest one percent of pixels
     contrast_below: Annotated[float, Field(ge=0, le=255)] = 3.0  # standard deviation of grey levels
     covered_ratio: Unit = 0.3  # contrast as a fraction of the camera's usual contrast; used together with blurred_ratio

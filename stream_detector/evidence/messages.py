@@ -50,7 +50,7 @@ Command = OpenClip | ContinueClip | CloseClip | FlushCamera
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class EvidenceProblem:
     """Something could not be written. kind: the same for all failures of one sort, which are told once."""
 
     kind: str
@@ -74,4 +74,4 @@ class FileWritten:
     size: int
 
 
-Report = Trouble | PacketsLost | FileWritten
+Report = EvidenceProblem | PacketsLost | FileWritten

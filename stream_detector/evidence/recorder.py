@@ -29,12 +29,12 @@ from stream_detector.evidence.messages import (
     CloseClip,
     Command,
     ContinueClip,
+    EvidenceProblem,
     FileWritten,
     FlushCamera,
     OpenClip,
     PacketsLost,
     Report,
-    Trouble,
 )
 from stream_detector.evidence.mp4_file import takes
 from stream_detector.evidence.segments import SegmentRecorder
@@ -146,9 +146,9 @@ class ClipRecorder:
         offset_s = None if held is None else held.tap.ring.wall_offset()
         return None if held is None or offset_s is None else offset_s - held.tap.shift_s
 
-    def trouble(self, camera: str, sentence: str) -> None:
+    def problem(self, camera: str, sentence: str) -> None:
         """See `capture.taps.Taps`."""
-        self._report(Trouble(f"main {camera}", sentence))
+        self._report(EvidenceProblem(f"main {camera}", sentence))
 
     def command(self, command: Command) -> None:
         """Do what the decision side wants, soon."""
@@ -360,7 +360,7 @@ class ClipRecorder:
         state = self._disk.look(self._clock.monotonic())
         self._may_record, self._may_keep = state.recording, state.evidence
         if state.changed:
-            self._report(Trouble(f"disk {state.level}", self._disk.sentence(state)))
+            self._report(EvidenceProblem(f"disk {state.level}", self._disk.sentence(state)))
 
     def _out_of_time(self) -> bool:
         return time.monotonic() >= self._give_up_s
@@ -378,10 +378,10 @@ class ClipRecorder:
         except OSError as error:
             reason = error.strerror or str(error)
             what = f"{str(error.filename)!r} cannot be written" if error.filename else "a file cannot be written"
-            self._report(Trouble(reason, f"evidence: {what} ({reason}); detection continues without it"))
+            self._report(EvidenceProblem(reason, f"evidence: {what} ({reason}); detection continues without it"))
         except Exception as error:
             log.debug("evidence", exc_info=True)
-            self._report(Trouble("bug", f"evidence could not be written ({type(error).__name__}: {error})"))
+            self._report(EvidenceProblem("bug", f"evidence could not be written ({type(error).__name__}: {error})"))
         return False
 
 

@@ -21,12 +21,12 @@ from stream_detector.evidence.messages import (
     CloseClip,
     Command,
     ContinueClip,
+    EvidenceProblem,
     FileWritten,
     FlushCamera,
     OpenClip,
     PacketsLost,
     Report,
-    Trouble,
 )
 from stream_detector.evidence.part_files import rescue_parts
 from stream_detector.evidence.retention import Retention
@@ -114,7 +114,7 @@ class EvidenceWriter:
                 self._reported.clear()
                 self._open.pop(report.path.removesuffix(".mp4"), None)
             self._tidy.set()
-        elif isinstance(report, Trouble):
+        elif isinstance(report, EvidenceProblem):
             with self._lock:
                 if report.kind.startswith("disk "):  # a level that came before may come again
                     self._reported -= {
@@ -190,10 +190,10 @@ class EvidenceWriter:
             action()
         except OSError as error:
             reason = error.strerror or str(error)
-            self.report(Trouble(reason, f"evidence: {what} ({reason}); detection continues without it"))
+            self.report(EvidenceProblem(reason, f"evidence: {what} ({reason}); detection continues without it"))
         except Exception as error:
             log.debug("evidence", exc_info=True)
-            self.report(Trouble("bug", f"evidence: {what} ({type(error).__name__}: {error})"))
+            self.report(EvidenceProblem("bug", f"evidence: {what} ({type(error).__name__}: {error})"))
 
     def _say(self, sentence: str) -> None:
         try:

@@ -21,7 +21,7 @@ from video_rig import coded_units, fill, make_video, picture, read_back, second_
 
 from stream_detector.capture.packets import Connection
 from stream_detector.capture.picture import ArrayPicture
-from stream_detector.evidence.messages import Trouble
+from stream_detector.evidence.messages import EvidenceProblem
 from stream_detector.evidence.part_files import rescue_parts, whole_fragments
 
 
@@ -363,5 +363,5 @@ def test_what_the_disk_was_too_slow_for_is_counted_and_told_once(rig: Callable[.
     evidence.close()
     assert evidence.losses and evidence.losses[0][0] == "gate" and sum(lost for _, lost in evidence.losses) > 500
     assert len([error for error in evidence.errors if "too slow" in error]) == 1
-    assert not any(isinstance(report, Trouble) and report.kind == "bug" for report in evidence.reports)
+    assert not any(isinstance(report, EvidenceProblem) and report.kind == "bug" for report in evidence.reports)
     assert read_back(evidence.clip())[0]

@@ -178,7 +178,7 @@ def test_a_main_stream_lies_on_the_media_time_of_the_scored_one(
         clock=clock,
         stop=stop,
         offset=lambda: offset,
-        on_trouble=told.append,
+        on_problem=told.append,
         open_reader=lambda *_: reader,
     )
     main.start()
