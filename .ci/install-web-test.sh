@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs what tests/web/test_browser.py needs: Debian's Chromium, Playwright for Python in the tests' environment, and
 # axe-core from npm in a folder outside the repository (its path goes to STREAM_DETECTOR_AXE).
-# Best effort: what cannot be had is told, the exit status is 0, and the browser tests skip.
+# Best effort: what cannot be installed is reported, the exit status is 0, and the browser tests skip.
 # usage: .ci/install-web-test.sh [PYTHON]
 set -u
+. "$(dirname "$0")/apt.sh"
 python="${1:-python3}"
 folder="${STREAM_DETECTOR_AXE_DIR:-${TMPDIR:-/tmp}/stream-detector-axe}"
 
@@ -12,13 +13,7 @@ skip() {
 }
 
 if [ ! -x /usr/bin/chromium ]; then
-    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
-        export DEBIAN_FRONTEND=noninteractive
-        { apt-get -o DPkg::Lock::Timeout=180 update -q &&
-            apt-get -o DPkg::Lock::Timeout=180 install -q -y --no-install-recommends chromium; } || skip "no Chromium"
-    else
-        skip "no Chromium, and no right to install it"
-    fi
+    apt_install chromium || skip "no Chromium ($apt_problem)"
 fi
 "$python" -c 'import playwright' 2>/dev/null || "$python" -m pip install -q playwright || skip "no Playwright"
 if [ ! -f "$folder/node_modules/axe-core/axe.min.js" ]; then
