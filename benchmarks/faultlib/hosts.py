@@ -17,8 +17,9 @@ import zmq
 from rich.progress import track
 
 from benchmarks.faultlib import pacedcam
-from benchmarks.faultlib.detector import Plan, free_endpoint, kill, plans_of, run_server, start
-from benchmarks.faultlib.judge import Event, journalled, judge, passed, read_lines, slim
+from benchmarks.faultlib.detector import Plan, free_endpoint, kill, plans_of, start
+from benchmarks.faultlib.judge import judge, passed, read_lines
+from benchmarks.faultlib.listening import DEADLINE_S, Listener
 from stream_detector.capture.picture import make_views
 from stream_detector.client.subscriber import Subscriber
 from stream_detector.config import BatchConfig, CameraConfig, CaptureConfig, Config, WindowConfig
@@ -36,7 +37,6 @@ HOSTS = 2
 CAMERAS = 6
 FPS = 100.0
 BACK_S = 3.0  # what is promised
-DEADLINE_S = 60.0
 RECIPE = Recipe("tiny", (16, 24), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, fps=FPS)
 
 
@@ -108,35 +108,22 @@ def kill_hosts(folder: Path, times: int, seed: int) -> dict[str, Any]:
     """
     dice = random.Random(seed)
     plan = Plan(free_endpoint(), folder / "ledger.sqlite3", events=folder / "events.jsonl", cameras=CAMERAS, fps=FPS)
-    received: list[Event] = []
-    open_now: set[str] = set()
     back_s: list[float] = []
     process = start(run_hosts, plan)
     assert process.pid is not None
     detector = psutil.Process(process.pid)
     names = {f"cam{number}" for number in range(CAMERAS)}
     with zmq.Context() as context, Subscriber(plan.endpoint, from_start=True) as subscriber:
-        scores = _Scores(context, plan.endpoint)
-
-        def take(wait_s: float) -> bool:
-            message = subscriber.receive(wait_s)
-            scores.take()
-            if message is None:
-                return False
-            event = slim(message.body)
-            received.append(event)
-            if event.type == "start":
-                open_now.add(event.id)
-            elif event.type == "end":
-                open_now.discard(event.id)
-            return True
+        listener, scores = Listener(subscriber), _Scores(context, plan.endpoint)
+        received, open_now = listener.received, listener.open_now
 
         def until(done: Any, what: str) -> None:
             limit_s = time.monotonic() + DEADLINE_S
             while not done():
                 if time.monotonic() > limit_s:
                     raise TimeoutError(what)
-                take(0.02)
+                listener.take(0.02)
+                scores.take()
 
         until(lambda: set(scores.captured) == names, "no scores came from a new detector")
         for _ in track(range(times), description="kill -9 of a capture host", transient=True):
@@ -151,14 +138,8 @@ def kill_hosts(folder: Path, times: int, seed: int) -> dict[str, Any]:
             until(lambda s=settle_s: all(scores.captured[n] > s for n in names), "a camera did not come back")
             back_s.append(max(scores.captured.values()) - killed_s)
         code = kill(process, signal.SIGTERM)
-        server = start(run_server, plan)  # whatever the detector had no time to deliver is fetched from here
-        written = journalled(plan.ledger)
-        limit_s = time.monotonic() + DEADLINE_S
-        while len(received) < len(written) and time.monotonic() < limit_s:
-            take(0.1)
-        while take(1.0):
-            pass
-        kill(server, signal.SIGTERM)
+        written = listener.complete(plan)
+        scores.take()
         scores.close()
     counts = judge(received, written)
     alarms = [event for event in written if event.topic.startswith("v1/alarm/")]

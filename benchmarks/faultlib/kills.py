@@ -11,42 +11,28 @@ from typing import Any
 from rich.progress import track
 
 from benchmarks.faultlib.detector import Plan, free_endpoint, kill, run_pipeline, run_server, start
-from benchmarks.faultlib.judge import Event, journalled, judge, passed, read_lines, slim
+from benchmarks.faultlib.judge import journalled, judge, passed, read_lines
+from benchmarks.faultlib.listening import DEADLINE_S, Listener
 from stream_detector.cli.main import main as command_line
 from stream_detector.client.subscriber import Subscriber
-
-_DEADLINE_S = 60.0
 
 
 def kill_detector(folder: Path, times: int, seed: int) -> dict[str, Any]:
     """`times` kills, each while an alarm is open, 0–0.5 s after it was seen; one recovering subscriber watches."""
     dice = random.Random(seed)
     plan = Plan(free_endpoint(), folder / "ledger.sqlite3", events=folder / "events.jsonl")
-    received: list[Event] = []
-    open_now: set[str] = set()
     waits_s: list[float] = []
 
     with Subscriber(plan.endpoint, from_start=True) as subscriber:
-
-        def take(wait_s: float) -> bool:
-            message = subscriber.receive(wait_s)
-            if message is None:
-                return False
-            event = slim(message.body)
-            received.append(event)
-            if event.type == "start":
-                open_now.add(event.id)
-            elif event.type == "end":
-                open_now.discard(event.id)
-            return True
-
+        listener = Listener(subscriber)
+        received, open_now, take = listener.received, listener.open_now, listener.take
         for _ in track(range(times), description="kill -9 of the detector", transient=True):
             before = len(received)
             begun_s = time.monotonic()
             process = start(run_pipeline, plan)
             fresh = False
             while not (open_now and fresh):
-                if time.monotonic() - begun_s > _DEADLINE_S:
+                if time.monotonic() - begun_s > DEADLINE_S:
                     raise TimeoutError("no alarm came from a new detector")
                 take(0.1)
                 fresh = any(event.type == "start" for event in received[before:])
@@ -60,14 +46,7 @@ def kill_detector(folder: Path, times: int, seed: int) -> dict[str, Any]:
         while not any(event.type == "start" for event in received[before:]):
             take(0.1)
         code = kill(process, signal.SIGTERM)
-        server = start(run_server, plan)  # whatever the last one had no time to deliver is fetched from here
-        written = journalled(plan.ledger)
-        until_s = time.monotonic() + _DEADLINE_S
-        while len(received) < len(written) and time.monotonic() < until_s:
-            take(0.1)
-        while take(1.0):
-            pass
-        kill(server, signal.SIGTERM)
+        written = listener.complete(plan)
     counts = judge(received, written)
     alarms = [event for event in written if event.topic.startswith("v1/alarm/")]
     differs = read_lines(folder / "events.jsonl") != alarms
@@ -101,7 +80,7 @@ def kill_subscriber(folder: Path, times: int, seed: int) -> dict[str, Any]:
         return output.stat().st_size if output.exists() else 0
 
     for _ in track(range(times), description="kill -9 of the subscriber", transient=True):
-        before, until_s = size(), time.monotonic() + _DEADLINE_S
+        before, until_s = size(), time.monotonic() + DEADLINE_S
         process = start(subscribe, command)
         if dice.random() < 0.8:  # the others are killed while they begin
             while size() == before and time.monotonic() < until_s:
