@@ -63,7 +63,7 @@ def _short(figure: Figure) -> str:
 
 
 def summary_line(found: dict[str, Any]) -> str:
-    """Return what was scored, and whether the head had seen it in training."""
+    """Return what was scored, and whether the head was trained on it."""
     known = found.get("seen_in_training")
     words = warning(known, found["videos"]) if known else ""
     return (

@@ -20,7 +20,7 @@ from trainer.evaluation.figures import (
     rate_figure,
     share_figure,
 )
-from trainer.evaluation.streams import GRACE_S, Take, Track, best_threshold, compose, draw, judge, settle
+from trainer.evaluation.streams import GRACE_S, ScoredClip, Track, best_threshold, compose, draw, judge
 
 
 def judged(scores: list[float], abnormal: list[bool], sets: str = "", kinds: tuple[str, ...] = ()) -> Judged:
@@ -102,9 +102,10 @@ def test_calibration_error_is_nothing_for_true_probabilities_and_the_gap_for_wro
     assert np.isnan(calibration_error(np.array([]), np.array([], dtype=bool)))
 
 
-def takes(rng: np.random.Generator, count: int = 12) -> list[Take]:
+def takes(rng: np.random.Generator, count: int = 12) -> list[ScoredClip]:
     return [
-        Take(f"c{k}", rng.random(int(rng.integers(1, 6))), 25.0, "ab"[k % 2], "fight", k % 4 < 2) for k in range(count)
+        ScoredClip(f"c{k}", rng.random(int(rng.integers(1, 6))), 25.0, "ab"[k % 2], "fight", k % 4 < 2)
+        for k in range(count)
     ]
 
 
@@ -112,8 +113,8 @@ def takes(rng: np.random.Generator, count: int = 12) -> list[Take]:
 @given(st.integers(0, 2**32 - 1))
 def test_clips_lie_where_they_are_said_to_and_apart(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    clips = [Take(f"c{k}", np.full(3, 1.0 if k % 2 else 0.5), 25.0, "s", "fight", bool(k % 2)) for k in range(6)]
-    track = compose(Take("q", np.zeros(50), 5.0), clips, 400.0, rng)
+    clips = [ScoredClip(f"c{k}", np.full(3, 1.0 if k % 2 else 0.5), 25.0, "s", "fight", bool(k % 2)) for k in range(6)]
+    track = compose(ScoredClip("q", np.zeros(50), 5.0), clips, 400.0, rng)
     assert track.length_s == pytest.approx(400.0)
     assert len(track.incidents) == 3
     assert all(np.diff(track.ends_s) > 0)
@@ -163,7 +164,7 @@ def brute_force(tracks: list[Track], tau: float, budget: float) -> tuple[float, 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_threshold_for_a_budget_is_what_brute_force_finds(seed: int, budget: float) -> None:
     rng = np.random.default_rng(seed)
-    quiet = [Take("q", rng.random(40) * 0.6, 5.0)]
+    quiet = [ScoredClip("q", rng.random(40) * 0.6, 5.0)]
     tracks = draw(quiet, takes(rng), 3, 300.0, 2, rng)
     for tau in (0.5, 2.0):
         found = best_threshold(tracks, tau, budget, levels=10_000)
@@ -176,18 +177,18 @@ def test_the_best_threshold_for_a_budget_is_what_brute_force_finds(seed: int, bu
 
 def test_nothing_within_the_budget_finds_nothing_and_rings_never() -> None:
     rng = np.random.default_rng(0)
-    quiet = [Take("q", np.ones(40), 5.0)]
+    quiet = [ScoredClip("q", np.ones(40), 5.0)]
     tracks = draw(quiet, takes(rng), 2, 300.0, 2, rng)
-    tau, threshold = settle(tracks, 0.0)
+    tau, threshold = streams.choose_at_budget(tracks, 0.0)
     outcome = streams.judge_all(tracks, tau, threshold)
     assert (threshold, outcome.hits, outcome.false) == (streams.OUT_OF_REACH, 0, 0)
 
 
 def test_every_set_is_drawn_as_often_whatever_its_size() -> None:
     rng = np.random.default_rng(0)
-    clips = [Take(f"a{k}", np.ones(2), 25.0, "many" if k else "one", "fight", True) for k in range(50)]
-    clips += [Take("n", np.zeros(2), 25.0, "many", "", False)]
-    tracks = draw([Take("q", np.zeros(40), 5.0)], clips, 40, 600.0, 5, rng)
+    clips = [ScoredClip(f"a{k}", np.ones(2), 25.0, "many" if k else "one", "fight", True) for k in range(50)]
+    clips += [ScoredClip("n", np.zeros(2), 25.0, "many", "", False)]
+    tracks = draw([ScoredClip("q", np.zeros(40), 5.0)], clips, 40, 600.0, 5, rng)
     drawn = [i.set for t in tracks for i in t.incidents]
     assert len(drawn) == 200
     assert 70 < drawn.count("one") < 130
@@ -196,4 +197,4 @@ def test_every_set_is_drawn_as_often_whatever_its_size() -> None:
 def test_without_quiet_hours_or_without_incidents_there_are_no_streams() -> None:
     rng = np.random.default_rng(0)
     assert draw([], takes(rng), 2, 300.0, 2, rng) == []
-    assert draw([Take("q", np.zeros(9), 5.0)], [Take("n", np.zeros(2), 25.0)], 2, 300.0, 2, rng) == []
+    assert draw([ScoredClip("q", np.zeros(9), 5.0)], [ScoredClip("n", np.zeros(2), 25.0)], 2, 300.0, 2, rng) == []

@@ -18,13 +18,13 @@ from stream_detector.errors import DataError, UsageError
 from stream_detector.models.recipe import Recipe
 from stream_detector.types import Float32Array, Window
 from trainer import __main__ as trainer_main
-from trainer.evaluation import command, looks, novelty_worth, pixels
+from trainer.evaluation import command, networks, novelty_worth, pixels
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Choice, Logistic
-from trainer.evaluation.looks import Look, Store
-from trainer.evaluation.material import Piece, limited, read_pieces
 from trainer.evaluation.nested import Labels
-from trainer.evaluation.standard import Quiet, StreamPlan, evaluate_bundle, evaluate_look, judged_of, labelled
+from trainer.evaluation.networks import FrozenNetwork, Store
+from trainer.evaluation.pieces import Piece, limited, read_pieces
+from trainer.evaluation.standard import Quiet, StreamPlan, evaluate_bundle, evaluate_network, judged_of, labelled
 
 SETS = ("cctv_fights", "cctv_crashes", "wild_clips")
 CHOICES = ((1.0, "clips"), (0.1, "sets"))
@@ -54,7 +54,7 @@ def learner(labels: Labels, features: list[Float32Array], choices: tuple[Choice,
 
 def test_noise_gives_a_half_everywhere_and_finds_no_more_than_chance() -> None:
     pieces, labels, features, quiet = world(0.0)
-    found = evaluate_look(pieces, labels, learner(labels, features), quiet, StreamPlan(1, 200.0, 2))
+    found = evaluate_network(pieces, labels, learner(labels, features), quiet, StreamPlan(1, 200.0, 2))
     assert found["outer"]["pooled"]["low"] < 0.5 < found["outer"]["pooled"]["high"]
     for row in found["left_out"]["sources"].values():
         assert 0.3 < row["own"]["value"] < 0.7
@@ -64,7 +64,7 @@ def test_noise_gives_a_half_everywhere_and_finds_no_more_than_chance() -> None:
 
 def test_what_can_be_seen_is_seen_everywhere() -> None:
     pieces, labels, features, quiet = world(4.0)
-    found = evaluate_look(pieces, labels, learner(labels, features), quiet, StreamPlan(1, 300.0, 2))
+    found = evaluate_network(pieces, labels, learner(labels, features), quiet, StreamPlan(1, 300.0, 2))
     assert found["outer"]["pooled"]["value"] > 0.97
     assert found["kept"]["pooled"]["value"] > 0.97
     assert set(found["kinds"]) == {"fight", "crash"}
@@ -80,7 +80,7 @@ def test_a_part_that_knows_nothing_is_not_chosen_and_the_head_sees_the_chosen_on
     pieces, labels, features, _ = world(4.0)
     parts = {"seeing": (0, 4), "blind": (4, 8), "both": (0, 8)}
     choosing = Logistic(features, labels.abnormal, labels.sets, tuple((1.0, "clips", part) for part in parts), parts)
-    found = evaluate_look(pieces, labels, choosing)
+    found = evaluate_network(pieces, labels, choosing)
     assert {row["part"] for row in found["choices"]} <= {"seeing", "both"}
     blind = choosing.rows(np.arange(len(pieces)), (1.0, "clips", "blind"))
     other = features[0].copy()
@@ -109,7 +109,7 @@ def test_what_lies_beside_everything_known_is_marked_as_novel() -> None:
 def test_streams_need_hours_to_settle_on_and_others_to_judge_on() -> None:
     pieces, labels, features, quiet = world(1.0)
     with pytest.raises(DataError, match="at least 2"):
-        evaluate_look(pieces, labels, learner(labels, features), quiet[:1], StreamPlan(1, 200.0, 1))
+        evaluate_network(pieces, labels, learner(labels, features), quiet[:1], StreamPlan(1, 200.0, 1))
 
 
 def test_a_bundle_is_judged_only_on_what_it_never_saw() -> None:
@@ -146,18 +146,18 @@ def folder(root: Path, per_label: int = 40) -> Path:
     return root
 
 
-def colour_look(name: str, size: object) -> Look:
+def colour_network(name: str, size: object) -> FrozenNetwork:
     def make():  # type: ignore[no-untyped-def]
         return lambda windows: windows.reshape(len(windows), -1, 3).mean(axis=1).astype(np.float32)
 
-    return Look(f"colour-{name}", 32, make)
+    return FrozenNetwork(f"colour-{name}", 32, make)
 
 
 def test_the_command_goes_from_files_to_a_record_and_reads_its_cache_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = folder(tmp_path / "clips", per_label=8)
-    monkeypatch.setattr(looks, "known_look", colour_look)
+    monkeypatch.setattr(networks, "known_network", colour_network)
     out = tmp_path / "records" / "standard_colour.json"
     words = ["evaluate", "--standard", "--clips", str(clips), "--network", "i3d", "--cache", str(tmp_path / "cache")]
     words += ["--ignore", "shop_normal"]
@@ -179,7 +179,7 @@ def test_the_command_goes_from_files_to_a_record_and_reads_its_cache_again(
     def nothing_new(*_: object) -> None:
         raise AssertionError("features were there already")
 
-    monkeypatch.setattr(looks, "known_look", lambda name, size: Look(f"colour-{name}", 32, nothing_new))
+    monkeypatch.setattr(networks, "known_network", lambda name, size: FrozenNetwork(f"colour-{name}", 32, nothing_new))
     monkeypatch.setattr(pixels, "background", nothing_new)
     assert trainer_main.main([*words, "--out", str(out)]) == 0
     assert json.loads(out.read_text(encoding="utf-8"))["results"] == record["results"]
@@ -187,8 +187,8 @@ def test_the_command_goes_from_files_to_a_record_and_reads_its_cache_again(
 
 def test_other_pixels_are_other_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film(tmp_path / "a.mp4", 128)
-    before = Store(tmp_path, colour_look("w", 0), [tmp_path / "a.mp4"]).folder
-    assert Store(tmp_path, colour_look("w", 0), [tmp_path / "a.mp4"]).folder == before
+    before = Store(tmp_path, colour_network("w", 0), [tmp_path / "a.mp4"]).folder
+    assert Store(tmp_path, colour_network("w", 0), [tmp_path / "a.mp4"]).folder == before
     real = recordings.windows
 
     def changed(path: Path, recipe: Recipe) -> Iterator[Window]:
@@ -196,7 +196,7 @@ def test_other_pixels_are_other_features(tmp_path: Path, monkeypatch: pytest.Mon
             yield dataclasses.replace(window, frames=window.frames ^ 1)
 
     monkeypatch.setattr(recordings, "windows", changed)
-    assert Store(tmp_path, colour_look("w", 0), [tmp_path / "a.mp4"]).folder != before
+    assert Store(tmp_path, colour_network("w", 0), [tmp_path / "a.mp4"]).folder != before
 
 
 def test_windows_are_those_of_the_detector(tmp_path: Path) -> None:

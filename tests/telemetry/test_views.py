@@ -14,7 +14,7 @@ from stream_detector.models.backbones.i3d import CLASSES, FEATURE_DIM
 from stream_detector.types import UInt8Array
 from trainer.data.clips import Clip, PackedFrames, load_clips
 from trainer.data.sizes import Size
-from trainer.recipes.embedded.augment import Augmentation, augment, shrink, spoil, take
+from trainer.recipes.embedded.augment import Augmentation, augment, degrade_view, sample_part, shrink
 from trainer.recipes.embedded.teacher import MAPS, Job, Targets
 from trainer.recipes.embedded.view_pool import Pack, Pool
 from trainer.recipes.embedded.views import ViewPlan, ViewSource, mix, pack_views, soft_labels
@@ -59,8 +59,8 @@ def test_another_plan_draws_anew(tmp_path: Path) -> None:
 def test_augmenting_is_taking_and_then_spoiling() -> None:
     a = Augmentation()
     both = np.random.default_rng(4)
-    taken = take(_frames(0), 3, SIZE, both, a)
-    steps = spoil(taken[:, :, ::-1] if both.random() < 0.5 else taken, both, a)
+    taken = sample_part(_frames(0), 3, SIZE, both, a)
+    steps = degrade_view(taken[:, :, ::-1] if both.random() < 0.5 else taken, both, a)
     assert np.array_equal(augment(_frames(0), 3, SIZE, np.random.default_rng(4), a), steps)
 
 

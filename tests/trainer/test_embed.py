@@ -141,7 +141,9 @@ def test_head_and_features_of_the_bundle_give_the_scores_that_were_measured(prep
     bundle = embed.build(prepared, Console(quiet=True))
     backbone, head, recipe = bundle.build()
     frames, clips = load_clips(prepared.cache, "val")
-    found = footage.features_of(partial(footage.look, backbone, recipe), recipe.size[0], frames, range(len(clips)))
+    found = footage.features_of(
+        partial(footage.backbone_features, backbone, recipe), recipe.size[0], frames, range(len(clips))
+    )
     assert [len(f) for f in found] == [1, 1, 1, 1]  # 20 frames: one full window
     scores: dict[bool, list[float]] = {True: [], False: []}
     for clip, features in zip(clips, found, strict=True):

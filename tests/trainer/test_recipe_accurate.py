@@ -20,12 +20,12 @@ from stream_detector.models.backbones.pair import Pair
 from stream_detector.models.backbones.tensors import tensor_digest
 from stream_detector.types import Float32Array
 from trainer import __main__ as trainer_main
-from trainer.evaluation import looks
+from trainer.evaluation import networks
 from trainer.evaluation.figures import Judged
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic
-from trainer.evaluation.material import Piece
 from trainer.evaluation.nested import Labels, highest, nested
+from trainer.evaluation.pieces import Piece
 from trainer.evaluation.standard import Quiet, labelled
 from trainer.recipes.accurate import command, settings
 from trainer.recipes.accurate.decide import compared
@@ -110,7 +110,7 @@ class Kept:
 
     def __init__(self, names: Sequence[str], features: dict[str, Float32Array]) -> None:
         self.name, self.pixels, self._features = "+".join(names), "p", features
-        self._dim = sum(looks.COLUMNS[name] for name in names)
+        self._dim = sum(networks.COLUMNS[name] for name in names)
 
     def features(self, file: Path, most: int | None = None) -> Float32Array:
         return self._features[str(file)][:, : self._dim]
@@ -123,8 +123,8 @@ class Kept:
 def test_one_command_judges_decides_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blind: bool) -> None:
     """Where both see the same it is a tie and the I3D is shipped, where only the second can tell, the two networks."""
     states = {
-        weights.JOIN.join(looks.KNOWN.values()): Pair().eval().state_dict(),
-        looks.KNOWN["i3d"]: I3D().state_dict(),
+        weights.JOIN.join(networks.KNOWN.values()): Pair().eval().state_dict(),
+        networks.KNOWN["i3d"]: I3D().state_dict(),
     }
     monkeypatch.setattr(weights, "digest_of", lambda name: tensor_digest(states[name]))
     monkeypatch.setattr(weights, "load", lambda name, digest: states[name])

@@ -17,7 +17,7 @@ from torch import Tensor
 from stream_detector.errors import DataError
 from trainer.recipes.labelfree.answers import numbers_of
 from trainer.recipes.labelfree.settings import load
-from trainer.recipes.labelfree.views import Cut, Drawer, View, render, shrunk, spoil
+from trainer.recipes.labelfree.views import Cut, Drawer, View, degrade_view, render, shrunk
 
 LENGTHS = [16, 18, 40, 72]
 SETS = ["a", "a", "b", "a"]
@@ -99,9 +99,9 @@ def test_a_crop_and_a_mirror_take_the_part_that_they_name() -> None:
 def test_what_spoils_a_view_depends_on_the_generator_alone() -> None:
     views = render([drawer().draw(k) for k in range(6)], Plain(), 32)
     torch.manual_seed(3)
-    once = spoil(views)
+    once = degrade_view(views)
     torch.manual_seed(3)
-    assert torch.equal(once, spoil(views)) and not torch.equal(once, views)
+    assert torch.equal(once, degrade_view(views)) and not torch.equal(once, views)
     assert once.shape == views.shape and once.dtype == torch.uint8
 
 

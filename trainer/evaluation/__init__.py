@@ -1,7 +1,7 @@
-"""How good a detector is, measured so that nothing flatters it.
+"""Evaluation by a protocol in which no choice is made on the clips that are judged.
 
     clips ──groups──▶ folds ──nested──▶ outer-fold scores ──figures, sources, streams──▶ standard ──tables──▶ docs
 
-Mathematics (`groups`, `folds`, `nested`, `figures`, `streams`) reads no file and runs no network; `pixels` and `looks`
-are the machinery; `standard` joins them. `python -m trainer evaluate --standard` runs it all.
+`groups`, `folds`, `nested`, `figures` and `streams` are computations: they read no file and run no network. `pixels`
+and `networks` read files and run networks; `standard` combines all. `python -m trainer evaluate --standard` runs it.
 """

@@ -4,8 +4,8 @@
     python -m trainer evaluate --standard --clips CLIPS --more MORE --network i3d mc3 --choose --size 160 --out RECORD
     python -m trainer evaluate --standard --clips CLIPS --more MORE --bundle embedded --unseen SET --out RECORD
 
-The record is a file of `benchmarks/results/`: date, commit, machine, versions, settings, results. Features are kept in
-`--cache` by the content of the files, the weights and the decoder's pixels; with another decoder they are made anew.
+The record is a file of `benchmarks/results/`: date, commit, machine, versions, settings, results. `--cache` stores the
+features under a key of file content, weights and decoded pixels; a decoder that gives other pixels gets new features.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from trainer.data.videos import video_files
 from trainer.evaluation import pixels
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic, choices_of
-from trainer.evaluation.looks import SEEN, Store, Stores, bundle_look, known_stores, parts_of
-from trainer.evaluation.material import Piece, limited, read_pieces
 from trainer.evaluation.nested import Labels
-from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_look, labelled, settings_of
+from trainer.evaluation.networks import SEEN, Store, Stores, bundle_network, known_stores, parts_of
+from trainer.evaluation.pieces import Piece, limited, read_pieces
+from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_network, labelled, settings_of
 
 BACKGROUND = (18, 32)
 UNFIT = "not judged, for labels of it were seen"
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
     labels = labelled(everything, _backgrounds(args.cache, everything, samples, console))
     kept = kept_digest(everything, labels.folds)
     unfit = {name for network in args.network or () for name in SEEN.get(network, ())}
-    # groups and folds are those of all clips, whatever is judged
+    # the groups and folds are those of all clips, also when only some are judged
     places = [place for place in limited(everything, limits) if everything[place].set not in unfit]
     pieces, labels = [everything[place] for place in places], labels.where(places)
     about: dict[str, Any] = {**began, "settings": settings_of(limits)}
@@ -77,15 +77,15 @@ def main(args: argparse.Namespace) -> int:
         _, head, _ = bundle.build()
         if not isinstance(head, Head):
             raise DataError(f"the head of bundle {bundle.name} carries a state; judge it with `stream-detector score`")
-        bundle_store = Store(args.cache, bundle_look(bundle), samples)
+        bundle_store = Store(args.cache, bundle_network(bundle), samples)
         unseen = [k for k, piece in enumerate(pieces) if piece.set in args.unseen]
-        _show_progress(console, bundle_store.look.name, bundle_store.fill([pieces[k].file for k in unseen]))
+        _show_progress(console, bundle_store.network.name, bundle_store.fill([pieces[k].file for k in unseen]))
         raw = [np.zeros(1) for _ in pieces]
         for k in unseen:
             raw[k] = head(torch.from_numpy(bundle_store.features(pieces[k].file))).double().numpy()
         about["settings"] |= {"bundle": bundle.name, "fingerprint": bundle.fingerprint, "unseen": list(args.unseen)}
         results = evaluate_bundle(pieces, labels, raw, args.unseen)
-        seen_as, seen_pixels = bundle_store.look.name, bundle_store.folder.name
+        seen_as, seen_pixels = bundle_store.network.name, bundle_store.folder.name
     else:
         names = tuple(dict.fromkeys(args.network))
         store = known_stores(names, args.size, args.cache, samples)
@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
         learner = Logistic(features, labels.abnormal, labels.sets, parts=parts_of(names))
         if args.choose:
             learner.choices = choices_of(tuple(learner.parts))
-        results = evaluate_look(
+        results = evaluate_network(
             pieces, labels, learner, lambda: quiet_hours(args.quiet, args.quiet_minutes, store, console)
         )
         seen_as, seen_pixels = store.name, store.pixels
@@ -120,7 +120,9 @@ def main(args: argparse.Namespace) -> int:
 def judged_clips(
     clips: Path, more: Path | None, cache: Path, console: Console | None = None, ignored: Collection[str] = ()
 ) -> tuple[list[Piece], Labels, UInt8Array]:
-    """All labelled clips, their groups and folds, and their backgrounds (n, rows, columns, 3), kept in `cache`."""
+    """Return all labelled clips, their groups and folds, and their backgrounds (n, rows, columns, 3), stored in
+    `cache`.
+    """
     pieces = read_pieces(clips, more, ignored)
     quiet = console or Console(stderr=True, quiet=True)
     backgrounds = _backgrounds(cache, pieces, samples_of(pieces), quiet)
@@ -130,13 +132,13 @@ def judged_clips(
 def kept_paths(
     clips: Path, more: Path | None, cache: Path, console: Console | None = None, ignored: Collection[str] = ()
 ) -> frozenset[str]:
-    """Paths, as the indexes name them, of the clips that distillation must leave out for good (fold `KEPT`)."""
+    """Return the paths, as the indexes name them, of the clips that distillation must never use (fold `KEPT`)."""
     pieces, labels, _ = judged_clips(clips, more, cache, console, ignored)
     return frozenset(p.path for p, fold in zip(pieces, labels.folds.tolist(), strict=True) if fold == KEPT)
 
 
 def samples_of(pieces: Sequence[Piece]) -> list[Path]:
-    """The first clip of every set: what they decode to names the pixels."""
+    """Return the first clip of every set; their decoded pixels identify the decoder."""
     first: dict[str, Path] = {}
     for piece in pieces:
         first.setdefault(piece.set, piece.file)
@@ -164,7 +166,7 @@ def _backgrounds(cache: Path, pieces: Sequence[Piece], samples: Sequence[Path], 
 
 
 def quiet_hours(folder: Path | None, minutes: float, store: Stores, console: Console) -> list[Quiet]:
-    """Every other recording of the folder, [] without one: no network was trained on them (see `extras`)."""
+    """Return every other recording of the folder, [] without a folder; no network was trained on these."""
     if folder is None:
         return []
     found: list[Quiet] = []
@@ -182,7 +184,7 @@ def quiet_hours(folder: Path | None, minutes: float, store: Stores, console: Con
 
 
 def kept_digest(pieces: Sequence[Piece], folds: Any) -> str:
-    """Names the clips of the fold that is kept for good: it must be the same in every record."""
+    """Return a digest of the clips in the fold that is never used for training; it must be equal in every record."""
     names = sorted(piece.path for piece, fold in zip(pieces, folds.tolist(), strict=True) if fold == KEPT)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
@@ -194,7 +196,7 @@ def _show_progress(console: Console, name: str, steps: Iterator[tuple[int, int]]
 
 
 def circumstances() -> dict[str, Any]:
-    """Date, commit, machine and versions; never the machine's name."""
+    """Return date, commit, machine and versions; the name of the machine is left out."""
     git = ["git", "-C", str(Path(trainer.__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

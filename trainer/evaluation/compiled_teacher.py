@@ -1,6 +1,6 @@
-"""The teacher, compiled: on a CPU with bfloat16 arithmetic OpenVINO asks it four times as fast as PyTorch in float32.
+"""The teacher, compiled by OpenVINO: on a CPU with bfloat16 arithmetic it is four times as fast as PyTorch in float32.
 
-Only its answers are wanted, no gradients; their error in bfloat16 is measured by `compiled_teacher` on every start.
+Only its outputs are used, no gradients. `compiled_teacher` measures their bfloat16 error at every start.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from stream_detector.types import WINDOW_FRAMES, UInt8Array
 from trainer.data.clips import sides
 from trainer.data.sizes import Size
 
-GRID = 5  # cells a side that the teacher's maps are kept in: all there are at 160 pixels
+GRID = 5  # cells per side of the stored maps: at 160 pixels every cell
 MIDDLE = "Mixed_4f"  # the block whose output is the middle map
 
 
 class Answer(NamedTuple):
-    """What the teacher says of B windows: features (B, 1024), logits (B, 400), and, if asked for, two maps.
+    """The teacher's outputs for B windows: features (B, 1024), logits (B, 400), and, on request, two maps.
 
     middle: (B, 832, 2, 5, 5), output of `Mixed_4f`.  last: (B, 1024, 1, 5, 5), whose mean is `features`.
     """
@@ -41,7 +41,7 @@ Teacher = Callable[[UInt8Array], Answer]
 
 
 def ask(model: I3D, clip: Tensor, *, maps: bool = False) -> Answer:
-    """The answer to float (B, 3, 16, s, s) in [-1, 1]; the maps are averaged over what falls into a cell."""
+    """Return the outputs for float (B, 3, 16, s, s) in [-1, 1]; each cell of a map is the average over its pixels."""
     if not maps or model.fc is None:
         return Answer(*model.both(clip))
     x, middle = clip, clip
@@ -64,10 +64,10 @@ class _FromBytes(nn.Module):
 
 
 def compiled_teacher(model: I3D, size: Size, *, maps: bool = False, least_cosine: float = 0.995) -> Teacher | None:
-    """uint8 windows (B, 16, rows, columns, 3) RGB → `Answer`, with its maps if wanted; None where it would not help.
+    """Return the compiled teacher: uint8 windows (B, 16, rows, columns, 3) RGB → `Answer`, with maps on request.
 
-    None without OpenVINO and on CPUs without bfloat16. Raises DataError if the compiled answer to one noisy window is
-    farther than `least_cosine` from PyTorch's.
+    Return None without OpenVINO and on CPUs without bfloat16, where compiling saves nothing. Raises DataError if the
+    compiled output for one noisy window has a cosine to PyTorch's output below `least_cosine`.
     """
     probe = torch.randint(0, 256, (1, WINDOW_FRAMES, *sides(size), 3), generator=torch.Generator().manual_seed(0))
     compiled = compiled_module(_FromBytes(model.eval(), maps), probe.to(torch.uint8), least_cosine=least_cosine)
@@ -77,10 +77,10 @@ def compiled_teacher(model: I3D, size: Size, *, maps: bool = False, least_cosine
 def compiled_module(
     plain: nn.Module, probe: Tensor, *, least_cosine: float = 0.995
 ) -> Callable[[UInt8Array], tuple[Tensor, ...]] | None:
-    """A module of one window (1, …) uint8 → a tuple of tensors, in bfloat16, for many windows at once.
+    """Compile a module of one window (1, …) uint8 → a tuple of tensors, in bfloat16, for many windows at a time.
 
-    None without OpenVINO and on CPUs without bfloat16. Raises DataError if its first output for the probe is farther
-    than `least_cosine` from PyTorch's.
+    Return None without OpenVINO and on CPUs without bfloat16. Raises DataError if the first output for the probe window
+    has a cosine to PyTorch's output below `least_cosine`.
     """
     try:
         openvino = import_openvino()

@@ -1,7 +1,8 @@
-"""Figures of clips with intervals that say what they rest on: AUC, calibration error, shares, rates.
+"""Figures of clips with intervals: AUC, calibration error, shares, rates.
 
-An interval over clips of one recording is too narrow. With at least `FEW` groups of each label the bootstrap draws
-whole groups; with fewer it draws clips, the figure carries the number of groups, and no coverage is claimed for it.
+An interval that is drawn over the clips of one recording is too narrow. With at least `FEW` groups of each label the
+bootstrap draws whole groups. With fewer groups it draws clips; the figure then names the number of groups, and its
+interval has no stated coverage.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from trainer.ranking import auc
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-FEW = 10  # groups of a label; below that no coverage is claimed
+FEW = 10  # groups of a label; with fewer, the interval has no stated coverage
 ROUNDS = 1000
 BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What is known of n clips after judging. scores: (n,) in [0, 1].  abnormal: (n,).  groups, kinds: one a clip."""
+    """n judged clips. scores: (n,) in [0, 1].  abnormal: (n,).  groups, kinds: one per clip."""
 
     scores: Floats
     abnormal: Bools
@@ -35,7 +36,7 @@ class Judged:
     kinds: tuple[str, ...]
 
     def where(self, chosen: Bools) -> Judged:
-        """Those clips only."""
+        """Return the chosen clips only."""
         places = np.flatnonzero(chosen).tolist()
 
         def some(values: Sequence[str]) -> tuple[str, ...]:
@@ -52,7 +53,7 @@ def auc_figure(
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """AUC with a 95 % percentile interval, what it was drawn over, and the numbers behind it.
+    """AUC with a 95 % percentile interval, the unit of the bootstrap, and the numbers of clips and groups.
 
     {"value", "low", "high", "over": "groups" or "clips", "abnormal", "normal", "abnormal_groups", "normal_groups"};
     value, low and high are None where a label is missing.
@@ -110,17 +111,18 @@ def by_source(judged: Judged) -> dict[str, Any]:
 
 
 def by_kind(judged: Judged) -> dict[str, Any]:
-    """AUC of the abnormal clips of every kind against all normal clips."""
+    """Return the AUC of the abnormal clips of every kind against all normal clips."""
     kinds = np.array(judged.kinds)
     found = sorted({k for k, a in zip(judged.kinds, judged.abnormal, strict=True) if a})
     return {kind: auc_of(judged.where(~judged.abnormal | (kinds == kind))) for kind in found}
 
 
 def cross(judged: Judged, mine: Bools) -> dict[str, Any]:
-    """How the clips of one source (`mine`) lie against the clips of the other label of all other sources.
+    """Compare the clips of one source (`mine`) with the clips of the other label of all other sources.
 
-    "value" is the share of such pairs that are in order, ties half: abnormal clips of the source against normal ones of
-    others, and normal ones of the source against abnormal ones of others.  low, high: bootstrap over clips.
+    "value" is the share of pairs in the right order, ties count half: abnormal clips of the source against normal clips
+    of other sources, and normal clips of the source against abnormal clips of other sources.  low, high: bootstrap over
+    clips.
     """
     a, s = judged.abnormal, judged.scores
     parts = [s[mine & a], s[~mine & ~a], s[~mine & a], s[mine & ~a]]
@@ -140,9 +142,10 @@ def cross(judged: Judged, mine: Bools) -> dict[str, Any]:
 
 
 def calibration_error(scores: Floats, abnormal: Bools, bins: int = BINS) -> float:
-    """Expected calibration error: mean |mean score - share abnormal| over bins of equally many clips, by their size.
+    """Expected calibration error: mean |mean score - share abnormal| over bins with equal numbers of clips.
 
-    NaN without clips.  Equal counts, because most scores are low and equal widths would put them all into one bin.
+    NaN without clips.  The bins have equal numbers because most scores are low; bins of equal width would put nearly
+    all clips into one.
     """
     if not len(scores):
         return float("nan")

@@ -1,9 +1,9 @@
-"""Folds of whole groups: fold 0 is kept out of what makes a network, for good; heads take turns over all folds.
+"""Folds of whole groups: fold 0 is never used to train a network; heads rotate over all folds.
 
-    groups of each set ──a fifth, by a hash of the name──▶ fold 0 (kept out of distillation as well)
+    groups of each set ──a fifth, by a hash of the name──▶ fold 0 (never used for distillation)
                        └─the rest, evenly by clips──────▶ folds 1 … n-1
 
-The hash depends on names only, so a group stays in fold 0 whatever else is added.
+The hash depends on names only, so a group stays in fold 0 when other groups are added.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from stream_detector.errors import DataError
 
 Ints = NDArray[np.int64]
 FOLDS = 5
-KEPT = 0  # number of the fold that no network is ever made from: distillation leaves it out as well
+KEPT = 0  # number of the fold that no network is trained on, distillation included
 
 
 class LeakError(DataError):
-    """Clips of one group stand on both sides."""
+    """Clips of one group are on both sides of a fold."""
 
 
 def _hash(name: str) -> str:
@@ -30,11 +30,11 @@ def _hash(name: str) -> str:
 
 
 def fold_of(groups: Sequence[str], sets: Sequence[str], abnormal: Sequence[bool], count: int = FOLDS) -> Ints:
-    """(n,) fold of each clip, 0 … count-1; a group is never divided.
+    """Return the fold of each clip, (n,), 0 … count-1; a group is never divided.
 
-    groups, sets, abnormal: of the clips. Every set's groups are dealt out for themselves, those with an abnormal clip
-    and those without apart, so that each fold sees both labels where there are enough groups. Raises DataError for
-    fewer than two folds.
+    groups, sets, abnormal: one per clip. The groups of each set are distributed separately, and groups with an abnormal
+    clip separately from groups without one, so that each fold has both labels where there are enough groups. Raises
+    DataError for fewer than two folds.
     """
     if count < 2:
         raise DataError(f"{count} folds were asked for; give at least 2")
@@ -60,7 +60,7 @@ def fold_of(groups: Sequence[str], sets: Sequence[str], abnormal: Sequence[bool]
 
 
 def require_apart(groups: Sequence[str], learned: Iterable[int], judged: Iterable[int]) -> None:
-    """Raise LeakError if a group has clips among those learned from and among those judged. Both: places of clips."""
+    """Raise LeakError if a group has clips in `learned` and in `judged`; both are indices of clips."""
     known = {groups[place] for place in learned}
     shared = sorted(known & {groups[place] for place in judged})
     if shared:
@@ -70,7 +70,9 @@ def require_apart(groups: Sequence[str], learned: Iterable[int], judged: Iterabl
 
 
 def group_counts(groups: Sequence[str], sets: Sequence[str], abnormal: Sequence[bool]) -> dict[str, dict[str, int]]:
-    """{set: {"abnormal": groups, "normal": groups, "abnormal_clips": n, "normal_clips": n}}, a group in each it has."""
+    """Return {set: {"abnormal": groups, "normal": groups, "abnormal_clips": n, "normal_clips": n}}; a group counts in
+    each set that it has clips of.
+    """
     result: dict[str, dict[str, int]] = {}
     for name in sorted(set(sets)):
         row: dict[str, int] = {}

@@ -1,16 +1,16 @@
-"""Groups of clips that may show the same place or moment: none of them may stand on both sides of a figure.
+"""Groups of clips that may show the same place or moment; a group is never on both sides of a figure.
 
     file numbers ──blocks of 20──┐
-    source of the index ─────────┼──union-find──▶ one group a clip, named after its first member
+    source of the index ─────────┼──union-find──▶ one group per clip, named after its first member
     blocks whose pictures agree ─┘
 
-The rule is committed, not a list. Neighbouring numbers of a collection are mostly cut from one recording; sources named
-in an index are taken as they are; and clips whose background agrees are joined whatever they are called, for
-collections copy from each other.
+The repository holds this rule, not a list of groups. Neighbouring file numbers of a collection are mostly cut from one
+recording. Sources that an index names are used as they are. Clips whose backgrounds agree are joined although their
+names differ, because collections copy from each other.
 
-Pictures that agree one by one would chain a collection into a single group. So blocks are joined where half of the
-clips of one agree with clips of the other; a lone pair across groups stays, and `nested` leaves the one out of whatever
-judges the other.
+If single pairs of agreeing pictures joined groups, they would chain a collection into one group. So two blocks are
+joined only if half of the clips of one agree with clips of the other. A single pair across groups joins nothing;
+instead `nested` leaves such a clip out of the training of the model that judges the other clip.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream_detector.errors import DataError
 from stream_detector.types import UInt8Array
 
 SPAN = 20  # neighbouring file numbers of one block
-# Correlation of two backgrounds from which on they are taken for one place. Of 1.2 million pairs of clips of different
+# Correlation of two backgrounds above which they count as one place. Of 1.2 million pairs of clips from different
 # collections, which show different places, none reached 0.91. Pictures of a camera that pans over a rink all agree
 # (0.77 at the median), so that whole blocks are joined only where half of their clips agree, and more closely.
 ALIKE = 0.95
@@ -37,8 +37,8 @@ SHARE = 0.5
 def block(path: str, span: int = SPAN) -> str:
     """'set/abnormal/fi023.mp4' → 'set/abnormal/fi:1': the clip's block of at most `span` neighbouring numbers.
 
-    The number is the last one of the file's name; a file without a number is a block of its own. The words of a split
-    that stand in front of a name (train_, val_, test_) do not part neighbours.
+    The number is the last one in the file's name; a file without a number is a block of its own. A prefix that names a
+    split (train_, val_, test_) does not separate neighbours.
     """
     place = PurePosixPath(path)
     stem = re.sub(r"^(train|val|test)_", "", place.stem).lstrip("_")
@@ -62,15 +62,17 @@ class Unions:
         return item
 
     def join(self, one: int, other: int) -> None:
-        """Make two groups one."""
+        """Join two groups."""
         low, high = sorted((self.find(one), self.find(other)))
         self._parent[high] = low
 
 
 def signature(backgrounds: UInt8Array) -> NDArray[np.float32]:
-    """uint8 (n, rows, columns, 3) RGB → float32 (n, D) unit vectors: colours without their mean, so light counts less.
+    """uint8 (n, rows, columns, 3) RGB → float32 (n, D) unit vectors of the colours minus their mean, which reduces the
+    influence of light.
 
-    The dot product of two is the correlation of the pictures. A picture of one colour gives zeros: it agrees with none.
+    The dot product of two vectors is the correlation of the pictures. A picture of one colour gives zeros and agrees
+    with no other picture.
     """
     flat = backgrounds.reshape(len(backgrounds), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
@@ -80,7 +82,7 @@ def signature(backgrounds: UInt8Array) -> NDArray[np.float32]:
 
 
 def alike(backgrounds: UInt8Array, least: float = ALIKE) -> list[tuple[int, int]]:
-    """Pairs of clips whose backgrounds correlate by `least` or more, also mirrored ones."""
+    """Return pairs of clips whose backgrounds, also mirrored, correlate by `least` or more."""
     vectors = signature(backgrounds)
     mirrored = signature(backgrounds[:, :, ::-1])
     pairs: list[tuple[int, int]] = []
@@ -95,9 +97,11 @@ def alike(backgrounds: UInt8Array, least: float = ALIKE) -> list[tuple[int, int]
 def same_recording(
     blocks: Sequence[str], pairs: Iterable[tuple[int, int]], share: float = SHARE
 ) -> list[tuple[int, int]]:
-    """Pairs of clips that join two blocks: at least `share` of the clips of one of them agree with clips of the other.
+    """Return pairs of clips that join two blocks: at least `share` of the clips of one block agree with clips of the
+    other.
 
-    blocks: of the clips.  pairs: places of clips that agree.  One pair a pair of blocks, of their first clips.
+    blocks: one per clip.  pairs: indices of clips that agree.  The result has one pair per pair of blocks: their first
+    clips.
     """
     sizes: dict[str, int] = {}
     first: dict[str, int] = {}
@@ -124,10 +128,10 @@ def groups_of(
     pairs: Iterable[tuple[int, int]] = (),
     span: int = SPAN,
 ) -> list[str]:
-    """One group a clip, named after the first of its members in the order of names.
+    """Return one group per clip, named after the first of its members in the order of names.
 
     paths: of the clips, each once.  sources: as an index names them, with the set's name; '' where it names none.
-    pairs: places of clips that show one place.  Raises DataError for lists of unequal length.
+    pairs: indices of clips that show one place.  Raises DataError for lists of unequal length.
     """
     if len(paths) != len(sources):
         raise DataError(f"{len(paths)} clips and {len(sources)} sources were given; give one source a clip")

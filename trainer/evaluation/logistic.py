@@ -1,4 +1,4 @@
-"""A logistic regression on frozen features, for `nested`; to be chosen are its L2 factor and the weights of clips.
+"""A logistic regression on frozen features, for `nested`, which chooses its L2 factor and the weights of the clips.
 
 clip ──mean over its windows──▶ standardised ──▶ weighted logistic loss + L2/2 · |w|² ──▶ logit of every window
 """
@@ -24,12 +24,14 @@ Choice = tuple[float, str] | tuple[float, str, str]
 
 
 def choices_of(parts: Sequence[str]) -> tuple[Choice, ...]:
-    """Every L2 factor and weighting for every part of the features."""
+    """Return every combination of L2 factor, weighting and part of the features."""
     return tuple((decay, by, part) for part in parts for by in WEIGHTS for decay in DECAYS)
 
 
 def weights_of(abnormal: Bools, sets: Sequence[str], by: str) -> Floats:
-    """(n,) weights, sum 1, the labels half each. by: "clips" all the same inside a label, "sets" every set the same."""
+    """Return (n,) weights with sum 1, half for each label. by: "clips" gives equal weights inside a label, "sets" gives
+    every set the same weight.
+    """
     result = np.zeros(len(abnormal))
     for label in (False, True):
         mine = np.flatnonzero(abnormal == label)
@@ -46,10 +48,10 @@ def weights_of(abnormal: Bools, sets: Sequence[str], by: str) -> Floats:
 
 @dataclass(slots=True)
 class Logistic:
-    """features: float32 (n_i, D) windows of each clip.  abnormal: (n,).  sets: one a clip.
+    """features: float32 (n_i, D) windows of each clip.  abnormal: (n,).  sets: one per clip.
 
-    parts: columns of the features, first and end, by name: the regression then sees those of one part alone.
-    A choice is (L2 factor, weights) or (L2 factor, weights, part): see DECAYS, WEIGHTS and `choices_of`.
+    parts: first and end column of the features, by name; the regression then uses the columns of one part only. A
+    choice is (L2 factor, weights) or (L2 factor, weights, part): see DECAYS, WEIGHTS and `choices_of`.
     """
 
     features: Sequence[Float32Array]
@@ -58,15 +60,15 @@ class Logistic:
     choices: tuple[Choice, ...] = tuple((decay, by) for by in WEIGHTS for decay in DECAYS)
     parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     _means: NDArray[np.float32] | None = None
-    _last: tuple[Any, ...] | None = None  # of the last fit: the next one mostly differs in its L2 factor alone
+    _last: tuple[Any, ...] | None = None  # inputs of the last fit: the next fit mostly differs in its L2 factor only
 
     def fit(self, places: Ints, choice: Choice) -> Callable[[int], Floats]:
-        """The scorer; it takes a clip's place."""
+        """Fit and return the scorer, which takes the index of a clip."""
         of_rows = self.rows(places, choice)
         return lambda place: of_rows(self.features[place])
 
     def rows(self, places: Ints, choice: Choice) -> Callable[[Float32Array], Floats]:
-        """The same for features of any footage: float32 (n, D) → (n,) logits."""
+        """Fit and return a scorer for features of any footage: float32 (n, D) → (n,) logits."""
         if self._means is None:
             self._means = np.stack([rows.mean(axis=0) for rows in self.features])
         decay, by, *part = choice
@@ -89,9 +91,10 @@ class Logistic:
 
 
 def row_space(x: Floats) -> tuple[Floats, Floats | None]:
-    """(n, r) coordinates of the rows in the space that they span, and the (D, r) way back; x itself unless n < D.
+    """Return (n, r) coordinates of the rows in the space that they span, and the (D, r) map back; x itself unless n <
+    D.
 
-    The best coefficients under L2 lie in that space, so fewer have to be found.
+    The best coefficients under L2 lie in that space, so the optimiser has fewer unknowns.
     """
     if len(x) >= x.shape[1]:
         return x, None
@@ -102,7 +105,9 @@ def row_space(x: Floats) -> tuple[Floats, Floats | None]:
 
 
 def minimised(x: Floats, abnormal: Bools, weights: Floats, decay: float, steps: int = 60) -> tuple[Floats, float]:
-    """Coefficients (D,) and intercept at the least of Σ weight · log-loss + decay/2 · |w|², by L-BFGS in double."""
+    """Return the coefficients (D,) and the intercept that minimise Σ weight · log-loss + decay/2 · |w|², by L-BFGS in
+    double precision.
+    """
     data, target = torch.from_numpy(x), torch.from_numpy(abnormal.astype(np.float64))
     share = torch.from_numpy(weights)
     w = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)

@@ -85,7 +85,9 @@ def far(score: Float64, negative: Float64, threshold: float = 0.5) -> float:
 
 
 def reliability(score: Float64, positive: Float64, negative: Float64) -> tuple[Float64, Float64, Float64]:
-    """Per bin of score: mean score, observed share of abnormal frames, weight. (BINS,) each, NaN in empty bins."""
+    """Return, per bin of score, the mean score, the observed share of abnormal frames, and the weight: (BINS,) each,
+    NaN in empty bins.
+    """
     weight = positive + negative
     bins = np.minimum((score * BINS).astype(int), BINS - 1)
     total = np.bincount(bins, weight, BINS).astype(np.float64)

@@ -1,11 +1,13 @@
-"""Nested folds: every choice is made inside the training folds, so no judged clip has a say in what judges it.
+"""Nested folds: every choice is made inside the training folds, so a judged clip never influences the model that judges
+it.
 
     fold k held out ──rest──▶ inner folds: each choice judged on clips that it did not learn ──▶ the best choice
                                 └──▶ calibration and (see `streams`) smoothing and threshold, from the same inner scores
                     ──rest, best choice──▶ model k ──▶ scores of fold k
 
-Clips whose picture agrees with a judged clip's are left out of what that judge learns (`purged`), also across groups.
-Leave-one-source-out is the same with one source left out of all learning: its clips are judged as those of their fold.
+A clip whose picture agrees with a judged clip is removed from the training of the model that judges it (`purged`), also
+across groups. Leave-one-source-out works in the same way, with one source removed from all training: its clips are
+judged by the model of their fold.
 """
 
 from __future__ import annotations
@@ -21,25 +23,25 @@ from trainer.evaluation.figures import Bools, Floats
 from trainer.evaluation.folds import Ints, require_apart
 from trainer.ranking import auc
 
-Scorer = Callable[[int], Floats]  # place of a clip → (n,) logits of its windows
+Scorer = Callable[[int], Floats]  # index of a clip → (n,) logits of its windows
 
 
 class Learner(Protocol):
-    """Something that can be trained. It may look at the labels of the clips that it is given, and of no others."""
+    """A model that can be trained. It uses the labels of the clips that it is given, and no others."""
 
     @property
     def choices(self) -> Sequence[Any]:
-        """What may be chosen: plain values that JSON can hold, the plainest first (it wins a tie)."""
+        """The possible choices: plain values that JSON can hold, the simplest first (it wins a tie)."""
         ...
 
     def fit(self, places: Ints, choice: Any) -> Scorer:
-        """Learn from the clips at these places."""
+        """Learn from the clips at these indices."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What the protocol knows of n clips. folds: (n,), from `fold_of`.  pairs: places of clips that look alike."""
+    """What the protocol knows of n clips. folds: (n,), from `fold_of`.  pairs: indices of clips that look alike."""
 
     abnormal: Bools
     sets: tuple[str, ...]
@@ -48,7 +50,7 @@ class Labels:
     pairs: tuple[tuple[int, int], ...] = ()
 
     def where(self, places: Sequence[int]) -> Labels:
-        """Those clips only, in this order; groups and folds stay as they are."""
+        """Return those clips only, in this order; groups and folds stay as they are."""
         new = {place: k for k, place in enumerate(places)}
         pairs = tuple((new[a], new[b]) for a, b in self.pairs if a in new and b in new)
         chosen = list(places)
@@ -61,7 +63,7 @@ class Labels:
         )
 
     def purged(self, learned: Ints, judged: Ints) -> Ints:
-        """The learned clips without those that look like a judged one."""
+        """Return the learned clips without those that look like a judged clip."""
         known, out = set(judged.tolist()), set()
         for one, other in self.pairs:
             if one in known:
@@ -87,11 +89,12 @@ class Platt:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What came of one outer fold. places: of the judged clips.  scores: one array of windows a judged clip, in [0, 1].
+    """The result of one outer fold. places: indices of the judged clips.  scores: one array of windows per judged clip,
+    in [0, 1].
 
-    inner_places, inner_scores: of the training clips, each judged by an inner model that did not learn it.
-    scorer: model k, and `platt` its calibration, for footage outside the folds, such as quiet hours.
-    learned: places that model k learned from.
+    inner_places, inner_scores: of the training clips, each judged by an inner model that did not learn it. scorer:
+    model k, and `platt` its calibration, for footage outside the folds, such as quiet hours. learned: indices of the
+    clips that model k learned from.
     """
 
     number: int
@@ -112,7 +115,7 @@ def highest(windows: Sequence[Floats]) -> Floats:
 
 
 def mean_auc(scores: Floats, abnormal: Bools, sets: Sequence[str]) -> float:
-    """What a choice is judged by: the mean of the AUC of each set that has both labels, and of all clips together."""
+    """The criterion of a choice: the mean of the AUC of each set that has both labels, and of all clips together."""
     names = np.array(sets)
     found = []
     for name in [*sorted(set(sets)), None]:
@@ -123,10 +126,10 @@ def mean_auc(scores: Floats, abnormal: Bools, sets: Sequence[str]) -> float:
 
 
 def fit_platt(logits: Floats, abnormal: Bools, steps: int = 100) -> Platt:
-    """Platt's calibration (1999) of clip logits, labels weighing the same; the slope stays positive.
+    """Platt's calibration (1999) of clip logits, with equal weights of the labels; the slope stays positive.
 
-    By Newton's method with his softened targets, which keep separable data from an infinite slope. Raises DataError
-    unless both labels are there.
+    Newton's method with Platt's softened targets, which keep separable data from an infinite slope. Raises DataError
+    unless both labels are present.
     """
     positive, negative = int(abnormal.sum()), int((~abnormal).sum())
     if not positive or not negative:
@@ -149,21 +152,24 @@ def fit_platt(logits: Floats, abnormal: Bools, steps: int = 100) -> Platt:
 
 
 def nested(labels: Labels, learner: Learner, left_out: Bools | None = None) -> list[Fold]:
-    """Every fold judged by a model that knows nothing of it, nor of the sources in `left_out`.
+    """Judge every fold by a model that learned neither from it nor from the sources in `left_out`.
 
-    left_out: (n,) clips that nobody learns from or makes a choice with; None for none. All clips are judged, those left
-    out too. Raises LeakError if a group has clips on both sides, DataError if a training side has one label only.
+    left_out: (n,) clips that are used neither for training nor for choices; None for none. All clips are judged, also
+    those left out. Raises LeakError if a group has clips on both sides, DataError if a training side has one label
+    only.
     """
     everyone = np.arange(len(labels.abnormal))
     usable = np.ones(len(everyone), dtype=bool) if left_out is None else ~left_out
-    if left_out is not None:  # whoever shares a group with a left-out clip stays away as well
+    if left_out is not None:  # clips that share a group with a left-out clip are not used for training either
         theirs = {labels.groups[p] for p in np.flatnonzero(left_out).tolist()}
         usable &= np.array([group not in theirs for group in labels.groups])
     numbers = sorted(set(labels.folds.tolist()))
     inner: dict[tuple[int, int], dict[int, list[Floats]]] = {}
 
     def judge_inside(first: int, second: int) -> dict[int, list[Floats]]:
-        """{place: logits by choice} of the usable clips of both folds, by models that saw neither fold."""
+        """Return {index: logits by choice} of the usable clips of both folds, by models that learned from neither
+        fold.
+        """
         key = (min(first, second), max(first, second))
         if key not in inner:
             judged = everyone[np.isin(labels.folds, key) & usable]
@@ -217,7 +223,9 @@ def _apart(labels: Labels, learned: Ints, judged: Ints) -> Ints:
 
 
 def gathered(folds: Sequence[Fold], count: int) -> list[Floats]:
-    """The outer scores of all clips in their order, one array of windows a clip. Raises DataError if one is missing."""
+    """Return the outer scores of all clips in their order, one array of windows per clip. Raises DataError if one is
+    missing.
+    """
     result: list[Floats | None] = [None] * count
     for fold in folds:
         for place, scores in zip(fold.places.tolist(), fold.scores, strict=True):

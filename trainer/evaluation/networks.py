@@ -1,9 +1,9 @@
-"""Networks that are evaluated, and the store of what they say of each file.
+"""Networks that are evaluated, and the store of their features.
 
-    name ──look_named──▶ Look ──Store.features(file)──▶ float32 (n, D), a row a window, kept by content
+    name ──known_network──▶ FrozenNetwork ──Store.features(file)──▶ float32 (n, D), a row per window
 
-A store is a folder: `<look>/<pixels>/<digest of the file>.npy`. It may be deleted at any time and is filled again; a
-run that is stopped goes on where it was, and two runs may fill one store.
+A store is a folder: `<network>/<pixels>/<digest of the file>.npy`. It may be deleted at any time; the next run fills it
+again. A run that was stopped continues where it stopped, and two runs may fill one store.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from trainer.evaluation import pixels
 from trainer.evaluation.compiled_teacher import compiled_module
 
 Answer = Callable[[UInt8Array], Float32Array]
-KNOWN = {"i3d": "i3d-kinetics400", "mc3": "mc3-18-fights"}  # names for `models fetch`
-SEEN = {"mc3": ("cctv_fights",)}  # sets of whose collections a network saw labels: it is not judged on them
+KNOWN = {"i3d": "i3d-kinetics400", "mc3": "mc3-18-fights"}  # names for `stream-detector models fetch`
+SEEN = {"mc3": ("cctv_fights",)}  # sets whose labels a network was trained on: it is not judged on them
 COLUMNS = {"i3d": I3D.feature_dim, "mc3": VideoResNet.feature_dim}
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class FrozenNetwork:
     """A frozen network. name: of the store's folder; it changes with the weights.  size: of its windows, in pixels.
 
-    make: loads it; the result takes uint8 (B, 16, rows, columns, 3) RGB and gives float32 (B, D).
+    make: loads the network; the result takes uint8 (B, 16, rows, columns, 3) RGB and gives float32 (B, D).
     """
 
     name: str
@@ -62,10 +62,11 @@ class _FromBytes(nn.Module):
         return (self._ask(windows.permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0),)
 
 
-def known_look(name: str, size: Size) -> Look:
-    """ "i3d" or "mc3" at a size: as fetched by their pinned checksums, compiled in bfloat16 where the CPU has it.
+def known_network(name: str, size: Size) -> FrozenNetwork:
+    """Return "i3d" or "mc3" at a size: the weights with the pinned checksum, compiled in bfloat16 where the CPU
+    supports it.
 
-    The MC3-18 sees its windows as it does in a `Pair`: made smaller from this size inside of the network.
+    The MC3-18 gets its windows as in a `Pair`: the network reduces them from this size.
     """
     weights_name = KNOWN[name]
     record = weights.fetch(weights_name)
@@ -89,11 +90,11 @@ def known_look(name: str, size: Size) -> Look:
 
         return in_torch
 
-    return Look(f"{name}-{named(size)}-{record.tensors_sha256[:8]}", size, make)
+    return FrozenNetwork(f"{name}-{named(size)}-{record.tensors_sha256[:8]}", size, make)
 
 
 def parts_of(names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Columns of each network's features, and of all of them as "both": {"i3d": (0, 1024), …}."""
+    """Return the columns of each network's features, and of all of them as "both": {"i3d": (0, 1024), …}."""
     found: dict[str, tuple[int, int]] = {}
     end = 0
     for name in names:
@@ -102,8 +103,8 @@ def parts_of(names: Sequence[str]) -> dict[str, tuple[int, int]]:
     return {**found, "both": (0, end)} if len(found) > 1 else found
 
 
-def bundle_look(bundle: Bundle) -> Look:
-    """The backbone of a bundle, in the engine that the detector would choose here."""
+def bundle_network(bundle: Bundle) -> FrozenNetwork:
+    """Return the backbone of a bundle, in the engine that the detector would choose on this machine."""
     size = bundle.manifest.preprocess.size
 
     def make() -> Answer:
@@ -111,15 +112,17 @@ def bundle_look(bundle: Bundle) -> Look:
         return lambda windows: engine.infer(windows).features
 
     weights = bundle.manifest.backbone.weights_sha256
-    return Look(f"{bundle.manifest.backbone.arch}-{named((size[0], size[1]))}-{weights[:8]}", (size[0], size[1]), make)
+    return FrozenNetwork(
+        f"{bundle.manifest.backbone.arch}-{named((size[0], size[1]))}-{weights[:8]}", (size[0], size[1]), make
+    )
 
 
 class Store:
-    """Features of files under one look. root: folder.  samples: files that name the decoder (`pixels.probe`)."""
+    """Features of files by one network. root: folder.  samples: files that identify the decoder (`pixels.probe`)."""
 
-    def __init__(self, root: Path, look: Look, samples: Sequence[Path]) -> None:
-        self.look = look
-        self.folder = Path(root) / look.name / pixels.probe(samples, look.size)
+    def __init__(self, root: Path, network: FrozenNetwork, samples: Sequence[Path]) -> None:
+        self.network = network
+        self.folder = Path(root) / network.name / pixels.probe(samples, network.size)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._answer: Answer | None = None
 
@@ -136,11 +139,11 @@ class Store:
                 found: Float32Array = np.load(longer)[:most]
                 return found
         if self._answer is None:
-            self._answer = self.look.make()
-        windows = islice(pixels.windows(file, self.look.size), most)
+            self._answer = self.network.make()
+        windows = islice(pixels.windows(file, self.network.size), most)
         rows = np.concatenate([self._answer(np.stack(part)) for part in _batches(windows, batch)])
         if not np.isfinite(rows).all():
-            raise DataError(f"{self.look.name} gave a value that is not finite for {str(file)!r}; check its weights")
+            raise DataError(f"{self.network.name} gave a value that is not finite for {str(file)!r}; check its weights")
         partial = kept.with_suffix(f".{os.getpid()}.partial")
         with partial.open("wb") as out:
             np.save(out, rows)
@@ -148,34 +151,34 @@ class Store:
         return rows
 
     def fill(self, files: Sequence[Path]) -> Iterator[tuple[int, int]]:
-        """Make all that is not there; yields (done, all)."""
+        """Compute all missing features; yields (done, all)."""
         for number, file in enumerate(files, start=1):
             self.features(file)
             yield number, len(files)
 
 
 class Stores:
-    """Features of several looks at the same files, side by side. stores: at least one."""
+    """Features of the same files by several networks, concatenated. stores: at least one."""
 
     def __init__(self, stores: Sequence[Store]) -> None:
         self.stores = tuple(stores)
 
     @property
     def name(self) -> str:
-        """The names of all looks."""
-        return "+".join(store.look.name for store in self.stores)
+        """The names of all networks."""
+        return "+".join(store.network.name for store in self.stores)
 
     @property
     def pixels(self) -> str:
-        """Names what the decoder and the filter make of a few files, for every look."""
+        """Identifies what the decoder and the filter give for a few files, for every network."""
         return "+".join(dict.fromkeys(store.folder.name for store in self.stores))
 
     def features(self, file: Path, most: int | None = None) -> Float32Array:
-        """float32 (n, D) of the file's windows, those of the first look first. Raises DataError."""
+        """Return float32 (n, D) of the file's windows, the features of the first network first. Raises DataError."""
         return np.concatenate([store.features(file, most=most) for store in self.stores], axis=1)
 
     def fill(self, files: Sequence[Path]) -> Iterator[tuple[int, int]]:
-        """Make all that is not there, look by look; yields (done, all)."""
+        """Compute all missing features, network by network; yields (done, all)."""
         total = len(files) * len(self.stores)
         for number, store in enumerate(self.stores):
             for done, _ in store.fill(files):
@@ -183,8 +186,8 @@ class Stores:
 
 
 def known_stores(names: Sequence[str], size: Size, root: Path, samples: Sequence[Path]) -> Stores:
-    """Stores of `known_look`s."""
-    return Stores([Store(root, known_look(name, size), samples) for name in names])
+    """Return the stores of `known_network`s."""
+    return Stores([Store(root, known_network(name, size), samples) for name in names])
 
 
 def _batches(items: Iterable[UInt8Array], size: int) -> Iterator[list[UInt8Array]]:

@@ -1,10 +1,11 @@
-"""What marking novel pictures is worth: on a source that nothing learned from, does AUC rise without what is marked?
+"""The benefit of marking novel pictures: on a source that no model learned from, is the AUC of the unmarked clips
+higher?
 
     windows of all other sources ──fitted──▶ NoveltyModel     of the fold kept for good ──▶ limit
     clips of the source left out ──distance──▶ marked or not ──▶ AUC of all, of those not marked
 
-A clip is marked where the middle one of its windows lies beyond the limit. So that something is set aside on every
-source, the AUC without the farthest quarter of its clips is told as well.
+A clip is marked if its middle window lies beyond the limit. Some sources have no marked clip; so the AUC without the
+farthest quarter of the clips is reported for every source as well.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from trainer.evaluation.folds import KEPT
 from trainer.evaluation.nested import Labels
 from trainer.evaluation.novelty_limits import AXES, SHARE
 
-WINDOWS = 4  # of a clip, for the fit
-ASIDE = 0.25  # of a source's clips, the farthest ones
+WINDOWS = 4  # windows per clip, for the fit
+ASIDE = 0.25  # share of a source's clips, the farthest, that the second AUC leaves out
 
 
 def fit_axes(features: Floats, weights: Floats, axes: int = AXES) -> NoveltyModel:
@@ -51,7 +52,7 @@ def fit_axes(features: Floats, weights: Floats, axes: int = AXES) -> NoveltyMode
 
 
 def quantile_limit(distances: Float32Array, weights: Floats, share: float = SHARE) -> float:
-    """The distance that `share` of the windows exceed, by weight. Raises DataError without windows."""
+    """Return the distance that `share` of the windows exceed, by weight. Raises DataError without windows."""
     if not len(distances):
         raise DataError("no windows to find the limit on; give clips of both splits")
     order = np.argsort(distances)
@@ -62,9 +63,10 @@ def quantile_limit(distances: Float32Array, weights: Floats, share: float = SHAR
 def worth(
     judged: Judged, labels: Labels, features: Sequence[Float32Array], mine: Bools, axes: int = AXES
 ) -> dict[str, Any]:
-    """Of the clips `mine`, a source left out: {"marked", "of", "not_marked": AUC, "near": AUC of the nearest ones}.
+    """Figures of the clips `mine`, a source left out: {"marked", "of", "not_marked": AUC, "near": AUC of the nearest
+    clips}.
 
-    judged: all clips, scored by models that know nothing of `mine`.
+    judged: all clips, scored by models that learned nothing from `mine`.
     """
     theirs = {labels.groups[p] for p in np.flatnonzero(mine).tolist()}
     outside = np.array([not own and g not in theirs for own, g in zip(mine, labels.groups, strict=True)])
@@ -89,7 +91,9 @@ def worth(
 def weighted_windows(
     features: Sequence[Float32Array], sets: Sequence[str], places: Sequence[int], most: int | None = WINDOWS
 ) -> tuple[Floats, Floats]:
-    """Windows of the clips at these places, at most so many each, and weights of sum 1, every set the same."""
+    """Return windows of the clips at these indices, at most a given number of each, and weights with sum 1, equal for
+    every set.
+    """
     parts = [features[place][:most] for place in places]
     counts: dict[str, int] = {}
     for place, rows in zip(places, parts, strict=True):

@@ -1,11 +1,11 @@
-"""Reference values for figures: the scores of detectors that know the truth, or nothing, on the same videos.
+"""Reference values for figures: the scores of oracles, which know the truth or nothing, on the same videos.
 
     random           a random score for every window
     video            a perfect classifier of videos, constant inside each: the frame AUC without any localisation
     segments         the best possible score per window: the fraction of the window that is truly abnormal
     late by d        perfect in every frame, but d seconds late
 
-Print them beside every figure; the same numbers on another set of videos mean something else.
+They belong beside every figure, because the same AUC means different things on different sets of videos.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The clips that are judged, read from one or more indexes: train and val are one pool.
+"""The clips that are judged, read from one or more indexes; train and val are used together.
 
-    CLIPS/index.csv (file numbers tell the recording) ──┐
-    MORE/index.csv (its groups are sources) ────────────┴──▶ [Piece], labelled normal or abnormal only
+    CLIPS/index.csv (file numbers identify the recording) ──┐
+    MORE/index.csv (its groups are sources) ────────────────┴──▶ [Piece], labelled normal or abnormal only
 
-`split` is not used. Sets that are not to be judged can be ignored by name.
+`split` is not used. Sets can be left out by name.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Piece:
 
 
 def read_pieces(clips: Path, more: Path | None = None, ignored: Collection[str] = ()) -> list[Piece]:
-    """All labelled clips of the indexes, in their order, but those of the sets in `ignored`.
+    """Return all labelled clips of the indexes, in their order, except the sets in `ignored`.
 
-    Raises DataError for what cannot be read, naming the line.
+    Raises DataError with the line for a row that cannot be read.
     """
     found = _read(clips, ignored, sources=False)
     if more is not None:
@@ -76,7 +76,9 @@ def _read(root: Path, ignored: Collection[str], *, sources: bool) -> list[Piece]
 
 
 def limited(pieces: Sequence[Piece], limits: Mapping[str, int]) -> list[int]:
-    """Places of at most `limits[set]` clips of every set and label, spread over the list, and of all others."""
+    """Return the indices of at most `limits[set]` clips of every set and label, spread over the list, and of all clips
+    of other sets.
+    """
     cells: dict[tuple[str, bool], list[int]] = {}
     for place, piece in enumerate(pieces):
         cells.setdefault((piece.set, piece.abnormal), []).append(place)

@@ -1,9 +1,9 @@
-"""Pixels of clips and recordings for evaluation: the one place here that decodes a file.
+"""Pixels of clips and recordings for evaluation; the only module of this package that decodes files.
 
     file ──pictures──▶ uint8 RGB pictures ──windows──▶ 16 frames every 16, as the running detector cuts them
 
-`probe` names what decoder and filter make of a few files. Features are kept under that name, so they are made anew as
-soon as the product reads pixels otherwise.
+`probe` identifies what the decoder and the filter give for a few files. Features are stored under that name, so a
+change of the pixels makes new features.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RECIPE = RECIPES["stream-112"]  # its rate and filter; the size is the network's
 
 
 def pictures(path: Path, size: Size) -> Iterator[UInt8Array]:
-    """The frames of a file that the detector would see: uint8 (rows, columns, 3) RGB, stretched to `size`.
+    """Yield the frames of a file that the detector would use: uint8 (rows, columns, 3) RGB, stretched to `size`.
 
     Raises DataError if there is none.
     """
@@ -46,7 +46,9 @@ def pictures(path: Path, size: Size) -> Iterator[UInt8Array]:
 
 
 def rate(path: Path) -> float:
-    """Frames a second that the detector would see, as the file states them. Raises DataError where it states none."""
+    """Return the frames per second that the detector would use, as the file states them. Raises DataError if it states
+    none.
+    """
     state = recordings.DecodeState()
     try:
         with closing(recordings.pictures(Path(path), RECIPE.fps, state)) as seen:
@@ -59,14 +61,14 @@ def rate(path: Path) -> float:
 
 
 def seen_rate(fps: float) -> float:
-    """Of a file of `fps` frames a second so many are seen: of 50 and 60 every other one, of 30 all."""
+    """Return how many of `fps` frames per second are used: every second of 50 and 60, all of 30."""
     return fps / max(1, int(fps / RECIPE.fps + 1e-3))
 
 
 def windows(path: Path, size: Size) -> Generator[UInt8Array]:
-    """Full windows: uint8 (16, rows, columns, 3) RGB, as the detector cuts them from the file.
+    """Yield full windows: uint8 (16, rows, columns, 3) RGB, as the detector cuts them from the file.
 
-    The last frame of a file that is shorter is repeated.  Raises DataError if it gives none.
+    The last frame of a file that is too short is repeated.  Raises DataError if the file gives no frame.
     """
     recipe = dataclasses.replace(RECIPE, size=sides(size), views=())
     given = 0
@@ -83,7 +85,7 @@ def windows(path: Path, size: Size) -> Generator[UInt8Array]:
 
 
 def background(path: Path, rows: int = 18, columns: int = 32, samples: int = 9) -> UInt8Array:
-    """What stays in the picture: the median over time of `samples` frames, uint8 (rows, columns, 3) RGB."""
+    """Return the static part of the picture: the median over time of `samples` frames, uint8 (rows, columns, 3) RGB."""
     seen = list(pictures(path, (rows * 4, columns * 4)))
     chosen = np.stack([seen[round(k * (len(seen) - 1) / max(1, samples - 1))] for k in range(samples)])
     still = np.median(chosen, axis=0).astype(np.uint8)
@@ -92,7 +94,7 @@ def background(path: Path, rows: int = 18, columns: int = 32, samples: int = 9) 
 
 
 def probe(files: Sequence[Path], size: Size) -> str:
-    """16 hexadecimal digits that change when the pixels of the first windows of these files do."""
+    """Return 16 hexadecimal digits that change when the pixels of the first windows of these files change."""
     digest = hashlib.sha256()
     for file in files:
         with closing(windows(file, size)) as seen:

@@ -1,10 +1,11 @@
-"""`python -m trainer evaluate --standard`: what a frozen network is worth by the protocol, from clips to one record.
+"""`python -m trainer evaluate --standard`: the figures of a frozen network by the protocol, from clips to one record.
 
     pieces ──backgrounds──▶ groups ──▶ folds ──┬─ nested ─────────────▶ AUC by source, kind, fold kept for good
-    pieces ──look──▶ features ─────────────────┼─ a source left out ──▶ AUC of each source, spread
-    quiet hours ──look──▶ features ────────────┴─ composite streams ──▶ recall, false alarms an hour, delay
+    pieces ──network──▶ features ──────────────┼─ a source left out ──▶ AUC of each source, spread
+    quiet hours ──network──▶ features ─────────┴─ composite streams ──▶ recall, false alarms an hour, delay
 
-A bundle cannot be nested: its backbone and head saw labels. So it is judged on the sets named as unseen, as it is.
+A bundle cannot be judged in nested folds, because its backbone and head were trained on labels. It is judged, without
+training, on the sets that --unseen names.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from trainer.evaluation import figures, groups, novelty_limits, novelty_worth, p
 from trainer.evaluation.figures import Bools, Floats, Judged
 from trainer.evaluation.folds import FOLDS, KEPT, fold_of, group_counts
 from trainer.evaluation.logistic import DECAYS, WEIGHTS, Logistic
-from trainer.evaluation.material import Piece
 from trainer.evaluation.nested import Fold, Labels, gathered, highest, nested
-from trainer.evaluation.streams import BUDGETS, Outcome, Take
+from trainer.evaluation.pieces import Piece
+from trainer.evaluation.streams import BUDGETS, Outcome, ScoredClip
 
 SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """One recording in which nothing happens. features: float32 (n, D), a row a window."""
+    """One recording in which nothing happens. features: float32 (n, D), a row per window."""
 
     name: str
     features: Float32Array
@@ -39,7 +40,9 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """streams of `seconds` a fold and seed, each with `incidents` abnormal clips and as many normal ones."""
+    """The number of streams of `seconds` per fold and seed; each has `incidents` abnormal clips and as many normal
+    clips.
+    """
 
     streams: int = 4
     seconds: float = 600.0
@@ -47,7 +50,7 @@ class StreamPlan:
 
 
 def labelled(pieces: Sequence[Piece], backgrounds: UInt8Array, count: int = FOLDS) -> Labels:
-    """Groups by the rule of `groups`, and folds. backgrounds: uint8 (n, rows, columns, 3), one a piece."""
+    """Return groups by the rule of `groups`, and folds. backgrounds: uint8 (n, rows, columns, 3), one per piece."""
     paths, sources = [p.path for p in pieces], [p.source for p in pieces]
     blocks = groups.groups_of(paths, sources)
     joined = groups.same_recording(blocks, groups.alike(backgrounds, groups.SAME_RECORDING))
@@ -60,11 +63,11 @@ def labelled(pieces: Sequence[Piece], backgrounds: UInt8Array, count: int = FOLD
 
 
 def judged_of(pieces: Sequence[Piece], labels: Labels, scores: Floats) -> Judged:
-    """Clip scores with what is known of the clips."""
+    """Join clip scores with what is known of the clips."""
     return Judged(scores, labels.abnormal, labels.groups, labels.sets, tuple(p.kind for p in pieces))
 
 
-def evaluate_look(
+def evaluate_network(
     pieces: Sequence[Piece],
     labels: Labels,
     learner: Logistic,
@@ -72,10 +75,10 @@ def evaluate_look(
     plan: StreamPlan | None = None,
     folds: Sequence[Fold] | None = None,
 ) -> dict[str, Any]:
-    """All figures of a network that saw no label of these clips, with a regression on its features.
+    """Return all figures of a network that was trained on no label of these clips, with a regression on its features.
 
-    learner: with the features of each piece.  quiet: recordings, or what gives them, asked last; [] leaves the streams
-    out.  folds: what `nested` made of the learner, if that is known.
+    learner: with the features of each piece.  quiet: recordings, or a function that returns them, called last; [] skips
+    the streams.  folds: the result of `nested` for the learner, if it is known.
     """
     folds = nested(labels, learner) if folds is None else folds
     scores = highest(gathered(folds, len(pieces)))
@@ -103,7 +106,7 @@ def evaluate_look(
 
 
 def choice_row(fold: Fold) -> dict[str, Any]:
-    """What a fold chose, and what it learned from."""
+    """Return what a fold chose, and the size of its training."""
     decay, by, *part = fold.choice
     return {
         "fold": fold.number,
@@ -117,8 +120,9 @@ def choice_row(fold: Fold) -> dict[str, Any]:
 
 
 def left_out(pieces: Sequence[Piece], labels: Labels, learner: Logistic) -> dict[str, Any]:
-    """Each set with both labels left out of all learning and choosing: its clips among themselves ("own") and against
-    others'."""
+    """Leave each set with both labels out of all training and choices; return the figures of its clips among themselves
+    ("own") and against the clips of other sets.
+    """
     found: dict[str, Any] = {}
     for name in sorted(set(labels.sets)):
         mine = np.array([s == name for s in labels.sets])
@@ -148,10 +152,12 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"lowest": min(values), "highest": max(values), "deviation": round(deviation, 4)}
 
 
-def takes_of(pieces: Sequence[Piece], places: Sequence[int], scores: Sequence[Floats]) -> list[Take]:
-    """Clips as the streams cut them in."""
+def scored_clips(pieces: Sequence[Piece], places: Sequence[int], scores: Sequence[Floats]) -> list[ScoredClip]:
+    """Return the clips in the form that the streams need."""
     return [
-        Take(pieces[p].path, s, pixels.seen_rate(pieces[p].fps), pieces[p].set, pieces[p].kind, pieces[p].abnormal)
+        ScoredClip(
+            pieces[p].path, s, pixels.seen_rate(pieces[p].fps), pieces[p].set, pieces[p].kind, pieces[p].abnormal
+        )
         for p, s in zip(places, scores, strict=True)
     ]
 
@@ -164,12 +170,13 @@ def stream_figures(
     quiet: Sequence[Quiet],
     plan: StreamPlan,
 ) -> dict[str, Any]:
-    """Composite streams: each fold's clips by its own model, at the threshold and smoothing that the others settled.
+    """Composite streams: the clips of each fold by its own model, at the threshold and smoothing that the other folds
+    chose.
 
-    Recordings take turns like folds: a fold's threshold never saw those that it is judged in.
+    The recordings rotate like folds: the threshold of a fold was not chosen on the recordings that it is judged in.
     """
     if len(quiet) < 2:
-        raise DataError(f"{len(quiet)} quiet recordings were given; give at least 2, to settle on and to judge on")
+        raise DataError(f"{len(quiet)} quiet recordings were given; give at least 2, to choose on and to judge on")
     count = len(folds)
     totals: dict[float, list[Outcome]] = {budget: [] for budget in BUDGETS}
     by_seed: dict[float, dict[int, list[Outcome]]] = {b: {seed: [] for seed in SEEDS} for b in BUDGETS}
@@ -177,12 +184,12 @@ def stream_figures(
     settled: list[dict[str, Any]] = []
     for number, fold in enumerate(folds):
         of_rows = learner.rows(fold.learned, fold.choice)
-        judge = [Take(q.name, fold.platt(of_rows(q.features)), q.fps) for q in quiet]
+        judge = [ScoredClip(q.name, fold.platt(of_rows(q.features)), q.fps) for q in quiet]
         turns = min(count, len(quiet))
         inside = [take for k, take in enumerate(judge) if k % turns == number % turns]
         outside = [take for k, take in enumerate(judge) if k % turns != number % turns]
-        train = takes_of(pieces, fold.inner_places.tolist(), fold.inner_scores)
-        tests = takes_of(pieces, fold.places.tolist(), fold.scores)
+        train = scored_clips(pieces, fold.inner_places.tolist(), fold.inner_scores)
+        tests = scored_clips(pieces, fold.places.tolist(), fold.scores)
         material = [
             track
             for seed in SEEDS
@@ -202,7 +209,7 @@ def stream_figures(
             for seed in SEEDS
         }
         for budget in BUDGETS:
-            tau, threshold = streams.settle(material, budget)
+            tau, threshold = streams.choose_at_budget(material, budget)
             settled.append(
                 {"fold": fold.number, "budget": budget, "time_constant_s": tau, "threshold": round(threshold, 4)}
             )
@@ -242,9 +249,10 @@ def _sum(outcomes: Sequence[Outcome]) -> Outcome:
 def evaluate_bundle(
     pieces: Sequence[Piece], labels: Labels, raw: Sequence[Floats], unseen: Sequence[str]
 ) -> dict[str, Any]:
-    """A bundle as it is on sets that it never saw. raw: (n_i,) scores of each piece's windows, in [0, 1].
+    """Judge a bundle, without training, on sets that it was not trained on. raw: (n_i,) scores of each piece's windows,
+    in [0, 1].
 
-    Raises DataError where none of the clips is of such a set.
+    Raises DataError if no clip is of such a set.
     """
     chosen: Bools = np.isin(np.array(labels.sets), list(unseen))
     if not chosen.any():
@@ -260,7 +268,7 @@ def evaluate_bundle(
 
 
 def settings_of(limits: Mapping[str, int]) -> dict[str, Any]:
-    """What else decides the figures."""
+    """Return the other settings that influence the figures."""
     return {
         "folds": FOLDS,
         "kept_fold": KEPT,

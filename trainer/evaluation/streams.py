@@ -1,10 +1,10 @@
-"""Composite streams of scores: clips at known times in quiet hours, the alarms that they raise, what those are worth.
+"""Composite streams of scores: clips at known times in quiet hours, the alarms that they raise, and their figures.
 
     quiet windows ──cut── clip ──cut── quiet …  ──▶ Track ──smoothing──▶ alarms ──▶ recall, false alarms an hour, delay
 
-Where a clip is cut in, a new window begins, as in the detector after a cut. The smoothing goes on, as it would if the
-same camera had seen the incident. A window counts when its last frame is there. An incident is found if an alarm starts
-between its onset and its end plus `GRACE_S`; every other alarm is false, in cut-in normal clips as well.
+A new window begins where a clip is cut in, as in the detector after a scene cut. The smoothing continues, as if the
+same camera had recorded the incident. A window counts from its last frame. An incident is found if an alarm starts
+between its onset and its end plus `GRACE_S`; every other alarm is false, also in normal clips that are cut in.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from stream_detector.config import AlarmConfig, SmoothingConfig
 from stream_detector.types import WINDOW_FRAMES
 from trainer.evaluation.figures import Floats, rate_figure, share_figure
 
-GAP_S = 20.0  # at least, between what is cut in
+GAP_S = 20.0  # smallest distance between two clips that are cut in
 GRACE_S = 2.0
-ALARM = AlarmConfig()  # as in a run that says nothing about it
+ALARM = AlarmConfig()  # the default settings of a run
 TIME_CONSTANTS_S = (0.5, 1.0, 2.0)
-BUDGETS = (0.1, 0.5, 1.0)  # false alarms an hour of one camera
+BUDGETS = (0.1, 0.5, 1.0)  # false alarms per hour of one camera
 LEVELS = 150  # thresholds that are tried
 OUT_OF_REACH = 1.01  # a threshold that no score reaches
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
-    """Scores of one piece of footage. name: of the file.  raw: (n,), one a window.  fps: its frame rate."""
+class ScoredClip:
+    """Scores of one piece of footage. name: of the file.  raw: (n,), one per window.  fps: its frame rate."""
 
     name: str
     raw: Floats
@@ -67,21 +67,21 @@ class Track:
     incidents: tuple[Incident, ...] = ()
 
     def smoothed(self, time_constant_s: float) -> Floats:
-        """(n,) as the detector smooths them."""
+        """Return (n,) scores, smoothed as in the detector."""
         return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothingConfig(time_constant_s=time_constant_s))
 
 
-def quiet_track(take: Take) -> Track:
-    """A recording in which nothing happens, as it is."""
+def quiet_track(take: ScoredClip) -> Track:
+    """Return a recording in which nothing happens as a stream."""
     ends: Floats = (np.arange(len(take.raw), dtype=np.float64) + 1) * take.window_s
     starts: Floats = ends - take.window_s
     return Track(take.raw, ends, starts, float(len(take.raw) * take.window_s))
 
 
-def compose(quiet: Take, clips: Sequence[Take], seconds: float, rng: np.random.Generator) -> Track:
-    """`seconds` of a quiet recording, from a random place on, with clips cut in at random times `GAP_S` apart.
+def compose(quiet: ScoredClip, clips: Sequence[ScoredClip], seconds: float, rng: np.random.Generator) -> Track:
+    """Return `seconds` of a quiet recording, from a random position, with clips cut in at random times `GAP_S` apart.
 
-    The recording begins anew where it ends. Raises ValueError where the clips do not fit.
+    The recording starts again where it ends. Raises ValueError if the clips do not fit.
     """
     order = [clips[int(k)] for k in rng.permutation(len(clips))]
     lengths = [len(c.raw) * c.window_s for c in order]
@@ -115,20 +115,26 @@ def compose(quiet: Take, clips: Sequence[Take], seconds: float, rng: np.random.G
 
 
 def draw(
-    quiet: Sequence[Take], clips: Sequence[Take], streams: int, seconds: float, incidents: int, rng: np.random.Generator
+    quiet: Sequence[ScoredClip],
+    clips: Sequence[ScoredClip],
+    streams: int,
+    seconds: float,
+    incidents: int,
+    rng: np.random.Generator,
 ) -> list[Track]:
-    """So many streams, each with `incidents` abnormal clips and as many normal ones, every set as likely as another.
+    """Return composite streams, each with `incidents` abnormal clips and as many normal clips; every set is equally
+    likely.
 
-    Empty where there are no quiet takes or a label is missing.
+    The result is empty without quiet recordings, or if a label is missing.
     """
-    cells: dict[bool, dict[str, list[Take]]] = {True: {}, False: {}}
+    cells: dict[bool, dict[str, list[ScoredClip]]] = {True: {}, False: {}}
     for clip in clips:
         cells[clip.abnormal].setdefault(clip.set, []).append(clip)
     if not quiet or not cells[True] or not cells[False]:
         return []
     tracks = []
     for number in range(streams):
-        chosen: list[Take] = []
+        chosen: list[ScoredClip] = []
         for label in (True, False):
             names = sorted(cells[label])
             for _ in range(incidents):
@@ -141,7 +147,9 @@ def draw(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of some tracks at one threshold. found: (incident, delay in seconds or None where missed).  false: alarms."""
+    """Result of some tracks at one threshold. found: (incident, delay in seconds or None where missed).  false:
+    alarms.
+    """
 
     found: tuple[tuple[Incident, float | None], ...]
     false: int
@@ -157,13 +165,13 @@ class Outcome:
 
 
 def alarm_starts(track: Track, smoothed: Floats, threshold: float) -> list[float]:
-    """When alarms start: the ends of the windows that raise them, media time in seconds."""
+    """Return the starts of alarms: the ends of the windows that raise them, media time in seconds."""
     starts = hysteresis_starts(track.raw, smoothed, track.starts_s, track.ends_s, threshold, ALARM)
     return [float(track.ends_s[number]) for number in starts]
 
 
 def judge(track: Track, smoothed: Floats, threshold: float) -> Outcome:
-    """What the alarms of one track are worth; the delay is from the onset to the end of the raising window."""
+    """Judge the alarms of one track; the delay is from the onset to the end of the window that raises the alarm."""
     left = alarm_starts(track, smoothed, threshold)
     found: list[tuple[Incident, float | None]] = []
     for incident in track.incidents:
@@ -174,7 +182,7 @@ def judge(track: Track, smoothed: Floats, threshold: float) -> Outcome:
 
 
 def judge_all(tracks: Sequence[Track], time_constant_s: float, threshold: float) -> Outcome:
-    """All tracks together."""
+    """Judge all tracks together."""
     total = Outcome((), 0, 0.0)
     for track in tracks:
         total = total + judge(track, track.smoothed(time_constant_s), threshold)
@@ -184,10 +192,12 @@ def judge_all(tracks: Sequence[Track], time_constant_s: float, threshold: float)
 def best_threshold(
     tracks: Sequence[Track], time_constant_s: float, budget: float, levels: int = LEVELS
 ) -> tuple[float, int]:
-    """(threshold, incidents found): most found of all thresholds with at most `budget` false alarms an hour, seen here.
+    """Return (threshold, incidents found): the most incidents among the thresholds with at most `budget` false alarms
+    per hour on these tracks.
 
-    Of equals the highest. `OUT_OF_REACH` and 0 where none keeps to the budget: nothing is found then, nothing is false.
-    levels: thresholds tried, evenly among the distinct smoothed scores and always the highest ones.
+    Of equal thresholds, the highest. `OUT_OF_REACH` and 0 if every threshold exceeds the budget: then no alarm is
+    raised. levels: number of thresholds, spread over the distinct smoothed scores; the highest scores are always
+    included.
     """
     smoothed = [track.smoothed(time_constant_s) for track in tracks]
     distinct = np.unique(np.concatenate(smoothed)) if smoothed else np.array([])
@@ -209,8 +219,8 @@ def best_threshold(
     return best
 
 
-def settle(tracks: Sequence[Track], budget: float) -> tuple[float, float]:
-    """(time constant, threshold) that find most at a budget; of equals the longest smoothing."""
+def choose_at_budget(tracks: Sequence[Track], budget: float) -> tuple[float, float]:
+    """Return (time constant, threshold) that find most incidents within a budget; of equals the longest smoothing."""
     tried = [(*best_threshold(tracks, tau, budget), tau) for tau in TIME_CONSTANTS_S]
     most = max(hits for _, hits, _ in tried)
     threshold, _, tau = [entry for entry in tried if entry[1] == most][-1]

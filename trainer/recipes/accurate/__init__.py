@@ -1,5 +1,5 @@
-"""The bundle for machines with a GPU: large networks as they were published, and a head by the protocol.
+"""The bundle for machines with a GPU: published large networks, and a head by the evaluation protocol.
 
-DATA ──I3D, MC3-18──▶ features, kept by content ──nested folds──▶ I3D alone │ I3D, MC3-18 or both, chosen inside
+DATA ──I3D, MC3-18──▶ stored features ──nested folds──▶ I3D only │ I3D, MC3-18 or both, chosen inside
      ──the rule of `decide`──▶ one of the two ──the head that judged the kept-out fold──▶ bundle, card, records
 """

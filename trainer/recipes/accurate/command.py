@@ -1,8 +1,9 @@
 """`python -m trainer recipe accurate --data DATA`: from published weights to a bundle with a card, and the records.
 
-    weights (by checksum) ─▶ features (kept) ─▶ candidates judged ─▶ decide ─▶ bundle, card.md, records
+    weights (by checksum) ─▶ features (stored) ─▶ candidates judged ─▶ decide ─▶ bundle, card.md, records
 
-Nothing is done twice: features are kept by the content of files, weights and pixels, so a stopped run goes on.
+Features are stored under a key of file content, weights and pixels, so a run that was stopped continues without
+repeating work.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from trainer.evaluation.command import (
 )
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic, choices_of
-from trainer.evaluation.looks import KNOWN, SEEN, Stores, known_stores, parts_of
-from trainer.evaluation.material import Piece, limited
 from trainer.evaluation.nested import Fold, Labels, gathered, highest, nested
+from trainer.evaluation.networks import KNOWN, SEEN, Stores, known_stores, parts_of
 from trainer.evaluation.novelty_worth import fit_axes, quantile_limit, weighted_windows
-from trainer.evaluation.standard import Quiet, evaluate_look, judged_of, settings_of
+from trainer.evaluation.pieces import Piece, limited
+from trainer.evaluation.standard import Quiet, evaluate_network, judged_of, settings_of
 from trainer.recipes.accurate.card import card
 from trainer.recipes.accurate.decide import compared
 from trainer.recipes.accurate.settings import Settings, load
@@ -67,8 +68,8 @@ class Candidate:
     folds: tuple[Fold, ...]
 
     def results(self, quiet: Sequence[Quiet] = ()) -> dict[str, Any]:
-        """All figures; with streams where there are quiet hours."""
-        return evaluate_look(self.pieces, self.labels, self.learner, quiet, folds=self.folds)
+        """Return all figures; with streams if there are quiet hours."""
+        return evaluate_network(self.pieces, self.labels, self.learner, quiet, folds=self.folds)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -129,7 +130,7 @@ def judged(
     labels: Labels,
     console: Console,
 ) -> Candidate:
-    """Features and nested folds."""
+    """Compute features and nested folds."""
     for done, total in store.fill([piece.file for piece in pieces]):
         if done % 200 == 0 or done == total:
             console.print(f"{store.name}: {done} of {total}")
@@ -141,7 +142,7 @@ def judged(
 
 
 def decide(found: dict[str, Candidate], settings: Settings) -> dict[str, Any]:
-    """Which candidate the bundle takes, by the rule of `decide.py`; the kept fold has no say."""
+    """Return the candidate for the bundle, by the rule of `decide.py`; the kept-out fold is not used."""
     if SECOND not in found:
         return {"taken": FIRST, "why": "no other network was asked for"}
     second = found[SECOND]
@@ -162,9 +163,9 @@ def ship(
     settings: Settings,
     console: Console,
 ) -> Bundle:
-    """The bundle with the head that judged the kept fold, its novelty model and card.md. Raises DataError."""
+    """Write the bundle with the head that judged the kept-out fold, its novelty model and card.md. Raises DataError."""
     fold = next(fold for fold in taken.folds if fold.number == KEPT)
-    both = len(taken.networks) > 1  # whichever part was chosen, the others have no weight in the head
+    both = len(taken.networks) > 1  # the head has weights on the chosen part only
     own = taken.learner.features
     head = head_of(taken.learner, fold, own[0].shape[1])
     fitted = np.flatnonzero(taken.labels.folds != KEPT).tolist()

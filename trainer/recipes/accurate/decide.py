@@ -1,10 +1,10 @@
-"""Which network the bundle takes: the rule, written down before anybody looked.
+"""The rule that chooses the network of the bundle. It was written before any result was known.
 
-The second candidate is the I3D, the MC3-18 or both, chosen inside the training folds. It wins if its mean AUC, over
-the sets that both candidates may be judged on and in the folds that take turns, is higher, and a 95 % bootstrap
-interval of the difference (both on the same drawn clips) lies above 0. Otherwise it is a tie, and the I3D is taken:
-it saw no labels of any set, and it knows 400 classes. The fold that is kept for good has no say, so its figures are
-of clips that nothing was chosen on.
+The second candidate is the I3D, the MC3-18 or both, chosen inside the training folds. It wins if its mean AUC, over the
+sets that both candidates may be judged on and in the folds that rotate, is higher, and a 95 % bootstrap interval of the
+difference (both on the same drawn clips) lies above 0. Otherwise it is a tie, and the I3D is taken: it was trained on
+no label of these sets, and it has 400 classes. The kept-out fold is not used for the choice, so its figures come from
+clips that no choice was made on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def compared(first: Mapping[str, float], second: Mapping[str, float], judged: Ju
 
 
 def _units(places: np.ndarray[Any, np.dtype[np.int64]], groups: Sequence[str]) -> list[Any]:
-    """What is drawn: whole groups where there are enough, else single clips."""
+    """Return the units of the bootstrap: whole groups where there are enough, else single clips."""
     of: dict[str, list[int]] = {}
     for place in places.tolist():
         of.setdefault(groups[place], []).append(place)

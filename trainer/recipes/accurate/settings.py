@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from stream_detector.errors import UsageError
-from trainer.evaluation.looks import KNOWN
+from trainer.evaluation.networks import KNOWN
 
 FILE = Path(__file__).parent / "recipe.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every number; `recipe.toml` says what each is and holds the values."""
+    """All settings; `recipe.toml` explains them and holds the values."""
 
     name: str
     size: int
@@ -29,9 +29,9 @@ class Settings:
 
 
 def load(changes: Sequence[str] = (), path: Path | None = None) -> Settings:
-    """The settings of a file (`FILE` unless given), with changes like 'size=224'.
+    """Read the settings of a file (`FILE` by default), with changes like 'size=224'.
 
-    Raises UsageError for a key that is unknown and a value that is impossible.
+    Raises UsageError for an unknown key or an impossible value.
     """
     path = path or FILE
     try:

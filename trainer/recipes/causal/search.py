@@ -1,18 +1,18 @@
-"""`python -m trainer search-head`: which causal head should `trainer train` use? Cross-validation by video.
+"""`python -m trainer search-head`: cross-validates the candidates of the causal head, by video.
 
     python -m trainer search-head FEATURES --out found.json [--only NAME …] [--keep FOLDER] [--budget SECONDS]
 
 Only the training split is read. Every candidate of candidates.toml is trained four times on three quarters of the
-training videos, as `trainer train` does (it holds a part of these out for early stopping), and judged on the quarter
-that it never saw. The training list has no frame labels, so the figures are those that weak labels allow, between
-windows of abnormal videos and all those of normal ones:
+training videos, as `trainer train` does (which holds a part of these out for early stopping), and judged on the
+remaining quarter. The training list has no frame labels, so the figures compare windows of abnormal videos with all
+windows of normal videos:
 
-    peaks   the top three windows of each abnormal video: are the moments that it points at above what is normal?
-    all     every window of an abnormal video: is the video found, early and throughout?
+    peaks   the three highest windows of each abnormal video against the normal windows
+    all     every window of an abnormal video against the normal windows
     video   the highest score of a video: AUC between videos
 
 `figure` is the mean of peaks and all; early stopping uses the same figure. The preset `causal` is the simplest
-candidate within one standard error of the best one, with two members. Weak labels cannot judge where inside an abnormal
+candidate within one standard error of the best one, with two members. Weak labels cannot tell where inside an abnormal
 video the event lies. A killed run continues from --keep.
 """
 
@@ -105,7 +105,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--only", action="append", metavar="NAME", help="only this candidate; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for finished candidates; a second run continues from there")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="start no candidate after so many seconds")
+    parser.add_argument(
+        "--budget", type=float, default=float("inf"), help="start no candidate after this number of seconds"
+    )
     parser.set_defaults(main=main)
 
 

@@ -4,10 +4,10 @@
 
     bundle ──head──▶ adapt_head(known: training clips; calm: normal footage; loud: incidents) ──▶ threshold ──▶ bundle
 
-Calm footage is rendered scenes of the demo's own length, what comes before and after their incidents, and recordings in
-which nothing happens: half of the recordings are learned from, the threshold is chosen on the others. Features come
-from the engine that the detector would use on this machine. Smoothing, threshold and all figures of the head are
-determined anew. The backbone is unchanged, and so are the figures of heads fitted with a set left out.
+Calm footage is rendered scenes as long as the demo, the time before and after their incidents, and recordings in which
+nothing happens: half of the recordings train the head, the threshold is chosen on the others. Features come from the
+engine that the detector would use on this machine. Smoothing, threshold and all figures of the head are computed again.
+The backbone stays unchanged, and so do the figures of heads that were fitted without one set.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ from trainer.recipes.embedded.footage import INCIDENTS, QUIET, TRAIN_LIMITS, Foo
 from trainer.recipes.embedded.normal_recordings import recording_bags
 from trainer.recipes.embedded.training_data import CLIP_LIMIT
 
-OVER_S = 1.0  # after the end of an incident it is over: what follows is calm
+OVER_S = 1.0  # time after the end of an incident from which footage counts as calm
 
 
 def pieces(stream: Stream, features: Float32Array) -> tuple[list[Bag], list[Bag]]:
-    """(calm, loud) bags of one scene: before and after its incident, and each window of the incident for itself.
+    """Return the (calm, loud) bags of one scene: before and after its incident, and one bag per window of the incident.
 
     features: (n, D) of the stream's windows.  Windows that hold the start of the incident are in neither.
 
-    Each window for itself, because of a bag only the highest windows count. Where the first seconds of an incident were
-    one bag, the head learned what happens there alone (bystanders run away), and was silent during the fight.
+    Each window of an incident is a bag, because only the highest windows of a bag count. When the first seconds of an
+    incident were one bag, the head learned only what happens there (bystanders run away), and gave no alarm during the
+    fight.
     """
     if stream.incident_s is None:
         return [Bag(features, "calm", False)], []
@@ -60,7 +61,7 @@ def pieces(stream: Stream, features: Float32Array) -> tuple[list[Bag], list[Bag]
 
 
 def gather(footage: Footage, head: Head, args: argparse.Namespace, console: Console) -> tuple[list[Bag], list[Bag]]:
-    """All calm and loud bags of the rendered scenes. head: any; only the scenes' times are looked at."""
+    """Return all calm and loud bags of the rendered scenes. head: any; only the times of the scenes are used."""
     calm: list[Bag] = []
     loud: list[Bag] = []
     for pack, loud_ones, calm_ones in ((QUIET, 0, args.quiet_scenes), (INCIDENTS, args.incident_scenes, 0)):
@@ -76,7 +77,7 @@ def gather(footage: Footage, head: Head, args: argparse.Namespace, console: Cons
 
 
 def build(args: argparse.Namespace, console: Console) -> Bundle:
-    """All of it; returns the bundle as written."""
+    """Adapt the head and write the bundle; return it as written."""
     bundle = Bundle.load(args.bundle)
     _, head, recipe = bundle.build()
     if not isinstance(head, Head) or recipe.size[0] > PACK_SIZE:

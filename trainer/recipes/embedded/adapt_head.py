@@ -1,11 +1,11 @@
-"""Adapts a head to normal footage that it raises false alarms on, and keeps its scores of everything else.
+"""Adapts a head to normal footage that it raises false alarms on, and keeps its scores of other footage.
 
     old head ───────────────────────────────┐  windows of known clips: logits kept
                                             ├─ + ─┬─ normal pieces: their highest windows pushed below a bound
     features ── a few new hidden units ─────┘     └─ incidents: their windows pulled above a bound
 
-What is added is fitted by `stream_detector.adaptation.fitting`, as the overlays of a site are. Logits are the
-calibrated ones, so scores stay probabilities. The result has one hidden layer and can be adapted again.
+`stream_detector.adaptation.fitting` fits the new units, as it fits the overlays of a site. Logits are the calibrated
+ones, so scores stay probabilities. The result has one hidden layer and can be adapted again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def adapt_head(
     windows = np.concatenate([bag.features for bag in known]) if known else np.empty((0, head.dims[0]), np.float32)
     weights = window_weights(known) if known else np.empty(0)
     if not len(windows):
-        fit_units(windows, weights, [], config)  # which says what is missing
+        fit_units(windows, weights, [], config)  # raises DataError with what is missing
     mean, std = scaling(windows, weights)
     old = units_of(head, mean, std)
     pieces = []
@@ -56,7 +56,8 @@ def adapt_head(
 
 
 def units_of(head: Head, mean: Tensor, std: Tensor) -> Units:
-    """A head's calibrated logit of x = (features - mean) / std, float64; a linear head is two units, z = z⁺ - (-z)⁺.
+    """Return a head's calibrated logit of x = (features - mean) / std, float64; a linear head is two units, z = z⁺ -
+    (-z)⁺.
 
     mean, std: (D,).
     """

@@ -1,10 +1,10 @@
-"""`python -m trainer anchors`: features of the clips that a bundle's head was fitted on, into the bundle.
+"""`python -m trainer anchors`: adds features of the head's training clips to a bundle.
 
-    train clips of index.csv ──windows of the stream──▶ engine ──▶ a few windows a clip ──▶ anchors.safetensors
+    train clips of index.csv ──windows of the stream──▶ engine ──▶ a few windows per clip ──▶ anchors.safetensors
 
-Whatever a site adds to the head must keep the scores of these windows (docs/adaptation.md). They are features, not
-pictures, in half precision and under MAX_BYTES; every clip gives the same number of windows, spread over its length.
-The bundle's fingerprint does not change: nothing of them decides.
+An overlay that a site adds to the head must keep the scores of these windows (docs/adaptation.md). They are features,
+not pictures, in half precision and under MAX_BYTES; every clip gives the same number of windows, spread over its
+length. The bundle's fingerprint stays the same, because these features do not influence a score.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from trainer.data.clips import Clip, read_index
 from trainer.recipes.embedded.card import write_card
 
 MAX_BYTES = 1_900_000
-WINDOWS = 3  # a clip, at most
+WINDOWS = 3  # most windows of a clip
 
 
 def features_of(engine: Engine, bundle: Bundle, path: Path) -> Float32Array:
-    """(n, D) of the windows of one clip."""
+    """Return (n, D) features of the windows of one clip."""
     frames = [window.frames for window in windows(path, bundle.recipe)]
     size = engine.max_batch
     rows = [engine.infer(np.stack(frames[at : at + size])).features for at in range(0, len(frames), size)]
@@ -43,7 +43,7 @@ def features_of(engine: Engine, bundle: Bundle, path: Path) -> Float32Array:
 
 
 def spread(rows: Float32Array, most: int) -> Float32Array:
-    """At most so many rows, evenly spread."""
+    """Return at most `most` rows, evenly spread."""
     if len(rows) <= most:
         return rows
     found: Float32Array = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
@@ -51,7 +51,9 @@ def spread(rows: Float32Array, most: int) -> Float32Array:
 
 
 def most_windows(clips: int, dim: int) -> int:
-    """How many windows a clip may give so that all stay under MAX_BYTES. Raises DataError if not even one may."""
+    """Return how many windows a clip may give so that all stay under MAX_BYTES. Raises DataError if not even one
+    may.
+    """
     most = min(WINDOWS, MAX_BYTES // (clips * (2 * dim + 3)))
     if most < 1:
         raise DataError(f"{clips} clips of {dim} features do not fit into {MAX_BYTES:,} bytes; give fewer clips")
@@ -77,7 +79,7 @@ def with_anchors(bundle: Bundle, rows: Sequence[tuple[Clip, Float32Array]], out:
 
 
 def gather(bundle: Bundle, clips: Sequence[Clip], root: Path, engine: Engine) -> Iterator[tuple[Clip, Float32Array]]:
-    """Every clip with the features of its windows."""
+    """Yield every clip with the features of its windows."""
     for clip in clips:
         yield clip, features_of(engine, bundle, root / clip.path)
 

@@ -1,10 +1,10 @@
-"""What surveillance cameras do to pictures, at random: training sees every clip through another bad camera each time.
+"""Random degradations that imitate surveillance cameras: training gets every clip through another bad camera each time.
 
     frames (n, S, S, 3) ─ time ─ crop, flip ─ light ─ low resolution, blur, noise, JPEG ──▶ uint8 (16, s, s, 3)
 
-The frame rate changes by leaving frames out or by doubling them; a recorder does both. All frames of a window get the
-same crop and light (a camera does not change between frames), noise alone differs. Everything is drawn from the
-generator handed in, so a step of a run can be repeated exactly.
+The frame rate changes by leaving frames out or by repeating them, as recorders do. All frames of a window get the same
+crop and light (a camera does not change between frames); only the noise differs. All random numbers come from the given
+generator, so a step of a run can be repeated exactly.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class Augmentation:
 
 
 def frame_indices(start: int, count: int, rate: float) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Which frames make a window at `rate` times the clip's own frame rate: 0.5 leaves every other out, 2 doubles.
+    """Return the frames of a window at `rate` times the clip's own frame rate: 0.5 leaves every second frame out, 2
+    repeats each.
 
-    count: frames in the clip; past its ends the outermost frame is repeated.
+    count: frames in the clip; beyond its ends the outermost frame is repeated.
     """
     index = start + np.floor(np.arange(WINDOW_FRAMES) / rate).astype(np.int64)
     return np.clip(index, 0, count - 1)
@@ -52,16 +53,18 @@ def frame_indices(start: int, count: int, rate: float) -> np.ndarray[Any, np.dty
 def augment(
     frames: UInt8Array, start: int, size: int, rng: np.random.Generator, settings: Augmentation | None = None
 ) -> UInt8Array:
-    """A changed window around `start`. frames: uint8 (n, S, S, 3) RGB.  Returns uint8 (16, size, size, 3) RGB."""
+    """Return a changed window around `start`. frames: uint8 (n, S, S, 3) RGB.  Returns uint8 (16, size, size, 3)
+    RGB.
+    """
     a = settings or Augmentation()
-    window = take(frames, start, size, rng, a)
-    return spoil(window[:, :, ::-1] if rng.random() < 0.5 else window, rng, a)
+    window = sample_part(frames, start, size, rng, a)
+    return degrade_view(window[:, :, ::-1] if rng.random() < 0.5 else window, rng, a)
 
 
-def take(frames: UInt8Array, start: int, size: Size, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
-    """The first half of `augment`, what the window shows: time and crop. uint8 (16, rows, columns, 3) RGB.
+def sample_part(frames: UInt8Array, start: int, size: Size, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
+    """The first half of `augment`: time and crop. Returns uint8 (16, rows, columns, 3) RGB.
 
-    What is drawn depends on the rows of the frames, not on their columns: frames of the same rows give the same part.
+    The random draw depends on the rows of the frames, not on their columns: frames with equal rows give the same part.
     """
     draw = rng.random()
     rate = 0.5 if draw < a.p_skip else 2.0 if draw < a.p_skip + a.p_double else 1.0
@@ -71,14 +74,14 @@ def take(frames: UInt8Array, start: int, size: Size, rng: np.random.Generator, a
     return _crop(frames[frame_indices(first, len(frames), rate)], size, rng, a)
 
 
-def spoil(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
-    """The last part, how it is shown: light, low resolution, blur, noise, JPEG. uint8 (16, s, s, 3) RGB."""
+def degrade_view(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
+    """The second half of `augment`: light, low resolution, blur, noise, JPEG. uint8 (16, s, s, 3) RGB."""
     window = _light(window, rng, a)
     return np.ascontiguousarray(_degrade(window, rng, a))
 
 
 def plain(frames: UInt8Array, start: int, size: int) -> UInt8Array:
-    """The unchanged window, as the running detector sees it: uint8 (16, size, size, 3)."""
+    """Return the unchanged window, as the running detector gets it: uint8 (16, size, size, 3)."""
     window = frames[frame_indices(start, len(frames), 1.0)]
     return shrink(window, size)
 
@@ -89,7 +92,7 @@ def shrink(window: UInt8Array, size: Size) -> UInt8Array:
 
 
 def _crop(window: UInt8Array, size: Size, rng: np.random.Generator, a: Augmentation) -> UInt8Array:
-    side = window.shape[1]  # drawn as if the picture was square
+    side = window.shape[1]  # drawn as for a square picture
     height = width = side
     if rng.random() < a.p_crop:
         area = rng.uniform(a.min_area, 1.0)
@@ -127,7 +130,7 @@ def _degrade(window: UInt8Array, rng: np.random.Generator, a: Augmentation) -> U
         window = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in window])
     if rng.random() < a.p_noise:
         deviation = rng.uniform(2.0, 14.0)
-        # One field of noise, shifted at random for every frame: as good for training, and much cheaper to draw.
+        # One field of noise, shifted at random for every frame: equally good for training, and much cheaper.
         field = (rng.standard_normal((size, size, 3), dtype=np.float32) * deviation).astype(np.int16)
         shifts = rng.integers(0, size, size=(len(window), 2))
         noise = np.stack([np.roll(field, (int(y), int(x)), axis=(0, 1)) for y, x in shifts])

@@ -1,10 +1,11 @@
-"""`python -m trainer average`: one network from two points of a training run.
+"""`python -m trainer average`: averages the weights of two points of a training run.
 
     student.pt (early) ─┐
-    student.pt (late)  ─┴─ mean of the weights ──▶ statistics of BatchNorm measured anew ──▶ student.pt
+    student.pt (late)  ─┴─ mean of the weights ──▶ statistics of BatchNorm measured again ──▶ student.pt
 
-The mean of two points of one run often carries over better than either (Izmailov et al., "Averaging Weights Leads to
-Wider Optima and Better Generalization", 2018). BatchNorm's statistics belong to the weights, so they are measured anew.
+The mean of two points of one run often generalises better than either (Izmailov et al., "Averaging Weights Leads to
+Wider Optima and Better Generalization", 2018). BatchNorm's statistics belong to the weights, so they are measured
+again.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from trainer.recipes.embedded.view_pool import Pack, Pool
 
 
 def mean_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean of two state dicts; counters are taken from the second. Raises DataError if they do not fit.
+    """Return the mean of two state dicts; counters are taken from the second. Raises DataError if they do not fit.
 
-    What only serves to match the teacher's maps is left out if just one of them has it.
+    The layers that match the teacher's maps are left out if only one of the two has them.
     """
     odd = {name for name in first.keys() ^ second.keys() if name.startswith("maps.")}
     first, second = ({name: v for name, v in state.items() if name not in odd} for state in (first, second))
@@ -40,7 +41,9 @@ def mean_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dic
 
 @torch.no_grad()
 def measure_statistics(student: Student, pool: Pool, recipe: str, *, batches: int = 12, size: int = 112) -> None:
-    """Measure the means and variances of all BatchNorms, but the first (it is the teacher's), on `batches` anew."""
+    """Measure the means and variances of all BatchNorms again on `batches`, except the first, which is the
+    teacher's.
+    """
     prepared = recipe_named(recipe)
     norms = [
         module

@@ -1,7 +1,8 @@
-"""What a clip model is worth: clip AUC with intervals, a teacher's probe beside it, and alarms on whole scenes.
+"""Figures of a clip model: clip AUC with intervals, a regression on the teacher's features for comparison, and alarms
+on whole scenes.
 
-The score of a clip is the highest raw score of its windows (16 frames, every 16 frames), as `stream-detector score`
-gives them. Intervals are 95 % percentiles of a bootstrap over clips, drawn within each label.
+The score of a clip is the highest raw score of its windows (16 frames, every 16 frames), as in `stream-detector score`.
+Intervals are 95 % percentiles of a bootstrap over clips, drawn within each label.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def clip_aucs(scores: Float32Array, sets: Sequence[str], abnormal: Sequence[bool
 
 
 def teacher_probe(clips: Sequence[Clip], targets: Targets, shares: Mapping[str, float]) -> dict[str, Any]:
-    """The same table for a logistic regression on the teacher's features, on the clips it has answered."""
+    """The same table for a logistic regression on the teacher's features, on the clips that the teacher has scored."""
     rows: dict[int, list[int]] = {}
     for row in np.flatnonzero(targets.done).tolist():
         rows.setdefault(targets.jobs[row].item, []).append(row)
@@ -71,9 +72,9 @@ def teacher_probe(clips: Sequence[Clip], targets: Targets, shares: Mapping[str, 
 def leave_one_set_out(
     bags: Sequence[Bag], fit: Callable[[Sequence[Bag]], Head], *others: Sequence[Bag]
 ) -> tuple[dict[str, Any], ...]:
-    """For every set with both labels: AUC on all of it of a head that `fit` made of all the other sets.
+    """For every set with both labels: the AUC on it of a head that `fit` made from all other sets.
 
-    Only the head is left in the dark: if the features were trained with the set's labels, this flatters them.
+    Only the head is fitted without the set. If the features were trained with the set's labels, the figure is too high.
     others: scored by the same heads, a table each, such as clips that the features were not trained on either.
     """
     labels: dict[str, set[bool]] = {}
@@ -95,9 +96,9 @@ def leave_one_set_out(
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Scores along one piece of footage. raw: (n,), one a window.  fps: frames a second.
+    """Scores along one piece of footage. raw: (n,), one per window.  fps: frames per second.
 
-    incident_s: (start, end) of what should be seen, in seconds; None where nothing happens.
+    incident_s: (start, end) of the incident, in seconds; None where nothing happens.
     """
 
     name: str
@@ -117,11 +118,11 @@ class Stream:
         return np.arange(len(self.raw)) * self.stride / self.fps
 
     def smoothed(self, time_constant_s: float) -> Floats:
-        """(n,) as the detector smooths them."""
+        """Return (n,) scores, smoothed as in the detector."""
         return smooth_scores(self.raw, self.starts_s, self.ends_s, SmoothingConfig(time_constant_s=time_constant_s))
 
     def alarm_starts(self, smoothed: Floats, threshold: float) -> list[float]:
-        """When alarms start, by the rule that runs use: the ends of the windows that raise them, seconds."""
+        """Return when alarms start, by the rule of a run: the ends of the windows that raise them, seconds."""
         starts = hysteresis_starts(
             self.raw.astype(np.float64), smoothed, self.starts_s, self.ends_s, threshold, AlarmConfig()
         )
@@ -131,7 +132,9 @@ class Stream:
 def judge_scenes(
     streams: Sequence[Stream], threshold: float, time_constant_s: float, within_s: float = 3.0
 ) -> dict[str, Any]:
-    """Of scenes with an incident: how many gave exactly one alarm, and how many one in time; of those without: none."""
+    """Of scenes with an incident, count those with exactly one alarm and those with an alarm in time; of scenes without
+    one, those with no alarm.
+    """
     seen = quiet = false = missed = extra = single = 0
     delays: list[float] = []
     for stream in streams:

@@ -2,9 +2,9 @@
 
     clips ──pack──▶ teacher targets ──▶ rendered and quiet footage ──▶ training ──▶ student.pt ──embed──▶ bundle
 
-Everything lies under `--cache`: stopped at any point, the same command goes on. A step's batch depends on (seed, step)
-alone. On the CPU training is float32 (bfloat16 gradients are wrong there in some versions of PyTorch), on CUDA
-bfloat16. A step whose gradient is not finite is skipped and counted.
+`--cache` holds all intermediate results, so the same command continues a run that was stopped. A step's batch depends
+on (seed, step) only. On the CPU training is float32 (bfloat16 gradients are wrong there in some versions of PyTorch),
+on CUDA bfloat16. A step with a gradient that is not finite is skipped and counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trainer.recipes.embedded.view_pool import Drawn, Pool
 
 
 class Run:
-    """A training run that can be stopped and taken up again. folder: where student.pt and log.jsonl lie."""
+    """A training run that can be stopped and resumed. folder: of student.pt and log.jsonl."""
 
     def __init__(
         self, config: TrainConfig, pool: Pool, folder: Path, device: str, teacher: Path | None, replicas: int = 1
@@ -87,7 +87,7 @@ class Run:
         os.replace(partial, self.checkpoint)
 
     def resume(self) -> bool:
-        """Take up the checkpoint if there is one. Raises DataError if it belongs to another network."""
+        """Load the checkpoint if there is one. Raises DataError if it belongs to another network."""
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)

@@ -2,8 +2,8 @@
 
     student.pt ──▶ features of train clips ──fit──▶ head candidates ──val──▶ chosen ──calibrate──▶ threshold ──▶ bundle
 
-The head is chosen and calibrated on `val`; clips held out by others are never seen here. The threshold comes from
-footage in which nothing happens: quiet recordings, rendered streets, normal `val` clips. The manifest has all figures.
+The head is chosen and calibrated on `val`; test clips are never used here. The threshold comes from footage in which
+nothing happens: quiet recordings, rendered streets, normal `val` clips. The manifest holds all figures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from trainer.recipes.embedded.card import write_card
 from trainer.recipes.embedded.clip_metrics import leave_one_set_out, teacher_probe
 from trainer.recipes.embedded.distill import torch_device, use_threads
 from trainer.recipes.embedded.fit_head import calibrate
-from trainer.recipes.embedded.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, look, measured
+from trainer.recipes.embedded.footage import CALIBRATE, CHECK, QUIET, TRAIN_LIMITS, Footage, backbone_features, measured
 from trainer.recipes.embedded.normal_recordings import recording_bags
 from trainer.recipes.embedded.select_head import FITTED_SHARES, LONG, MEASURED_SHARES, choose_head
 from trainer.recipes.embedded.spaces import fit_in_space, maps_of
@@ -49,7 +49,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     backbone = student.backbone.to(device=args.device, memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]
     cache, began = Path(args.cache), time.monotonic()
     key = [state["step"], file_digest(Path(args.run) / "student.pt")]
-    see = partial(look, backbone, recipe, device=args.device)
+    see = partial(backbone_features, backbone, recipe, device=args.device)
     footage = Footage(see, recipe.size[0], cache, Path(args.run), key, args.workers)
     footage.pack_val(Path(args.clips), console)
     train, _, clips = footage.bags("clips", "train", TRAIN_LIMITS)

@@ -1,10 +1,10 @@
-"""Footage beyond the clips: scenes of the demo generator, and segments of a camera where nothing happens.
+"""Footage in addition to the clips: scenes of the demo generator, and segments of a camera where nothing happens.
 
     DemoScene(seed ≥ FIRST_SEED) ──pack_rendered──▶ rendered.u8     segments before and in the incident
     hours of one camera          ──pack_normal────▶ long_normal.u8  segments spread over the files
 
-The demo and the tests use seeds below `FIRST_SEED`; training never sees those. Of the long recordings, every other file
-goes to `train`, the rest to `val`, where the threshold is found.
+The demo and the tests use seeds below `FIRST_SEED`; training never uses those. Of the long recordings, every second
+file goes to `train`, the rest to `val`, where the threshold is found.
 """
 
 from __future__ import annotations
@@ -114,9 +114,9 @@ def pack_normal(
 
 
 def spread(file: Path, count: int, frames: int, size: Size) -> Iterator[tuple[int, UInt8Array]]:
-    """(first frame, pictures) of `count` segments of a video, evenly spread over what the recipe sees of it.
+    """Yield (first frame, pictures) of `count` segments of a video, evenly spread over its length at the recipe's rate.
 
-    The video is read through twice: how long it is, nobody knows before.
+    The video is read twice, because its length is unknown before it was decoded.
     """
     try:
         total = sum(1 for _ in pictures(file, RECIPE_FPS))

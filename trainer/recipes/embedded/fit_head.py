@@ -1,10 +1,10 @@
-"""The head on frozen features: weak labels, one bag of windows a clip; then Platt scaling.
+"""The head on frozen features: weak labels, one bag of windows per clip; then Platt scaling.
 
     bags of features (n, D) + clip labels ──fit_head──▶ Head ──calibrate──▶ temperature and bias set
 
 The loss is binary cross entropy on the mean logit of the k highest windows of a bag (k = a third of the bag, at least
-one); a set weighs its share, whatever its size. Strong weight decay: these sets are small, and each has a look of its
-own (a head that is free learns the look). After calibration a score reads as a probability.
+one). The weight of a set is its share, whatever its size. Weight decay is strong because the sets are small and each
+has its own picture style, which a head without decay learns. After calibration a score is a probability.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Float64Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """One clip as the head sees it. features: float32 (n, D), n windows in order.  set, abnormal: as in `Clip`."""
+    """One clip for the head. features: float32 (n, D), n windows in order.  set, abnormal: as in `Clip`."""
 
     features: Float32Array
     set: str
@@ -64,7 +64,7 @@ def cell_weights(bags: Sequence[Bag], shares: Mapping[str, float] | None = None,
 
 
 def window_weights(bags: Sequence[Bag]) -> Float64Array:
-    """One weight a window, sum 1: every set the same, whatever its size."""
+    """Return one weight per window, sum 1; every set has the same total weight."""
     sizes: dict[str, int] = {}
     for bag in bags:
         sizes[bag.set] = sizes.get(bag.set, 0) + len(bag.features)
@@ -86,7 +86,7 @@ def fit_head(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float
     head.feature_mean.copy_(mean)
     head.feature_std.copy_((((features - mean) ** 2 * spread[..., None]).sum(dim=(0, 1))).sqrt().clamp_min(1e-3))
     labels = torch.tensor([float(bag.abnormal) for bag in bags])
-    present, windows = mask.bool(), features[mask.bool()]  # without the padding, of which long bags bring much
+    present, windows = mask.bool(), features[mask.bool()]  # without the padding, which is large when bags are long
     optimiser = torch.optim.Adam(head.parameters(), lr=config.rate)
     for step in range(config.steps):
         for group in optimiser.param_groups:
@@ -101,7 +101,7 @@ def fit_head(bags: Sequence[Bag], config: HeadConfig, shares: Mapping[str, float
 
 
 def calibrate(head: Head, bags: Sequence[Bag], shares: Mapping[str, float] | None = None) -> None:
-    """Set temperature and bias (Platt 1999) so that the highest window of a bag reads as the bag's probability.
+    """Set temperature and bias (Platt 1999) so that the highest window of a bag gives the bag's probability.
 
     bags: not those that the head was trained on.  The slope stays positive, so the order of scores does not change.
     """

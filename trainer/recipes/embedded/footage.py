@@ -1,9 +1,9 @@
-"""Features of packed footage under one network, and what a head makes of them: its alarms, its threshold, its figures.
+"""Features of packed footage by one network, and the results of a head on them: alarms, threshold, figures.
 
     packs in the cache ──▶ Footage.bags (clips), .streams (scenes), .hours (recordings) ──▶ measured(head) ──▶ Found
 
-`embed` and `adapt` both end here. The head is judged on `val` clips, on rendered scenes and on quiet recordings; the
-threshold comes from footage in which nothing happens.
+`embed` and `adapt` both end with this. The head is judged on `val` clips, on rendered scenes and on quiet recordings;
+the threshold comes from footage in which nothing happens.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from trainer.recipes.embedded import extra_footage
 from trainer.recipes.embedded.augment import plain
 from trainer.recipes.embedded.clip_metrics import Stream, clip_aucs, judge_scenes
 from trainer.recipes.embedded.fit_head import Bag, clip_scores
-from trainer.recipes.embedded.normal_recordings import Look, Recording, recordings
+from trainer.recipes.embedded.normal_recordings import Network, Recording, recordings
 from trainer.recipes.embedded.threshold import choose_smoothing
 
-# Packs of whole rendered scenes and their first seeds: to learn from, to find the threshold on, to check on.
+# Packs of whole rendered scenes and their first seeds: for training, for the threshold, for the check.
 QUIET, INCIDENTS = ("scenes-quiet", 2200), ("scenes-incident", 1800)
 CALIBRATE, CHECK = ("scenes-calibrate", 1500), ("scenes-check", 2100)
-TRAIN_LIMITS = {"hockey_fights": 240}  # clips of a label; the head needs no more
+TRAIN_LIMITS = {"hockey_fights": 240}  # clips per label; more did not help the head
 
 
 def features_of(
-    see: Look,
+    see: Network,
     size: int,
     frames: PackedFrames,
     items: Sequence[int],
@@ -50,10 +50,10 @@ def features_of(
     workers: int = 1,
     change: Callable[[UInt8Array], UInt8Array] = lambda window: window,
 ) -> list[Float32Array]:
-    """Features (n, D) of the n windows (16 frames, every 16) of each item, as the running detector would see them.
+    """Return features (n, D) of the n windows (16 frames, every 16) of each item, as in the running detector.
 
-    see: uint8 (B, 16, size, size, 3) RGB → float32 (B, D), for several threads at a time if there are more `workers`.
-    limit: at most so many of an item, evenly.  change: of each window, uint8 (16, H, W, 3) RGB, before it is looked at.
+    see: uint8 (B, 16, size, size, 3) RGB → float32 (B, D); several threads call it if there are more `workers`. limit:
+    most windows of an item, evenly spread.  change: of each window, uint8 (16, H, W, 3) RGB, before `see`.
     """
     places = [(k, start) for k, item in enumerate(items) for start in _some(frames, item, limit)]
     found: list[list[Float32Array]] = [[] for _ in items]
@@ -62,7 +62,7 @@ def features_of(
     def run(part: list[tuple[int, int]]) -> Float32Array:
         return see(np.stack([change(plain(frames.frames(items[k]), start, size)) for k, start in part]))
 
-    with ThreadPoolExecutor(workers) as threads:  # single-threaded networks side by side: no waiting for each other
+    with ThreadPoolExecutor(workers) as threads:  # one single-threaded network per thread: none waits for another
         for part, rows in zip(parts, threads.map(run, parts), strict=True):
             for (k, _), row in zip(part, rows, strict=True):
                 found[k].append(row)
@@ -70,7 +70,7 @@ def features_of(
 
 
 @torch.no_grad()
-def look(backbone: nn.Module, recipe: Recipe, windows: UInt8Array, device: str = "cpu") -> Float32Array:
+def backbone_features(backbone: nn.Module, recipe: Recipe, windows: UInt8Array, device: str = "cpu") -> Float32Array:
     """uint8 (B, 16, H, W, 3) RGB → features (B, D)."""
     clip = normalise(torch.from_numpy(windows).to(device), recipe)
     result: Float32Array = backbone.features(clip).float().cpu().numpy()  # type: ignore[operator]
@@ -91,7 +91,7 @@ def raw_scores(head: Head, features: Float32Array) -> Float32Array:
 
 
 def work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
-    """Do what yields (done, all), and tell of it."""
+    """Run a generator that yields (done, all), and print its progress."""
     done = total = 0
     for done, total in steps:
         if done % 50 == 0:
@@ -101,12 +101,12 @@ def work(console: Console, name: str, steps: Iterator[tuple[int, int]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """Where footage is and what looks at it. cache: packs.  run: keeps features, as long as `key` is the same.
+    """The packed footage and the network for it. cache: packs.  run: stores features, valid while `key` is the same.
 
-    see, workers: as `features_of` has them.  size: pixels a side.  key: names the network.
+    see, workers: as in `features_of`.  size: pixels of a side.  key: identifies the network.
     """
 
-    see: Look
+    see: Network
     size: int
     cache: Path
     run: Path
@@ -116,7 +116,9 @@ class Footage:
     def bags(
         self, name: str, split: str, limits: Mapping[str, int] | None = None
     ) -> tuple[list[Bag], list[int], tuple[Clip, ...]]:
-        """The bags of a pack's split, at most `limits[set]` of a label; also their places and all clips of the pack."""
+        """Return the bags of a pack's split, at most `limits[set]` per label; also their positions and all clips of the
+        pack.
+        """
         frames, clips = load_clips(self.cache, name)
         items = evenly(clips, split, limits or {})
         limit = 4 if split == "train" else 10**9
@@ -126,12 +128,12 @@ class Footage:
         return [Bag(f, clips[i].set, clips[i].abnormal) for f, i in zip(found, items, strict=True)], items, clips
 
     def streams(self, name: str, head: Head) -> list[Stream]:
-        """A head's scores along the `val` items of a pack."""
+        """Return a head's scores along the `val` items of a pack."""
         found, items, _ = self.bags(name, "val")
         return self.scored(name, head, found, items)
 
     def scored(self, name: str, head: Head, bags: Sequence[Bag], items: Sequence[int]) -> list[Stream]:
-        """The same for bags at hand."""
+        """The same for bags that are given."""
         streams = []
         frames = PackedFrames(self.cache / f"{name}.u8")
         for item, bag in zip(items, bags, strict=True):
@@ -142,7 +144,7 @@ class Footage:
         return streams
 
     def hours(self, folder: Path | None, half: int) -> list[Recording]:
-        """Every other quiet recording of a folder; [] without one."""
+        """Return every second quiet recording of a folder; [] without a folder."""
         if folder is None:
             return []
         path = self.run / "features" / f"hours-{half}.npz"
@@ -156,7 +158,7 @@ class Footage:
     def pack_scenes(
         self, pack: tuple[str, int], incidents: int, quiet: int, duration_s: float, console: Console
     ) -> None:
-        """Render whole scenes, one seed each. Raises DataError where they would reach the seeds of another pack."""
+        """Render whole scenes, one seed each. Raises DataError if they would reach the seeds of another pack."""
         name, first = pack
         room = min((other - first for _, other in (QUIET, INCIDENTS, CALIBRATE, CHECK) if other > first), default=10**6)
         if incidents + quiet > room:
@@ -167,7 +169,7 @@ class Footage:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What `measured` found. how: the threshold came about.  results: for the manifest."""
+    """Results of `measured`. how: reason for the threshold.  results: for the manifest."""
 
     smoothing_s: float
     threshold: float
@@ -180,7 +182,8 @@ def measured(
 ) -> Found:
     """Judge a calibrated head on `val`, and find its smoothing and threshold.
 
-    quiet: recordings that the threshold must lie above.  scenes: of each kind to calibrate on, and to check on.
+    quiet: recordings below whose scores the threshold must not lie.  scenes: of each kind, for calibration and for the
+    check.
     """
     for pack, count in zip((CALIBRATE, CHECK), scenes, strict=True):
         footage.pack_scenes(pack, count, count, scene_s, console)
@@ -212,7 +215,7 @@ def measured(
 
 
 def _keep_scores(path: Path, streams: Sequence[Stream]) -> None:
-    """The raw scores behind the figures, for a closer look."""
+    """Store the raw scores behind the figures, for a closer look."""
     rows = [
         {"name": s.name, "fps": s.fps, "incident_s": s.incident_s, "raw": [round(float(r), 4) for r in s.raw]}
         for s in streams

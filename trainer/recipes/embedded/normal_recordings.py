@@ -1,10 +1,10 @@
-"""Whole recordings of quiet cameras, seen as the running detector would: what a threshold must lie above.
+"""Whole recordings of quiet cameras, processed as in the running detector; the threshold must lie above their scores.
 
     hours of one camera ──windows──▶ backbone ──▶ Recording (features) ──┬─ train half ─▶ normal bags for the head
                                                                          └─ val half ──▶ Stream ─▶ threshold
 
-The segments that distillation sees (`extras.pack_normal`) are seconds of every hour; the rare scores that raise alarms
-at night are in the hours between them. The halves are files in turn, as there.
+Distillation uses only segments of some seconds of every hour (`extra_footage.pack_normal`); the rare scores that raise
+alarms at night lie in the hours between them. The files alternate between the halves, as there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer.data.disk_cache import cached_arrays
 from trainer.data.videos import video_files
 from trainer.recipes.embedded.fit_head import Bag
 
-Look = Callable[[UInt8Array], Float32Array]
+Network = Callable[[UInt8Array], Float32Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,19 @@ def sized_windows(file: Path, size: int) -> Iterator[tuple[UInt8Array, float]]:
 
 
 def recordings(
-    folder: Path, half: int, look: Look, size: int, path: Path, key: str, *, batch: int = 16
+    folder: Path, half: int, network: Network, size: int, path: Path, key: str, *, batch: int = 16
 ) -> list[Recording]:
-    """Every other recording of a folder, from the `half`-th (0 or 1) on.
+    """Return every second recording of a folder, from number `half` (0 or 1) on.
 
-    look: uint8 (B, 16, size, size, 3) RGB → features (B, D).  path: file that keeps the result; read again if its key,
-    which should name the network, and the files are the same.
+    network: uint8 (B, 16, size, size, 3) RGB → features (B, D).  path: file that stores the result; it is used again if
+    its key, which should identify the network, and the files are the same.
     """
     files = video_files(folder)[half::2]
 
     def watch() -> list[Float32Array]:
         found, rates = [], []
         for file in files:
-            rows, fps = _watched(file, look, size, batch)
+            rows, fps = _watched(file, network, size, batch)
             found.append(rows)
             rates.append(fps)
         return [*found, np.array(rates, dtype=np.float32)]
@@ -79,22 +79,22 @@ def recordings(
     return [Recording(f.name, float(fps), rows) for f, fps, rows in zip(files, rates, features, strict=True)]
 
 
-def _watched(file: Path, look: Look, size: int, batch: int) -> tuple[Float32Array, float]:
+def _watched(file: Path, network: Network, size: int, batch: int) -> tuple[Float32Array, float]:
     rows: list[Float32Array] = []
     waiting: list[UInt8Array] = []
     fps = 25.0
     for window, fps in sized_windows(file, size):  # noqa: B007  (it is the file's, the same every time)
         waiting.append(window)
         if len(waiting) == batch:
-            rows.append(look(np.stack(waiting)))
+            rows.append(network(np.stack(waiting)))
             waiting = []
     if waiting:
-        rows.append(look(np.stack(waiting)))
+        rows.append(network(np.stack(waiting)))
     return np.concatenate(rows), fps
 
 
 def recording_bags(found: Sequence[Recording], windows: int = 60) -> list[Bag]:
-    """Normal bags of so many windows each, of set `quiet_hours`."""
+    """Return normal bags of `windows` windows each, of set `quiet_hours`."""
     return [
         Bag(recording.features[first : first + windows], "quiet_hours", False)
         for recording in found

@@ -1,12 +1,13 @@
-"""`python -m trainer novelty`: fits the novelty model of a bundle; the detector then marks pictures of unknown kinds.
+"""`python -m trainer novelty`: fits the novelty model of a bundle, with which the detector marks pictures of unknown
+kinds.
 
     python -m trainer novelty --bundle embedded --clips DIR --out bundles/embedded
 
     train windows ──features──▶ mean and principal axes        val windows ──features──▶ limit      (NoveltyModel)
 
-Scores, threshold and fingerprint are unchanged. The model is fitted on everything that the network learned from: clips,
+Scores, threshold and fingerprint stay unchanged. The model is fitted on all footage that trained the network: clips,
 and the packs of `distill` in the cache. The limit is the distance that a given share of val windows exceeds; every set
-has the same weight. The share of windows of other kinds beyond it is measured on changed val windows (ODD).
+has the same weight. The share of windows of other kinds beyond the limit is measured on changed val windows (ODD).
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from trainer.evaluation.novelty_worth import fit_axes, quantile_limit
 from trainer.recipes.embedded.card import write_card
 from trainer.recipes.embedded.distill import use_threads
 from trainer.recipes.embedded.fit_head import Bag, window_weights
-from trainer.recipes.embedded.footage import TRAIN_LIMITS, features_of, look
+from trainer.recipes.embedded.footage import TRAIN_LIMITS, backbone_features, features_of
 
-WINDOWS = 4  # of a clip
-EXTRAS = ("rendered", "long_normal")  # in the cache of `distill`, where the network was trained on them
+WINDOWS = 4  # windows per clip
+EXTRAS = ("rendered", "long_normal")  # packs of `distill` that trained the network as well
 ODD_CLIPS = 60
 
 
@@ -57,7 +58,7 @@ def _static(window: UInt8Array) -> UInt8Array:
     return np.random.default_rng(int(window.sum())).integers(0, 256, window.shape, np.uint8)
 
 
-# Kinds of pictures that none of the sets has; window: uint8 (16, H, W, 3) RGB.
+# Kinds of pictures that none of the sets contains; window: uint8 (16, H, W, 3) RGB.
 ODD: dict[str, Callable[[UInt8Array], UInt8Array]] = {
     "as it is": lambda window: window,
     "static": _static,
@@ -78,7 +79,9 @@ def fit_novelty(bags: Sequence[Bag], axes: int = AXES) -> NoveltyModel:
 
 
 def find_limit(model: NoveltyModel, bags: Sequence[Bag], share: float = SHARE) -> float:
-    """The distance that `share` of the windows exceed, every set counting the same. Raises DataError for none."""
+    """Return the distance that `share` of the windows exceed, with equal weight of every set. Raises DataError without
+    windows.
+    """
     if not bags:
         raise DataError("no val clips to find the limit on; give clips of both splits")
     distances = model.distance(np.concatenate([bag.features for bag in bags]))
@@ -88,7 +91,9 @@ def find_limit(model: NoveltyModel, bags: Sequence[Bag], share: float = SHARE) -
 def gather(
     args: argparse.Namespace, size: int, seen: Callable[..., list[Float32Array]], console: Console
 ) -> dict[str, list[Bag]]:
-    """Features of some windows of every clip, by split. size: of the network's pictures.  seen: see `odd_shares`."""
+    """Return features of some windows of every clip, by split. size: of the network's pictures.  seen: see
+    `odd_shares`.
+    """
     cache = Path(args.cache)
     clips = read_index(args.clips)
     chosen = [clips[i] for split in ("train", "val") for i in evenly(clips, split, TRAIN_LIMITS)]
@@ -108,9 +113,9 @@ def gather(
 def odd_shares(
     model: NoveltyModel, limit: float, seen: Callable[..., list[Float32Array]], cache: Path
 ) -> dict[str, float]:
-    """Share of windows beyond the limit, by kind of change: the first window of each of ODD_CLIPS val clips.
+    """Return the share of windows beyond the limit, by kind of change: the first window of each of ODD_CLIPS val clips.
 
-    seen: `features_of`, with what looks, size and workers filled in.
+    seen: `features_of` with network, size and workers bound.
     """
     frames, clips = load_clips(cache, "novelty")
     val = [item for item, clip in enumerate(clips) if clip.split == "val"]
@@ -131,7 +136,7 @@ def main(args: argparse.Namespace) -> int:
     use_threads(args.threads)
     bundle = Bundle.load(args.bundle)
     backbone, _, recipe = bundle.build()
-    seen = partial(features_of, partial(look, backbone, recipe), recipe.size[0], workers=args.workers)
+    seen = partial(features_of, partial(backbone_features, backbone, recipe), recipe.size[0], workers=args.workers)
     found = gather(args, recipe.size[0], seen, console)
     val = found["val"]
     model = fit_novelty(found["train"], args.axes)

@@ -1,4 +1,4 @@
-"""Which head: all candidates are fitted, and the one with the best mean AUC on `val` is taken."""
+"""Chooses the head: all candidates are fitted, and the one with the best mean AUC on `val` is taken."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HEADS = (
     *(HeadConfig(decay=decay, space="mean") for decay in (0.3, 1.0)),
     HeadConfig((32,), 0.3),
 )
-LONG = {"quiet_scenes": 0.2, "quiet_hours": 0.1}  # shares of what the head learns from in full length
-# Little of the fights: the features know their train clips by heart, so a head that leans on them learns their look.
+LONG = {"quiet_scenes": 0.2, "quiet_hours": 0.1}  # shares of the footage that the head trains on in full length
+# Small shares of the fights: the features were trained on these clips, so the head would learn their picture style.
 FITTED_SHARES = {
     **SHARES,
     "cctv_fights": 0.05,
@@ -36,7 +36,7 @@ MEASURED_SHARES = {**SHARES, "cctv_fights": 0.3, "cctv_crashes": 0.3, "hockey_fi
 def choose_head(
     train: Sequence[Bag], val: Sequence[Bag], maps: Maps, shares: Mapping[str, float] = FITTED_SHARES
 ) -> tuple[Head, HeadConfig, list[dict[str, Any]]]:
-    """The head with the best mean of the per-set and pooled AUC on `val`; also the table of all that were tried."""
+    """Return the head with the best mean of the per-set and pooled AUC on `val`; also the table of all candidates."""
     tried: list[tuple[float, Head, HeadConfig]] = []
     for config in HEADS:
         head = fit_in_space(train, config, shares, maps)

@@ -1,12 +1,12 @@
-"""Linear heads fitted in the spaces that the student shares with its teacher, folded back onto its own features.
+"""Linear heads fitted in the spaces that the student shares with its teacher, folded back onto the student's features.
 
     features (n, 256) ──project──▶ the teacher's 1024 features ─┐
                      ──classes──▶ the 400 Kinetics logits ──────┼─ fit_head ─fold─▶ one linear head on the 256
                      ───────────────────────────────────────────┘
 
-The maps are linear, so nothing is added to what the detector computes. What changes is what strong weight decay holds
-on to: directions that mean much to the teacher (a class of action, say) cost little, peculiarities of the student's own
-axes cost much. SPACES in a `HeadConfig`: "features", "teacher", "classes", or "mean" of the three.
+The maps are linear, so the detector computes nothing more. The space changes the effect of strong weight decay:
+directions that are important to the teacher (a class of action, for instance) cost little; the student's own axes cost
+much. SPACES in a `HeadConfig`: "features", "teacher", "classes", or "mean" of the three.
 """
 
 from __future__ import annotations

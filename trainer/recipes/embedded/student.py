@@ -1,9 +1,9 @@
-"""The student: a small ResNet3D with three outputs to learn from, and a stem that it inherits from its teacher.
+"""The student: a small ResNet3D with three outputs for training, and a stem that it inherits from its teacher.
 
     window ──▶ backbone ──features (B, 256)──┬──▶ project  (B, 1024)  matched to the teacher's features
                                              ├──▶ classes  (B, 400)   matched to the teacher's class probabilities
                                              └──▶ abnormal (B,)       clip-level labels
-    maps of layer3 and layer4 ──▶ middle, last, matched to the teacher's maps place by place, where these are kept
+    maps of layer3 and layer4 ──▶ middle, last, matched to the teacher's maps position by position, if these are stored
 
 After Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015) for the logits and Romero et al.,
 "FitNets" (2015) for the features and maps. Only the backbone goes into a bundle; the head there is fitted afterwards.
@@ -88,11 +88,12 @@ def student_from(state: Mapping[str, Any]) -> Student:
 
 @torch.no_grad()
 def inherit_stem(student: ResNet3D, teacher: I3D, recipe: Recipe) -> None:
-    """Give the student the teacher's most used first filters, so that it starts with trained motion and edge detectors.
+    """Copy the teacher's most used first filters into the student, so that it starts with trained motion and edge
+    detectors.
 
     Both begin with 7×7×7 filters over RGB. A filter's use is the norm of its outgoing weights in the teacher's next
-    layer. The two networks scale pixels differently, x_t = a·x_s + b per colour; a goes into the kernel, the
-    response to b into the BatchNorm's mean.
+    layer. The two networks scale pixels differently, x_t = a·x_s + b per colour; a goes into the kernel, the response
+    to b into the BatchNorm's mean.
     """
     unit, following = teacher.stages.get_submodule("Conv3d_1a_7x7"), teacher.stages.get_submodule("Conv3d_2b_1x1")
     state = unit.state_dict()
@@ -132,12 +133,12 @@ class LossWeights:
 def student_loss(
     outputs: Outputs, drawn: Drawn, moments: Moments, weights: LossWeights
 ) -> tuple[Tensor, dict[str, float]]:
-    """The mixed objective and its parts, for the log.
+    """Return the loss and its parts, for the log.
 
-    moments: mean and deviation of the teacher's features (1024,) and, by name, of its maps (C, 1, 1, 1).
-    Features and maps: smooth L1 (Huber 1964) and 1 - cosine on standardised values, of maps in every place.  Logits:
-    Kullback-Leibler divergence.  All three only where the teacher answered.  Labels: binary cross entropy with
-    smoothing, on all.
+    moments: mean and deviation of the teacher's features (1024,) and, by name, of its maps (C, 1, 1, 1). Features and
+    maps: smooth L1 (Huber 1964) and 1 - cosine on standardised values, of maps at every position.  Logits:
+    Kullback-Leibler divergence.  All three only for windows that the teacher scored.  Labels: binary cross entropy with
+    smoothing, on all windows.
     """
     projected, classes, abnormal = (output.float() for output in outputs[:3])
     parts: dict[str, Tensor] = {}

@@ -1,10 +1,11 @@
-"""The teacher's answers, computed once and kept on disk: I3D features and class logits of chosen windows.
+"""The teacher's outputs, computed once and stored: I3D features and class logits of chosen windows.
 
     [Clip] ──plan──▶ [Job(item, start)] ──answer──▶ targets-*.npy (memory-mapped, filled in place, resumable)
 
-One row a job: features float32 (1024,), logits float32 (400,), done uint8, and if wanted the maps of `compiled.Answer`
-in float16: middle (832, 2, 5, 5), last (1024, 1, 5, 5). A run that is stopped goes on where it was.
-The order of the jobs is fixed by the seed: train first, so that a student can start before the teacher is done.
+One row per job: features float32 (1024,), logits float32 (400,), done uint8, and on request the maps of
+`compiled_teacher.Answer` in float16: middle (832, 2, 5, 5), last (1024, 1, 5, 5). A run that was stopped continues
+where it stopped. The order of the jobs is fixed by the seed: train first, so that training can start before the teacher
+is finished.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Job:
 def plan(
     clips: Sequence[Clip], frames: Sequence[int], *, per_clip: int = 2, per_set: int = 250, seed: int = 0
 ) -> list[Job]:
-    """Which windows to ask about: evenly placed, at most `per_set` of a set, every clip once before any twice.
+    """Choose the windows: evenly spread, at most `per_set` of a set, every clip once before any clip twice.
 
     frames: number of frames of each clip.
     """
@@ -67,9 +68,9 @@ MAPS = {"middle": (832, 2, GRID, GRID), "last": (FEATURE_DIM, 1, GRID, GRID)}
 
 
 class Targets:
-    """The teacher's answers on disk. features (n, 1024), logits (n, 400): float32; done (n,): bool; jobs: the rows.
+    """The teacher's outputs on disk. features (n, 1024), logits (n, 400): float32; done (n,): bool; jobs: the rows.
 
-    maps: keep the maps as well, by name, float16 (n, *shape); {} otherwise.
+    maps: store the maps as well, by name, float16 (n, *shape); {} otherwise.
     """
 
     def __init__(self, path: Path, jobs: Sequence[Job], key: str, *, maps: bool = False) -> None:
@@ -98,7 +99,7 @@ class Targets:
 
     @classmethod
     def open(cls, path: Path) -> Targets:
-        """Answers made earlier. Raises DataError if there are none."""
+        """Open targets of an earlier run. Raises DataError if there are none."""
         try:
             key, rows = json.loads((Path(path) / "jobs.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -123,9 +124,9 @@ class Targets:
         middle: Tensor | None = None,
         last: Tensor | None = None,
     ) -> None:
-        """Fill rows; the mark is set last, so that a run killed in between repeats them.
+        """Fill rows; `done` is set last, so that a run that was killed in between repeats them.
 
-        Raises DataError if maps are kept and not given.
+        Raises DataError if maps are stored and not given.
         """
         index = list(rows)
         self.features[index] = features.float().cpu().numpy()
@@ -141,9 +142,9 @@ class Targets:
 def answer(
     model: I3D | Teacher, targets: Targets, source: FrameSource, *, batch: int = 4, device: str = "cpu"
 ) -> Iterator[tuple[int, int]]:
-    """Ask the teacher about every window not yet answered; yields (done, all) for a progress bar.
+    """Run the teacher on every window that has no row yet; yields (done, all) for a progress bar.
 
-    model: the network, or what `compiled_teacher` made of it.  source: item → uint8 (n, S, S, 3) RGB at the teacher's
+    model: the network, or the result of `compiled_teacher`.  source: item → uint8 (n, S, S, 3) RGB at the teacher's
     size.  On CUDA the forward pass runs in bfloat16.
     """
     teacher = _network(model, device, bool(targets.maps)) if isinstance(model, I3D) else model

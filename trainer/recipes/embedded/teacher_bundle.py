@@ -37,7 +37,7 @@ REFERENCE = "i3d-kinetics400"
 
 
 def clip_bags(targets: Targets, clips: tuple[Clip, ...]) -> dict[str, list[tuple[Bag, Clip]]]:
-    """The clips that the teacher has answered about, by split, each with its windows in order of time."""
+    """Return the clips that the teacher has scored, by split, each with its windows in order of time."""
     rows: dict[int, list[int]] = {}
     for row in np.flatnonzero(targets.done).tolist():
         rows.setdefault(targets.jobs[row].item, []).append(row)
@@ -47,12 +47,12 @@ def clip_bags(targets: Targets, clips: tuple[Clip, ...]) -> dict[str, list[tuple
         clip = clips[item]
         found[clip.split].append((Bag(np.array(targets.features[ordered]), clip.set, clip.abnormal), clip))
     if not found["train"] or not found["val"]:
-        raise DataError("the teacher has answered about one split only; run `python -m trainer distill` first")
+        raise DataError("the teacher has scored one split only; run `python -m trainer distill` first")
     return found
 
 
 def build(args: argparse.Namespace, console: Console) -> Bundle:
-    """Fit, choose, calibrate, write; returns the bundle. Raises DataError and BundleError."""
+    """Fit, choose, calibrate, write; return the bundle. Raises DataError and BundleError."""
     _, clips = load_clips(args.cache)
     targets = Targets.open(args.cache / f"teacher-{named(args.teacher_size)}")
     found = clip_bags(targets, clips)

@@ -1,4 +1,4 @@
-"""Where an alarm starts: threshold and smoothing, from footage in which nothing happens and in which something does."""
+"""The threshold and the smoothing of a bundle, from footage with incidents and footage without."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from trainer.recipes.embedded.clip_metrics import Floats, Stream
 
-TIME_CONSTANTS_S = (0.5, 0.75, 1.0)  # of the smoothing, to choose from
-ALLOWED_PER_HOUR = 0.2  # alarms of a quiet camera
-LOWEST, HIGHEST, STEP = 0.2, 0.98, 0.005  # thresholds looked at
-FALSE_COSTS = 3.0  # an alarm for nothing, in misses: there is far more footage in which nothing happens
-EQUAL = 0.03  # what serves by no more than this less is as good: about one scene and one clip
+TIME_CONSTANTS_S = (0.5, 0.75, 1.0)  # of the smoothing; the candidates
+ALLOWED_PER_HOUR = 0.2  # acceptable alarms of a quiet camera
+LOWEST, HIGHEST, STEP = 0.2, 0.98, 0.005  # range and step of the thresholds
+FALSE_COSTS = 3.0  # cost of a false alarm in misses: most footage of a camera is normal
+EQUAL = 0.03  # a difference below this does not matter: about one scene and one clip
 
 
 def peaks(streams: Sequence[Stream], time_constant_s: float) -> list[float]:
@@ -21,12 +21,15 @@ def peaks(streams: Sequence[Stream], time_constant_s: float) -> list[float]:
 
 
 def above_most(clips: Sequence[Stream], time_constant_s: float, share: float = 0.95) -> float:
-    """A threshold, on the smoothed score, a little above this share of clips; for want of anything longer."""
+    """Return a threshold, on the smoothed score, a little above this share of clips; used if there is no longer
+    footage.
+    """
     return round(min(HIGHEST, max(float(np.quantile(peaks(clips, time_constant_s), share)), LOWEST) + 0.02), 3)
 
 
 def quiet_floor(quiet: Sequence[Stream], hours: Sequence[Stream], time_constant_s: float) -> tuple[float, str]:
-    """What the threshold must lie above, and why: quiet pieces, and whole recordings but for `ALLOWED_PER_HOUR`.
+    """Return the lower bound of the threshold, and the reason: quiet pieces, and whole recordings with at most
+    `ALLOWED_PER_HOUR`.
 
     hours: at most one alarm is counted in each.
     """
@@ -42,7 +45,7 @@ def quiet_floor(quiet: Sequence[Stream], hours: Sequence[Stream], time_constant_
 
 
 class Judged:
-    """Scenes and clips under one smoothing: how well a threshold serves them.
+    """Scenes and clips with one smoothing; it gives the value of a threshold.
 
     scenes: rendered ones, with and without an incident.  normal, abnormal: clips.
     """
@@ -55,7 +58,9 @@ class Judged:
         self._normal, self._abnormal = peaks(normal, time_constant_s), peaks(abnormal, time_constant_s)
 
     def shares(self, threshold: float) -> dict[str, float]:
-        """Of incidents: one alarm, while it lasts. Of quiet scenes: any alarm. Of clips: those that reach it."""
+        """Return shares: incidents with exactly one alarm, while they last; quiet scenes with any alarm; clips that
+        reach the threshold.
+        """
         return {
             "incidents": _share([_just_one(scene, values, threshold) for scene, values in self._incidents]),
             "quiet": _share([peak >= threshold for peak in self._quiet]),
@@ -64,7 +69,9 @@ class Judged:
         }
 
     def served(self, threshold: float) -> float:
-        """What is right less `FALSE_COSTS` times what is false, of scenes and of clips."""
+        """Return the share of correct results less `FALSE_COSTS` times the share of false ones, over scenes and
+        clips.
+        """
         share = self.shares(threshold)
         return share["incidents"] + share["abnormal"] - FALSE_COSTS * (share["quiet"] + share["normal"])
 
@@ -80,9 +87,9 @@ def _just_one(scene: Stream, values: Floats, threshold: float) -> bool:
 
 
 def find_threshold(judged: Judged, floor: float) -> tuple[float, float]:
-    """(threshold, how well it serves): above the floor, in the middle of those that serve as well as the best.
+    """Return (threshold, its value): above the floor, in the middle of the thresholds that are as good as the best.
 
-    The middle, because a single clip moves the best one, and what comes will not lie exactly where these lie.
+    The middle, because a single clip moves the best threshold, and new footage will differ a little.
     """
     tried = np.arange(floor + STEP, HIGHEST + STEP / 2, STEP)
     if len(tried) == 0:
@@ -102,9 +109,9 @@ def choose_smoothing(
     abnormal_clips: Sequence[Stream] = (),
     hours: Sequence[Stream] = (),
 ) -> tuple[float, float, str]:
-    """(time constant, threshold, how): the smoothing that serves best, and of equals the steadiest.
+    """Return (time constant, threshold, how): the best smoothing, and of equals the longest.
 
-    Equal are those within `EQUAL` of the best: a longer one costs nothing then and is less easily startled.
+    Smoothings within `EQUAL` of the best are equal; a longer one reacts less to short peaks.
     """
     tried = []
     for time_constant_s in TIME_CONSTANTS_S:

@@ -1,9 +1,10 @@
-"""What `distill` trains on, made once and kept in its cache: packed clips, other footage, the teacher's answers.
+"""The training data of `distill`, made once and stored in its cache: packed clips, other footage, the teacher's
+outputs.
 
     clips ──pack──▶ clips.u8 ──▶ teacher (plain windows) ─────────────────────────────────────┐
     quiet camera, rendered scenes ──pack──▶ ….u8 ──views: one more camera──▶ teacher (views) ──┴──▶ Pool
 
-Stopped at any point, the next call goes on.
+A call that was stopped continues at the next call.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from trainer.recipes.embedded.view_pool import SHARES, Pack, Pool
 from trainer.recipes.embedded.views import ROUNDS, ViewSource, pack_views, soft_labels
 
 CLIP_LIMIT = 150  # frames of a clip that are packed
-VIEW_SIZE = 128  # pixels a side of a view as the student gets it; the teacher sees the same view at a size of its own
-VIEWED_ROWS = 240  # of the pictures that views are cut from; their columns as in the shape that the teacher sees
+VIEW_SIZE = 128  # pixels of a side of a view for the student; the teacher gets the same view at its own size
+VIEWED_ROWS = 240  # rows of the pictures that views are cut from; the shape is that of the teacher's input
 
 
 def make_pool(args: argparse.Namespace, console: Console) -> Pool:
-    """Pack, ask the teacher, render: whatever of it is not in the cache yet."""
+    """Pack the clips, run the teacher, render scenes; results that are in the cache are used again."""
     root, cache = Path(args.clips), Path(args.cache)
     clips = read_index(root)
     with Progress(console=console) as progress:

@@ -1,9 +1,10 @@
-"""What a training step draws: windows of clips in fixed shares, with the teacher's answers where known.
+"""The batches of training: windows of clips in fixed shares, with the teacher's outputs where they are known.
 
     packs (clips, rendered, long_normal) ──▶ Pool ──batch(step)──▶ Drawn: windows, labels, teacher features and logits
 
-A set's share of the batch does not depend on its size, so that 800 hockey clips do not drown 74 crashes; inside a set
-the two labels come up equally often. A batch is a function of (seed, step) alone, so a resumed run sees the same ones.
+A set's share of the batch does not depend on its size, so that 800 hockey clips do not outweigh 74 crashes; inside a
+set the two labels are equally frequent. A batch is a function of (seed, step) only, so a resumed run gets the same
+batches.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, Float32Array
 from trainer.data.clips import Clip, PackedFrames
-from trainer.recipes.embedded.augment import Augmentation, augment, shrink, spoil
+from trainer.recipes.embedded.augment import Augmentation, augment, degrade_view, shrink
 from trainer.recipes.embedded.teacher import Targets
 
 SHARES: Mapping[str, float] = {
@@ -32,16 +33,17 @@ SHARES: Mapping[str, float] = {
     "intel_samples": 0.03,
 }
 DEFAULT_SHARE = 0.1  # of a set that is not named above
-MAP_SAMPLE = 300  # windows of a pack by which the moments of the teacher's maps are measured
-ANSWERED_SHARE = 0.6  # draws among the clips that the teacher has answered about; the rest are draws among all
+MAP_SAMPLE = 300  # windows of a pack from which the mean and deviation of the teacher's maps are measured
+# share of the draws from the clips that the teacher has scored; the others are draws from all clips
+ANSWERED_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """One packed file. clips: what its items are.  targets: the teacher's answers about it, if any.
+    """One packed file. clips: of its items.  targets: the teacher's outputs for it, if any.
 
-    views: each item is one window whose time and crop are fixed (see `views`).  labels: (n,) of each item, in
-    [0, 1], where they are better known than by the clips' labels.
+    views: each item is one window whose time and crop are fixed (see `views`).  labels: (n,) of each item, in [0, 1],
+    if they are better known than by the clips' labels.
     """
 
     frames: PackedFrames
@@ -55,9 +57,9 @@ class Pack:
 class Drawn:
     """One batch of B windows, on the CPU.
 
-    windows: uint8 (B, 16, s, s, 3) RGB.  labels: float32 (B,), 1 abnormal.  known: bool (B,), the teacher answered.
-    features (B, 1024), logits (B, 400): float32, zeros where not known.  maps: by name, float16 (B, C, T, H, W), of
-    batches all of which the teacher answered with maps.
+    windows: uint8 (B, 16, s, s, 3) RGB.  labels: float32 (B,), 1 abnormal.  known: bool (B,), the teacher's output is
+    known. features (B, 1024), logits (B, 400): float32, zeros where not known.  maps: by name, float16 (B, C, T, H, W),
+    of batches whose windows all have maps.
     """
 
     windows: Tensor
@@ -72,7 +74,7 @@ class Drawn:
         return self._each(lambda values: values[number::parts])
 
     def to(self, device: str) -> Drawn:
-        """The same on a device."""
+        """The same batch on a device."""
         return self._each(lambda values: values.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Drawn:
@@ -116,18 +118,19 @@ class Pool:
         self._weights = weights / weights.sum()
 
     def counts(self) -> dict[str, int]:
-        """How many clips each set and label has, for the log and the model card."""
+        """Return the number of clips of each set and label, for the log and the model card."""
         return {f"{s}/{'abnormal' if a else 'normal'}": len(places) for (s, a), places in sorted(self._cells.items())}
 
     @property
     def has_maps(self) -> bool:
-        """Whether all packs are of views that the teacher answers with maps."""
+        """Whether all packs are of views with maps of the teacher."""
         return all(pack.views and pack.targets is not None and bool(pack.targets.maps) for pack in self.packs)
 
     def moments(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and deviation over the train split of the teacher's "features" (1024,) and of its maps (C, 1, 1, 1).
+        """Return mean and deviation over the train split of the teacher's "features" (1024,) and of its maps (C, 1, 1,
+        1).
 
-        Maps by a sample of a few hundred windows.  Raises DataError if the teacher answered nothing.
+        Maps from a sample of a few hundred windows.  Raises DataError if the teacher has scored nothing.
         """
         found: dict[str, list[Tensor]] = {}
         for number, pack in enumerate(self.packs):
@@ -139,7 +142,7 @@ class Pool:
                 sample = torch.from_numpy(np.array(kept[rows[:: max(1, len(rows) // MAP_SAMPLE)]])).float()
                 found.setdefault(name, []).append(sample.transpose(0, 1).flatten(1).T)
         if not found:
-            raise DataError("the teacher has answered nothing about the train split; run the teacher first")
+            raise DataError("the teacher has scored nothing of the train split; run the teacher first")
         result = {}
         for name, blocks in found.items():
             values = torch.cat(blocks)
@@ -168,9 +171,9 @@ class Pool:
             if pack.views:
                 turned = bool(rng.random() < 0.5)
                 seen = shrink(frames, size)
-                windows[k] = spoil(seen[:, :, ::-1] if turned else seen, rng, self.augmentation)
+                windows[k] = degrade_view(seen[:, :, ::-1] if turned else seen, rng, self.augmentation)
                 for name, kept in pack.targets.maps.items() if pack.targets is not None and known[k] else ():
-                    told = torch.from_numpy(np.array(kept[row]))  # for a mirrored view mirrored as well
+                    told = torch.from_numpy(np.array(kept[row]))  # the maps of a mirrored view are mirrored as well
                     maps.setdefault(name, []).append(told.flip(-1) if turned else told)
             else:
                 windows[k] = augment(frames, start, size, rng, self.augmentation)

@@ -1,11 +1,11 @@
-"""Views: pieces of clips as one more camera might have seen them, each of which the teacher is asked about.
+"""Views: parts of clips as another camera might have recorded them; the teacher scores each view.
 
     clips, rendered, quiet ──ViewSource──┬─small─▶ pack_views ──▶ views.u8 (one window an item) ──┐
                                          └─large─▶ answer ──▶ targets ──▶ soft_labels ────────────┴──▶ Pack
 
-A teacher that has seen the whole clip says little about a corner of it at half the speed. So time and crop are fixed
-here, before the teacher looks ("consistent teaching": Beyer et al., "Knowledge distillation: a good teacher is patient
-and consistent", CVPR 2022); light, blur and noise come afterwards, for the student alone, who learns to see past them.
+The teacher's output for a whole clip says little about a corner of it at half the speed. So time and crop are fixed
+here, before the teacher scores the view ("consistent teaching": Beyer et al., "Knowledge distillation: a good teacher
+is patient and consistent", CVPR 2022); light, blur and noise are added afterwards, for the student only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stream_detector.errors import DataError
 from stream_detector.types import WINDOW_FRAMES, Float32Array, UInt8Array
 from trainer.data.clips import Clip, PackedFrames, PackWriter
 from trainer.data.sizes import Size
-from trainer.recipes.embedded.augment import Augmentation, take
+from trainer.recipes.embedded.augment import Augmentation, sample_part
 from trainer.recipes.embedded.fit_head import Bag, HeadConfig, calibrate, fit_head
 from trainer.recipes.embedded.teacher import Targets
 
@@ -35,12 +35,12 @@ REGRESSION = HeadConfig((), decay=1.0, dropout=0.0)
 
 @dataclass(frozen=True, slots=True)
 class ViewPlan:
-    """How many views a clip gives, by set: small sets more.
+    """How many views a clip gives, by set: more for small sets.
 
-    mixed: share of the views that are of two clips: a rectangle of the other one laid over, or both blended (CutMix,
-    Yun et al. 2019; mixup, Zhang et al. 2018). The teacher says what that looks like, so no two need be alike.
-    taken: how time and crop are drawn; a smaller part of the picture than in training without views, because the
-    teacher is asked about that very part.
+    mixed: share of the views that combine two clips: a rectangle of the second clip on top, or both blended (CutMix,
+    Yun et al. 2019; mixup, Zhang et al. 2018). The teacher scores the combination, so the two need not be alike. taken:
+    how time and crop are drawn; a smaller part of the picture than in training without views, because the teacher
+    scores that part.
     """
 
     per_clip: Mapping[str, int]
@@ -50,7 +50,7 @@ class ViewPlan:
     taken: Augmentation = field(default_factory=lambda: Augmentation(p_crop=0.75, min_area=0.35))
 
     def count(self, clip: Clip) -> int:
-        """Views of one clip; none of those that are not for training."""
+        """Return the number of views of one clip; 0 for clips that are not for training."""
         return self.per_clip.get(clip.set, self.default) if clip.split == "train" else 0
 
 
@@ -65,14 +65,15 @@ _COUNTS = {
     "long_normal": 4,
 }
 _MORE = {"cctv_fights": 16, "cctv_crashes": 24, "hockey_fights": 1, "ucf101": 5, "intel_samples": 20, "long_normal": 2}
-ROUNDS = (ViewPlan(_COUNTS), ViewPlan(_MORE, default=2, seed=1, mixed=0.6))  # the second one, once the first is learnt
+# the second plan follows when the first one is learned
+ROUNDS = (ViewPlan(_COUNTS), ViewPlan(_MORE, default=2, seed=1, mixed=0.6))
 
 
 class ViewSource:
-    """The views of a plan, drawn when asked for; at every size the very same parts of the very same frames.
+    """The views of a plan, drawn on demand; at every size they are the same parts of the same frames.
 
-    sources: clips, and what gives the frames of the i-th: uint8 (n, rows, columns, 3) RGB.  size: of a view.
-    content: names the frames of the sources, so that views of other recordings are other views.
+    sources: clips, and what gives the frames of the i-th: uint8 (n, rows, columns, 3) RGB.  size: of a view. content:
+    identifies the frames of the sources, so that views of other recordings are other views.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class ViewSource:
         self._wanted = [(part, i, clip) for part, (clips, _) in enumerate(sources) for i, clip in enumerate(clips)]
         self._wanted = [entry for entry in self._wanted if plan.count(entry[2])]
         self._places = [(place, n) for place, (*_, clip) in enumerate(self._wanted) for n in range(plan.count(clip))]
-        # The views of a clip follow each other; a mixed one has a second clip, the same for all of them.
+        # The views of a clip follow each other; a mixed view has a second clip, the same for all views of the clip.
         self._frames = lru_cache(maxsize=8)(lambda part, i: sources[part][1](i))
 
     @property
@@ -96,7 +97,7 @@ class ViewSource:
 
     @property
     def key(self) -> str:
-        """Changes when any of the views would."""
+        """A key that changes when any of the views changes."""
         wanted = [asdict(clip) for *_, clip in self._wanted]
         text = json.dumps([self.size, asdict(self.plan), wanted, self.content, "by share"])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -115,11 +116,11 @@ class ViewSource:
     def _anywhere(self, part: int, i: int, rng: np.random.Generator) -> UInt8Array:
         frames = self._frames(part, i)
         start = int(rng.integers(0, max(1, len(frames) - WINDOW_FRAMES + 1)))
-        return take(frames, start, self.size, rng, self.plan.taken)
+        return sample_part(frames, start, self.size, rng, self.plan.taken)
 
 
 def pack_views(source: ViewSource, path: Path, *, workers: int = 2) -> Iterator[tuple[int, int]]:
-    """Draw square views once into `path`; yields (views done, all). Nothing to do if it is there.
+    """Write square views once into `path`; yields (views done, all). Does nothing if the file exists.
 
     Raises DataError for views that are not square.
     """
@@ -139,13 +140,13 @@ def pack_views(source: ViewSource, path: Path, *, workers: int = 2) -> Iterator[
 
 
 def mix(view: UInt8Array, other: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Two views as one: `other` in a rectangle of 15 to 60 % of the picture, or blended in by 30 to 60 %."""
+    """Combine two views: `other` in a rectangle of 15 to 60 % of the picture, or blended in by 30 to 60 %."""
     if rng.random() < 0.5:
         share = float(rng.uniform(0.3, 0.6))
         blended: UInt8Array = np.round(view * (1 - share) + other * share).astype(np.uint8)
         return blended
     side = float(rng.uniform(0.15, 0.6)) ** 0.5
-    places = [float(rng.uniform(0, 1 - side)) for _ in range(2)]  # shares: the same at every size
+    places = [float(rng.uniform(0, 1 - side)) for _ in range(2)]  # shares of the picture: the same at every size
     rows, columns = (
         slice(round(place * size), round((place + side) * size))
         for place, size in zip(places, view.shape[1:3], strict=True)
@@ -158,11 +159,11 @@ def mix(view: UInt8Array, other: UInt8Array, rng: np.random.Generator) -> UInt8A
 def soft_labels(
     targets: Targets, clips: Sequence[Clip], shares: Mapping[str, float], *, folds: int = 5, trust: float = 0.5
 ) -> Float32Array:
-    """(n,) for each view the probability that it shows what its clip is labelled with, as a regression would say.
+    """Return (n,) for each view the probability, by a regression, that it shows what its clip is labelled with.
 
-    A label is one a clip; a view of it may show the pavement beside the fight. The regression is on the teacher's
-    features and never saw the groups of clips that it speaks about (`folds`).  trust: weight of its word; the rest is
-    the clip's label.  clips: one a view, as in the pack.
+    A label is for a whole clip; a view of it may show the pavement beside the fight. The regression uses the teacher's
+    features and was not fitted on the group of the clip that it scores (`folds`).  trust: weight of the regression; the
+    rest is the clip's label.  clips: one per view, as in the pack.
     """
     names = [clip.group or clip.path for clip in clips]
     places: dict[str, list[int]] = {}

@@ -1,10 +1,10 @@
-"""What the teachers say of view k: asked at once, or kept in files of some views each.
+"""The teachers' outputs for view k: computed in the training step, or stored in files.
 
-    Online   views drawn, rendered, asked, every time          on CUDA
-    Kept     ANSWERS/<key>/<stream>-<file>.npz, made on demand  on a CPU
+    Online   views are drawn and rendered, teachers run, in every step     on CUDA
+    Kept     ANSWERS/<key>/<stream>-<file>.npz, computed when needed       on a CPU
 
-The key covers the clips, the teachers' weights and everything that decides a view. A file appears whole or not at all,
-so after a kill one file at most is made again, and several processes may fill one folder.
+The key covers the clips, the teachers' weights and everything that determines a view. Files are written atomically, so
+a kill costs at most one file, and several processes may fill one folder.
 """
 
 from __future__ import annotations
@@ -31,34 +31,35 @@ from trainer.recipes.labelfree.teachers import Answer, Ask
 from trainer.recipes.labelfree.views import Drawer, Frames, render, shrunk
 
 Ints = NDArray[np.int64]
-ASKED_TOGETHER = 8  # views at a time where the memory is a CPU's
+ASKED_TOGETHER = 8  # views per batch where a CPU's memory is the limit
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """B views and what was said of them. views: uint8 (B, 16, S, S, 3) RGB.  answers: by teacher: the places in the
-    batch that it answered about, and its answer for those."""
+    """B views and the teachers' outputs. views: uint8 (B, 16, S, S, 3) RGB.  answers: by teacher: the positions in the
+    batch that it scored, and its outputs for those.
+    """
 
     views: Tensor
     answers: Mapping[str, tuple[Tensor, Answer]]
 
 
 class Answers(Protocol):
-    """Where a training step gets its views from."""
+    """The source of the views of a training step."""
 
     def batch(self, numbers: Sequence[int]) -> Asked:
-        """The views of these numbers."""
+        """Return the views of these numbers."""
         ...
 
 
 class Online:
-    """Draws, renders and asks. askers: by teacher, the first is the one that answers about all."""
+    """Draws and renders views and runs the teachers. askers: by teacher; the first one scores all views."""
 
     def __init__(self, drawer: Drawer, frames: Frames, askers: Mapping[str, Ask], settings: Settings) -> None:
         self.drawer, self.frames, self.askers, self.settings = drawer, frames, dict(askers), settings
 
     def batch(self, numbers: Sequence[int]) -> Asked:
-        """The views of these numbers, at the side that the teachers see."""
+        """Return the views of these numbers, at the size of the teachers."""
         views = render([self.drawer.draw(k) for k in numbers], self.frames, self.settings.view_side)
         answers = {}
         for rank, (name, ask) in enumerate(self.askers.items()):
@@ -70,7 +71,7 @@ class Online:
 
 
 class Kept:
-    """The same, kept in files. folder: of this key.  side: pixels that the student's views are kept at."""
+    """The same, stored in files. folder: of this key.  side: size in pixels of the stored views of the student."""
 
     def __init__(self, online: Online, folder: Path, name: str, side: int) -> None:
         self.online, self.folder, self.name, self.side = online, Path(folder), name, side
@@ -79,7 +80,7 @@ class Kept:
         self._read = lru_cache(maxsize=2 * online.settings.window)(self._load)
 
     def batch(self, numbers: Sequence[int]) -> Asked:
-        """The views of these numbers; files that are not there are made."""
+        """Return the views of these numbers; missing files are computed."""
         views: list[Tensor] = []
         parts: dict[str, list[tuple[int, Answer]]] = {}
         for place, number in enumerate(numbers):
@@ -100,11 +101,11 @@ class Kept:
         return Asked(torch.stack(views), {name: _together(said) for name, said in parts.items()})
 
     def done(self, views: int) -> int:
-        """How many of the first `views` views are there."""
+        """Return how many of the first `views` views are stored."""
         return sum(self.shard for number in range(views // self.shard) if self._file(number).exists())
 
     def fill(self, views: int) -> Iterator[int]:
-        """Make all files of the first `views` views; yields how many are there."""
+        """Compute all files of the first `views` views; yields the number of stored views."""
         for number in range(views // self.shard):
             if not self._file(number).exists():
                 self._make(number)
@@ -149,15 +150,16 @@ class Kept:
 
 
 def answers_key(pack: str, teachers: str, side: int, s: Settings) -> str:
-    """Names what the views and their answers depend on."""
+    """Return the key of everything that the views and the teachers' outputs depend on."""
     drawn = [s.seed, s.set_power, s.fast, s.slow, s.crop, s.least_area, s.mixed, s.visit, s.second_every]
     text = json.dumps([pack, teachers, s.teachers, s.view_side, side, s.quality, s.shard, s.rows, s.columns, drawn, 1])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def numbers_of(step: int, s: Settings, *, kept: bool) -> list[int]:
-    """Which views a step learns from. Online: always new ones. Kept: every view once before any again, shuffled among
-    `window` files, which are read together."""
+    """Return the numbers of the views of a step. Online: always new views. Kept: every view once per epoch, shuffled
+    among `window` files, which are read together.
+    """
     first = step * s.batch
     if not kept:
         return list(range(first, first + s.batch))
@@ -177,7 +179,7 @@ def _order(seed: int, epoch: int, views: int, shard: int, window: int) -> Ints:
 
 
 def _encode(view: UInt8Array, quality: int) -> NDArray[np.uint8]:
-    """uint8 (16, s, s, 3) RGB → JPEG bytes of the frames below each other."""
+    """uint8 (16, s, s, 3) RGB → JPEG bytes of one picture with the frames below each other."""
     tall = np.ascontiguousarray(view.reshape(-1, view.shape[2], 3)[:, :, ::-1])
     good, data = cv2.imencode(".jpg", tall, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not good:

@@ -1,4 +1,4 @@
-"""Where the pixels of a pack are: all decoded in a GPU's memory, or decoded when they are asked for."""
+"""The pixels of a pack: all decoded in a GPU's memory, or decoded on demand."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trainer.data.clips import read_frames
 from trainer.recipes.labelfree.material import Packed
 
 Ints = NDArray[np.int64]
-KEPT_CLIPS = 16  # decoded ones that a CPU holds; views of one visit need two
+KEPT_CLIPS = 16  # decoded clips in a CPU's memory; the views of one batch need two
 
 
 class ReadingBank:
-    """Decodes a clip when it is asked for; a CPU's memory does not hold all of them. Implements `views.Frames`."""
+    """Decodes a clip on demand, because a CPU's memory cannot hold all clips. Implements `views.Frames`."""
 
     device = "cpu"
 
@@ -34,7 +34,9 @@ class ReadingBank:
 
 
 class HeldBank:
-    """All frames on a device: some 100 KB each. Implements `views.Frames`. Raises DataError for an unreadable clip."""
+    """All frames on a device: some 100 KB per clip. Implements `views.Frames`. Raises DataError for an unreadable
+    clip.
+    """
 
     def __init__(self, clips: Sequence[Packed], size: tuple[int, int], device: str) -> None:
         self.device = device

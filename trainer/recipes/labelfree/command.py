@@ -1,9 +1,9 @@
-"""`python -m trainer recipe embedded`: every stage that is not done yet, in order.
+"""`python -m trainer recipe embedded`: every stage that is not finished, in order.
 
-    fetch teachers ─▶ pack clips ─▶ answers (CPU: kept in files) ─▶ train ─▶ head, bundle, card
+    fetch teachers ─▶ pack clips ─▶ answers (CPU: stored in files) ─▶ train ─▶ head, bundle, card
 
-Nothing is done twice: a stopped or killed run goes on with the same command. Where DATA is not there but a pack is (on
-a machine that is lent for minutes), it ends after training.
+Results are stored, so the same command continues a run that was stopped or killed. Without DATA but with a pack (on a
+machine that is borrowed for minutes), the run ends after training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     root = Path(args.root)
     stages = {args.only} if args.only else set(STAGES[: STAGES.index(args.until) + 1])
     if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("--device cuda was asked for, PyTorch sees no GPU here; give --device cpu")
+        raise UsageError("--device cuda needs a GPU, and PyTorch finds none; give --device cpu")
     if "pack" in stages and args.data is not None:
         make_pack(args.data, root / "pack", root / "protocol", settings, console)
     elif stages & {"pack", "answers", "train"} and not (root / "pack/index.csv").exists():
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
             learn(settings, files, args, console, train="train" in stages)
     if "ship" in stages:
         if args.data is None:
-            console.print("no --data: trained, but not judged; run again with --data where the clips are")
+            console.print("no --data: trained but not judged; run again with --data on the machine that has the clips")
             return 0
         ship(Path(args.run), args.data, root / "protocol", args.out or Path(args.run) / "bundle", settings, console)
     return 0
@@ -64,9 +64,9 @@ def main(args: argparse.Namespace) -> int:
 def learn(
     settings: Settings, files: dict[str, Path], args: argparse.Namespace, console: Console, *, train: bool
 ) -> None:
-    """Answers, and with `train` the training."""
+    """Compute the teachers' outputs and, with `train`, train."""
     began, cuda = time.monotonic(), args.device.startswith("cuda")
-    torch.backends.cudnn.benchmark = cuda  # shapes stay the same for thousands of steps
+    torch.backends.cudnn.benchmark = cuda  # tensor shapes stay the same for thousands of steps
     clips = read_pack(Path(args.root) / "pack")
     size = (settings.rows, settings.columns)
     bank: Frames = HeldBank(clips, size, args.device) if cuda else ReadingBank(clips, size)

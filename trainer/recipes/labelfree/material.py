@@ -1,11 +1,12 @@
-"""All videos there are, without their labels, packed small: what distillation sees, and nothing else.
+"""All available videos, without their labels, in small files; distillation uses nothing else.
 
-    DATA/clips, DATA/more_clips ──minus the fold kept out for good, and what looks like it──┐
-    DATA/long_normal, every other recording ──segments──────────────────────────────────────┤──▶ PACK/index.csv
-    rendered scenes ──segments──────────────────────────────────────────────────────────────┘    PACK/*.mp4
+    DATA/clips, DATA/more_clips ──minus the kept-out fold, and clips that look like it──┐
+    DATA/long_normal, every other recording ──segments──────────────────────────────────┤──▶ PACK/index.csv
+    rendered scenes ──segments──────────────────────────────────────────────────────────┘    PACK/*.mp4
 
-A packed clip is named after the content that it was made from and after how it was made, so a stopped run goes on where
-it was. index.csv has the columns path, set, group, frames, role; role is learn or watch (unseen, for the cosine).
+The name of a packed clip contains the digest of its source and of the settings, so a run that was stopped continues
+where it stopped. index.csv has the columns path, set, group, frames, role; role is learn or watch (not trained on; for
+the cosine).
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ _JUDGED = ("normal", "abnormal")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One video to pack. frames: gives uint8 (n, rows, columns, 3) RGB.  content: names it.  judged: it is in a fold of
-    the protocol, so look-alikes of kept clips are known already."""
+    """One video to pack. frames: returns uint8 (n, rows, columns, 3) RGB.  content: identifies it.  judged: it is in a
+    fold of the protocol, so its look-alikes of kept-out clips are known already.
+    """
 
     set: str
     group: str
@@ -56,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A clip of a pack. file: its video.  frames: in it.  watched: never trained on."""
+    """A clip of a pack. file: its video.  frames: number of frames.  watched: never trained on."""
 
     file: Path
     set: str
@@ -66,14 +68,14 @@ class Packed:
 
 
 def make_pack(data: Path, pack: Path, cache: Path, settings: Settings, console: Console) -> None:
-    """Pack whatever is not packed yet, then write the index. Raises DataError if the pack grows too large."""
+    """Pack all videos that are missing, then write the index. Raises DataError if the pack grows too large."""
     pieces, labels, backgrounds = judged_clips(data / "clips", data / "more_clips", cache, console, UNJUDGED)
     kept = {p.path for p, fold in zip(pieces, labels.folds.tolist(), strict=True) if fold == KEPT}
     never = [p.path in kept or p.set in settings.never for p in pieces]
     unseen = signature(backgrounds[np.array(never)]) if any(never) else None
     sources = [*indexed(data / "clips", kept, settings), *indexed(data / "more_clips", kept, settings)]
     sources += [*quiet(data / "long_normal", settings), *rendered(settings)]
-    random.Random(settings.seed).shuffle(sources)  # so that half a pack is half of everything
+    random.Random(settings.seed).shuffle(sources)  # so that a part of a pack has videos of every kind
     pack.mkdir(parents=True, exist_ok=True)
     rows: list[list[Any]] = []
     alike = total = 0
@@ -98,7 +100,7 @@ def make_pack(data: Path, pack: Path, cache: Path, settings: Settings, console: 
     lines = [COLUMNS, *sorted(rows)]
     _write(pack / "index.csv", "".join(",".join(str(cell) for cell in line) + "\n" for line in lines))
     mine = {row[0].removesuffix(".mp4") for row in rows}
-    for file in pack.iterdir():  # of an earlier recipe
+    for file in pack.iterdir():  # files of an earlier recipe
         if file.suffix == ".mp4" and file.stem not in mine:
             file.unlink()
     console.print(f"packed {len(rows)} clips; {len(kept)} are kept out for good, {alike} look like those")
@@ -124,13 +126,14 @@ def read_pack(pack: Path) -> list[Packed]:
 
 
 def pack_digest(clips: Sequence[Packed]) -> str:
-    """Names what is in a pack: 16 hexadecimal digits."""
+    """Return 16 hexadecimal digits that identify the content of a pack."""
     text = json.dumps([[clip.file.name, clip.set, clip.frames, clip.watched] for clip in clips])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def indexed(root: Path, kept: Iterable[str], settings: Settings) -> list[Source]:
-    """The videos of an index without those kept out, at most `settings.limits` of a set, spread over the list.
+    """Return the videos of an index without the kept-out ones, at most `settings.limits` of a set, spread over the
+    list.
 
     Raises DataError for what cannot be read.
     """
@@ -158,7 +161,9 @@ def indexed(root: Path, kept: Iterable[str], settings: Settings) -> list[Source]
 
 
 def quiet(folder: Path, settings: Settings) -> list[Source]:
-    """Segments of every other recording in which nothing happens: those that the streams are not judged on."""
+    """Return segments of every other recording in which nothing happens: the recordings that the streams are not judged
+    on.
+    """
     size, frames, found = (settings.rows, settings.columns), min(40, settings.most_frames), []
     for file in video_files(folder)[0::2]:
         digest, parts = file_digest(file), _Once(file, settings.quiet_segments, frames, size)
@@ -168,7 +173,7 @@ def quiet(folder: Path, settings: Settings) -> list[Source]:
 
 
 def rendered(settings: Settings) -> list[Source]:
-    """Segments of scenes of the demo generator, from the seeds of training."""
+    """Return segments of rendered scenes, from the seeds of training."""
     plan, found = RenderPlan(settings.rendered, settings.rendered // 2), []
     for number in range(plan.incidents + plan.quiet):
         seed = plan.first + number
@@ -180,7 +185,7 @@ def rendered(settings: Settings) -> list[Source]:
 
 
 def encode(frames: UInt8Array, path: Path, crf: int) -> None:
-    """Write frames (n, rows, columns, 3) RGB as H.264, 25 a second, whole or not at all. Raises DataError."""
+    """Write frames (n, rows, columns, 3) RGB as H.264 at 25 frames per second, atomically. Raises DataError."""
     partial = path.with_suffix(f".{os.getpid()}.partial.mp4")
     try:
         with av.open(str(partial), "w") as container:
@@ -199,7 +204,7 @@ def encode(frames: UInt8Array, path: Path, crf: int) -> None:
 
 
 class _Once:
-    """Segments of one recording, decoded together when the first of them is asked for."""
+    """Segments of one recording, decoded together at the first use of one of them."""
 
     def __init__(self, file: Path, count: int, frames: int, size: tuple[int, int]) -> None:
         self._decode: Callable[[], Iterator[tuple[int, UInt8Array]]] = lambda: spread(file, count, frames, size)
@@ -225,7 +230,7 @@ def _rendering(scene: DemoScene, first: int, count: int, settings: Settings) -> 
 
 
 def _looks_like(frames: UInt8Array, unseen: Any) -> bool:
-    """Whether what stays in the picture is what stays in that of a clip that nothing may be learned from."""
+    """Return whether the background is that of a clip that must not be trained on."""
     chosen = frames[np.linspace(0, len(frames) - 1, min(9, len(frames))).astype(int)]
     small = np.stack([stretch(picture, (BACKGROUND[0] * 4, BACKGROUND[1] * 4)) for picture in chosen])
     still = cv2.resize(np.median(small, axis=0).astype(np.uint8), BACKGROUND[::-1], interpolation=cv2.INTER_AREA)

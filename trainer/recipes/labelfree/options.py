@@ -1,11 +1,11 @@
-"""The command line of the recipes; kept apart from them, so that asking for help loads no network.
+"""The command line of the recipes; apart from them, so that --help loads no network.
 
     python -m trainer recipe embedded --data DATA                     all stages, on this machine's CPU
-    python -m trainer recipe embedded --data DATA --until pack        teachers and clips, packed to travel
-    python -m trainer recipe embedded --device cuda --minutes 8       train from a pack, answers online
+    python -m trainer recipe embedded --data DATA --until pack        teachers and clips, packed to be copied
+    python -m trainer recipe embedded --device cuda --minutes 8       train from a pack, teachers run in every step
     python -m trainer recipe accurate --data DATA                     large networks, a head by the protocol
 
-Under --root lie teachers/, pack/, answers/ (CPU) and protocol/; under --run checkpoint, log, student and bundle.
+--root holds teachers/, pack/, answers/ (CPU) and protocol/; --run holds checkpoint, log, student and bundle.
 """
 
 from __future__ import annotations
@@ -22,20 +22,27 @@ RECIPES = {"embedded": "trainer.recipes.labelfree.command", "accurate": "trainer
 def add_parser(subparsers: Any) -> None:
     """Add `recipe` to the trainer's command line."""
     parser = subparsers.add_parser(
-        "recipe", help="from nothing to a bundle", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        "recipe",
+        help="make a shipped bundle from published weights and data",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--data", type=Path, help="folder with clips/, more_clips/ and long_normal/")
-    parser.add_argument("--root", type=Path, help="what is made once; cache/recipe-NAME unless given")
-    parser.add_argument("--run", type=Path, help="checkpoint, log, student, records; runs/recipe-NAME unless given")
-    parser.add_argument("--out", type=Path, help="bundle folder to write; RUN/bundle unless given")
-    parser.add_argument("--recipe", type=Path, help="another recipe.toml")
+    parser.add_argument("--root", type=Path, help="folder of reusable results (default: cache/recipe-NAME)")
+    parser.add_argument(
+        "--run", type=Path, help="folder of checkpoint, log, student, records (default: runs/recipe-NAME)"
+    )
+    parser.add_argument("--out", type=Path, help="bundle folder to write (default: RUN/bundle)")
+    parser.add_argument("--recipe", type=Path, help="recipe.toml to use in place of the shipped one")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change values of recipe.toml")
-    parser.add_argument("--until", choices=STAGES, default="ship", help="the last stage; all unless given")
-    parser.add_argument("--only", choices=STAGES, help="this stage alone: train without --data, ship what was trained")
+    parser.add_argument("--until", choices=STAGES, default="ship", help="last stage to run (default: all)")
+    parser.add_argument(
+        "--only", choices=STAGES, help="run this stage only: train without --data, ship an earlier training"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--minutes", type=float, help="length of the training; views × repeats unless given")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: its own choice")
+    parser.add_argument("--minutes", type=float, help="length of the training (default: views × repeats)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of PyTorch; 0: PyTorch chooses")
     parser.set_defaults(main=main)
 
 

@@ -1,4 +1,4 @@
-"""`recipe.toml`, read and checked; single values changed by `KEY=VALUE`."""
+"""Reads and checks `recipe.toml`; `KEY=VALUE` changes single values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FILE = Path(__file__).parent / "recipe.toml"
 TEACHERS = ("i3d", "mc3")
 
 
-UNJUDGED = ("shop_normal", "shop_theft", "unlabelled")  # sets that are distilled from and judge nothing
+UNJUDGED = ("shop_normal", "shop_theft", "unlabelled")  # sets that are distilled from but not judged on
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every hyperparameter; `recipe.toml` says what each is and holds the values."""
+    """Every hyperparameter; `recipe.toml` explains them and holds the values."""
 
     arch: str
     size: int
@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def steps(self) -> int:
-        """Steps of a run whose teacher's answers are kept."""
+        """Steps of a run with stored teacher outputs."""
         return self.views * self.repeats // self.batch
 
     def size_at(self, share: float) -> int:
@@ -88,9 +88,9 @@ class Settings:
 
 
 def load(changes: Sequence[str] = (), path: Path | None = None) -> Settings:
-    """The settings of a file (`FILE` unless given), with changes like 'batch=96'.
+    """Read the settings of a file (`FILE` by default), with changes like 'batch=96'.
 
-    Raises UsageError for a key that is unknown and a value that is impossible.
+    Raises UsageError for an unknown key or an impossible value.
     """
     path = path or FILE
     try:
@@ -117,7 +117,7 @@ def load(changes: Sequence[str] = (), path: Path | None = None) -> Settings:
 
 
 def _as(kind: str, value: Any, name: str) -> Any:
-    """The value as what the field holds: whole numbers may stand for others, lists for tuples."""
+    """Convert a value to the type of its field: a whole number may stand for a float, a list for a tuple."""
     try:
         if kind.startswith("tuple[tuple"):
             return tuple((int(size), float(share)) for size, share in value)

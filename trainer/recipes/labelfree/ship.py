@@ -1,10 +1,10 @@
-"""From a trained student to a bundle: its features, a head by the protocol, threshold, card.
+"""From a trained student to a bundle: features, a head by the evaluation protocol, threshold, card.
 
     student ──▶ features of all labelled clips ──nested folds──▶ figures
                                                 └─ the head that judged the kept-out fold ──▶ the bundle's head
 
-The shipped head is the very one that judged the fold which was kept out of everything, backbone included: it chose L2
-and weights inside the other folds, and the figures of the kept fold are the bundle's own.
+The shipped head is the one that judged the kept-out fold, which nothing was trained on, the backbone included. L2 and
+weights were chosen inside the other folds, so the figures of the kept-out fold are the bundle's own.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from trainer.evaluation import pixels
 from trainer.evaluation.command import judged_clips, samples_of
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic
-from trainer.evaluation.looks import Store, bundle_look
-from trainer.evaluation.material import limited
 from trainer.evaluation.nested import Fold, nested
-from trainer.evaluation.standard import Quiet, evaluate_look
+from trainer.evaluation.networks import Store, bundle_network
+from trainer.evaluation.pieces import limited
+from trainer.evaluation.standard import Quiet, evaluate_network
 from trainer.recipes.embedded.card import anchors_lines
 from trainer.recipes.labelfree.settings import UNJUDGED, Settings
 from trainer.recipes.labelfree.training import read_student, recipe_of
 
 MOST_BYTES = 25_000_000
-LEARNED_FROM = "cctv_fights"  # the set whose collection the second teacher has seen labels of
+LEARNED_FROM = "cctv_fights"  # the second teacher was trained on labels of this set's collection
 
 
 def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, console: Console) -> Bundle:
@@ -59,7 +59,7 @@ def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, 
     ]
     samples = samples_of(pieces)
     pieces, labels = [pieces[place] for place in places], labels.where(places)
-    store = Store(cache, bundle_look(unjudged), samples)
+    store = Store(cache, bundle_network(unjudged), samples)
     for done, total in store.fill([piece.file for piece in pieces]):
         if done % 200 == 0 or done == total:
             console.print(f"features: {done} of {total} clips")
@@ -67,7 +67,7 @@ def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, 
     hours = _quiet(data / "long_normal", store, settings)
     learner = Logistic(features, labels.abnormal, labels.sets)
     folds = nested(labels, learner)
-    results = evaluate_look(pieces, labels, learner, hours, folds=folds)
+    results = evaluate_network(pieces, labels, learner, hours, folds=folds)
     fold = next(fold for fold in folds if fold.number == KEPT)
     head = head_of(learner, fold, dim)
     settled = [
@@ -105,9 +105,10 @@ def ship(student: Path, data: Path, cache: Path, out: Path, settings: Settings, 
 
 
 def head_of(learner: Logistic, fold: Fold, dim: int, columns: tuple[int, int] | None = None) -> Head:
-    """The regression of a fold, with its calibration, as the detector's head.
+    """Return the regression of a fold, with its calibration, as the detector's head.
 
-    dim: of its features.  columns: which of the learner's these are, if it has more; the others have no weight.
+    dim: number of its features.  columns: first and end of these in the learner's features, if it has more; the others
+    have no weight.
     """
     rows = learner.rows(fold.learned, fold.choice)
     first, end = columns or (0, dim)
@@ -143,7 +144,7 @@ def _licences(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card(manifest: Mapping[str, Any]) -> str:
-    """The model card, in Markdown, from a manifest (as in bundle.json) alone."""
+    """Return the model card, in Markdown, from a manifest (as in bundle.json) only."""
     training, results, threshold = manifest["training"], manifest["results"], manifest["threshold"]
     facts, settings = training["backbone"], training["backbone"]["settings"]
     sets = ", ".join(f"{name} {count}" for name, count in sorted(facts.get("sets", {}).items()))

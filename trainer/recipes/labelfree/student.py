@@ -1,10 +1,10 @@
-"""The student, and what it is asked to match.
+"""The student, and the teacher outputs that it is trained to match.
 
     view ──▶ backbone ──last map──┬──mean──▶ features ──▶ for each teacher: its features, its class probabilities
-                                  └────────────────────▶ for each teacher: its map, place by place
+                                  └────────────────────▶ for each teacher: its map, position by position
 
 After Hinton, Vinyals, Dean (2015) for the probabilities and Romero et al., "FitNets" (2015) for features and maps. Only
-the backbone leaves training.
+the backbone is kept after training.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Student(nn.Module):
         self.logits = nn.ModuleDict({name: nn.Linear(width, k.classes) for name, k in known.items() if k.classes})
 
     def forward(self, clip: Tensor) -> dict[str, Answer]:
-        """Normalised clip (B, 3, 16, s, s) → what each teacher would say, standardised; the maps of the student's own
-        size."""
+        """Normalised clip (B, 3, 16, s, s) → the predicted outputs of each teacher, standardised; maps in the student's
+        size.
+        """
         last = self.backbone.maps(clip)[1]
         pooled = last.mean(dim=(2, 3, 4))
         return {
@@ -56,10 +57,10 @@ class Student(nn.Module):
 
 @torch.no_grad()
 def inherit_stem(student: ResNet3D, teacher: I3D, recipe: Recipe) -> None:
-    """Give the student the I3D's most used first filters, shortened to its own length in time.
+    """Copy the I3D's most used first filters into the student, shortened to the student's filter length in time.
 
-    A filter's use is the norm of its outgoing weights in the teacher's next layer. The two scale pixels differently,
-    so the kernels are multiplied; BatchNorm learns the rest in its first steps.
+    A filter's use is the norm of its outgoing weights in the teacher's next layer. The two networks scale pixels
+    differently, so the kernels are multiplied; BatchNorm learns the rest in its first steps.
     """
     kernel = teacher.stages.get_submodule("Conv3d_1a_7x7").state_dict()["conv.weight"]
     count, length = student.conv1.out_channels, student.conv1.kernel_size[0]
@@ -91,7 +92,7 @@ def moments_of(asked: list[Asked]) -> dict[str, tuple[Tensor, Tensor, Tensor, Te
 def loss_of(
     got: Mapping[str, Answer], asked: Asked, moments: Moments, settings: Settings
 ) -> tuple[Tensor, dict[str, float]]:
-    """The objective and its parts, for the log: a teacher counts by the share of the views that it answered about.
+    """Return the loss and its parts, for the log; a teacher's weight is the share of the views that it scored.
 
     Features and maps: smooth L1 and 1 - cosine of standardised values.  Probabilities: Kullback-Leibler divergence.
     """

@@ -1,8 +1,8 @@
-"""The teachers: frozen networks, and what they say of a view.
+"""The teachers: frozen networks, and their outputs for a view.
 
-    name   network               sees     says
+    name   network               input    outputs
     i3d    Kinetics-400 I3D      view     features 1024, 400 classes, map 1024 × 1×5×5
-    mc3    MC3-18, see recipe    112      features 512, map 512 × 1×5×5; its two classes, made of labels, are left out
+    mc3    MC3-18, see recipe    112      features 512, map 512 × 1×5×5; its two classes come from labels: not used
 
 On CUDA in half precision; on a CPU compiled in bfloat16 by OpenVINO, else PyTorch in float32.
 """
@@ -37,7 +37,7 @@ from trainer.evaluation.compiled_teacher import GRID, compiled_module
 
 
 class Answer(NamedTuple):
-    """What a teacher says of B views: features (B, D), map (B, D, 1, 5, 5), logits (B, C) or None."""
+    """A teacher's outputs for B views: features (B, D), map (B, D, 1, 5, 5), logits (B, C) or None."""
 
     features: Tensor
     map: Tensor
@@ -46,7 +46,9 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """weights: name for `models fetch`.  arch: its network.  dim, classes: of its answer; 0 classes are not used."""
+    """weights: name for `models fetch`.  arch: its network.  dim, classes: of its outputs; 0: the classes are not
+    used.
+    """
 
     weights: str
     arch: str
@@ -62,9 +64,9 @@ _STORED_CLASSES = {"i3d": 400, "mc3": 2}
 
 
 def place(name: str, folder: Path) -> Path:
-    """Put a teacher's weights, in float16, into a folder; fetch them first unless they are there. Returns the file.
+    """Store a teacher's weights, in float16, in a folder, after a download if they are missing. Returns the file.
 
-    The fetched file is verified by its checksum. Raises CheckpointError when it cannot be had.
+    The download is verified by its checksum. Raises CheckpointError if it fails.
     """
     file = folder / f"{name}.safetensors"
     if not file.exists():
@@ -77,7 +79,7 @@ def place(name: str, folder: Path) -> Path:
 
 
 def load(name: str, file: Path) -> nn.Module:
-    """The network of a file written by `place`, in float32, eval mode. Raises CheckpointError."""
+    """Return the network of a file written by `place`, in float32, eval mode. Raises CheckpointError."""
     network = _network(name)
     load_strict(network, read_tensors(file, expected_bytes(network)), file.name)
     return network.eval().requires_grad_(False)
@@ -88,7 +90,7 @@ def _network(name: str) -> nn.Module:
 
 
 class Asked(nn.Module):
-    """A teacher from bytes to answers: uint8 (B, 16, S, S, 3) RGB → (features, map[, logits])."""
+    """A teacher from bytes to outputs: uint8 (B, 16, S, S, 3) RGB → (features, map[, logits])."""
 
     def __init__(self, name: str, network: nn.Module) -> None:
         super().__init__()
@@ -103,7 +105,7 @@ class Asked(nn.Module):
             assert self.network.fc is not None
             return features, F.adaptive_avg_pool3d(last, (1, GRID, GRID)), self.network.fc(features)
         if not isinstance(self.network, VideoResNet):
-            raise DataError(f"teacher {self.name!r} is a {type(self.network).__name__}, which is not known here")
+            raise DataError(f"teacher {self.name!r} is a {type(self.network).__name__}, which is not supported")
         recipe = recipe_named("torchvision-112")
         mean = torch.tensor(recipe.mean, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1, 1)
         std = torch.tensor(recipe.std, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1, 1)
@@ -117,9 +119,10 @@ Ask = Callable[[Tensor], Answer]
 
 
 def asker(name: str, network: nn.Module, device: str, side: int) -> Ask:
-    """What asks a teacher about uint8 (B, 16, side, side, 3) views on `device`; answers are float32, on the same one.
+    """Return a function that runs a teacher on uint8 (B, 16, side, side, 3) views on `device`; outputs are float32, on
+    the same device.
 
-    Raises DataError where a compiled teacher answers otherwise than PyTorch's.
+    Raises DataError if a compiled teacher differs from PyTorch's.
     """
     module = Asked(name, network)
     if device.startswith("cuda"):
@@ -148,5 +151,5 @@ def _answer(parts: tuple[Tensor, ...]) -> Answer:
 
 
 def digest(files: dict[str, Path]) -> str:
-    """Names the teachers' weights."""
+    """Return a digest of the teachers' weights."""
     return " ".join(f"{name}:{file_sha256(file)[:16]}" for name, file in sorted(files.items()))

@@ -1,9 +1,10 @@
-"""Training that may be killed at any moment: the checkpoint holds everything, a step depends on (seed, step) alone.
+"""Training that may be killed at any moment: the checkpoint holds the whole state, and a step depends on (seed, step)
+only.
 
-    Answers ──views of step k──▶ spoil ──▶ student ──loss──▶ AdamW ──▶ averaged weights ──▶ student-*.safetensors
+    Answers ──views of step k──▶ degrade_view ──▶ student ──loss──▶ AdamW ──▶ averaged weights ──▶ student-*.safetensors
 
-float32 on the CPU (bfloat16 gradients are wrong there in some versions of PyTorch), bfloat16 on CUDA. A step whose
-gradient is not finite is skipped and counted.
+float32 on the CPU (bfloat16 gradients are wrong there in some versions of PyTorch), bfloat16 on CUDA. A step with a
+gradient that is not finite is skipped and counted.
 """
 
 from __future__ import annotations
@@ -29,26 +30,27 @@ from stream_detector.models.preprocess import Recipe, normalise, recipe_named
 from trainer.recipes.labelfree.answers import Answers, numbers_of
 from trainer.recipes.labelfree.settings import Settings
 from trainer.recipes.labelfree.student import Student, inherit_stem, loss_of, moments_of
-from trainer.recipes.labelfree.views import shrunk, spoil
+from trainer.recipes.labelfree.views import degrade_view, shrunk
 
-PARTS = 2  # files of the student: half the weights each, for places where files must be small
+PARTS = 2  # files of the student, half of the weights each, for hosts that limit the size of a file
 MAX_PART_BYTES = 100_000_000
-MOMENT_VIEWS = 256  # by which the teachers' answers are standardised
-# Everything that may differ between the two runs of one training; the rest must be the same.
+MOMENT_VIEWS = 256  # views from which the mean and deviation of the teachers' outputs are measured
+# Settings that may differ between two runs of one training; the others must be equal.
 FREE = ("save_every_s", "log_every", "budget", "quiet_minutes", "judge_limits", "most_mb", "watched")
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    """How the detector prepares frames for the student."""
+    """Return how the detector prepares frames for the student."""
     base = recipe_named("stream-112")
     size = (settings.size, settings.size)
     return Recipe(f"stream-{settings.size}", size, base.mean, base.std, base.scale, paper=base.paper)
 
 
 class Run:
-    """One training. folder: where checkpoint.pt, log.jsonl and the student lie.  kept: the answers are kept in files.
+    """One training. folder: of checkpoint.pt, log.jsonl and the student.  kept: the teacher outputs are stored in
+    files.
 
-    minutes: its length; None: `settings.steps` steps.  stem: the I3D whose first filters are inherited.
+    minutes: its length; None: `settings.steps` steps.  stem: the I3D whose first filters the student inherits.
     """
 
     def __init__(
@@ -84,11 +86,11 @@ class Run:
 
     @property
     def share(self) -> float:
-        """How much of the training is done, 0 to 1."""
+        """The finished share of the training, 0 to 1."""
         return self.seconds / 60 / self.minutes if self.minutes else self.step / self.settings.steps
 
     def save(self) -> None:
-        """Write the checkpoint; the older one stays until the new one is whole."""
+        """Write the checkpoint; the previous one stays until the new one is complete."""
         state = {
             "settings": json.dumps(self.settings.to_dict()),
             "student": self.student.state_dict(),
@@ -102,7 +104,7 @@ class Run:
         os.replace(partial, self.checkpoint)
 
     def resume(self) -> bool:
-        """Take up the checkpoint if there is one. Raises DataError if it is of other settings or damaged."""
+        """Load the checkpoint if there is one. Raises DataError if it has other settings or is damaged."""
         if not self.checkpoint.exists():
             return False
         try:
@@ -123,7 +125,7 @@ class Run:
         return True
 
     def train(self, answers: Answers) -> Iterator[dict[str, float]]:
-        """The steps that are left; yields the losses of each. Saves now and then, and at the end."""
+        """Run the remaining steps; yields the losses of each. Saves at intervals and at the end."""
         if not self.moments:
             together = max(1, self.settings.batch)
             firsts = range(0, MOMENT_VIEWS, together)
@@ -147,8 +149,8 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         asked = answers.batch(numbers_of(self.step, s, kept=self.kept))
-        torch.manual_seed(s.seed * 1_000_003 + self.step)  # what spoils the views depends on seed and step alone
-        views = spoil(shrunk(asked.views, s.size_at(share)))
+        torch.manual_seed(s.seed * 1_000_003 + self.step)  # the degradation of the views depends on seed and step only
+        views = degrade_view(shrunk(asked.views, s.size_at(share)))
         clip = normalise(views, self.recipe).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device.startswith("cuda")):
             got = self.student(clip)
@@ -175,7 +177,9 @@ class Run:
 
     @torch.no_grad()
     def watch(self, answers: Answers) -> dict[str, float]:
-        """Mean cosine between what the averaged student says of views of unseen clips and what each teacher does."""
+        """Return the mean cosine between the outputs of the averaged student and of each teacher, on views of unseen
+        clips.
+        """
         sums: dict[str, list[float]] = {}
         if not self.moments:
             return {}
@@ -189,7 +193,7 @@ class Run:
         return {name: sum(values) / len(values) for name, values in sums.items()}
 
     def write(self, facts: dict[str, Any]) -> None:
-        """The averaged backbone in float16, in `PARTS` files, and what is known of it."""
+        """Write the averaged backbone in float16, in `PARTS` files, and its facts."""
         state = to_half(self.averaged.backbone.state_dict())
         for part in range(PARTS):
             names = sorted(state)[part::PARTS]
@@ -202,7 +206,7 @@ class Run:
 
 
 def read_student(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Facts and backbone that `Run.write` wrote. Raises DataError where there are none."""
+    """Read the facts and the backbone that `Run.write` wrote. Raises DataError if there are none."""
     try:
         facts = json.loads((folder / "student.json").read_text(encoding="utf-8"))
         state: dict[str, Tensor] = {}

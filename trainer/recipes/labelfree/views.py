@@ -1,10 +1,10 @@
-"""View k: which part of which clip at which speed, alone or mixed with another; a function of (seed, k) alone.
+"""View k: a part of a clip at a speed, alone or mixed with another clip; a function of (seed, k) only.
 
-    (seed, k) ──draw──▶ View (places in the bank, as shares of the picture) ──render──▶ pixels on any device ──▶ teacher
-                                                                                            └──spoil──▶ student
+    (seed, k) ──draw──▶ View (positions, as shares of the picture) ──render──▶ pixels on any device ──▶ teacher
+                                                                                 └──degrade_view──▶ student
 
-Teacher and student see the same view ("consistent teaching": Beyer et al., CVPR 2022). `spoil` is what a bad camera
-does to it (light, grey, low resolution, noise): the student alone has to see past that.
+Teacher and student get the same view ("consistent teaching": Beyer et al., CVPR 2022). `degrade_view` imitates a bad
+camera (light, grey, low resolution, noise); only the student gets the degraded view.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Ints = NDArray[np.int64]
 
 
 class Frames(Protocol):
-    """Where the pixels of clips are."""
+    """The source of the pixels of clips."""
 
     device: str
 
@@ -38,7 +38,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One piece of one clip. index: 16 frames.  theta: 2 × 3, affine, as `torch.nn.functional.affine_grid` takes it."""
+    """A part of a clip. index: 16 frames.  theta: 2 × 3, affine, as `torch.nn.functional.affine_grid` takes it."""
 
     clip: int
     index: tuple[int, ...]
@@ -47,8 +47,9 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """cut: what is seen.  other: what is mixed in, if anything.  blend: its weight; or 0 with
-    patch: (left, top, right, bottom) in shares of the picture, where the other is laid over."""
+    """cut: the part that is shown.  other: a part that is mixed in, or None.  blend: its weight; or 0 with patch:
+    (left, top, right, bottom) in shares of the picture, where the other part covers the first.
+    """
 
     cut: Cut
     other: Cut | None = None
@@ -57,9 +58,9 @@ class View:
 
 
 class Drawer:
-    """Draws views of some clips. sets, lengths: of all clips of the bank.  chosen: the clips that are drawn from.
+    """Draws views of some clips. sets, lengths: of all clips of the bank.  chosen: the clips to draw from.
 
-    stream: views of another stream are others under the same seed.  Raises DataError where nothing is chosen.
+    stream: another stream gives other views under the same seed.  Raises DataError if nothing is chosen.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Drawer:
         self._weights = np.cumsum(weights / weights.sum())
 
     def draw(self, number: int) -> View:
-        """View `number`. Those of one visit (`settings.visit` of them) show the same clip, and may mix in one other."""
+        """Return view `number`. The views of one visit (`settings.visit` of them) show the same clip, and may mix in
+        one other.
+        """
         s = self.settings
         visit = np.random.default_rng([s.seed, self.stream, 0, number // s.visit])
         clip, second = self._clip(visit), self._clip(visit)
@@ -101,7 +104,7 @@ class Drawer:
         s, count, drawn = self.settings, self._lengths[clip], rng.random()
         speed = 2.0 if drawn < s.fast else 0.5 if drawn < s.fast + s.slow else 1.0
         if int((WINDOW_FRAMES - 1) * speed) + 1 > count:
-            speed = 1.0  # too short to be seen at that speed
+            speed = 1.0  # the clip is too short for that speed
         span = int((WINDOW_FRAMES - 1) * speed) + 1
         first = int(rng.integers(0, max(1, count - span + 1)))
         index = np.minimum(first + np.floor(np.arange(WINDOW_FRAMES) * speed).astype(int), count - 1)
@@ -115,10 +118,10 @@ class Drawer:
 
 @torch.no_grad()
 def render(views: Sequence[View], frames: Frames, side: int) -> Tensor:
-    """The pixels of views: uint8 (B, 16, side, side, 3) RGB, on the device of the frames."""
+    """Return the pixels of views: uint8 (B, 16, side, side, 3) RGB, on the device of the frames."""
     cuts = [view.cut for view in views] + [view.other for view in views if view.other is not None]
     raw = frames.windows([cut.clip for cut in cuts], np.array([cut.index for cut in cuts]))
-    wide = raw.flatten(0, 1).permute(0, 3, 1, 2).float()  # every frame a picture of its own
+    wide = raw.flatten(0, 1).permute(0, 3, 1, 2).float()  # every frame as a separate picture
     theta = torch.tensor([cut.theta for cut in cuts], device=raw.device)
     grid = F.affine_grid(theta, [len(cuts), 3, side, side], align_corners=False)
     seen = F.grid_sample(wide, grid.repeat_interleave(WINDOW_FRAMES, 0), padding_mode="border", align_corners=False)
@@ -138,7 +141,7 @@ def render(views: Sequence[View], frames: Frames, side: int) -> Tensor:
 
 @torch.no_grad()
 def shrunk(views: Tensor, side: int) -> Tensor:
-    """uint8 (B, 16, S, S, 3) → the same at `side` pixels, each pixel the mean of what it covers."""
+    """uint8 (B, 16, S, S, 3) → the same at `side` pixels, each pixel the mean of the area that it covers."""
     if views.shape[2] == side:
         return views
     flat = views.flatten(0, 1).permute(0, 3, 1, 2).float()
@@ -148,8 +151,10 @@ def shrunk(views: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def spoil(views: Tensor) -> Tensor:
-    """What a bad camera makes of views, drawn from torch's generator. uint8 (B, 16, s, s, 3) → the same."""
+def degrade_view(views: Tensor) -> Tensor:
+    """Degrade views as a bad camera would, with random numbers of torch's generator. uint8 (B, 16, s, s, 3) → the
+    same.
+    """
     count, side = len(views), views.shape[2]
     x = views.float() / 255
 
