@@ -1,11 +1,11 @@
-"""From the memory of a site and its verdicts to a candidate: head correction, threshold, smoothing, perhaps novelty.
+"""From the memory of a site and its verdicts to a candidate: head correction, threshold, smoothing, novelty if useful.
 
     days for fitting ──pieces──▶ fit_units, with a share of the days left out in turn ──▶ scores of days not fitted
                                                                   │
                         threshold and smoothing are chosen on those scores ──▶ fitted again on all days ──▶ Overlay
 
-The gate's days are never seen here (`split_days`). Choices (how firmly anchors are held, threshold, smoothing, novelty
-or not) are made on days that a fit has not seen, so that a fit which learned its days by heart does not win.
+The gate's days are never used here (`split_days`). Choices (weight of the anchors, threshold, smoothing, novelty or
+not) are made on days that the fit did not use, so that an overfitted correction does not win.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from stream_detector.errors import DataError
 Float64Array = NDArray[np.float64]
 
 CHUNK_S = 20.0  # calm is fitted in pieces of this length
-HARD, SPREAD = 150, 100  # calm pieces: those that score highest, and others at random
+HARD, SPREAD = 150, 100  # numbers of calm pieces: those with the highest scores, and random others
 FOLDS = 3
 TIME_CONSTANTS_S = (0.5, 1.0, 2.0)
 KEEPS = (15.0, 60.0)
 LEVELS = 60  # thresholds that are tried
 MARGIN = 1.0  # in logits, that calm should lie below the threshold and incidents above
-LEAST_FALSE = 3  # judged false alarms, without which there is nothing to learn
+LEAST_FALSE = 3  # judged false alarms that are needed at least
 NOVELTY_WEIGHTS = (0.5, 1.0)
-NOVELTY_GAIN = 0.1  # the novelty term must do better by this share, or it is left out
+NOVELTY_GAIN = 0.1  # the novelty term must be better by this share, or it is left out
 MISTAKES = 0.05  # share of verdicts that may be wrong
 SAMPLE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a model is worth on some stretches. hits, of: judged true alarms and misses.  false: alarms that are not.
+    """Result of a model on some stretches. hits, of: judged true alarms and misses.  false: alarms that are not.
 
-    alarmed_s: seconds of alarm outside of what is true.
+    alarmed_s: seconds of alarm outside of true incidents.
     """
 
     hits: int
@@ -66,7 +66,9 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """overlay: the candidate.  service, candidate: both on the days that a fit had not seen.  notes: what was tried."""
+    """overlay: the candidate.  service, candidate: results on the days that a fit had not used.  notes: what was
+    tried.
+    """
 
     overlay: Overlay
     service: Tally
@@ -75,7 +77,7 @@ class Adapted:
 
 
 def split_days(stretches: Sequence[Stretch]) -> tuple[list[Stretch], list[Stretch]]:
-    """(for fitting, for the gate): every other day of a camera is the gate's, beginning with its second."""
+    """Return (days for fitting, days for the gate): every second day of a camera belongs to the gate."""
     days = sorted({(s.camera, s.day) for s in stretches})
     mine: dict[str, list[str]] = {}
     for camera, day in days:
@@ -94,7 +96,7 @@ def tally(
     smoothed: Sequence[Float64Array],
     rules: Rules = USUAL,
 ) -> Tally:
-    """Replay adjusted scores. Unjudged and unsure alarms count as neither."""
+    """Replay adjusted scores. Alarms without a verdict and unsure ones are not counted."""
     hits = of = false = 0
     alarmed_s = 0.0
     for stretch, raw, smooth_raw in zip(stretches, adjusted, smoothed, strict=True):
@@ -120,9 +122,10 @@ def tally_model(stretches: Sequence[Stretch], model: Overlay, rules: Rules = USU
 def adapt(
     stretches: Sequence[Stretch], service: Overlay, anchors: Anchors, *, camera: str = "", rules: Rules = USUAL
 ) -> Adapted:
-    """A candidate from days for fitting (`split_days`). service: what decides now; the fit begins at the bundle anew.
+    """Return a candidate from days for fitting (`split_days`). service: the model in service; the fit starts from the
+    bundle.
 
-    camera: that the overlay is for, "" for the site.  Raises DataError where there is too little to learn from.
+    camera: of the overlay, "" for the site.  Raises DataError if there is too little to learn from.
     """
     judged = [incident for s in stretches for incident in s.incidents if incident.verdict in FALSE]
     if len(judged) < LEAST_FALSE:
@@ -138,7 +141,7 @@ def adapt(
     found = _choose(stretches, plain, before, service, rules)
     if found is not None:
         choices.append((found.order(), None, found, 0.0))
-        notes.append(f"threshold and smoothing alone: {found.text()}")
+        notes.append(f"threshold and smoothing only: {found.text()}")
     for keep in KEEPS:
         config = _config(service.threshold, keep)
         held_out = _out_of_fold(stretches, folds, anchors, config)
@@ -162,14 +165,14 @@ def adapt(
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A threshold and a smoothing for given scores, and what they are worth on days not fitted."""
+    """A threshold and a smoothing for given scores, and their result on days not fitted."""
 
     threshold: float
     time_constant_s: float
     tally: Tally
 
     def order(self, novelty: float = 0.0) -> tuple[float, ...]:
-        """The smaller, the better: fewer false alarms, then more found; novelty must win by a margin."""
+        """Sort key, smaller is better: fewer false alarms, then more found; novelty must win by a margin."""
         false = self.tally.false * (1.0 + (NOVELTY_GAIN if novelty else 0.0)) + (0.5 if novelty else 0.0)
         return (false, -self.tally.hits, self.time_constant_s)
 
@@ -185,10 +188,10 @@ def _choose(
     service: Overlay,
     rules: Rules,
 ) -> Choice | None:
-    """The threshold and smoothing with the fewest false alarms that find what the model in service finds.
+    """Return the threshold and smoothing with the fewest false alarms that find what the model in service finds.
 
-    Of equal ones the threshold nearest to the one in service: days unseen are less alike than these. None if none
-    finds as much.
+    Of equal ones, the threshold nearest to the one in service, because other days differ from these. None if none finds
+    as much.
     """
     best: tuple[tuple[float, ...], Choice] | None = None
     for tau in dict.fromkeys((service.time_constant_s, *TIME_CONSTANTS_S)):
@@ -204,7 +207,7 @@ def _choose(
 
 
 def _levels(smoothed: Sequence[Float64Array], now: float) -> list[float]:
-    """Thresholds worth a try: around the one in service, and where scores are."""
+    """Return the thresholds to try: around the one in service, and where scores are."""
     pooled = np.concatenate([s for s in smoothed]) if smoothed else np.array([0.5])
     high = np.quantile(pooled, 1.0 - np.geomspace(0.2, 1e-4, LEVELS // 2))
     even = np.linspace(0.05, 0.95, LEVELS // 2)
@@ -230,7 +233,7 @@ def _config(threshold: float, keep: float) -> FitConfig:
 def _out_of_fold(
     stretches: Sequence[Stretch], folds: Sequence[int], anchors: Anchors, config: FitConfig
 ) -> list[Float64Array]:
-    """Scores of every stretch by a correction that was fitted without its fold."""
+    """Return scores of every stretch by a correction that was fitted without its fold."""
     scores: list[Float64Array] = [s.raw for s in stretches]
     for fold in sorted(set(folds)):
         rest = [s for s, mine in zip(stretches, folds, strict=True) if mine != fold]
@@ -252,7 +255,7 @@ def _fit(stretches: Sequence[Stretch], anchors: Anchors, config: FitConfig) -> F
 
 
 def pieces(stretches: Sequence[Stretch]) -> list[Piece]:
-    """What the correction learns from: judged alarms and misses, and pieces of calm."""
+    """Return the training data of the correction: judged alarms and misses, and pieces of calm."""
     found: list[Piece] = []
     calm: list[tuple[float, Piece]] = []
     for stretch in stretches:
@@ -320,10 +323,10 @@ def _with_novelty(
 
 
 def seed_of(text: str) -> int:
-    """A number made of a text, the same in every process."""
+    """Return a number computed from a text, equal in every process."""
     return zlib.crc32(text.encode())
 
 
 def judged_incidents(stretches: Sequence[Stretch]) -> list[Incident]:
-    """All that were judged true, false or benign, and misses."""
+    """Return all alarms with the verdict true, false or benign, and misses."""
     return [i for s in stretches for i in s.incidents if i.verdict in (*TRUE, *FALSE)]

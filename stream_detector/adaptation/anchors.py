@@ -1,6 +1,6 @@
-"""Anchors: features of the clips that a bundle's head was fitted on. Whatever a site adds must keep their scores.
+"""Anchors: features of the clips that trained a bundle's head. An overlay of a site must keep their scores.
 
-A bundle carries them as `anchors.safetensors` (features in half precision, labels, sets; under 2 MB). They are the only
+A bundle stores them as `anchors.safetensors` (features in half precision, labels, sets; under 2 MB). They are the only
 array made of clips that a repository may hold. Without them an overlay could silence a camera by forgetting incidents.
 """
 
@@ -51,7 +51,9 @@ def make_anchors(
 
 
 def weighted_auc(scores: Float64Array, abnormal: NDArray[np.bool_], weights: Float64Array) -> float:
-    """The probability that an abnormal window scores above a normal one, ties half, both drawn by weight."""
+    """Return the probability that an abnormal window scores above a normal one, ties count half, both drawn by
+    weight.
+    """
     order = np.argsort(scores, kind="stable")
     scores, abnormal, weights = scores[order], abnormal[order], weights[order]
     positive, negative = np.where(abnormal, weights, 0.0), np.where(abnormal, 0.0, weights)
@@ -64,10 +66,10 @@ def weighted_auc(scores: Float64Array, abnormal: NDArray[np.bool_], weights: Flo
 
 
 def anchors_of(bundle: Bundle) -> Anchors:
-    """The anchors that a bundle carries, with its own scores of them. Raises BundleError if it carries none."""
+    """Return the anchors of a bundle, with its own scores of them. Raises BundleError if it has none."""
     if bundle.anchors_state is None:
         raise BundleError(
-            f"bundle {bundle.name!r} carries no anchor features, so nothing could hold its scores; make them with "
+            f"bundle {bundle.name!r} has no anchor features, which an overlay needs to keep its scores; make them with "
             "`python -m trainer anchors`"
         )
     state = bundle.anchors_state

@@ -1,13 +1,13 @@
-"""Fits what is added to a head: a few hidden units that push calm pieces down, lift incidents, and move nothing known.
+"""Fits the hidden units that are added to a head: they lower calm pieces, raise incidents, and keep known scores.
 
-    known windows ──▶ what is added stays small (their scores are kept)
+    known windows ──▶ the added logit stays small (their scores are kept)
     calm pieces   ──▶ their highest windows below a bound       ┐ hinges on the mean logit of a piece's
     incidents     ──▶ their highest windows above a bound       ┘ highest windows
 
-The head itself stays as it is; `Units` add to its logit. A penalty keeps what they add to known windows small, as in
+The head itself stays unchanged; `Units` add to its logit. A penalty keeps the added logit of known windows small, as in
 "Learning without Forgetting" (Li and Hoiem, 2016). A ReLU unit gives 0 on one side of a plane, so it can change the
-scores of one kind of picture and leave those of another kind unchanged; a linear change cannot. Overlays of a site
-(`overlay`) and the trainer's `adapt` are fitted here, so that they cannot differ.
+scores of one kind of picture and leave those of another kind unchanged; a linear change cannot. The overlays of a site
+(`overlay`) and the trainer's `adapt` both use this module.
 """
 
 from __future__ import annotations

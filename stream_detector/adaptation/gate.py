@@ -1,20 +1,19 @@
-"""The gate: a candidate is replayed over days that it has not seen, beside the model in service. It must win.
+"""The gate: a candidate is replayed on days that it was not fitted on, beside the model in service. It must win.
 
-The rule, in this order; the first that fails refuses the candidate:
+The rules, in this order; the first that fails refuses the candidate:
 
     enough      at least one judged true alarm or miss, and MIN_HOURS of footage, on the gate's days
     anchors     the weighted AUC of the anchors falls by at most AUC_LOSS
     recall      judged true alarms and misses that only the model in service finds: no more than those that only the
                 candidate finds, plus what wrong verdicts explain (`allowed_losses`), and no more than LOSS_SHARE of all
     time        seconds of alarm in calm do not rise
-    delay       the median delay on what both find rises by at most DELAY_S
-    win         fewer false alarms: of the alarms that only one of the two raises, so many fewer are the candidate's
-                that an exact sign test says so at LEVEL (McNemar 1947); or more found by the same test, and no more
-                false alarms
+    delay       the median delay on incidents that both find rises by at most DELAY_S
+    win         fewer false alarms: of the alarms that only one of the two raises, an exact sign test at LEVEL (McNemar
+                1947) finds fewer from the candidate; or more found by the same test, and no more false alarms
 
-Alarms nobody has judged count as true in one bound and as false in the other; both are told, and the candidate must not
-lose in either: as true they are incidents that it must keep finding, as false they are among the false alarms. Alarms
-that only the candidate raises count as false until somebody judges them.
+Alarms without a verdict count as true in one bound and as false in the other; the report shows both, and the candidate
+must not lose in either: as true they are incidents that it must keep finding, as false they are among the false alarms.
+Alarms that only the candidate raises count as false until they get a verdict.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An alarm that appears or disappears with the candidate. verdict: "" if nobody has judged it."""
+    """An alarm that appears or disappears with the candidate. verdict: "" if there is none."""
 
     change: Literal["appears", "disappears"]
     camera: str
@@ -55,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two models on the gate's days. Rates: false alarms an hour, with bounds at CONFIDENCE each.
+    """One of the two models on the gate's days. Rates: false alarms per hour, with bounds at CONFIDENCE each.
 
     found, of: judged true alarms and misses.  false_low: unjudged alarms counted as true.  false_high: as false.
     """
@@ -88,7 +87,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says. rule: the one that refused it, or "win".  sentence: for people."""
+    """The result of the gate. rule: the one that refused the candidate, or "win".  sentence: for people."""
 
     accepted: bool
     rule: str
@@ -123,14 +122,15 @@ class _Counts:
     false_high: int = 0
     alarmed_s: float = 0.0
     delays: dict[str, float] = field(default_factory=dict)
-    keys: set[str] = field(default_factory=set)  # of incidents that it finds, whatever their verdict
+    keys: set[str] = field(default_factory=set)  # of incidents that it finds, with any verdict
     new: list[tuple[Stretch, Raised]] = field(default_factory=list)  # alarms of no incident
 
 
 def allowed_losses(false_verdicts: int, mistakes: float = MISTAKES) -> int:
-    """How many judged true alarms may be lost because their verdicts are wrong.
+    """Return how many judged true alarms may be lost because their verdicts are wrong.
 
-    Of `false_verdicts` false alarms each is called true with probability `mistakes`: the 95 % quantile of their number.
+    Each of `false_verdicts` false alarms has the verdict true with probability `mistakes`: the 95 % quantile of their
+    number.
     """
     total, term = 0.0, (1.0 - mistakes) ** false_verdicts
     for count in range(false_verdicts + 1):
@@ -142,7 +142,7 @@ def allowed_losses(false_verdicts: int, mistakes: float = MISTAKES) -> int:
 
 
 def sign_test(fewer: int, more: int) -> float:
-    """The probability of at most `fewer` heads among `fewer + more` throws of a fair coin."""
+    """Return the probability of at most `fewer` heads in `fewer + more` throws of a fair coin."""
     number = fewer + more
     return sum(math.comb(number, k) for k in range(fewer + 1)) / 2**number if number else 1.0
 
@@ -185,7 +185,7 @@ def run_gate(
     anchors: Anchors,
     rules: Rules = USUAL,
 ) -> Verdict:
-    """Replay both over the gate's days and say which is better, by the rule of this module."""
+    """Replay both models on the gate's days and compare them by the rules of this module."""
     now, then = _counts(stretches, service, rules), _counts(stretches, candidate, rules)
     hours = sum(s.hours for s in stretches)
     auc_now, auc_then = anchors.auc(service), anchors.auc(candidate)
@@ -242,12 +242,12 @@ def _checks(
         (
             "unjudged",
             open_lost - open_won <= max(open_allowed, allowed) or (fewer_false and lost <= won),
-            f"{open_lost} alarms that nobody has judged would disappear, at most {open_allowed} may: judge them",
+            f"{open_lost} alarms without a verdict would disappear, at most {open_allowed} may: judge them",
         ),
         (
             "time",
             then.alarmed_s <= now.alarmed_s + 1.0,
-            f"calm would be alarmed for {then.alarmed_s:.0f} s instead of {now.alarmed_s:.0f} s",
+            f"calm footage would be in alarm for {then.alarmed_s:.0f} s instead of {now.alarmed_s:.0f} s",
         ),
         ("delay", delay_s <= DELAY_S, f"alarms would come {delay_s:.1f} s later (at most {DELAY_S:g})"),
         (
@@ -259,7 +259,7 @@ def _checks(
 
 
 def _unmatched(mine: _Counts, other: _Counts) -> int:
-    """Alarms of no incident that the other model does not raise at about the same time."""
+    """Return the number of alarms of no incident that the other model does not raise at about the same time."""
     places = [(s.camera, s.day, r.start_s, r.end_s) for s, r in other.new]
     return sum(
         not any((s.camera, s.day) == (c, d) and start - 3.0 <= r.start_s <= end + 3.0 for c, d, start, end in places)

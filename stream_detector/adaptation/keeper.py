@@ -1,9 +1,9 @@
-"""Keeps what a run sees in the memory of the site. The decision thread hands over; a thread of its own writes.
+"""Writes the windows and events of a run into the memory of the site, in a thread of its own.
 
     decision thread ──window(), event(), verdict()──▶ blocks of BLOCK windows ──bounded queue──▶ writer ──▶ Memory
 
-Handing over costs some microseconds a window and never waits: where the writer cannot follow, blocks are dropped and
-counted.
+The decision thread needs some microseconds per window and never waits: if the writer is too slow, blocks are dropped
+and counted.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from stream_detector.types import Clock, Float32Array, WindowRef
 log = logging.getLogger(__name__)
 
 QUEUE_ITEMS = 512
-FLUSH_S = 60.0  # windows of a slow camera are written so often
+FLUSH_S = 60.0  # longest time before the windows of a slow camera are written
 PRUNE_S = 30.0
-PRUNE_BLOCKS = 256  # in one go: the writer must not fall behind
+PRUNE_BLOCKS = 256  # most blocks in one call: the writer must not fall behind
 RATES_S = 60.0
-GAP_S = 1.0  # a hole in media time that ends a block
+GAP_S = 1.0  # a gap in media time that ends a block
 CUT, DEGRADED = 1, 2
 CLOSE_S = 10.0
 
@@ -40,10 +40,10 @@ _Row = tuple[float, float, float, float, int, Float32Array]
 
 
 class SiteKeeper:
-    """One a run. cameras: whose windows are kept.  bundle: its fingerprint.  epoch: of the run.
+    """One per run. cameras: whose windows are stored.  bundle: its fingerprint.  epoch: of the run.
 
-    wanted: promised false alarms a day, by camera.  since: when a camera's model was changed (UTC), from where its rate
-    counts.  on_rates: told, by the writer's thread, what is known of the rates.
+    wanted: promised false alarms per day, by camera.  since: when a camera's model was changed (UTC); its rate counts
+    from there.  on_rates: called by the writer's thread with what is known of the rates.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class SiteKeeper:
         self._cameras, self._bundle, self._epoch = frozenset(cameras), bundle, epoch
         self._wanted, self._on_rates = wanted or {}, on_rates
         self.since = dict(since or {})
-        self.facts: dict[str, Any] = {}  # written into the memory when it closes
+        self.facts: dict[str, Any] = {}  # written into the memory at the end
         self._rows: dict[str, list[_Row]] = {}
         self._since_s: dict[str, float] = {}
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE_ITEMS)
-        self.dropped = 0  # blocks and events that were not kept
+        self.dropped = 0  # blocks and events that were not stored
         self.rates: dict[str, RateState] = {}
         self._prune_s = clock.monotonic() + PRUNE_S
         self._rates_s = clock.monotonic()
@@ -79,7 +79,7 @@ class SiteKeeper:
     # -- decision thread ----------------------------------------------------------------------------------------
 
     def window(self, ref: WindowRef, features: Float32Array | None, raw: float) -> None:
-        """Take the next window of a camera. raw: the bundle's score, before any overlay."""
+        """Store the next window of a camera. raw: the bundle's score, before any overlay."""
         if features is None or ref.camera not in self._cameras:
             return
         rows = self._rows.setdefault(ref.camera, [])
@@ -94,7 +94,7 @@ class SiteKeeper:
             self._hand_over(ref.camera)
 
     def event(self, body: dict[str, Any]) -> None:
-        """Take an alarm event, as journalled."""
+        """Store an alarm event, as journalled."""
         if body.get("camera") not in self._cameras:
             return
         evidence = body.get("evidence") or {}
@@ -113,18 +113,18 @@ class SiteKeeper:
         self._put(lambda: self._memory.alarm(alarm))
 
     def verdict(self, body: dict[str, Any]) -> None:
-        """Take a verdict or a miss, as journalled."""
+        """Store a verdict or a miss, as journalled."""
         at_utc = None if body.get("at_utc") is None else utc_of(body["at_utc"])
         utc = utc_of(body["emitted_utc"])
         self._put(lambda: self._memory.verdict(body, at_utc, utc))
-        self._rates_s = 0.0  # at the next look
+        self._rates_s = 0.0  # computed at the next opportunity
 
     def remember(self, name: str, value: Any) -> None:
-        """Keep a value under a name (`Memory.set_fact`)."""
+        """Store a value under a name (`Memory.set_fact`)."""
         self._put(lambda: self._memory.set_fact(name, value))
 
     def call(self, work: Callable[[], None]) -> None:
-        """Run `work` in the writer's thread, after what was handed over before."""
+        """Run `work` in the writer's thread, after everything that was submitted before."""
         self._put(work)
 
     def _hand_over(self, camera: str) -> None:
@@ -189,7 +189,7 @@ class SiteKeeper:
                 self._on_rates(self.rates)
 
     def flush(self, timeout_s: float = CLOSE_S) -> bool:
-        """Write all that was handed over; False if that took longer. Not for the decision thread."""
+        """Write everything that was submitted; False if that took longer. Not for the decision thread."""
         done = threading.Event()
         for camera in list(self._rows):
             self._hand_over(camera)
@@ -199,7 +199,7 @@ class SiteKeeper:
         return False
 
     def close(self) -> None:
-        """Write what is left and close the memory. Safe to call twice."""
+        """Write the rest and close the memory. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
@@ -215,7 +215,7 @@ class SiteKeeper:
 
 
 def prune(memory: Memory, config: SiteConfig, now_utc: float, most: int = 10**9) -> int:
-    """Keep the bounds of the configuration; see `Memory.prune`."""
+    """Apply the limits of the configuration; see `Memory.prune`."""
     return memory.prune(
         now_utc,
         window_hours=config.window_hours,
@@ -227,7 +227,7 @@ def prune(memory: Memory, config: SiteConfig, now_utc: float, most: int = 10**9)
 
 
 def rates_of(memory: Memory, camera: str, wanted: float | None, since_utc: float = 0.0) -> RateState:
-    """What the memory says about the rate of one camera, from the last change of its model on."""
+    """Return what is known of the rate of one camera, since the last change of its model."""
     alarms = [(alarm.start_utc, alarm.verdict) for alarm in memory.alarms(camera) if alarm.start_utc >= since_utc]
     hours = [(hour, seconds) for hour, seconds in memory.hours(camera) if hour * 3600 >= since_utc]
     days, scored_hours = scored_days(hours, alarms)

@@ -5,11 +5,11 @@
     calm peaks of every hour, a spread-out sample
     alarms, verdicts, scored hours                  for `alarm_days`
 
-One SQLite file (WAL): a kill at any moment loses at most what was not yet written (`BLOCK` windows a camera). Windows
-are kept in blocks of consecutive ones, features in half precision: some 540 bytes a window of 256 features. `prune`
-thins blocks that are older than `window_hours` to what is worth keeping; while the file is larger than `max_bytes` it
-thins, then deletes, the oldest first. Features describe motion and scenes; they hold no picture, but whoever holds them
-and the bundle can tell much of what the camera saw: treat the file as you treat the recordings.
+One SQLite file (WAL): a kill at any moment loses at most what was not yet written (`BLOCK` windows per camera). Windows
+are stored in blocks of consecutive ones, features in half precision: some 540 bytes per window of 256 features. `prune`
+reduces blocks older than `window_hours` to the windows above; while the file is larger than `max_bytes` it reduces,
+then deletes, the oldest blocks first. Features describe motion and scenes; they hold no picture, but with the bundle
+they reveal much of what the camera recorded: protect the file like the recordings.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from stream_detector.errors import DataError
 from stream_detector.types import Float32Array
 
 BLOCK = 64  # windows in one row
-AROUND_S = 60.0  # kept before and after an alarm
+AROUND_S = 60.0  # stored before and after an alarm
 PEAKS_AN_HOUR = 8
-PEAK_CONTEXT = 2  # windows kept on either side of a peak
+PEAK_CONTEXT = 2  # windows stored on either side of a peak
 _APPLICATION_ID = 0x53444D31  # "SDM1"
 _VACUUM_PAGES = 8000
 _LOG_BYTES = 1 << 20  # of the write-ahead log
@@ -80,18 +80,18 @@ class Block:
         return len(self.raw)
 
     def pack(self) -> bytes:
-        """As bytes, little-endian, array after array."""
+        """Return the arrays as bytes, little-endian, one after the other."""
         parts = (self.starts_s, self.ends_s, self.utc, self.raw, self.flags, self.features)
         kinds = ("<f8", "<f8", "<f8", "<f4", "u1", "<f2")
         return b"".join(np.ascontiguousarray(a, kind).tobytes() for a, kind in zip(parts, kinds, strict=True))
 
     def take(self, chosen: NDArray[np.bool_]) -> list[Block]:
-        """What is chosen, as blocks of consecutive windows, marked as thinned."""
+        """Return the chosen windows as blocks of consecutive windows, marked as thinned."""
         edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(np.int8), [0]])))
         return [self.part(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
     def part(self, first: int, last: int) -> Block:
-        """The windows from `first` to before `last`, marked as thinned."""
+        """Return the windows from `first` to before `last`, marked as thinned."""
         return Block(
             self.camera,
             self.epoch,
@@ -107,7 +107,7 @@ class Block:
 
 
 def unpack(camera: str, epoch: str, bundle: str, count: int, dim: int, data: bytes, thin: int) -> Block:
-    """The block of `Block.pack`. Raises DataError if the size is wrong."""
+    """Read the bytes of `Block.pack`. Raises DataError if the size is wrong."""
     if len(data) != count * (8 * 3 + 4 + 1 + 2 * dim):
         raise DataError(f"a block of the site's memory of camera {camera!r} is damaged; prune it with `site prune`")
     place = 0
@@ -122,7 +122,7 @@ def unpack(camera: str, epoch: str, bundle: str, count: int, dim: int, data: byt
 
 @dataclass(frozen=True, slots=True)
 class KeptAlarm:
-    """An alarm as the memory holds it. verdict: the newest, "" if there is none; note, by, author: of that verdict."""
+    """An alarm in the memory. verdict: the newest, "" if there is none; note, by, author: of that verdict."""
 
     id: str
     epoch: str
@@ -142,7 +142,7 @@ class KeptAlarm:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Something that raised no alarm. at_s: media time in run `epoch`; at_utc: UTC in seconds; one of them is None."""
+    """An incident without an alarm. at_s: media time in run `epoch`; at_utc: UTC in seconds; one of them is None."""
 
     id: str
     camera: str
@@ -154,7 +154,7 @@ class Miss:
 
 @dataclass(frozen=True, slots=True)
 class CameraMemory:
-    """What the memory holds of one camera, for `site show`."""
+    """The content of the memory for one camera, for `site show`."""
 
     camera: str
     windows: int
@@ -203,7 +203,7 @@ class Memory:
     # -- writing ------------------------------------------------------------------------------------------------
 
     def add(self, blocks: Iterable[Block]) -> None:
-        """Keep blocks, and count their hours."""
+        """Store blocks, and count their hours."""
         with self._db:
             for block in blocks:
                 self._insert(block)
@@ -228,7 +228,7 @@ class Memory:
             )
 
     def alarm(self, alarm: KeptAlarm) -> None:
-        """Keep an alarm, or what is new of it."""
+        """Store an alarm, or its new state."""
         values = (alarm.id, alarm.epoch, alarm.camera, alarm.start_s, alarm.end_s, alarm.start_utc)
         with self._db:
             self._db.execute(
@@ -237,12 +237,12 @@ class Memory:
             )
 
     def verdict(self, body: dict[str, Any], at_utc: float | None, utc: float) -> None:
-        """Keep the newest verdict of an alarm or miss. body: as journalled.  at_utc, utc: its times as seconds."""
+        """Store the newest verdict of an alarm or miss. body: as journalled.  at_utc, utc: its times as seconds."""
         names = ("id", "camera", "verdict", "note", "by", "author", "at_s", "lasting_s", "epoch")
         value = {name: body.get(name) for name in names} | {"alarm_epoch": body.get("alarm_epoch") or ""}
         value |= {"at_utc": at_utc, "utc": utc}
         with self._db:
-            kept = self._db.execute(  # a withdrawn miss keeps its place
+            kept = self._db.execute(  # a withdrawn miss keeps its time
                 "SELECT at_s, at_utc, lasting_s, alarm_epoch FROM verdicts WHERE id = ? AND verdict = 'missed'",
                 (value["id"],),
             ).fetchone()
@@ -258,7 +258,7 @@ class Memory:
 
     @property
     def bytes(self) -> int:
-        """Of the file and its write-ahead log on disk."""
+        """Size on disk of the file and its write-ahead log."""
         wal = self.path.with_name(self.path.name + "-wal")
         return self.path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
 
@@ -266,16 +266,17 @@ class Memory:
         self._db.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")  # `execute` would free one page only
 
     def _used(self) -> int:
-        """Bytes of the pages that hold something."""
+        """Bytes of the pages in use."""
         pages, free, size = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in _SIZES)
         return int((pages - free) * size)
 
     def prune(
         self, now_utc: float, *, window_hours: float, alarm_days: float, max_bytes: int, coreset: int, most: int = 10**9
     ) -> int:
-        """Keep the bounds; returns the blocks that were thinned or deleted. most: at most so many in this call.
+        """Apply the limits; return the number of blocks that were thinned or deleted. most: limit of this number per
+        call.
 
-        window_hours, alarm_days: 0 keeps without a bound of time.
+        window_hours, alarm_days: 0 means no limit of time.
         """
         changed = 0
         if window_hours:
@@ -298,7 +299,7 @@ class Memory:
         return changed
 
     def forget(self, camera: str = "") -> None:
-        """Delete everything of a camera, or of all."""
+        """Delete everything of a camera, or of all cameras."""
         with self._db:
             for table in ("blocks", "alarms", "verdicts", "hours", "coresets"):
                 self._db.execute(f"DELETE FROM {table} WHERE ? = '' OR camera = ?", (camera, camera))
@@ -322,7 +323,7 @@ class Memory:
             ).rowcount
 
     def _thin(self, numbers: Sequence[int], coreset: int) -> int:
-        """Replace blocks by what of them is worth keeping. One transaction: a kill leaves them or it."""
+        """Reduce blocks to the windows worth keeping. One transaction, so a kill leaves either state."""
         with self._db:
             for n in numbers:
                 row = self._db.execute(
@@ -361,7 +362,7 @@ class Memory:
         return near
 
     def _peaks(self, block: Block, calm: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Some of the highest calm windows, with their context, so that an hour keeps about PEAKS_AN_HOUR."""
+        """Choose the highest calm windows, with their context, so that an hour keeps about PEAKS_AN_HOUR."""
         seconds = max(1.0, float(block.ends_s[-1] - block.starts_s[0]))
         share = PEAKS_AN_HOUR * seconds / HOUR_S
         number = int(share) + int(zero_to_one(block) < share % 1.0)
@@ -372,10 +373,10 @@ class Memory:
         return chosen & calm
 
     def _sample(self, block: Block, calm: NDArray[np.bool_], most: int) -> None:
-        """Let the calm windows into the camera's coreset: a streaming k-center (Charikar et al. 1997).
+        """Add the calm windows to the camera's coreset: a streaming k-center (Charikar et al. 1997).
 
-        A window enters where none lies within the radius; when there are too many, the radius grows and they are
-        taken up anew.
+        A window enters if no stored one lies within the radius; when there are too many, the radius grows and all are
+        added again.
         """
         rows = block.features[calm].astype(np.float32)
         if not len(rows):
@@ -429,7 +430,7 @@ class Memory:
         return [(int(hour), float(seconds)) for hour, seconds in rows]
 
     def coreset(self, camera: str) -> Float32Array:
-        """(k, D): the spread-out sample of a camera's older calm; (0, 0) if there is none."""
+        """Return (k, D): the spread-out sample of a camera's older calm; (0, 0) if there is none."""
         found = self._db.execute("SELECT dim, data FROM coresets WHERE camera = ?", (camera,)).fetchone()
         if found is None:
             return np.empty((0, 0), np.float32)
@@ -437,7 +438,7 @@ class Memory:
         return result
 
     def cameras(self) -> list[CameraMemory]:
-        """What is held of every camera."""
+        """Return the content for every camera."""
         names = sorted(
             {
                 n
@@ -462,12 +463,12 @@ class Memory:
         return found
 
     def fact(self, name: str) -> Any:
-        """A value kept under a name; None if there is none."""
+        """Return a stored value; None if there is none."""
         found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if found is None else json.loads(found[0])
 
     def set_fact(self, name: str, value: Any) -> None:
-        """Keep a value under a name."""
+        """Store a value under a name."""
         with self._db:
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (name, json.dumps(value)))
 
@@ -476,13 +477,13 @@ _SIZES = ("page_count", "freelist_count", "page_size")
 
 
 def zero_to_one(block: Block) -> float:
-    """A number in [0, 1) made of the block's place: chance that is the same in every run."""
+    """Return a number in [0, 1) computed from the block's position: pseudo-random, but equal in every run."""
     bits = struct.pack("<d", float(block.utc[0]))
     return (int.from_bytes(bits, "little") * 2654435761 % 2**32) / 2**32
 
 
 def grow_coreset(kept: Float32Array, rows: Float32Array, radius: float, most: int) -> tuple[Float32Array, float]:
-    """(coreset, radius) with `rows` let in; at most `most` rows. All (k, D)."""
+    """Return (coreset, radius) with `rows` added; at most `most` rows. All (k, D)."""
     for row in rows:
         if len(kept) and float(((kept - row) ** 2).sum(axis=1).min()) <= radius**2:
             continue
@@ -498,7 +499,7 @@ def grow_coreset(kept: Float32Array, rows: Float32Array, radius: float, most: in
 
 
 def _nearest(rows: Float32Array) -> float:
-    """The typical distance between neighbours among some of the rows."""
+    """Return the typical distance between neighbours among some of the rows."""
     some = rows[:: max(1, len(rows) // 64)]
     squares = ((some[:, None] - some[None]) ** 2).sum(axis=2)
     np.fill_diagonal(squares, np.inf)
@@ -512,6 +513,6 @@ def remove(path: Path) -> None:
 
 
 def check_memory(path: Path) -> str:
-    """What SQLite finds wrong with the file; "ok" if nothing."""
+    """Return the result of SQLite's integrity check; "ok" if the file is sound."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         return str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])

@@ -1,12 +1,15 @@
-"""Overlays: what a site adds to a bundle. A correction of the head, a threshold, a smoothing, perhaps a novelty term.
+"""Overlays: a site's additions to a bundle. A correction of the head, a threshold, a smoothing, and optionally a
+novelty term.
 
     score of the bundle ──logit──▶ + correction(features) + novelty(features) ──sigmoid──▶ smoothing ──▶ threshold
 
-An overlay acts in the decision stage, on features and scores that the engine gives anyway: no network is compiled
+An overlay works in the decision stage, on features and scores that the engine gives in any case: no network is compiled
 again. It belongs to one bundle (by fingerprint) and to one camera or to the whole site. Features are rounded to half
-precision first, as the memory of the site keeps them: a replay of the memory decides exactly as the live run.
+precision first, as the memory of the site stores them, so a replay of the memory gives exactly the decisions of the
+live run.
 
-The file is one safetensors file: arrays, and the rest as JSON in its header. Its fingerprint covers what decides.
+The file is one safetensors file: arrays, and the other values as JSON in its header. Its fingerprint covers every value
+that influences a decision.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from stream_detector.types import Float32Array
 SCHEMA = "stream-detector.overlay/1"
 MAX_BYTES = 16 << 20
 MAX_UNITS, MAX_MEMORY = 256, 4096
-FLAT = 1e-7  # scores are held away from 0 and 1 by so much before their logit is taken
+FLAT = 1e-7  # smallest distance of a score from 0 and 1 before its logit is taken
 
 Float64Array = NDArray[np.float64]
 
@@ -53,10 +56,10 @@ class Correction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoveltyTerm:
-    """weight · (distance - usual) / spread, added to the logit: how far a window lies from the camera's own calm.
+    """weight · (distance - usual) / spread, added to the logit: the distance of a window from the camera's own calm.
 
-    The distance is Euclidean to the nearest window of a sample of the calm, after division by `scale`.
-    sample: (K, D) float32.  scale: (D,).  usual, spread: mean and deviation of calm windows' distances.
+    The distance is Euclidean to the nearest window of a sample of the calm, after division by `scale`. sample: (K, D)
+    float32.  scale: (D,).  usual, spread: mean and deviation of calm windows' distances.
     """
 
     sample: Float32Array
@@ -80,8 +83,8 @@ class NoveltyTerm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Overlay:
-    """bundle: fingerprint of the one that it belongs to.  camera: "" for the whole site.  threshold: on the smoothed
-    score.  time_constant_s: of the smoothing (ema).  facts: how it was made and what the gate said, for people.
+    """bundle: fingerprint of its bundle.  camera: "" for the whole site.  threshold: on the smoothed score.
+    time_constant_s: of the smoothing (ema).  facts: how it was made and the gate's result, for people.
     """
 
     bundle: str
@@ -94,7 +97,7 @@ class Overlay:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over everything that decides."""
+        """16 hexadecimal digits over every value that influences a decision."""
         digest = hashlib.sha256(json.dumps(self._plain(), sort_keys=True).encode())
         for name, array in sorted(self._arrays().items()):
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
@@ -135,7 +138,7 @@ class Overlay:
         return arrays
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all. Raises OSError."""
+        """Write the file atomically. Raises OSError."""
         arrays = self._arrays() or {"none": np.zeros(1, np.float32)}
         told = {"overlay": json.dumps(self._plain()), "facts": json.dumps(self.facts)}
         data = safetensors.numpy.save(arrays, metadata=told)
@@ -144,7 +147,7 @@ class Overlay:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Put a file in place of another one, whole or not at all, also across a power failure. Raises OSError."""
+    """Replace a file atomically, also across a power failure. Raises OSError."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -211,7 +214,7 @@ def _overlay_of(plain: dict[str, Any], arrays: dict[str, NDArray[Any]], facts: d
 
 
 def rounded(features: Float32Array) -> Float32Array:
-    """Features as the memory of the site keeps them: half precision, within its range."""
+    """Round features as the memory of the site stores them: half precision, within its range."""
     return np.clip(features, -65504.0, 65504.0).astype(np.float16).astype(np.float32)
 
 

@@ -1,21 +1,21 @@
-"""The promised rate of false alarms, and an anytime-valid bound that says when it is broken.
+"""The promised rate of false alarms, and an anytime-valid bound that shows when it is broken.
 
-Two figures, both valid at any time, however often somebody looks (Ville 1939):
+Two figures, both valid at any time, however often they are read (Ville 1939):
 
     broken   An e-process by betting: with N false alarms in a day and the promise m a day, a bet γ multiplies its
-             capital by 1 + γ (N/m - 1); the mean over some γ is held against 1/α = 20. It grows beyond 20 with
-             probability 0.05 at most as long as the promise holds (Waudby-Smith and Ramdas, "Estimating means of
-             bounded random variables by betting", JRSS B 2024; Shafer 2021).
-             Assumption: given what came before, the expected number of false alarms in a day is at most m. Nothing
-             else: alarms may come in bursts and by day or night.
+             capital by 1 + γ (N/m - 1); the mean over some γ is compared with 1/α = 20. While the promise holds, it
+             exceeds 20 with probability 0.05 at most (Waudby-Smith and Ramdas, "Estimating means of bounded random
+             variables by betting", JRSS B 2024; Shafer 2021).
+             Assumption: given the past, the expected number of false alarms in a day is at most m. No other: alarms
+             may come in bursts and at any time of the day.
     bounds   The confidence sequence of a Poisson rate from a gamma mixture (Robbins 1970; Howard, Ramdas, McAuliffe and
              Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of Statistics 2021).
-             Assumption: given what came before, the number in a day is Poisson with the same mean; the rate may differ
-             within a day, bursts void it.
+             Assumption: given the past, the number in a day is Poisson with the same mean; the rate may differ within a
+             day, bursts violate it.
 
-A day is 24 hours of scored time of one camera; a day that is not over does not count yet. Alarms that nobody has judged
-count as true in the lower bound and in `broken`, and as false in the upper bound: whatever they turn out to be, the
-statements hold. Verdicts are taken as right; `benign` and `unsure` are not false.
+A day is 24 hours of scored time of one camera; an unfinished day does not count yet. Alarms without a verdict count as
+true in the lower bound and in `broken`, and as false in the upper bound, so the statements hold for any verdict.
+Verdicts are assumed to be right; `benign` and `unsure` are not false.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One day of scored time. false: judged so.  unjudged: alarms that nobody has judged."""
+    """One day of scored time. false: alarms with that verdict.  unjudged: alarms without a verdict."""
 
     false: int
     unjudged: int = 0
@@ -48,11 +48,11 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class RateState:
-    """What is known of a camera's rate. All rates are false alarms a day.
+    """What is known of a camera's rate. All rates are false alarms per day.
 
-    wanted: None without a promise.  days: of scored time, over.  lower, upper: the confidence sequence at 95 %, each
-    side 2.5 %; upper is infinite before the first day.  evidence: the e-value against the promise.  broken: whether it
-    ever was at least 20.
+    wanted: None without a promise.  days: finished days of scored time.  lower, upper: the confidence sequence at 95 %,
+    each side 2.5 %; upper is infinite before the first day.  evidence: the e-value against the promise.  broken:
+    whether it was ever at least 20.
     """
 
     wanted: float | None
@@ -134,7 +134,7 @@ def _solve(below: Any, low: float, high: float) -> float:
 
 
 def rate_state(days: Sequence[Day], wanted: float | None, scored_hours: float = 0.0) -> RateState:
-    """What the days so far say. wanted: the promise a day, or None."""
+    """Return what the finished days say. wanted: the promise per day, or None."""
     false, unjudged = sum(d.false for d in days), sum(d.unjudged for d in days)
     lower, _ = confidence_sequence(false, len(days))
     _, upper = confidence_sequence(false + unjudged, len(days))
@@ -144,7 +144,7 @@ def rate_state(days: Sequence[Day], wanted: float | None, scored_hours: float = 
 
 
 def scored_days(hours: Sequence[tuple[int, float]], alarms: Sequence[tuple[float, str]]) -> tuple[list[Day], float]:
-    """(days that are over, scored hours) of one camera.
+    """Return (finished days, scored hours) of one camera.
 
     hours: (hour since the epoch, scored seconds), in order.  alarms: (seconds since the epoch, verdict or "").
     """

@@ -1,4 +1,4 @@
-"""The memory of a site as stretches: windows joined to runs without a hole, alarms and misses laid onto them."""
+"""Reads the memory of a site as stretches: consecutive windows without a gap, with their alarms and misses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stream_detector.adaptation.overlay import Overlay
 from stream_detector.adaptation.site_data import Incident, Stretch
 from stream_detector.errors import DataError
 
-GAP_S = 2.0  # of media time, that ends a stretch
+GAP_S = 2.0  # a gap in media time that ends a stretch
 
 
 def stretches_of(memory: Memory, bundle: str, camera: str = "") -> list[Stretch]:
-    """All that is remembered of a bundle's windows. camera: "" for all. Raises DataError if there is nothing."""
+    """Return all remembered windows of a bundle. camera: "" for all. Raises DataError if there are none."""
     alarms = _by_camera(memory.alarms(camera))
     misses: dict[str, list[Miss]] = {}
     for miss in memory.misses(camera):
@@ -43,12 +43,12 @@ def stretches_of(memory: Memory, bundle: str, camera: str = "") -> list[Stretch]
 def service_model(
     overlay: Overlay | None, bundle: str, camera: str, threshold: float, time_constant_s: float
 ) -> Overlay:
-    """What decides now: the overlay in service, or the bundle alone at a threshold."""
+    """Return the model in service: its overlay, or the bundle at a threshold."""
     return overlay if overlay is not None else Overlay(bundle, camera, threshold, time_constant_s)
 
 
 def with_days(stretches: Sequence[Stretch]) -> list[Stretch]:
-    """A camera of which one day only is remembered is split by hours of its media time, then by sixths of an hour."""
+    """Split a camera with only one remembered day by hours of its media time, then by sixths of an hour."""
     days: dict[str, set[str]] = {}
     for stretch in stretches:
         days.setdefault(stretch.camera, set()).add(stretch.day)

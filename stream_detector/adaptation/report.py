@@ -17,7 +17,7 @@ MOST_PICTURES = 60
 MAX_PICTURE_BYTES = 300_000
 ROWS = (
     ("judged true alarms and misses found", "found"),
-    ("of so many", "of"),
+    ("of judged true alarms and misses", "of"),
     ("unjudged alarms found", "unjudged_found"),
     ("false alarms, unjudged ones being true", "false_low"),
     ("false alarms, unjudged ones being false", "false_high"),
@@ -63,7 +63,7 @@ def render(overlay: Overlay, service: Overlay, gate: dict[str, Any], notes: tupl
 
 
 def picture_of(path: str) -> str:
-    """A snapshot as a data URI; "" where there is none, or it is too large."""
+    """Return a snapshot as a data URI; "" if there is none, or if it is too large."""
     if not path or Path(path).suffix != ".jpg":
         return ""
     try:

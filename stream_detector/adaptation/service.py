@@ -1,12 +1,13 @@
-"""Which overlay is in service, a camera: on disk, in the journal, in memory. Promotion, rollback and shadow change it.
+"""Which overlay is in service for a camera: on disk, in the journal, in memory. Promotion, rollback and shadow change
+it.
 
-    DIR/overlays/<fingerprint>.safetensors    every overlay that `adapt` made, with what the gate said
+    DIR/overlays/<fingerprint>.safetensors    every overlay that `adapt` made, with the gate's result
     DIR/overlays/<fingerprint>.json, .html    the gate's report
-    DIR/service.json                          camera ("" for the site) → overlay in service, those before it, shadow
+    DIR/service.json                          camera ("" for the site) → overlay in service, earlier ones, shadow
 
-A change is one replacement of `service.json`, whole or not at all, so a kill leaves the former model or the new one.
-The journal is told first, with the same change; at the start a change that only the journal knows is completed
-(`reconcile`). So the newest `v1/site/…` event says what is in service.
+A change replaces `service.json` atomically, so a kill leaves the old model or the new one. The journal gets the change
+first; at the start, a change that only the journal has is completed (`reconcile`). So the newest `v1/site/…` event
+names the model in service.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ CHANGES = ("promoted", "rolled_back")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One camera's, or the site's. overlay: its fingerprint, "" for the bundle alone.  former: before it, newest last.
+    """The state of one camera, or of the site. overlay: its fingerprint, "" for the bundle only.  former: earlier ones,
+    newest last.
 
-    shadow: the one that runs beside it, or "".  shadow_since_utc, shadow_until_utc, changed_utc: seconds since the
+    shadow: the overlay that runs beside it, or "".  shadow_since_utc, shadow_until_utc, changed_utc: seconds since the
     epoch, 0 for never.  position: (epoch, seq) of the newest event about it.
     """
 
@@ -54,7 +56,7 @@ class Service:
 
     @staticmethod
     def load(directory: Path) -> Service:
-        """Read `service.json`; empty where there is none."""
+        """Read `service.json`; empty if there is none."""
         path = directory / "service.json"
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
@@ -79,7 +81,7 @@ class Service:
         return Service(directory, places)
 
     def save(self) -> None:
-        """Write the state, whole or not at all. Raises OSError."""
+        """Write the state atomically. Raises OSError."""
         places = {
             camera: {
                 "overlay": place.overlay,
@@ -99,15 +101,17 @@ class Service:
     # -- looking ------------------------------------------------------------------------------------------------
 
     def of(self, camera: str) -> str:
-        """The fingerprint of the overlay that decides for a camera: its own, else the site's; "" for the bundle."""
+        """Return the fingerprint of the overlay in service for a camera: its own, else the site's; "" for the
+        bundle.
+        """
         return self.places.get(camera, Place()).overlay or self.places.get("", Place()).overlay
 
     def changed_utc(self, camera: str) -> float:
-        """When what decides for a camera was changed last, seconds since the epoch; 0 if never."""
+        """Return when the overlay in service for a camera was changed, seconds since the epoch; 0 if never."""
         return max(self.places.get(name, Place()).changed_utc for name in (camera, ""))
 
     def shadow_of(self, camera: str, now_utc: float) -> str:
-        """The shadow that runs beside a camera now, or ""."""
+        """Return the shadow that runs for a camera now, or ""."""
         for name in (camera, ""):
             place = self.places.get(name, Place())
             if place.shadow and now_utc < place.shadow_until_utc:
@@ -115,7 +119,7 @@ class Service:
         return ""
 
     def path(self, fingerprint: str) -> Path:
-        """Where an overlay lies. Raises UsageError for what is no fingerprint."""
+        """Return the path of an overlay. Raises UsageError for a text that is no fingerprint."""
         if not FINGERPRINT.fullmatch(fingerprint):
             raise UsageError(f"{fingerprint!r} is no fingerprint of an overlay; `site show` lists them")
         return self.directory / "overlays" / f"{fingerprint}.safetensors"
@@ -131,7 +135,7 @@ class Service:
         return overlay
 
     def overlays(self) -> list[Overlay]:
-        """All that can be read, by the time of their files, oldest first."""
+        """Return all readable overlays, by the time of their files, oldest first."""
         found = []
         folder = self.directory / "overlays"
         paths = (
@@ -149,10 +153,12 @@ class Service:
     # -- changing -----------------------------------------------------------------------------------------------
 
     def promoted(self, overlay: Overlay, now_utc: float) -> dict[str, Any]:
-        """What promoting an overlay changes, as the fields of an event. Raises UsageError where it may not be."""
+        """Return what promoting an overlay changes, as the fields of an event. Raises UsageError if it is not
+        allowed.
+        """
         gate = overlay.facts.get("gate") or {}
         if gate.get("accepted") is not True:
-            why = gate.get("sentence") or "no gate has seen it"
+            why = gate.get("sentence") or "the gate has not tested it"
             raise UsageError(f"overlay {overlay.fingerprint} is not promoted: {why}")
         place = self.places.get(overlay.camera, Place())
         if place.shadow == overlay.fingerprint and now_utc < place.shadow_until_utc:
@@ -163,7 +169,9 @@ class Service:
         return {"type": "promoted", "overlay": overlay.fingerprint, "former": place.overlay or None}
 
     def rolled_back(self, camera: str) -> dict[str, Any]:
-        """What rolling back changes: to the overlay before, or to the bundle. Raises UsageError if there is neither."""
+        """Return what rolling back changes: to the overlay before, or to the bundle. Raises UsageError if there is
+        neither.
+        """
         place = self.places.get(camera, Place())
         if not place.overlay:
             whose = f"camera {camera!r}" if camera else "the site"
@@ -172,7 +180,7 @@ class Service:
         return {"type": "rolled_back", "overlay": before or None, "former": place.overlay}
 
     def apply(self, camera: str, change: Mapping[str, Any], position: tuple[str, int], now_utc: float) -> None:
-        """Take a change that the journal has: write the state. Raises OSError."""
+        """Apply a change from the journal: write the state. Raises OSError."""
         place = self.places.get(camera, Place())
         overlay = str(change.get("overlay") or "")
         if change["type"] == "promoted":
@@ -191,9 +199,9 @@ class Service:
         self.save()
 
     def reconcile(self, events: Sequence[Mapping[str, Any]], detector: str) -> list[str]:
-        """Complete changes that the journal has and the file has not; returns sentences about them.
+        """Complete changes that the journal has and the file has not; return sentences about them.
 
-        events: `v1/site/…` events, oldest first.  detector: the name under which the site's own events run.
+        events: `v1/site/…` events, oldest first.  detector: the name of the site's own events.
         """
         told = []
         newest: dict[str, Mapping[str, Any]] = {}
@@ -205,11 +213,11 @@ class Service:
             if self.places.get(camera, Place()).position != position and self._lacks(camera, event):
                 self.apply(camera, event, position, utc_of(event["emitted_utc"]))
                 whose = f"camera {camera!r}" if camera else "the site"
-                told.append(f"{whose}: what the journal says of {event['type']} was completed after a stop in between")
+                told.append(f"{whose}: the {event['type']} in the journal was completed after an interruption")
         return told
 
     def _lacks(self, camera: str, event: Mapping[str, Any]) -> bool:
-        """Whether the state is the one before this change."""
+        """Return whether the state is the one before this change."""
         return self.places.get(camera, Place()).overlay == str(event.get("former") or "")
 
 

@@ -1,7 +1,7 @@
-"""What `adapt` and the gate work on: stretches of windows, what was judged in them, and replays of a model over them.
+"""The data of `adapt` and the gate: stretches of windows, the verdicts in them, and replays of a model over them.
 
-A stretch is a run of windows of one camera without a hole, in media time. What happened in it is a list of `Incident`:
-alarms that were raised, with their verdict, and misses. Everything outside of them is calm.
+A stretch is a sequence of windows of one camera without a gap, in media time. Its list of `Incident` holds the alarms
+that were raised, with their verdict, and the misses. All other windows are calm.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from stream_detector.types import Float32Array
 Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-GRACE_S = 3.0  # windows and smoothing run behind; a person says a time roughly
+GRACE_S = 3.0  # windows and smoothing lag behind; people state times roughly
 TRUE, FALSE = ("true", "missed"), ("false", "benign")
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What was raised or said at a time of a stretch; start_s, end_s: its media time.
+    """An alarm or a miss in a stretch; start_s, end_s: its media time.
 
-    verdict: "true", "false", "benign", "unsure", "missed", or "" while nobody has judged it.  key: of the alarm or
-    miss.  snapshot: path of its picture, or "".
+    verdict: "true", "false", "benign", "unsure", "missed", or "" without a verdict.  key: of the alarm or miss.
+    snapshot: path of its picture, or "".
     """
 
     key: str
@@ -47,9 +47,9 @@ class Incident:
 class Stretch:
     """Consecutive windows of a camera. starts_s, ends_s: (n,) media time.  raw: (n,) scores of the bundle.
 
-    features: (n, D) float32, rounded as the memory keeps them.  cuts: numbers of windows at which another scene begins.
-    day: of the calendar (UTC), or the name of a recording: what keeps fit and gate apart.  scored: whether it counts
-    towards the hours (the whole of it was kept, not only what surrounds an alarm).
+    features: (n, D) float32, rounded as the memory stores them.  cuts: numbers of windows at which another scene
+    begins. day: of the calendar (UTC), or the name of a recording; it separates fit and gate.  scored: whether it
+    counts towards the hours (all of it was stored, not only the surroundings of an alarm).
     """
 
     camera: str
@@ -82,7 +82,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An alarm of a replay. start_s: media time at the end of the raising window.  end_s: where it ended."""
+    """An alarm of a replay. start_s: media time at the end of the window that raised it.  end_s: its end."""
 
     start_s: float
     end_s: float
@@ -91,7 +91,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the stream does with scores besides: `alarm` of the run."""
+    """The other settings of the decision: `alarm` of the run."""
 
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
 
@@ -129,7 +129,7 @@ def raised_at(
 
 
 def incident_of(raised: Raised, incidents: Sequence[Incident]) -> Incident | None:
-    """What an alarm of a replay belongs to: of several, what was judged true, then what is nearest."""
+    """Return the incident of a replayed alarm: of several, one that was judged true, then the nearest."""
     near = [incident for incident in incidents if incident.near(raised.start_s)]
     near.sort(key=lambda i: (i.verdict not in TRUE, abs(i.start_s - raised.start_s)))
     return near[0] if near else None

@@ -1,7 +1,7 @@
-"""Which network addresses a bridge may connect to, decided after the name was resolved.
+"""Which network addresses a bridge may connect to, checked after the name was resolved.
 
-A name is resolved once for each connection, every address it gave is judged, and the connection goes to the address
-that was judged: what a name means a moment later changes nothing (DNS rebinding).
+A name is resolved once for each connection, every address is checked, and the connection uses a checked address. So a
+later change of the name has no effect (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
 
 
 def inner(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for (mapped, NAT64, 6to4), else the address itself."""
+    """Return the IPv4 address inside an IPv6 address (mapped, NAT64, 6to4), else the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped:
             return address.ipv4_mapped
@@ -48,7 +48,9 @@ def inner(address: Address) -> Address:
 
 
 def may_connect(address: Address, allowed: Sequence[Network]) -> bool:
-    """allowed: networks of which it must be in one; none: any public address, so neither private nor loopback ones."""
+    """Return whether an address may be used. allowed: it must be in one of these networks; empty: any public address,
+    no private or loopback address.
+    """
     real = inner(address)
     if allowed:
         return any(real.version == network.version and real in network for network in allowed)
@@ -56,9 +58,8 @@ def may_connect(address: Address, allowed: Sequence[Network]) -> bool:
 
 
 def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
-    """The addresses of a host that may be connected to, in the resolver's order. Raises AddressError.
-
-    One that may not be used is passed over only if the name also has one that may.
+    """Return the addresses of a host that may be used, in the resolver's order. Raises AddressError if there is
+    none.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)

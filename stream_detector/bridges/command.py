@@ -1,4 +1,4 @@
-"""Command: runs a program for each notice, the event on its standard input; bounded in time, number and rate."""
+"""Command: runs a program for each notice, with the event on its standard input; bounded in time, number and rate."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class CommandSettings(TargetSettings):
     """`[command.NAME]`."""
 
     argv: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]  # the program and its arguments; no shell
-    pass_environment: tuple[str, ...] = ()  # variables that it gets beside the usual ones
-    muted: bool = False  # also for alarms of which nobody is to be told
-    max_per_minute: Annotated[int, Field(ge=1, le=6000)] = 60  # the rest waits
+    pass_environment: tuple[str, ...] = ()  # variables of the environment that the program gets besides the usual ones
+    muted: bool = False  # also run for muted alarms
+    max_per_minute: Annotated[int, Field(ge=1, le=6000)] = 60  # further notices wait
 
 
 class Command(Target):
@@ -47,11 +47,11 @@ class Command(Target):
         self._argv = [str(Path(found).absolute()), *settings.argv[1:]]
 
     def wants(self, notice: Notice) -> bool:
-        """A muted alarm starts no program, unless it is asked for."""
+        """A muted alarm starts no program unless `muted` is set."""
         return super().wants(notice) and (self._given.muted or notice.for_people)
 
     def admit(self, notice: Notice) -> Admission:
-        """Waits where `max_per_minute` is used up."""
+        """Let the notice wait if `max_per_minute` is used up."""
         now_s = self.context.clock.monotonic()
         while self._starts and now_s - self._starts[0] >= 60.0:
             self._starts.popleft()
@@ -62,7 +62,9 @@ class Command(Target):
         return DELIVER
 
     def environment(self, notice: Notice) -> dict[str, str]:
-        """What the program gets. Of the bridge's own variables only harmless ones: others may hold secrets."""
+        """Return the program's environment. The bridge's own variables are passed only if harmless: others may hold
+        secrets.
+        """
         names = {*_KEPT, *self._given.pass_environment}
         kept = {name: value for name, value in os.environ.items() if name in names}
         evidence = self.context.evidence
@@ -99,14 +101,14 @@ class Command(Target):
         finally:
             _end(process)
         if process.returncode == 75:
-            raise DeliveryError("unreachable", "the program asked to be run later (exit code 75)")
+            raise DeliveryError("unreachable", "the program returned exit code 75 (try again later)")
         if process.returncode:
             raise DeliveryError("failed", f"the program ended with exit code {process.returncode}")
         return {}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the program's process group."""
+    """Kill the rest of the program's process group."""
     if process.poll() is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)

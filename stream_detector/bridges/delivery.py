@@ -1,9 +1,10 @@
-"""Delivers what lies in the outbox to one target: in order in each lane, with back-off, and nothing blocks the rest.
+"""Delivers the notices in the outbox to one target: in order in each lane, with back-off; a blocked lane does not block
+others.
 
-A lane is the notices of one camera. Its head is tried until it is delivered or set aside (`kinds.DeliveryError` says
-which failure means what); meanwhile the other lanes go on, unless the receiver as a whole is out of reach. What nobody
-can judge ("unknown") is set aside only when another notice went through after its first try; a lane that stands alone
-sends its second notice as that probe.
+A lane holds the notices of one camera. Its first notice is tried until it is delivered or set aside
+(`kinds.DeliveryError` defines what each failure means); meanwhile the other lanes continue, unless the receiver is
+unreachable. A failure of unknown cause ("unknown") is set aside only after another notice was delivered since its first
+try; if no other lane has a notice, the second notice of the lane is sent as this probe.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from stream_detector.types import Clock
 log = logging.getLogger(__name__)
 
 _PICTURE_STEP_S = 0.02
-_FRESH_S = 60.0  # an alarm older than that has its picture, or will never have one
+_FRESH_S = 60.0  # an older alarm has its picture already, or never gets one
 _IDLE_S = 1.0
 DEAD_FILE_BYTES = 16 << 20
 
 
 @dataclass(slots=True)
 class _Lane:
-    """due_s: monotonic time before which nothing of the lane is tried.  fails: tries of its head that failed in turn.
+    """due_s: monotonic time before which the lane waits.  fails: failed tries of its first notice in a row.
 
-    seen_s: (row, when it was first looked at): for how long its picture is waited for.
+    seen_s: (row, time of the first look at it): limits the wait for its picture.
     """
 
     busy: bool = False
@@ -47,7 +48,9 @@ class _Lane:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of notices. repeats: delivered after a try that was broken off, so the receiver may have it twice."""
+    """Numbers of notices by result. repeats: delivered after an interrupted try, so the receiver may have them
+    twice.
+    """
 
     delivered: int = 0
     failed_tries: int = 0
@@ -59,7 +62,9 @@ class Counts:
 
 
 class DeadLetters:
-    """Appends what cannot be delivered to a file, one JSON object a line; at DEAD_FILE_BYTES it becomes `NAME.1`."""
+    """Appends notices that cannot be delivered to a file, one JSON object per line; at DEAD_FILE_BYTES it becomes
+    `NAME.1`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,7 +108,7 @@ class Delivery:
         self._dice = dice or random.Random()
         self._lanes: dict[str, _Lane] = {}
         self._away_fails, self._away_until_s = 0, float("-inf")
-        self._delivered_utc = float("-inf")  # when a notice last went through
+        self._delivered_utc = float("-inf")  # time of the last successful delivery
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -116,7 +121,7 @@ class Delivery:
             thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End after the deliveries under way."""
+        """End after the deliveries that are under way."""
         self._stop.set()
         self._outbox.wake()
         for thread in self._threads:
@@ -124,7 +129,7 @@ class Delivery:
         self.target.close()
 
     def came_back(self) -> None:
-        """The receiver is there again: do not wait for the back-off."""
+        """The receiver is reachable again: end the back-off."""
         with self._outbox.changed:
             self._away_fails, self._away_until_s = 0, float("-inf")
             self._outbox.changed.notify_all()
@@ -142,7 +147,7 @@ class Delivery:
                         with self._outbox.changed:
                             lane = self._lane(item.lane)
                             lane.busy = False
-                            if not lane.fails:  # lanes come and go: what there is nothing to remember of is forgotten
+                            if not lane.fails:  # an idle lane without failures is removed; it holds nothing to remember
                                 self._lanes.pop(item.lane, None)
                             self._outbox.changed.notify_all()
                 else:
@@ -167,7 +172,7 @@ class Delivery:
         return self._lanes.setdefault(name, _Lane())
 
     def _take(self) -> tuple[Item | None, float]:
-        """The next notice to deliver, its lane marked as busy; else how long to wait for one, at most."""
+        """Return the next notice to deliver, with its lane marked as busy; else the longest time to wait for one."""
         with self._outbox.changed:
             now_s, utc = self._clock.monotonic(), self._clock.utc()
             wait_s = _IDLE_S
@@ -247,7 +252,7 @@ class Delivery:
                     self._set_aside(item, str(error))
 
     def _probe(self, item: Item) -> bool:
-        """Try the notice behind this one; whether it went through."""
+        """Try the notice behind this one; return whether it was delivered."""
         second = self._outbox.after(self.name, item.lane, item.n)
         if second is None or self.target.admit(second.notice).act != "deliver":
             return False
@@ -255,14 +260,14 @@ class Delivery:
         return self._try(second) is None
 
     def _try(self, item: Item) -> DeliveryError | None:
-        """One delivery; what went wrong, or None when it is done and noted."""
+        """Try one delivery; return the failure, or None when it is delivered and marked."""
         try:
             facts = self.target.deliver(item.notice)
         except DeliveryError as error:
             return error
         except LedgerError:
             raise
-        except Exception as error:  # of a library, or somebody else's target: its text may hold a secret
+        except Exception as error:  # an error of a library or of a third party's target: its text may hold a secret
             log.debug("delivery", exc_info=True)
             return DeliveryError("unknown", f"failed with {type(error).__name__}")
         utc = self._clock.utc()
@@ -291,7 +296,9 @@ class Delivery:
         log.error("%s: %s was set aside (%s), see %s", self.name, item.notice.key, reason, self._dead.path)
 
     def _backoff_s(self, fails: int, least_s: float) -> float:
-        """Doubled with every failure, jittered by a quarter; at least what the receiver asked for, within the limit."""
+        """Doubled with every failure, with a quarter of jitter; at least the time that the receiver asked for, within
+        the limit.
+        """
         given = self._settings
         plain_s = min(given.backoff_max_s, given.backoff_min_s * 2.0 ** min(fails - 1, 30))
         return min(given.backoff_max_s, max(least_s, plain_s * self._dice.uniform(0.75, 1.25)))
@@ -303,5 +310,5 @@ class Delivery:
 
 
 def lanes_waiting(outbox: Outbox, name: str) -> bool:
-    """Whether anything but a summary waits for a target."""
+    """Return whether a notice other than a summary waits for a target."""
     return any((item := outbox.item(n)) is not None and item.lane != SUMMARY_LANE for n in outbox.heads(name))

@@ -1,4 +1,4 @@
-"""Pictures and clips of alarms, as far as they lie in the evidence folder: a path in an event opens nothing else."""
+"""Pictures and clips of alarms, only if they lie in the evidence folder: a path in an event can open no other file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _SUFFIXES = {"snapshot": (".jpg",), "clip": (".mp4", ".webm")}
 
 
 class EvidenceFolder:
-    """folder: that of the detector; None where it cannot be reached from here.
+    """folder: that of the detector; None if this machine cannot reach it.
 
-    A relative path in an event is taken relative to the current directory, as the detector wrote it, or else by its
-    last two parts (camera, file) in the folder; so the folder may be mounted elsewhere.
+    A relative path in an event is resolved against the current directory, as the detector wrote it, or else its last
+    two parts (camera, file) are resolved in the folder; so the folder may be mounted elsewhere.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder.resolve() if folder else None
 
     def named(self, notice: Notice, kind: str = "snapshot") -> Path | None:
-        """Where the file of an alarm is or will be; None where the event names none that lies in the folder."""
+        """Return the path where the file of an alarm is or will be; None if the event names no file in the folder."""
         evidence: Any = notice.body.get("evidence") if notice.kind == "alarm" else None
         name = evidence.get(kind) if isinstance(evidence, dict) else None
         if self._folder is None or not isinstance(name, str) or "\0" in name or len(name) > 4096:
@@ -37,7 +37,7 @@ class EvidenceFolder:
         return None
 
     def there(self, notice: Notice, kind: str = "snapshot") -> Path | None:
-        """The file, if it exists."""
+        """Return the file if it exists."""
         path = self.named(notice, kind)
         try:
             return path if path is not None and path.is_file() else None
@@ -45,7 +45,7 @@ class EvidenceFolder:
             return None
 
     def picture(self, notice: Notice) -> bytes | None:
-        """The snapshot as JPEG; None where there is none, or where it is larger than 8 MiB."""
+        """Return the snapshot as JPEG; None if there is none, or if it is larger than 8 MiB."""
         path = self.there(notice)
         if path is None:
             return None

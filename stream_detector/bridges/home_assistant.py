@@ -1,7 +1,7 @@
-"""Home Assistant's MQTT discovery: which entities a camera and the detector appear as.
+"""Home Assistant's MQTT discovery: the entities of a camera and of the detector.
 
 Each entity is one retained JSON message on `PREFIX/COMPONENT/NODE/OBJECT/config`
-(https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery); its keys are those of the integration's documents.
+(https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery); the keys are those of the integration.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def camera_entities(prefix: str, base: str, node: str, camera: str, picture: boo
 
 
 def command_entities(prefix: str, base: str, node: str, camera: str) -> Entities:
-    """What a camera's threshold can be set by, and its newest alarm acknowledged."""
+    """Return the entities that set a camera's threshold and acknowledge its newest alarm."""
     place, device = f"{base}/{camera}", _device(node, camera)
     return {
         f"{prefix}/number/{node}/{camera}_set_threshold/config": {
@@ -113,7 +113,7 @@ def command_entities(prefix: str, base: str, node: str, camera: str) -> Entities
 
 
 def detector_entities(prefix: str, base: str, node: str) -> Entities:
-    """The detector as a whole: whether it runs."""
+    """Return the entity of the whole detector: whether it runs."""
     return {
         f"{prefix}/binary_sensor/{node}/detector/config": {
             **_common(base, f"{node}_detector", "Detector", _device(node, None)),

@@ -1,4 +1,4 @@
-"""Kinds of bridges by name, and what each has to be: `BRIDGES`, `Target`.
+"""Kinds of bridges by name, and the interface of each: `BRIDGES`, `Target`.
 
 A new kind is one file with a subclass of `Target`, and one registration: `@BRIDGES.register("kind")`, or an entry point
 of the group `stream_detector.bridges` (docs/extending.md).
@@ -30,10 +30,10 @@ Verdict = Literal["unreachable", "refused", "failed", "unknown"]
 class DeliveryError(Exception):
     """A notice was not delivered. The text is half a sentence without any secret: "answered 503".
 
-    verdict   "unreachable"  the receiver is away: everything waits, without end
-              "refused"      it will never take this one: set it aside at once
-              "failed"       it answered and could not take this one: try again, then set it aside
-              "unknown"      nobody can tell which: as "failed", but set aside only once another one went through
+    verdict   "unreachable"  the receiver cannot be reached: everything waits, without a limit
+              "refused"      it will never accept this notice: set it aside
+              "failed"       it answered and could not accept this notice: try again, then set it aside
+              "unknown"      the cause is unknown: as "failed", but set aside only after another notice was delivered
     """
 
     def __init__(self, verdict: Verdict, reason: str, retry_after_s: float = 0.0) -> None:
@@ -50,7 +50,7 @@ def _camera(name: str) -> str:
 
 def _expanded(value: object) -> object:
     if not isinstance(value, str):
-        return value  # from a file: as it is
+        return value  # from a file: no variables in it
     message = ""
     try:
         return SecretStr(expand(value))
@@ -63,22 +63,24 @@ SecretText = Annotated[SecretStr, BeforeValidator(_expanded)]  # `${NAME}` in it
 
 
 class TargetSettings(Section):
-    """What every target can be told, `[KIND.NAME]`. A key of `secrets` may be given as KEY_file instead."""
+    """The settings of every target, `[KIND.NAME]`. A key of `secrets` may be given as KEY_file instead."""
 
     secrets: ClassVar[tuple[str, ...]] = ()
 
-    cameras: tuple[Annotated[str, AfterValidator(_camera)], ...] = ()  # (): all
+    cameras: tuple[Annotated[str, AfterValidator(_camera)], ...] = ()  # (): all cameras
     notices: tuple[Literal["alarm", "camera", "ack", "verdict", "detector"], ...] = ("alarm", "camera", "detector")
-    updates: bool = False  # also the updates between the start and the end of an alarm
+    updates: bool = False  # also deliver the updates between the start and the end of an alarm
     snapshot: bool = False
-    snapshot_wait_s: Seconds = 2.0  # how long the start of an alarm waits for its picture
+    snapshot_wait_s: Seconds = 2.0  # time for which the start of an alarm waits for its picture
     max_age_s: Seconds = 0.0  # older alarms and camera changes become one summary; 0: never
-    tries: Annotated[int, Field(ge=1, le=1000)] = 5  # then what the receiver fails to take is set aside
+    # after this number of tries, a notice that the receiver cannot accept is set aside
+    tries: Annotated[int, Field(ge=1, le=1000)] = 5
     backoff_min_s: Annotated[float, Field(gt=0, le=3600)] = 0.5  # doubled each time, jittered
     backoff_max_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0  # of one try
-    parallel: Annotated[int, Field(ge=1, le=16)] = 1  # deliveries at once, of different cameras
-    max_waiting: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000  # then the bridge reads no further
+    parallel: Annotated[int, Field(ge=1, le=16)] = 1  # deliveries at the same time, of different cameras
+    # at this number the bridge stops reading events
+    max_waiting: Annotated[int, Field(ge=100, le=10_000_000)] = 100_000
 
     @model_validator(mode="before")
     @classmethod
@@ -105,25 +107,25 @@ class TargetSettings(Section):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Facts of one target that survive a restart. get, all: read; what `Target.deliver` returns is written."""
+    """Facts of one target that survive a restart. get, all: read; the return value of `Target.deliver` is stored."""
 
     get: Callable[[str], Any]
     all: Callable[[str], dict[str, Any]]
 
 
 def no_writes(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuses. Raises AccessError."""
+    """Refuse to write. Raises AccessError."""
     raise AccessError("nothing can be written to the detector from here")
 
 
 @dataclass(frozen=True, slots=True)
 class TargetContext:
-    """What a target works with.
+    """The environment of a target.
 
-    name: NAME of `[KIND.NAME]`.  evidence: the pictures and clips.  memory: its own facts.
-    resend: makes notices pending again that were delivered since a time (UTC seconds); returns how many.
-    wake: there may be work to do again (the receiver came back).
-    write: writes to the detector (see `events.writes`), with the bridge's own right. Raises StreamDetectorError.
+    name: NAME of `[KIND.NAME]`.  evidence: the pictures and clips.  memory: its own facts. resend: marks notices that
+    were delivered since a time (UTC seconds) as pending again; returns their number. wake: starts the delivery again
+    (the receiver is reachable). write: writes to the detector (see `events.writes`), with the rights of the bridge's
+    key. Raises StreamDetectorError.
     """
 
     name: str
@@ -137,9 +139,9 @@ class TargetContext:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What is to happen to a notice that is due: deliver, drop, wait until `until_utc`, or become part of a summary.
+    """What to do with a due notice: deliver it, drop it, wait until `until_utc`, or add it to a summary.
 
-    memory: facts to keep when it is dropped.
+    memory: facts to store when it is dropped.
     """
 
     act: Literal["deliver", "drop", "wait", "fold"]
@@ -152,10 +154,12 @@ DELIVER = Admission("deliver")
 
 
 class Target:
-    """One receiver. Subclass it; `deliver` is called by `parallel` threads, the rest by one at a time."""
+    """One receiver, to be subclassed; `deliver` is called by `parallel` threads, the other methods by one thread at a
+    time.
+    """
 
     Settings: ClassVar[type[TargetSettings]] = TargetSettings
-    max_age_s: ClassVar[float] = 0.0  # where the settings say nothing
+    max_age_s: ClassVar[float] = 0.0  # default of the setting
 
     def __init__(self, settings: Any, context: TargetContext) -> None:
         """Raises ConfigError or MissingExtraError for settings that cannot work."""
@@ -163,10 +167,10 @@ class Target:
         self.context = context
 
     def open(self) -> None:
-        """Begin; called once, before the first delivery."""
+        """Start; called once, before the first delivery."""
 
     def wants(self, notice: Notice) -> bool:
-        """Whether a notice is for this target at all."""
+        """Return whether a notice is for this target."""
         given: TargetSettings = self.settings
         if notice.kind != "summary" and notice.kind not in given.notices:
             return False
@@ -175,15 +179,19 @@ class Target:
         return given.updates or notice.kind != "alarm" or notice.what != "update"
 
     def lane(self, notice: Notice) -> str:
-        """Notices of one lane are delivered one after another; a camera's name unless there is a reason."""
+        """Return the lane of a notice; notices of one lane are delivered one after another. Usually the camera's
+        name.
+        """
         return notice.camera or "_detector"
 
     def hold_s(self, notice: Notice) -> float:
-        """Seconds to wait before it is delivered."""
+        """Return the seconds to wait before a notice is delivered."""
         return 0.0
 
     def takes_back(self, notice: Notice) -> tuple[str, str]:
-        """(`what`, id of the alarm or "") of a waiting notice of its camera that it takes back; ("", "") for none."""
+        """Return (`what`, id of the alarm or "") of the waiting notice of its camera that a notice cancels; ("", "")
+        for none.
+        """
         return "", ""
 
     def admit(self, notice: Notice) -> Admission:
@@ -195,14 +203,14 @@ class Target:
         raise NotImplementedError
 
     def keep_s(self) -> float:
-        """How long delivered notices are kept for `context.resend`."""
+        """Return how long delivered notices are stored for `context.resend`."""
         return 0.0
 
     def tick(self) -> None:
         """Called about once a second."""
 
     def close(self) -> None:
-        """End; safe to call twice."""
+        """Release everything; safe to call twice."""
 
 
 BRIDGES = Registry[type[Target]](

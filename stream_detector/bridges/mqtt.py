@@ -63,12 +63,12 @@ class MqttSettings(TargetSettings):
     username: str | None = None
     password: SecretText | None = None
     tls: bool = False
-    ca_file: Path | None = None  # certificates to trust in place of the system's
+    ca_file: Path | None = None  # certificates to trust instead of the system's
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "stream-detector"
     base: Annotated[str, Field(pattern=_TOPIC)] = "stream-detector"
     discovery: bool = True
     discovery_prefix: Annotated[str, Field(pattern=_TOPIC)] = "homeassistant"
-    commands: bool = False  # take BASE/…/set/…; whoever may publish there may then change the detector
+    commands: bool = False  # accept BASE/…/set/…; everybody who may publish there can then change the detector
     resend_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
 
 
@@ -91,12 +91,12 @@ class MqttTarget(Target):
         self._base = settings.base
         self._connected = threading.Event()
         self._properties = Properties
-        self._last_seen_utc: float | None = None  # when the broker was certainly there
-        self._lost_from_utc: float | None = None  # it may have lost what it acknowledged since
+        self._last_seen_utc: float | None = None  # last time at which the broker was connected
+        self._lost_from_utc: float | None = None  # the broker may have lost what it acknowledged since this time
         self._resend_at_s: float | None = None
         self._refresh = threading.Event()
         self._refused: dict[int, str] = {}
-        self._most_bytes = 0  # of one packet, where the broker says so
+        self._most_bytes = 0  # largest packet that the broker accepts; 0: no limit
         self._failure = "is not connected yet"
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2, settings.client_id, protocol=paho.MQTTv5, reconnect_on_failure=True
@@ -128,7 +128,7 @@ class MqttTarget(Target):
     # -- connection, in paho's thread ----------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect in the background, for ever."""
+        """Connect in the background; retries without end."""
         self._opened = True
         self._client.connect_async(self._given.host, self._given.port, _KEEPALIVE_S)
         self._client.loop_start()
@@ -143,7 +143,7 @@ class MqttTarget(Target):
         most = getattr(properties, "MaximumPacketSize", None)
         self._most_bytes = most if isinstance(most, int) else 0
         self._failure = ""
-        client.subscribe(f"{self._given.discovery_prefix}/status", qos=0)  # Home Assistant says there that it started
+        client.subscribe(f"{self._given.discovery_prefix}/status", qos=0)  # Home Assistant announces its start there
         if self._given.commands:
             client.subscribe([(f"{self._base}/set/mode", 1), (f"{self._base}/+/set/+", 1)])
         now_utc = self.context.clock.utc()
@@ -153,7 +153,7 @@ class MqttTarget(Target):
             self._resend_at_s = self.context.clock.monotonic() + self._given.resend_s
             if self._given.resend_s:
                 self.context.resend(self._lost_from_utc)
-        elif self._given.resend_s:  # a new process cannot know what the broker did meanwhile
+        elif self._given.resend_s:  # a new process does not know whether the broker restarted
             self._lost_from_utc = now_utc - self._given.resend_s
             self._resend_at_s = self.context.clock.monotonic() + self._given.resend_s
         self._refresh.set()
@@ -180,7 +180,7 @@ class MqttTarget(Target):
             if message.payload == b"online":
                 self._refresh.set()
                 self.context.wake()
-        elif self._given.commands and not message.retain:  # a retained one would come again at every connection
+        elif self._given.commands and not message.retain:  # a retained command would arrive again at every connection
             try:
                 self._commands.put_nowait(self.command(message.topic, message.payload))
             except queue.Full:
@@ -189,7 +189,7 @@ class MqttTarget(Target):
                 log.warning("%s: a command was refused: %s", self.context.name, error)
 
     def command(self, topic: str, payload: bytes) -> dict[str, Any]:
-        """The write (see `events.writes`) that a message on a set topic asks for. Raises ValueError."""
+        """Return the write (see `events.writes`) of a message on a set topic. Raises ValueError."""
         parts = topic.removeprefix(f"{self._base}/").split("/")
         text = payload[:200].decode("utf-8", "replace").strip()
         by = {"by": f"mqtt:{self.context.name}"[:64]}
@@ -221,7 +221,7 @@ class MqttTarget(Target):
     # -- deliveries -----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Refresh what is retained, and send again what may have been lost, when it is time."""
+        """Refresh the retained messages, and send events again that may be lost, when it is time."""
         if not self._connected.is_set():
             return
         if self._refresh.is_set():
@@ -239,19 +239,19 @@ class MqttTarget(Target):
                 log.info("%s: %d events are sent again after a new connection", self.context.name, count)
 
     def keep_s(self) -> float:
-        """Long enough for what may have to be sent again."""
+        """Long enough for the events that may have to be sent again."""
         since = self._lost_from_utc
         reach_s = 0.0 if since is None else self.context.clock.utc() - since
         return 2 * self._given.resend_s + max(reach_s, 60.0)
 
     def deliver(self, notice: Notice) -> Mapping[str, Any]:
-        """Publish its messages and wait for the acknowledgements."""
+        """Publish the messages of a notice and wait for the acknowledgements."""
         if not self._connected.is_set():
             raise DeliveryError("unreachable", self._failure or "is not connected")
         if self._refresh.is_set():
             self._refresh.clear()
             self._publish_retained()
-        if notice.resent:  # its states may be old by now; the newest ones are refreshed by themselves
+        if notice.resent:  # its states may be outdated; the newest states are refreshed separately
             self._publish([(self.event_topic(notice), encode(notice.body), False)])
             return {}
         retained = dict(self.states(notice))
@@ -273,11 +273,11 @@ class MqttTarget(Target):
         return facts
 
     def event_topic(self, notice: Notice) -> str:
-        """Where the event itself goes."""
+        """Return the topic of the event itself."""
         return f"{self._base}/{notice.camera or DETECTOR}/event"
 
     def states(self, notice: Notice) -> Iterator[tuple[str, bytes]]:
-        """The retained messages that a notice changes."""
+        """Yield the retained messages that a notice changes."""
         body, place = notice.body, f"{self._base}/{notice.camera}"
         if notice.kind == "detector":
             yield f"{self._base}/detector", encode({"state": notice.what, "since_utc": body["emitted_utc"]})
@@ -297,7 +297,7 @@ class MqttTarget(Target):
                 yield f"{place}/picture", b"ON" if notice.what == "covered" else b"OFF"
 
     def picture(self, notice: Notice) -> bytes | None:
-        """The JPEG to show for it, if pictures are wanted."""
+        """Return the JPEG of a notice, if pictures are wanted."""
         if not self._given.snapshot or notice.kind != "alarm" or notice.what == "update":
             return None
         return self.context.evidence.picture(notice)
@@ -312,7 +312,7 @@ class MqttTarget(Target):
         return entities
 
     def _publish_retained(self) -> None:
-        """Availability, discovery and every state that was sent before. Raises DeliveryError."""
+        """Publish availability, discovery and all states that were sent before. Raises DeliveryError."""
         given, memory = self._given, self.context.memory
         messages: list[tuple[str, bytes, bool]] = []
         if given.discovery:
@@ -335,7 +335,7 @@ class MqttTarget(Target):
         for topic, payload, retain in messages:
             if self._most_bytes and len(payload) + len(topic) + 64 > self._most_bytes:
                 if topic.endswith("/snapshot"):
-                    continue  # the event matters more than its picture
+                    continue  # the event is more important than its picture
                 raise DeliveryError("refused", f"takes no packet of more than {self._most_bytes} bytes")
             pending.append(self._client.publish(topic, payload, qos=1, retain=retain))
         end_s = self.context.clock.monotonic() + self._given.timeout_s
@@ -353,7 +353,7 @@ class MqttTarget(Target):
                 raise DeliveryError("refused", f"answered: {self._refused.pop(info.mid)}")
 
     def close(self) -> None:
-        """Say goodbye: availability becomes offline."""
+        """Publish availability "offline" and disconnect."""
         if not self._opened:
             return
         self._opened = False
@@ -372,7 +372,7 @@ class MqttTarget(Target):
 
 
 def _quiet() -> logging.Logger:
-    """paho's own log lines go nowhere: they hold what was sent."""
+    """Discard paho's log lines: they hold the messages."""
     logger = logging.getLogger("stream_detector.bridges.paho")
     logger.handlers[:], logger.propagate = [logging.NullHandler()], False
     return logger

@@ -1,4 +1,4 @@
-"""What a bridge delivers: an event of the detector, or something that the bridge noticed itself."""
+"""A notice: an event of the detector, or a change that the bridge noticed itself."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ _THIRD, _TWO_THIRDS = 1 / 3, 2 / 3
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to deliver. (epoch, topic, seq) identifies it for ever.
+    """One thing to deliver. (epoch, topic, seq) identifies it permanently.
 
-    kind: "camera" is a status, "detector" was noticed by the bridge itself, "summary" is of several others.
-    what: of an alarm "start", "update", "end"; of a camera "offline", "online", "covered", "clear", or "" for a status
-    that changes none of these; of the detector "silent", "running", "stopped", "problem"; of a verdict its word; of a
-    summary its reason.
-    utc: when it was emitted, seconds since the epoch.  body: the event as it was published.
-    attempts: how often it was tried before; more than 0 means that the receiver may have it already.
-    resent: it was delivered before, and is sent again because the receiver may have lost it.
+    kind: "camera" is a status, "detector" was noticed by the bridge itself, "summary" is of several others. what: of an
+    alarm "start", "update", "end"; of a camera "offline", "online", "covered", "clear", or "" for a status that changes
+    none of these; of the detector "silent", "running", "stopped", "problem"; of a verdict its word; of a summary its
+    reason. utc: when it was emitted, seconds since the epoch.  body: the event as it was published. attempts: number of
+    earlier tries; more than 0 means that the receiver may have it already. resent: it was delivered before, and is sent
+    again because the receiver may have lost it.
     """
 
     topic: str
@@ -56,7 +55,9 @@ class Notice:
 
     @property
     def severity(self) -> Severity:
-        """Of the alarm, or how much the rest matters: a silent detector is high, a camera out of sight is medium."""
+        """The severity of an alarm, or the importance of other notices: a silent detector is high, an unreachable
+        camera medium.
+        """
         if self.kind == "alarm":
             return severity_of(self.body)
         if self.kind == "summary":
@@ -67,7 +68,7 @@ class Notice:
 
     @property
     def for_people(self) -> bool:
-        """Whether people are to be told: a schedule or an operator may mute alarms, or ask for severe ones only."""
+        """Whether people should get it: a schedule or an operator may mute alarms, or ask for severe alarms only."""
         least = self.body.get("notify", "low")
         if self.kind != "alarm":
             return True
@@ -76,12 +77,12 @@ class Notice:
         return SEVERITIES.index(self.severity) >= SEVERITIES.index(least)
 
     def text(self) -> str:
-        """As JSON, for the outbox."""
+        """The body as JSON, for the outbox."""
         return encode(self.body).decode()
 
 
 def severity_of(body: Mapping[str, Any]) -> Severity:
-    """The event's own `severity`; else by how far the peak lies between the threshold and 1, in thirds."""
+    """Return the event's own `severity`; else by the position of the peak between the threshold and 1, in thirds."""
     for name in SEVERITIES:
         if body.get("severity") == name:
             return name
@@ -105,7 +106,9 @@ def utc_of(body: Mapping[str, Any], otherwise: float) -> float:
 
 
 def notice_of(message: Message, before: Mapping[str, Any], now_utc: float) -> tuple[Notice | None, dict[str, Any]]:
-    """The notice of a message, and what to remember of its camera in place of `before`; None for a kind not carried."""
+    """Return the notice of a message, and the new memory of its camera in place of `before`; None for a kind that is
+    not delivered.
+    """
     body = {name: value for name, value in message.body.items() if name != "replayed"}
     memory = dict(before)
     kind: NoticeKind
@@ -125,7 +128,7 @@ def notice_of(message: Message, before: Mapping[str, Any], now_utc: float) -> tu
 
 
 def _change(body: Mapping[str, Any], before: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What a status changes; `before` holds `link` ("up" or "down") and `picture` ("bad" or "good")."""
+    """Return the change that a status makes; `before` holds `link` ("up" or "down") and `picture` ("bad" or "good")."""
     state, detail = body.get("state"), str(body.get("detail") or "")
     if str(body.get("camera", "")).startswith(DETECTOR):
         return "problem", before
@@ -142,7 +145,7 @@ def _change(body: Mapping[str, Any], before: dict[str, Any]) -> tuple[str, dict[
 
 
 def load_notice(row: Mapping[str, Any]) -> Notice:
-    """A notice from its row in the outbox."""
+    """Return a notice from its row in the outbox."""
     return Notice(
         topic=row["topic"],
         epoch=row["epoch"],

@@ -1,8 +1,8 @@
-"""Notify: short messages with a picture to people, over any channel that Apprise knows (ntfy, Telegram, mail, …).
+"""Notify: short messages with a picture to people, over any channel that Apprise supports (ntfy, Telegram, mail, …).
 
-A target is one channel with its own choice of cameras and severities, quiet hours and cooldown. What comes in quiet
-hours and is not severe enough to disturb is told in one message at their end; what comes within the cooldown of a
-camera is counted in its next message. A camera that is back before `offline_s` is not told of.
+A target is one channel with its own cameras, severities, quiet hours and cooldown. Notices in quiet hours that are not
+severe enough are summarised in one message at the end of the quiet hours; alarms within the cooldown of a camera are
+counted in its next message. A camera that is online again before `offline_s` causes no message.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WORDS = {
     "online": "is online again",
     "covered": "shows no usable picture",
     "clear": "shows a usable picture again",
-    "silent": "has fallen silent",
+    "silent": "sends no heartbeat",
     "running": "is running again",
     "stopped": "was stopped",
 }
@@ -60,13 +60,13 @@ class NotifySettings(TargetSettings):
     severities: Annotated[tuple[SeverityName, ...], Field(min_length=1)] = SEVERITIES
     snapshot: bool = True
     max_age_s: Seconds = 900.0
-    over: bool = True  # a second message when an alarm that was told is over
+    over: bool = True  # a second message at the end of an alarm that was sent
     cooldown_s: Seconds = 60.0  # of one camera
     quiet: str = ""  # "22:00-07:00"
-    quiet_below: SeverityName = "high"  # what is less severe waits for the end of the quiet hours
+    quiet_below: SeverityName = "high"  # less severe notices wait for the end of the quiet hours
     time_zone: Annotated[str, AfterValidator(_zone_name)] = ""  # IANA name; "": that of the system
-    hold_s: Seconds = 0.0  # an alarm waits so long for a verdict; "false" and "benign" take the message back
-    offline_s: Seconds = 30.0  # a camera must be away for so long
+    hold_s: Seconds = 0.0  # an alarm waits this long for a verdict; "false" and "benign" cancel the message
+    offline_s: Seconds = 30.0  # a camera must be offline for this long
 
     @model_validator(mode="after")
     def _quiet_is_a_span(self) -> NotifySettings:
@@ -88,12 +88,13 @@ class Notify(Target):
         except ModuleNotFoundError as error:
             raise MissingExtraError("bridge notify", error.name or "apprise", "notify") from None
         address = settings.url.get_secret_value()
-        for name in ("apprise", "urllib3"):  # their lines may hold addresses with secrets
+        for name in ("apprise", "urllib3"):  # their log lines may hold addresses with secrets
             logger = logging.getLogger(name)
             logger.handlers[:], logger.propagate = [logging.NullHandler()], False
         self._types = apprise.NotifyType
         self._channel = apprise.Apprise(asset=apprise.AppriseAsset(app_id="stream-detector", async_mode=False))
-        with warnings.catch_warnings():  # it imports all its channels here, some of which use what Python will drop
+        # it imports all its channels here, some of which use deprecated parts of Python
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             known = self._channel.add(address)
         if not known:
@@ -105,7 +106,7 @@ class Notify(Target):
     # -- what is told -------------------------------------------------------------------------------------------
 
     def wants(self, notice: Notice) -> bool:
-        """Changes only, of the severities asked for; the end of an alarm is judged when it is due."""
+        """Changes only, of the wanted severities; the end of an alarm is decided when it is due."""
         if notice.kind == "verdict" and self._given.hold_s and self.takes_back(notice)[0]:
             return not self._given.cameras or notice.camera in self._given.cameras
         if not super().wants(notice) or (notice.kind == "alarm" and notice.what == "update"):
@@ -120,28 +121,30 @@ class Notify(Target):
         return over or notice.severity in self._given.severities
 
     def lane(self, notice: Notice) -> str:
-        """What waits (camera states, alarms that are verified) must not stand before anything else."""
+        """Notices that wait (camera states, alarms that wait for a verdict) have their own lane, so that they delay no
+        others.
+        """
         if notice.kind == "alarm" and self._given.hold_s:
             return f"{notice.camera}/{notice.body.get('id')}"
         return f"{notice.camera}/state" if notice.kind == "camera" else super().lane(notice)
 
     def hold_s(self, notice: Notice) -> float:
-        """A camera may come back in time, an alarm may be judged in time."""
+        """A camera may come back in time, an alarm may get a verdict in time."""
         if notice.kind == "alarm" and notice.what == "start":
             return self._given.hold_s
         return self._given.offline_s if notice.kind == "camera" and notice.what == "offline" else 0.0
 
     def takes_back(self, notice: Notice) -> tuple[str, str]:
-        """A camera's return takes back its `offline`, a verdict of no interest the start of its alarm."""
+        """A camera's return cancels its `offline`, a verdict "false" or "benign" cancels the start of its alarm."""
         if notice.kind == "verdict" and notice.what in ("false", "benign"):
             return "start", str(notice.body.get("id"))
         return ("offline", "") if notice.kind == "camera" and notice.what == "online" else ("", "")
 
     def admit(self, notice: Notice) -> Admission:
-        """Quiet hours, cooldown, and ends of alarms that nobody was told of."""
+        """Apply quiet hours and cooldown, and drop ends of alarms whose start was not sent."""
         memory, utc = self.context.memory, self.context.clock.utc()
         if notice.kind == "verdict" and "verdict" not in self._given.notices:
-            return Admission("drop")  # it came too late to take anything back
+            return Admission("drop")  # too late to cancel anything
         if notice.what == "end":
             told = notice.body.get("id") in (memory.get("told") or [])
             return DELIVER if told and self._given.over else Admission("drop")
@@ -158,7 +161,7 @@ class Notify(Target):
         return DELIVER
 
     def deliver(self, notice: Notice) -> Mapping[str, Any]:
-        """Send one message; where it fails with a picture, once more without."""
+        """Send one message; if it fails with a picture, send it again without."""
         title, text = self.message(notice)
         picture = self.context.evidence.there(notice) if self._given.snapshot and notice.what == "start" else None
         kind = {"high": self._types.FAILURE, "medium": self._types.WARNING}.get(notice.severity, self._types.INFO)
@@ -223,5 +226,5 @@ class Notify(Target):
 
 
 def _name(body: Mapping[str, Any]) -> str:
-    """What names the alarm on the page and in other messages."""
+    """Return the text that identifies the alarm on the page and in other messages."""
     return f"Alarm {str(body.get('id'))[:8]}."

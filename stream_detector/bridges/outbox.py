@@ -1,12 +1,12 @@
-"""What a bridge still has to deliver, in one SQLite file: a row for each notice and target, in order of arrival.
+"""The undelivered notices of a bridge, in one SQLite file: a row for each notice and target, in order of arrival.
 
 A row is written before the subscriber's cursor moves past its event, and marked as done after its delivery. So a kill
-at any moment loses nothing; what was being delivered at that moment is delivered again. The unique key (target, topic,
-epoch, seq) keeps an event that the subscriber sees a second time from being delivered a second time. Rows that are done
-stay for `keep_s` (MQTT sends them again after a broker lost its memory) and until the cursor is past them.
+at any moment loses nothing; a delivery that was under way is repeated. The unique key (target, topic, epoch, seq)
+prevents a second delivery of an event that the subscriber receives twice. Finished rows stay for `keep_s` (MQTT sends
+them again after a broker lost its memory) and until the cursor is past them.
 
-Small facts that must survive a restart (last states of cameras, alarms that were told) lie in `memory`, changed in the
-same transaction as the rows that they belong to. For several threads: one connection behind a lock.
+`memory` holds small facts that must survive a restart (last states of cameras, alarms that were sent), changed in the
+same transaction as their rows. Thread-safe: one connection behind a lock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stream_detector.errors import LedgerError
 from stream_detector.events.protocol import encode, rfc3339
 
 PENDING, DONE = 0, 1
-_NAMED = 20  # alarms that a summary names
+_NAMED = 20  # most alarms that a summary names
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS items(
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS memory(
 
 
 class Item:
-    """A row to deliver. n: its place.  due_utc: not before this time.  first_try_utc: None before the first try."""
+    """A row to deliver. n: its number.  due_utc: not before this time.  first_try_utc: None before the first try."""
 
     __slots__ = ("due_utc", "first_try_utc", "lane", "n", "notice")
 
@@ -54,7 +54,7 @@ class Item:
 
 
 class Outbox:
-    """The file. Raises LedgerError where it cannot be opened or written."""
+    """The file. Raises LedgerError if it cannot be opened or written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,14 +67,14 @@ class Outbox:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_TABLES)
-            path.chmod(0o600)  # events hold no secret, but nobody else needs them
+            path.chmod(0o600)  # events hold no secret, but other users do not need them
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(
                 f"the outbox {str(path)!r} cannot be used ({error}); free it, or set another `state`"
             ) from None
         self.name = str(self.recall("", "name") or "")
         if not self.name:
-            self.name = secrets.token_hex(8)  # the epoch of what this bridge notices itself
+            self.name = secrets.token_hex(8)  # the epoch of the bridge's own notices
             self.remember("", {"name": self.name})
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class Outbox:
             self._db.close()
 
     def wake(self) -> None:
-        """Let whoever waits for work look again."""
+        """Notify the threads that wait for work."""
         with self.changed:
             self.changed.notify_all()
 
@@ -113,7 +113,7 @@ class Outbox:
 
     def own_notice(self, rows_of: Any, topic: str, kind: Any, what: str, body: dict[str, Any], utc: float,
                    memory: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-        """Number and store a notice of the bridge's own. rows_of: Notice → rows as of `add`."""
+        """Number and store a notice of the bridge itself. rows_of: Notice → rows as of `add`."""
         with self._lock:
             seq = int(self.recall("", f"seq:{topic}") or 0) + 1
             whole = {**body, "epoch": self.name, "seq": seq, "emitted_utc": rfc3339(utc)}
@@ -123,19 +123,19 @@ class Outbox:
     # -- out ------------------------------------------------------------------------------------------------------
 
     def heads(self, target: str) -> list[int]:
-        """The oldest pending row of each lane, oldest first."""
+        """Return the oldest pending row of each lane, oldest first."""
         query = "SELECT min(n) AS n FROM items WHERE target=? AND state=0 GROUP BY lane ORDER BY n"
         with self._lock:
             return [row["n"] for row in self._do(lambda: self._db.execute(query, (target,)).fetchall())]
 
     def item(self, n: int) -> Item | None:
-        """A pending row."""
+        """Return a pending row."""
         with self._lock:
             row = self._do(lambda: self._db.execute("SELECT * FROM items WHERE n=? AND state=0", (n,)).fetchone())
         return Item(row) if row else None
 
     def after(self, target: str, lane: str, n: int) -> Item | None:
-        """The pending row behind `n` in its lane."""
+        """Return the pending row behind `n` in its lane."""
         query = "SELECT * FROM items WHERE target=? AND lane=? AND state=0 AND n>? ORDER BY n LIMIT 1"
         with self._lock:
             row = self._do(lambda: self._db.execute(query, (target, lane, n)).fetchone())
@@ -149,7 +149,7 @@ class Outbox:
             self._commit()
 
     def finish(self, n: int, now_utc: float, target: str = "", memory: Mapping[str, Any] | None = None) -> None:
-        """Mark as delivered (or dealt with otherwise), with facts to remember."""
+        """Mark a row as delivered or handled otherwise, with facts to store."""
         with self.changed:
             self._do(lambda: self._db.execute("UPDATE items SET state=1, done_utc=? WHERE n=?", (now_utc, n)))
             self._note(target, memory or {})
@@ -157,14 +157,16 @@ class Outbox:
             self.changed.notify_all()
 
     def put_off(self, n: int, due_utc: float) -> None:
-        """Not before `due_utc`."""
+        """Delay a row until `due_utc`."""
         with self.changed:
             self._do(lambda: self._db.execute("UPDATE items SET due_utc=? WHERE n=?", (due_utc, n)))
             self._commit()
             self.changed.notify_all()
 
     def cancel(self, target: str, camera: str, what: str, after_utc: float, now_utc: float, alarm: str = "") -> bool:
-        """Take back a notice that is not due before `after_utc`; whether there was one. alarm: its id, "" for any."""
+        """Cancel a notice that is not due before `after_utc`; return whether there was one. alarm: its id, "" for
+        any.
+        """
         query = (
             "UPDATE items SET state=1, done_utc=? WHERE target=? AND state=0 AND camera=? AND what=? AND attempts=0"
             " AND due_utc>? AND (?='' OR json_extract(body, '$.id')=?)"
@@ -176,7 +178,7 @@ class Outbox:
         return bool(found)
 
     def again(self, target: str, since_utc: float) -> int:
-        """Make rows pending again that were delivered since; returns how many."""
+        """Mark rows as pending again that were delivered since a time; return their number."""
         query = (
             "UPDATE items SET state=0, done_utc=NULL, resent=1 WHERE target=? AND state=1 AND done_utc>=? AND lane<>?"
         )
@@ -188,10 +190,10 @@ class Outbox:
 
     def fold(self, target: str, reason: str, before_utc: float, now_utc: float, due_utc: float = 0.0,
              only: int | None = None, busy: Collection[str] = ()) -> int:  # fmt: skip
-        """Replace pending alarms and camera notices from before a time by one summary; returns how many.
+        """Replace pending alarms and camera notices from before a time by one summary; return their number.
 
-        only: just this row.  busy: lanes that are being delivered, whose rows stay. A summary that was not tried yet
-        takes them in; else a new one is made.
+        only: just this row.  busy: lanes with a delivery under way, whose rows stay. A summary that was not tried yet
+        is extended; else a new one is made.
         """
         query = (
             "SELECT * FROM items WHERE target=? AND state=0 AND kind IN ('alarm','camera') AND utc<?"
@@ -222,7 +224,7 @@ class Outbox:
             ids = [(now_utc, row["n"]) for row in rows]
             self._do(lambda: self._db.executemany("UPDATE items SET state=1, done_utc=? WHERE n=?", ids))
             if not body["alarms"] and not body["camera_changes"]:
-                pass  # updates and ends alone are no news
+                pass  # updates and ends without a start need no message
             elif found:
                 self._do(
                     lambda: self._db.execute("UPDATE items SET body=? WHERE n=?", (encode(body).decode(), found["n"]))
@@ -250,13 +252,13 @@ class Outbox:
     # -- the rest -------------------------------------------------------------------------------------------------
 
     def newest(self) -> int:
-        """The number of the newest row."""
+        """Return the number of the newest row."""
         with self._lock:
             row = self._do(lambda: self._db.execute("SELECT max(n) AS n FROM items").fetchone())
         return int(row["n"] or 0)
 
     def prune(self, up_to: int, before_utc: float) -> int:
-        """Delete rows that are done since before a time, as far as the cursor is past them; returns how many."""
+        """Delete rows that were finished before a time and that the cursor has passed; return their number."""
         query = "DELETE FROM items WHERE state=1 AND done_utc<? AND n<=?"
         with self._lock:
             count = self._do(lambda: self._db.execute(query, (before_utc, up_to))).rowcount
@@ -264,7 +266,7 @@ class Outbox:
         return int(count)
 
     def waiting(self, target: str | None = None) -> int:
-        """Rows that are pending."""
+        """Return the number of pending rows."""
         query, values = "SELECT count(*) AS c FROM items WHERE state=0", tuple[str, ...]()
         if target is not None:
             query, values = query + " AND target=?", (target,)
@@ -272,21 +274,21 @@ class Outbox:
             return int(self._do(lambda: self._db.execute(query, values).fetchone())["c"])
 
     def recall(self, target: str, key: str) -> Any:
-        """A fact, or None."""
+        """Return a fact, or None."""
         query = "SELECT value FROM memory WHERE target=? AND key=?"
         with self._lock:
             row = self._do(lambda: self._db.execute(query, (target, key)).fetchone())
         return json.loads(row["value"]) if row else None
 
     def recall_all(self, target: str, prefix: str) -> dict[str, Any]:
-        """All facts whose keys begin so, by the rest of the key."""
+        """Return all facts whose keys start with `prefix`, by the rest of the key."""
         query = "SELECT key, value FROM memory WHERE target=? AND substr(key, 1, ?)=? ORDER BY key"
         with self._lock:
             rows = self._do(lambda: self._db.execute(query, (target, len(prefix), prefix)).fetchall())
         return {row["key"][len(prefix) :]: json.loads(row["value"]) for row in rows}
 
     def remember(self, target: str, facts: Mapping[str, Any]) -> None:
-        """Store facts; None forgets one."""
+        """Store facts; None deletes one."""
         with self._lock:
             self._note(target, facts)
             self._commit()
@@ -324,7 +326,7 @@ def _new_summary(reason: str) -> dict[str, Any]:
 
 
 def _take_in(body: dict[str, Any], notice: Notice) -> None:
-    """Count an alarm once, by its start; and the changes of cameras."""
+    """Count an alarm once, by its start; also count the changes of cameras."""
     if notice.kind == "alarm" and notice.what == "start":
         body["count"] += 1
         body["cameras"][notice.camera] = body["cameras"].get(notice.camera, 0) + 1

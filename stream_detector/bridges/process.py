@@ -1,8 +1,8 @@
 """One bridge process: reads the detector's events into the outbox, watches its heartbeat, and delivers to every target.
 
-The order of things makes a kill harmless at any moment: an event is stored in the outbox before the cursor passes it,
-and a delivery is marked after the receiver took it. The detector never waits: while the outbox is full the bridge just
-reads no further, and what it misses on the wire it fetches from the detector's journal.
+The order of the steps makes a kill harmless at any moment: an event is stored in the outbox before the cursor passes
+it, and a delivery is marked after the receiver accepted it. The detector never waits: while the outbox is full, the
+bridge stops reading, and later fetches the missed events from the detector's journal.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _BATCH = 64
 _STEP_S = 0.25
 _TICK_S = 1.0
 _PRUNE_S = 10.0
-DRAIN_S = 5.0  # a stop waits so long for what is still to be delivered
+DRAIN_S = 5.0  # time that a stop waits for pending deliveries
 
 
 @dataclass(slots=True)
 class _Watch:
-    """The state of the detector, as it was told last: "" (never heard), "running", "silent" or "stopped"."""
+    """The last known state of the detector: "" (never received), "running", "silent" or "stopped"."""
 
     state: str = ""
     since_s: float = 0.0
@@ -49,7 +49,7 @@ class _Watch:
 
 @dataclass(frozen=True, slots=True)
 class BridgePaths:
-    """Where a bridge of one kind keeps what it must not lose."""
+    """Where a bridge of one kind stores its state."""
 
     folder: Path
     kind: str
@@ -70,7 +70,8 @@ class BridgePaths:
 class BridgeProcess:
     """kind: of `BRIDGES`, with targets in `config`. A context manager; `run` until `stop`.
 
-    Raises ConfigError (nothing of that kind), UsageError (another one of that kind runs), LedgerError, EndpointError.
+    Raises ConfigError (no target of that kind), UsageError (another process of that kind runs), LedgerError,
+    EndpointError.
     """
 
     def __init__(self, kind: str, config: BridgesConfig, clock: Clock | None = None) -> None:
@@ -138,12 +139,12 @@ class BridgeProcess:
         self.close()
 
     def stop(self) -> None:
-        """Deliver what is there, for at most DRAIN_S, and end. For any thread."""
+        """Deliver the pending notices, for at most DRAIN_S, and end. For any thread."""
         self._drain.set()
         self.outbox.wake()
 
     def close(self) -> None:
-        """Release everything; what was not delivered is delivered by the next one."""
+        """Release everything; the next process delivers what is left."""
         for delivery in self.deliveries.values():
             delivery.stop(1.0)
         self.subscriber.close()
@@ -151,7 +152,7 @@ class BridgeProcess:
         self._lock.release()
 
     def run(self) -> None:
-        """Carry events until `stop`. Raises LedgerError when the disk fails."""
+        """Deliver events until `stop`. Raises LedgerError when the disk fails."""
         for delivery in self.deliveries.values():
             delivery.start()
         while not self._drain.is_set() and self._failure is None:
@@ -167,13 +168,13 @@ class BridgeProcess:
                 break
 
     def _due(self) -> bool:
-        """Whether something waits that could be delivered now."""
+        """Return whether a notice waits that could be delivered now."""
         utc = self._clock.utc()
         heads = (self.outbox.item(n) for name in self.deliveries for n in self.outbox.heads(name))
         return any(item is not None and item.due_utc <= utc for item in heads)
 
     def step(self, wait_s: float) -> bool:
-        """One turn: up to a batch of events into the outbox, then the heartbeat. Returns whether events came."""
+        """Store up to a batch of events in the outbox, then check the heartbeat. Return whether events came."""
         now_s = self._clock.monotonic()
         self._tend(now_s)
         if self._is_full():
@@ -185,7 +186,7 @@ class BridgeProcess:
             batch.append(message)
             if not self.subscriber.waiting or len(batch) >= _BATCH:
                 break
-            self.subscriber.commit(save=False)  # in memory: the file follows when the outbox has them
+            self.subscriber.commit(save=False)  # in memory: the file follows when the outbox has the events
             message = self.subscriber.receive(0.0)
         if batch:
             self.store(batch)
@@ -220,7 +221,7 @@ class BridgeProcess:
                 continue
             hold_s, (takes_back, alarm) = target.hold_s(notice), target.takes_back(notice)
             if takes_back:
-                if before:  # the notice to take back may still be on its way to the outbox
+                if before:  # the notice to cancel may not be in the outbox yet
                     self.outbox.add(before)
                 if self.outbox.cancel(name, notice.camera, takes_back, utc, utc, alarm):
                     continue
@@ -233,7 +234,7 @@ class BridgeProcess:
     def _is_full(self) -> bool:
         full = any(self.outbox.waiting(n) >= d.target.settings.max_waiting for n, d in self.deliveries.items())
         if full and not self._full:
-            log.error("the outbox is full; the bridge reads no further until a receiver takes something")
+            log.error("the outbox is full; the bridge reads no events until a receiver accepts some")
         self._full = full
         return full
 
@@ -250,7 +251,7 @@ class BridgeProcess:
     # -- the heartbeat --------------------------------------------------------------------------------------------
 
     def _hear(self) -> None:
-        """Tell when the detector falls silent, speaks again, or ends in order."""
+        """Notify the targets when the heartbeat stops or returns, and when the detector ends in order."""
         now_s, age_s = self._clock.monotonic(), self.subscriber.heartbeat_age_s()
         heartbeat, watch = self.subscriber.heartbeat, self._watch
         dead_s = self._config.detector.dead_s
@@ -271,7 +272,7 @@ class BridgeProcess:
 
     @property
     def detector(self) -> tuple[str, str]:
-        """(state, epoch) of the detector as it was told last."""
+        """Return the last known (state, epoch) of the detector."""
         return self._watch.state, self._watch.epoch
 
     def _tell(self, state: str, dead_s: float) -> None:
@@ -284,7 +285,7 @@ class BridgeProcess:
 
 
 def check_targets(kind: str, config: BridgesConfig) -> None:
-    """Make and drop every target of a kind, so that what cannot work is said before anything starts.
+    """Build every target of a kind for a check, so that settings that cannot work are reported before the start.
 
     Raises ConfigError or MissingExtraError.
     """

@@ -28,15 +28,16 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class DetectorSettings(Section):
-    """`[detector]`: whom the bridges listen to."""
+    """`[detector]`: the detector that the bridges subscribe to."""
 
     endpoint: str = "tcp://127.0.0.1:5555"
     key: Path | None = None  # CURVE: file of the bridge's own secret key
     server_key: Path | None = None  # CURVE: file of the detector's public key
-    evidence: Path | None = Path("runs/evidence")  # folder of pictures and clips, as it is reached from here
-    dead_s: Annotated[float, Field(ge=1, le=86_400)] = 15.0  # silent for so long: told as "silent"
+    evidence: Path | None = Path("runs/evidence")  # folder of pictures and clips, as this machine reaches it
+    # without a heartbeat for this long, the detector counts as "silent"
+    dead_s: Annotated[float, Field(ge=1, le=86_400)] = 15.0
     state: Path = Path("runs/bridges")  # folder of cursors, outboxes and dead-letter files
-    from_start: bool = False  # a bridge without a cursor begins with the oldest event in the journal
+    from_start: bool = False  # a bridge without a cursor starts with the oldest event in the journal
 
 
 @dataclass(frozen=True, slots=True)

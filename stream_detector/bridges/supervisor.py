@@ -1,7 +1,7 @@
 """`run --bridge KIND`: starts a bridge process for each kind, and starts it again when it ends.
 
-A bridge outlives a detector that is killed: it tells that the detector is silent, then ends (`--with-detector`). The
-bridges of the next run wait until the place is free.
+If the detector is killed, its bridges report that it is silent, then end (`--with-detector`). The bridges of the next
+run wait until the old ones have ended.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 _FIRST_S, _MOST_S = 0.5, 30.0
-_GOOD_S = 60.0  # a bridge that ran for so long begins with the shortest wait again
+_GOOD_S = 60.0  # after a run of this length the wait before a restart is the shortest again
 STOP_S = 8.0
 
 
@@ -36,7 +36,7 @@ class _Child:
 class BridgeSupervisor:
     """kinds: of bridges, one process each.  config: bridges.toml.  endpoint: of this run's publisher.
 
-    A context manager; on exit the bridges deliver what is there, for some seconds, and end.
+    A context manager; on exit the bridges deliver pending notices for some seconds, and end.
     """
 
     def __init__(self, kinds: Sequence[str], config: Path, endpoint: str) -> None:
@@ -61,11 +61,11 @@ class BridgeSupervisor:
 
     @property
     def pids(self) -> dict[str, int]:
-        """kind → process, of those that run."""
+        """kind → process id, of the running ones."""
         return {c.kind: c.process.pid for c in self._children if c.process is not None and c.process.poll() is None}
 
     def command(self, kind: str) -> list[str]:
-        """What is started."""
+        """The command line of a bridge process."""
         return [
             *(sys.executable, "-m", "stream_detector", "bridge", kind),
             *("--config", str(self._config), "--endpoint", self._endpoint, "--with-detector"),

@@ -1,8 +1,8 @@
-"""Webhook: each notice as an HTTPS POST, signed, to an address that was judged after its name was resolved.
+"""Webhook: each notice as a signed HTTPS POST, to an address that was checked after its name was resolved.
 
 Headers: `X-Timestamp` (seconds since the epoch), `X-Signature: sha256=HEX` (HMAC-SHA256 over "TIMESTAMP.BODY" with the
-shared secret), `Idempotency-Key` (the same in every try of a notice). Redirects are not followed, proxies of the
-environment not used, certificates always checked.
+shared secret), `Idempotency-Key` (equal in every try of a notice). Redirects are not followed, proxies of the
+environment are not used, certificates are always checked.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class WebhookSettings(TargetSettings):
 
     secrets: ClassVar[tuple[str, ...]] = ("url", "secret", "token")
 
-    url: SecretText  # its path or query may hold a secret, so only scheme, host and port are ever shown
-    secret: SecretText | None = None  # of the signature; without it nothing is signed
+    url: SecretText  # the path or query may hold a secret, so only scheme, host and port are ever shown
+    secret: SecretText | None = None  # key of the signature; without it requests are not signed
     token: SecretText | None = None  # sent as `Authorization: Bearer …`
     verify: bool = False  # the answer to the start of an alarm may be a verdict, which is written to the detector
     allow: Annotated[tuple[str, ...], AfterValidator(_networks)] = ()  # networks; (): public addresses only
-    ca_file: Path | None = None  # certificates to trust in place of the system's
+    ca_file: Path | None = None  # certificates to trust instead of the system's
 
 
 class _Pinned(http.client.HTTPSConnection):
-    """A connection to an address that was judged, with the certificate checked for the name."""
+    """A connection to a checked address, with the certificate checked for the name."""
 
     def __init__(self, host: str, port: int, address: str, timeout_s: float, context: ssl.SSLContext) -> None:
         super().__init__(host, port, timeout=timeout_s, context=context)
@@ -105,7 +105,7 @@ class Webhook(Target):
         """POST it. Raises DeliveryError."""
         body = self.body(notice, picture=self._given.snapshot)
         status, retry_s, said = self._post(body, self._headers(notice, body))
-        if status == 413 and self._given.snapshot:  # too large: the event matters more than its picture
+        if status == 413 and self._given.snapshot:  # too large: the event is more important than its picture
             body = self.body(notice, picture=False)
             status, retry_s, said = self._post(body, self._headers(notice, body))
         if 200 <= status < 300 and self._given.verify and notice.kind == "alarm" and notice.what == "start":
@@ -119,7 +119,7 @@ class Webhook(Target):
         raise DeliveryError("refused", f"answered {status}" + (", a redirect" if 300 <= status < 400 else ""))
 
     def _verdict(self, notice: Notice, said: bytes) -> None:
-        """Write the verdict that an answer holds. Whatever is wrong with it counts as silence."""
+        """Write the verdict that an answer holds. An invalid answer counts as none."""
         try:
             answer = decode_object(said, _READ_BYTES, "answer") if said.strip() else {}
             if "verdict" not in answer:
@@ -133,7 +133,7 @@ class Webhook(Target):
             log.warning("%s: the verifier's answer was not taken: %s", self.context.name, error)
 
     def body(self, notice: Notice, picture: bool) -> bytes:
-        """The JSON that is sent; the same at every try but for the picture, which may come later."""
+        """Return the JSON to send; equal at every try except for the picture, which may be added later."""
         jpeg = self.context.evidence.picture(notice) if picture else None
         snapshot = jpeg and {"content_type": "image/jpeg", "base64": base64.b64encode(jpeg).decode("ascii")}
         return encode(
@@ -189,7 +189,8 @@ class Webhook(Target):
     def _exchange(
         self, connection: http.client.HTTPSConnection, body: bytes, headers: dict[str, str]
     ) -> tuple[int, float, bytes]:
-        over = threading.Timer(self._given.timeout_s, _hang_up, (connection,))  # a server that drips holds nobody up
+        # bounds the whole exchange: a server that sends slowly must not block the thread
+        over = threading.Timer(self._given.timeout_s, _hang_up, (connection,))
         over.daemon = True
         over.start()
         try:

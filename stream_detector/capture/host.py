@@ -1,11 +1,11 @@
 """A capture host: some cameras, one thread each, from source to windows.
 
     assign(task) ─▶ Capture ─frames─▶ CameraStage ─▶ HostOutput.window
-                    a thread a camera                HostOutput.status, .preview, .ended
+                    one thread per camera            HostOutput.status, .preview, .ended
 
-The same class runs inside the main process (few cameras, files, tests), in a process of its own (`host_process`; see
-`host_pool`), and in an actor of a Ray cluster (`cluster.camera_host`); they differ in their `HostOutput` alone.
-Nothing is handed on per frame but the few previews that somebody asked for.
+The same class runs inside the main process (few cameras, files, tests), in its own process (`host_process`; see
+`host_pool`), and in an actor of a Ray cluster (`cluster.camera_host`); only the `HostOutput` differs. Nothing is passed
+on per frame except the few previews that a viewer asked for.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from stream_detector.types import (
 
 @dataclass(frozen=True, slots=True)
 class CameraTask:
-    """One camera that a host is to run.
+    """One camera for a host to run.
 
-    stride_frames: between the starts of two windows.  previews: whether pictures for people are wanted.
-    last: the newest window that another host gave already, so that this one goes on behind it; None: from the start.
-    cause: marks the first window of a live camera that goes on.  keep: its packets are kept for evidence or recordings.
+    stride_frames: between the starts of two windows.  previews: whether pictures for people are wanted. last: the
+    newest window that another host produced, after which this host continues; None: from the start. cause: marks the
+    first window of a live camera that continues.  keep: its packets are stored for evidence or recordings.
     """
 
     camera: CameraConfig
@@ -64,10 +64,12 @@ class CameraTask:
 
 
 class HostOutput(Protocol):
-    """Where a host's products go. Called by capture threads and the host's watchdog; of one camera in order."""
+    """The receiver of a host's results. Capture threads and the host's watchdog call it; for one camera in order."""
 
     def window(self, window: Window) -> None:
-        """A window is complete. For a file it may block until there is room; for a live camera it never does."""
+        """A window is complete. For a file the call may block until there is room; for a live camera it never
+        blocks.
+        """
         ...
 
     def status(self, status: CameraStatus) -> None:
@@ -79,17 +81,17 @@ class HostOutput(Protocol):
         ...
 
     def ended(self, camera: str, reason: str) -> None:
-        """The camera gives no further windows. reason: as `Capture.on_end` has it."""
+        """The camera gives no further windows. reason: as in `Capture.on_end`."""
         ...
 
     def failed(self, error: Exception) -> None:
-        """What ought not to happen in a capture thread happened."""
+        """An unexpected error occurred in a capture thread."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CameraReport:
-    """What was counted of one camera so far. duration_s: of a file, as its container says."""
+    """The counts of one camera so far. duration_s: of a file, as its container states it."""
 
     counters: CameraCounters
     duration_s: float | None = None
@@ -108,9 +110,9 @@ class _Held:
 class CaptureHost:
     """Runs cameras until each has ended, was released, or `stop` is called.
 
-    resize: a picture → its views (see `picture.make_views`).  frame_fps: frames a second that the recipe wants.
-    share: gives the share of live cameras' packets that may be decoded; asked at key frames.
-    taps: where the packets and pictures of cameras with `keep` also go.
+    resize: a picture → its views (see `picture.make_views`).  frame_fps: frames per second of the recipe. share:
+    returns the share of live cameras' packets that may be decoded; called at key frames. taps: additional receivers of
+    the packets and pictures of cameras with `keep`.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class CaptureHost:
         Watchdog(self._captures, config.capture.stall_after_s, self._over).start()
 
     def assign(self, task: CameraTask) -> None:
-        """Run a camera; what ran under its name is released first. Returns once its thread is started."""
+        """Run a camera; a camera of the same name is released first. Returns after its thread was started."""
         self.release(task.name)
         stop = threading.Event()
         resumed = ResumedCamera(task.camera, task.stride_frames, task.last, self._config, self._clock, stop, task.cause)
@@ -173,7 +175,7 @@ class CaptureHost:
             main.start()
 
     def release(self, name: str) -> None:
-        """Stop a camera at once: it says nothing any more, not even its end. Unknown names are passed over."""
+        """Stop a camera immediately; nothing more is reported of it, not even its end. Unknown names are ignored."""
         with self._lock:
             held = self._cameras.pop(name, None)
         if held is not None:
@@ -182,13 +184,13 @@ class CaptureHost:
             held.capture.close()
 
     def report(self) -> dict[str, CameraReport]:
-        """What was counted, by camera."""
+        """Return the counts by camera."""
         with self._lock:
             cameras = list(self._cameras.items())
         return {name: CameraReport(held.capture.counters(), held.capture.duration_s) for name, held in cameras}
 
     def stop(self) -> None:
-        """Ask every camera to end: each tells its end with reason "stopped". Does not wait. Safe to repeat."""
+        """Ask every camera to end; each reports its end with reason "stopped". Does not wait. Safe to repeat."""
         with self._lock:
             self._over.set()
             cameras = list(self._cameras.values())
@@ -196,7 +198,7 @@ class CaptureHost:
             held.stop.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the threads after `stop`; False when one is stuck in its reader (it is a daemon: leave it)."""
+        """Wait for the threads after `stop`; False if a reader blocks one (a daemon thread, which may be left)."""
         until_s = self._clock.monotonic() + timeout_s
         with self._lock:
             cameras = list(self._cameras.values())
@@ -207,7 +209,7 @@ class CaptureHost:
     def _tapped(
         self, task: CameraTask, shift_s: float, stop: threading.Event
     ) -> tuple[CameraTap | None, MainStream | None]:
-        """Where the camera's packets go, and what reads its main stream."""
+        """Return the receiver of the camera's packets, and the reader of its main stream."""
         taps = self._taps
         if taps is None or not task.keep:
             return None, None
@@ -233,7 +235,7 @@ class CaptureHost:
     def _frame(self, held: _Held, frame: Frame) -> None:
         if frame.preview is not None and not held.released:
             self._output.preview(held.task.name, frame.preview)
-            frame = dataclasses.replace(frame, preview=None)  # nobody wants it a second time, with the window
+            frame = dataclasses.replace(frame, preview=None)  # the same picture is not sent again with the window
         window = held.resumed.push(frame)
         if window is not None and not held.released:
             self._output.window(window)

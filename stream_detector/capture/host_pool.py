@@ -1,9 +1,9 @@
-"""All capture hosts of a run: the one inside this process, and those that are processes of their own.
+"""All capture hosts of a run: the one inside this process, and those in processes of their own.
 
-    cameras ──plan──▶ 0 processes: everything here
-                      N processes: live cameras and files in turn; what only this process can read stays here
+    cameras ──plan──▶ 0 processes: all cameras in this process
+                      N processes: live cameras and files in turn; sources that only this process can read stay here
 
-How many is said by `capture_hosts` ("auto" or a number); `HostPlan.sentence` says in one line what came of it.
+`capture_hosts` ("auto" or a number) sets the number; `HostPlan.sentence` describes the result in one line.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from stream_detector.config.kinds import SOURCE_KINDS
 from stream_detector.models.recipe import Recipe
 from stream_detector.types import Clock, SystemClock
 
-FEW_CAMERAS = 6  # live ones, up to which one process does
-HOST_LOAD = 0.5  # cores that the pictures of one host's cameras may be expected to need
+FEW_CAMERAS = 6  # with this number of live cameras or fewer, one process is enough
+HOST_LOAD = 0.5  # cores that the pictures of one host's cameras may need, as estimated
 NOMINAL_FPS = 25.0
-SPARE_SLOTS = 2  # of each camera beside the buffer's: one being written, one being scored
+SPARE_SLOTS = 2  # slots per camera in addition to the buffer's: one being written, one being scored
 
 
 @dataclass(frozen=True, slots=True)
 class HostPlan:
-    """How many processes, how many slots of shared memory a camera has there, and a sentence on why."""
+    """The number of processes, the slots of shared memory per camera, and a sentence with the reason."""
 
     processes: int
     slots_each: int
@@ -59,10 +59,10 @@ def plan_hosts(
     picture_s: Callable[[Recipe], float],
     at_once: int = 0,
 ) -> HostPlan:
-    """Decide. cores: of this machine.  available: bytes of memory that may be had; None: unknown.
+    """Choose a plan. cores: of this machine.  available: bytes of memory that can be used; None: unknown.
 
-    picture_s: measures the CPU seconds of one picture here; asked only where it matters.  at_once: cameras that run at
-    the same time; 0: all.
+    picture_s: measures the CPU seconds per picture on this machine; called only if needed.  at_once: cameras that run
+    at the same time; 0: all.
     """
     movable = [camera for camera in cameras if is_movable(camera)]
     live = sum(camera.source.live for camera in movable)
@@ -90,27 +90,29 @@ def plan_hosts(
 
 
 def is_movable(camera: CameraConfig) -> bool:
-    """Whether another process can read it: not standard input, nor a kind that this program registered itself."""
+    """Return whether another process can read it: neither standard input, nor a kind that this program registered
+    itself.
+    """
     source = camera.source
     known = SOURCE_KINDS.module_of(source.kind) is not None
     return known and not (source.kind == "pipe" and source.shown == "pipe:")
 
 
 def _modules(cameras: Sequence[CameraConfig]) -> tuple[str, ...]:
-    """What registers the kinds of source that this program brought itself."""
+    """Return the modules that register this program's own kinds of source."""
     found = {SOURCE_KINDS.module_of(camera.source.kind) for camera in cameras if is_movable(camera)}
     return tuple(sorted(module for module in found if module))
 
 
 def layout_of(recipe: Recipe, slots: int) -> SlotLayout:
-    """The shared memory of so many windows."""
+    """Return the layout of shared memory for a number of windows."""
     return SlotLayout(recipe.size, len(recipe.input_views), slots)
 
 
 def measured_picture_s(recipe: Recipe) -> float:
-    """CPU seconds of decoding one picture of 1280×720 H.264 and scaling it to the recipe's views, on this machine now.
+    """Measure the CPU seconds of decoding one picture of 1280×720 H.264 and scaling it to the recipe's views.
 
-    The video is made for it: a moving pattern, coded fast. Some 0.15 s.
+    The test video is a moving pattern, encoded with a fast preset. Takes some 0.15 s.
     """
     packets, context = _sample(1280, 720, 12)
     decoder = av.CodecContext.create("h264", "r")
@@ -141,11 +143,11 @@ def _sample(width: int, height: int, count: int) -> tuple[list[Any], av.VideoCod
 
 
 class HostPool:
-    """Runs tasks where the plan puts them. Behaves as one `host.CaptureHost`.
+    """Runs tasks as planned. Has the interface of one `host.CaptureHost`.
 
-    resize, frame_fps, open_reader: of what runs in this process; elsewhere `recipe` and the registered readers count.
-    at_once: cameras that run at the same time, 0: all.  taps_name: see `HostSetup.taps`.  on_kept(report): what became
-    of evidence, from any thread; None when a process, and what it was writing, is gone.
+    resize, frame_fps, open_reader: of the cameras in this process; other processes use `recipe` and the registered
+    readers. at_once: cameras that run at the same time, 0: all.  taps_name: see `HostSetup.taps`.  on_kept(report): a
+    report on evidence, from any thread; None when a process ended, with the files that it was writing.
     """
 
     def __init__(
@@ -215,11 +217,13 @@ class HostPool:
             host.start()
 
     def windows_outside(self, camera: CameraConfig) -> int:
-        """How many windows of a camera may wait in this process; 0: its own thread waits here (see `WindowBuffer`)."""
+        """Return how many windows of a camera may wait in this process; 0: its own thread waits here (see
+        `WindowBuffer`).
+        """
         return self.plan.slots_each if self._hosts and is_movable(camera) else 0
 
     def assign(self, task: CameraTask) -> None:
-        """Run a camera, here or in the process that has most room; it waits while none has any."""
+        """Run a camera, here or in the process with the most room; the camera waits while no process has room."""
         if not self._hosts or not is_movable(task.camera):
             self._own.assign(task)
             return
@@ -229,7 +233,7 @@ class HostPool:
 
     @property
     def share(self) -> float:
-        """As set last."""
+        """The last value of `set_share`."""
         return self._share
 
     def set_share(self, share: float) -> None:
@@ -240,7 +244,7 @@ class HostPool:
                 host.set_share(share)
 
     def command(self, command: Any) -> None:
-        """Hand a command about evidence to the recorder that has its camera. Never blocks."""
+        """Pass a command about evidence to the recorder of its camera. Never blocks."""
         for host in self._hosts:
             if host.has(command.camera):
                 host.command(command)
@@ -249,7 +253,7 @@ class HostPool:
             self._taps.command(command)
 
     def finish_files(self, timeout_s: float) -> bool:
-        """Finish clips and recordings everywhere, with what there is; whether that was done in time."""
+        """Finish all clips and recordings with the data so far; return whether that was done in time."""
         until_s = time.monotonic() + timeout_s
         for host in self._hosts:
             host.begin_finish(timeout_s)
@@ -258,7 +262,7 @@ class HostPool:
         return all(done)
 
     def report(self) -> dict[str, CameraReport]:
-        """What was counted, by camera."""
+        """Return the counts by camera."""
         found = self._own.report()
         for host in self._hosts:
             found |= host.report()
@@ -280,12 +284,12 @@ class HostPool:
         return all(joined)
 
     def pids(self) -> list[int]:
-        """Of the processes that run at the moment."""
+        """Return the ids of the running processes."""
         return [pid for host in self._hosts if (pid := host.pid) is not None]
 
     @property
     def restarts(self) -> int:
-        """How often a process was replaced."""
+        """Return how often a process was replaced."""
         return sum(host.restarts for host in self._hosts)
 
     def _place(self) -> None:

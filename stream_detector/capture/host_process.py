@@ -1,14 +1,14 @@
-"""A capture host as a process of its own: the child's side. `host_supervisor` is the main process's side.
+"""A capture host in its own process: the child's side. `host_supervisor` is the main process's side.
 
     main ── HostSetup, then ("assign", CameraTask, slots) | ("release", camera) | ("stop",) ──▶ host
            | ("evidence", command) | ("finish", seconds)
     main ◀── ("window", slot, WindowRef, previews) | ("status", …) | ("preview", …) | ("ended", …)
              ("kept", report) | ("finished",) |
              ("failed", text) | ("log", level, logger, text) ── host
-             ("report", private bytes, {camera: CameraReport}), four times a second: the sign of life ── host
+             ("report", private bytes, {camera: CameraReport}), four times a second: the heartbeat ── host
 
-It imports no network, ignores SIGINT, SIGTERM and SIGHUP (the main process says when to stop), and ends when the main
-process ends, however that dies: the pipe then ends, and on Linux the kernel kills it.
+The process imports no network, ignores SIGINT, SIGTERM and SIGHUP (the main process decides when to stop), and ends
+when the main process ends, also after a kill: the pipe is closed then, and on Linux the kernel kills the child.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from stream_detector.system.malloc import configure_malloc, trim_malloc
 from stream_detector.types import CameraStatus, Preview, Window
 
 REPORT_S = 0.25
-STOP_S = 0.3  # threads that are stuck in a reader are left
+STOP_S = 0.3  # threads that a reader blocks are left after this time
 TRIM_REPORTS = 120
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class HostSetup:
-    """What a host is told first. config: of the run, less its cameras.  modules: register further kinds of source.
+    """The first message to a host. config: of the run, without its cameras.  modules: register further kinds of source.
 
     taps: "module:function" that makes a `taps.Taps` of (config, report), for evidence and recordings; "": none.
     """
@@ -58,7 +58,7 @@ class HostSetup:
 
 
 class _ToMain(logging.Handler):
-    """Implements `host.HostOutput` over the pipe; also takes this process's log lines there."""
+    """Implements `host.HostOutput` over the pipe; also sends this process's log lines."""
 
     def __init__(self, connection: Connection, slots: SharedSlots) -> None:
         super().__init__(logging.WARNING)
@@ -114,7 +114,7 @@ class _ToMain(logging.Handler):
         self.send("log", record.levelno, record.name, record.getMessage())
 
     def report(self) -> None:
-        """What was counted so far; drops for want of a slot are windows."""
+        """Send the counts so far; a window without a free slot counts as dropped."""
         assert self.host is not None
         reports = {
             name: _with_lost(report, self._lost.get(name, 0)) if self._lost else report
@@ -129,7 +129,9 @@ class _ToMain(logging.Handler):
 
 
 def main() -> None:
-    """The process. Arguments: descriptors of the pipe, of the windows' memory, and of the pipe that wakes."""
+    """Run the process. Arguments: descriptors of the pipe, of the windows' memory, and of the pipe that signals free
+    slots.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
@@ -149,17 +151,17 @@ def main() -> None:
         resize = partial(make_views, recipe=setup.recipe)
         host = CaptureHost(setup.config, resize, setup.recipe.fps, output, share=lambda: slots.share, taps=taps)
         output.host = host
-        gc.freeze()  # what is imported stays: the collector need not look at it again and again
+        gc.freeze()  # imported objects are permanent: the garbage collector skips them
         threading.Thread(target=_report, args=(output, parent, over), name="report", daemon=True).start()
         threading.Thread(target=_wait_for_room, args=(output, wake), name="room", daemon=True).start()
         _serve(connection, output, host, taps)
     except (EOFError, OSError):
-        pass  # the main process is gone
-    os._exit(0)  # threads that are stuck in a reader must not hold it up
+        pass  # the main process has ended
+    os._exit(0)  # threads that a reader blocks must not delay the end
 
 
 def make_taps(name: str, config: Config, report: Callable[[Any], object]) -> Taps | None:
-    """What `HostSetup.taps` names; None for an empty name. report: called with what happened to files."""
+    """Build the taps of `HostSetup.taps`; None for an empty name. report: called with events about files."""
     if not name:
         return None
     module, _, function = name.partition(":")
@@ -168,7 +170,7 @@ def make_taps(name: str, config: Config, report: Callable[[Any], object]) -> Tap
 
 
 def _serve(connection: Connection, output: _ToMain, host: CaptureHost, taps: Taps | None) -> None:
-    """Do what the main process says until it says stop."""
+    """Execute the main process's messages until it sends "stop"."""
     while True:
         kind, *rest = connection.recv()
         if kind == "assign":
@@ -192,7 +194,9 @@ def _serve(connection: Connection, output: _ToMain, host: CaptureHost, taps: Tap
 
 
 def _report(output: _ToMain, parent: int, over: threading.Event) -> None:
-    """The sign of life. It needs the interpreter, so a host whose threads hold it for ever is silent."""
+    """Send the heartbeat. It needs the interpreter lock, so a host whose threads hold the lock permanently sends
+    none.
+    """
     reports = 0
     while not over.wait(REPORT_S):
         try:
@@ -219,7 +223,9 @@ def _log_to(handler: logging.Handler) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when the thread that started it ends; other systems see the pipe's end."""
+    """Ask the kernel to kill this process when the thread that started it ends; other systems rely on the closed
+    pipe.
+    """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
@@ -227,7 +233,7 @@ def _die_with(parent: int) -> None:
 
 
 def private_bytes() -> int:
-    """Memory of this process that it shares with nobody; 0 where the system does not say."""
+    """Return the memory that only this process uses; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             _, resident, shared = file.read().split()[:3]

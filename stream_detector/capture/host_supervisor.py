@@ -1,9 +1,9 @@
-"""A capture host's process as the main process sees it: started, fed, watched, and started again when it dies.
+"""The main process's side of a capture host: starts, feeds and watches the process, and replaces it when it dies.
 
-One thread for each host starts the process and reads what it tells; the kernel ends the process with that thread. A
-host that dies, says nothing for `host_silence_s`, or takes more memory than `host_memory_mb` is replaced: its cameras
-go on behind the newest window that came from it, a live one marked `gap`, so no window is lost or scored twice. What
-it sent before stays valid, since the memory of the windows belongs to the main process.
+One thread per host starts the process and reads its messages; the kernel ends the process with that thread. A host that
+dies, sends no heartbeat for `host_silence_s`, or uses more memory than `host_memory_mb` is replaced: its cameras
+continue after the newest window that arrived, a live camera with the mark `gap`, so no window is lost or scored twice.
+Windows that arrived stay valid, because their memory belongs to the main process.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from stream_detector.types import CameraCounters, CameraState, CameraStatus, Pre
 
 log = logging.getLogger(__name__)
 
-STARTS = 3  # in a row that fail before the first sign of life end the run
-START_S = 30.0  # a host may take so long to its first sign of life
-SHORT_LIFE_S = 10.0  # a host that dies so soon may die of one of its cameras
+STARTS = 3  # so many starts in a row without a heartbeat end the run
+START_S = 30.0  # longest time from the start of a host to its first heartbeat
+SHORT_LIFE_S = 10.0  # a host that dies after a shorter time may have been killed by one of its cameras
 KILLED = f"was killed by signal {signal.SIGKILL:d}"
-PATIENCE = 4  # short lives in a row, after which it is started again later and later
+PATIENCE = 4  # after so many short lives in a row, the pauses between starts grow
 LONGEST_DELAY_S = 10.0
 _CODE = "from stream_detector.capture.host_process import main; main()"
 
@@ -49,13 +49,13 @@ class _Camera:
     slots: range
     last: WindowRef | None = None
     done: bool = False
-    quiet: bool = False  # its next "connecting" was told already
-    before: CameraCounters = dataclasses.field(default_factory=CameraCounters)  # of former processes
+    quiet: bool = False  # its next "connecting" was reported already
+    before: CameraCounters = dataclasses.field(default_factory=CameraCounters)  # of earlier processes
     report: CameraReport | None = None
 
 
 class _Place:
-    """One window's slot; letting go of it twice does nothing."""
+    """The slot of one window; releasing it twice does nothing."""
 
     def __init__(self, free: Callable[[int], None], slot: int) -> None:
         self._free, self._slot = free, slot
@@ -67,10 +67,10 @@ class _Place:
 
 
 class HostSupervisor:
-    """One host's process and its cameras. setup: what it is told first.  output: called by this host's thread.
+    """One host's process and its cameras. setup: the first message.  output: called by this host's thread.
 
-    silence_s, memory_bytes: when it is replaced.  on_room(): a camera that ended has given its slots back.
-    on_kept(report): what became of evidence; None when the process, and what it was writing, is gone.
+    silence_s, memory_bytes: limits beyond which it is replaced.  on_room(): a camera that ended has released its slots.
+    on_kept(report): a report on evidence; None when the process ended, with the files that it was writing.
     """
 
     def __init__(
@@ -93,30 +93,30 @@ class HostSupervisor:
         self._slots = SharedSlots.create(setup.layout)
         count = setup.layout.slots
         self._lanes = deque(range(first, first + slots_each) for first in range(0, count - slots_each + 1, slots_each))
-        self._out: dict[int, str] = {}  # slots whose windows are with the main process, and their cameras
+        self._out: dict[int, str] = {}  # slots whose windows are in the main process, and their cameras
         self._cameras: dict[str, _Camera] = {}
-        self._lock = threading.Lock()  # the fields above and the next two
+        self._lock = threading.Lock()  # guards the fields above and the next two
         self._outbox: queue.SimpleQueue[Any] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._wake = -1
         self._over = False
         self._short_lives = 0
         self._suspects = Suspects()
-        self._private_bytes = 0  # of the process, as it said last
+        self._private_bytes = 0  # of the process, by its last report
         self._thread = threading.Thread(target=self._run, name=f"capture-host-{number}", daemon=True)
 
     def start(self) -> None:
-        """Start the process; returns at once."""
+        """Start the process; returns immediately."""
         self._thread.start()
 
     @property
     def room(self) -> int:
-        """Cameras that can be taken at present."""
+        """Return how many more cameras fit at present."""
         return len(self._lanes)
 
     @property
     def pid(self) -> int | None:
-        """Of the process, None while there is none."""
+        """The process id, None while there is no process."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
@@ -132,7 +132,7 @@ class HostSupervisor:
         self._slots.share = share
 
     def report(self) -> dict[str, CameraReport]:
-        """What was counted, over all lives of the process."""
+        """Return the counts over all processes so far."""
         with self._lock:
             found = {}
             for name, camera in self._cameras.items():
@@ -147,27 +147,27 @@ class HostSupervisor:
             self._send("stop")
 
     def command(self, command: Any) -> None:
-        """Hand a command to the process's recorder; it is lost where there is no process at the moment."""
+        """Pass a command to the process's recorder; it is lost while there is no process."""
         with self._lock:
             self._send("evidence", command)
 
     def has(self, camera: str) -> bool:
-        """Whether a camera runs here."""
+        """Return whether a camera runs here."""
         return camera in self._cameras
 
     def begin_finish(self, timeout_s: float) -> None:
-        """Ask the process to finish the files that it writes, within a time. Does not wait."""
+        """Ask the process to finish its open files within a time. Does not wait."""
         with self._lock:
             if self._process is None:
                 self._finished.set()
             self._send("finish", timeout_s)
 
     def wait_finished(self, timeout_s: float) -> bool:
-        """Wait until `begin_finish` is done, or the process is gone."""
+        """Wait until `begin_finish` is done, or the process has ended."""
         return self._finished.wait(timeout_s)
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the process to end; whatever is left of it then is killed."""
+        """Wait for the process to end; after the time it is killed."""
         if self._thread.ident is None:
             return True
         self._thread.join(timeout_s)
@@ -203,7 +203,7 @@ class HostSupervisor:
             self._slots.close()
 
     def _spawn(self, errors: IO[bytes]) -> Connection:
-        """A new process, told of all its cameras."""
+        """Start a new process and assign all cameras to it."""
         ours, theirs = socket.socketpair()
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
@@ -216,7 +216,7 @@ class HostSupervisor:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 pass_fds=passed,
-                start_new_session=True,  # Ctrl-C in a terminal is for the main process
+                start_new_session=True,  # Ctrl-C in a terminal is for the main process only
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         finally:
@@ -229,7 +229,7 @@ class HostSupervisor:
             self._process, self._outbox, self._wake = process, outbox, wake_write
             for slot in range(self._setup.layout.slots):
                 if slot not in self._out:
-                    self._slots.set_free(slot)  # the former process may have died while it wrote there
+                    self._slots.set_free(slot)  # the earlier process may have died while it wrote there
             outbox.put(self._setup)
             names = [name for name, camera in self._cameras.items() if not camera.done]
             for name in self._suspects.begin(names, self._short_lives, time.monotonic()):
@@ -245,7 +245,7 @@ class HostSupervisor:
         return dataclasses.replace(camera.task, last=camera.last, cause="gap")
 
     def _watch(self, connection: Connection) -> tuple[bool, str]:
-        """Read until the process ends or must be ended: (whether it ever gave a sign of life, why it ended)."""
+        """Read until the process ends or must be ended; return (whether it ever sent a heartbeat, why it ended)."""
         process = self._process
         assert process is not None
         alive = False
@@ -253,7 +253,7 @@ class HostSupervisor:
             while True:
                 limit_s = self._silence_s if alive else START_S
                 if not connection.poll(limit_s):
-                    return alive, f"gave no sign of life for {limit_s:g} s"
+                    return alive, f"sent no heartbeat for {limit_s:g} s"
                 kind, *rest = connection.recv()
                 alive = True
                 if kind == "report":
@@ -281,7 +281,7 @@ class HostSupervisor:
         return None
 
     def _take(self, kind: str, rest: list[Any]) -> None:
-        """One message of the process."""
+        """Handle one message of the process."""
         if kind == "window":
             self._window(*rest)
         elif kind == "report":
@@ -315,14 +315,14 @@ class HostSupervisor:
             name = self._out.pop(slot)
             self._slots.set_free(slot)
             if self._wake >= 0:
-                with contextlib.suppress(OSError):  # a full pipe wakes as well
+                with contextlib.suppress(OSError):  # a full pipe also signals
                     os.write(self._wake, b"\0")
             given_back = self._give_back(name)
         if given_back:
             self._on_room()
 
     def _give_back(self, name: str) -> bool:
-        """Whether a camera that has ended gave its slots back: the last of its windows was scored."""
+        """Return whether an ended camera has released its slots: the last of its windows was scored."""
         camera = self._cameras[name]
         if not camera.done or not camera.slots or name in self._out.values():
             return False
@@ -361,7 +361,7 @@ class HostSupervisor:
             for camera in cameras:
                 camera.before = _sum(camera.before, camera.report.counters) if camera.report else camera.before
                 camera.report, camera.quiet = None, True
-        # Who kills it from outside says nothing of its cameras, unless the system was short of memory.
+        # A kill from outside says nothing about its cameras, unless the system was short of memory.
         outside = why == KILLED and self._private_bytes < self._memory_bytes / 2
         short = lived_s < SHORT_LIFE_S and not outside
         self._short_lives = self._short_lives + 1 if short else 0
@@ -390,7 +390,7 @@ class HostSupervisor:
             process.kill()
 
     def _reap(self, connection: Connection) -> None:
-        """Take leave of a process that has ended or must end."""
+        """Clean up after a process that has ended or must end."""
         self._kill()
         with self._lock:
             process, self._process = self._process, None
@@ -407,13 +407,13 @@ class HostSupervisor:
             os.close(wake)
 
     def _send(self, *message: Any) -> None:
-        """With the lock held; never blocks. What a dead process does not take, its successor is told by `_spawn`."""
+        """Send with the lock held; never blocks. `_spawn` sends again what a dead process did not read."""
         if self._outbox is not None:
             self._outbox.put(message)
 
 
 def _send_all(connection: Connection, outbox: queue.SimpleQueue[Any]) -> None:
-    """A thread of its own, so that a host which does not read holds up nobody."""
+    """Runs in its own thread, so that a host that does not read blocks no other thread."""
     with contextlib.suppress(OSError, ValueError):
         while (message := outbox.get()) is not None:
             connection.send(message)
@@ -428,7 +428,7 @@ def _sum(before: CameraCounters, now: CameraCounters) -> CameraCounters:
 
 
 def _last_line(errors: IO[bytes]) -> str:
-    """Of what a process wrote to its standard error before it could tell anybody."""
+    """Return the last line of the process's standard error, before its connection was ready."""
     errors.seek(0, os.SEEK_END)
     errors.seek(max(0, errors.tell() - 2000))
     lines = errors.read().decode("utf-8", "replace").strip().splitlines()

@@ -1,8 +1,8 @@
-"""Finds the camera that kills its capture host, so that the others of the host run without it.
+"""Finds the camera that kills its capture host, so that the other cameras of the host run without it.
 
-a host dies twice, each time soon after its start ─▶ cameras that were never online come one after the other
-dies again soon after one of them came            ─▶ this one is held back for a while, the others come at once
-none of them was never online                     ─▶ all of them come one after the other
+a host dies twice, each time soon after its start ─▶ cameras that were never online are added one after the other
+it dies again soon after one was added            ─▶ this camera is held back for a while, the others are added
+none of them was never online                     ─▶ all of them are added one after the other
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 
 STAGE_S = 2.0  # from one camera to the next
-BLAME_S = 4.0  # a host that dies so soon after a camera came died of it
+BLAME_S = 4.0  # a camera that was added within this time before the death is blamed
 FIRST_HOLD_S, LONGEST_HOLD_S = 30.0, 600.0
 SEARCH_AFTER = 2  # short lives in a row
 
@@ -29,7 +29,7 @@ class Suspects:
         self._found = False
 
     def begin(self, cameras: Sequence[str], short_lives: int, now_s: float) -> list[str]:
-        """The cameras that a new process is to run at once; `due` names the others when their turn comes."""
+        """Return the cameras that a new process runs immediately; `due` names the others later."""
         free = [name for name in cameras if name not in self._held]
         search = short_lives >= SEARCH_AFTER and not self._found
         self._trial = None
@@ -42,7 +42,7 @@ class Suspects:
         return [name for name in free if name not in self._queue]
 
     def due(self, now_s: float) -> str | None:
-        """The camera whose turn has come, if any: the next suspect, or one that was held back for long enough."""
+        """Return the camera to add now, if any: the next suspect, or one whose hold has ended."""
         for name in [name for name, since_s in self._online_s.items() if now_s - since_s > BLAME_S]:
             del self._online_s[name]
             self._proven.add(name)
@@ -63,12 +63,12 @@ class Suspects:
         return None
 
     def online(self, camera: str, now_s: float) -> None:
-        """The camera gives pictures. Once the host outlives that, nothing is held against it any more."""
+        """The camera is online. If the host survives this by some time, the camera is no longer a suspect."""
         if camera not in self._proven:
             self._online_s[camera] = now_s
 
     def died(self, now_s: float) -> str | None:
-        """The host died: the camera that it died of, if one came right before; it is held back from now on."""
+        """The host died: return the camera to blame, if one was added shortly before; it is held back from now on."""
         trial, self._trial = self._trial, None
         self._online_s.clear()
         self._found = trial is not None and now_s - trial[1] <= BLAME_S
@@ -80,5 +80,5 @@ class Suspects:
         return trial[0]
 
     def held_s(self, camera: str, now_s: float) -> float:
-        """Seconds for which a camera is still held back."""
+        """Return the seconds for which a camera is still held back."""
         return max(0.0, self._held.get(camera, (0.0, 0))[0] - now_s)

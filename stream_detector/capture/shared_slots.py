@@ -1,10 +1,10 @@
-"""Windows that cross from a capture host's process to the main one: one slot of shared memory a window, never copied.
+"""Shared memory for windows between a capture host's process and the main process: one slot per window, no copy.
 
     states, one byte a slot │ share │ slot 0: view 0, view 1, … │ slot 1 │ …
 
-The host takes a free slot, writes the pixels, and tells its number over the pipe; whoever has scored the window sets
-the state to free again and wakes the host. The memory has no name (a memfd, or a file already unlinked), so nothing is
-left behind whoever dies.
+The host takes a free slot, writes the pixels, and sends the slot's number over the pipe. After the window was scored,
+the main process marks the slot as free and notifies the host. The memory has no name (a memfd, or a file already
+unlinked), so it disappears with the last process that uses it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stream_detector.types import WINDOW_FRAMES, UInt8Array
 PAGE = mmap.PAGESIZE
 FREE, TAKEN = 0, 1
 SHARE_STEPS = 255
-MEMORY_SHARE = 0.5  # of what the system would give, at most
+MEMORY_SHARE = 0.5  # largest share of the available memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +42,17 @@ class SlotLayout:
 
     @property
     def slot_bytes(self) -> int:
-        """Whole pages of one window."""
+        """Bytes of one window in whole pages."""
         return -(-self.views * math.prod(self.window_shape) // PAGE) * PAGE
 
     @property
     def header_bytes(self) -> int:
-        """Whole pages of the states and the share."""
+        """Bytes of the states and the share in whole pages."""
         return -(-(self.slots + 1) // PAGE) * PAGE
 
     @property
     def total_bytes(self) -> int:
-        """Of the whole segment."""
+        """Bytes of the whole segment."""
         return self.header_bytes + self.slots * self.slot_bytes
 
 
@@ -69,7 +69,7 @@ class SharedSlots:
 
     @classmethod
     def create(cls, layout: SlotLayout) -> SharedSlots:
-        """New memory, all slots free. Raises OSError where the system has none."""
+        """Create new memory with free slots. Raises OSError if the system has none."""
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("stream-detector-windows", os.MFD_CLOEXEC)
         else:
@@ -94,11 +94,11 @@ class SharedSlots:
         )
 
     def views(self, slot: int) -> tuple[UInt8Array, ...]:
-        """The views of the window in a slot: uint8 (16, H, W, 3) each, in place."""
+        """Return the views of the window in a slot: uint8 (16, H, W, 3) each, without a copy."""
         return self._slots[slot]
 
     def take(self, slots: Iterable[int]) -> int | None:
-        """A free slot of these, now taken; None when there is none. For the host, one thread at a time."""
+        """Take a free slot of these; None if there is none. For the host, one thread at a time."""
         for slot in slots:
             if self._states[slot] == FREE:
                 self._states[slot] = TAKEN
@@ -111,7 +111,7 @@ class SharedSlots:
 
     @property
     def share(self) -> float:
-        """The share of the windows that will be scored, 0 to 1; the host does not decode more. See `admission`."""
+        """The share of the windows that will be scored, 0 to 1; the host decodes no more than that. See `admission`."""
         return float(self._share[0]) / SHARE_STEPS
 
     @share.setter
@@ -119,14 +119,14 @@ class SharedSlots:
         self._share[0] = round(min(1.0, max(0.0, share)) * SHARE_STEPS)
 
     def close(self) -> None:
-        """Close the descriptor; the mapping goes with the last window that lies in it."""
+        """Close the descriptor; the mapping ends with the last window that uses it."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
 
 def available_bytes() -> int | None:
-    """What the system would still give: free memory, or what is left of the control group's limit; None: unknown."""
+    """Return the memory that is available: free memory, or the rest of the control group's limit; None: unknown."""
     found = []
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -148,7 +148,7 @@ def available_bytes() -> int | None:
 
 
 def slots_each(cameras: int, wanted: int, slot_bytes: int, available: int | None) -> int:
-    """Slots for each of so many cameras: as many as wanted, or fewer where memory is short; 0: not even two."""
+    """Return the slots per camera: as many as wanted, or fewer if memory is short; 0: not even two."""
     if available is None or not cameras:
         return wanted
     fits = int(available * MEMORY_SHARE) // (cameras * slot_bytes)

@@ -38,7 +38,7 @@ HEARTBEAT_S = 0.5
 NODES_S = 0.5
 LINK_S = 5.0  # seconds; links are sent again in case a host dropped a silent engine
 HANG_S = 5.0
-START_S = 120.0  # seconds; time until the first sign of life: the actor imports libraries and loads a model
+START_S = 120.0  # seconds; time until the first heartbeat: the actor imports libraries and loads a model
 ASK_S = 10.0
 MAX_DEATHS = 20  # deaths of actors of one kind within DEATHS_S; more have a cause other than a machine
 DEATHS_S = 60.0
@@ -167,7 +167,7 @@ class Supervisor:
         for actor in list(self._actors.values()):
             limit_s = HANG_S if actor.report is not None else START_S
             if actor.ping is not None and time.monotonic() - actor.asked_s > limit_s:
-                self._actor_died(actor, f"gave no sign of life for {limit_s:g} s")
+                self._actor_died(actor, f"sent no heartbeat for {limit_s:g} s")
         self._check_assignments()
         self._place_cameras()
 

@@ -56,7 +56,7 @@ class CaptureConfig(Section):
     hwaccel: Annotated[str, Field(pattern=r"^[a-z0-9]{0,32}$")] = ""  # "": software; "cuda", "qsv", …: used if it works
     hosts: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"  # processes that read cameras; 0: none
     host_memory_mb: Annotated[int, Field(ge=128, le=1_000_000)] = 1024  # a process that takes more is replaced
-    host_silence_s: Annotated[float, Field(ge=1, le=600)] = 5.0  # so is one that gives no sign of life for so long
+    host_silence_s: Annotated[float, Field(ge=1, le=600)] = 5.0  # without a heartbeat for this time, too
     preview_fps: Annotated[float, Field(ge=0, le=60)] = 6.0
     preview_size: Annotated[int, Field(ge=64, le=1920)] = 384  # long side of the pictures on the page, in pixels
 

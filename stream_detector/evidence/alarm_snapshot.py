@@ -1,4 +1,4 @@
-"""The snapshot of one alarm: the whole picture nearest the window with the highest score so far."""
+"""The snapshot of one alarm: the picture nearest to the window with the highest score so far."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from stream_detector.evidence.snapshot import decode_key, write_snapshot
 from stream_detector.evidence.transcode import PacketDecoder, upright
 from stream_detector.types import UInt8Array
 
-_AGAIN_S = 5.0  # a higher peak replaces a snapshot at most so often, and at the end of the clip
-_NEAR_S = 1.0  # a held picture this near the window is taken; else the packets of that moment are decoded
-_KEY_S = 15.0  # a key frame of the main stream this near the window is taken
-_MOST = 400  # packets that are decoded for one snapshot
+_AGAIN_S = 5.0  # a higher peak replaces a snapshot only after this time, and at the end of the clip
+_NEAR_S = 1.0  # a held picture this near to the window is used; else the packets of that moment are decoded
+_KEY_S = 15.0  # a key frame of the main stream this near to the window is used
+_MOST = 400  # most packets that are decoded for one snapshot
 
 
 class AlarmSnapshot:
@@ -36,13 +36,17 @@ class AlarmSnapshot:
         self._written_s = float("-inf")
 
     def see(self, at_s: float, score: float) -> None:
-        """A window that ends at media time at_s has this score; its picture is held if it is the highest."""
+        """A window that ends at media time at_s has this score; its picture is held if the score is the highest so
+        far.
+        """
         if score > self._best:
             self._best, self._at_s, self._due = score, at_s, True
             self._held = self._tap.nearest(at_s)
 
     def write(self, now_s: float, last: bool) -> None:
-        """Write it if it is due. now_s: monotonic.  last: write it whatever was written lately. Raises OSError."""
+        """Write the snapshot if it is due. now_s: monotonic.  last: write it also soon after an earlier one. Raises
+        OSError.
+        """
         if not self._due or (not last and now_s - self._written_s < _AGAIN_S):
             return
         found = self._picture()
@@ -70,7 +74,7 @@ class AlarmSnapshot:
         return self._decoded() or (None if held is None else (held[0], held[1].bgr()))
 
     def _decoded(self) -> tuple[float, UInt8Array] | None:
-        """The picture at the moment itself, out of the ring; for a decision that came late."""
+        """Return the picture at the moment itself, decoded from the ring; used when a decision came late."""
         packets, _ = PacketCursor(self._tap.ring, self._at_s).take(self._at_s, True, _MOST)
         decoder = PacketDecoder()
         newest = deque(chain(decoder.frames(packets), decoder.flush()), maxlen=1)

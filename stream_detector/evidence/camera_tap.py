@@ -1,7 +1,7 @@
-"""What of one camera is kept in memory for evidence: its packets, and its newest whole pictures for the snapshot.
+"""The data of one camera in memory for evidence: its packets, and its newest full pictures for the snapshot.
 
-A source without packets (a USB camera, the demo) gives pictures alone: they are compressed as JPEGs, which take the
-place of packets in the ring.
+A source without packets (a USB camera, the demo) gives pictures only: they are compressed as JPEGs, which replace the
+packets in the ring.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from stream_detector.evidence.transcode import UPRIGHT
 
 log = logging.getLogger(__name__)
 
-MADE_FPS = 12.5  # JPEGs a second of a source without packets
+MADE_FPS = 12.5  # JPEGs per second of a source without packets
 _MADE_QUALITY = 88
 _PICTURES = 3
-_SPACING_S = 0.3  # of media time, between two pictures that are held
-_PICTURE_BYTES = 12_000_000  # held of one camera, at 1.5 bytes a pixel (half of it, where only one fits)
-_LATE_S = 10.0  # a decision may come so much later than what it decides about
+_SPACING_S = 0.3  # media time between two pictures that are held
+_PICTURE_BYTES = 12_000_000  # pictures held per camera, at 1.5 bytes per pixel (half of it if only one fits)
+_LATE_S = 10.0  # longest delay of a decision for which pictures are held
 
 
 class CameraTap:
     """One camera's ring and pictures; implements `capture.taps.CameraTap`.
 
-    shift_s: added to the media time of its capture thread, for a camera that goes on in another host.  audio: whether
-    audio packets are kept too.  camera: its name, for the log.
+    shift_s: added to the media time of its capture thread, for a camera that continues in another host.  audio: whether
+    audio packets are stored too.  camera: its name, for the log.
     """
 
     def __init__(self, config: EvidenceConfig, audio: bool = False, camera: str = "") -> None:
         self.audio, self.camera = audio, camera
-        self.no_audio = ""  # why there is none although it was asked for, as last logged
+        self.no_audio = ""  # the last logged reason why the wanted audio is missing
         self.ring = PacketRing(config.ring_bytes, config.pre_s + config.post_s + _LATE_S)
         self.shift_s = 0.0
-        self.turned = UPRIGHT  # what makes the decoder's pictures upright
+        self.turned = UPRIGHT  # rotation that makes the decoder's pictures upright
         self._lock = threading.Lock()
         self._pictures: deque[tuple[float, FullPicture]] = deque(maxlen=_PICTURES)
 
@@ -51,7 +51,7 @@ class CameraTap:
         return made
 
     def hold(self, media_s: float, picture: FullPicture) -> None:
-        """Keep a whole picture for a while."""
+        """Hold a full picture for a while."""
         most = int(_PICTURE_BYTES // max(1.0, 1.5 * picture.width * picture.height))
         with self._lock:
             if self._pictures and 0 <= media_s - self._pictures[-1][0] < _SPACING_S:
@@ -61,19 +61,19 @@ class CameraTap:
                 self._pictures.popleft()
 
     def nearest(self, media_s: float) -> tuple[float, FullPicture] | None:
-        """(media time, picture) of the held one that is nearest; None while none is held."""
+        """Return (media time, picture) of the nearest held picture; None while there is none."""
         with self._lock:
             return min(self._pictures, key=lambda held: abs(held[0] - media_s), default=None)
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Drop all packets and pictures."""
         self.ring.clear()
         with self._lock:
             self._pictures.clear()
 
 
 class TappedConnection(Connection):
-    """A connection whose pictures are held, too. Implements `capture.taps.TapConnection`."""
+    """A connection whose pictures are also held. Implements `capture.taps.TapConnection`."""
 
     def __init__(self, tap: CameraTap) -> None:
         super().__init__(tap.ring, tap.audio)
@@ -112,7 +112,7 @@ class TappedConnection(Connection):
     def _make(self, media_s: float, picture: FullPicture) -> None:
         if 0.0 <= self._due_s - media_s <= 1.0:
             return
-        import cv2  # here, not above: a capture host's process without such sources starts without it
+        import cv2  # imported here: a capture host's process without such sources starts without it
 
         self._due_s = media_s + 0.9 / MADE_FPS
         done, data = cv2.imencode(".jpg", picture.bgr(), [cv2.IMWRITE_JPEG_QUALITY, _MADE_QUALITY])

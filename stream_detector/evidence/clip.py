@@ -1,8 +1,8 @@
-"""The video of one alarm: which packets of a ring belong into it, and the file that they go into.
+"""The video of one alarm: the packets of a ring that belong to it, and the file.
 
-It reaches from the last key frame before `pre_s` of the alarm's begin to `post_s` after its end. How late a decision
-comes does not matter: while the alarm lasts, packets are written up to `post_s` behind the newest window that was
-decided, and no further.
+It starts at the last key frame before `pre_s` of the alarm's start and ends `post_s` after its end. A late decision
+changes nothing: while the alarm lasts, packets are written up to `post_s` behind the newest window that was decided,
+and no further.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from stream_detector.capture.packets import AudioPacket, EncodedPacket, PacketRi
 from stream_detector.evidence.mp4_file import Mp4File
 from stream_detector.evidence.transcode import H264File, Orientation, PacketDecoder, Painter
 
-_BITE = 50  # packets that are encoded anew at a time
+_BITE = 50  # packets that are encoded again in one step
 
 
 class PacketCursor:
-    """A place in a ring. begin_s: media time from whose key frame on packets are wanted."""
+    """A position in a ring. begin_s: packets are wanted from this media time's key frame on."""
 
     def __init__(self, ring: PacketRing, begin_s: float) -> None:
         self.lost = 0
         self._ring, self._begin_s = ring, begin_s
         self._serial: int | None = None
-        self._broken = False  # packets were lost: nothing fits before the next key frame
+        self._broken = False  # packets were lost: nothing can follow before the next key frame
         self._audio_serial = 0
 
     @property
@@ -34,7 +34,7 @@ class PacketCursor:
         return self._serial is not None
 
     def next_media_s(self) -> float | None:
-        """Media time of the next key frame to come; None while there is none."""
+        """Return the media time of the next key frame; None while there is none."""
         if self._serial is None:
             first = self._ring.key_before(self._begin_s)
             if first is None:
@@ -54,16 +54,18 @@ class PacketCursor:
         return None
 
     def lag_s(self) -> float:
-        """How far the next packet lies behind the newest of its ring, in seconds."""
+        """Return how far the next packet lies behind the newest of its ring, in seconds."""
         ahead = self._ring.after(self._serial or 0, 1)
         return self.behind_s(ahead[0]) if ahead else 0.0
 
     def behind_s(self, packet: EncodedPacket) -> float:
-        """How far a packet lies behind the newest of its ring, in seconds."""
+        """Return how far a packet lies behind the newest of its ring, in seconds."""
         return self._ring.newest_at_s - packet.at_s
 
     def take(self, until_s: float, final: bool, limit: int = 1 << 30) -> tuple[list[EncodedPacket], bool]:
-        """(the next packets up to a media time, whether that time was reached). final: nothing more is expected."""
+        """Return (the next packets up to a media time, whether that time was reached). final: no more packets are
+        expected.
+        """
         if self._serial is None:
             first = self._ring.key_before(self._begin_s)
             if first is None:
@@ -88,7 +90,7 @@ class PacketCursor:
         return self._mended(taken), reached
 
     def take_audio(self, until_s: float) -> list[AudioPacket]:
-        """The next audio packets up to a media time."""
+        """Return the next audio packets up to a media time."""
         taken: list[AudioPacket] = []
         for packet in self._ring.audio_after(self._audio_serial):
             at_s = packet.media_s
@@ -110,7 +112,7 @@ class PacketCursor:
 
 
 def _whole_groups(packets: list[EncodedPacket]) -> list[EncodedPacket]:
-    """Those before the last key frame: decoding times that are missing are made group by group."""
+    """Return the packets before the last key frame: missing decoding times are computed per group of pictures."""
     for number in range(len(packets) - 1, -1, -1):
         if packets[number].key:
             return packets[:number]
@@ -118,20 +120,20 @@ def _whole_groups(packets: list[EncodedPacket]) -> list[EncodedPacket]:
 
 
 class RemuxedVideo:
-    """Packets, as they came, into a file. path: of the file."""
+    """Writes packets unchanged into a file. path: of the file."""
 
     def __init__(self, path: Path, cursor: PacketCursor) -> None:
         self.cursor = cursor
         self.file = Mp4File(path)
-        self.changed = False  # the stream changed its form: the file ends there
+        self.changed = False  # the form of the stream changed: the file ends there
 
     @property
     def duration_s(self) -> float:
-        """Of what was written, in seconds of media time."""
+        """Written length in seconds of media time."""
         return self.file.duration_s
 
     def advance(self, until_s: float, final: bool, pause: Callable[[], object] = lambda: None) -> bool:
-        """Write what there is; True once it is complete. Raises OSError."""
+        """Write the available packets; True when the video is complete. Raises OSError."""
         packets, reached = self.cursor.take(until_s, final)
         form = self.file.form or (packets[0].run.form if packets else None)
         fitting = list(takewhile(lambda packet: packet.run.form == form, packets))
@@ -145,7 +147,7 @@ class RemuxedVideo:
 
 
 def _audio_end(packets: list[EncodedPacket], until_s: float, over: bool) -> float:
-    """Media time up to which audio goes with these packets. over: nothing more is written after them."""
+    """Return the media time up to which audio belongs to these packets. over: nothing more is written after them."""
     if over:
         return until_s
     due_s = packets[-1].due_s if packets else None
@@ -153,9 +155,10 @@ def _audio_end(packets: list[EncodedPacket], until_s: float, over: bool) -> floa
 
 
 class TranscodedVideo:
-    """Packets, decoded, painted over and encoded anew, into a file.
+    """Decodes packets, applies the mask, encodes them again, and writes them into a file.
 
-    thin_s: so far behind the newest packet, every second picture is encoded, and twice as far every fourth.
+    thin_s: at this distance behind the newest packet, every second picture is encoded, at twice the distance every
+    fourth.
     """
 
     def __init__(
@@ -170,11 +173,11 @@ class TranscodedVideo:
 
     @property
     def duration_s(self) -> float:
-        """Of what was written, in seconds of media time."""
+        """Written length in seconds of media time."""
         return self.file.duration_s
 
     def advance(self, until_s: float, final: bool, pause: Callable[[], object] = lambda: None) -> bool:
-        """Encode some of what there is; True once it is complete. Raises OSError.
+        """Encode some of the available packets; True when the video is complete. Raises OSError.
 
         pause: called between pictures.
         """
@@ -197,6 +200,6 @@ class TranscodedVideo:
         return reached or last
 
     def _every(self, packets: list[EncodedPacket]) -> int:
-        """Of how many pictures one is encoded, so that a long way behind is made good."""
+        """Return the interval of the pictures that are encoded, so that a large delay shrinks again."""
         behind_s = self.cursor.behind_s(packets[0]) if packets else 0.0
         return 1 if behind_s < self._thin_s else 2 if behind_s < 2 * self._thin_s else 4

@@ -1,9 +1,9 @@
 """Room on the disk: recordings stop first, then evidence; a reserve stays for the journal and the events.
 
 free ≥ 3 reserves      everything is written
-free < 3 reserves      said: "… recording stops below …"
+free < 3 reserves      a warning: "… recording stops below …"
 free < 2 reserves      recordings stop
-free < 1 reserve       clips and snapshots stop, too; the rest is the journal's
+free < 1 reserve       clips and snapshots stop too; the rest is for the journal
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Literal
 
 DiskLevel = Literal["ample", "low", "no_recording", "no_evidence"]
 LEVELS: tuple[DiskLevel, ...] = ("ample", "low", "no_recording", "no_evidence")
-_AGAIN = 1.1  # what stopped begins again when there is so much more room than what stopped it
+_AGAIN = 1.1  # what stopped starts again when there is this much more room
 _LOOK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class DiskState:
-    """What may be written. free: bytes on the fullest disk.  changed: the level is another than at the last look."""
+    """What may be written. free: bytes on the fullest disk.  changed: the level differs from the one before."""
 
     level: DiskLevel
     free: int
@@ -40,7 +40,7 @@ class DiskState:
 
 
 class DiskSpace:
-    """Looks at the disks of some folders. reserve: bytes; 0: never stop.  free_of: a folder → bytes free."""
+    """Checks the disks of some folders. reserve: bytes; 0: never stop.  free_of: a folder → bytes free."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class DiskSpace:
         self._looked_s = float("-inf")
 
     def look(self, now_s: float) -> DiskState:
-        """The state, looked at anew every few seconds. now_s: monotonic."""
+        """Return the state, checked again every few seconds. now_s: monotonic."""
         if now_s - self._looked_s < _LOOK_S:
             return DiskState(self._state.level, self._state.free, False)
         self._looked_s = now_s
@@ -63,7 +63,7 @@ class DiskSpace:
         return self._state
 
     def sentence(self, state: DiskState) -> str:
-        """What to say of a change of the level."""
+        """Return the log sentence for a change of the level."""
         left = f"{state.free / 1e9:.1f} GB are free on the disk of {str(self._folders[0])!r}"
         unit = self._reserve / 1e9
         if state.level == "ample":
@@ -90,4 +90,4 @@ class DiskSpace:
             except OSError:
                 if folder.parent == folder:
                     return 1 << 62
-                folder = folder.parent  # it is not made yet
+                folder = folder.parent  # the folder does not exist yet

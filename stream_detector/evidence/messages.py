@@ -1,4 +1,4 @@
-"""What the decision side asks of a recorder, and what a recorder answers; both may cross processes."""
+"""Commands of the decision side to a recorder, and the recorder's reports; both may cross processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OpenClip:
 
 @dataclass(frozen=True, slots=True)
 class ContinueClip:
-    """The alarm goes on: a window that ends at media time at_s had this score."""
+    """The alarm continues: a window that ends at media time at_s had this score."""
 
     camera: str
     alarm_id: str
@@ -41,7 +41,7 @@ class CloseClip:
 
 @dataclass(frozen=True, slots=True)
 class FlushCamera:
-    """The source ended: its clips are closed with what there is."""
+    """The source ended: its clips are closed with the data so far."""
 
     camera: str
 
@@ -51,7 +51,7 @@ Command = OpenClip | ContinueClip | CloseClip | FlushCamera
 
 @dataclass(frozen=True, slots=True)
 class EvidenceProblem:
-    """Something could not be written. kind: the same for all failures of one sort, which are told once."""
+    """Something could not be written. kind: equal for all failures of one sort, which are reported once."""
 
     kind: str
     sentence: str
@@ -59,7 +59,7 @@ class EvidenceProblem:
 
 @dataclass(frozen=True, slots=True)
 class PacketsLost:
-    """So many packets are missing in what was written of a camera."""
+    """This number of packets is missing in the files of a camera."""
 
     camera: str
     count: int

@@ -1,9 +1,9 @@
-"""One fragmented MP4 file of video, written packet by packet; a crash at any moment leaves whole fragments.
+"""One fragmented MP4 file of video, written packet by packet; a crash at any moment leaves complete fragments.
 
-Audio packets go beside the video where the camera's setting `audio` asks for them.
+Audio packets are written too if the camera's setting `audio` asks for them.
 
-A file is written under a temporary name (`part_files`) beside its place and renamed when it is complete.
-All failures raise OSError with a sentence.
+A file is written under a temporary name (`part_files`) in its folder and renamed when it is complete. All failures
+raise OSError with a sentence.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ AUDIO_TAKEN = {"aac", "mp3", "opus", "ac3", "eac3", "flac", "alac"}
 
 
 def takes(form: StreamForm) -> bool:
-    """Whether a camera's stream is written into an MP4 file as it is. JPEGs that we made are not a camera's stream."""
+    """Return whether a camera's stream is written into an MP4 file unchanged. JPEGs that this program made are no
+    stream.
+    """
     return not form.made and form.codec in _TAKEN
 
 
 class PartialVideo:
-    """A video file under its temporary name, until `close` gives it its own. path: where it will lie."""
+    """A video file under its temporary name, until `close` renames it. path: its final name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,18 +54,20 @@ class PartialVideo:
         self._audio: Any = None
         self._audio_filter: Any = None
         self._audio_run: PacketRun | None = None
-        self._audio_shift = 0  # of the present run's stamps, in the time base of the audio
+        self._audio_shift = 0  # of the current run's stamps, in the time base of the audio
         self._audio_pts = -1
 
     def expect_audio(self, form: StreamForm | None) -> None:
-        """Say what audio `write_audio` will bring, before the first picture; a form that MP4 does not take is none."""
+        """Set the form of the audio for `write_audio`, before the first picture; a form that MP4 does not support
+        counts as none.
+        """
         if self._container is None:
             self._audio_form = form if form is not None and form.codec in AUDIO_TAKEN else None
 
     def write_audio(self, packets: Sequence[AudioPacket]) -> None:
         """Append audio packets, whose media times are known. Raises OSError.
 
-        Those of another form, and those from before the first picture, are left out.
+        Packets of another form, and packets from before the first picture, are left out.
         """
         for packet in packets:
             media_s, form = packet.media_s, self._audio_form
@@ -101,7 +105,7 @@ class PartialVideo:
                 self._audio_filter = av.bitstream.BitStreamFilterContext("aac_adtstoasc", stream)
 
     def close(self) -> bool:
-        """Finish and rename; False if nothing was ever written. Raises OSError if the file did not become whole."""
+        """Finish and rename; False if nothing was ever written. Raises OSError if the file did not become complete."""
         if self._container is None or self._part is None:
             return False
         part = self._part
@@ -116,7 +120,7 @@ class PartialVideo:
         return True
 
     def discard(self) -> None:
-        """Give up without leaving a file. Never raises."""
+        """Stop writing and delete the file. Never raises."""
         with contextlib.suppress(OSError):
             self._end()
         if self._part is not None:
@@ -138,14 +142,14 @@ class PartialVideo:
 
 
 class Mp4File(PartialVideo):
-    """A file of one video stream. path: where it will lie; its folder is made."""
+    """A file of one video stream. path: its final name; its folder is created."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.packets = 0
         self._form: StreamForm | None = None
         self._run: PacketRun | None = None
-        self._shift = 0  # of the present run's stamps, in the form's time base
+        self._shift = 0  # of the current run's stamps, in the form's time base
         self._last_dts = -1
         self._last_s = 0.0
 
@@ -187,7 +191,7 @@ class Mp4File(PartialVideo):
             raise OSError(f"video in {form.codec} cannot be written ({reason_of(error)})") from None
 
     def _begin_run(self, run: PacketRun, members: Sequence[EncodedPacket]) -> None:
-        """Lay the run's stamps on the file's time: by media time, but never before what was written."""
+        """Map the run's stamps to the file's time: by media time, but never before the packets that were written."""
         first = members[0]
         assert self._form is not None
         base = self._form.time_base
@@ -230,7 +234,7 @@ def _by_run(packets: Sequence[EncodedPacket]) -> list[tuple[PacketRun, list[Enco
 
 
 def _decoding(packets: Sequence[EncodedPacket]) -> list[int]:
-    """Decoding times; those that the container does not give are made of the presentation times."""
+    """Return decoding times; those that the container does not give are computed from the presentation times."""
     given = [packet.dts for packet in packets]
     if None not in given:
         return [dts for dts in given if dts is not None]

@@ -1,7 +1,7 @@
-"""Temporary names of files that are being written, and what to do with those that a dead process left behind.
+"""Temporary names of files that are being written, and what happens to those that a dead process left.
 
-A file is written as `.NAME.PID.part.SUFFIX` beside its place. What a killed process left of a video holds whole
-fragments: it is cut behind the last one and gets its real name, so that the event that names it finds it.
+A file is written as `.NAME.PID.part.SUFFIX` in its folder. The video of a killed process holds complete fragments: it
+is cut after the last one and renamed, so that the path in the event is valid.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import time
 from pathlib import Path
 
 _PART = re.compile(r"\.(.+)\.(\d+)\.part(\.(?:mp4|webm|jpg))")
-_ABANDONED_S = 3600.0  # where one cannot ask for a process: a temporary file this old is nobody's
-_being_written: set[Path] = set()  # temporary names of this process; the set is changed by one operation at a time
+_ABANDONED_S = 3600.0  # on systems that cannot tell whether a process runs: a temporary file this old is abandoned
+_being_written: set[Path] = set()  # temporary names of this process; each change is one atomic operation
 
 
 def part_name(path: Path) -> Path:
-    """The temporary name of a file that this process writes."""
+    """Return the temporary name of a file that this process writes."""
     return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
 
 
 def new_part(path: Path) -> Path:
-    """An empty temporary file for `path`, whose folder is made. Raises OSError, which says why it cannot be written."""
+    """Create an empty temporary file for `path`, and its folder. Raises OSError with the reason."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_name(path)
     _being_written.add(part)
@@ -36,7 +36,7 @@ def new_part(path: Path) -> Path:
 
 
 def finish_part(part: Path, path: Path) -> None:
-    """Give a complete file its name. Raises OSError."""
+    """Rename a complete file to its final name. Raises OSError."""
     os.replace(part, path)
     _being_written.discard(part)
 
@@ -49,7 +49,7 @@ def forget_part(part: Path) -> None:
 
 
 def rescue_parts(directory: Path) -> list[Path]:
-    """Deal with the temporary files of processes that are no more, in directory/*/; returns the videos rescued.
+    """Handle the temporary files of processes that have ended, in directory/*/; return the rescued videos.
 
     Raises OSError.
     """
@@ -70,10 +70,12 @@ def rescue_parts(directory: Path) -> list[Path]:
 
 
 def whole_fragments(path: Path) -> int:
-    """Bytes of a fragmented MP4 file up to the end of its last whole fragment; 0 without one. Raises OSError."""
+    """Return the bytes of a fragmented MP4 file up to the end of its last complete fragment; 0 without one. Raises
+    OSError.
+    """
     size = path.stat().st_size
     whole = 0
-    started = False  # a fragment's index (moof) was read; its data (mdat) follow
+    started = False  # a fragment's index (moof) was read; its data (mdat) follows
     with path.open("rb") as file:
         at = 0
         while at + 16 <= size:
@@ -94,7 +96,7 @@ def whole_fragments(path: Path) -> int:
 def _in_use(path: Path, pid: int) -> bool:
     if os.name != "posix":  # there, os.kill would end the process instead of asking for it
         return time.time() - path.stat().st_mtime < _ABANDONED_S
-    if pid == os.getpid():  # or an earlier process of the same number, as in containers
+    if pid == os.getpid():  # or an earlier process with the same number, as in containers
         return path in _being_written
     try:
         os.kill(pid, 0)

@@ -1,11 +1,11 @@
-"""Where the decoders are: rings of packets → clips, snapshots and recordings, on the decision side's commands.
+"""Runs beside the decoders: rings of packets → clips, snapshots and recordings, on the decision side's commands.
 
     capture threads ─packets, pictures─▶ CameraTap ─▶ thread "clips"      remuxes, snapshots         ─▶ files
-    decision side ───Command───────────▶ ClipRecorder  thread "transcode"  masks, JPEGs that we made ─▶ files
+    decision side ───Command───────────▶ ClipRecorder  thread "transcode"  masks, JPEGs of pictures   ─▶ files
                   ◀──Report────────────
 
-A recorder serves the cameras of one capture host, in that host's process; commands and reports are all that crosses.
-No capture thread ever waits for a disk: what a thread did not take out of a ring in time is lost, and counted.
+A recorder serves the cameras of one capture host, in that host's process; only commands and reports cross processes. No
+capture thread waits for a disk: packets that a thread did not take out of a ring in time are lost, and counted.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from stream_detector.types import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
-ALL_RINGS_BYTES = 400_000_000  # of one process: less than half of what a capture host may take (host_memory_mb)
-_TICK_S = 0.25  # between two looks at the rings while something is written
+ALL_RINGS_BYTES = 400_000_000  # per process: less than half of what a capture host may use (host_memory_mb)
+_TICK_S = 0.25  # interval of looking at the rings while something is written
 _IDLE_S = 1.0
 _SILENCE_S = 5.0  # beyond post_s without a packet, an ended alarm's clip is closed
 _STALE_S = 10.0  # a main stream whose newest packet is older than this has failed
-_THIN_S = 8.0  # beyond pre_s: what is encoded anew so far behind is encoded with fewer pictures
+_THIN_S = 8.0  # beyond pre_s: with a larger delay, fewer pictures are encoded
 
 
 @dataclass(eq=False)
@@ -70,7 +70,7 @@ class _Clip:
     camera: _Camera
     opened: OpenClip
     snapshot: AlarmSnapshot
-    until_s: float  # media time up to which may be written
+    until_s: float  # media time up to which packets may be written
     video: RemuxedVideo | TranscodedVideo | None = None
     encoded: bool = False  # in the thread "transcode"
     end_s: float | None = None
@@ -81,7 +81,7 @@ class _Clip:
 
 @dataclass
 class _Work:
-    """What one of the two threads has to do. segments: cameras that are recorded there."""
+    """The work of one of the two threads. segments: cameras that are recorded there."""
 
     clips: list[_Clip] = field(default_factory=list)
     segments: list[_Camera] = field(default_factory=list)
@@ -112,7 +112,7 @@ class ClipRecorder:
     # -- from outside ---------------------------------------------------------------------------------------------
 
     def tap(self, camera: CameraConfig, main: bool = False) -> CameraTap:
-        """Where a camera's packets and pictures go from now on; made when first asked for.
+        """Return the tap for a camera's packets and pictures; created at the first call.
 
         main: of its `record_source`.
         """
@@ -133,7 +133,9 @@ class ClipRecorder:
         return CameraTap(self._config.evidence, camera.audio, camera.name)
 
     def _share_memory(self) -> None:
-        """Bound all rings together, since a capture host that takes too much memory is replaced; under the lock."""
+        """Limit the memory of all rings together, since a capture host with too much memory is replaced; under the
+        lock.
+        """
         taps = [tap for held in self._cameras.values() for tap in (held.tap, held.main) if tap is not None]
         limit = min(self._config.evidence.ring_bytes, ALL_RINGS_BYTES // len(taps))
         for tap in taps:
@@ -151,20 +153,20 @@ class ClipRecorder:
         self._report(EvidenceProblem(f"main {camera}", sentence))
 
     def command(self, command: Command) -> None:
-        """Do what the decision side wants, soon."""
+        """Execute a command of the decision side, soon."""
         with self._lock:
             self._commands.append(command)
             self._lock.notify_all()
 
     def close(self, timeout_s: float) -> bool:
-        """Finish all open files with what there is; whether that was done in time."""
+        """Finish all open files with the data so far; return whether that was done in time."""
         until_s = time.monotonic() + timeout_s
         with self._lock:
             self._give_up_s = until_s - 0.3 * timeout_s
             self._closing = True
             self._lock.notify_all()
         self._thread.join(max(0.0, until_s - time.monotonic()))
-        if self._encoder is not None:  # perhaps started only now
+        if self._encoder is not None:  # it may have been started only now
             self._encoder.join(max(0.0, until_s - time.monotonic()))
         over = not self._thread.is_alive() and (self._encoder is None or not self._encoder.is_alive())
         for camera in self._cameras.values() if over else ():
@@ -172,7 +174,7 @@ class ClipRecorder:
         return over
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Block until every command was taken and every file is as far as it can be; for tests, never for capture."""
+        """Block until every command was executed and every file is up to date; for tests, never for capture."""
         with self._lock:
             return self._lock.wait_for(lambda: not self._commands and not self._busy, timeout_s)
 
@@ -235,7 +237,7 @@ class ClipRecorder:
         return self._clock.monotonic() - camera.main_s < _STALE_S
 
     def _record(self, camera: _Camera) -> None:
-        """Begin a recording; under the lock."""
+        """Start a recording; under the lock."""
         settings, tap = self._config.recording, camera.main or camera.tap
         if settings.directory not in self._folders:
             self._folders.append(settings.directory)

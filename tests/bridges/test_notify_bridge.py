@@ -132,7 +132,7 @@ def test_a_silent_detector_and_a_covered_camera_are_told(tmp_path: Path) -> None
     )
     lab.run()
     assert sorted(titles(lab)) == [
-        "Detector has fallen silent",
+        "Detector sends no heartbeat",
         "Detector is running again",
         "gate shows no usable picture",
     ]
