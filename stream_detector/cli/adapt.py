@@ -17,15 +17,15 @@ def add_parser(subparsers: Any) -> None:
     """Add the command and its options."""
     parser = subparsers.add_parser(
         "adapt",
-        help="fit an overlay to a site's memory and verdicts, and let the gate judge it",
-        description="Fit an overlay (head correction, threshold, smoothing) to what a site remembers and what was "
-        "judged. The gate replays it over days that the fit has not seen. Nothing is taken into service: see `site`.",
-        epilog="Exit code 0: accepted; 1: refused, the report says why; 2: too little was judged.",
+        help="fit an overlay to the memory of a site, and test it in the gate",
+        description="Fit an overlay (head correction, threshold, smoothing) to the memory and the verdicts of a site. "
+        "The gate replays it on days that the fit did not use. `site promote` puts an overlay into service.",
+        epilog="Exit code 0: accepted; 1: refused, the report says why; 2: too few verdicts.",
     )
     parser.add_argument("--camera", default="", metavar="NAME", help="for this camera (default: for the whole site)")
     parser.add_argument("--site", type=Path, default=Path("runs/site"), metavar="DIR", help="folder of the site")
     parser.add_argument("--bundle", default="embedded", metavar="NAME_OR_DIR", help="bundle that the site runs")
-    parser.add_argument("--low-priority", action="store_true", help="leave the processor to others")
+    parser.add_argument("--low-priority", action="store_true", help="run at low priority")
     parser.add_argument("--json", action="store_true", help="print the gate's report as JSON")
 
 
@@ -95,12 +95,12 @@ def main(args: argparse.Namespace) -> int:
         print(f"{overlay.fingerprint}: {verdict.sentence}")
         print(f"report: {page}")
         if verdict.accepted:
-            print(f"take it into service: stream-detector site promote {overlay.fingerprint}")
+            print(f"put it into service: stream-detector site promote {overlay.fingerprint}")
     return 0 if verdict.accepted else 1
 
 
 def rules_of(plan: dict[str, Any], camera: str, threshold: float, time_constant_s: float) -> tuple[Any, float, float]:
-    """(alarm rules, threshold, time constant) that the run had without an overlay, from what it wrote down."""
+    """Return (alarm rules, threshold, time constant) of the run without an overlay, as the run stored them."""
     from stream_detector.adaptation.site_data import Rules
     from stream_detector.config import AlarmConfig
 

@@ -1,4 +1,4 @@
-"""`stream-detector bridge`: carry alarms and states of a detector to another system, at least once and in order."""
+"""`stream-detector bridge`: delivers alarms and states of a detector to another system, at least once and in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ORPHAN_S = 60.0
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
     parser = subparsers.add_parser(
-        "bridge", help="carry alarms to a webhook, MQTT, people or a program", description=__doc__
+        "bridge", help="deliver alarms to a webhook, MQTT, people or a program", description=__doc__
     )
     parser.add_argument("kind", metavar="KIND", help="webhook, mqtt, notify, command, or a registered kind")
     parser.add_argument(

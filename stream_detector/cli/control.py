@@ -1,4 +1,4 @@
-"""`stream-detector control`: set the mode of the house, mute alarms, or change a threshold, of a running detector."""
+"""`stream-detector control`: sets the mode, mutes alarms, or changes a threshold of a running detector."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "control",
         help="set the mode, mute alarms, or change a threshold of a running detector",
-        description="Set the mode of the house, mute alarms, or change a threshold. The change is journalled with its "
-        "author, takes effect at the next window, and holds over restarts.",
+        description="Set the mode, mute alarms, or change a threshold of a running detector. The journal records "
+        "the change with its author. The change takes effect at the next window and persists across restarts.",
     )
-    parser.add_argument("--camera", metavar="NAME", default="", help="of this camera (default: of all)")
-    parser.add_argument("--mode", metavar="NAME", help="mode of the house, for instance home or away")
-    parser.add_argument("--mute", metavar="TIME", help="mark alarms as muted for so long, for instance 30m or 2h")
-    parser.add_argument("--unmute", action="store_true", help="no longer")
-    parser.add_argument("--threshold", metavar="X", help="from 0 to 1, or 'default': as configured")
+    parser.add_argument("--camera", metavar="NAME", default="", help="only for this camera (default: all cameras)")
+    parser.add_argument("--mode", metavar="NAME", help="mode of the schedules, for instance home or away")
+    parser.add_argument("--mute", metavar="TIME", help="mute alarms for this time, for instance 30m or 2h")
+    parser.add_argument("--unmute", action="store_true", help="end the mute")
+    parser.add_argument("--threshold", metavar="X", help="0 to 1, or 'default' for the configured threshold")
     add_connection(parser)
-    parser.add_argument("--json", action="store_true", help="print the event as it was journalled")
+    parser.add_argument("--json", action="store_true", help="print the journalled event as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Send one change and print what holds now."""
+    """Send one change and print the new state."""
     value = changes_of(args)
     with open_writer(args) as writer:
         body = writer.write(value)
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def changes_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The write that the options describe. Raises UsageError."""
+    """Return the write of the options. Raises UsageError."""
     value: dict[str, Any] = {"kind": "control", "by": args.by}
     if args.camera:
         value["camera"] = args.camera
@@ -52,7 +52,7 @@ def changes_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.mute is not None:
         found = _SPAN.fullmatch(args.mute)
         if found is None:
-            raise UsageError(f"--mute {args.mute[:20]!r} is no time; write for instance 30m or 2h")
+            raise UsageError(f"--mute {args.mute[:20]!r} is not a duration; write for instance 30m or 2h")
         value["mute_s"] = float(found[1]) * _SECONDS[found[2]]
     elif args.unmute:
         value["mute_s"] = 0
@@ -69,14 +69,14 @@ def _unit(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= 1.0:
-        raise UsageError(f"--threshold {text[:20]!r} is no score; give a number from 0 to 1, or 'default'")
+        raise UsageError(f"--threshold {text[:20]!r} is not a threshold; give a number from 0 to 1, or 'default'")
     return value
 
 
 def describe(body: dict[str, Any]) -> str:
-    """One line for people."""
+    """Return one line for people."""
     who = "all cameras" if body["camera"] == DETECTOR else body["camera"]
     parts = [f"mode {body['mode']}"] if body["mode"] else []
     parts.append(f"muted until {body['muted_until_utc']}" if body["muted_until_utc"] else "not muted")
     parts.append("threshold as configured" if body["threshold"] is None else f"threshold {body['threshold']:g}")
-    return f"{who}: {', '.join(parts)}; noted for {body['author']}"
+    return f"{who}: {', '.join(parts)}; recorded for {body['author']}"

@@ -1,4 +1,4 @@
-"""`stream-detector reload`: let a running detector read its configuration again."""
+"""`stream-detector reload`: makes a running detector read its configuration again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def add_parser(subparsers: Any) -> None:
     """Declare the options."""
     parser = subparsers.add_parser(
         "reload",
-        help="let a running detector read its configuration again",
-        description="Let a running detector read its configuration again. Thresholds and schedules take effect at the "
-        "next window; what needs a restart is named.",
+        help="make a running detector read its configuration again",
+        description="Make a running detector read its configuration again. Thresholds and schedules take effect at the "
+        "next window; the command lists the changes that need a restart.",
     )
     add_connection(parser)
-    parser.add_argument("--json", action="store_true", help="print the event as it was journalled")
+    parser.add_argument("--json", action="store_true", help="print the journalled event as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Ask for it and print what took effect; 1 if something needs a restart."""
+    """Reload and print the changes in effect; return 1 if a change needs a restart."""
     with open_writer(args) as writer:
         body = writer.write({"kind": "reload", "by": args.by})
     if args.json:

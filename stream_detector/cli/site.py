@@ -1,4 +1,4 @@
-"""`stream-detector site`: what a site remembers, what is in service, and the commands that change it."""
+"""`stream-detector site`: the memory of a site, its model in service, and the commands that change them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ DEFAULT = Path("runs/site")
 
 def add_parser(subparsers: Any) -> None:
     """Add the command and its parts."""
-    parser = subparsers.add_parser("site", help="show, prune and export what a site remembers; promote, roll back")
+    parser = subparsers.add_parser("site", help="show, prune and export the memory of a site; promote, roll back")
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     for name, text in (
-        ("show", "what is remembered, promised and in service"),
-        ("prune", "keep the bounds of time and size now, or forget a camera"),
+        ("show", "show the memory, the promised rate and the model in service"),
+        ("prune", "apply the limits of time and size now, or delete the memory of a camera"),
         ("export", "write features, scores and verdicts to a file of arrays"),
-        ("promote", "take an overlay into service that the gate has accepted"),
-        ("rollback", "go back to the overlay before, or to the bundle"),
-        ("shadow", "run an overlay beside the model in service for a time"),
+        ("promote", "put an overlay into service that the gate has accepted"),
+        ("rollback", "return to the previous overlay, or to the bundle"),
+        ("shadow", "run an overlay beside the model in service for some hours"),
     ):
         part = parts.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         part.add_argument("--site", type=Path, default=DEFAULT, metavar="DIR", help=f"folder of the site ({DEFAULT})")
@@ -41,19 +41,17 @@ def add_parser(subparsers: Any) -> None:
         if name == "export":
             part.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
         if name == "prune":
-            part.add_argument("--forget", action="store_true", help="delete everything of --camera, or of all")
+            part.add_argument("--forget", action="store_true", help="delete everything of --camera, or of all cameras")
             part.add_argument("--window-hours", type=float, metavar="H", help="keep every window for H hours")
-            part.add_argument("--alarm-days", type=float, metavar="D", help="keep surroundings of alarms for D days")
-            part.add_argument("--max-bytes", type=int, metavar="N", help="size of the memory on disk")
+            part.add_argument("--alarm-days", type=float, metavar="D", help="keep windows around alarms for D days")
+            part.add_argument("--max-bytes", type=int, metavar="N", help="largest size of the memory on disk")
         if name in ("promote", "shadow"):
             part.add_argument("overlay", metavar="FINGERPRINT", help="of the overlay; `site show` lists them")
         if name == "shadow":
-            part.add_argument("--hours", type=float, default=24.0, metavar="H", help="for so long (default 24)")
+            part.add_argument("--hours", type=float, default=24.0, metavar="H", help="duration (default: 24)")
         if name in ("promote", "rollback", "shadow"):
             add_connection(part)
-            part.add_argument(
-                "--ledger", type=Path, metavar="FILE", help="journal of the site, if no detector runs on it"
-            )
+            part.add_argument("--ledger", type=Path, metavar="FILE", help="journal of the site, if no detector uses it")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -66,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
 def _memory_path(args: argparse.Namespace) -> Path:
     path: Path = args.site / "memory.sqlite3"
     if not path.is_file():
-        raise UsageError(f"{str(args.site)!r} holds no memory of a site; it lies beside the journal, see --site")
+        raise UsageError(f"{str(args.site)!r} has no memory of a site; it is stored beside the journal, see --site")
     return path
 
 
@@ -93,7 +91,7 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _offline(args: argparse.Namespace) -> dict[str, Any]:
-    """Change what the next run takes, while none runs: the journal first, then the state, as a run does it."""
+    """Change the model of the next run while no detector runs: the journal first, then the state, as in a run."""
     from stream_detector.adaptation.service import Service
     from stream_detector.cli.verdict import account
 
@@ -142,7 +140,7 @@ def _show(args: argparse.Namespace) -> int:
         wanted = memory.fact("wanted") or {}
         held = [camera for camera in memory.cameras() if args.camera in ("", camera.camera)]
         if args.camera and not held:
-            raise UsageError(f"nothing of camera {args.camera!r} is remembered; `site show` lists the cameras")
+            raise UsageError(f"nothing of camera {args.camera!r} is in the memory; `site show` lists the cameras")
         rates = {
             c.camera: rates_of(memory, c.camera, wanted.get(c.camera), service.changed_utc(c.camera)) for c in held
         }
@@ -151,7 +149,7 @@ def _show(args: argparse.Namespace) -> int:
         memory.close()
     overlays = service.overlays()
     if args.json:
-        told = {
+        content = {
             "bytes": size,
             "cameras": [
                 {
@@ -171,7 +169,7 @@ def _show(args: argparse.Namespace) -> int:
                 {"overlay": o.fingerprint, "camera": o.camera, "bundle": o.bundle, "facts": o.facts} for o in overlays
             ],
         }
-        print(json.dumps(told))
+        print(json.dumps(content))
         return 0
     console = Console()
     table = Table(title=f"{args.site}: {size / 1e6:.1f} MB")
@@ -228,7 +226,7 @@ def _export(args: argparse.Namespace) -> int:
     try:
         blocks = list(memory.blocks(args.camera))
         if not blocks:
-            raise UsageError("nothing is remembered that could be exported; `site show` lists what is")
+            raise UsageError("the memory is empty; `site show` lists its content")
         if len({block.features.shape[1] for block in blocks}) > 1:
             blocks = [b for b in blocks if b.bundle == blocks[-1].bundle]
         alarms = [{name: getattr(a, name) for name in _OF_ALARMS} for a in memory.alarms(args.camera)]

@@ -1,4 +1,4 @@
-"""`stream-detector verdict`: say what an alarm was, or that something was missed."""
+"""`stream-detector verdict`: records whether an alarm was true or false, or that an incident raised no alarm."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ def add_parser(subparsers: Any) -> None:
     """Add the command and its options."""
     parser = subparsers.add_parser(
         "verdict",
-        help="say what an alarm was: true, false, benign, unsure; or what was missed",
-        description="Say what an alarm was. The newest verdict counts; an event is never changed.",
+        help="record whether an alarm was true, false, benign; or a missed incident",
+        description="Record a verdict on an alarm. The newest verdict counts; the alarm's event is never changed.",
         epilog="'missed' takes CAMERA@TIME in place of ID, for instance gate@2026-01-31T12:00:00Z, or gate@75.5 "
         "(seconds of a recording).",
     )
     parser.add_argument("id", metavar="ID", help="id of the alarm, or its first digits; with 'missed' CAMERA@TIME")
-    parser.add_argument("verdict", choices=(*VERDICTS, "missed"), help="what it was")
-    parser.add_argument("--note", default="", metavar="TEXT", help="what it was, in words (at most 500 characters)")
-    parser.add_argument("--lasting", type=float, default=10.0, metavar="S", help="of what was missed (default 10 s)")
+    parser.add_argument("verdict", choices=(*VERDICTS, "missed"), help="the verdict")
+    parser.add_argument("--note", default="", metavar="TEXT", help="a comment (at most 500 characters)")
+    parser.add_argument(
+        "--lasting", type=float, default=10.0, metavar="S", help="length of the incident (default: 10 s)"
+    )
     add_connection(parser, by=None)
     parser.add_argument(
-        "--ledger", type=Path, metavar="FILE", help="write into this journal; no detector may be running on it"
+        "--ledger", type=Path, metavar="FILE", help="write into this journal; no detector may use it at the same time"
     )
-    parser.add_argument("--json", action="store_true", help="print the verdict as it was journalled")
+    parser.add_argument("--json", action="store_true", help="print the journalled verdict as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,12 +57,12 @@ def main(args: argparse.Namespace) -> int:
             found = None if args.verdict == "missed" else one_alarm(writer.find_alarms(_beginning(args.id)), args.id)
             body = writer.write(_value(args, by, found))
     what = "missed" if body["verdict"] == "missed" else f"alarm {body['id'][:8]} is {body['verdict']}"
-    print(encode(body).decode() if args.json else f"{body['camera']}: {what}, noted for {body['author']}")
+    print(encode(body).decode() if args.json else f"{body['camera']}: {what}, recorded for {body['author']}")
     return 0
 
 
 def account() -> str:
-    """The name of the account that runs this; "" if it has none."""
+    """Return the name of the user account; "" if it has none."""
     with contextlib.suppress(OSError, KeyError, ImportError):
         return getpass.getuser()
     return ""
@@ -68,24 +70,26 @@ def account() -> str:
 
 def _beginning(text: str) -> str:
     if not _ID.fullmatch(text):
-        raise UsageError(f"{text!r} is no id of an alarm; give its hexadecimal digits, at least the first four")
+        raise UsageError(f"{text!r} is not the id of an alarm; give its hexadecimal digits, at least the first four")
     return text
 
 
 def _value(args: argparse.Namespace, by: str, alarm: FoundAlarm | None) -> dict[str, Any]:
-    told = {"note": args.note, "by": by}
+    common = {"note": args.note, "by": by}
     if alarm is not None:
         place = {"camera": alarm.camera, "id": alarm.id, "alarm_epoch": alarm.epoch}
-        return {"kind": "verdict", "verdict": args.verdict, **place, **told}
+        return {"kind": "verdict", "verdict": args.verdict, **place, **common}
     camera, at, when = args.id.partition("@")
     if not at:
-        raise UsageError(f"{args.id!r} names no time; write CAMERA@TIME, for instance gate@2026-01-31T12:00:00Z")
+        raise UsageError(f"{args.id!r} has no time; write CAMERA@TIME, for instance gate@2026-01-31T12:00:00Z")
     time = {"at_s": float(when)} if _MEDIA.fullmatch(when) else {"at_utc": when}
-    return {"kind": "miss", "camera": camera, "lasting_s": args.lasting, **time, **told}
+    return {"kind": "miss", "camera": camera, "lasting_s": args.lasting, **time, **common}
 
 
 def _into_journal(args: argparse.Namespace, by: str) -> dict[str, Any]:
-    """Journal it without a detector. Who may write the file may write into it; the author is their account."""
+    """Write the verdict into the journal without a detector. Every user who may write the file may do this; the author
+    is the user account.
+    """
     path: Path = args.ledger
     if not path.is_file():
         raise UsageError(f"the journal {str(path)!r} does not exist; give the file of --ledger of the run")
@@ -102,7 +106,7 @@ def _into_journal(args: argparse.Namespace, by: str) -> dict[str, Any]:
         raise UsageError(str(error)) from None
     assert isinstance(write, VerdictWrite)
     clock = SystemClock()
-    ledger = Ledger(path, clock=clock, keep_days=0, max_bytes=0)  # its retention is the detector's business
+    ledger = Ledger(path, clock=clock, keep_days=0, max_bytes=0)  # the detector applies its retention
     try:
         body = verdict_to_dict(write, f"file:{account()}", ledger.epoch, 0, clock.utc())
         ledger.append(topic_of("verdict", write.camera), body)
@@ -115,7 +119,7 @@ def _into_journal(args: argparse.Namespace, by: str) -> dict[str, Any]:
 
 
 def _remember(path: Path, body: dict[str, Any], at_utc: float | None, utc: float) -> None:
-    """Let the site beside the journal know as well; a run would have told it."""
+    """Store the verdict also in the memory of the site beside the journal, as a run does."""
     if not path.is_file():
         return
     from stream_detector.adaptation.memory import Memory

@@ -191,4 +191,4 @@ def test_the_command_changes_a_running_detector(
     bench.until(lambda: codes)
     command.join()
     assert codes == [0] and rig.controls.mode == "away"
-    assert "all cameras: mode away, not muted, threshold as configured; noted for local" in capsys.readouterr().out
+    assert "all cameras: mode away, not muted, threshold as configured; recorded for local" in capsys.readouterr().out
