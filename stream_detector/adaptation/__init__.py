@@ -1,7 +1,8 @@
 """Adapts the model to a site: its memory, overlays that are fitted to it, the gate that tests them, the promised rate.
 
-In: features and scores of windows, alarms, verdicts. Out: overlays for the decision stage, reports, bounds. Imports:
-models, alarms, events' writes, config, errors, types. NumPy and PyTorch only, so that the trainer can use it.
+In: features and scores of windows, alarms, verdicts.
+Out: overlays for the decision stage, reports, bounds on rates.
+Imports: models, alarms, events, config, types, errors; NumPy and PyTorch only, so that the trainer can use it.
 
     memory     features (no pictures) and scores of a site, bounded in time and bytes
     site_data  the data of `adapt` and the gate: stretches of windows, judged alarms, misses

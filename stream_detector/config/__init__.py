@@ -1,7 +1,8 @@
 """The settings of a run, from cameras.toml and the command line, checked.
 
-In: TOML text, options. Out: frozen models; every error is one sentence in the words of the file. Imports: errors,
-system.registry.
+In: TOML text, options.
+Out: frozen models; every error is one sentence in the words of the file.
+Imports: system (registry), errors.
 """
 
 from stream_detector.config.section import Section

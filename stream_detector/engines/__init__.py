@@ -1,5 +1,9 @@
 """Engines: uint8 windows in, features and scores out, behind one protocol (`types.Engine`).
 
+In: uint8 windows, a bundle.
+Out: features and scores.
+Imports: capture (pictures), demo (footage for calibration), models, config, types, errors.
+
     --engine auto     CUDA device → torch (graphs, fp16);  CPU → openvino if installed, else torch
     --precision auto  CUDA → fp16;  CPU → bf16 if it has the instructions, else fp32
 

@@ -1,5 +1,6 @@
 """Alarms → clips and snapshots on disk.
 
-In: previews of cameras, starts and ends of alarms. Out: files, limited in age and total size. Imports: config, types,
-system, errors.
+In: packets and pictures of cameras, starts and ends of alarms.
+Out: clips, snapshots and recordings, limited in age and total size.
+Imports: capture, config, types, system, errors.
 """

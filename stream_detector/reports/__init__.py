@@ -2,5 +2,5 @@
 
 In: scores.csv, events.jsonl.
 Out: figures, PNG plots, one HTML page.
-Imports: types, errors.
+Imports: system, types, errors.
 """

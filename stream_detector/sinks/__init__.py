@@ -1,5 +1,6 @@
 """Alarm events → other places, each in its own thread.
 
-In: bodies of alarm events. Out: calls of the registered sinks. Imports: events (published alarms), config, system,
-errors.
+In: bodies of alarm events.
+Out: calls of the registered sinks.
+Imports: events (published alarms), config, system, errors.
 """

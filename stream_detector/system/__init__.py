@@ -1,4 +1,6 @@
 """Interfaces to the operating system and to Python.
 
-Out: logging, locks, signals, registries, streams, memory. Imports: errors.
+In: paths, names, callables.
+Out: logging, locks, signals, registries, streams, memory.
+Imports: errors.
 """

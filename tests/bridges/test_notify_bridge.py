@@ -120,7 +120,7 @@ def test_a_camera_that_comes_back_soon_is_not_told_of(tmp_path: Path) -> None:
     lab.outbox.close()
 
 
-def test_a_silent_detector_and_a_covered_camera_are_told(tmp_path: Path) -> None:
+def test_a_silent_detector_and_a_covered_camera_are_reported(tmp_path: Path) -> None:
     lab = lab_of(tmp_path)
     utc = lab.clock.utc()
     body = {"state": "silent", "before": "running", "emitted_utc": ""}
@@ -132,8 +132,8 @@ def test_a_silent_detector_and_a_covered_camera_are_told(tmp_path: Path) -> None
     )
     lab.run()
     assert sorted(titles(lab)) == [
-        "Detector sends no heartbeat",
         "Detector is running again",
+        "Detector sends no heartbeat",
         "gate shows no usable picture",
     ]
     lab.outbox.close()

@@ -1,1 +1,6 @@
-"""Videos → windows, features and labels."""
+"""Videos → windows, features and labels.
+
+In: videos, annotations, clips with an index.
+Out: features, bags, packed frames.
+Imports: stream_detector.
+"""
