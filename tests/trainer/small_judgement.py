@@ -18,7 +18,7 @@ ROUNDS = 50
 def judge_little(patch: pytest.MonkeyPatch, recipe: ModuleType) -> None:
     """Let a recipe choose between two heads, in short streams drawn once, with intervals from few draws."""
     patch.setattr(recipe, "Logistic", functools.partial(Logistic, choices=CHOICES))
-    patch.setattr(recipe, "evaluate_look", functools.partial(standard.evaluate_look, plan=PLAN))
+    patch.setattr(recipe, "evaluate_network", functools.partial(standard.evaluate_network, plan=PLAN))
     patch.setattr(standard, "SEEDS", (0,))
     patch.setattr(figures, "auc_figure", functools.partial(figures.auc_figure, rounds=ROUNDS))
     patch.setattr(figures, "ROUNDS", ROUNDS)
