@@ -17,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python run_stream.py $(SOURCES) --run-dir $(RUN)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=10
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -22,6 +22,19 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
+# Files that take longest, which begin first, so that no worker is left alone with one at the end.
+LONG = (
+    *("test_one_score", "test_stops", "test_embed", "test_ray", "test_cli", "test_standard", "test_bundle"),
+    *("test_demo", "test_recipe_training", "test_gate", "test_capture_hosts", "test_events", "test_recipe_accurate"),
+    *("test_site", "test_recipe_embedded", "test_secret_process", "test_odd_places", "test_fetch_stops"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, every other one in its place."""
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def clips() -> Path:
