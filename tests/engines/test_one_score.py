@@ -109,7 +109,7 @@ def test_openvino_int8_is_bit_equal(small: Bundle) -> None:
 
 def test_torch_on_the_cpu_keeps_to_its_promise() -> None:
     bundle = Bundle.load("embedded")
-    windows = probe_windows(bundle.recipe)
+    windows = probe_windows(bundle.recipe, 3)
     with closing(TorchEngine(bundle)) as engine:
         assert batch_dependence(engine, windows) <= tolerance(engine) == 1e-6
     with closing(TorchEngine(bundle, deterministic=True)) as engine:

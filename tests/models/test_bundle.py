@@ -22,9 +22,15 @@ from stream_detector.models.bundle import EMBEDDED, SHIPPED, Bundle, find_bundle
 FILES = ("bundle.json", "backbone.safetensors", "head.safetensors")
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written once; every test gets a copy."""
+    return small_bundle(tmp_path_factory.mktemp("original") / "small").directory
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return small_bundle(tmp_path / "small").directory
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "small"))
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
