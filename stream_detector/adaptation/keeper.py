@@ -76,6 +76,10 @@ class SiteKeeper:
         self._thread = threading.Thread(target=self._write, name="site-memory", daemon=True)
         self._thread.start()
 
+    def watch(self, cameras: Collection[str], wanted: dict[str, float | None]) -> None:
+        """Keep the windows of these cameras from now on."""
+        self._cameras, self._wanted = frozenset(cameras), dict(wanted)
+
     # -- decision thread ----------------------------------------------------------------------------------------
 
     def window(self, ref: WindowRef, features: Float32Array | None, raw: float) -> None:

@@ -100,6 +100,10 @@ class Controls:
         if everywhere.mode not in config.modes:
             self._set[DETECTOR] = replace(everywhere, mode=config.first_mode)
 
+    def forget(self, camera: str) -> None:
+        """A camera is gone: no window of it counts. What operators set for it stays, should it come back."""
+        self._windows.pop(camera, None)
+
     @property
     def mode(self) -> str:
         """The mode of the house."""

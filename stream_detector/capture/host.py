@@ -37,6 +37,8 @@ from stream_detector.types import (
     WindowRef,
 )
 
+END_S = 5.0  # a camera that was asked to end has so long for its last window
+
 
 @dataclass(frozen=True, slots=True)
 class CameraTask:
@@ -105,6 +107,7 @@ class _Held:
     stop: threading.Event = field(default_factory=threading.Event)
     main: MainStream | None = None
     released: bool = False
+    told_end: bool = False
 
 
 class CaptureHost:
@@ -183,6 +186,33 @@ class CaptureHost:
             held.stop.set()
             held.capture.close()
 
+    def end(self, name: str) -> bool:
+        """Ask one camera to end: it tells its end with reason "stopped", behind its last window. Does not wait.
+
+        A camera that is stuck in its reader is given up after END_S. Returns whether the camera is here.
+        """
+        with self._lock:
+            held = self._cameras.get(name)
+        if held is None:
+            return False
+        held.stop.set()
+        late = threading.Timer(END_S, self._give_up, (held,))
+        late.daemon = True
+        late.start()
+        return True
+
+    def _give_up(self, held: _Held) -> None:
+        if self._may_tell_end(held):
+            held.released = True
+            held.capture.close()
+            self._output.ended(held.task.name, "stopped")
+
+    def _may_tell_end(self, held: _Held) -> bool:
+        """Whether nobody has told the end of a camera yet; the asker then does."""
+        with self._lock:
+            first, held.told_end = not held.told_end, True
+        return first
+
     def report(self) -> dict[str, CameraReport]:
         """Return the counts by camera."""
         with self._lock:
@@ -250,7 +280,7 @@ class CaptureHost:
         last = held.resumed.finish()
         if last is not None and not held.stop.is_set():
             self._output.window(last)
-        if not held.released:
+        if not held.released and self._may_tell_end(held):
             self._output.ended(held.task.name, reason)
 
     def _failed(self, held: _Held, error: Exception) -> None:

@@ -179,6 +179,7 @@ class HostPool:
         )
         self._hosts: list[HostSupervisor] = []
         self._waiting: deque[CameraTask] = deque()
+        self._here: set[str] = set()  # cameras that came later, when no process had room
         self._lock = threading.Lock()
         self.plan = HostPlan(0, 0, f"capture: {len(config.cameras)} cameras in this process")
         if recipe is None or open_reader is not make_reader:
@@ -220,11 +221,43 @@ class HostPool:
         """Return how many windows of a camera may wait in this process; 0: its own thread waits here (see
         `WindowBuffer`).
         """
-        return self.plan.slots_each if self._hosts and is_movable(camera) else 0
+        return self.plan.slots_each if self._moves(camera) else 0
+
+    def make_place(self, camera: CameraConfig) -> None:
+        """Before a camera that came during the run is assigned: it runs in this process if no other has room."""
+        with self._lock:
+            if not any(host.room for host in self._hosts):
+                self._here.add(camera.name)
+
+    def _moves(self, camera: CameraConfig) -> bool:
+        return bool(self._hosts) and is_movable(camera) and camera.name not in self._here
+
+    def end(self, name: str) -> bool:
+        """Ask one camera to end; False if it has not begun, so that nothing of it will come. Never blocks."""
+        with self._lock:
+            waiting = next((task for task in self._waiting if task.name == name), None)
+            if waiting is not None:
+                self._waiting.remove(waiting)
+                return False
+            host = next((host for host in self._hosts if host.has(name)), None)
+        if host is None:
+            return self._own.end(name)
+        host.end(name)
+        return True
+
+    def forget(self, name: str) -> None:
+        """A camera has ended, and all its windows were scored. Never blocks."""
+        self._own.release(name)
+        if self._taps is not None:
+            self._taps.drop(name)
+        with self._lock:
+            self._here.discard(name)
+        for host in self._hosts:
+            host.forget(name)
 
     def assign(self, task: CameraTask) -> None:
         """Run a camera, here or in the process with the most room; the camera waits while no process has room."""
-        if not self._hosts or not is_movable(task.camera):
+        if not self._moves(task.camera):
             self._own.assign(task)
             return
         with self._lock:

@@ -78,6 +78,13 @@ class _ToMain(logging.Handler):
         with self._room:
             self._lanes[camera] = (slots, live)
 
+    def forget(self, camera: str) -> None:
+        """A camera is gone, and all that was counted of it."""
+        with self._room:
+            self._lanes.pop(camera, None)
+            self._lost.pop(camera, None)
+            self._unmarked.pop(camera, None)
+
     def window(self, window: Window) -> None:
         camera = window.ref.camera
         with self._room:
@@ -177,8 +184,14 @@ def _serve(connection: Connection, output: _ToMain, host: CaptureHost, taps: Tap
             task, lane = rest
             output.assign(task.name, lane, task.live)
             host.assign(task)
+        elif kind == "end":
+            if not host.end(rest[0]):
+                output.ended(rest[0], "stopped")
         elif kind == "release":
             host.release(rest[0])
+            output.forget(rest[0])
+            if taps is not None:
+                taps.drop(rest[0])
         elif kind == "evidence":
             if taps is not None:
                 taps.command(rest[0])

@@ -49,6 +49,7 @@ class _Camera:
     slots: range
     last: WindowRef | None = None
     done: bool = False
+    ending: bool = False  # it was asked to end
     quiet: bool = False  # its next "connecting" was reported already
     before: CameraCounters = dataclasses.field(default_factory=CameraCounters)  # of earlier processes
     report: CameraReport | None = None
@@ -126,6 +127,18 @@ class HostSupervisor:
             camera = _Camera(task, self._lanes.popleft(), task.last)
             self._cameras[task.name] = camera
             self._send("assign", task, camera.slots)
+
+    def end(self, name: str) -> None:
+        """Ask one camera to end; it tells its end behind its last window."""
+        with self._lock:
+            self._cameras[name].ending = True
+            self._send("end", name)
+
+    def forget(self, name: str) -> None:
+        """A camera has ended, and all its windows were scored: nothing of it is kept."""
+        with self._lock:
+            if self._cameras.pop(name, None) is not None:
+                self._send("release", name)
 
     def set_share(self, share: float) -> None:
         """See `SharedSlots.share`."""
@@ -231,11 +244,15 @@ class HostSupervisor:
                 if slot not in self._out:
                     self._slots.set_free(slot)  # the earlier process may have died while it wrote there
             outbox.put(self._setup)
-            names = [name for name, camera in self._cameras.items() if not camera.done]
+            left = {name: camera for name, camera in self._cameras.items() if not camera.done}
+            names = [name for name, camera in left.items() if not camera.ending]
             for name in self._suspects.begin(names, self._short_lives, time.monotonic()):
                 self._send("assign", self._going_on(self._cameras[name]), self._cameras[name].slots)
             if self._over:
                 self._send("stop")
+        for name, camera in left.items():
+            if camera.ending:  # it would have told so itself
+                self._camera_ended(name, "stopped")
         return connection
 
     @staticmethod
@@ -270,8 +287,8 @@ class HostSupervisor:
     def _try(self, name: str) -> None:
         """Run a camera that may be the one that kills its host."""
         with self._lock:
-            camera = self._cameras[name]
-            if not camera.done:
+            camera = self._cameras.get(name)
+            if camera is not None and not camera.done and not camera.ending:
                 self._send("assign", self._going_on(camera), camera.slots)
 
     @staticmethod
@@ -346,7 +363,10 @@ class HostSupervisor:
 
     def _camera_ended(self, name: str, reason: str) -> None:
         with self._lock:
-            self._cameras[name].done = True
+            camera = self._cameras.get(name)
+            if camera is None or camera.done:
+                return  # told twice: by the process that died, and for it
+            camera.done = True
             given_back = self._give_back(name)
         self._output.ended(name, reason)
         if given_back:

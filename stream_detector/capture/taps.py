@@ -75,6 +75,10 @@ class Taps(Protocol):
         """Do what the decision side wants (`evidence.messages`). Never blocks."""
         ...
 
+    def drop(self, camera: str) -> None:
+        """A camera is gone: its clips end with what there is, and a camera of its name is another one."""
+        ...
+
     def close(self, timeout_s: float) -> bool:
         """Finish what is being written; whether that was done in time. Safe to call twice."""
         ...

@@ -15,7 +15,8 @@ def add_parser(subparsers: Any) -> None:
         "reload",
         help="make a running detector read its configuration again",
         description="Make a running detector read its configuration again. Thresholds and schedules take effect at the "
-        "next window; the command lists the changes that need a restart.",
+        "next window; cameras that were added, removed or changed begin, end or are opened again while the others run; "
+        "the command lists the changes that need a restart.",
     )
     add_connection(parser)
     parser.add_argument("--json", action="store_true", help="print the journalled event as JSON")
@@ -30,7 +31,13 @@ def main(args: argparse.Namespace) -> int:
     else:
         for camera, names in body["reloaded"].items():
             print(f"{camera}: {', '.join(names)} in effect")
-        if not body["reloaded"] and not body["restart"]:
+        for camera in body.get("added", ()):
+            print(f"{camera}: added")
+        for camera in body.get("removed", ()):
+            print(f"{camera}: removed")
+        for camera, names in body.get("reopened", {}).items():
+            print(f"{camera}: opened again, for {', '.join(names)} changed")
+        if not any(body.get(key) for key in ("reloaded", "restart", "added", "removed", "reopened")):
             print("nothing changed")
         for text in body["restart"]:
             print(f"needs a restart: {text}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream_detector.capture.sources import expand_cameras, parse_sources
 from stream_detector.config import Config, build_config, load_config, merge
-from stream_detector.errors import MissingExtraError, StageError, UsageError
+from stream_detector.errors import ConfigError, MissingExtraError, StageError, UsageError
 from stream_detector.system import signals
 from stream_detector.system.logging_setup import fields, run_log
 from stream_detector.system.sd_notify import Notifier
@@ -201,8 +201,11 @@ _MAP: dict[str, tuple[str, ...]] = {
 }
 
 
-def make_config(args: argparse.Namespace) -> Config:
-    """Return the Config that the options describe. Raises ConfigError and SourceError."""
+def make_config(args: argparse.Namespace, *, demo: bool = True) -> Config:
+    """Return the Config that the options describe. Raises ConfigError and SourceError.
+
+    demo: where no source is given, the rendered scene is watched.
+    """
     values: dict[str, Any] = {}
     if args.run_dir:
         folder: Path = args.run_dir
@@ -230,7 +233,7 @@ def make_config(args: argparse.Namespace) -> Config:
     config = load_config(args.config, values, options) if args.config else build_config(values, options=options)
     given = parse_sources(args.sources)
     cameras = (*expand_cameras(config.cameras), *given)
-    if not cameras:
+    if not cameras and demo:
         cameras = parse_sources(["demo"])
     fields = {name: getattr(config, name) for name in Config.model_fields}
     return build_config(fields | {"cameras": cameras})
@@ -287,7 +290,13 @@ def _run(args: argparse.Namespace) -> int:
 
 def _reloading(args: argparse.Namespace) -> Callable[[], Config] | None:
     """Reads the configuration again, with the options of this run; None where there is no file."""
-    return (lambda: make_config(args)) if args.config else None
+    return (lambda: _watched(make_config(args, demo=False))) if args.config else None
+
+
+def _watched(config: Config) -> Config:
+    if not config.cameras:
+        raise ConfigError("no camera is left in the configuration; stop the detector, or leave one in")
+    return config
 
 
 def _check_bridges(args: argparse.Namespace, config: Config) -> None:
@@ -331,6 +340,7 @@ def _watch_with_page(config: Config, args: argparse.Namespace, live_view: bool) 
             on_event=live_state.event,
             on_decision=live_state.decision,
             on_preview=live_state.preview,
+            on_camera=live_state.camera,
             reload=_reloading(args),
         ) as run,
         serve_web(config.web, run, live_state, config_path=args.config) as server,

@@ -137,6 +137,14 @@ class Publisher(WriteSide):
         """The number of refused connections: a wrong or missing key, or not ZeroMQ."""
         return self._handshakes.refused
 
+    def add_camera(self, name: str) -> None:
+        """A camera came: the heartbeat names it, and writes may."""
+        self._scored_s[name] = None
+
+    def remove_camera(self, name: str) -> None:
+        """A camera is gone: neither does any more."""
+        self._scored_s.pop(name, None)
+
     # -- EventSink ----------------------------------------------------------------------------------------------
 
     def alarm(self, event: AlarmEvent) -> dict[str, Any]:

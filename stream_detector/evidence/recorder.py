@@ -63,6 +63,7 @@ class _Camera:
     painters: tuple[MaskPainter, MaskPainter] | None = None  # of the thread "clips", of the thread "transcode"
     main_s: float = float("-inf")  # monotonic time at which the main stream's last packet was seen
     main_serial: int = 0
+    gone: bool = False  # dropped: what is open is finished
 
 
 @dataclass(eq=False)
@@ -96,7 +97,7 @@ class ClipRecorder:
     def __init__(self, config: Config, *, clock: Clock, report: Callable[[Report], object]) -> None:
         self._config, self._clock, self._report = config, clock, report
         self._lock = threading.Condition()
-        self._commands: deque[Command] = deque()
+        self._commands: deque[tuple[_Camera | None, Command]] = deque()
         self._cameras: dict[str, _Camera] = {}
         self._remuxed, self._encoded = _Work(), _Work()
         self._closing = False
@@ -129,6 +130,18 @@ class ClipRecorder:
                 self._share_memory()
             return held.main if main and held.main is not None else held.tap
 
+    def drop(self, camera: str) -> None:
+        """See `capture.taps.Taps`."""
+        with self._lock:
+            held = self._cameras.pop(camera, None)
+            if held is None:
+                return
+            held.gone = True
+            self._commands.append((held, FlushCamera(camera)))
+            if self._cameras:
+                self._share_memory()
+            self._lock.notify_all()
+
     def _tap(self, camera: CameraConfig) -> CameraTap:
         return CameraTap(self._config.evidence, camera.audio, camera.name)
 
@@ -155,7 +168,7 @@ class ClipRecorder:
     def command(self, command: Command) -> None:
         """Execute a command of the decision side, soon."""
         with self._lock:
-            self._commands.append(command)
+            self._commands.append((self._cameras.get(command.camera), command))
             self._lock.notify_all()
 
     def close(self, timeout_s: float) -> bool:
@@ -180,8 +193,7 @@ class ClipRecorder:
 
     # -- commands, in the thread "clips" --------------------------------------------------------------------------
 
-    def _apply(self, command: Command) -> None:
-        camera = self._cameras.get(command.camera)
+    def _apply(self, camera: _Camera | None, command: Command) -> None:
         if camera is None:
             return
         if isinstance(command, OpenClip):
@@ -277,8 +289,8 @@ class ClipRecorder:
                 closing = self._closing
                 self._busy = bool(commands)
             self._guarded(self._look_at_disk)
-            for command in commands:
-                self._guarded(lambda command=command: self._apply(command))  # type: ignore[misc]
+            for camera, command in commands:
+                self._guarded(lambda camera=camera, command=command: self._apply(camera, command))  # type: ignore[misc]
             self._see_main_streams()
             self._work(self._remuxed, lambda: None, closing)
             for clip in [*self._remuxed.clips, *self._encoded.clips]:
@@ -304,8 +316,11 @@ class ClipRecorder:
         return any(clip.video is not None and clip.video.cursor.lag_s() > 2.0 for clip in self._encoded.clips)
 
     def _work(self, work: _Work, pause: Callable[[], object], closing: bool) -> None:
-        for camera in work.segments:
+        for camera in list(work.segments):
             self._guarded(lambda camera=camera: self._advance_segments(camera, pause, closing))  # type: ignore[misc]
+            if camera.gone:
+                with self._lock:
+                    work.segments.remove(camera)
         for clip in list(work.clips):
             if not self._guarded(lambda clip=clip: self._advance(clip, pause, closing)):  # type: ignore[misc]
                 clip.over = True
@@ -345,7 +360,7 @@ class ClipRecorder:
         if segments.lost:
             lost, segments.lost = segments.lost, 0
             self._report(PacketsLost(camera.config.name, lost))
-        if closing:
+        if closing or camera.gone:
             segments.close()
 
     def _snapshot(self, clip: _Clip, last: bool) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from stream_detector.alarms.schedule import Controls
 from stream_detector.capture.picture import make_views
-from stream_detector.config import Config
+from stream_detector.config import CameraConfig, Config
 from stream_detector.engines import load_engine
 from stream_detector.engines.bundle_choice import with_bundle
 from stream_detector.errors import SourceError
@@ -51,12 +52,21 @@ class Run:
     config: Config
     bundle: Bundle
     engine: Engine
-    plans: tuple[CameraPlan, ...]
     telemetry: Telemetry
     publisher: Publisher
     pipeline: Pipeline
     ledger: Ledger
     site: SiteRun | None = None
+
+    @property
+    def plans(self) -> tuple[CameraPlan, ...]:
+        """The cameras that are watched now, in order; a reload changes them."""
+        return self.pipeline.roster.plans
+
+    @property
+    def cameras(self) -> tuple[CameraConfig, ...]:
+        """Their settings."""
+        return tuple(camera for camera, _ in self.pipeline.roster.members)
 
 
 def _keeps_evidence(config: Config) -> bool:
@@ -69,12 +79,17 @@ def _records(config: Config) -> bool:
 
 def check_outputs(config: Config) -> None:
     """Raise UsageError if an output would overwrite a recording, another output or a foreign file."""
+    check_cameras(config)
+    if config.scores:
+        check_free(config.scores, "scores")
+
+
+def check_cameras(config: Config) -> None:
+    """Raise UsageError if an output would overwrite a recording or another output."""
     journal = config.publish.ledger
     outputs = {"--scores": config.scores, "--events": config.events, "--ledger": journal}
     recordings = [camera.source.path for camera in config.cameras if camera.source.kind == "file"]
     check_apart({**outputs, "--log-file": config.telemetry.log_file}, recordings)
-    if config.scores:
-        check_free(config.scores, "scores")
 
 
 @contextlib.contextmanager
@@ -87,12 +102,14 @@ def build_run(
     on_event: Callable[[dict[str, Any]], None] | None = None,
     on_decision: Callable[[Decision], None] | None = None,
     on_preview: Callable[[str, Preview], None] | None = None,
+    on_camera: Callable[[str, bool], None] | None = None,
     reload: Callable[[], Config] | None = None,
 ) -> Iterator[Run]:
     """Build a run; on exit, close what the pipeline does not close itself. Raises the errors of every stage.
 
     engine: replaces the one in the configuration (tests, benchmarks).  on_event, on_decision: called by the decision
-    thread. on_preview: called by the capture threads.
+    thread. on_preview: called by the capture threads.  on_camera(name, came): by the decision thread, when a reload
+    brought a camera or took it away.
     """
     if not config.cameras:
         raise SourceError("no source was given; give a video file, a directory, a URL, a USB index or 'demo'")
@@ -183,10 +200,9 @@ def build_run(
             controls=controls,
             site=site,
         )
-        if reload is not None:
-            publisher.on_reload = Reloader(config, bundle, plans, controls, decider, reload)
         if site:
             site.swap = decider.set_overlay
+
         pipeline = Pipeline(
             config=config,
             cameras=tuple(zip(config.cameras, plans, strict=True)),
@@ -201,12 +217,47 @@ def build_run(
             taps_name=RECORDER if evidence else "",
             on_kept=evidence.report if evidence else lambda _report: None,
             on_preview=on_preview,
+            on_camera=partial(_tell_camera, publisher, controls, on_camera),
             clock=clock,
         )
         if evidence:
             evidence.send_to(pipeline.command)
             stack.callback(evidence.close, TIDY_S)
-        yield Run(config, bundle, engine, plans, telemetry, publisher, pipeline, ledger, site)
+        if reload is not None:
+            publisher.on_reload = Reloader(
+                config,
+                bundle,
+                controls,
+                decider,
+                reload,
+                watching=pipeline,
+                evidence=_keeps_evidence(config),
+                recordings=_records(config),
+                check=check_cameras,
+                on_cameras=partial(_tell_site, site),
+            )
+        yield Run(config, bundle, engine, telemetry, publisher, pipeline, ledger, site)
+
+
+def _tell_camera(
+    publisher: Publisher, controls: Controls, on_camera: Callable[[str, bool], None] | None, name: str, came: bool
+) -> None:
+    """A reload brought a camera, or took it away."""
+    if came:
+        publisher.add_camera(name)
+    else:
+        publisher.remove_camera(name)
+        controls.forget(name)
+    if on_camera is not None:
+        on_camera(name, came)
+
+
+def _tell_site(site: SiteRun | None, config: Config, plans: Mapping[str, CameraPlan]) -> None:
+    """Other cameras are watched from now on."""
+    if site is not None:
+        site.take_cameras(config)
+        if site.keeper is not None:
+            site.keeper.remember("plan", {name: _plan_facts(plan) for name, plan in plans.items()})
 
 
 def _build_site(

@@ -17,7 +17,7 @@ import numpy as np
 from stream_detector.adaptation.overlay import Overlay
 from stream_detector.alarms.schedule import Effective
 from stream_detector.alarms.severity import severity
-from stream_detector.alarms.smoothing import make_smoother, smooth_on
+from stream_detector.alarms.smoothing import Smoother, make_smoother, smooth_on
 from stream_detector.alarms.state_machine import AdjustableRule, AlarmRule, make_alarm_rule
 from stream_detector.capture.picture_quality import CameraQualityMonitor
 from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
@@ -160,21 +160,60 @@ class Decider:
         self._on_decision = on_decision
         self._epoch = epoch
         self._site, self._fingerprint = site, fingerprint
-        self._planned = {plan.name: plan for plan in plans}  # without overlays
-        self._overlays = {plan.name: site.overlay(plan.name) for plan in plans} if site else {}
-        plans = tuple(with_overlay(plan, self._overlays.get(plan.name)) for plan in plans)
-        self._plans = {plan.name: plan for plan in plans}
-        self._smoothers = {p.name: make_smoother(p.smoothing) for p in plans}
-        self._heads = {plan.name: make_head() for plan in plans} if make_head else {}
-        self._novelty_monitors = {plan.name: make_novelty_monitor() for plan in plans} if make_novelty_monitor else {}
-        self._rules = {plan.name: self._rule(plan) for plan in plans}
-        self._states: dict[str, CameraState] = dict.fromkeys(self._plans, "connecting")
-        now_s = self._tick_s = clock.monotonic()
-        self._quality_monitors = {
-            p.name: CameraQualityMonitor(picture_quality, p.live, p.stride_frames, now_s)
-            for p in plans
-            if picture_quality
-        }
+        self._make_head, self._make_novelty_monitor = make_head, make_novelty_monitor
+        self._picture_quality = picture_quality
+        self._planned: dict[str, CameraPlan] = {}  # without overlays
+        self._overlays: dict[str, Overlay | None] = {}
+        self._plans: dict[str, CameraPlan] = {}
+        self._smoothers: dict[str, Smoother] = {}
+        self._heads: dict[str, StreamingHead] = {}
+        self._novelty_monitors: dict[str, NoveltyMonitor] = {}
+        self._rules: dict[str, AlarmRule] = {}
+        self._states: dict[str, CameraState] = {}
+        self._quality_monitors: dict[str, CameraQualityMonitor] = {}
+        self._lives: dict[str, int] = {}  # how often a recording of this name was removed
+        self._tick_s = clock.monotonic()
+        for plan in plans:
+            self.add(plan)
+
+    def add(self, plan: CameraPlan) -> None:
+        """Decide on one more camera, from its first window on."""
+        name = plan.name
+        self._planned[name] = plan
+        if self._site:
+            self._overlays[name] = self._site.overlay(name)
+        plan = self._plans[name] = with_overlay(plan, self._overlays.get(name))
+        self._smoothers[name] = make_smoother(plan.smoothing)
+        if self._make_head:
+            self._heads[name] = self._make_head()
+        if self._make_novelty_monitor:
+            self._novelty_monitors[name] = self._make_novelty_monitor()
+        self._rules[name] = self._rule(plan)
+        self._states[name] = "connecting"
+        if self._picture_quality:
+            now_s = self._clock.monotonic()
+            monitor = CameraQualityMonitor(self._picture_quality, plan.live, plan.stride_frames, now_s)
+            self._quality_monitors[name] = monitor
+
+    def knows(self, camera: str) -> bool:
+        """Whether it decides on a camera."""
+        return camera in self._plans
+
+    def remove(self, camera: str, detail: str) -> None:
+        """A camera is watched no more: its alarm ends (`shutdown`), and its last status, with `detail`, is `ended`."""
+        plan = self._plans[camera]
+        self._finish(plan, "shutdown")
+        if self._evidence and plan.evidence:
+            self._evidence.flush_camera(camera)
+        self.status(CameraStatus(camera, plan.source, "ended", detail, None, self._clock.monotonic()))
+        if not plan.live:
+            self._lives[camera] = self._lives.get(camera, 0) + 1
+        parts: tuple[dict[str, Any], ...] = (
+            *(self._planned, self._plans, self._overlays, self._effective, self._states, self._rules),
+            *(self._smoothers, self._heads, self._novelty_monitors, self._quality_monitors),
+        )
+        for part in parts:
+            part.pop(camera, None)
 
     def score(self, score: Score) -> None:
         """Process the next score of its camera."""
@@ -323,6 +362,8 @@ class Decider:
         fingerprint = f"{self._fingerprint}+{overlay.fingerprint}" if overlay else self._fingerprint
         # A replay of a file repeats its ids; window 7 of a live camera today is another window than yesterday.
         run = self._epoch if plan.live else ""
+        if plan.name in self._lives:  # a recording that is watched anew in the same run: other alarms than before
+            run = f"{self._epoch}+{self._lives[plan.name]}"
         return make_alarm_rule(
             plan.name,
             fingerprint,

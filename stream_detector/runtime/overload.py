@@ -66,6 +66,10 @@ class LoadController:
         self._low_since_s: float | None = None
         self._told: tuple[float, float] | None = None  # (share, when)
 
+    def set_cameras(self, cameras: int) -> None:
+        """So many live cameras are there now."""
+        self._cameras = cameras
+
     def observe(self, load: Load) -> float:
         """The share, at present."""
         now_s = self._clock.monotonic()

@@ -19,12 +19,10 @@ import logging
 import queue
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stream_detector.capture.host import CameraTask
 from stream_detector.capture.host_pool import HostPool
 from stream_detector.capture.picture import Picture
 from stream_detector.capture.readers import Reader, make_reader
@@ -35,13 +33,13 @@ from stream_detector.models.recipe import Recipe
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.decision_queue import DecisionQueue
 from stream_detector.runtime.overload import Load, LoadController
-from stream_detector.runtime.stages import is_recorded, scored
+from stream_detector.runtime.roster import Member, Roster
+from stream_detector.runtime.stages import scored
 from stream_detector.runtime.window_buffer import WindowBuffer
 from stream_detector.system.malloc import trim_malloc
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     Batch,
-    CameraCounters,
     CameraStatus,
     Clock,
     Engine,
@@ -108,18 +106,6 @@ class _Finish:
 
 
 @dataclass(slots=True, eq=False)
-class _Camera:
-    """What the pipeline holds of one camera."""
-
-    plan: CameraPlan
-    task: CameraTask
-    failure: str = ""
-    stopped: bool = False
-    timed: bool = False
-    counted: CameraCounters = field(default_factory=CameraCounters)
-
-
-@dataclass(slots=True, eq=False)
 class Pipeline:
     """One run, from sources to events. Make it with `build.build_run`, then call `run()`; any thread may call
     `stop()`.
@@ -139,6 +125,7 @@ class Pipeline:
     taps_name: str = ""  # what keeps packets for evidence and recordings, see `capture.host_process.HostSetup`
     on_kept: Callable[[Any], object] = lambda _report: None  # what became of evidence; None: a host's process is gone
     on_preview: Callable[[str, Preview], None] | None = None  # told every preview, by its capture thread
+    on_camera: Callable[[str, bool], None] = lambda _name, _came: None  # by the decision thread: came, or is gone
     decision_queue: DecisionQueue = field(default_factory=DecisionQueue)  # for the decision thread, from any other
     clock: Clock = field(default_factory=SystemClock)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
@@ -150,13 +137,14 @@ class Pipeline:
     _inbox: queue.Queue[_Scored | _Ended | CameraStatus | _Finish] = field(init=False)
     _buffer: WindowBuffer = field(init=False)
     _host: HostPool = field(init=False)
-    _all: dict[str, _Camera] = field(default_factory=dict, init=False)
-    _waiting: deque[_Camera] = field(default_factory=deque, init=False)
-    _open_files: int = field(default=0, init=False)
-    _ended: int = field(default=0, init=False)
+    roster: Roster = field(init=False)
     _stop_at_s: float = field(default=0.0, init=False)
     _windows: int = field(default=0, init=False)
     _busy_s: float = field(default=0.0, init=False)  # of the engine
+    _alarms_before: int = field(default=0, init=False)  # of cameras that are gone
+
+    def __post_init__(self) -> None:
+        self.roster = Roster(self.cameras, self.telemetry, self.open_limit)
 
     def run(self) -> RunResult:
         """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once."""
@@ -176,10 +164,6 @@ class Pipeline:
         self._buffer = WindowBuffer(slots, self.clock, self.telemetry.dropped, max_age_s)
         if self._stop.is_set():  # a stop that came before
             self._buffer.close()
-        for camera, plan in self.cameras:
-            keep = plan.evidence or is_recorded(camera)
-            task = CameraTask(camera, plan.stride_frames, self.on_preview is not None, keep=keep)
-            self._all[camera.name] = _Camera(plan, task)
         self._host = HostPool(
             self.config,
             self.resize,
@@ -193,8 +177,8 @@ class Pipeline:
             on_kept=self.on_kept,
         )
         log.info("%s", self._host.plan.sentence)
-        load = LoadController(sum(plan.live for _, plan in self.cameras), self.clock)
-        self._waiting = deque(self._all.values())
+        load = LoadController(self.roster.live, self.clock)
+        self.roster.attach(self._host, self._buffer, previews=self.on_preview is not None)
         threads = [
             threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
             threading.Thread(target=self._guard, args=(self._decide,), name="decide", daemon=True),
@@ -205,6 +189,7 @@ class Pipeline:
         trimmed_s = self.clock.monotonic()
         while not self._decided.wait(0.1):
             self._count()
+            load.set_cameras(self.roster.live)
             self._host.set_share(load.observe(self._load()))
             if self.clock.monotonic() - trimmed_s >= TRIM_S:
                 trimmed_s = self.clock.monotonic()
@@ -224,9 +209,8 @@ class Pipeline:
             thread.join(max(0.0, leave_at_s - self.clock.monotonic()))
         with contextlib.suppress(StreamDetectorError):
             self.engine.close()
-        failed = {name: held.failure for name, held in self._all.items() if held.failure}
-        alarms = sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
-        return RunResult(self._windows, alarms, self._stopped_by_user, failed, self._error)
+        alarms = self._alarms_before + sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
+        return RunResult(self._windows, alarms, self._stopped_by_user, self.roster.failed, self._error)
 
     def command(self, command: Any) -> None:
         """Hand a command about evidence (`evidence.messages`) to where the camera's packets are. Never blocks."""
@@ -270,6 +254,7 @@ class Pipeline:
         threading.Thread(target=self._stop_capture, name="stop-capture", daemon=True).start()
 
     def _stop_capture(self) -> None:
+        self.roster.close()
         buffer: WindowBuffer | None = getattr(self, "_buffer", None)
         host: HostPool | None = getattr(self, "_host", None)
         if buffer is not None:
@@ -280,42 +265,15 @@ class Pipeline:
     # capture threads ------------------------------------------------------------------------------------------------
 
     def _start_more(self) -> None:
-        """Start every live camera, and files up to the limit."""
-        with self._lock:
-            if self._stop.is_set():
-                return  # a stop opens nothing more
-            for camera in [c for c in self._waiting if c.plan.live]:
-                self._start(camera)
-            while self._waiting and (not self.open_limit or self._open_files < self.open_limit):
-                self._open_files += 1
-                self._start(self._waiting[0])
-
-    def _start(self, camera: _Camera) -> None:
-        self._waiting.remove(camera)
-        self._buffer.add(camera.plan.name, camera.plan.live, self._host.windows_outside(camera.task.camera))
-        self._host.assign(camera.task)
+        if not self._stop.is_set():
+            self.roster.start_more()
 
     def _count(self) -> None:
         """Bring what the capture threads counted to the telemetry."""
-        for name, report in self._host.report().items():
-            camera, counted = self._all[name], report.counters
-            if new := counted.frames - camera.counted.frames:
-                self.telemetry.frame(name, new)
-            for cause, number in counted.dropped.items():
-                new = number - camera.counted.dropped.get(cause, 0)
-                if new:
-                    self.telemetry.dropped(name, cause, new)
-            for _ in range(counted.reconnects - camera.counted.reconnects):
-                self.telemetry.reconnected(name)
-            camera.counted = counted
-            if report.duration_s is not None and not camera.timed:
-                camera.timed = True
-                self.telemetry.duration(name, report.duration_s)
+        self.roster.count(self._host.report())
 
     def _load(self) -> Load:
-        live = [camera for camera in self._all.values() if camera.plan.live]
-        offered = sum(camera.counted.frames / camera.plan.stride_frames for camera in live)
-        return Load(offered, self._windows, self._buffer.dropped, self._busy_s, self._buffer.waiting)
+        return Load(self.roster.offered(), self._windows, self._buffer.dropped, self._busy_s, self._buffer.waiting)
 
     def window(self, window: Window) -> None:
         """See `capture.host.HostOutput`."""
@@ -333,17 +291,10 @@ class Pipeline:
 
     def ended(self, name: str, reason: str) -> None:
         """See `capture.host.HostOutput`. A truncated file was played as far as it goes, and is bad input, too."""
-        camera = self._all[name]
-        camera.stopped = reason == "stopped"
-        if reason.startswith(("failed: ", "truncated: ")):
-            camera.failure = reason.removeprefix("failed: ")
-            if camera.plan.live and self.config.capture.exit_on_error:
-                self.fail(SourceError(camera.failure))
+        failure, over = self.roster.ended(name, reason)
+        if failure and self.roster.get(name).plan.live and self.config.capture.exit_on_error:
+            self.fail(SourceError(failure))
         self._buffer.end(name)
-        with self._lock:
-            self._ended += 1
-            self._open_files -= 0 if camera.plan.live else 1
-            over = self._ended == len(self._all)
         self._start_more()
         if over:
             self._buffer.close()
@@ -397,12 +348,12 @@ class Pipeline:
                 if isinstance(item, _Scored):
                     for score in item.scores:
                         self.decider.score(score)
+                        self.roster.decided(score.ref)
                         self._windows += 1
                 elif isinstance(item, _Ended):
                     for name in item.cameras:
-                        if not self._all[name].stopped:  # else it ends with the run, by `finish`
-                            self.decider.ended(name, failed=bool(self._all[name].failure))
-                elif item is not None:
+                        self._camera_over(name)
+                elif item is not None and self.decider.knows(item.camera):
                     self.decider.status(item)
                 self.decider.tick()
                 self.decision_queue.run_pending()
@@ -414,6 +365,45 @@ class Pipeline:
                 self.decision_queue.close()
             finally:
                 self._decided.set()
+
+    def _camera_over(self, name: str) -> None:
+        camera = self.roster.drained(name)
+        if camera.leaving:
+            self._leave(name)
+        elif not camera.stopped:  # else it ends with the run, by `finish`
+            self.decider.ended(name, failed=bool(camera.failure))
+
+    def change_cameras(self, gone: Collection[str], come: Sequence[Member]) -> None:
+        """Watch other cameras from now on; a name in both is opened anew. For the decision thread.
+
+        Raises StageError when the run is ending.
+        """
+        change = self.roster.change(gone, come)
+        for member in change.now:  # first, so that the run does not end when the others have left
+            self._enter(member)
+        for name in change.at_once:
+            self._leave(name)
+        for name in change.running:
+            if not self._host.end(name):
+                self.ended(name, "stopped")
+
+    def _leave(self, name: str) -> None:
+        again = self.roster.comes_again(name)
+        self.decider.remove(name, "its settings changed, it is opened again" if again else "it is no longer watched")
+        self._alarms_before += sum(c.alarms for c in self.telemetry.snapshot().cameras if c.name == name)
+        next_one = self.roster.left(name)
+        self.telemetry.remove_camera(name)
+        self.on_camera(name, False)
+        if next_one is not None:
+            self._enter(next_one)
+
+    def _enter(self, member: Member) -> None:
+        _, plan = member
+        self.telemetry.add_camera(plan.name)
+        self.on_camera(plan.name, True)
+        self.decider.add(plan)
+        self.roster.put(member)
+        self._start_more()
 
     def _guard(self, stage: Callable[[], None]) -> None:
         try:

@@ -130,6 +130,21 @@ class SiteRun:
                 )
                 self.keeper.remember("wanted", wanted)
 
+    def take_cameras(self, config: Config) -> None:
+        """Other cameras are watched from now on. For the decision thread."""
+        gone = {name for name in self._names if name not in {camera.name for camera in config.cameras}}
+        for name in gone:
+            self._shadows.pop(name, None)
+            self._overlays.pop(name, None)
+        self._names = [camera.name for camera in config.cameras]
+        self._sources = {camera.name: camera for camera in config.cameras}
+        for name in self._names:
+            if name not in self._overlays:
+                self._overlays[name] = self._load(name)
+        if self.keeper is not None:
+            wanted = {camera.name: camera.false_alarms_per_day for camera in config.cameras}
+            self.keeper.watch(kept_cameras(config), wanted)
+
     def _load(self, camera: str) -> Overlay | None:
         fingerprint = self.service.of(camera)
         if not fingerprint:

@@ -135,6 +135,16 @@ class Telemetry:
         self._over = False
         self.rates: Callable[[], dict[str, dict[str, Any]]] = dict  # what is known of the cameras' false alarms
 
+    def add_camera(self, name: str) -> None:
+        """A camera came, behind the others; its counters begin at zero."""
+        with self._lock:
+            self._cameras[name] = _Camera(name, self._clock.monotonic())
+
+    def remove_camera(self, name: str) -> None:
+        """A camera is gone, and its counters."""
+        with self._lock:
+            self._cameras.pop(name, None)
+
     def decision_loop_passed(self) -> None:
         """The decision thread has completed one pass of its loop."""
         now_s = self._clock.monotonic()

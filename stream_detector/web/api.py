@@ -67,7 +67,6 @@ class Api:
 
     def __init__(self, context: WebContext) -> None:
         self._context = context
-        self._plans = {plan.name: plan for plan in context.run.plans}
         self._files = EvidenceFiles(context.run.config.evidence)
         self._writing = WriteRoutes(context.run, context.history, context.hub, self._known, self._camera)
 
@@ -161,12 +160,13 @@ class Api:
                 "engine": f"{engine.name} · {engine.device} · {engine.precision}",
                 "bundle": run.bundle.name,
                 "fingerprint": run.bundle.fingerprint,
-                "rendered": any(camera.source.kind == "demo" for camera in run.config.cameras),
+                "rendered": any(camera.source.kind == "demo" for camera in run.cameras),
                 "closed": self._context.access.closed,
                 "may_write": request.scope["state"]["principal"].operator,
                 "can_sign_in": self._context.access.has_operators,
                 "unseen": self._context.history.unseen(),
                 "epoch": run.ledger.epoch,
+                "roster": run.pipeline.roster.version,
                 "config": self._context.config_path.name if self._context.config_path else None,
                 "alarm": run.config.alarm.model_dump(exclude={"threshold"}),
                 "cameras": [
@@ -280,7 +280,7 @@ class Api:
         body = {
             "camera": name,
             "recorded": name in self._context.recordings.names,
-            "threshold": self._plans[name].threshold,
+            "threshold": next(plan.threshold for plan in self._context.run.plans if plan.name == name),
             "rows": [[round(v, 4) for v in (r.start_s, r.end_s, r.raw, r.smoothed)] for r in rows[-20_000:]],
             "degraded": [[r.start_s, r.end_s, list(r.degraded)] for r in rows if r.degraded][-2000:],
             "alarms": [alarm.summary() for alarm in alarms],
@@ -325,7 +325,7 @@ class Api:
 
     def _camera(self, request: Request) -> str:
         name = str(request.path_params["name"])
-        if name not in self._plans:
+        if name not in {plan.name for plan in self._context.run.plans}:
             raise DataError("no such camera")
         return name
 

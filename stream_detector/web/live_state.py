@@ -72,6 +72,14 @@ class LiveState:
             else:
                 self._listener(body)
 
+    def camera(self, name: str, came: bool) -> None:
+        """A camera came or is gone; nothing of a former one of its name is shown. Called by the decision thread."""
+        with self._lock:
+            self._pictures.pop(name, None)
+            self._pictured_s.pop(name, None)
+            self._rows.pop(name, None)
+            self._counts.pop(name, None)
+
     # -- the server's side ------------------------------------------------------------------------------------------
 
     def listen(self, listener: Callable[[Event], None] | None) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -92,40 +91,36 @@ class DemoFrameSource:
         self._scene = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Recording:
-    camera: CameraConfig
-    rendered: bool
-
-
 class Recordings:
     """The sources of this run that allow scrubbing. `frame` is for the event loop."""
 
-    def __init__(self, cameras: Sequence[CameraConfig], config: CaptureConfig) -> None:
-        self._config = config
-        self._all = {
-            c.name: _Recording(c, c.source.kind == "demo") for c in cameras if c.source.kind in ("file", "demo")
-        }
-        self._open: OrderedDict[str, FrameSource] = OrderedDict()
+    def __init__(self, cameras: Callable[[], Sequence[CameraConfig]]) -> None:
+        """cameras: those of this run now."""
+        self._cameras = cameras
+        self._open: OrderedDict[str, tuple[CameraConfig, FrameSource]] = OrderedDict()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="web-replay")
         self._waiting = 0
 
     @property
     def names(self) -> tuple[str, ...]:
         """The cameras with a recording."""
-        return tuple(self._all)
+        return tuple(self._all())
+
+    def _all(self) -> dict[str, CameraConfig]:
+        return {c.name: c for c in self._cameras() if c.source.kind in ("file", "demo")}
 
     async def frame(self, camera: str, media_s: float) -> bytes | None:
         """Return a JPEG of at most LONG_SIDE pixels, or None if there is none. Raises DataError if too many requests
         wait.
         """
-        if camera not in self._all:
+        found = self._all().get(camera)
+        if found is None:
             return None
         if self._waiting >= MAX_WAITING:
             raise DataError("too many requests for pictures; move the slider more slowly")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._frame, camera, media_s)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._frame, found, media_s)
         finally:
             self._waiting -= 1
 
@@ -133,21 +128,26 @@ class Recordings:
         """Close all open recordings."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _frame(self, name: str, media_s: float) -> bytes | None:
-        recording = self._all[name]
-        frames = self._open.get(name)
+    def _frame(self, camera: CameraConfig, media_s: float) -> bytes | None:
         try:
-            if frames is None:
-                source = recording.camera.source
-                frames = DemoFrameSource(source) if recording.rendered else VideoFrameSource(source.path)
-                self._open[name] = frames
-                while len(self._open) > KEEP_OPEN:
-                    self._open.popitem(last=False)[1].close()
-            picture = frames.frame_at(media_s)
+            picture = self._source(camera).frame_at(media_s)
         except SourceError:
             return None
         if picture is None:
             return None
-        if recording.camera.mask:  # what is masked for the detector is masked for viewers as well
-            picture = MaskPainter(recording.camera.mask).paint(np.array(picture))
+        if camera.mask:  # what is masked for the detector is masked for viewers as well
+            picture = MaskPainter(camera.mask).paint(np.array(picture))
         return encode_picture(shrink(picture, LONG_SIDE))
+
+    def _source(self, camera: CameraConfig) -> FrameSource:
+        of, frames = self._open.get(camera.name, (None, None))
+        if frames is not None and of is not None and of.source == camera.source:
+            return frames
+        if frames is not None:  # a reload gave the name another source
+            frames.close()
+            del self._open[camera.name]
+        made = DemoFrameSource(camera.source) if camera.source.kind == "demo" else VideoFrameSource(camera.source.path)
+        self._open[camera.name] = camera, made
+        while len(self._open) > KEEP_OPEN:
+            self._open.popitem(last=False)[1][1].close()
+        return made

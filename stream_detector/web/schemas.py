@@ -101,6 +101,7 @@ SCHEMAS: dict[str, Schema] = {
             "can_sign_in": YES,
             "unseen": COUNT,
             "epoch": TEXT,
+            "roster": {"type": "integer", "minimum": 0, "description": "counts the changes of the cameras"},
             "config": or_null(TEXT),
             "alarm": ANY_OBJECT,
             "cameras": array(ref("Camera")),

@@ -144,11 +144,12 @@ class WebServer:
         loop = self._loop = asyncio.get_running_loop()
         publish = run.config.publish
         history = History(None if run.ledger.degraded else publish.ledger)
-        names = tuple(plan.name for plan in run.plans)
+        names = lambda: tuple(plan.name for plan in run.plans)  # noqa: E731
         live_age_s = run.config.telemetry.live_age_s
-        hub = self._hub = Hub(self._live_state, run.telemetry.snapshot, names, live_age_s, run.ledger.epoch)
+        version = lambda: run.pipeline.roster.version  # noqa: E731
+        hub = self._hub = Hub(self._live_state, run.telemetry.snapshot, names, live_age_s, run.ledger.epoch, version)
         history.load()
-        recordings = Recordings(run.config.cameras, run.config.capture)
+        recordings = Recordings(lambda: run.cameras)
         context = WebContext(
             run=run,
             live_state=self._live_state,
@@ -182,7 +183,7 @@ class WebServer:
             self._socket,
             lambda: Connection(uvicorn_config, self._server.server_state, {}),
             self._context,
-            connection_limits(len(names)),
+            connection_limits(len(run.plans)),
         )
         ticking = asyncio.create_task(hub.run())
         accepting = self._accepting = asyncio.create_task(self._connections.run())

@@ -116,24 +116,26 @@ def state_of(camera: CameraView, picture_age_s: float | None = None) -> dict[str
 
 
 class Hub:
-    """The shared work for all viewers. snapshot: of the telemetry.  names: cameras in their order.
+    """The shared work for all viewers. snapshot: of the telemetry.  names: the cameras now, in their order.
 
-    live_age_s: after this time without a pass of the decision thread, the detector counts as dead.  epoch: of this run,
-    so that a viewer who reconnects detects another run.
+    version: counts the changes of the cameras.  live_age_s: after this time without a pass of the decision thread, the
+    detector counts as dead.  epoch: of this run, so that a viewer who reconnects detects another run.
     """
 
     def __init__(
         self,
         live_state: LiveState,
         snapshot: Callable[[], TelemetrySnapshot],
-        names: tuple[str, ...],
+        names: Callable[[], tuple[str, ...]],
         live_age_s: float = 10.0,
         epoch: str = "",
+        version: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.names = names
+        self._names, self._version = names, version
+        self.names = names()
         self._live_age_s, self._epoch = live_age_s, epoch
         self.tick = 0
-        self._places = {name: place for place, name in enumerate(names)}
+        self._places = {name: place for place, name in enumerate(self.names)}
         self._live_state, self._snapshot = live_state, snapshot
         self._viewers: set[Viewer] = set()
         self._states: dict[str, bytes] = {}
@@ -154,12 +156,24 @@ class Hub:
     def viewer(self, names: list[str], rate: float, peer: str = "") -> Viewer:
         """Add a viewer of some cameras, with `rate` pictures per second (0 to 5). Raises EndpointError when full."""
         now_s = time.monotonic()
+        self._look_at_names()
         if len(self._viewers) >= MAX_VIEWERS and not self._make_room(now_s):
             raise EndpointError(f"{MAX_VIEWERS} viewers are connected; try again later")
         known = set(self.names)
         cameras = tuple(dict.fromkeys(n for n in names if n in known))[:MAX_CAMERAS]
         ticks = 0 if rate <= 0 else max(1, round(1 / (min(rate, 5.0) * TICK_S)))
         return Viewer(cameras, ticks, peer=peer, came_s=now_s)
+
+    def _look_at_names(self) -> None:
+        """A reload may have changed the cameras; what is gone is forgotten."""
+        names = self._names()
+        if names == self.names:
+            return
+        for name in set(self.names) - set(names):
+            for known in (self._states, self._messages, self._ticked):
+                known.pop(name, None)
+        self.names = names
+        self._places = {name: place for place, name in enumerate(names)}
 
     def _make_room(self, now_s: float) -> bool:
         """End the oldest stream of the peer with the most streams; a live page reconnects by itself."""
@@ -210,9 +224,10 @@ class Hub:
         Cameras take turns, so that a second's work is spread; a camera's turn is the same for all viewers, who share
         the picture.
         """
-        return (self.tick + self._places[name]) // ticks
+        return (self.tick + self._places.get(name, 0)) // ticks
 
     def _take(self) -> None:
+        self._look_at_names()
         snapshot = self._snapshot()
         wanted = {name for viewer in self._viewers for name in viewer.cameras}
         by_name = {camera.name: camera for camera in snapshot.cameras}
@@ -231,6 +246,7 @@ class Hub:
             "live": is_live(snapshot, self._live_age_s),
             "decided_age_s": None if snapshot.decided_age_s is None else int(snapshot.decided_age_s),
             "cameras": len(self.names),
+            "roster": self._version(),  # another number: look at the run again
             "alarmed": [c.name for c in snapshot.cameras if c.alarmed][:MAX_CAMERAS],
             "with_problem": [c.name for c in snapshot.cameras if problem_of(c)][:MAX_CAMERAS],
             "scored": snapshot.scored,

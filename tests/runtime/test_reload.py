@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from event_bench import Bench
 from model_samples import small_bundle
 from test_controls import MONDAY_NOON, Rig
 
-from stream_detector.config import load_config
+from stream_detector.config import Config, load_config
 from stream_detector.errors import ProtocolError
 from stream_detector.events.writes import ReloadWrite
 from stream_detector.models.bundle import Bundle
-from stream_detector.runtime.decider import CameraPlan
 from stream_detector.runtime.reload import Reloader
+from stream_detector.runtime.roster import Member, Roster
 from stream_detector.runtime.stages import plan_camera
+from stream_detector.telemetry.collector import Telemetry
+from stream_detector.types import SystemClock
 
 BASE = 'threshold = 0.6\n[cameras.gate]\nsource = "rtsp://h/x"\n'
 
@@ -25,6 +28,18 @@ BASE = 'threshold = 0.6\n[cameras.gate]\nsource = "rtsp://h/x"\n'
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return small_bundle(tmp_path / "bundle")
+
+
+class Watched:
+    """Stands for the pipeline: keeps what it was asked for."""
+
+    def __init__(self, config: Config, bundle: Bundle) -> None:
+        members = [(camera, plan_camera(camera, config, bundle)) for camera in config.cameras]
+        self.roster = Roster(members, Telemetry([camera.name for camera in config.cameras], SystemClock()))
+        self.asked: list[tuple[list[str], list[str]]] = []
+
+    def change_cameras(self, gone: Collection[str], come: Sequence[Member]) -> None:
+        self.asked.append((list(gone), [config.name for config, _ in come]))
 
 
 class Reloading(Rig):
@@ -35,9 +50,9 @@ class Reloading(Rig):
         self.file.write_text(text)
         config = load_config(self.file)
         super().__init__(bench, config)
-        plans: tuple[CameraPlan, ...] = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)
+        self.watching = Watched(config, bundle)
         bench.publisher.on_reload = Reloader(
-            config, bundle, plans, self.controls, self.decider, lambda: load_config(self.file)
+            config, bundle, self.controls, self.decider, lambda: load_config(self.file), watching=self.watching
         )
 
     def reload(self, text: str) -> dict[str, Any]:
@@ -64,12 +79,26 @@ def test_a_threshold_and_a_schedule_take_effect_at_the_next_window(
 
 def test_what_needs_a_restart_is_named_and_the_rest_takes_effect(bench: Bench, tmp_path: Path, bundle: Bundle) -> None:
     rig = Reloading(bench, tmp_path, bundle)
-    cameras = '[cameras.gate]\nsource = "rtsp://h/y"\n[cameras.yard]\nsource = "0"\n'
-    text = f"threshold = 0.5\n[alarm]\ncooldown_s = 3\n{cameras}"
-    body = rig.reload(text)
-    assert body["restart"] == ["[alarm] changed", "camera gate: source changed", "camera yard was added"]
-    assert body["reloaded"] == {"gate": ["threshold"]}
-    assert "camera gate was removed" in rig.reload("")["restart"]
+    gate, yard = '[cameras.gate]\nsource = "rtsp://h/y"\n', '[cameras.yard]\nsource = "0"\n'
+    body = rig.reload(f"threshold = 0.5\n[alarm]\ncooldown_s = 3\n{gate}{yard}")
+    assert body["restart"] == ["[alarm] changed"] and body["reloaded"] == {}
+    assert body["added"] == ["yard"] and body["reopened"] == {"gate": ["source"]} and "removed" not in body
+    assert rig.watching.asked == [(["gate"], ["yard", "gate"])]
+    body = rig.reload(f"threshold = 0.4\n[alarm]\ncooldown_s = 3\n{gate}")
+    assert body["removed"] == ["yard"] and body["reloaded"] == {"gate": ["threshold"]}
+    assert rig.watching.asked[1:] == [(["yard"], [])]
+
+
+def test_what_a_run_has_no_folder_for_needs_a_restart(bench: Bench, tmp_path: Path, bundle: Bundle) -> None:
+    rig = Reloading(bench, tmp_path, bundle)
+    config = load_config(rig.file)
+    load = lambda: load_config(rig.file)  # noqa: E731
+    bench.publisher.on_reload = Reloader(
+        config, bundle, rig.controls, rig.decider, load, watching=rig.watching, evidence=False, recordings=False
+    )
+    yard = '[cameras.yard]\nsource = "rtsp://h/z"\nrecord = "always"\n'
+    body = rig.reload(f"{BASE}{yard}[cameras.door]\nsource = 'rtsp://h/d'\nevidence = false\n")
+    assert body["added"] == ["door"] and len(body["restart"]) == 1 and "yard" in body["restart"][0]
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,10 @@ def running(
     config_path: Path | None = None,
     rate: float = 1e6,
     burst: float = 1e6,
+    reload: Callable[[], Config] | None = None,
     **changes: Any,
 ) -> Iterator[Page]:
-    """The detector in a thread, the page beside it."""
+    """The detector in a thread, the page beside it. reload: gives the configuration of a reload."""
     config = make_config(folder, names, **changes)
     live_state = LiveState(len(names))
     sources = {name: FakeSource(steps) for name in names}
@@ -137,6 +138,8 @@ def running(
                 on_event=live_state.event,
                 on_decision=live_state.decision,
                 on_preview=live_state.preview,
+                on_camera=live_state.camera,
+                reload=reload,
             )
         )
         run.pipeline.open_reader = lambda camera, _config: sources[camera.name]

@@ -66,7 +66,7 @@ def test_a_picture_is_encoded_once_for_all_viewers(monkeypatch: pytest.MonkeyPat
 
     async def main() -> list[int]:
         live_state = LiveState(len(NAMES))
-        hub = streams.Hub(live_state, Telemetry(NAMES, SystemClock()).snapshot, NAMES)
+        hub = streams.Hub(live_state, Telemetry(NAMES, SystemClock()).snapshot, lambda: NAMES)
         ticking = asyncio.create_task(hub.run())
         crowd = Crowd(hub)
         for value in range(ROUNDS):
@@ -85,7 +85,7 @@ def test_a_picture_is_encoded_once_for_all_viewers(monkeypatch: pytest.MonkeyPat
 
 
 def make_hub() -> streams.Hub:
-    return streams.Hub(LiveState(len(NAMES)), Telemetry(NAMES, SystemClock()).snapshot, NAMES)
+    return streams.Hub(LiveState(len(NAMES)), Telemetry(NAMES, SystemClock()).snapshot, lambda: NAMES)
 
 
 def test_in_a_full_house_the_oldest_of_the_largest_peer_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_no_stream_lasts_for_ever_and_every_second_something_is_said(monkeypatch
 
 def test_the_state_tells_how_old_a_picture_is_and_whether_the_detector_decides() -> None:
     telemetry = Telemetry(NAMES, clock := FakeClock())
-    hub = streams.Hub(LiveState(3), telemetry.snapshot, NAMES, 5.0, "e" * 16)
+    hub = streams.Hub(LiveState(3), telemetry.snapshot, lambda: NAMES, 5.0, "e" * 16)
     telemetry.decision_loop_passed()
     head = hub._overall(telemetry.snapshot())
     assert head["live"] and head["epoch"] == "e" * 16 and head["decided_age_s"] == 0

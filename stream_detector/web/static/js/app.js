@@ -132,7 +132,7 @@ on("state", ({ run }) => {
   head = run;
   decided = performance.now() - (run.decided_age_s || 0) * 1000;
   showBanner();
-  if (context.run && run.epoch !== context.run.epoch) renew();
+  if (context.run && isOther(run)) renew();
 });
 on("link", (state) => {
   const words = { live: "connected", lost: "connection lost", "no news": "no data" };
@@ -141,12 +141,14 @@ on("link", (state) => {
   showBanner();
   if (state === "live") get("/api/alarms?limit=1").then((body) => unseen(body.unseen)).catch(() => {});
 });
-async function renew() {  // another run answers: it may have other cameras
+const isOther = (run) => run.epoch !== context.run.epoch || run.roster !== context.run.roster;
+async function renew() {  // another run answers, or a reload brought other cameras
   const run = await get("/api/run").catch(() => null);
-  if (!run || run.epoch === context.run.epoch) return;
+  if (!run || !isOther(run)) return;
+  const restarted = run.epoch !== context.run.epoch;
   context.run = run;
   showRun();
-  await enter(false);
+  if (restarted || /^\/(camera\/|$)/.test(location.pathname)) await enter(false);  // elsewhere somebody may be writing a note
 }
 
 const known = new Set();

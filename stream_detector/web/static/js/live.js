@@ -3,6 +3,7 @@ import { h, setText, store } from "./dom.js";
 import { Chart } from "./chart.js";
 import { ago } from "./time.js";
 import { link } from "./stream.js";
+import { reloadTools } from "./reload.js";
 
 const SIZES = [4, 9, 16, 36, 64];
 const KEEP = 120;
@@ -155,10 +156,11 @@ export function open(main, context, _name, query) {
     if (gone.length || come.length) look();
   }
 
+  const [reload, reloaded] = reloadTools(context);
   main.replaceChildren(
-    h("div", { class: "row bar" }, h("h1", {}, "Live"), message, h("span", { class: "end row" },
+    h("div", { class: "row bar" }, h("h1", {}, "Live"), message, h("span", { class: "end row" }, reload,
       pick("Pictures", rates, rate, (value) => { rate = value; store.set("rate", value); look(); }),
-      names.length > SIZES[0] ? pick("Per page", SIZES.map((n) => [String(n), `${n} cameras`]), String(size), (value) => { store.set("page-size", value); context.go("/", true); }) : null)),
+      names.length > SIZES[0] ? pick("Per page", SIZES.map((n) => [String(n), `${n} cameras`]), String(size), (value) => { store.set("page-size", value); context.go("/", true); }) : null), reloaded),
     grid,
     pages > 1 ? h("div", { class: "pager" }, page ? turn(page - 1, "← previous") : null, `page ${page + 1} of ${pages}`, page < pages - 1 ? turn(page + 1, "next →") : null) : "");
   const latency = (ms) => ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
