@@ -26,7 +26,7 @@ from stream_detector.runtime.build import Run, build_run
 from stream_detector.testing import ConstantEngine, FakeClock, FakeSource
 from stream_detector.types import Clock, Decision, UInt8Array
 
-FILM = (*("frame",) * 300, "stall", *("frame",) * 400)  # alarms from frames 64, 320 and 576 on, which end before it does
+FILM = (*("frame",) * 300, "stall", *("frame",) * 400)  # alarms from frames 64, 320 and 576 on, all of which end
 
 
 def bright(frames: UInt8Array) -> float:
