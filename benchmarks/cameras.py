@@ -1,18 +1,16 @@
-"""cameras: how many cameras are kept up with, as a share of what the cores could do; overload; isolation.
+"""cameras: how many cameras can be scored in time, as a share of the cores' budget; overload; isolation.
 
     python -m benchmarks cameras --clips DIR [--hosts auto] [--sizes 320x240 1280x720] [--repeat 3]
 
-1. What a picture and a window cost alone (`cameracosts`), and the budget that follows: cores ÷ (25 × picture + 25/16 ×
-   window), counted with the bare costs.
-2. Growing numbers of cameras (H.264, 25 fps, `clipcam`) until one is not kept up with: kept up means no drop, full
-   rate, p95 of due → score at most 150 ms, in most of `--repeat` runs.
-3. Overload: `--overload` cameras and two and four times as many as were kept up with; goodput is windows scored a
-   second, against the best of all runs.
-4. Isolation: 4 cameras alone, and beside 12 that accept and say nothing and 12 that do not answer at all; and beside
-   hostile ones: first window, window rate, memory.
+1. The cost of a picture and of a window alone (`cameracosts`), and the budget from these: cores ÷ (25 × picture + 25/16
+× window). 2. Growing numbers of cameras (H.264, 25 fps, `clipcam`) until one is too large. A number is in time with no
+drop, the full rate, and a p95 of due → score of at most 150 ms, in most of `--repeat` runs. 3. Overload: `--overload`
+cameras, and two and four times the largest number in time; goodput is windows scored per second, compared with the best
+of all runs. 4. Isolation: 4 cameras alone; beside 12 that accept and send nothing and 12 that do not answer; and beside
+hostile ones: first window, window rate, memory.
 
-`--part` runs some of it; the others' figures of the same commit are kept. On a machine with many cores and a GPU:
-`--sizes 320x240 --cameras 64 128 192` and `--sizes 1280x720 --cameras 16 32 48`.
+`--part` runs some of these; the figures of the other parts are kept if they are of the same commit. On a machine with
+many cores and a GPU: `--sizes 320x240 --cameras 64 128 192` and `--sizes 1280x720 --cameras 16 32 48`.
 """
 
 from __future__ import annotations

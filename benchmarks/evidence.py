@@ -1,10 +1,10 @@
-"""evidence: what clips of alarms and recordings of main streams cost in CPU, beside the cameras themselves.
+"""evidence: how much CPU time do clips of alarms and recordings of main streams cost, in addition to the cameras?
 
     python -m benchmarks evidence --clips DIR [--cameras 16] [--seconds 30] [--repeat 3]
 
-The same cameras (H.264, 320×240, 25 fps, `clipcam`) run in one process, scored by nobody: plain, kept in rings, all in
-alarm at once, with 1080p main streams read beside them, and with these recorded. The modes take turns; of each the run
-of median cost counts. What evidence costs is the difference from `plain`.
+The same cameras (H.264, 320×240, 25 fps, `clipcam`) run in one process without an engine: plain, with rings, all in
+alarm at the same time, with 1080p main streams, and with recordings of these. The modes alternate; for each mode the
+run with the median cost counts. The cost of evidence is the difference from `plain`.
 """
 
 from __future__ import annotations

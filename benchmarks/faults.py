@@ -1,8 +1,8 @@
-"""faults: a hundred ways to break the event path; what was lost, doubled, or left open in each (0 is the aim).
+"""faults: how many events are lost, repeated or left open when the event path is broken in many ways? (The goal is 0.)
 
     python -m benchmarks faults [--json] [--seed N] [--only PART …] [--scale X]
 
-Loopback only. Every fault comes at a random time of a seeded generator, every wait is bounded. The parts, at scale 1:
+Loopback only. Every fault comes at a random time from a seeded generator; every wait is bounded. The parts, at scale 1:
 
     detector     200 × kill -9 of the detector (the whole pipeline behind a scripted camera), each during an alarm
     hosts        50 × kill -9 of a capture host during an alarm: cameras back within 3 s, every event and window once
@@ -14,16 +14,16 @@ Loopback only. Every fault comes at a random time of a seeded generator, every w
     deleted      200 × journal files deleted, moved or replaced while in use, then kill -9
     clocks       200 × kill -9 of lives whose wall clock is 31 days ahead, in 1970, …; rows dated wrong
     rotated      200 × kill -9 around a rotation of the event file, with and without SIGHUP, or while nobody runs
-    pruned       200 × kill -9 with a short journal, a subscriber being away: what it misses is told with a count
+    pruned       200 × kill -9 with a short journal and a disconnected subscriber: it must get the count of its gap
     bridges      200 × kill -9 of each kind of bridge (webhook, mqtt, notify, command) and of the MQTT broker
     refusals     40 second detectors on the same journal, event file, evidence folder; a FIFO as event file
     strangers    2 minutes of cancelled acknowledgements, churning prefixes, 200 peers and 60 viewers that never read,
-                 300 idle TLS connections, all at once: heartbeats, a decent subscriber and decent viewers
+                 300 idle TLS connections, all at once: heartbeats, one normal subscriber and normal viewers
     memory       10 minutes of cameras that flap, drip, or never fill a window: bytes a minute
     hostile      500 messages of ten kinds and 100 wrong keys, with CURVE
     fuzz         100,000 random inputs to every parser, 10,000 mutated valid ones to each
 
-Parts that are run singly are merged into what `benchmarks/results/faults.json` holds of the same commit.
+The results of single parts are merged into `benchmarks/results/faults.json`.
 """
 
 from __future__ import annotations

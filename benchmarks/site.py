@@ -1,15 +1,16 @@
-"""site: simulated cameras that learn from verdicts: false alarms and recall before and after adapting, and the gate.
+"""site: how do false alarms and recall of simulated cameras change by learning from verdicts, and what does the gate
+refuse?
 
-    python -m benchmarks site --data DIR [--cache /tmp/site] [--seeds 0 1 … 19] [--rounds 3] [--seconds-budget N]
+    python -m benchmarks site --data DIR [--cache /tmp/site] [--seeds 0 1 … 19] [--rounds 3]
 
 Each seed is a site: ordinary clips of one kind of place play between stretches of an empty scene, incidents are cut in,
-and an oracle judges every alarm with 5 % mistakes. Clips are kept apart by group: days for fitting, days of the gate
-and test hours never share one. After every round the candidate goes through the gate; what it accepts is in service for
-the next. False alarms an hour and recall are measured on the test hours, by the truth.
+and an oracle judges every alarm with 5 % mistakes. Days for fitting, days of the gate and test hours never share a
+group of clips. After every round the candidate goes through the gate; an accepted candidate is in service in the next
+round. False alarms per hour and recall are measured on the test hours, against the truth.
 
-The gate is also shown candidates that it must refuse: a head with shuffled weights, a threshold of 0, an overlay fitted
-to verdicts of which 40 % are flipped, and one that is better on calm and worse on recall. Seeds whose test hours have
-fewer than 2 or more than 20 false alarms an hour before are reported and not counted.
+The gate also gets candidates that it must refuse: a head with shuffled weights, a threshold of 0, an overlay fitted to
+verdicts of which 40 % are flipped, and one that is better on calm and worse on recall. Seeds whose test hours have
+fewer than 2 or more than 20 false alarms per hour before are reported and not counted.
 """
 
 from __future__ import annotations

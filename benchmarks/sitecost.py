@@ -1,11 +1,12 @@
-"""sitecost: what remembering a site costs while it runs, and what it takes on disk for 16 cameras a month.
+"""sitecost: how much does the memory of a site cost while it runs, and how much disk does it use for 16 cameras in a
+month?
 
     python -m benchmarks sitecost [--cameras 16] [--hours 2] [--dim 256]
 
-Windows of so many cameras (25 frames a second, stride 16: 1.5625 a second each) are handed to the keeper as by the
-decision thread, as fast as it takes them. CPU seconds of both threads are held against the time that so many windows
-take to come. Then half of them are thinned. The size of a month is that of the windows that the configuration keeps,
-from the bytes a window measured here.
+The benchmark submits the windows of the cameras (25 frames per second, stride 16: 1.5625 windows per second each) to
+the keeper, as the decision thread does, as fast as it accepts them. The CPU seconds of both threads are divided by the
+time that these windows take in real time. Then half of the windows are thinned. The size of a month is the number of
+windows that the configuration keeps times the measured bytes per window.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/api/reload"): Operation(
         "reload", "Read the configuration again", "cameras", "operator", _json("Event", "the event"), (), "By"
     ),
-    ("GET", "/api/site/{name}"): Operation("get_site", "What a camera has taught", "site", "viewer", _json("Site")),
+    ("GET", "/api/site/{name}"): Operation("get_site", "Site memory of a camera", "site", "viewer", _json("Site")),
     ("GET", "/api/reports/{id}"): Operation(
         "get_report", "The report on an overlay", "site", "viewer", ((200, "the report", "text/html", ""),)
     ),
@@ -239,5 +239,5 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/camera/{name}"): _page("page_camera", "One camera"),
     ("GET", "/replay"): _page("page_replay", "Replay"),
     ("GET", "/tune"): _page("page_tune", "Tuning"),
-    ("GET", "/site/{name}"): _page("page_site", "What a camera has taught"),
+    ("GET", "/site/{name}"): _page("page_site", "Site memory of a camera"),
 }

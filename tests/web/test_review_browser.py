@@ -57,7 +57,7 @@ def test_a_review_by_keys_judges_all_alarms_of_an_earlier_run(browser: Any, page
             tab.wait_for_function(f"() => document.querySelector('.place')?.textContent.includes(', {left} older')")
             assert "gate, not judged" in tab.locator(".place").inner_text()
             if number == 0:
-                tab.get_by_label("Go on after a verdict").check()
+                tab.get_by_label("Show the next alarm after a verdict").check()
                 tab.locator("h1").click()
             tab.keyboard.press("b")
         tab.wait_for_selector("[data-verdict=benign][aria-pressed=true]")  # the last one stays open

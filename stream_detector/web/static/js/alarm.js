@@ -61,10 +61,10 @@ export async function open(main, context, id, query) {
   }
   function show() {
     const of = detail.verdict;
-    judged.textContent = of ? `${of.verdict}, told ${long(of.utc)}${of.by ? ` by ${of.by}` : ""}${of.note ? `: “${of.note}”` : ""}` : "Nobody has judged this alarm. One key or one tap does.";
+    judged.textContent = of ? `${of.verdict}, ${long(of.utc)}${of.by ? ` by ${of.by}` : ""}${of.note ? `: “${of.note}”` : ""}` : "This alarm has no verdict. One key or one tap records one.";
     buttons.forEach((button) => { button.setAttribute("aria-pressed", String(Boolean(of) && of.verdict === button.dataset.verdict)); button.disabled = !context.run.may_write; });
     form.hidden = !context.run.may_write;
-    if (!context.run.may_write) why.textContent = context.run.can_sign_in ? "Sign in as an operator to judge and acknowledge." : "This page may only be read: see access.local_writes and web.operator_token_file.";
+    if (!context.run.may_write) why.textContent = context.run.can_sign_in ? "Sign in as an operator to record verdicts and acknowledgements." : "This page is read-only: see access.local_writes and web.operator_token_file.";
     head.replaceChildren(h("h1", {}, `Alarm on ${detail.camera}`), chip(detail), h("span", { class: "soft" }, brief(detail.start_utc)),
       h("span", { class: "end row" }, h("a", { class: "button", href: review.list, "data-link": "" }, "Back to the list"), h("a", { class: "button", href: `/replay?camera=${detail.camera}&t=${detail.start_s}`, "data-link": "" }, "Replay")));
     const pair = (name, value) => [h("dt", {}, name), h("dd", {}, value)];

@@ -16,7 +16,7 @@ export class Review {
     this.older = h("button", { type: "button", disabled: true, "aria-keyshortcuts": "j", onclick: () => this.go("older") }, "Older ›", h("kbd", {}, "j"));
     this.onward = h("input", { type: "checkbox", checked: store.get("go-on", "off") === "on", onchange: () => store.set("go-on", this.onward.checked ? "on" : "off") });
     this.node = h("nav", { class: "review", "aria-label": "Review" }, this.newer, this.place, this.older,
-      context.run.may_write ? h("label", { class: "check" }, this.onward, "Go on after a verdict") : null);
+      context.run.may_write ? h("label", { class: "check" }, this.onward, "Show the next alarm after a verdict") : null);
     this.off = context.on("alarm", () => { this.timer ||= setTimeout(() => { this.timer = 0; this.load().catch(() => {}); }, REFRESH_MS); });
   }
 

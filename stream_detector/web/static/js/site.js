@@ -9,7 +9,7 @@ export async function open(main, context, name) {
   const body = h("div", { class: "stack" });
   const picker = h("select", { "aria-label": "Camera", onchange: () => context.go(`/site/${picker.value}`) }, context.run.cameras.map((c) => h("option", { value: c.name, selected: c.name === name }, c.name)));
   const act = (label, fields, title) => h("button", { type: "button", title, disabled: !context.run.may_write, onclick: () => command(fields) }, label);
-  main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, `What ${name} has taught`), h("span", { class: "end" }, picker)), why, told, body);
+  main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, `Site memory of ${name}`), h("span", { class: "end" }, picker)), why, told, body);
 
   async function command(fields) {
     why.textContent = told.textContent = "";
@@ -48,7 +48,7 @@ export async function open(main, context, name) {
       h("section", { class: "panel stack" }, h("h2", {}, "Promised rate"), rate(found.rate)),
       h("section", { class: "panel stack" }, h("h2", {}, "In service"), h("p", {}, found.in_service ? `overlay ${found.in_service}` : "the bundle alone"), overlays(found),
         h("span", { class: "row" }, act("Adapt now", { command: "adapt" }, "fit a candidate to what was judged; nothing is taken into service"), found.in_service ? act("Roll back", { command: "rollback" }, "go back to what was before") : null)),
-      h("section", { class: "panel stack" }, h("h2", {}, "Remembered"), h("p", { class: "soft" }, !found.kept && !found.memory ? "Nothing of this camera is remembered (site.keep)." : found.memory ? `${found.memory.hours} h scored; ${found.memory.windows + found.memory.thinned} windows, ${(found.memory.bytes / 1e6).toFixed(1)} MB. Features and scores, no pictures.` : "nothing yet"),
+      h("section", { class: "panel stack" }, h("h2", {}, "Memory"), h("p", { class: "soft" }, !found.kept && !found.memory ? "The memory holds nothing of this camera (site.keep)." : found.memory ? `${found.memory.hours} h scored; ${found.memory.windows + found.memory.thinned} windows, ${(found.memory.bytes / 1e6).toFixed(1)} MB. Features and scores, no pictures.` : "nothing yet"),
         h("p", {}, counts.map(([word, n]) => `${word} ${n}`).join(", ") || "no alarm has been judged")),
       h("section", { class: "panel stack" }, h("h2", {}, "Verdicts"), found.alarms.length ? h("ul", {}, found.alarms.map((a) => h("li", {}, h("a", { href: `/alarms/${a.key}`, "data-link": "" }, long(a.start_utc)), " ", chip(a), a.verdict && a.verdict.note ? ` “${a.verdict.note}”` : ""))) : h("p", { class: "soft" }, "no alarm yet")));
     why.textContent = found.error || "";
