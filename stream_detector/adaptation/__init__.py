@@ -7,7 +7,8 @@ Imports: models, alarms, events, config, types, errors; NumPy and PyTorch only, 
     memory     features (no pictures) and scores of a site, bounded in time and bytes
     site_data  the data of `adapt` and the gate: stretches of windows, judged alarms, misses
     overlay    head correction + threshold + smoothing, in a file of its own with a fingerprint
-    fitting    the hidden units that are added to a head
+    logistic   the linear correction of an overlay: logistic regression around the threshold in service
+    fitting    hidden units that the trainer adds to a head
     adapt      memory and verdicts → candidates
     gate       a candidate against the model in service, on other days and alarms → accepted or refused, and why
     promise    an anytime-valid bound on the rate of false alarms

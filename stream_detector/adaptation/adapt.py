@@ -1,11 +1,11 @@
-"""From the memory of a site and its verdicts to a candidate: head correction, threshold, smoothing, novelty if useful.
+"""From the memory of a site and its verdicts to a candidate: head correction, threshold, smoothing, perhaps novelty.
 
-    days for fitting ──pieces──▶ fit_units, with a share of the days left out in turn ──▶ scores of days not fitted
+    days for fitting ──▶ fit_logistic, with a share of the days left out in turn ──▶ scores of days not fitted
                                                                   │
-                        threshold and smoothing are chosen on those scores ──▶ fitted again on all days ──▶ Overlay
+                 threshold, smoothing and novelty change only if they win on those scores ──▶ fitted again ──▶ Overlay
 
-The gate's days are never used here (`split_days`). Choices (weight of the anchors, threshold, smoothing, novelty or
-not) are made on days that the fit did not use, so that an overfitted correction does not win.
+The gate's days are never seen here (`split_days`). The correction is fitted around the threshold in service, so the
+threshold stays unless another one is clearly better on days that the fit has not seen.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.adaptation.anchors import Anchors
-from stream_detector.adaptation.fit_config import FitConfig
-from stream_detector.adaptation.fitting import Fitted, Piece, fit_units
-from stream_detector.adaptation.overlay import Correction, NoveltyTerm, Overlay, logit, rounded
+from stream_detector.adaptation.logistic import LogisticConfig, fit_logistic
+from stream_detector.adaptation.overlay import NoveltyTerm, Overlay, rounded
 from stream_detector.adaptation.site_data import (
     FALSE,
     TRUE,
@@ -36,17 +35,13 @@ from stream_detector.errors import DataError
 
 Float64Array = NDArray[np.float64]
 
-CHUNK_S = 20.0  # calm is fitted in pieces of this length
-HARD, SPREAD = 150, 100  # numbers of calm pieces: those with the highest scores, and random others
 FOLDS = 3
 TIME_CONSTANTS_S = (0.5, 1.0, 2.0)
-KEEPS = (15.0, 60.0)
+CONFIG = LogisticConfig(keep=0.05, decay=0.1)  # chosen on simulated sites of which no figure is published
 LEVELS = 60  # thresholds that are tried
-MARGIN = 1.0  # in logits, that calm should lie below the threshold and incidents above
 LEAST_FALSE = 3  # judged false alarms that are needed at least
 NOVELTY_WEIGHTS = (0.5, 1.0)
-NOVELTY_GAIN = 0.1  # the novelty term must be better by this share, or it is left out
-MISTAKES = 0.05  # share of verdicts that may be wrong
+GAIN, LEAST_GAIN = 0.1, 2  # a change must save this share of the false alarms, and at least so many
 SAMPLE = 512
 
 
@@ -133,77 +128,80 @@ def adapt(
             f"{len(judged)} alarms on the days for fitting were judged false or benign, at least {LEAST_FALSE} are "
             "needed; judge more alarms, then adapt"
         )
-    folds = _folds(stretches)
     before = tally_model(stretches, service, rules)
-    notes: list[str] = []
-    choices: list[tuple[tuple[float, ...], FitConfig | None, Choice, float]] = []
-    plain = [s.raw for s in stretches]
-    found = _choose(stretches, plain, before, service, rules)
-    if found is not None:
-        choices.append((found.order(), None, found, 0.0))
-        notes.append(f"threshold and smoothing only: {found.text()}")
-    for keep in KEEPS:
-        config = _config(service.threshold, keep)
-        held_out = _out_of_fold(stretches, folds, anchors, config)
-        for weight in (0.0, *NOVELTY_WEIGHTS):
-            scores = held_out if not weight else _with_novelty(stretches, held_out, folds, weight)
-            found = _choose(stretches, scores, before, service, rules)
-            if found is not None:
-                choices.append((found.order(weight), config, found, weight))
-                notes.append(f"correction (keep {keep:g}, novelty {weight:g}): {found.text()}")
-    if not choices:
-        raise DataError("no candidate keeps the judged true alarms on days that it has not seen; judge more alarms")
-    _, chosen_config, chosen, weight = min(choices, key=lambda entry: entry[0])
-    correction = None
-    if chosen_config is not None:
-        correction = correction_of(_fit(stretches, anchors, chosen_config))
-    novelty = _novelty(stretches, weight) if weight else None
+    folds = _folds(stretches)
+    scores = _out_of_fold(stretches, folds, anchors, service.threshold)
+    tried = [Candidate(_at(stretches, scores, service.threshold, service.time_constant_s, rules))]
+    chosen = tried[0]
+    for weight in (0.0, *NOVELTY_WEIGHTS):
+        with_novelty = _with_novelty(stretches, scores, folds, weight) if weight else scores
+        candidate = Candidate(_choose(stretches, with_novelty, tried[0].choice, rules), weight)
+        tried.append(candidate)
+        if candidate.beats(chosen):
+            chosen = candidate
+    correction = fit_logistic(stretches, anchors, service.threshold, CONFIG)
+    novelty = _novelty(stretches, chosen.novelty) if chosen.novelty else None
     facts = {"fitted_on": {"hours": round(before.hours, 3), "true": before.of, "false": len(judged)}}
-    overlay = Overlay(service.bundle, camera, chosen.threshold, chosen.time_constant_s, correction, novelty, facts)
-    return Adapted(overlay, before, chosen.tally, tuple(notes))
+    threshold, time_constant_s = chosen.choice.threshold, chosen.choice.time_constant_s
+    overlay = Overlay(service.bundle, camera, threshold, time_constant_s, correction, novelty, facts)
+    return Adapted(overlay, before, chosen.choice.tally, tuple(candidate.text() for candidate in tried))
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A threshold and a smoothing for given scores, and their result on days not fitted."""
+    """A threshold and a smoothing for given scores, and their result on days that were not fitted."""
 
     threshold: float
     time_constant_s: float
     tally: Tally
 
-    def order(self, novelty: float = 0.0) -> tuple[float, ...]:
-        """Sort key, smaller is better: fewer false alarms, then more found; novelty must win by a margin."""
-        false = self.tally.false * (1.0 + (NOVELTY_GAIN if novelty else 0.0)) + (0.5 if novelty else 0.0)
-        return (false, -self.tally.hits, self.time_constant_s)
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What was tried on days that were not fitted. novelty: weight of the novelty term; 0: without one."""
+
+    choice: Choice
+    novelty: float = 0.0
+
+    def beats(self, other: Candidate) -> bool:
+        """Return whether this one finds as much with clearly fewer false alarms."""
+        mine, others = self.choice.tally, other.choice.tally
+        saved = others.false - mine.false
+        return mine.hits >= others.hits and saved >= LEAST_GAIN and saved >= GAIN * others.false
 
     def text(self) -> str:
-        """For people."""
-        return f"{self.tally.false} false, {self.tally.hits} of {self.tally.of} found, threshold {self.threshold:.3f}"
+        """Return one line for people."""
+        tally, choice = self.choice.tally, self.choice
+        with_novelty = f", novelty {self.novelty:g}" if self.novelty else ""
+        return (
+            f"threshold {choice.threshold:.3f}, smoothing {choice.time_constant_s:g} s{with_novelty}: "
+            f"{tally.false} false, {tally.hits} of {tally.of} found"
+        )
 
 
-def _choose(
-    stretches: Sequence[Stretch],
-    scores: Sequence[Float64Array],
-    before: Tally,
-    service: Overlay,
-    rules: Rules,
-) -> Choice | None:
-    """Return the threshold and smoothing with the fewest false alarms that find what the model in service finds.
+def _at(
+    stretches: Sequence[Stretch], scores: Sequence[Float64Array], threshold: float, time_constant_s: float, rules: Rules
+) -> Choice:
+    smoothed = [smooth(s, raw, time_constant_s) for s, raw in zip(stretches, scores, strict=True)]
+    return Choice(threshold, time_constant_s, tally(stretches, scores, threshold, smoothed, rules))
 
-    Of equal ones, the threshold nearest to the one in service, because other days differ from these. None if none finds
-    as much.
+
+def _choose(stretches: Sequence[Stretch], scores: Sequence[Float64Array], now: Choice, rules: Rules) -> Choice:
+    """Return the threshold and smoothing with the fewest false alarms that find what `now` finds; `now` if none does.
+
+    Of equal ones it is the threshold nearest to that of `now`, because unseen days resemble these less.
     """
     best: tuple[tuple[float, ...], Choice] | None = None
-    for tau in dict.fromkeys((service.time_constant_s, *TIME_CONSTANTS_S)):
+    for tau in dict.fromkeys((now.time_constant_s, *TIME_CONSTANTS_S)):
         smoothed = [smooth(s, raw, tau) for s, raw in zip(stretches, scores, strict=True)]
-        for threshold in _levels(smoothed, service.threshold):
+        for threshold in _levels(smoothed, now.threshold):
             found = tally(stretches, scores, threshold, smoothed, rules)
-            if found.hits < before.hits:
+            if found.hits < now.tally.hits:
                 continue
-            key = (found.false, -found.hits, abs(tau - service.time_constant_s), abs(threshold - service.threshold))
+            key = (found.false, -found.hits, abs(tau - now.time_constant_s), abs(threshold - now.threshold))
             if best is None or key < best[0]:
                 best = key, Choice(threshold, tau, found)
-    return best[1] if best else None
+    return best[1] if best else now
 
 
 def _levels(smoothed: Sequence[Float64Array], now: float) -> list[float]:
@@ -223,15 +221,8 @@ def _folds(stretches: Sequence[Stretch]) -> list[int]:
     return [number % FOLDS for number in range(len(stretches))]
 
 
-def _config(threshold: float, keep: float) -> FitConfig:
-    middle = float(logit(np.array([threshold]))[0])
-    return FitConfig(
-        keep=keep, calm=5.0, loud=5.0, calm_below=middle - MARGIN, loud_above=middle + MARGIN, calm_share=0.34
-    )
-
-
 def _out_of_fold(
-    stretches: Sequence[Stretch], folds: Sequence[int], anchors: Anchors, config: FitConfig
+    stretches: Sequence[Stretch], folds: Sequence[int], anchors: Anchors, threshold: float
 ) -> list[Float64Array]:
     """Return scores of every stretch by a correction that was fitted without its fold."""
     scores: list[Float64Array] = [s.raw for s in stretches]
@@ -240,7 +231,7 @@ def _out_of_fold(
         if not rest:
             continue
         try:
-            correction = correction_of(_fit(rest, anchors, config))
+            correction = fit_logistic(rest, anchors, threshold, CONFIG)
         except DataError:
             continue
         for number, (stretch, mine) in enumerate(zip(stretches, folds, strict=True)):
@@ -248,47 +239,6 @@ def _out_of_fold(
                 model = Overlay("", "", 0.5, 1.0, correction)
                 scores[number] = model.adjust(stretch.features, stretch.raw)
     return scores
-
-
-def _fit(stretches: Sequence[Stretch], anchors: Anchors, config: FitConfig) -> Fitted:
-    return fit_units(anchors.features, anchors.weights, pieces(stretches), config)
-
-
-def pieces(stretches: Sequence[Stretch]) -> list[Piece]:
-    """Return the training data of the correction: judged alarms and misses, and pieces of calm."""
-    found: list[Piece] = []
-    calm: list[tuple[float, Piece]] = []
-    for stretch in stretches:
-        logits = logit(stretch.raw)
-        for incident in stretch.incidents:
-            inside = stretch.within(incident)
-            if incident.verdict in (*TRUE, *FALSE) and inside.any():
-                found.append(Piece(stretch.features[inside], logits[inside], incident.verdict in TRUE))
-        calm += _calm_pieces(stretch, logits)
-    calm.sort(key=lambda entry: -entry[0])
-    others = calm[HARD:]
-    picked = np.random.default_rng(0).permutation(len(others))[:SPREAD]
-    return found + [piece for _, piece in calm[:HARD]] + [others[int(k)][1] for k in sorted(picked)]
-
-
-def _calm_pieces(stretch: Stretch, logits: Float64Array) -> list[tuple[float, Piece]]:
-    """(highest logit, piece) of the calm of a stretch, CHUNK_S each."""
-    quiet = stretch.calm()
-    chunk = ((stretch.ends_s - stretch.starts_s[0]) // CHUNK_S).astype(int) if len(stretch.raw) else np.array([], int)
-    result = []
-    for number in np.unique(chunk[quiet]):
-        inside = quiet & (chunk == number)
-        piece = Piece(stretch.features[inside], logits[inside], False, 0.3)
-        result.append((float(logits[inside].max()), piece))
-    return result
-
-
-def correction_of(fitted: Fitted) -> Correction:
-    """Fitted units as a correction of plain features, float32."""
-    inward = fitted.units.inward / fitted.std
-    level = fitted.units.level - inward @ fitted.mean
-    arrays = [part.numpy().astype(np.float32) for part in (inward, level, fitted.units.outward)]
-    return Correction(arrays[0], arrays[1], arrays[2], float(fitted.units.bias))
 
 
 def _novelty(stretches: Sequence[Stretch], weight: float) -> NoveltyTerm | None:

@@ -14,5 +14,4 @@ def few_choices() -> Iterator[None]:
     """The time of `adapt` grows with what it tries; a made-up site leaves plenty of room between the scores."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adapt, "LEVELS", 20)
-        patch.setattr(adapt, "KEEPS", (15.0,))
         yield

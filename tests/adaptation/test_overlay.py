@@ -143,7 +143,7 @@ def test_promotion_and_rollback_go_one_step_at_a_time(service: Service) -> None:
 def test_only_what_the_gate_accepted_is_promoted_and_not_before_its_shadow_is_over(service: Service) -> None:
     with pytest.raises(UsageError, match="because"):
         service.promoted(put(service, an_overlay(1, accepted=False)), 0.0)
-    with pytest.raises(UsageError, match="no gate"):
+    with pytest.raises(UsageError, match="the gate has not tested it"):
         service.promoted(an_overlay(facts={}), 0.0)
     overlay = put(service, an_overlay(2))
     service.set_shadow("gate", overlay.fingerprint, 0.0, 3600.0)
