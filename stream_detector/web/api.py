@@ -34,15 +34,17 @@ from stream_detector.web.live_state import LiveState
 from stream_detector.web.middleware import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
+from stream_detector.web.score_history import ScoreHistory
 from stream_detector.web.site_routes import SiteRoutes
 from stream_detector.web.streams import Hub, encode_picture
+from stream_detector.web.timeline_routes import Timeline
 from stream_detector.web.tune import downsample, tune, write_camera
 from stream_detector.web.write_routes import WriteRoutes
 
 log = logging.getLogger(__name__)
 
 ALARM_KEY = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")  # an id alone: the newest of it
-PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/tune", "/site/{name}")
+PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/timeline", "/tune", "/site/{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class WebContext:
     config_path: Path | None
     tls: bool
     tuning: asyncio.Lock
+    scores: ScoreHistory
 
 
 class Api:
@@ -68,6 +71,7 @@ class Api:
     def __init__(self, context: WebContext) -> None:
         self._context = context
         self._files = EvidenceFiles(context.run.config.evidence)
+        self.timeline = Timeline(context.run, context.history, context.live_state, context.scores, self._camera)
         self._writing = WriteRoutes(context.run, context.history, context.hub, self._known, self._camera)
 
     def app(self) -> Starlette:
@@ -92,6 +96,7 @@ class Api:
             Route("/api/alarms/{id}/snapshot.jpg", self._snapshot),
             *self._writing.routes(),
             *SiteRoutes(self._context.run, self._context.history, self._camera, self._writing.command).routes(),
+            *self.timeline.routes(),
             Route("/api/replay/{name}", self._replay),
             Route("/api/replay/{name}/frame.jpg", self._frame),
             Route("/api/tune/{name}", self._tune, methods=["POST"]),

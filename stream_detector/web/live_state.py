@@ -13,6 +13,7 @@ from typing import Any
 
 from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.types import Decision, Preview
+from stream_detector.web.score_history import MinuteScores
 
 ROWS = 100_000  # windows kept for all cameras together
 MIN_ROWS = 500
@@ -33,6 +34,7 @@ class LiveState:
         self._counts: dict[str, int] = {}
         self._listener: Callable[[Event], None] | None = None
         self._early: deque[Event] = deque(maxlen=EVENTS)
+        self.minutes = MinuteScores()
 
     # -- the detector's side ----------------------------------------------------------------------------------------
 
@@ -57,6 +59,7 @@ class LiveState:
             decision.smoothed,
             ref.degraded,
         )
+        self.minutes.add(ref.camera, ref.captured_utc, decision.smoothed, decision.alarmed)
         with self._lock:
             rows = self._rows.get(ref.camera)
             if rows is None:

@@ -216,6 +216,25 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         (),
         "Command",
     ),
+    ("GET", "/api/timeline/{name}"): Operation(
+        "get_timeline",
+        "Scores, alarms and recordings of some days, in at most 600 bins",
+        "timeline",
+        "viewer",
+        _json("Timeline"),
+        (
+            _query("since", "begin; a day before the end unless given", _TIME),
+            _query("until", "end; now unless given", _TIME),
+            _query("bins", "how many (240)", {"type": "integer", "minimum": 1, "maximum": 600}),
+        ),
+    ),
+    ("GET", "/api/recordings/{name}/{file}"): Operation(
+        "get_recording",
+        "A file of a recording, as the camera sent it",
+        "timeline",
+        "viewer",
+        ((200, "the file", "video/mp4", "binary"), *_PART),
+    ),
     ("GET", "/api/replay/{name}"): Operation(
         "get_replay", "The scores of this run", "replay", "viewer", _json("Replay")
     ),
@@ -238,6 +257,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/alarms/{id}"): _page("page_alarm", "One alarm"),
     ("GET", "/camera/{name}"): _page("page_camera", "One camera"),
     ("GET", "/replay"): _page("page_replay", "Replay"),
+    ("GET", "/timeline"): _page("page_timeline", "The timeline of a camera"),
     ("GET", "/tune"): _page("page_tune", "Tuning"),
     ("GET", "/site/{name}"): _page("page_site", "Site memory of a camera"),
 }

@@ -130,6 +130,33 @@ SCHEMAS: dict[str, Schema] = {
             "alarms": array(ref("Alarm")),
         }
     ),
+    "Timeline": record(
+        {
+            "camera": TEXT,
+            "since": MOMENT,
+            "until": MOMENT,
+            "bin_s": COUNT,
+            "threshold": or_null(NUMBER),
+            "bins": {
+                **array({"type": ["array", "null"], "items": NUMBER}),
+                "description": "[windows, mean, peak, 1 in an alarm] of smoothed scores; null where none was scored",
+            },
+            "alarms": array(ref("AlarmMark")),
+            "more": {"type": "boolean", "description": "whether older alarms of this time were left out"},
+            "recorded": array(ref("RecordedSpan")),
+        }
+    ),
+    "AlarmMark": record(
+        {"key": TEXT, "start_utc": MOMENT, "ended_utc": or_null(MOMENT), "peak_score": NUMBER, "clip": YES},
+        {"verdict": or_null(TEXT)},
+    ),
+    "RecordedSpan": record(
+        {
+            "from_s": {"type": "number", "description": "seconds since the epoch"},
+            "to_s": NUMBER,
+            "files": {**array(array({})), "description": "[name, from_s, to_s]"},
+        }
+    ),
     "Tuned": record({"windows": COUNT, "alarms": array(array(or_null(NUMBER))), "points": array(array(NUMBER))}),
     "Written": record({"written": {"type": "string", "description": "name of the file"}}),
     "Login": record({"token": TEXT}),
@@ -150,5 +177,6 @@ PATH_PARAMETERS: dict[str, Schema] = {
         "id": "key of an alarm, or its id for the newest of it; of a report: the fingerprint of its overlay",
         "name": "name of a camera",
         "path": "name of a file of the page",
+        "file": "name of a recorded file",
     }.items()
 }

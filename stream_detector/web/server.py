@@ -33,6 +33,7 @@ from stream_detector.web.live_state import LiveState
 from stream_detector.web.middleware import BURST, RATE, SecurityMiddleware
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
+from stream_detector.web.score_history import ScoreHistory
 from stream_detector.web.streams import Hub
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,8 @@ class WebServer:
         hub = self._hub = Hub(self._live_state, run.telemetry.snapshot, names, live_age_s, run.ledger.epoch, version)
         history.load()
         recordings = Recordings(lambda: run.cameras)
+        journal = None if run.ledger.degraded or publish.ledger is None else publish.ledger
+        scores = ScoreHistory(journal and journal.with_name(f"{journal.stem}.timeline.sqlite3"))
         context = WebContext(
             run=run,
             live_state=self._live_state,
@@ -162,9 +165,11 @@ class WebServer:
             config_path=self._config_path,
             tls=self._tls,
             tuning=asyncio.Lock(),
+            scores=scores,
         )
+        api = Api(context)
         self._middleware = SecurityMiddleware(
-            Api(context).app(), self._access, tls=self._tls, rate=self._rate, burst=self._burst
+            api.app(), self._access, tls=self._tls, rate=self._rate, burst=self._burst
         )
 
         def take(body: dict[str, Any]) -> None:
@@ -186,6 +191,7 @@ class WebServer:
             connection_limits(len(run.plans)),
         )
         ticking = asyncio.create_task(hub.run())
+        keeping = asyncio.create_task(api.timeline.keep())
         accepting = self._accepting = asyncio.create_task(self._connections.run())
         accepting.add_done_callback(self._accepting_ended)
         self._ready.set()
@@ -196,8 +202,11 @@ class WebServer:
             hub.close()
             recordings.close()
             accepting.cancel()
+            keeping.cancel()
             self._connections.close()
-            await asyncio.wait({ticking, accepting}, timeout=1.0)
+            await asyncio.wait({ticking, accepting, keeping}, timeout=1.0)
+            api.timeline.flush()
+            scores.close()
 
     def _accepting_ended(self, accepting: asyncio.Task[None]) -> None:
         """Log that no connection is accepted any more, unless the server closes."""

@@ -28,7 +28,22 @@ def test_the_page_and_its_files_come_with_a_strict_policy(page: Page) -> None:
     total = 0
     seen = ["/", "/static/css/base.css", "/static/css/views.css", "/static/icon.svg"]
     seen += [f"/static/js/{n}.js" for n in ("app", "dom", "time", "stream", "chart", "live", "alarms", "alarm")]
-    seen += [f"/static/js/{n}.js" for n in ("replay", "tune", "files", "filter", "keys", "reload", "review", "site")]
+    seen += [
+        f"/static/js/{n}.js"
+        for n in (
+            "replay",
+            "tune",
+            "files",
+            "filter",
+            "keys",
+            "reload",
+            "review",
+            "site",
+            "axis",
+            "timechart",
+            "timeline",
+        )
+    ]
     for path in seen:
         found = page.ask(path)
         assert found.status == 200, path

@@ -99,7 +99,12 @@ def test_every_operation_answers_as_described(
     """Its roles let in whom they say and nobody else; its status and JSON are among those described."""
     operation = OPERATIONS[method, path]
     told = description["paths"][path][method.lower()]
-    place = path.replace("{name}", "gate").replace("{id}", alarm["key"]).replace("{path}", "js/app.js")
+    place = (
+        path.replace("{name}", "gate")
+        .replace("{id}", alarm["key"])
+        .replace("{path}", "js/app.js")
+        .replace("{file}", "x.mp4")
+    )
     place += QUERIES.get(operation.id, "")
     body = BODIES[operation.body] if method == "POST" else None
     roles = [found["token"][0] for found in told["security"] if "token" in found]

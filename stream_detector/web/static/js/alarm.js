@@ -22,7 +22,7 @@ export async function open(main, context, id, query) {
     ...VERDICTS.map(([word, key, label, title]) => [key, `verdict ${label.toLowerCase()}: ${title}`, () => { if (context.run.may_write) judge(word); }]),
     ["n", "write a note", () => { if (context.run.may_write) note.focus(); }], ["l", "back to the list", () => context.go(review.list)],
   ]);
-  const face = h("div", { class: "stack" }), head = h("div", { class: "row bar" }), pairs = h("dl", { class: "pairs" }), bars = h("div", { class: "bars" });
+  const face = h("div", { class: "stack seen" }), head = h("div", { class: "row bar" }), pairs = h("dl", { class: "pairs" }), bars = h("div", { class: "bars" });
   const canvas = h("canvas", { class: "chart tall", role: "img", "aria-label": "Scores of the windows that raised this alarm" });
   const chart = new Chart(canvas), table = h("div", { class: "table" }), seen = h("div", { class: "stack" });
   const note = h("textarea", { maxlength: 500, placeholder: "what it was, what was done" });
@@ -33,7 +33,7 @@ export async function open(main, context, id, query) {
   const verdict = h("div", { class: "stack" }, judged, h("div", { class: "row verdicts" }, buttons));
   const form = h("form", { class: "stack", onsubmit: acknowledge }, h("label", {}, "Note", note), h("label", {}, "Your name", by), h("button", { class: "main", type: "submit" }, "Acknowledge"));
   review.node.append(keys.button);
-  main.replaceChildren(head, review.node, h("div", { class: "detail" },
+  main.replaceChildren(head, review.node, h("div", { class: "detail judging" },
     h("div", { class: "stack" }, face, h("section", { class: "panel stack" }, h("h2", {}, "Windows of this alarm"), canvas, legend(), table)),
     h("div", { class: "stack" }, h("section", { class: "panel stack judge" }, h("h2", {}, "Verdict"), verdict, why), h("section", { class: "panel stack" }, h("h2", {}, "Acknowledge"), seen, form), h("section", { class: "panel stack" }, h("h2", {}, "Details"), pairs), h("section", { class: "panel stack" }, h("h2", {}, "Where the time went"), bars))));
 

@@ -7,6 +7,7 @@ import * as live from "./live.js";
 import * as alarms from "./alarms.js";
 import * as alarm from "./alarm.js";
 import * as replay from "./replay.js";
+import * as timeline from "./timeline.js";
 import * as tune from "./tune.js";
 import * as site from "./site.js";
 
@@ -16,6 +17,7 @@ const views = [
   [/^\/alarms$/, "alarms", "Alarms", alarms.open],
   [/^\/alarms\/([0-9a-f]{32}(?:-[0-9a-f]{16})?)$/, "alarms", "Alarm", alarm.open],
   [/^\/replay$/, "replay", "Replay", replay.open],
+  [/^\/timeline$/, "timeline", "Timeline", timeline.open],
   [/^\/tune$/, "tune", "Tune", tune.open],
   [/^\/site\/([a-z0-9_-]+)$/, "site", "Site", site.open],
 ];

@@ -7,6 +7,10 @@ export function recolour() {
   colours = null;
   redraws.forEach((draw) => draw());
 }
+export function onRecolour(draw) {
+  redraws.add(draw);
+  return () => redraws.delete(draw);
+}
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 
 export class Chart {
