@@ -17,6 +17,7 @@ from stream_detector.config import EvidenceConfig, WebConfig
 from stream_detector.errors import ConfigError, EndpointError
 from stream_detector.web.api import Api
 from stream_detector.web.auth import AccessControl, parse_bind, read_token
+from stream_detector.web.live_state import LiveState
 
 from .conftest import running, until
 
@@ -57,12 +58,13 @@ def test_no_route_is_open_without_the_token(tmp_path: Path) -> None:
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
     run = SimpleNamespace(plans=(), config=SimpleNamespace(evidence=EvidenceConfig()), site=None)
-    rooms: Any = SimpleNamespace(run=run, history=None, hub=None)
+    rooms: Any = SimpleNamespace(run=run, history=None, hub=None, live_state=LiveState(1), scores=None)
     routes: list[Any] = list(Api(rooms).app().routes)
     with running(tmp_path, web=WebConfig(bind="127.0.0.1:0", token_file=token)) as page:
         assert len(routes) > 20
         for route in routes:
             path = route.path.replace("{path:path}", "js/app.js").replace("{id}", "0" * 32).replace("{name}", "gate")
+            path = path.replace("{file}", "20260101T000000Z.mp4")
             assert not re.search(r"[{}]", path)
             post = bool(route.methods) and "POST" in route.methods
             answer = page.ask(path, {"token": "wrong"} if post else None)
