@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -41,9 +42,35 @@ def _clip(path: Path, moving: bool, seed: int, frames: int = 20) -> None:
     writer.release()
 
 
-@pytest.fixture()
-def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """A folder with clips (abnormal ones flicker), a cache, and a student that has been trained for two steps."""
+def scenes(cache: Path, name: str, first: int, incidents: int, quiet: int, **_: Any) -> Iterator[tuple[int, int]]:
+    """In place of rendered scenes: noise that stands still, and changes where there is an incident."""
+    writer = PackWriter(cache / f"{name}.u8", 112)
+    rng = np.random.default_rng(first)
+    for number in range(incidents + quiet):
+        frames = np.repeat(rng.integers(0, 256, (1, 112, 112, 3), dtype=np.uint8), 96, axis=0)
+        loud = number < incidents
+        if loud:
+            frames[48:] = rng.integers(0, 256, (48, 112, 112, 3), dtype=np.uint8)
+        clip = {"path": f"{number}", "set": "rendered", "abnormal": loud, "category": "scene", "group": f"{number}"}
+        times = {"incident_start_s": 48 / 25 if loud else None, "incident_end_s": 96 / 25 if loud else None}
+        writer.add(frames, {**clip, "split": "val", "fps": 25.0, "licence": "", **times})
+        yield number + 1, incidents + quiet
+    writer.close()
+
+
+def command_in(folder: Path) -> argparse.Namespace:
+    """The command on a folder of clips."""
+    parser = argparse.ArgumentParser()
+    options.add_parser(parser.add_subparsers())
+    words = ["embed", "--clips", folder, "--cache", folder / "cache", "--run", folder / "run", "--scenes", 2]
+    words += ["--out", folder / "bundle", "--check-scenes", 2, "--card", folder / "docs" / "card.md", "--name", "tiny"]
+    return parser.parse_args([str(word) for word in [*words, "--device", "cpu"]])
+
+
+@pytest.fixture(scope="module")
+def looked_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clips (abnormal ones flicker), a student trained for two steps, and what it sees in all footage."""
+    tmp_path = tmp_path_factory.mktemp("made")
     rows = ["path,set,label,category,group,split,fps,licence"]
     for k in range(8):
         _clip(tmp_path / f"c/{k}.avi", k % 2 == 1, k)
@@ -61,26 +88,19 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namesp
     run = Run(config, Pool([Pack(*load_clips(cache), targets)], seed=0), tmp_path / "run", "cpu", None)
     assert len(list(run.train())) == 2
 
-    def scenes(cache: Path, name: str, first: int, incidents: int, quiet: int, **_: Any) -> Iterator[tuple[int, int]]:
-        writer = PackWriter(cache / f"{name}.u8", 112)
-        rng = np.random.default_rng(first)
-        for number in range(incidents + quiet):
-            frames = np.repeat(rng.integers(0, 256, (1, 112, 112, 3), dtype=np.uint8), 96, axis=0)
-            loud = number < incidents
-            if loud:
-                frames[48:] = rng.integers(0, 256, (48, 112, 112, 3), dtype=np.uint8)
-            clip = {"path": f"{number}", "set": "rendered", "abnormal": loud, "category": "scene", "group": f"{number}"}
-            times = {"incident_start_s": 48 / 25 if loud else None, "incident_end_s": 96 / 25 if loud else None}
-            writer.add(frames, {**clip, "split": "val", "fps": 25.0, "licence": "", **times})
-            yield number + 1, incidents + quiet
-        writer.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extra_footage, "pack_scenes", scenes)
+        embed.build(command_in(tmp_path), Console(quiet=True))
+    shutil.rmtree(tmp_path / "bundle")
+    return tmp_path
 
+
+@pytest.fixture()
+def prepared(looked_at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
+    """A copy of it: no network looks at the same footage again."""
+    shutil.copytree(looked_at, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(extra_footage, "pack_scenes", scenes)
-    parser = argparse.ArgumentParser()
-    options.add_parser(parser.add_subparsers())
-    words = ["embed", "--clips", tmp_path, "--cache", cache, "--run", tmp_path / "run", "--out", tmp_path / "bundle"]
-    words += ["--scenes", 2, "--check-scenes", 2, "--card", tmp_path / "docs" / "card.md", "--name", "tiny"]
-    return parser.parse_args([str(word) for word in [*words, "--device", "cpu"]])
+    return command_in(tmp_path)
 
 
 def test_a_bundle_comes_out_whole_and_with_its_figures(prepared: argparse.Namespace) -> None:
