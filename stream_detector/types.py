@@ -12,7 +12,7 @@ Clocks, used throughout:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
+Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of a picture
 
 WINDOW_FRAMES = 16
 
@@ -179,12 +180,15 @@ class EngineOutput:
     """The result of an engine for a batch of B windows.
 
     features: float32 (B, D).  scores: float32 (B,) in [0, 1].  preprocess_s, forward_s: seconds for the whole batch.
+    grids: float32 (B, h, w), what each cell of the network's input adds to the score's logit (`models.saliency`); None
+    if the engine does not know.
     """
 
     features: Float32Array
     scores: Float32Array
     preprocess_s: float
     forward_s: float
+    grids: Float32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,7 @@ class Score:
     """The raw score of one window. raw: in [0, 1].  scored_s: monotonic time at which it was known.
 
     features: float32 (D,), only from the engine to the decision thread, for heads with a state; None afterwards.
+    grid: float32 (h, w), see EngineOutput; also only up to the decision thread.
     """
 
     ref: WindowRef
@@ -232,6 +237,7 @@ class Score:
     timing: Timing
     previews: tuple[Preview, ...] = ()
     features: Float32Array | None = field(default=None, compare=False)
+    grid: Float32Array | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +264,30 @@ class EventWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class Where:
+    """Where in the picture the strongest window of an alarm looks at (`alarms.where`).
+
+    grid: rows of cells, 0 to 1; 1 speaks loudest for the alarm.  boxes: around the loud cells, (left, top, right,
+    bottom) as shares of the picture.  region: the part of the picture that the grid covers, likewise.  start_s, end_s:
+    media time of that window.
+    """
+
+    grid: tuple[tuple[float, ...], ...]
+    boxes: tuple[Box, ...]
+    region: Box
+    start_s: float
+    end_s: float
+
+    @classmethod
+    def of_dict(cls, fields: Mapping[str, Any]) -> Where:
+        """The inverse of `dataclasses.asdict`, also after JSON."""
+        grid = tuple(tuple(row) for row in fields["grid"])
+        boxes: Any = tuple(tuple(box) for box in fields["boxes"])
+        region: Any = tuple(fields["region"])
+        return cls(grid, boxes, region, fields["start_s"], fields["end_s"])
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmEvent:
     """A change of an alarm: start, update or end (schema `stream-detector.alarm/1`).
 
@@ -265,7 +295,7 @@ class AlarmEvent:
     windows since the previous event, newest last.  clip, snapshot: paths, or None without evidence. emitted_utc: UTC at
     which the last timing ended, or None.  The ledger adds epoch and seq when the event is journalled.  severity: "low",
     "medium", "high" or "".  mode: of the house, "" where none applies.  muted: nobody is to be told.  notify: severity
-    from which people are told, "none" or "".
+    from which people are told, "none" or "".  where: of the strongest window so far, or None.
     """
 
     id: str
@@ -289,6 +319,7 @@ class AlarmEvent:
     mode: str = ""
     muted: bool = False
     notify: str = ""
+    where: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)

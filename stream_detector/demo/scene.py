@@ -84,6 +84,7 @@ class DemoScene:
         self._stage = people.Stage(math.tan(self.street.camera.yaw))
         lights = self.street.kind in ("dusk", "night")
         self._drives = people.traffic(rng, duration_s, lights)
+        self._fighters: list[people.Actor] = []
         self._actors = self._ordinary(rng)
         if incident:
             self._stage_incident(np.random.default_rng([seed, 3]))
@@ -133,6 +134,7 @@ class DemoScene:
         for fighter in fighters:
             fighter.firm = True
         self._actors = keep_clear + fighters
+        self._fighters = fighters
         self.incident_start_s, self.incident_end_s = start, end
 
     def _look(self, rng: np.random.Generator) -> None:
@@ -200,6 +202,21 @@ class DemoScene:
                 if any(b[0] - 9 < x1 and b[2] + 9 > o.x and b[1] - 9 < y1 and b[3] + 9 > o.y for b in painted):
                     cv2.copyTo(backdrop[o.y : y1, o.x : x1], o.mask, image[o.y : y1, o.x : x1])
         return self._finish(image, i, t)
+
+    def incident_boxes(self, i: int) -> list[tuple[float, float, float, float]]:
+        """Where the people of the incident are in frame i: (left, top, right, bottom) as shares of the picture.
+
+        Empty where none of them is in the picture; what stands before them is not taken off.
+        """
+        t = i / self.fps
+        figures = [f for f in (actor.figure(t) for actor in self._fighters if self._in_view(actor, t)) if f is not None]
+        if not figures:
+            return []
+        ready = prepare(pose_crowd(figures, self._matrix), self._matrix, self.street.light)
+        size = np.array(self.size, dtype=np.float64)
+        low, high = (np.clip(edge / size, 0.0, 1.0) for edge in (ready.pixels.min(axis=1), ready.pixels.max(axis=1)))
+        boxes = [(float(a[0]), float(a[1]), float(b[0]), float(b[1])) for a, b in zip(low, high, strict=True)]
+        return [box for box in boxes if box[2] > box[0] and box[3] > box[1]]
 
     def _in_view(self, actor: people.Actor, t: float) -> bool:
         """Return whether any part of the actor can be in the picture (with 1.2 m of margin for limbs and shadows)."""

@@ -201,11 +201,13 @@ class FallbackEngine:
 
 
 def _joined(parts: list[EngineOutput]) -> EngineOutput:
+    grids = [p.grids for p in parts if p.grids is not None]
     return EngineOutput(
         np.concatenate([p.features for p in parts]),
         np.concatenate([p.scores for p in parts]),
         sum(p.preprocess_s for p in parts),
         sum(p.forward_s for p in parts),
+        np.concatenate(grids) if len(grids) == len(parts) else None,
     )
 
 

@@ -17,18 +17,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-Computation = Callable[[], tuple[Tensor, Tensor]]
+Computation = Callable[[], tuple[Tensor, Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A computation that can be repeated on the same input memory. features (B, D), scores (B,): the memory of its
-    results.
+    """A computation that can be repeated on the same input memory. features (B, D), scores (B,), grids (B, h, w) or
+    None: the memory of its results.
     """
 
     replay: Callable[[], None]
     features: Tensor
     scores: Tensor
+    grids: Tensor | None = None
 
 
 class Accelerator(Protocol):
@@ -106,8 +107,8 @@ class TorchCuda:
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
-            features, scores = run()
-        return Captured(graph.replay, features, scores)
+            features, scores, grids = run()
+        return Captured(graph.replay, features, scores, grids)
 
     def free_bytes(self) -> tuple[int, int] | None:
         """See `Accelerator`."""
@@ -167,14 +168,16 @@ class Eager:
 
     def capture(self, run: Computation, stream: Any) -> Captured:
         """Run the computation again at every replay."""
-        features, scores = run()
+        features, scores, grids = run()
 
         def replay() -> None:
-            new_features, new_scores = run()
+            new_features, new_scores, new_grids = run()
             features.copy_(new_features)
             scores.copy_(new_scores)
+            if grids is not None and new_grids is not None:
+                grids.copy_(new_grids)
 
-        return Captured(replay, features, scores)
+        return Captured(replay, features, scores, grids)
 
     def free_bytes(self) -> tuple[int, int] | None:
         """Return None: the memory is not known."""

@@ -130,12 +130,12 @@ class CudaEngine:
         started = time.perf_counter()
         while True:
             try:
-                features, scores = self._run(windows)
+                features, scores, grids = self._run(windows)
                 break
             except RuntimeError as error:
                 if not (out_of_memory(error) and self._shrink()):
                     raise self._failed(error) from error
-        return checked_output(features, scores, 0.0, time.perf_counter() - started)
+        return checked_output(features, scores, 0.0, time.perf_counter() - started, grids)
 
     def close(self) -> None:
         """Release graphs, buffers and the network."""
@@ -221,6 +221,8 @@ class CudaEngine:
         dim = self._graphs[buckets[0]].captured.features.shape[1]
         self._features = self._on.host((self.max_batch, dim), torch.float32)
         self._scores = self._on.host((self.max_batch,), torch.float32)
+        grids = self._graphs[buckets[0]].captured.grids
+        self._grids = None if grids is None else self._on.host((self.max_batch, *grids.shape[1:]), torch.float32)
 
     def _shrink(self) -> bool:
         """Remove the largest bucket; return False if only one is left."""
@@ -237,14 +239,17 @@ class CudaEngine:
         )
         return True
 
-    def _run(self, windows: UInt8Array | Sequence[UInt8Array]) -> tuple[Float32Array, Float32Array]:
+    def _run(
+        self, windows: UInt8Array | Sequence[UInt8Array]
+    ) -> tuple[Float32Array, Float32Array, Float32Array | None]:
         count, top = len(windows), max(self._graphs)
         with torch.inference_mode(), self._on.entered():
             for number, start in enumerate(range(0, count, top)):
                 self._launch(self._slots[number % SLOTS], windows[start : start + top], start)
             self._done.record(self._compute)
             self._done.synchronize()
-            return self._features[:count].numpy().copy(), self._scores[:count].numpy().copy()
+            grids = None if self._grids is None else self._grids[:count].numpy().copy()
+            return self._features[:count].numpy().copy(), self._scores[:count].numpy().copy(), grids
 
     def _launch(self, slot: _Slot, windows: UInt8Array | Sequence[UInt8Array], start: int) -> None:
         count = len(windows)
@@ -265,6 +270,8 @@ class CudaEngine:
             graph.captured.replay()
             self._features[start : start + count].copy_(graph.captured.features[:count], non_blocking=True)
             self._scores[start : start + count].copy_(graph.captured.scores[:count], non_blocking=True)
+            if self._grids is not None and graph.captured.grids is not None:
+                self._grids[start : start + count].copy_(graph.captured.grids[:count], non_blocking=True)
 
     def _slot(self, shape: tuple[int, ...]) -> _Slot:
         device = torch.empty(shape, dtype=torch.uint8, device=self._on.device)
@@ -276,7 +283,7 @@ class CudaEngine:
         assert network is not None
         frames = blank(self._recipe, bucket).to(self._on.device)
         with torch.inference_mode():
-            return _Graph(frames, self._on.capture(lambda: network(frames), self._compute))
+            return _Graph(frames, self._on.capture(lambda: network.explained(frames), self._compute))
 
     @contextlib.contextmanager
     def _kernels(self, precision: str) -> Iterator[None]:

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from stream_detector.errors import EngineError
+from stream_detector.models.backbones.network import FeatureNetwork
 from stream_detector.models.bundle import Bundle
+from stream_detector.models.heads import Head
 from stream_detector.models.preprocess import Normalise, Recipe
+from stream_detector.models.saliency import contributions
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
 
@@ -37,6 +40,23 @@ class Network(nn.Module):
         # The head is small; its standardisation and sigmoid run in full precision.
         features = features.float()
         return features, self.head(features)
+
+    def explained(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """`forward`, and what each cell of the last map adds to the logit (B, h, w); None where that is not known.
+
+        Features and scores are those of `forward` to the last bit: they are computed by the same operations.
+        """
+        last = self._last_map(frames)
+        if last is None:
+            features, scores = self.forward(frames)
+            return features, scores, None
+        features = last.mean(dim=(2, 3, 4)).float()
+        return features, self.head(features), contributions(self.head, features, last)
+
+    def _last_map(self, frames: Tensor) -> Tensor | None:
+        if not isinstance(self.backbone, FeatureNetwork) or not isinstance(self.head, Head):
+            return None
+        return self.backbone.last_map(self.normalise(frames).to(self.dtype))
 
     def to_compute(self, device: torch.device, dtype: torch.dtype) -> Network:
         """Prepare for PyTorch's fast kernels, in place: fused, channels last, only the backbone in `dtype`."""
@@ -84,11 +104,17 @@ def check_each(windows: Sequence[UInt8Array], recipe: Recipe, max_batch: int) ->
             raise EngineError(f"a window must be uint8 {wanted}, got {window.dtype} {window.shape}")
 
 
-def checked_output(features: Float32Array, scores: Float32Array, preprocess_s: float, forward_s: float) -> EngineOutput:
+def checked_output(
+    features: Float32Array,
+    scores: Float32Array,
+    preprocess_s: float,
+    forward_s: float,
+    grids: Float32Array | None = None,
+) -> EngineOutput:
     """Return an EngineOutput. Raises EngineError if it contains NaN or infinity: that is a fault of the engine."""
     if not (np.isfinite(features).all() and np.isfinite(scores).all()):
         raise EngineError("the network returned NaN or infinity; use --precision fp32, or check the bundle")
-    return EngineOutput(features, scores, preprocess_s, forward_s)
+    return EngineOutput(features, scores, preprocess_s, forward_s, grids)
 
 
 def blank(recipe: Recipe, batch: int = 1) -> Tensor:

@@ -28,6 +28,8 @@ from stream_detector.engines.layout import RATES, available_cores, choose_layout
 from stream_detector.engines.network import Network, blank, check_each, check_windows, checked_output
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.models.bundle import Bundle
+from stream_detector.models.heads import Head
+from stream_detector.models.saliency import contributions
 from stream_detector.models.weights import cache_directory
 from stream_detector.types import EngineOutput, Float32Array, UInt8Array
 
@@ -126,9 +128,12 @@ class OpenVinoEngine:
         self._tensor = openvino.Tensor
         self._requests: list[Any] = []
         self._head: Any = None
+        self._explains: Head | None = None  # the head, if the last map of the network is known
         try:
             graph = _int8_graph(bundle) if precision == "int8" else load_graph(bundle)
             body, head = split_graph(graph)
+            own = bundle.build_head()
+            self._explains = own if isinstance(own, Head) and expose_last_map(body, self._dim) else None
             core = openvino.Core()
             self.precision, self.reason, refused = precision, reason, ""
             try:
@@ -164,10 +169,10 @@ class OpenVinoEngine:
             raise EngineError("the engine was closed already; load it again")
         started = time.perf_counter()
         try:
-            features, scores = self._run(windows)
+            features, scores, grids = self._run(windows)
         except RuntimeError as error:
             raise _failed(error) from error
-        return checked_output(features, scores, 0.0, time.perf_counter() - started)
+        return checked_output(features, scores, 0.0, time.perf_counter() - started, grids)
 
     def close(self) -> None:
         """Release the compiled graphs."""
@@ -187,8 +192,9 @@ class OpenVinoEngine:
         requests[0].infer([blank(self._recipe).numpy()])  # some refusals occur only now
         self._requests = requests
 
-    def _run(self, frames: UInt8Array | Sequence[UInt8Array]) -> tuple[Float32Array, Float32Array]:
+    def _run(self, frames: UInt8Array | Sequence[UInt8Array]) -> tuple[Float32Array, Float32Array, Float32Array | None]:
         count, requests = len(frames), self._requests
+        maps: dict[int, Float32Array] = {}
         features: Float32Array = np.empty((count, self._dim), np.float32)
         scores: Float32Array = np.empty(count, np.float32)
         running: dict[int, int] = {}
@@ -198,6 +204,8 @@ class OpenVinoEngine:
             requests[slot].wait()
             row = running.pop(slot)
             features[row] = requests[slot].get_output_tensor(0).data[0]
+            if self._explains is not None:
+                maps[row] = requests[slot].get_output_tensor(1).data.mean(axis=2, keepdims=True)
 
         try:
             for row in range(count):
@@ -217,7 +225,14 @@ class OpenVinoEngine:
         for row in range(count):
             self._head.infer([features[row : row + 1]])
             scores[row] = self._head.get_output_tensor(0).data[0]
-        return features, scores
+        if self._explains is None:
+            return features, scores, None
+        with torch.inference_mode():  # one by one, so that a window's grid does not depend on its batch
+            rows = [
+                contributions(self._explains, torch.from_numpy(features[row : row + 1]), torch.from_numpy(maps[row]))
+                for row in range(count)
+            ]
+        return features, scores, torch.cat(rows).numpy()
 
 
 def split_graph(graph: Any) -> tuple[Any, Any]:
@@ -235,6 +250,25 @@ def split_graph(graph: Any) -> tuple[Any, Any]:
             user.replace_source_output(entry.output(0))
     body = openvino.Model([results[0]], graph.get_parameters(), "body")
     return body, openvino.Model([results[1]], [entry], "head")
+
+
+def expose_last_map(body: Any, dim: int) -> bool:
+    """Add the last map (1, D, T, h, w) as a second output of windows → features; return False if it is not found.
+
+    It is the input of the mean that gives the features. The output does not change the features' bits
+    (`tests/engines/test_grids.py`), and costs one copy of the map.
+    """
+    node = body.outputs[0].get_node().input_value(0).get_node()
+    while node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "ReduceMean":
+        return False
+    last = node.input_value(0)
+    shape = last.get_partial_shape()
+    if shape.is_dynamic or len(shape) != 5 or shape.to_shape()[1] != dim:
+        return False
+    body.add_outputs([last])
+    return True
 
 
 def _int8_graph(bundle: Bundle) -> Any:

@@ -62,18 +62,19 @@ class TorchEngine:
             raise _failed(error) from error
         features = torch.cat([part[0] for part in parts]).numpy()
         scores = torch.cat([part[1] for part in parts]).numpy()
-        return checked_output(features, scores, 0.0, time.perf_counter() - started)
+        found = [part[2] for part in parts if part[2] is not None]
+        grids = torch.cat(found).numpy() if found else None
+        return checked_output(features, scores, 0.0, time.perf_counter() - started, grids)
 
     def close(self) -> None:
         """Release the network."""
         self._network = None
 
-    def _forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         if self._network is None:
             raise EngineError("the engine was closed already; load it again")
         with torch.inference_mode():
-            features, scores = self._network(windows)
-        return features, scores
+            return self._network.explained(windows)
 
 
 def _failed(error: BaseException) -> EngineError:

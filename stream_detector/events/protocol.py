@@ -35,7 +35,7 @@ from stream_detector.events.protocol_checks import encode as encode
 from stream_detector.events.protocol_checks import epoch_of, integer, object_of, places, positions, short, text_of
 from stream_detector.events.protocol_checks import parse_topic as parse_topic
 from stream_detector.types import ALARM_SCHEMA as ALARM_SCHEMA
-from stream_detector.types import AlarmEvent, CameraStatus, Decision
+from stream_detector.types import AlarmEvent, CameraStatus, Decision, Where
 
 EventPosition = tuple[str, str, int]  # topic, epoch, seq: identifies an event for ever
 
@@ -157,8 +157,19 @@ def alarm_to_dict(event: AlarmEvent, epoch: str, seq: int, emitted_utc: float) -
     }
 
 
+def where_to_dict(where: Where) -> dict[str, Any]:
+    """The value of `where`; `region` only if the grid does not cover the whole picture."""
+    found = {
+        "grid": [list(row) for row in where.grid],
+        "boxes": [list(box) for box in where.boxes],
+        "start_s": where.start_s,
+        "end_s": where.end_s,
+    }
+    return found if where.region == (0.0, 0.0, 1.0, 1.0) else {**found, "region": list(where.region)}
+
+
 def _circumstances(event: AlarmEvent) -> dict[str, Any]:
-    """What a schedule or an operator says of the time of the event; nothing where neither does."""
+    """What a schedule or an operator says of the time of the event, and where it is; nothing where nothing is known."""
     found: dict[str, Any] = {"severity": event.severity} if event.severity else {}
     if event.mode:
         found["mode"] = event.mode
@@ -166,6 +177,8 @@ def _circumstances(event: AlarmEvent) -> dict[str, Any]:
         found["muted"] = True
     if event.notify not in ("", "low"):
         found["notify"] = event.notify
+    if event.where is not None:
+        found["where"] = where_to_dict(event.where)
     return found
 
 

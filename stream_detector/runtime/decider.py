@@ -21,10 +21,13 @@ from stream_detector.alarms.smoothing import Smoother, make_smoother, smooth_on
 from stream_detector.alarms.state_machine import AdjustableRule, AlarmRule, make_alarm_rule
 from stream_detector.capture.picture_quality import CameraQualityMonitor
 from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
+from stream_detector.config.section import Polygon
 from stream_detector.events.protocol import alarm_id
 from stream_detector.models.novelty import NoveltyMonitor
+from stream_detector.models.recipe import View
 from stream_detector.models.streaming_heads import CUTS, StreamingHead
 from stream_detector.reports.scores_file import ScoresFile
+from stream_detector.runtime.places import WHOLE_PICTURE, CameraPlace
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.types import (
     AlarmEvent,
@@ -48,7 +51,8 @@ LOST_STATES = ("offline", "stalled", "failed")
 class CameraPlan:
     """One camera with all settings resolved from run, camera and bundle.
 
-    source: the name to show.  live: False for files and the demo.
+    source: the name to show.  live: False for files and the demo.  hidden: polygons that are not scored, in shares of
+    the picture.
     """
 
     name: str
@@ -59,6 +63,7 @@ class CameraPlan:
     alarm: AlarmConfig
     threshold: float
     evidence: bool
+    hidden: tuple[Polygon, ...] = ()
 
 
 class Evidence(Protocol):
@@ -142,12 +147,14 @@ class Decider:
         make_head: Callable[[], StreamingHead] | None = None,
         make_novelty_monitor: Callable[[], NoveltyMonitor] | None = None,
         site: Site | None = None,
+        view: View = WHOLE_PICTURE,
     ) -> None:
         """Create a decider.
 
         make_head: makes a scorer for one camera, for bundles whose head has a state.  make_novelty_monitor: makes a
         monitor for one camera, for bundles with a novelty model.  controls: schedules, modes, and what operators set;
         None: each camera's own threshold holds all the time.  site: overlays in service, and the site's memory.
+        view: what the network sees of a picture.
         """
         self._controls = controls
         self._effective: dict[str, Effective] = {}
@@ -161,7 +168,7 @@ class Decider:
         self._epoch = epoch
         self._site, self._fingerprint = site, fingerprint
         self._make_head, self._make_novelty_monitor = make_head, make_novelty_monitor
-        self._picture_quality = picture_quality
+        self._picture_quality, self._view = picture_quality, view
         self._planned: dict[str, CameraPlan] = {}  # without overlays
         self._overlays: dict[str, Overlay | None] = {}
         self._plans: dict[str, CameraPlan] = {}
@@ -169,6 +176,7 @@ class Decider:
         self._heads: dict[str, StreamingHead] = {}
         self._novelty_monitors: dict[str, NoveltyMonitor] = {}
         self._rules: dict[str, AlarmRule] = {}
+        self._places: dict[str, CameraPlace] = {}
         self._states: dict[str, CameraState] = {}
         self._quality_monitors: dict[str, CameraQualityMonitor] = {}
         self._lives: dict[str, int] = {}  # how often a recording of this name was removed
@@ -189,6 +197,7 @@ class Decider:
         if self._make_novelty_monitor:
             self._novelty_monitors[name] = self._make_novelty_monitor()
         self._rules[name] = self._rule(plan)
+        self._places[name] = CameraPlace(self._view, plan.hidden)
         self._states[name] = "connecting"
         if self._picture_quality:
             now_s = self._clock.monotonic()
@@ -209,7 +218,7 @@ class Decider:
         if not plan.live:
             self._lives[camera] = self._lives.get(camera, 0) + 1
         parts: tuple[dict[str, Any], ...] = (
-            *(self._planned, self._plans, self._overlays, self._effective, self._states, self._rules),
+            *(self._planned, self._plans, self._overlays, self._effective, self._states, self._rules, self._places),
             *(self._smoothers, self._heads, self._novelty_monitors, self._quality_monitors),
         )
         for part in parts:
@@ -225,13 +234,18 @@ class Decider:
         seen, base = score, self._raw(score)
         overlay = self._overlays.get(ref.camera)
         raw = adjusted(overlay, score.features, base) if overlay and score.features is not None else base
-        score = dataclasses.replace(score, raw=raw, features=None)
+        score = dataclasses.replace(score, raw=raw, features=None, grid=None)
         smoothed = smooth_on(self._smoothers[ref.camera], ref.start_s, ref.end_s, score.raw, ref.degraded)
         threshold = self._adjust(plan, ref)
         decision, event = self._rules[ref.camera].step(score, smoothed)
+        if decision.alarmed:
+            self._places[ref.camera].see(raw, seen)
         decided_s = self._clock.monotonic()
         score = dataclasses.replace(
-            score, timing=dataclasses.replace(score.timing, decide=(decided_s - score.scored_s) * 1e3)
+            score,
+            features=None,
+            grid=None,
+            timing=dataclasses.replace(score.timing, decide=(decided_s - score.scored_s) * 1e3),
         )
         if event is not None:
             self._send(event, plan, score, decided_s)
@@ -346,6 +360,7 @@ class Decider:
             "machine": self._rules,
             "head": self._heads,
             "novelty": self._novelty_monitors,
+            "place": self._places,
         }
 
     def _raw(self, score: Score) -> float:
@@ -394,7 +409,9 @@ class Decider:
         if self._evidence and plan.evidence:
             clip, snapshot = self._evidence.paths(event.camera, event.id)
             event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
-        event = self._in_its_time(event, score)
+        event = dataclasses.replace(self._in_its_time(event, score), where=self._places[plan.name].where)
+        if event.type == "end":
+            self._places[plan.name].forget()
         if score is not None:
             timing, utc = self._closed(score.timing, decided_s)
             event = dataclasses.replace(event, timing=timing, emitted_utc=utc)

@@ -19,7 +19,9 @@ from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
 from stream_detector.models.novelty import NoveltyModel, novelty_monitor_factory
+from stream_detector.models.recipe import View
 from stream_detector.runtime.decider import CameraPlan, Decider, DeciderParts
+from stream_detector.runtime.places import WHOLE_PICTURE
 from stream_detector.types import (
     AlarmEvent,
     CameraStatus,
@@ -61,6 +63,7 @@ def plan_camera(camera: CameraConfig, config: Config, bundle: Bundle) -> CameraP
         alarm=config.alarm,
         threshold=bundle.threshold if own is None else own,
         evidence=keeps_evidence(camera, config),
+        hidden=((camera.mask,) if camera.mask else ()) + camera.ignore,
     )
 
 
@@ -74,6 +77,7 @@ def scored(windows: Sequence[Window], output: EngineOutput, taken_s: float, scor
             timing=engine_timing(window.ref, (taken_s - window.ref.completed_s) * 1e3, output),
             previews=window.previews,
             features=output.features[row],
+            grid=None if output.grids is None else output.grids[row],
         )
         for row, window in enumerate(windows)
     )
@@ -94,18 +98,24 @@ class DecisionModel:
     """The part of a bundle that decisions need. It is small, because it is sent to the processes that decide.
 
     fingerprint: of the bundle.  head: a head with a state; None: the engine's score is used.  novelty: the novelty
-    model, if the bundle has one.
+    model, if the bundle has one.  view: what the network sees of a picture.
     """
 
     fingerprint: str
     head: TemporalHead | None = None
     novelty: NoveltyModel | None = None
+    view: View = WHOLE_PICTURE
 
     @classmethod
     def of(cls, bundle: Bundle) -> DecisionModel:
         """Make it from a bundle."""
         head = bundle.build_head()
-        return cls(bundle.fingerprint, head if isinstance(head, TemporalHead) else None, bundle.build_novelty_model())
+        return cls(
+            bundle.fingerprint,
+            head if isinstance(head, TemporalHead) else None,
+            bundle.build_novelty_model(),
+            bundle.recipe.input_views[0],
+        )
 
     def needs_features(self, config: Config) -> bool:
         """Return whether decisions need the features of every window besides its score."""
@@ -132,6 +142,7 @@ def make_decider(
         model.fingerprint,
         picture_quality=config.picture_quality if coverage and config.picture_quality.enabled else None,
         make_head=model.head.stream if model.head else None,
+        view=model.view,
         make_novelty_monitor=novelty_monitor_factory(model.novelty if novelty else None, config.picture_quality),
         **parts,
     )

@@ -132,10 +132,14 @@ class I3D(FeatureNetwork):
             self.stages.add_module(name, stage)
         self.fc = None if num_classes is None else nn.Linear(FEATURE_DIM, num_classes)
 
+    def last_map(self, x: Tensor) -> Tensor:
+        """See `FeatureNetwork.last_map`."""
+        last: Tensor = self.stages(x)
+        return last
+
     def features(self, x: Tensor) -> Tensor:
         """Map float (B, 3, T, H, W) in [-1, 1] to features (B, 1024)."""
-        features: Tensor = self.stages(x).mean(dim=(2, 3, 4))
-        return features
+        return self.last_map(x).mean(dim=(2, 3, 4))
 
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, 1024) and class logits (B, num_classes) in one pass. Raises CheckpointError without

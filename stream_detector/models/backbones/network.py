@@ -10,6 +10,12 @@ class FeatureNetwork(nn.Module):
 
     fc: nn.Linear | None
 
+    def last_map(self, x: Tensor) -> Tensor | None:
+        """Map float (B, 3, T, H, W), normalised, to the last map (B, D, T, h, w), whose mean over time and space are
+        the features; None for a network that does not end this way.
+        """
+        return None
+
     def features(self, x: Tensor) -> Tensor:
         """Map float (B, 3, T, H, W), normalised by the backbone's recipe, to features (B, D)."""
         raise NotImplementedError

@@ -154,6 +154,10 @@ class ResNet3D(FeatureNetwork):
         middle = self.layer3(self.layer2(self.layer1(x)))
         return middle, self.layer4(middle)
 
+    def last_map(self, x: Tensor) -> Tensor:
+        """See `FeatureNetwork.last_map`."""
+        return self.maps(x)[1]
+
     def features(self, x: Tensor) -> Tensor:
         """Map float (B, 3, T, H, W), normalised, to (B, D): the mean over all positions of the last layer."""
-        return self.maps(x)[1].mean(dim=(2, 3, 4))
+        return self.last_map(x).mean(dim=(2, 3, 4))

@@ -84,10 +84,14 @@ class VideoResNet(FeatureNetwork):
     def _layer(kind: Kind, inputs: int, planes: int, stride: int) -> nn.Sequential:
         return nn.Sequential(VideoBlock(kind, inputs, planes, stride), VideoBlock(kind, planes, planes, 1))
 
+    def last_map(self, x: Tensor) -> Tensor:
+        """See `FeatureNetwork.last_map`."""
+        last: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
+        return last
+
     def features(self, x: Tensor) -> Tensor:
         """Map float (B, 3, T, H, W), normalised, to (B, 512): the mean over all positions of the last layer."""
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
-        return x.mean(dim=(2, 3, 4))
+        return self.last_map(x).mean(dim=(2, 3, 4))
 
 
 def _stem(kind: Kind) -> nn.Sequential:
