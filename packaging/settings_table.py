@@ -113,6 +113,7 @@ MEANINGS = {
 }
 EXAMPLES: dict[str, Any] = {
     "cameras.schedule": [{"from": "22:00", "to": "06:00", "threshold": 0.8}],
+    "severity.kinds": {"crash": 1},
     "events": "events.jsonl",
     "scores": "scores.csv",
     "batch.max_size": 8,

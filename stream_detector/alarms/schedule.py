@@ -21,13 +21,14 @@ from stream_detector.system.wall_clock import WeeklySpan, zone
 class Effective:
     """What holds for one window. threshold: None means the camera's own.  notify: least severity, or "none".
 
-    mode: "" where schedules and modes do not apply.
+    mode: "" where schedules and modes do not apply.  severity: alarms are at least so severe.
     """
 
     threshold: float | None = None
     muted: bool = False
     notify: str = "low"
     mode: str = ""
+    severity: str = "low"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Schedule:
                 found = replace(found, muted=rule.mute)
             if rule.notify is not None:
                 found = replace(found, notify=rule.notify)
+            if rule.severity is not None:
+                found = replace(found, severity=rule.severity)
         return found
 
 

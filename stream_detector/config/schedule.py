@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from stream_detector.config.section import Section, Unit
+from stream_detector.config.section import Seconds, Section, Unit
 from stream_detector.system.wall_clock import WeeklySpan, zone
 
 MODE_NAME = re.compile(r"[a-z0-9_-]{1,32}")
@@ -70,12 +70,28 @@ class ScheduleRule(Section):
     threshold: Unit | None = None
     mute: bool | None = None  # alarms are raised, but marked as muted: nobody is to be told
     notify: NotifyLevel | None = None  # tell people from this severity on
+    severity: Literal["low", "medium", "high"] | None = None  # alarms are at least so severe
 
     @model_validator(mode="after")
     def _is_a_rule(self) -> ScheduleRule:
         WeeklySpan.parse(self.days, self.begin, self.end, zone("UTC"))
-        if self.threshold is None and self.mute is None and self.notify is None:
-            raise ValueError("a rule of a schedule says nothing; give it threshold, mute or notify")
+        if self.threshold is None and self.mute is None and self.notify is None and self.severity is None:
+            raise ValueError("a rule of a schedule says nothing; give it threshold, mute, notify or severity")
+        return self
+
+
+class SeverityConfig(Section):
+    """How severe an alarm is, by score, length and kind; see `alarms.severity`."""
+
+    medium_from: Unit = 1 / 3  # share of the way from the threshold to 1 that the peak has gone
+    high_from: Unit = 2 / 3  # the same for high
+    long_s: Seconds = 20.0  # an alarm that lasts so long is one level more severe
+    kinds: dict[str, Annotated[int, Field(ge=-2, le=2)]] = Field(default_factory=dict)  # kind → levels to add
+
+    @model_validator(mode="after")
+    def _levels_rise(self) -> SeverityConfig:
+        if self.medium_from > self.high_from:
+            raise ValueError("medium_from must not lie above high_from; give a smaller share, or a larger one there")
         return self
 
 

@@ -28,7 +28,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from stream_detector.config.error_sentences import describe
 from stream_detector.config.kinds import AlarmRuleKind, EngineKind, Kind, SmootherKind
-from stream_detector.config.schedule import ScheduleConfig, ScheduleRule
+from stream_detector.config.schedule import ScheduleConfig, ScheduleRule, SeverityConfig
 from stream_detector.config.secret_file import with_files
 from stream_detector.config.section import Options, Point, Polygon, Seconds, Section, Unit
 from stream_detector.config.site import AccessConfig, SiteConfig
@@ -290,6 +290,7 @@ class Config(Section):
     telemetry: TelemetryConfig = TelemetryConfig()
     web: WebConfig = WebConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    severity: SeverityConfig = SeverityConfig()
     access: AccessConfig = AccessConfig()
     site: SiteConfig = SiteConfig()
 

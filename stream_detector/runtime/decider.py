@@ -16,11 +16,13 @@ import numpy as np
 
 from stream_detector.adaptation.overlay import Overlay
 from stream_detector.alarms.schedule import Effective
+from stream_detector.alarms.severity import USUAL as USUAL_SEVERITY
 from stream_detector.alarms.severity import severity
 from stream_detector.alarms.smoothing import Smoother, make_smoother, smooth_on
 from stream_detector.alarms.state_machine import AdjustableRule, AlarmRule, make_alarm_rule
 from stream_detector.capture.picture_quality import CameraQualityMonitor
 from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
+from stream_detector.config.schedule import SeverityConfig
 from stream_detector.config.section import Polygon
 from stream_detector.events.protocol import alarm_id
 from stream_detector.models.novelty import NoveltyMonitor
@@ -148,13 +150,14 @@ class Decider:
         make_novelty_monitor: Callable[[], NoveltyMonitor] | None = None,
         site: Site | None = None,
         view: View = WHOLE_PICTURE,
+        severity_rule: SeverityConfig = USUAL_SEVERITY,
     ) -> None:
         """Create a decider.
 
         make_head: makes a scorer for one camera, for bundles whose head has a state.  make_novelty_monitor: makes a
         monitor for one camera, for bundles with a novelty model.  controls: schedules, modes, and what operators set;
         None: each camera's own threshold holds all the time.  site: overlays in service, and the site's memory.
-        view: what the network sees of a picture.
+        view: what the network sees of a picture.  severity_rule: how severe alarms are.
         """
         self._controls = controls
         self._effective: dict[str, Effective] = {}
@@ -166,7 +169,7 @@ class Decider:
         self._on_event = on_event
         self._on_decision = on_decision
         self._epoch = epoch
-        self._site, self._fingerprint = site, fingerprint
+        self._site, self._fingerprint, self._severity = site, fingerprint, severity_rule
         self._make_head, self._make_novelty_monitor = make_head, make_novelty_monitor
         self._picture_quality, self._view = picture_quality, view
         self._planned: dict[str, CameraPlan] = {}  # without overlays
@@ -428,8 +431,9 @@ class Decider:
     def _in_its_time(self, event: AlarmEvent, score: Score | None) -> AlarmEvent:
         """The event with its severity, and with what schedules and operators say of its time."""
         at_s = event.end_s if event.end_s is not None else score.ref.end_s if score else event.start_s
-        level = severity(event.peak_score, event.threshold, at_s - event.start_s)
         found = self._effective.get(event.camera)
+        least = "low" if found is None else found.severity
+        level = severity(event.peak_score, event.threshold, at_s - event.start_s, least=least, config=self._severity)
         if found is None:
             return dataclasses.replace(event, severity=level)
         return dataclasses.replace(event, severity=level, mode=found.mode, muted=found.muted, notify=found.notify)

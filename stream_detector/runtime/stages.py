@@ -143,6 +143,7 @@ def make_decider(
         picture_quality=config.picture_quality if coverage and config.picture_quality.enabled else None,
         make_head=model.head.stream if model.head else None,
         view=model.view,
+        severity_rule=config.severity,
         make_novelty_monitor=novelty_monitor_factory(model.novelty if novelty else None, config.picture_quality),
         **parts,
     )

@@ -12,11 +12,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from stream_detector.alarms.schedule import CameraSchedule, Controls, Effective, Schedule, camera_schedule
 from stream_detector.alarms.severity import severity
 from stream_detector.config import DETECTOR, build_config
-from stream_detector.config.schedule import ScheduleConfig, ScheduleRule
+from stream_detector.config.schedule import ScheduleConfig, ScheduleRule, SeverityConfig
 from stream_detector.errors import ConfigError, ProtocolError
 from stream_detector.system.wall_clock import WeeklySpan, parse_days, zone
 
@@ -273,6 +274,29 @@ def test_the_memory_of_the_last_minute_changes_no_answer(minutes: list[int]) -> 
 )
 def test_severity_follows_the_peak_and_the_length(peak: float, threshold: float, duration_s: float, level: str) -> None:
     assert severity(peak, threshold, duration_s) == level
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "config", "level"),
+    [
+        ("crash", "low", {"kinds": {"crash": 1}}, "medium"),
+        ("fight", "low", {"kinds": {"crash": 1}}, "low"),
+        ("other", "high", {"kinds": {"other": -2}}, "high"),
+        ("", "medium", {}, "medium"),
+        ("", "low", {"medium_from": 0.0, "high_from": 0.5}, "medium"),
+        ("", "low", {"long_s": 5.0}, "medium"),
+    ],
+)
+def test_settings_kind_and_schedule_move_the_severity(kind: str, least: str, config: dict, level: str) -> None:
+    assert severity(0.61, 0.6, 5.0, kind, least, SeverityConfig(**config)) == level
+
+
+def test_a_rule_of_a_schedule_asks_for_a_least_severity() -> None:
+    rules = (rule(**{"from": "22:00", "to": "06:00", "severity": "high"}),)
+    assert Schedule(rules, BERLIN).at(utc(2026, 7, 6, 23, 0), "home").severity == "high"
+    assert Schedule(rules, BERLIN).at(utc(2026, 7, 6, 12, 0), "home").severity == "low"
+    with pytest.raises(ValidationError, match="medium_from must not lie above high_from"):
+        SeverityConfig(medium_from=0.9)
 
 
 def test_the_printed_configuration_is_usable() -> None:
