@@ -12,9 +12,9 @@ from stream_detector.capture.bgr import MaskPainter
 from stream_detector.capture.taps import FullPicture
 from stream_detector.evidence.camera_tap import CameraTap
 from stream_detector.evidence.clip import PacketCursor
-from stream_detector.evidence.snapshot import decode_key, write_snapshot
+from stream_detector.evidence.snapshot import decode_key, draw_where, write_snapshot
 from stream_detector.evidence.transcode import PacketDecoder, upright
-from stream_detector.types import UInt8Array
+from stream_detector.types import UInt8Array, Where
 
 _AGAIN_S = 5.0  # a higher peak replaces a snapshot only after this time, and at the end of the clip
 _NEAR_S = 1.0  # a held picture this near to the window is used; else the packets of that moment are decoded
@@ -34,6 +34,7 @@ class AlarmSnapshot:
         self._held: tuple[float, FullPicture] | None = None
         self._due = False
         self._written_s = float("-inf")
+        self.where: Where | None = None  # drawn over a copy, once the snapshot is final
 
     def see(self, at_s: float, score: float) -> None:
         """A window that ends at media time at_s has this score; its picture is held if the score is the highest so
@@ -47,6 +48,12 @@ class AlarmSnapshot:
         """Write the snapshot if it is due. now_s: monotonic.  last: write it also soon after an earlier one. Raises
         OSError.
         """
+        self._write_clean(now_s, last)
+        if last and self.where is not None and self._path.exists():
+            where, self.where = self.where, None
+            draw_where(self._path, where)
+
+    def _write_clean(self, now_s: float, last: bool) -> None:
         if not self._due or (not last and now_s - self._written_s < _AGAIN_S):
             return
         found = self._picture()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stream_detector.types import Where
+
 
 @dataclass(frozen=True, slots=True)
 class OpenClip:
@@ -32,11 +34,12 @@ class ContinueClip:
 
 @dataclass(frozen=True, slots=True)
 class CloseClip:
-    """The alarm ended at media time end_s."""
+    """The alarm ended at media time end_s. where: the place that its strongest window looks at, to be drawn."""
 
     camera: str
     alarm_id: str
     end_s: float
+    where: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,7 @@ class ClipRecorder:
             clip.until_s = max(clip.until_s, command.at_s + settings.post_s)
             clip.snapshot.see(command.at_s, command.score)
         else:
-            clip.end_s = command.end_s
+            clip.end_s, clip.snapshot.where = command.end_s, command.where
             clip.until_s = command.end_s + settings.post_s
             clip.silent_at_s = self._clock.monotonic() + settings.post_s + _SILENCE_S
 

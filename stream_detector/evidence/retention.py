@@ -12,7 +12,7 @@ from stream_detector.evidence.segments import OWN_SEGMENT
 from stream_detector.types import Clock
 
 # Retention deletes nothing else. Earlier versions wrote WebM.
-OWN_FILE = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?(?:\.h264)?\.(?:mp4|webm|jpg)")
+OWN_FILE = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?(?:\.h264|\.where)?\.(?:mp4|webm|jpg)")
 _DAY_S = 86400.0
 
 

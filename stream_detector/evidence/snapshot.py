@@ -12,9 +12,16 @@ import numpy as np
 from stream_detector.capture.packets import EncodedPacket
 from stream_detector.capture.stream_form import open_form
 from stream_detector.evidence.part_files import finish_part, forget_part, new_part
-from stream_detector.types import UInt8Array
+from stream_detector.types import Box, UInt8Array, Where
 
 _QUALITY = 90
+_AMBER = (46, 157, 255)  # BGR
+_FAINT = 0.25  # cells below are not drawn
+
+
+def caption_rows(width: int) -> int:
+    """The rows that a caption adds below a picture of this width; web/static/js/where.js counts alike."""
+    return max(22, round(width / 32))
 
 
 def write_snapshot(path: Path, image: UInt8Array, caption: str) -> None:
@@ -22,12 +29,47 @@ def write_snapshot(path: Path, image: UInt8Array, caption: str) -> None:
     import cv2  # here, not above: a capture host's process starts without it
 
     width = image.shape[1]
-    scale = max(0.4, width / 1100)
-    (text_width, text_height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    scale *= min(1.0, (width - 12) / max(text_width, 1))
-    bar = np.full((text_height + base + 8, width, 3), 28, np.uint8)
-    cv2.putText(bar, caption, (6, text_height + 4), cv2.FONT_HERSHEY_SIMPLEX, scale, (235, 235, 235), 1, cv2.LINE_AA)
-    done, data = cv2.imencode(".jpg", np.vstack([image, bar]), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    rows = caption_rows(width)
+    (text_width, text_height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
+    scale = min((rows - 6) / (text_height + base), (width - 12) / max(text_width, 1))
+    bar = np.full((rows, width, 3), 28, np.uint8)
+    line = (rows + round(scale * (text_height - base / 2))) // 2
+    cv2.putText(bar, caption, (6, line), cv2.FONT_HERSHEY_SIMPLEX, scale, (235, 235, 235), 1, cv2.LINE_AA)
+    _write_jpeg(path, np.vstack([image, bar]))
+
+
+def draw_where(path: Path, where: Where) -> None:
+    """Write a copy of a snapshot, NAME.where.jpg, with cells and boxes of `where` over it. Raises OSError."""
+    import cv2  # here, not above: a capture host's process starts without it
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise OSError("the snapshot cannot be read")
+    width = image.shape[1]
+    picture = image[: max(1, image.shape[0] - caption_rows(width))]
+    left, top, right, bottom = _pixels(where.region, picture)
+    grid = np.array(where.grid, np.float32)
+    loud = cv2.resize(grid, (right - left, bottom - top), interpolation=cv2.INTER_NEAREST)[..., None]
+    share = np.where(loud >= _FAINT, 0.45 * loud, 0.0)
+    part = picture[top:bottom, left:right]
+    part[:] = (part * (1 - share) + np.array(_AMBER, np.float32) * share).astype(np.uint8)
+    for box in where.boxes:
+        x0, y0, x1, y1 = _pixels(box, picture)
+        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), _AMBER, max(2, width // 400))
+    _write_jpeg(path.with_suffix(".where.jpg"), image)
+
+
+def _pixels(box: Box, picture: UInt8Array) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in pixels, at least one pixel wide and high."""
+    height, width = picture.shape[:2]
+    x0, y0 = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
+    return x0, y0, max(x0 + 1, round(box[2] * width)), max(y0 + 1, round(box[3] * height))
+
+
+def _write_jpeg(path: Path, image: UInt8Array) -> None:
+    import cv2
+
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     if not done:
         raise OSError("the picture cannot be compressed")
     part = new_part(path)

@@ -2,6 +2,7 @@
 
     <directory>/<camera>/<alarm id>-<epoch>.mp4    the camera's own video, pre_s before … post_s after the alarm
     <directory>/<camera>/<alarm id>-<epoch>.jpg    the whole picture nearest the highest score so far, with a caption
+                                      ….where.jpg  a copy with the place that the alarm looks at (`alarms.where`)
 
 A replay repeats the ids of its alarms; with the epoch in their names its files do not replace those that the events of
 the former run name. Earlier versions wrote WebM; retention treats all alike.
@@ -30,7 +31,7 @@ from stream_detector.evidence.messages import (
 )
 from stream_detector.evidence.part_files import rescue_parts
 from stream_detector.evidence.retention import Retention
-from stream_detector.types import Clock
+from stream_detector.types import Clock, Where
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +98,9 @@ class EvidenceWriter:
         """The alarm goes on with this score; a higher one than before replaces the snapshot."""
         self._send(ContinueClip(camera, alarm_id, at_media_s, score))
 
-    def end(self, camera: str, alarm_id: str, end_media_s: float) -> None:
-        """The alarm ended; its clip goes on for post_s of media time."""
-        self._send(CloseClip(camera, alarm_id, end_media_s))
+    def end(self, camera: str, alarm_id: str, end_media_s: float, where: Where | None = None) -> None:
+        """The alarm ended; its clip goes on for post_s of media time. where: is drawn over a copy of the snapshot."""
+        self._send(CloseClip(camera, alarm_id, end_media_s, where))
 
     def flush_camera(self, camera: str) -> None:
         """The source ended: close its clips with what there is."""
@@ -182,7 +183,7 @@ class EvidenceWriter:
 
     def _still_open(self) -> set[str]:
         with self._lock:
-            return {f"{stem}{suffix}" for stem in self._open for suffix in (".mp4", ".jpg")}
+            return {f"{stem}{suffix}" for stem in self._open for suffix in (".mp4", ".jpg", ".where.jpg")}
 
     def _guard(self, action: Callable[[], object], what: str) -> None:
         """Run action; an OSError is reported once."""

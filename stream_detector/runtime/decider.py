@@ -42,6 +42,7 @@ from stream_detector.types import (
     Float32Array,
     Score,
     Timing,
+    Where,
     WindowRef,
 )
 
@@ -77,7 +78,7 @@ class Evidence(Protocol):
 
     def peak(self, camera: str, alarm_id: str, at_media_s: float, score: float) -> None: ...
 
-    def end(self, camera: str, alarm_id: str, end_media_s: float) -> None: ...
+    def end(self, camera: str, alarm_id: str, end_media_s: float, where: Where | None = None) -> None: ...
 
     def flush_camera(self, camera: str) -> None: ...
 
@@ -446,4 +447,4 @@ class Decider:
         elif event.type == "update":
             evidence.peak(event.camera, event.id, at_s, event.score)
         else:
-            evidence.end(event.camera, event.id, event.end_s if event.end_s is not None else at_s)
+            evidence.end(event.camera, event.id, event.end_s if event.end_s is not None else at_s, event.where)

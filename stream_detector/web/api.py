@@ -236,6 +236,7 @@ class Api:
                 **alarm.summary(),
                 "windows": windows[-1000:],
                 "timing": timing,
+                "where": next((b["where"] for b in reversed(bodies) if b.get("where")), None),
                 "events": [{k: b.get(k) for k in ("type", "reason", "emitted_utc", "score", "seq")} for b in bodies],
                 "clip": clip is not None,
                 "playable": clip is None or await self._files.playable(clip),

@@ -83,6 +83,7 @@ SCHEMAS: dict[str, Schema] = {
             "clip": YES,
             "playable": YES,
             "snapshot": YES,
+            "where": or_null(ANY_OBJECT),
         },
         _ALARM_MAY,
     ),

@@ -198,6 +198,10 @@ def test_clip_plays_snapshot_shows_and_an_acknowledgement_survives(tab: Any, det
     tab.goto(f"/alarms/{alarm['id']}")
     tab.wait_for_function("() => document.querySelector('img.still')?.naturalWidth > 0")
     tab.wait_for_selector("video")
+    marks = tab.locator(".where svg rect.around")
+    assert marks.count() == len(alarm["where"]["boxes"]) > 0 and marks.first.is_visible()
+    tab.get_by_role("button", name="Where it looked").click()
+    assert not marks.first.is_visible()
     tab.evaluate("() => { const v = document.querySelector('video'); v.muted = true; return v.play(); }")
     tab.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
     note = 'two <b>people</b> & "a dog"'

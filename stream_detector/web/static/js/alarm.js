@@ -5,6 +5,7 @@ import { chip } from "./alarms.js";
 import { Chart } from "./chart.js";
 import { listen } from "./keys.js";
 import { Review } from "./review.js";
+import { withWhere } from "./where.js";
 
 // Verdict, its key, its label, and what it means.
 export const VERDICTS = [
@@ -98,7 +99,7 @@ export async function open(main, context, id, query) {
       clip.addEventListener("error", () => { note.textContent = "No copy that a browser plays could be made; download the original."; });
     }
     const original = clip ? h("p", {}, h("a", { href: `/api/alarms/${id}/clip.mp4?original=1`, download: "" }, "Download the original"), " ", note) : "";
-    face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip appears some seconds after the end of the alarm." : "No clip was kept for this alarm.")), original, still || "");
+    face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip appears some seconds after the end of the alarm." : "No clip was kept for this alarm.")), original, withWhere(still, detail.where) || "");
   }
 
   async function again() {
