@@ -46,17 +46,13 @@ class Network(nn.Module):
 
         Features and scores are those of `forward` to the last bit: they are computed by the same operations.
         """
-        last = self._last_map(frames)
-        if last is None:
-            features, scores = self.forward(frames)
-            return features, scores, None
-        features = last.mean(dim=(2, 3, 4)).float()
-        return features, self.head(features), contributions(self.head, features, last)
-
-    def _last_map(self, frames: Tensor) -> Tensor | None:
-        if not isinstance(self.backbone, FeatureNetwork) or not isinstance(self.head, Head):
-            return None
-        return self.backbone.last_map(self.normalise(frames).to(self.dtype))
+        if isinstance(self.head, Head) and isinstance(self.backbone, FeatureNetwork):
+            last = self.backbone.last_map(self.normalise(frames).to(self.dtype))
+            if last is not None:
+                features = last.mean(dim=(2, 3, 4)).float()
+                return features, self.head(features), contributions(self.head, features, last)
+        features, scores = self.forward(frames)
+        return features, scores, None
 
     def to_compute(self, device: torch.device, dtype: torch.dtype) -> Network:
         """Prepare for PyTorch's fast kernels, in place: fused, channels last, only the backbone in `dtype`."""

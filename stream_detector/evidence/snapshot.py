@@ -42,9 +42,10 @@ def draw_where(path: Path, where: Where) -> None:
     """Write a copy of a snapshot, NAME.where.jpg, with cells and boxes of `where` over it. Raises OSError."""
     import cv2  # here, not above: a capture host's process starts without it
 
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
+    found = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if found is None:
         raise OSError("the snapshot cannot be read")
+    image = np.asarray(found, np.uint8)
     width = image.shape[1]
     picture = image[: max(1, image.shape[0] - caption_rows(width))]
     left, top, right, bottom = _pixels(where.region, picture)
