@@ -24,6 +24,7 @@ from stream_detector.cluster import merge
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError, ProtocolError
 from stream_detector.events import curve, endpoint
+from stream_detector.events.connection_guard import ConnectionGuard
 from stream_detector.events.protocol import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, MAX_TOPIC_BYTES, Request, decode_request
 from stream_detector.system.lock_file import LockFile
 from stream_detector.system.rate_limit import RateLimiter
@@ -66,6 +67,7 @@ class Forwarder:
         self._tokens = 0
         self._lock: LockFile | None = None
         self._authenticator: curve.CurveAuthenticator | None = None
+        self._guard = ConnectionGuard(self._clock)
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         if config.bind == "none":
@@ -107,15 +109,17 @@ class Forwarder:
             self._authenticator = curve.CurveAuthenticator(context, pair, config.curve_clients, self._clock)
         for socket in (self._xpub, self._router):
             socket.linger = config.linger_ms
-            socket.maxmsgsize = MAX_REQUEST_BYTES
             socket.handshake_ivl = 5000
             endpoint.keep_alive(socket)
             socket.sndhwm = config.high_water_mark
             socket.ipv6 = config.bind.startswith("tcp://[")
             if self._authenticator:
                 self._authenticator.secure(socket)
+            self._guard.watch(socket, limit_bytes=socket is self._xpub)
+        endpoint.limit_prefixes(self._xpub)
         self._xpub.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._xpub.setsockopt(zmq.XPUB_NODROP, 1)
+        self._router.maxmsgsize = MAX_REQUEST_BYTES
         self._router.sndhwm = 2
         self._router.rcvhwm = 64
         try:
@@ -126,6 +130,7 @@ class Forwarder:
             raise EndpointError(
                 f"endpoint {config.bind!r} cannot be bound ({error.strerror}); choose another"
             ) from None
+        self._guard.start()
 
     def _work(self) -> None:
         poller = zmq.Poller()
@@ -143,7 +148,10 @@ class Forwarder:
         for socket in (self._xsub, *self._dealers):
             socket.close(0)
         for socket in (self._xpub, self._router):
+            with contextlib.suppress(zmq.ZMQError):
+                socket.disable_monitor()
             socket.close(self._config.linger_ms)
+        self._guard.close()
         if self._authenticator:
             self._authenticator.close()
         self._context.term()

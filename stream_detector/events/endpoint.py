@@ -15,6 +15,9 @@ from stream_detector.system.lock_file import LockFile
 
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^:/\s\[\]]+):(?P<port>\d{1,5}|\*)")
 _TRIES = 50
+_PREFIX_BYTES = 512
+_WAITING_PREFIXES = 200
+_PREFIX_BUFFER = 32 << 10
 
 
 def recovery_endpoint(endpoint: str) -> str:
@@ -67,6 +70,16 @@ def keep_alive(socket: zmq.Socket[bytes]) -> None:
     socket.tcp_keepalive_idle = 30
     socket.tcp_keepalive_intvl = 10
     socket.tcp_keepalive_cnt = 3
+
+
+def limit_prefixes(socket: zmq.Socket[bytes]) -> None:
+    """Bound what subscribers may send to an XPUB socket; `connection_guard` bounds how much of it. Call it before bind.
+
+    A prefix is at most as long as a topic; the rest of the limit is for the messages of a CURVE handshake.
+    """
+    socket.maxmsgsize = _PREFIX_BYTES
+    socket.rcvhwm = _WAITING_PREFIXES
+    socket.rcvbuf = _PREFIX_BUFFER
 
 
 def send_or_drop(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> bool:

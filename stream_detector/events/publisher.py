@@ -2,9 +2,10 @@
 
     XPUB    binds; events out, subscriptions in (a new one is greeted with a snapshot marked `"replayed": true`)
     ROUTER  on port + 1; `answering.RecoverySocket` answers what was missed
-    PAIRs   socket monitors: refused handshakes are logged
+    PAIRs   socket monitors, read by the thread of `connection_guard`, which also bounds what subscribers ask for
 
-One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). No call blocks: a
+One thread owns a Publisher: it makes every call, and calls `service` often (every 20–50 ms). Only `close` may come from
+another one: it waits CLOSE_WAIT_S for a call to end, and otherwise leaves everything open. No call blocks: a
 subscriber that does not read loses messages beyond the high-water mark (see `overflows`) and can fetch them again.
 Requests of peers get a bounded share of the thread's time, independent of their number and content.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +28,8 @@ import zmq
 from stream_detector.config import PublishConfig
 from stream_detector.errors import EndpointError
 from stream_detector.events import curve, endpoint, jsonl_completion, protocol, recovery_server
+from stream_detector.events.connection_guard import ConnectionGuard
 from stream_detector.events.current_state import CurrentState, StateReplayer
-from stream_detector.events.handshakes import HandshakeMonitor
 from stream_detector.events.jsonl_file import EventFile
 from stream_detector.events.open_alarms import OpenAlarm
 from stream_detector.events.recovery_server import RecoveryServer, ScoreRing
@@ -43,9 +45,13 @@ _PEERS_S = 0.02  # requests handled in one call; further requests wait
 _PEERS_SHARE = 0.2  # fraction of the thread's time, at most: a flood of requests must not delay the decisions
 _NEGLIGIBLE_S = 0.0002
 _FILE_LOOK_S = 1.0
+CLOSE_WAIT_S = 1.0
 # bytes; largest message a peer may send; ZeroMQ disconnects a peer that sends more
-_PEER_BYTES = protocol.MAX_REQUEST_BYTES
+_REQUEST_BYTES = protocol.MAX_REQUEST_BYTES
 _REPLY_BUFFER = 128 << 10  # bytes buffered for one peer; few, so that a peer that does not read is noticed
+
+
+_left_open: list[object] = []  # keeps what must not be closed, not even by the garbage collector
 
 
 class PublisherJournal(recovery_server.RecoveryJournal, jsonl_completion.CompletionJournal, Protocol):
@@ -112,9 +118,10 @@ class Publisher(WriteSide):
         self._pending_ends: set[str] | None = None  # keys of alarms to end when the journal is on disk; None: none
         self._going_on: Container[str] = ()
         self._closed = False
+        self._in_use = threading.RLock()  # of the sockets
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._authenticator: curve.CurveAuthenticator | None = None
-        self._handshakes = HandshakeMonitor(clock)
+        self._guard = ConnectionGuard(clock)
         self._lock: LockFile | None = None
         self._file: EventFile | None = None
         self._copy: jsonl_completion.EventFileCopy | None = None
@@ -135,7 +142,7 @@ class Publisher(WriteSide):
     @property
     def refused_handshakes(self) -> int:
         """The number of refused connections: a wrong or missing key, or not ZeroMQ."""
-        return self._handshakes.refused
+        return self._guard.refused
 
     def add_camera(self, name: str) -> None:
         """A camera came: the heartbeat names it, and writes may."""
@@ -208,7 +215,9 @@ class Publisher(WriteSide):
             self._heartbeat()
         begun_s = time.monotonic()  # real time, because this protects the thread and decides nothing
         if begun_s >= self._peers_again_s:
-            self._serve_peers()
+            with self._in_use:
+                if not self._closed:
+                    self._serve_peers()
             spent_s = time.monotonic() - begun_s
             self._peers_again_s = begun_s + spent_s / _PEERS_SHARE if spent_s > _NEGLIGIBLE_S else begun_s
 
@@ -233,13 +242,26 @@ class Publisher(WriteSide):
         """
         if self._authenticator:
             self._authenticator.service()
-        self._handshakes.read()
         self._read_subscriptions(time.monotonic() + 0.2 * _PEERS_S)
         self._greet(time.monotonic() + 0.2 * _PEERS_S)
         self._answer_requests(time.monotonic() + 0.6 * _PEERS_S)
 
     def close(self) -> None:
-        """Send a last heartbeat, then close all sockets and files within `linger_ms`. Safe to call twice."""
+        """Send a last heartbeat, then close all sockets and files within `linger_ms`. Safe to call twice.
+
+        Where another thread is within a call of a socket and stays there, everything is left open for the process's
+        end: closing a socket that is in use ends the process at once, without a word.
+        """
+        if not self._in_use.acquire(timeout=CLOSE_WAIT_S):
+            _left_open.append(self)
+            log.warning("the event sockets are still in use after %g s; they are left open", CLOSE_WAIT_S)
+            return
+        try:
+            self._close()
+        finally:
+            self._in_use.release()
+
+    def _close(self) -> None:
         if self._closed:
             return
         if self._ledger.degraded and self._ledger.unjournalled:
@@ -258,10 +280,12 @@ class Publisher(WriteSide):
                     socket.disable_monitor()
                 socket.close(self._config.linger_ms)
                 log.debug("closed the %s socket", name)
-            self._handshakes.close()
+            self._guard.close()
             if self._authenticator:
                 self._authenticator.close()
-            self._context.term()
+            ending = threading.Thread(target=self._context.term, name="zmq-term", daemon=True)
+            ending.start()
+            ending.join(self._config.linger_ms / 1e3 + CLOSE_WAIT_S)
         self._closed = True
         if self._lock:
             self._lock.release()
@@ -290,10 +314,11 @@ class Publisher(WriteSide):
         return body
 
     def _send(self, topic: str, data: bytes) -> None:
-        if self._context is None or self._closed:
-            return
-        if not endpoint.send_or_drop(self._events, (topic.encode(), data)):
-            self.overflows += 1
+        with self._in_use:
+            if self._context is None or self._closed:
+                return
+            if not endpoint.send_or_drop(self._events, (topic.encode(), data)):
+                self.overflows += 1
 
     def _load_statuses(self) -> None:
         """Load the statuses of a process that this one replaces in the same epoch."""
@@ -368,21 +393,23 @@ class Publisher(WriteSide):
             self._authenticator = curve.CurveAuthenticator(context, pair, config.curve_clients, self._clock)
         for socket in (self._events, self._recovery):
             socket.linger = config.linger_ms
-            socket.maxmsgsize = _PEER_BYTES
             socket.handshake_ivl = 5000  # half-open connections end
             endpoint.keep_alive(socket)
             socket.sndhwm = config.high_water_mark
             socket.ipv6 = config.bind.startswith("tcp://[")
             if self._authenticator:
                 self._authenticator.secure(socket)
-            self._handshakes.watch(socket)
+            self._guard.watch(socket, limit_bytes=socket is self._events)
+        endpoint.limit_prefixes(self._events)
         self._events.setsockopt(zmq.XPUB_VERBOSE, 1)
         self._events.setsockopt(zmq.XPUB_NODROP, 1)
+        self._recovery.maxmsgsize = _REQUEST_BYTES
         self._recovery.sndhwm = 2  # replies are large; a peer that does not read them loses them
         self._recovery.rcvhwm = 64
         self._recovery.sndbuf = _REPLY_BUFFER
         self._answering = RecoverySocket(self._recovery, self._server, self._clock, self._local_author)
         self.endpoint, self.recovery_endpoint, self._lock = _bind(self._events, self._recovery, config.bind)
+        self._guard.start()
         log.info("events at %s, recovery at %s", self.endpoint, self.recovery_endpoint)
 
 

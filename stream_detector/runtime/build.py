@@ -43,6 +43,7 @@ from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
 log = logging.getLogger(__name__)
 
 TIDY_S = 1.0  # seconds; at the end, for deleting what is too old
+_left_open: list[object] = []  # closing what a thread still uses may end the process without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,12 @@ def build_run(
                 check=check_cameras,
                 on_cameras=partial(_tell_site, site),
             )
-        yield Run(config, bundle, engine, telemetry, publisher, pipeline, ledger, site)
+        try:
+            yield Run(config, bundle, engine, telemetry, publisher, pipeline, ledger, site)
+        finally:
+            if not pipeline.settled:
+                log.warning("a thread of the run hangs; what it uses is left open for the end of the process")
+                _left_open.append(stack.pop_all())
 
 
 def _tell_camera(

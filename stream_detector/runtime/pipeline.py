@@ -128,6 +128,7 @@ class Pipeline:
     on_camera: Callable[[str, bool], None] = lambda _name, _came: None  # by the decision thread: came, or is gone
     decision_queue: DecisionQueue = field(default_factory=DecisionQueue)  # for the decision thread, from any other
     clock: Clock = field(default_factory=SystemClock)
+    settled: bool = field(default=True, init=False)  # no thread of the run still uses the engine, journal or sockets
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
     _stopped_by_user: bool = field(default=False, init=False)
     _decided: threading.Event = field(default_factory=threading.Event, init=False)
@@ -183,6 +184,7 @@ class Pipeline:
             threading.Thread(target=self._guard, args=(self._work,), name="worker", daemon=True),
             threading.Thread(target=self._guard, args=(self._decide,), name="decide", daemon=True),
         ]
+        self.settled = False
         for thread in threads:
             thread.start()
         self._start_more()
@@ -207,8 +209,10 @@ class Pipeline:
         self._host.join(LEAVE_S)
         for thread in threads:
             thread.join(max(0.0, leave_at_s - self.clock.monotonic()))
-        with contextlib.suppress(StreamDetectorError):
-            self.engine.close()
+        self.settled = not any(thread.is_alive() for thread in threads)
+        if self.settled:
+            with contextlib.suppress(StreamDetectorError):
+                self.engine.close()
         alarms = self._alarms_before + sum(camera.alarms for camera in self.telemetry.snapshot().cameras)
         return RunResult(self._windows, alarms, self._stopped_by_user, self.roster.failed, self._error)
 

@@ -8,8 +8,8 @@
     running      the function given to `on_stop` is called, in the watching thread
 
 The second signal ends the process at once, in every phase. So does the first one where the main thread does not come
-to an end within GRACE_S (an inference library that compiles for half a minute). The exit code is 128 + the signal's
-number: 130, 143, 129.
+to an end within GRACE_S (an inference library that compiles for half a minute), or within LAST_S where a stop was
+called: a run that stops writes what it has first. The exit code is 128 + the signal's number: 130, 143, 129.
 
 A thread of its own reads the signals from a pipe that the interpreter's C handler writes to. It needs no bytecode of
 the main thread, which may be inside a library, and it may take any lock.
@@ -30,8 +30,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 GRACE_S = 5.0
+LAST_S = 9.0  # less than the 10 s after which systemd and Docker kill
 _INTERRUPTED = "stream-detector: interrupted\n"
 _STOPPING = "stream-detector: stopping; a second signal ends it immediately\n"
+_TOO_LONG = f"stream-detector: something hangs; ended {LAST_S:g} s after the signal\n"
 _AT_ONCE = "stream-detector: interrupted again; ended immediately\n"
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 _NUMBERS = tuple(int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name))
@@ -214,15 +216,21 @@ def _take(number: int, *, again: bool) -> None:
         _leave(_AT_ONCE, number)
     elif stop is not None:
         _say(_STOPPING)
+        _after(LAST_S, lambda: _leave(_TOO_LONG, number))
         stop()
     elif now == "start" and not _state.raised:
         _leave(_INTERRUPTED, number)
     else:
         if now != "command" and not _state.raised:
             _say(_STOPPING)
-        _state.patience = threading.Timer(GRACE_S, _too_late, args=(number,))
-        _state.patience.daemon = True
-        _state.patience.start()
+        _state.patience = _after(GRACE_S, lambda: _too_late(number))
+
+
+def _after(seconds: float, act: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _too_late(number: int) -> None:
