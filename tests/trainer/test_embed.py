@@ -63,7 +63,18 @@ def command_in(folder: Path) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     options.add_parser(parser.add_subparsers())
     words = ["embed", "--clips", folder, "--cache", folder / "cache", "--run", folder / "run", "--scenes", 2]
-    words += ["--out", folder / "bundle", "--check-scenes", 2, "--card", folder / "docs" / "card.md", "--name", "tiny"]
+    words += [
+        "--quiet-scenes",
+        8,
+        "--out",
+        folder / "bundle",
+        "--check-scenes",
+        2,
+        "--card",
+        folder / "docs" / "card.md",
+        "--name",
+        "tiny",
+    ]
     return parser.parse_args([str(word) for word in [*words, "--device", "cpu"]])
 
 
