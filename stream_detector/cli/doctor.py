@@ -169,19 +169,23 @@ def gpu() -> list[Check]:
     """Check the CUDA devices that torch sees, their free memory, and other processes on them."""
     import torch
 
-    if not torch.cuda.is_available():
+    try:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    except RuntimeError as error:
+        return [_unusable_gpu("PyTorch's CUDA", error)]
+    if not count:
         built = torch.version.cuda
         detail = f"none usable (torch {torch.__version__}, built {'for CUDA ' + built if built else 'without CUDA'})"
         return [Check("gpu", "ok", detail)]
     checks = []
-    for index in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(index)
-        detail = f"{device.name}, compute {device.major}.{device.minor}"
-        try:
+    for index in range(count):
+        detail = f"device {index}"
+        try:  # it may be busy, broken, or without room for even a CUDA context
+            device = torch.cuda.get_device_properties(index)
+            detail = f"{device.name}, compute {device.major}.{device.minor}"
             free, total = torch.cuda.mem_get_info(index)
-        except RuntimeError as error:  # there is not even room for a CUDA context
-            detail = f"{detail}; cannot be used ({str(error).splitlines()[0][:120]})"
-            checks.append(Check("gpu", "warn", detail, "end other processes on it, or use --device cpu"))
+        except RuntimeError as error:
+            checks.append(_unusable_gpu(detail, error))
             continue
         held = total - free - torch.cuda.memory_reserved(index)
         shared = held > SHARED_GPU_BYTES
@@ -194,6 +198,12 @@ def gpu() -> list[Check]:
             advice = "free some of its memory, or use --device cpu"
         checks.append(Check("gpu", "warn" if advice else "ok", detail, advice))
     return checks
+
+
+def _unusable_gpu(what: str, error: RuntimeError) -> Check:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    advice = "end other processes on it, check the driver with nvidia-smi, or use --device cpu"
+    return Check("gpu", "warn", f"{what}; cannot be used ({text})", advice)
 
 
 def model(config: Config) -> list[Check]:

@@ -48,18 +48,28 @@ class _SharedEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.name, self.device, self.precision = engine.name, engine.device, engine.precision
-        self.reason, self.max_batch = engine.reason, engine.max_batch
-        self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
+        self._follow()
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        return self._engine.infer(frames)
+        try:
+            return self._engine.infer(frames)
+        finally:
+            self._follow()
 
     def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
-        return infer_windows(self._engine, windows)
+        try:
+            return infer_windows(self._engine, windows)
+        finally:
+            self._follow()
 
     def close(self) -> None:
         pass
+
+    def _follow(self) -> None:
+        engine = self._engine  # it changes when it is replaced by another one
+        self.name, self.device, self.precision = engine.name, engine.device, engine.precision
+        self.reason, self.max_batch = engine.reason, engine.max_batch
+        self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
 
 
 class _EventLines(UnpublishedEvents):

@@ -33,7 +33,6 @@ class EngineHost:
 
     def __init__(self, engine: Engine, max_wait_s: float = 0.0) -> None:
         self._engine, self._max_wait_s = engine, max_wait_s
-        self._good_batch = min(engine.good_batch, engine.max_batch)
         self._calls: deque[_Call] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -82,7 +81,7 @@ class EngineHost:
 
     def _next(self) -> list[_Call] | None:
         """Return the calls of the next batch: at least one, and as many more as fit well."""
-        limit = self._good_batch
+        limit = min(self._engine.good_batch, self._engine.max_batch)  # of now: an engine that failed was replaced
         with self._changed:
             while True:
                 if self._closed:

@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from stream_detector.config import EngineConfig
 from stream_detector.config.kinds import ENGINES as ENGINES
-from stream_detector.engines.feeding import GathersWindows
+from stream_detector.engines.fallback import FallbackEngine
 from stream_detector.engines.layout import has_bf16
 from stream_detector.errors import ConfigError, EngineError, MissingExtraError
 from stream_detector.models.bundle import Bundle
-from stream_detector.types import Engine, EngineOutput, UInt8Array
+from stream_detector.types import Engine
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +36,9 @@ __all__ = ["ENGINES", "EngineChoice", "FallbackEngine", "Hardware", "choose_engi
 class Hardware:
     """The hardware facts that the choice of an engine depends on.
 
-    cuda: names of the devices that PyTorch calls CUDA.  bf16: whether the CPU has AVX512-BF16 or AMX (or ARM's BF16),
-    and the environment does not forbid it.  rocm: whether the devices are AMD's.  mps: whether there is an Apple GPU.
+    cuda: names of the devices that PyTorch calls CUDA, "" for one that cannot be used.  bf16: whether the CPU has
+    AVX512-BF16 or AMX (or ARM's BF16), and the environment does not forbid it.  rocm: whether the devices are AMD's.
+    mps: whether there is an Apple GPU.  broken: the error of a CUDA device that cannot be used; "" if there is none.
     """
 
     cuda: tuple[str, ...]
@@ -47,6 +46,12 @@ class Hardware:
     bf16: bool
     rocm: bool = False
     mps: bool = False
+    broken: str = ""
+
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """The indices of the CUDA devices that can be used."""
+        return tuple(index for index, name in enumerate(self.cuda) if name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,31 @@ class EngineChoice:
 
 def detect_hardware() -> Hardware:
     """Detect the hardware without importing a large library."""
-    names: tuple[str, ...] = ()
-    if torch.cuda.is_available():
-        names = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    names, broken = _cuda_devices()
     rocm = getattr(torch.version, "hip", None) is not None
     has_openvino = importlib.util.find_spec("openvino") is not None
-    return Hardware(names, has_openvino, has_bf16(), rocm, torch.backends.mps.is_available())
+    return Hardware(names, has_openvino, has_bf16(), rocm, torch.backends.mps.is_available(), broken)
+
+
+def _cuda_devices() -> tuple[tuple[str, ...], str]:
+    """Return the names of the devices, "" for what cannot be used, and an error of the latter in one line."""
+    names: list[str] = []
+    broken = ""
+    try:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    except RuntimeError as error:
+        return (), _one_line(error)
+    for index in range(count):
+        try:
+            names.append(torch.cuda.get_device_name(index))
+        except RuntimeError as error:  # busy, locked by another process, or its driver is broken
+            names.append("")
+            broken = broken or _one_line(error)
+    return tuple(names), broken
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def choose_engine(config: EngineConfig, hardware: Hardware) -> EngineChoice:
@@ -83,17 +107,13 @@ def choose_engine(config: EngineConfig, hardware: Hardware) -> EngineChoice:
 
 
 def _choose_among_ours(config: EngineConfig, hardware: Hardware) -> EngineChoice:
-    wants_cuda = config.device.startswith("cuda")
-    index = int(config.device.partition(":")[2] or 0) if wants_cuda else 0
-    if wants_cuda and index >= len(hardware.cuda):
-        found = ", ".join(hardware.cuda) or "none"
-        raise ConfigError(f"device {config.device!r} was asked for, CUDA devices here: {found}; use --device cpu")
+    index = _cuda_index(config, hardware)
     if config.device == "mps" and not hardware.mps:
         raise ConfigError("device 'mps' was asked for, and there is no Apple GPU here; use --device cpu")
-    if (wants_cuda or config.device == "mps") and config.engine == "openvino":
+    asked_for_gpu = config.device not in ("auto", "cpu")
+    if asked_for_gpu and config.engine == "openvino":
         raise ConfigError("the OpenVINO engine runs on the CPU here; use --device cpu, or --engine torch")
-    on_cuda = wants_cuda or (config.device == "auto" and bool(hardware.cuda) and config.engine != "openvino")
-    on_cuda = on_cuda and (wants_cuda or config.precision != "int8")
+    on_cuda = index is not None and config.engine != "openvino" and (asked_for_gpu or config.precision != "int8")
     if on_cuda or config.device == "mps":
         if config.precision == "int8":
             raise ConfigError("int8 is for OpenVINO on the CPU; use --device cpu, or --precision fp16")
@@ -103,6 +123,7 @@ def _choose_among_ours(config: EngineConfig, hardware: Hardware) -> EngineChoice
         if config.device == "mps":  # never chosen automatically: untested so far
             return EngineChoice("torch", "mps", wanted, "the Apple GPU was asked for")
         kind = "ROCm" if hardware.rocm else "CUDA"
+        assert index is not None
         return EngineChoice("torch", f"cuda:{index}", wanted, f"{kind} device {hardware.cuda[index]}")
     if config.engine == "openvino" and not hardware.openvino:
         raise MissingExtraError("the OpenVINO engine", "openvino", "openvino")
@@ -115,9 +136,10 @@ def _choose_among_ours(config: EngineConfig, hardware: Hardware) -> EngineChoice
     engine = config.engine
     if engine == "auto":
         engine = "openvino" if hardware.openvino else "torch"
-        why = "no CUDA device, and openvino is installed" if hardware.openvino else "no CUDA device, and no openvino"
+        why = f"no CUDA device can be used ({hardware.broken})" if hardware.broken else "no CUDA device"
         if config.device == "cpu":
-            why = why.replace("no CUDA device, and", "the CPU was asked for, and")
+            why = "the CPU was asked for"
+        why += ", and openvino is installed" if hardware.openvino else ", and no openvino"
     else:
         why = f"{engine} was asked for"
     precision = config.precision
@@ -125,6 +147,21 @@ def _choose_among_ours(config: EngineConfig, hardware: Hardware) -> EngineChoice
         precision = "bf16" if hardware.bf16 else "fp32"
         why += "; the CPU has bf16 instructions" if hardware.bf16 else "; the CPU has no bf16 instructions"
     return EngineChoice(engine, "cpu", precision, why)
+
+
+def _cuda_index(config: EngineConfig, hardware: Hardware) -> int | None:
+    """Return the index of the CUDA device to use. Raises ConfigError if the one that was asked for is of no use."""
+    if config.device == "auto":
+        return hardware.usable[0] if hardware.usable else None
+    if not config.device.startswith("cuda"):
+        return None
+    index = int(config.device.partition(":")[2] or 0)
+    if index >= len(hardware.cuda):
+        found = ", ".join(name or "one that cannot be used" for name in hardware.cuda) or hardware.broken or "none"
+        raise ConfigError(f"device {config.device!r} was asked for, CUDA devices here: {found}; use --device cpu")
+    if index not in hardware.usable:
+        raise ConfigError(f"device {config.device!r} cannot be used ({hardware.broken}); use --device cpu")
+    return index
 
 
 def load_engine(bundle: Bundle, config: EngineConfig | None = None, hardware: Hardware | None = None) -> Engine:
@@ -135,10 +172,10 @@ def load_engine(bundle: Bundle, config: EngineConfig | None = None, hardware: Ha
     config = config or EngineConfig()
     choice = choose_engine(config, hardware or detect_hardware())
 
-    def plain() -> Engine:
+    def plain(why: str) -> Engine:
         from stream_detector.engines.torch_engine import TorchEngine
 
-        return TorchEngine(bundle, "fp32", "the first engine failed", config.threads, config.deterministic)
+        return TorchEngine(bundle, "fp32", why, config.threads, config.deterministic)
 
     if config.on_failure == "stop":
         return _load(bundle, choice, config)
@@ -146,69 +183,10 @@ def load_engine(bundle: Bundle, config: EngineConfig | None = None, hardware: Ha
         first = _load(bundle, choice, config)
     except EngineError as error:
         log.warning("engine %s on %s failed: %s; continuing with torch on the CPU", choice.engine, choice.device, error)
-        return plain()
-    return FallbackEngine(first, plain)
-
-
-class FallbackEngine:
-    """An engine that is replaced by torch on the CPU when it fails; the replacement scores the failed batch again."""
-
-    def __init__(self, first: Engine, replacement: Callable[[], Engine]) -> None:
-        self._engine = first
-        self._replacement: Callable[[], Engine] | None = replacement
-        self._adopt(first, first.reason)
-        self.max_batch = first.max_batch
-
-    def infer(self, frames: UInt8Array) -> EngineOutput:
-        """See `types.Engine`. Raises EngineError if the replacement fails as well."""
-        limit = self._engine.max_batch
-        if len(frames) > limit:  # the replacement takes fewer windows at once than the first engine promised
-            return _joined([self._engine.infer(frames[i : i + limit]) for i in range(0, len(frames), limit)])
-        try:
-            return self._engine.infer(frames)
-        except EngineError as error:
-            if self._replacement is None:
-                raise
-            self._replace(error)
-            return self.infer(frames)
-
-    def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
-        """See `types.Engine`; takes separate windows. Raises EngineError if the replacement fails as well."""
-        if self._replacement is None or not isinstance(self._engine, GathersWindows):
-            return self.infer(np.stack(windows))
-        try:
-            return self._engine.infer_windows(windows)
-        except EngineError as error:
-            self._replace(error)
-            return self.infer(np.stack(windows))
-
-    def close(self) -> None:
-        """Close the engine in use."""
-        self._engine.close()
-
-    def _replace(self, error: EngineError) -> None:
-        assert self._replacement is not None
-        log.warning("engine %s on %s failed: %s; continuing with torch on the CPU", self.name, self.device, error)
-        replacement, self._replacement = self._replacement(), None
-        self._engine.close()
-        self._adopt(replacement, f"{self.name} on {self.device} failed: {error}")
-
-    def _adopt(self, engine: Engine, reason: str) -> None:
-        self._engine = engine
-        self.name, self.device, self.precision, self.reason = engine.name, engine.device, engine.precision, reason
-        self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
-        self.deterministic: bool = getattr(engine, "deterministic", False)
-
-
-def _joined(parts: list[EngineOutput]) -> EngineOutput:
-    grids = [p.grids for p in parts if p.grids is not None]
-    return EngineOutput(
-        np.concatenate([p.features for p in parts]),
-        np.concatenate([p.scores for p in parts]),
-        sum(p.preprocess_s for p in parts),
-        sum(p.forward_s for p in parts),
-        np.concatenate(grids) if len(grids) == len(parts) else None,
-    )
+        why = f"{choice.engine} on {choice.device} failed: {error}"
+    else:
+        return FallbackEngine(first, plain)
+    return plain(why)  # outside the handler, whose traceback holds what the device holds
 
 
 def make_openvino(bundle: Bundle, choice: EngineChoice, config: EngineConfig) -> Engine:

@@ -9,6 +9,7 @@ Importing this module touches no device. ROCm and MPS are untested.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -57,8 +58,16 @@ class Accelerator(Protocol):
         """Return a context that puts operations into `stream`."""
         ...
 
-    def capture(self, run: Computation, stream: Any) -> Captured:
-        """Warm `run` up and capture it for repetition. Raises RuntimeError like PyTorch."""
+    def pool(self) -> Any:
+        """Create memory that several captured computations share; they must never run at the same time."""
+        ...
+
+    def capture(self, run: Computation, stream: Any, pool: Any) -> Captured:
+        """Warm `run` up and capture it for repetition, in memory of `pool`. Raises RuntimeError like PyTorch."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for all work of the device. Raises RuntimeError if it is lost."""
         ...
 
     def free_bytes(self) -> tuple[int, int] | None:
@@ -90,25 +99,33 @@ class TorchCuda:
         return make(self.device)
 
     def event(self) -> Any:
-        """See `Accelerator`."""
+        """Create an event for which a thread waits asleep; the core is free for capture meanwhile."""
         make: Any = torch.cuda.Event
-        return make()
+        return make(blocking=True)
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         """See `Accelerator`."""
         return torch.cuda.stream(stream)
 
-    def capture(self, run: Computation, stream: Any) -> Captured:
-        """Capture a CUDA graph: one launch for all kernels."""
+    def pool(self) -> Any:
+        """See `Accelerator`."""
+        return torch.cuda.graph_pool_handle()
+
+    def capture(self, run: Computation, stream: Any, pool: Any) -> Captured:
+        """Capture a CUDA graph: one launch for all kernels. Other threads may use the device meanwhile."""
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
             for _ in range(3):  # cuDNN must choose its kernels before the capture
                 run()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             features, scores, grids = run()
         return Captured(graph.replay, features, scores, grids)
+
+    def settle(self) -> None:
+        """See `Accelerator`."""
+        torch.cuda.synchronize(self.device)
 
     def free_bytes(self) -> tuple[int, int] | None:
         """See `Accelerator`."""
@@ -166,7 +183,11 @@ class Eager:
         """See `Accelerator`."""
         return contextlib.nullcontext()
 
-    def capture(self, run: Computation, stream: Any) -> Captured:
+    def pool(self) -> Any:
+        """Return None: nothing is shared."""
+        return None
+
+    def capture(self, run: Computation, stream: Any, pool: Any) -> Captured:
         """Run the computation again at every replay."""
         features, scores, grids = run()
 
@@ -179,6 +200,10 @@ class Eager:
 
         return Captured(replay, features, scores, grids)
 
+    def settle(self) -> None:
+        """See `Accelerator`."""
+        self._wait()
+
     def free_bytes(self) -> tuple[int, int] | None:
         """Return None: the memory is not known."""
         return None
@@ -186,7 +211,8 @@ class Eager:
     def release(self) -> None:
         """See `Accelerator`."""
         if self.device.type == "mps":
-            torch.mps.empty_cache()
+            with contextlib.suppress(RuntimeError):
+                torch.mps.empty_cache()
 
     def _wait(self) -> None:
         if self.device.type == "mps":
@@ -201,6 +227,34 @@ def accelerator(device: str) -> Accelerator:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether a PyTorch error means that device memory is full (other libraries report that only in text)."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text
+    """Return whether a PyTorch error means that device memory is full (other libraries report that only in text).
+
+    The errors behind it count as well: a capture that runs out of memory ends with a second error about the capture.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        text = str(found).lower()
+        if isinstance(found, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text:
+            return True
+        waiting += [found.__context__, found.__cause__]
+    return False
+
+
+_ABANDONED: list[tuple[object, ...]] = []
+
+
+def abandon(*objects: object) -> None:
+    """Keep objects of a lost device until the process ends, on purpose.
+
+    After such a failure every call into CUDA fails. Freeing pinned memory that a stream has used makes such a call, in
+    a destructor that must not fail: it would end the process instead of the engine. The list is never freed either,
+    not even when the interpreter ends, hence the reference that nobody gives back.
+    """
+    if not _ABANDONED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_ABANDONED))
+    _ABANDONED.append(objects)

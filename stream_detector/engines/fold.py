@@ -1,4 +1,4 @@
-"""The first layer of a video network as a 2D convolution.
+"""The first layer of a video network (of each network, if two look at the same window) as a 2D convolution.
 
 GPU libraries have only slow kernels for a 3D convolution over 3 colours (it takes more than half of the embedded
 network's time on an H100). Over taps × colours, padded to a multiple of 8 channels, it is an ordinary 2D convolution:
@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from stream_detector.engines.network import is_plain
 
 LANES = 8  # the fast kernels need channels in multiples of this
 FEW_CHANNELS = 4
@@ -56,9 +58,13 @@ class FoldedConv3d(nn.Module):
 
 
 def can_fold(layer: nn.Module) -> bool:
-    """Return whether a layer is a plain 3D convolution over few channels."""
+    """Return whether a layer is a plain 3D convolution over few channels.
+
+    A subclass, a layer with hooks, and one whose `forward` was replaced may compute something else: they are refused.
+    """
     return (
-        isinstance(layer, nn.Conv3d)
+        type(layer) is nn.Conv3d
+        and is_plain(layer)
         and layer.in_channels <= FEW_CHANNELS
         and layer.groups == 1
         and tuple(layer.dilation) == (1, 1, 1)
@@ -67,13 +73,14 @@ def can_fold(layer: nn.Module) -> bool:
     )
 
 
-def fold_first_layer(network: nn.Module) -> bool:
-    """Replace the first 3D convolution of a network, in place; return False if it cannot be folded."""
-    name = next((name for name, module in network.named_modules() if isinstance(module, nn.Conv3d)), "")
-    if not name or not can_fold(network.get_submodule(name)):
-        return False
-    layer = network.get_submodule(name)
-    assert isinstance(layer, nn.Conv3d)
-    parent, _, last = name.rpartition(".")
-    setattr(network.get_submodule(parent), last, FoldedConv3d(layer))
-    return True
+def fold_few_channels(network: nn.Module) -> int:
+    """Replace every layer that `can_fold` accepts, in place; return how many. `network` itself is never replaced."""
+    folded: dict[nn.Module, FoldedConv3d] = {}
+    for name, layer in list(network.named_modules(remove_duplicate=False)):
+        if not name or not isinstance(layer, nn.Conv3d) or not can_fold(layer):
+            continue
+        if layer not in folded:
+            folded[layer] = FoldedConv3d(layer)
+        parent, _, last = name.rpartition(".")
+        setattr(network.get_submodule(parent), last, folded[layer])
+    return len(folded)

@@ -63,22 +63,55 @@ class Network(nn.Module):
         return self
 
 
+class OnePassNormalise(nn.Module):
+    """`Normalise` and the conversion to `dtype` in one operation, which reads every pixel once. For GPUs.
+
+    The device adds and multiplies in float32, so it differs from `Normalise` by one rounding at most.
+    """
+
+    gain: Tensor
+    offset: Tensor
+
+    def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("gain", torch.tensor(recipe.gain), persistent=False)
+        self.register_buffer("offset", torch.tensor(recipe.offset), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Map uint8 (B, T, H, W, 3) RGB to (B, 3, T, H, W) in `dtype`, in channels-last memory."""
+        out = torch.empty(frames.shape, dtype=self.dtype, device=frames.device)
+        torch.addcmul(self.offset, frames, self.gain, out=out)
+        return out.permute(0, 4, 1, 2, 3)
+
+
 def fuse_batchnorm(module: nn.Module) -> None:
     """Fold every batch normalisation into the convolution before it, in place (eval mode; exact up to rounding).
 
-    Pairs are found by name (`conv1`, `bn1`) and by position in an `nn.Sequential`.
+    Pairs are found by name (`conv1`, `bn1`) and by position in an `nn.Sequential`; a module with a method `fuse` does
+    it itself. What is no plain layer (a subclass, hooks) is left alone.
     """
+    fuse = getattr(module, "fuse", None)
+    if callable(fuse):
+        fuse()
+        return
     children = dict(module.named_children())
     names = list(children)
     for index, name in enumerate(names):
         after = names[index + 1] if isinstance(module, nn.Sequential) and index + 1 < len(names) else ""
         partner = after or name.replace("conv", "bn")
         first, second = children[name], children.get(partner)
-        if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
+        if type(first) is nn.Conv3d and type(second) is nn.BatchNorm3d and is_plain(first) and is_plain(second):
             setattr(module, name, fuse_conv_bn_eval(first, second))
             setattr(module, partner, nn.Identity())
         else:
             fuse_batchnorm(first)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Return whether calling a layer runs its class's `forward` and nothing else: no hooks, no `forward` of its own."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return not any(hooks) and "forward" not in vars(layer)
 
 
 def check_windows(frames: UInt8Array, recipe: Recipe, max_batch: int) -> None:

@@ -307,9 +307,10 @@ class Pipeline:
 
     def _work(self) -> None:
         asked, engine = self.config.batch, self.engine
-        max_size = min(asked.max_size or engine.good_batch, engine.max_batch)
-        max_wait_s = engine.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
         while True:
+            # Read for every batch: an engine that was replaced wants other batches.
+            max_size = min(asked.max_size or engine.good_batch, engine.max_batch)
+            max_wait_s = engine.good_wait_s if asked.max_wait_ms is None else asked.max_wait_ms / 1e3
             taken = self._buffer.take(max_size, max_wait_s)
             if taken is None:
                 break

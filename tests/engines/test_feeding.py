@@ -66,8 +66,8 @@ class WatchedGpu(Eager):
         self.hosts.append(super().host(shape, dtype))
         return self.hosts[-1]
 
-    def capture(self, run: Computation, stream: Any) -> Captured:
-        captured = super().capture(run, stream)
+    def capture(self, run: Computation, stream: Any, pool: Any) -> Captured:
+        captured = super().capture(run, stream, pool)
 
         def replay() -> None:
             self.told.append("replay")
@@ -90,7 +90,7 @@ def engines(bundle: Bundle) -> Iterator[tuple[str, Engine]]:
     yield (
         "fallback",
         FallbackEngine(
-            CudaEngine(bundle, precision="fp32", on=Eager(torch.device("cpu"))), lambda: TorchEngine(bundle)
+            CudaEngine(bundle, precision="fp32", on=Eager(torch.device("cpu"))), lambda _why: TorchEngine(bundle)
         ),
     )
     try:
@@ -175,7 +175,7 @@ def test_a_lost_engine_is_replaced_for_windows_too(bundle: Bundle) -> None:
             pass
 
     frames = noise_windows(70)
-    whole = FallbackEngine(Lost(), lambda: TorchEngine(bundle))
+    whole = FallbackEngine(Lost(), lambda why: TorchEngine(bundle, reason=why))
     for _ in range(2):
         assert infer_windows(whole, apart(frames)).scores.shape == (70,)
     assert whole.device == "cpu" and "the device is lost" in whole.reason

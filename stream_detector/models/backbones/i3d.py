@@ -56,6 +56,11 @@ def _pad_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     return F.pad(x, pads) if any(pads) else x
 
 
+def _pads_evenly(kernel: Triple, stride: Triple) -> bool:
+    """Return whether SAME padding is the same on both sides for every size: then the layer itself can pad."""
+    return stride == (1, 1, 1) and all(k % 2 for k in kernel)
+
+
 class _Unit(nn.Module):
     """Convolution, BatchNorm with frozen statistics and no scale, ReLU."""
 
@@ -69,9 +74,32 @@ class _Unit(nn.Module):
         self.shift = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("mean", torch.zeros(outputs))
         self.register_buffer("variance", torch.ones(outputs))
+        self.fused = self.padded = False
+
+    def fuse(self) -> None:
+        """Fold the normalisation and, where it is the same on both sides, the padding into the convolution, in place.
+        Eval mode; exact up to rounding.
+        """
+        if self.fused:
+            return
+        factor = torch.rsqrt(self.variance + _EPSILON)
+        self.padded = _pads_evenly(self.kernel, self.stride)
+        padding = tuple(k // 2 for k in self.kernel) if self.padded else (0, 0, 0)
+        plain, weight = self.conv, self.conv.weight.detach()
+        self.conv = nn.Conv3d(
+            plain.in_channels, plain.out_channels, self.kernel, self.stride, padding, device=weight.device
+        ).to(weight.dtype)
+        with torch.no_grad():
+            self.conv.weight.copy_(weight * factor.view(-1, 1, 1, 1, 1))
+            assert self.conv.bias is not None
+            self.conv.bias.copy_(self.shift - self.mean * factor)
+        self.conv.train(self.training).requires_grad_(plain.weight.requires_grad)
+        self.fused = True
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(_pad_same(x, self.kernel, self.stride))
+        x = self.conv(x if self.padded else _pad_same(x, self.kernel, self.stride))
+        if self.fused:
+            return F.relu(x)
         x = F.batch_norm(x, self.mean, self.variance, None, self.shift, training=False, eps=_EPSILON)
         return F.relu(x)
 
@@ -82,8 +110,15 @@ class _Pool(nn.Module):
     def __init__(self, kernel: Triple, stride: Triple) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
+        self.padded = False
+
+    def fuse(self) -> None:
+        """Let the pool itself pad where the padding is the same on both sides."""
+        self.padded = _pads_evenly(self.kernel, self.stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.padded:
+            return F.max_pool3d(x, self.kernel, self.stride, tuple(k // 2 for k in self.kernel))
         return F.max_pool3d(_pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
