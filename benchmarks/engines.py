@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
 import random
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.caches import compiled_apart
 from benchmarks.options import parse
 from benchmarks.results import write_results
 from stream_detector.config import EngineConfig
@@ -41,8 +40,7 @@ def main(argv: list[str]) -> int:
         precisions += [("openvino", "fp32"), *([("openvino", "bf16")] if machine.bf16 else [])]
         precisions += [("openvino", "int8")] if importlib.util.find_spec("nncf") else []
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["STREAM_DETECTOR_CACHE"] = folder
+    with compiled_apart():
         reference: EngineOutput | None = None
         for engine, precision in precisions:
             if precision == "int8":

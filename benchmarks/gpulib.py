@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.roofline import bundle_for, count_gmac, timed
+from benchmarks.roofline import RANDOM, bundle_for, count_gmac, timed
 from stream_detector.engines.accelerator import Eager
 from stream_detector.engines.batch_dependence import batch_dependence, demo_windows, probe_windows
 from stream_detector.engines.cuda_engine import DTYPES, CudaEngine
+from stream_detector.engines.kernels import tf32
 from stream_detector.engines.torch_engine import TorchEngine
+from stream_detector.models.backbones import i3d
 from stream_detector.models.bundle import Bundle, write_bundle
 from stream_detector.types import UInt8Array
 
@@ -35,10 +39,12 @@ class Subject:
 
 
 def subject(name: str, folder: Path, count: int) -> Subject:
-    """A bundle by name, or an architecture with random weights whose activations are those of a trained network."""
+    """A bundle by name, or random weights whose activations are those of a trained network: for an architecture, and
+    for a bundle whose weights were not fetched.
+    """
     bundle = bundle_for(name, folder)
-    if bundle.name == "random":
-        bundle = normalised(bundle, folder / f"normalised-{name}")
+    if bundle.name == RANDOM:
+        bundle = normalised(bundle, folder / f"normalised-{Path(name).name}")
     recipe, rng = bundle.recipe, np.random.default_rng(0)
     windows = tuple(rng.integers(0, 256, (recipe.frames, *recipe.size, 3), dtype=np.uint8) for _ in range(count))
     for window in windows:
@@ -47,7 +53,9 @@ def subject(name: str, folder: Path, count: int) -> Subject:
 
 
 def normalised(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle with the batch normalisations' statistics of rendered footage: else random weights overflow fp16."""
+    """The bundle with the batch normalisations' statistics of rendered footage: else random weights leave the range of
+    fp16.
+    """
     from stream_detector.engines.network import Network
 
     network = Network(bundle)
@@ -56,6 +64,9 @@ def normalised(bundle: Bundle, folder: Path) -> Bundle:
         module.reset_running_stats()
         module.momentum = None  # the mean of what is seen
         module.train()
+    for unit in network.backbone.modules():
+        if isinstance(unit, i3d.Unit):
+            unit.conv.register_forward_hook(partial(_take_statistics, unit))
     with torch.no_grad():
         network(torch.from_numpy(demo_windows(bundle.recipe)))
     for module in norms:
@@ -68,6 +79,11 @@ def normalised(bundle: Bundle, folder: Path) -> Bundle:
         "preprocess": bundle.recipe,
     }
     return write_bundle(folder, parts, state, network.head.state_dict())
+
+
+def _take_statistics(unit: i3d.Unit, _conv: nn.Module, _x: Any, y: torch.Tensor) -> None:
+    unit.mean.copy_(y.mean((0, 2, 3, 4)))
+    unit.variance.copy_(y.var((0, 2, 3, 4)))
 
 
 def make_engine(bundle: Bundle, device: str, precision: str, fold: bool = True) -> CudaEngine:
@@ -87,10 +103,8 @@ def product_tflops(device: str, precision: str, size: int = 0, repeats: int = 8)
     size = size or PRODUCT_SIZE["cuda" if device.startswith("cuda") else "cpu"]
     a = torch.randn(size, size, device=device).to(DTYPES[precision])
     b = torch.randn(size, size, device=device).to(DTYPES[precision])
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, precision == "tf32"
     best = float("inf")
-    try:
+    with tf32(precision == "tf32"):
         for _ in range(repeats):
             synchronise(device)
             begun_s = time.perf_counter()
@@ -98,8 +112,6 @@ def product_tflops(device: str, precision: str, size: int = 0, repeats: int = 8)
                 a @ b
             synchronise(device)
             best = min(best, (time.perf_counter() - begun_s) / 4)
-    finally:
-        matmul.allow_tf32 = before
     return 2 * size**3 / best / 1e12
 
 
@@ -115,6 +127,7 @@ def loaded(item: Subject, device: str, precision: str, fold: bool = True) -> tup
     facts: dict[str, Any] = {
         "model": item.name,
         "arch": item.bundle.manifest.backbone.arch,
+        "weights": RANDOM if item.bundle.name == RANDOM else item.bundle.fingerprint,
         "gmac": round(item.gmac, 2),
         "first_layer": "2D" if fold else "3D",
         "asked": precision,
@@ -130,28 +143,24 @@ def loaded(item: Subject, device: str, precision: str, fold: bool = True) -> tup
 
 def rates(
     engine: CudaEngine, item: Subject, batches: list[int], seconds: float, product: float
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """One row a batch size: windows go in from where they lie, scores come out. product: TFLOP/s to compare with."""
-    rows = []
     for batch in batches:
         windows = item.windows[:batch]
         times, cpu_s = timed(lambda windows=windows: engine.infer_windows(windows), seconds)
         rate = batch / float(np.median(times))
         tflops = 2 * item.gmac * rate / 1e3
-        rows.append(
-            {
-                "batch": batch,
-                "windows_per_s": round(rate, 1),
-                "p50_ms": round(float(np.median(times)) * 1e3, 3),
-                "p95_ms": round(float(np.quantile(times, 0.95)) * 1e3, 3),
-                "tflops": float(f"{tflops:.4g}"),
-                "product_tflops": float(f"{product:.4g}"),
-                "share_of_product": float(f"{tflops / product:.4g}"),
-                "cpu_ms_a_window": round(cpu_s / batch / len(times) * 1e3, 4),
-                "runs": len(times),
-            }
-        )
-    return rows
+        yield {
+            "batch": batch,
+            "windows_per_s": round(rate, 1),
+            "p50_ms": round(float(np.median(times)) * 1e3, 3),
+            "p95_ms": round(float(np.quantile(times, 0.95)) * 1e3, 3),
+            "tflops": float(f"{tflops:.4g}"),
+            "product_tflops": float(f"{product:.4g}"),
+            "share_of_product": float(f"{tflops / product:.4g}"),
+            "cpu_ms_a_window": round(cpu_s / batch / len(times) * 1e3, 4),
+            "runs": len(times),
+        }
 
 
 def profile(engine: CudaEngine, item: Subject, batch: int) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from stream_detector.demo import DemoScene
 
 FPS = 25
 FOOTAGE_S = 12.0
+SETTLE_S = 3.0
+FIRST_S = 30.0  # at most so long until every camera has been scored: then it does not keep up, and is measured so
+START_S = 35.0  # of the detector and its cameras, with the footage that is rendered before
 KEYS = (
     "windows_per_s",
     "dropped",
@@ -25,6 +28,7 @@ KEYS = (
     "private_mb",
     "engine",
     "bundle",
+    "bundle_name",
     "cpu_share",
 )
 
@@ -36,6 +40,9 @@ class Capacity:
     cameras: int
     size: tuple[int, int]
     seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.cameras}:{self.size[0]}x{self.size[1]} cameras"
 
     @classmethod
     def parse(cls, text: str, seconds: float) -> Capacity:
@@ -61,7 +68,12 @@ def rendered_footage(path: Path, size: tuple[int, int], seconds: float = FOOTAGE
     return path
 
 
-def capacity(wanted: Capacity, device: str, folder: Path, timeout_s: float) -> dict[str, Any]:
+def seconds_needed(wanted: Capacity) -> float:
+    """How long `capacity` is expected to take, rather too long than too short."""
+    return START_S + SETTLE_S + wanted.seconds
+
+
+def capacity(wanted: Capacity, bundle: str, device: str, folder: Path, timeout_s: float) -> dict[str, Any]:
     """Windows a second, drops, cores and delays of the detector with so many cameras.
 
     The delay of a score counts from the time at which the last picture of its window was due.
@@ -71,9 +83,12 @@ def capacity(wanted: Capacity, device: str, folder: Path, timeout_s: float) -> d
     if not video.is_file():
         rendered_footage(video, wanted.size)
     settings = {"engine": {"device": device}}
-    row: dict[str, Any] = {"cameras": wanted.cameras, "size": f"{width}x{height}"}
+    row: dict[str, Any] = {"cameras": wanted.cameras, "size": f"{width}x{height}", "bundle_name": bundle}
+    spec = Spec(
+        wanted.cameras, str(video), "auto", wanted.seconds, SETTLE_S, settings=settings, bundle=bundle, first_s=FIRST_S
+    )
     try:
-        figures = run(Spec(wanted.cameras, str(video), "auto", wanted.seconds, 3.0, settings=settings), timeout_s)
+        figures = run(spec, timeout_s)
     except RuntimeError as error:
         return row | {"kept_up": False, "error": str(error)[-300:]}
     waits = figures["delay_ms"]

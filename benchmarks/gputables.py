@@ -28,14 +28,18 @@ def _device(record: Record) -> str:
     return f"{device['name']}, torch {device['torch']}. TFLOP/s of a large matrix product in the same run: {told}."
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["model"], row["precision"], row["first_layer"]
+def label(row: dict[str, Any]) -> str:
+    """The model, the precision that was asked for, the one that was used, and what is random."""
+    asked, used = row.get("asked", row["precision"]), row["precision"]
+    weights = " (random weights)" if row.get("weights") == "random" else ""
+    return f"{row['model']} {used if asked == used else f'{asked}→{used}'}{weights}"
 
 
-def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[int, dict[str, Any]]]:
-    groups: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
+def _grouped(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """Rows by batch size, for each label and form of the first layer."""
+    groups: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(_key(row), {})[row["batch"]] = row
+        groups.setdefault((label(row), row["first_layer"]), {})[row["batch"]] = row
     return groups
 
 
@@ -47,41 +51,44 @@ def _rates(rows: list[dict[str, Any]]) -> str:
     head = ["windows/s", *(f"batch {batch}" for batch in batches), "p95 of batch 1, ms"]
     head += ["TFLOP/s, best", "of the product", "memory, MB", "load, s"]
     lines = []
-    for (model, precision, layer), by_batch in _grouped(rows).items():
+    for (name, layer), by_batch in _grouped(rows).items():
         if layer == "3D":
             continue
         best = max(by_batch.values(), key=lambda row: row["tflops"])
         first = by_batch[min(by_batch)]
         rates = [by_batch[batch]["windows_per_s"] if batch in by_batch else None for batch in batches]
         figures = [best["tflops"], f"{best['share_of_product']:.0%}", best["memory_mb"], best["load_s"]]
-        lines.append([f"{model} {precision}", *rates, first["p95_ms"], *figures])
+        lines.append([name, *rates, first["p95_ms"], *figures])
     return table(head, lines)
 
 
 def _first_layer(rows: list[dict[str, Any]]) -> str:
     groups = _grouped(rows)
     lines = []
-    for (model, precision, layer), by_batch in groups.items():
-        other = groups.get((model, precision, "2D"), {})
+    for (name, layer), by_batch in groups.items():
+        other = groups.get((name, "2D"), {})
         shared = sorted(set(by_batch) & set(other))
         if layer == "3D" and shared:
             batch = shared[-1]
             before, after = by_batch[batch]["windows_per_s"], other[batch]["windows_per_s"]
-            lines.append([f"{model} {precision}, batch {batch}", before, after, f"{after / before:.2f}×"])
+            lines.append([f"{name}, batch {batch}", before, after, f"{after / before:.2f}×"])
     return table(["first layer; windows/s", "3D", "as a 2D convolution", "gain"], lines) if lines else ""
 
 
 def _parity(rows: list[dict[str, Any]]) -> str:
     head = ["against fp32 on the CPU", "largest change of a score", "error of features", "with another batch"]
     keys = ("score_change_max", "feature_error_max", "batch_dependence")
-    lines = [[f"{row['model']} {row['precision']}", *(f"{row[key]:.1e}" for key in keys)] for row in rows]
+    lines = [[label(row), *(f"{row[key]:.1e}" for key in keys)] for row in rows]
     return table(head, lines) if lines else ""
 
 
 def _capacity(rows: list[dict[str, Any]]) -> str:
     head = ["whole product", "kept up", "windows/s", "dropped", "p50, ms", "p95, ms", "cores busy"]
     keys = ("kept_up", "windows_per_s", "dropped", "p50_ms", "p95_ms", "cores_busy")
-    lines = [[f"{row['cameras']} × {row['size'].replace('x', '×')}", *(row.get(key) for key in keys)] for row in rows]
+    lines = []
+    for row in rows:
+        bundle = f", {row['bundle_name']}" if row.get("bundle_name") else ""
+        lines.append([f"{row['cameras']} × {row['size'].replace('x', '×')}{bundle}", *(row.get(key) for key in keys)])
     return table(head, lines) if lines else ""
 
 
@@ -89,8 +96,8 @@ def _profile(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         for kernel in row["kernels"][:3]:
-            label = f"{row['model']}, first layer {row['first_layer']}"
-            lines.append([label, f"`{kernel['name'][:48]}`", f"{kernel['share']:.0%}", cell(kernel["ms_a_batch"])])
+            where = f"{row['model']}, first layer {row['first_layer']}"
+            lines.append([where, f"`{kernel['name'][:48]}`", f"{kernel['share']:.0%}", cell(kernel["ms_a_batch"])])
     return table(["where the time goes", "kernel", "share", "ms a batch"], lines) if lines else ""
 
 

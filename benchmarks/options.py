@@ -144,6 +144,9 @@ def gpu(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cameras", nargs="*", metavar="N:WxH", help=f"default: {' '.join(GPU_CAMERAS)}; no value: skip this part"
     )
+    parser.add_argument(
+        "--bundle", default="auto", help="of the cameras (default: accurate if its weights were fetched, else embedded)"
+    )
     parser.add_argument("--seconds", type=float, default=0.4, help="for each row (default: 0.4)")
     parser.add_argument("--camera-seconds", type=float, default=12.0, help="for each number of cameras (default: 12)")
     parser.add_argument("--budget-s", type=float, default=300.0, help="start no row after this time (default: 300)")

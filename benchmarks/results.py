@@ -34,7 +34,9 @@ def write_results(name: str, results: Any, settings: dict[str, Any] | None = Non
         "settings": settings or {},
         "results": results,
     }
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)  # a run that is killed leaves the former file, or this one
     return path
 
 

@@ -4,8 +4,8 @@
 
 Per model: the plain way (PyTorch fp32, one clip at a time, contiguous, nothing fused), the torch engine, and OpenVINO
 in every precision that the machine has. The ceiling is the rate of a large matrix product, measured between the rows of
-the same run, because the speed of a shared machine changes. Networks without a bundle get random weights, which are as
-fast as trained ones.
+the same run, because the speed of a shared machine changes. Networks without a bundle, or whose weights were not
+fetched, get random weights, which are as fast as trained ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,30 +23,31 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.caches import compiled_apart
 from benchmarks.options import parse
 from benchmarks.results import write_results
 from stream_detector.engines import detect_hardware
 from stream_detector.engines.network import Network
 from stream_detector.engines.torch_engine import TorchEngine
-from stream_detector.errors import BundleError, StreamDetectorError
+from stream_detector.errors import BundleError, CheckpointError, StreamDetectorError
 from stream_detector.models.backbones import backbone_spec, build_backbone
-from stream_detector.models.bundle import Bundle, find_bundle, write_bundle
+from stream_detector.models.bundle import Bundle, find_bundle, read_manifest, write_bundle
 from stream_detector.models.heads import Head
 from stream_detector.models.preprocess import normalise, recipe_named
 from stream_detector.types import Engine, UInt8Array
 
 CALIBRATION_WINDOWS = 32
 BATCH = 8
+RANDOM = "random"  # the name of a bundle of random weights
 
 
 def main(argv: list[str]) -> int:
     """Run, print a table, write `results/roofline.json`."""
     args = parse("roofline", argv)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["STREAM_DETECTOR_CACHE"] = folder  # nothing of the user's, and nothing left behind
+    with compiled_apart() as folder:
         for name in args.models:
-            bundle = bundle_for(name, Path(folder))
+            bundle = bundle_for(name, folder)
             rows += measure(name, bundle, args.seconds)
     if not args.no_save:
         settings = {"seconds": args.seconds, "threads": torch.get_num_threads(), "load_average": os.getloadavg()}
@@ -58,16 +58,24 @@ def main(argv: list[str]) -> int:
 
 
 def bundle_for(name: str, folder: Path) -> Bundle:
-    """A bundle by name, or random weights for an architecture."""
+    """A bundle by name; or one named "random" with random weights, for an architecture, and for a bundle whose weights
+    were not fetched. Raises BundleError for an unknown name.
+    """
+    arch, recipe = name, None
     try:
         find_bundle(name)
         return Bundle.load(name)
     except BundleError:
-        spec = backbone_spec(name)
+        pass
+    except CheckpointError:
+        manifest = read_manifest(find_bundle(name))
+        arch, recipe = manifest.backbone.arch, manifest.preprocess.to_recipe()
+    spec = backbone_spec(arch)
     head = Head((spec.feature_dim, 32, 1))
-    parts = {"name": "random", "backbone": {"arch": name}, "head": {"dims": list(head.dims)}}
-    parts["preprocess"] = recipe_named(spec.recipe)  # type: ignore[assignment]
-    return write_bundle(folder / f"random-{name}", parts, build_backbone(name).state_dict(), head.state_dict())
+    parts: dict[str, Any] = {"name": RANDOM, "backbone": {"arch": arch}, "head": {"dims": list(head.dims)}}
+    parts["preprocess"] = recipe or recipe_named(spec.recipe)
+    target = folder / f"random-{Path(name).name}"
+    return write_bundle(target, parts, build_backbone(arch).state_dict(), head.state_dict())
 
 
 def measure(name: str, bundle: Bundle, seconds: float) -> list[dict[str, Any]]:

@@ -37,12 +37,10 @@ def choose_bundle(config: Config, hardware: Hardware | None = None) -> BundleCho
         return BundleChoice(EMBEDDED, f"engine {choice.engine} runs on {choice.device}")
     if not (SHIPPED / ACCURATE / "bundle.json").is_file():
         return BundleChoice(EMBEDDED, f"{choice.reason}, but this installation has no bundle {ACCURATE!r}")
-    reference = read_manifest(SHIPPED / ACCURATE).backbone.reference
-    if reference is not None:
-        missing = [name for name in reference.split(weights.JOIN) if not _is_here(name)]
-        if missing:
-            said = f"the weights of {ACCURATE!r} are not here: run `stream-detector models fetch {missing[0]}`"
-            return BundleChoice(EMBEDDED, f"{choice.reason}, but {said}")
+    missing = missing_weights(ACCURATE)
+    if missing:
+        said = f"the weights of {ACCURATE!r} are not here: run `stream-detector models fetch {missing[0]}`"
+        return BundleChoice(EMBEDDED, f"{choice.reason}, but {said}")
     own = _own_keys(config)
     if own:
         raise ConfigError(
@@ -50,6 +48,12 @@ def choose_bundle(config: Config, hardware: Hardware | None = None) -> BundleCho
             f"name the bundle that it was set for, for instance --bundle {EMBEDDED}"
         )
     return BundleChoice(ACCURATE, choice.reason)
+
+
+def missing_weights(shipped: str) -> list[str]:
+    """The names of the weights that a shipped bundle refers to and that are not in the cache."""
+    reference = read_manifest(SHIPPED / shipped).backbone.reference
+    return [name for name in reference.split(weights.JOIN) if not _is_here(name)] if reference is not None else []
 
 
 def _is_here(name: str) -> bool:

@@ -62,7 +62,7 @@ def test_a_backbone_is_the_same_with_its_first_layer_folded(arch: str, size: int
 
 
 @pytest.mark.parametrize(
-    "stem", [videoresnet._stem("full"), videoresnet._stem("split"), i3d._Unit(3, 8, (7,) * 3, (2,) * 3)]
+    "stem", [videoresnet._stem("full"), videoresnet._stem("split"), i3d.Unit(3, 8, (7,) * 3, (2,) * 3)]
 )
 def test_the_other_first_layers_are_the_same_when_they_are_folded(stem: nn.Module) -> None:
     stem.eval().requires_grad_(False)
@@ -82,7 +82,7 @@ def test_every_first_layer_is_found_and_every_normalisation_is_fused(arch: str, 
     fuse_batchnorm(network)
     assert fold_few_channels(network) == layers
     assert not [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
-    assert all(unit.fused for unit in network.modules() if isinstance(unit, i3d._Unit))
+    assert all(unit.fused for unit in network.modules() if isinstance(unit, i3d.Unit))
 
 
 class Doubled(nn.Conv3d):
@@ -160,10 +160,10 @@ def test_normalising_in_one_pass_is_normalising(recipe: Recipe, dtype: torch.dty
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: i3d._Unit(8, 16, (3, 3, 3)),
-        lambda: i3d._Unit(8, 16),
-        lambda: i3d._Unit(8, 16, (7, 7, 7), (2, 2, 2)),
-        lambda: i3d._Unit(8, 16, (2, 3, 4)),
+        lambda: i3d.Unit(8, 16, (3, 3, 3)),
+        lambda: i3d.Unit(8, 16),
+        lambda: i3d.Unit(8, 16, (7, 7, 7), (2, 2, 2)),
+        lambda: i3d.Unit(8, 16, (2, 3, 4)),
         lambda: i3d._Pool((3, 3, 3), (1, 1, 1)),
         lambda: i3d._Pool((2, 2, 2), (2, 2, 2)),
         lambda: i3d._Mixed(8, (8, 8, 8, 4, 4, 4)),

@@ -61,7 +61,7 @@ def _pads_evenly(kernel: Triple, stride: Triple) -> bool:
     return stride == (1, 1, 1) and all(k % 2 for k in kernel)
 
 
-class _Unit(nn.Module):
+class Unit(nn.Module):
     """Convolution, BatchNorm with frozen statistics and no scale, ReLU."""
 
     mean: Tensor
@@ -128,10 +128,10 @@ class _Mixed(nn.Module):
     def __init__(self, inputs: int, widths: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()
         w0, r1, w1, r2, w2, w3 = widths
-        self.branch0 = _Unit(inputs, w0)
-        self.branch1 = nn.Sequential(_Unit(inputs, r1), _Unit(r1, w1, (3, 3, 3)))
-        self.branch2 = nn.Sequential(_Unit(inputs, r2), _Unit(r2, w2, (3, 3, 3)))
-        self.branch3 = nn.Sequential(_Pool((3, 3, 3), (1, 1, 1)), _Unit(inputs, w3))
+        self.branch0 = Unit(inputs, w0)
+        self.branch1 = nn.Sequential(Unit(inputs, r1), Unit(r1, w1, (3, 3, 3)))
+        self.branch2 = nn.Sequential(Unit(inputs, r2), Unit(r2, w2, (3, 3, 3)))
+        self.branch3 = nn.Sequential(_Pool((3, 3, 3), (1, 1, 1)), Unit(inputs, w3))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)], dim=1)
@@ -148,10 +148,10 @@ class I3D(FeatureNetwork):
     def __init__(self, num_classes: int | None = None) -> None:
         super().__init__()
         stages: dict[str, nn.Module] = {
-            "Conv3d_1a_7x7": _Unit(3, 64, (7, 7, 7), (2, 2, 2)),
+            "Conv3d_1a_7x7": Unit(3, 64, (7, 7, 7), (2, 2, 2)),
             "MaxPool3d_2a_3x3": _Pool((1, 3, 3), (1, 2, 2)),
-            "Conv3d_2b_1x1": _Unit(64, 64),
-            "Conv3d_2c_3x3": _Unit(64, 192, (3, 3, 3)),
+            "Conv3d_2b_1x1": Unit(64, 64),
+            "Conv3d_2c_3x3": Unit(64, 192, (3, 3, 3)),
             "MaxPool3d_3a_3x3": _Pool((1, 3, 3), (1, 2, 2)),
         }
         channels = 192
