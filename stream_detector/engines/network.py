@@ -28,7 +28,7 @@ class Network(nn.Module):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         backbone, head, recipe = bundle.build()
-        self.normalise = Normalise(recipe)
+        self.normalise: Normalise | OnePassNormalise = Normalise(recipe)
         self.backbone: Any = backbone
         self.head = head
         self.dtype = torch.float32

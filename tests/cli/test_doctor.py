@@ -61,7 +61,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> OneScoreEngine:
     bundle = SimpleNamespace(
         name="embedded", fingerprint="abc", threshold=0.5, recipe=SimpleNamespace(size=(96, 128), frames=16), load=None
     )
-    importlib.import_module("stream_detector.engines.batch_dependence")  # before its package is replaced
+    for module in ("batch_dependence", "bundle_choice"):  # before their package is replaced
+        importlib.import_module(f"stream_detector.engines.{module}")
     bundles, engines = ModuleType("stream_detector.models.bundle"), ModuleType("stream_detector.engines")
 
     def load(name: str) -> Any:
@@ -279,16 +280,18 @@ def test_a_gpu_tells_its_free_memory_and_other_users(
     )
 
 
-def test_a_gpu_that_is_full_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["is_available", "device_count", "get_device_properties", "mem_get_info"])
+def test_a_gpu_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     import torch
 
-    def full(_index: int) -> tuple[int, int]:
-        raise RuntimeError("CUDA error: out of memory\nmore")
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nmore")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     named = SimpleNamespace(name="H100", major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: named)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    monkeypatch.setattr(torch.cuda, where, broken)
     (check,) = doctor.gpu()
-    assert check.state == "warn" and "\n" not in check.detail and "--device cpu" in check.advice
+    assert check.state == "warn" and "cannot be used (CUDA error: CUDA-capable" in check.detail
+    assert "\n" not in check.detail and "--device cpu" in check.advice

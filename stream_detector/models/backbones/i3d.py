@@ -84,7 +84,8 @@ class Unit(nn.Module):
             return
         factor = torch.rsqrt(self.variance + _EPSILON)
         self.padded = _pads_evenly(self.kernel, self.stride)
-        padding = tuple(k // 2 for k in self.kernel) if self.padded else (0, 0, 0)
+        depth, height, width = self.kernel if self.padded else (1, 1, 1)
+        padding = (depth // 2, height // 2, width // 2)
         plain, weight = self.conv, self.conv.weight.detach()
         self.conv = nn.Conv3d(
             plain.in_channels, plain.out_channels, self.kernel, self.stride, padding, device=weight.device
