@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stream_detector.engines import cuda_engine
 from stream_detector.engines.accelerator import Eager
 from stream_detector.engines.batch_dependence import probe_windows
 from stream_detector.engines.cuda_engine import CudaEngine
@@ -79,7 +80,8 @@ def test_the_map_as_an_output_changes_no_bit_of_openvinos_features(
         engine.close()
 
 
-def test_engines_agree_on_the_grid(bundle: Bundle, windows: np.ndarray) -> None:
+def test_engines_agree_on_the_grid(bundle: Bundle, windows: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_engine, "BUCKETS", (1, 2))  # as many as are scored here
     engines = [TorchEngine(bundle), CudaEngine(bundle, "cpu", "fp32", on=Eager(torch.device("cpu")))]
     grids = [engine.infer(windows).grids for engine in engines]
     with torch.inference_mode():
