@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import InlineTable, Table
+from tomlkit.items import Array, InlineTable, Table
 
 from stream_detector.config import load_config
 from stream_detector.errors import ConfigError
@@ -20,9 +21,10 @@ BYTE_ORDER_MARK = "\ufeff"  # Windows editors begin a file with it
 
 
 def set_camera(text: str, camera: str, settings: Mapping[str, Any]) -> str:
-    """Return `text` with `settings` (key → number, text or flat table) in the camera's table; comments and layout stay.
+    """Return `text` with `settings` in the camera's table; comments and layout stay.
 
-    Raises ConfigError if the text is not valid TOML or does not name the camera.
+    settings: key → number, text, list, flat table, or list of flat tables; None takes the key out. Raises ConfigError
+    if the text is not valid TOML, does not name the camera, or is laid out so that the change cannot be made.
     """
     try:
         document = tomlkit.parse(text)
@@ -35,7 +37,11 @@ def set_camera(text: str, camera: str, settings: Mapping[str, Any]) -> str:
         )
     for key, value in settings.items():
         old = table.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Table):
+        if value is None:
+            table.pop(key, None)
+        elif isinstance(value, list):
+            table[key] = _array(value)
+        elif isinstance(value, Mapping) and isinstance(old, Table):
             for name in [name for name in old if name not in value]:
                 old.remove(name)
             for name, entry in value.items():
@@ -46,7 +52,33 @@ def set_camera(text: str, camera: str, settings: Mapping[str, Any]) -> str:
             table[key] = inline
         else:
             table[key] = value
-    return tomlkit.dumps(document)
+    new = tomlkit.dumps(document)
+    if _read_back(new, camera, settings) != {key: value for key, value in settings.items() if value is not None}:
+        raise ConfigError(f"the layout of camera {camera!r} in the configuration file allows no change of it")
+    return new
+
+
+def _array(values: list[Any]) -> Array:
+    """An array as a person would write it: rules one a line, points in one line."""
+    array = tomlkit.array()
+    for value in values:
+        if isinstance(value, Mapping):
+            inline = tomlkit.inline_table()
+            inline.update(value)
+            array.append(inline)
+        else:
+            array.append(value)
+    return array.multiline(any(isinstance(value, Mapping) for value in values))
+
+
+def _read_back(text: str, camera: str, keys: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a text says of these keys of a camera; None where it cannot be read."""
+    try:
+        cameras = tomllib.loads(text)["cameras"]
+        entry = cameras[camera] if isinstance(cameras, dict) else next(c for c in cameras if c["name"] == camera)
+    except (tomllib.TOMLDecodeError, KeyError, StopIteration):
+        return None
+    return {key: entry[key] for key in keys if key in entry}
 
 
 def write_camera_settings(path: Path, camera: str, settings: Mapping[str, Any]) -> None:
@@ -106,6 +138,10 @@ def _written(settings: Mapping[str, Any]) -> str:
             inline = tomlkit.inline_table()
             inline.update(value)
             document[key] = inline
+        elif isinstance(value, list):
+            document[key] = _array(value).multiline(False)
+        elif value is None:
+            document.add(tomlkit.comment(f"without {key}"))
         else:
             document[key] = value
     return ", ".join(tomlkit.dumps(document).splitlines())

@@ -35,6 +35,7 @@ from stream_detector.web.middleware import TOO_MANY_GUESSES, answer, read_json
 from stream_detector.web.pages import Pages
 from stream_detector.web.replay import Recordings
 from stream_detector.web.score_history import ScoreHistory
+from stream_detector.web.settings_routes import SettingsRoutes
 from stream_detector.web.site_routes import SiteRoutes
 from stream_detector.web.streams import Hub, encode_picture
 from stream_detector.web.timeline_routes import Timeline
@@ -44,7 +45,17 @@ from stream_detector.web.write_routes import WriteRoutes
 log = logging.getLogger(__name__)
 
 ALARM_KEY = re.compile(r"[0-9a-f]{32}(?:-[0-9a-f]{16})?")  # an id alone: the newest of it
-PAGES = ("/", "/alarms", "/alarms/{id}", "/camera/{name}", "/replay", "/timeline", "/tune", "/site/{name}")
+PAGES = (
+    "/",
+    "/alarms",
+    "/alarms/{id}",
+    "/camera/{name}",
+    "/camera/{name}/edit",
+    "/replay",
+    "/timeline",
+    "/tune",
+    "/site/{name}",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,7 @@ class Api:
             *self._writing.routes(),
             *SiteRoutes(self._context.run, self._context.history, self._camera, self._writing.command).routes(),
             *self.timeline.routes(),
+            *SettingsRoutes(self._context.run, self._context.config_path, self._camera).routes(),
             Route("/api/replay/{name}", self._replay),
             Route("/api/replay/{name}/frame.jpg", self._frame),
             Route("/api/tune/{name}", self._tune, methods=["POST"]),

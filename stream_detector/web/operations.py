@@ -182,6 +182,18 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         (),
         "Miss",
     ),
+    ("GET", "/api/cameras/{name}/settings"): Operation(
+        "get_settings", "Regions and schedule of a camera", "cameras", "viewer", _json("Settings")
+    ),
+    ("POST", "/api/cameras/{name}/settings"): Operation(
+        "write_camera_settings",
+        "Write regions and schedule into the configuration; a reload puts them into effect",
+        "cameras",
+        "operator",
+        _json("Written"),
+        (),
+        "SettingsChange",
+    ),
     ("POST", "/api/cameras/{name}/control"): Operation(
         "control_camera",
         "Mute a camera or change its threshold",
@@ -256,6 +268,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/alarms"): _page("page_alarms", "The list of alarms"),
     ("GET", "/alarms/{id}"): _page("page_alarm", "One alarm"),
     ("GET", "/camera/{name}"): _page("page_camera", "One camera"),
+    ("GET", "/camera/{name}/edit"): _page("page_edit", "Regions and schedule of a camera"),
     ("GET", "/replay"): _page("page_replay", "Replay"),
     ("GET", "/timeline"): _page("page_timeline", "The timeline of a camera"),
     ("GET", "/tune"): _page("page_tune", "Tuning"),

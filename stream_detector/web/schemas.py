@@ -63,6 +63,16 @@ _ALARM_MAY: Schema = {"kind": TEXT, "severity": TEXT}
 _WINDOW = record({"start_frame": COUNT, "end_frame": COUNT, "raw": NUMBER, "smoothed": NUMBER})
 _SMOOTHING = record({"kind": TEXT}, {"time_constant_s": NUMBER, "span": COUNT})
 
+_POLYGON: Schema = {**array(array(NUMBER)), "description": "[x, y] in shares of width and height, at least three"}
+_SETTINGS: Schema = {
+    "mask": {**_POLYGON, "description": "polygon; nothing from under it is scored, shown or stored; []: none"},
+    "ignore": array(_POLYGON),
+    "schedule": {
+        **array(ANY_OBJECT),
+        "description": "rules as in the configuration: days, from, to, modes, threshold, …",
+    },
+}
+
 SCHEMAS: dict[str, Schema] = {
     "Error": record({"error": {"type": "string", "description": "one sentence"}}),
     "Ok": record({"ok": YES}),
@@ -131,6 +141,16 @@ SCHEMAS: dict[str, Schema] = {
             "alarms": array(ref("Alarm")),
         }
     ),
+    "Settings": record(
+        {
+            "camera": TEXT,
+            **_SETTINGS,
+            "modes": array(TEXT),
+            "time_zone": TEXT,
+            "config": or_null(TEXT),
+        }
+    ),
+    "SettingsChange": record({}, _SETTINGS),
     "Timeline": record(
         {
             "camera": TEXT,

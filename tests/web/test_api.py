@@ -42,6 +42,9 @@ def test_the_page_and_its_files_come_with_a_strict_policy(page: Page) -> None:
             "axis",
             "timechart",
             "timeline",
+            "edit",
+            "rules",
+            "sketch",
         )
     ]
     for path in seen:

@@ -35,6 +35,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "By": {"by": "Ann"},
     "Command": {"command": "adapt"},
     "Tuning": {"threshold": 0.5, "smoothing": {"kind": "none"}},
+    "SettingsChange": {"mask": [[0, 0], [1, 0], [1, 0.2]]},
     "": {},
 }
 

@@ -7,6 +7,7 @@ import * as live from "./live.js";
 import * as alarms from "./alarms.js";
 import * as alarm from "./alarm.js";
 import * as replay from "./replay.js";
+import * as edit from "./edit.js";
 import * as timeline from "./timeline.js";
 import * as tune from "./tune.js";
 import * as site from "./site.js";
@@ -14,6 +15,7 @@ import * as site from "./site.js";
 const views = [
   [/^\/$/, "live", "Live", live.open],
   [/^\/camera\/([a-z0-9_-]+)$/, "live", "Camera", live.openOne],
+  [/^\/camera\/([a-z0-9_-]+)\/edit$/, "edit", "Regions and schedule", edit.open],
   [/^\/alarms$/, "alarms", "Alarms", alarms.open],
   [/^\/alarms\/([0-9a-f]{32}(?:-[0-9a-f]{16})?)$/, "alarms", "Alarm", alarm.open],
   [/^\/replay$/, "replay", "Replay", replay.open],
@@ -150,7 +152,7 @@ async function renew() {  // another run answers, or a reload brought other came
   const restarted = run.epoch !== context.run.epoch;
   context.run = run;
   showRun();
-  if (restarted || /^\/(camera\/|$)/.test(location.pathname)) await enter(false);  // elsewhere somebody may be writing a note
+  if (restarted || /^\/(camera\/[^/]+)?$/.test(location.pathname)) await enter(false);  // elsewhere somebody may be writing a note
 }
 
 const known = new Set();

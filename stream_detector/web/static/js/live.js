@@ -190,7 +190,7 @@ export function openOne(main, context, name) {
   const card = new Card(name, true);
   const to = (href, text) => h("a", { class: "button", href, "data-link": "" }, text);
   main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, name), h("span", { class: "end row" },
-    to("/", "All cameras"), to(`/alarms?camera=${name}`, "Alarms"), to(`/timeline?camera=${name}`, "Timeline"), to(`/replay?camera=${name}`, "Replay"), to(`/tune?camera=${name}`, "Tune"), to(`/site/${name}`, "Site"))),
+    to("/", "All cameras"), to(`/alarms?camera=${name}`, "Alarms"), to(`/timeline?camera=${name}`, "Timeline"), to(`/replay?camera=${name}`, "Replay"), to(`/tune?camera=${name}`, "Tune"), to(`/camera/${name}/edit`, "Regions and schedule"), to(`/site/${name}`, "Site"))),
     h("div", { class: "grid one" }, card.node));
   context.watch([name], 5);
   return follow(context, new Map([[name, card]]));
