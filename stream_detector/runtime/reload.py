@@ -125,7 +125,7 @@ class Reloader:
             if before is None:
                 added.append(name)
             elif keys:
-                changed[name] = keys
+                changed[name] = [*keys, *(key for key in LIVE_CAMERA_KEYS if _differ(before, camera, key))]
         removed = [name for name in old if name not in wanted]
         config = mixed.model_copy(update={"cameras": tuple(cameras)})
         plans = {camera.name: plan_camera(camera, config, self._bundle) for camera in cameras}
@@ -172,4 +172,8 @@ class Reloader:
 def _changed(before: CameraConfig, after: CameraConfig) -> list[str]:
     """The keys for which a camera must be opened again."""
     keys = [key for key in CameraConfig.model_fields if key not in LIVE_CAMERA_KEYS]
-    return [key for key in keys if getattr(before, key) != getattr(after, key)]
+    return [key for key in keys if _differ(before, after, key)]
+
+
+def _differ(before: CameraConfig | None, after: CameraConfig, key: str) -> bool:
+    return before is None or getattr(before, key) != getattr(after, key)

@@ -58,7 +58,9 @@ def test_no_route_is_open_without_the_token(tmp_path: Path) -> None:
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
     run = SimpleNamespace(plans=(), config=SimpleNamespace(evidence=EvidenceConfig()), site=None)
-    rooms: Any = SimpleNamespace(run=run, history=None, hub=None, live_state=LiveState(1), scores=None)
+    rooms: Any = SimpleNamespace(
+        run=run, history=None, hub=None, live_state=LiveState(1), scores=None, config_path=None
+    )
     routes: list[Any] = list(Api(rooms).app().routes)
     with running(tmp_path, web=WebConfig(bind="127.0.0.1:0", token_file=token)) as page:
         assert len(routes) > 20

@@ -76,7 +76,7 @@ def test_a_mask_is_drawn_and_a_rule_chosen_and_both_take_effect(browser: Any, pa
         tab.wait_for_function("() => document.querySelector('textarea').value.includes('threshold = 0.8')")
         shown = tomllib.loads(text.input_value())["cameras"]["gate"]
         tab.get_by_role("button", name="Write and take into effect").click()
-        tab.wait_for_selector("text=Written to cameras.toml; in effect:")
+        tab.wait_for_selector("text=Written to cameras.toml; in effect: mask, ignore, schedule")
         shot(tab, "edit-written-1280")
         written = tomllib.loads(toml.read_text())["cameras"]["gate"]
         assert written == {"source": "gate.mp4", **shown}

@@ -54,7 +54,7 @@ def test_regions_and_schedule_are_written_and_take_effect_by_a_reload(page: Page
     assert "# the gate" in text and tomllib.loads(text)["cameras"]["gate"] == {"source": "gate.mp4", **wanted}
     page.sources["gate"].release()  # its film ends; the yard's goes on, and so does the run
     event = page.ask("/api/reload", {}).json()
-    assert sorted(event["reopened"]["gate"]) == ["ignore", "mask"]
+    assert sorted(event["reopened"]["gate"]) == ["ignore", "mask", "schedule"]
     mask = lambda: page.ask("/api/cameras/gate/settings").json()["mask"]  # noqa: E731
     until(lambda: mask() == MASK, "the camera is opened again")
     removed = {"mask": [], "ignore": [], "schedule": []}
