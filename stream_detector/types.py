@@ -296,6 +296,7 @@ class AlarmEvent:
     which the last timing ended, or None.  The ledger adds epoch and seq when the event is journalled.  severity: "low",
     "medium", "high" or "".  mode: of the house, "" where none applies.  muted: nobody is to be told.  notify: severity
     from which people are told, "none" or "".  where: of the strongest window so far, or None.
+    kind, kind_probability: what kind of incident it is if it is one; "" if nobody says.
     """
 
     id: str
@@ -320,6 +321,8 @@ class AlarmEvent:
     muted: bool = False
     notify: str = ""
     where: Where | None = None
+    kind: str = ""
+    kind_probability: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ How the bundles that ship with the detector are made (docs/models):
     embed           distilled backbone → head, threshold, bundle and model card
     novelty         fits the novelty model of a bundle: it marks pictures of a kind that training did not show
     anchors         adds features of the head's clips to a bundle; what a site adapts must keep their scores
+    kind            adds a model that tells fights from crashes to a bundle, if grouped folds show that it can
     teacher-bundle  fits a head on the large network and writes a second bundle
 
 The reproduction of the paper (docs/reproduce.md):
@@ -50,6 +51,7 @@ COMMANDS = {
     "embed": "recipes.embedded.embed",
     "novelty": "recipes.embedded.novelty",
     "anchors": "recipes.embedded.anchors",
+    "kind": "evaluation.kinds",
     "teacher-bundle": "recipes.embedded.teacher_bundle",
     "search-head": "recipes.causal.search",
     "import-seed": "mil.import_seed",
@@ -57,7 +59,7 @@ COMMANDS = {
 # Where the options of a command stand that itself needs PyTorch: `--help` loads them alone.
 OPTIONS = {
     name: "recipes.embedded.options"
-    for name in ("adapt", "distill", "average", "embed", "novelty", "anchors", "teacher-bundle")
+    for name in ("adapt", "distill", "average", "embed", "novelty", "anchors", "kind", "teacher-bundle")
 }
 RENAMED = {"settle": "adapt", "familiar": "novelty", "large": "teacher-bundle"}
 HELP = (__doc__ or "").strip()

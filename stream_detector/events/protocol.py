@@ -177,6 +177,8 @@ def _circumstances(event: AlarmEvent) -> dict[str, Any]:
         found["muted"] = True
     if event.notify not in ("", "low"):
         found["notify"] = event.notify
+    if event.kind:
+        found["kind"], found["kind_probability"] = event.kind, event.kind_probability
     if event.where is not None:
         found["where"] = where_to_dict(event.where)
     return found

@@ -5,6 +5,7 @@
                            `weights.py` fetches and verifies
     head.safetensors       float32
     anchors.safetensors    float16, if the manifest has `anchors`: features of clips that the head was fitted on
+    kind.safetensors       float32, if the manifest has a `kind`: what kind of incident an alarm is (`kinds`)
     novelty.safetensors    float32, if the manifest has a `novelty`: the novelty model (older bundles: familiar.*)
 
 A head is only valid with the backbone and the recipe that it was trained on. The fingerprint covers all three, and
@@ -34,6 +35,7 @@ from stream_detector.models.backbones import backbone_spec, build_backbone
 from stream_detector.models.backbones.tensors import expected_bytes, load_strict, read_tensors, to_half, write_tensors
 from stream_detector.models.folders import current_folder, replace_folder
 from stream_detector.models.heads import Head, TemporalHead, build_head
+from stream_detector.models.kinds import KindModel
 from stream_detector.models.manifest import NAME, SCHEMA, Manifest
 from stream_detector.models.novelty import NoveltyModel
 from stream_detector.models.preprocess import Recipe
@@ -42,6 +44,7 @@ MAX_MANIFEST_BYTES = 1_000_000
 SHIPPED = Path(__file__).parent / "bundles"  # found by the names of their folders, before any other place
 EMBEDDED = SHIPPED / "embedded"
 ANCHORS_FILE = "anchors.safetensors"
+KIND_FILE = "kind.safetensors"
 NOVELTY_FILE, FORMER_NOVELTY_FILE = "novelty.safetensors", "familiar.safetensors"
 
 
@@ -55,6 +58,7 @@ class Bundle:
     head_state: dict[str, Tensor]
     novelty_state: dict[str, Tensor] | None = None
     anchors_state: dict[str, Tensor] | None = None
+    kind_state: dict[str, Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -101,12 +105,19 @@ class Bundle:
         load_strict(novelty, self.novelty_state, NOVELTY_FILE, BundleError)
         return novelty
 
+    def build_kind_model(self) -> KindModel | None:
+        """Build the model of kinds; None if the bundle has none."""
+        if self.manifest.kind is None or self.kind_state is None:
+            return None
+        return KindModel.of(self.manifest.kind.names, self.kind_state)
+
     def save(self, directory: Path) -> Bundle:
         """Copy this bundle to another folder; return the loaded copy."""
         copied = {"name": self.manifest.name, **self.manifest.model_dump(mode="json", by_alias=True)}
         reference = self.manifest.backbone.reference
         backbone = None if reference else self.backbone_state
-        return write_bundle(directory, copied, backbone, self.head_state, self.novelty_state, self.anchors_state)
+        states = (self.novelty_state, self.anchors_state, self.kind_state)
+        return write_bundle(directory, copied, backbone, self.head_state, *states)
 
     @staticmethod
     def load(name_or_dir: str | Path) -> Bundle:
@@ -133,7 +144,12 @@ class Bundle:
             path = _inside(directory, ANCHORS_FILE)
             anchors_state = read_tensors(path, limit, manifest.anchors.sha256, BundleError)
             _check_anchors(anchors_state, manifest)
-        bundle = Bundle(directory, manifest, state, head_state, novelty_state, anchors_state)
+        kind_state = None
+        if manifest.kind is not None:
+            limit = 4 * len(manifest.kind.names) * (manifest.backbone.feature_dim + 1) + 4096
+            kind_state = read_tensors(_inside(directory, KIND_FILE), limit, manifest.kind.sha256, BundleError)
+            _check_kind(kind_state, manifest)
+        bundle = Bundle(directory, manifest, state, head_state, novelty_state, anchors_state, kind_state)
         _, built, _ = bundle.build()  # checks every name, shape and kind of number
         novelty = bundle.build_novelty_model()
         if novelty is not None and float(novelty.spread) <= 0:
@@ -187,6 +203,7 @@ def write_bundle(
     head_state: Mapping[str, Tensor],
     novelty_state: Mapping[str, Tensor] | None = None,
     anchors_state: Mapping[str, Tensor] | None = None,
+    kind_state: Mapping[str, Tensor] | None = None,
 ) -> Bundle:
     """Write a bundle, whole or not at all, replacing an older one at the same place; return it, loaded and verified.
 
@@ -221,6 +238,11 @@ def write_bundle(
             manifest["anchors"] = {**manifest.get("anchors", {}), "sha256": sha256}
         else:
             manifest.pop("anchors", None)  # they belong to the head that they were made with
+        if kind_state is not None:
+            sha256 = write_tensors(partial / KIND_FILE, kind_state)
+            manifest["kind"] = {**manifest.get("kind", {}), "sha256": sha256}
+        else:
+            manifest.pop("kind", None)  # it belongs to the backbone that it was fitted on
         checked = _validated(manifest)
         text = json.dumps(checked.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False)
         (partial / "bundle.json").write_text(text + "\n", encoding="utf-8")
@@ -269,6 +291,15 @@ def _check_anchors(state: Mapping[str, Tensor], manifest: Manifest) -> None:
     right = {"features": (count, dim), "abnormal": (count,), "set": (count,)}
     if shapes != right or {name: tensor.dtype for name, tensor in state.items()} != kinds:
         raise BundleError(f"{ANCHORS_FILE} holds other arrays than the manifest says; make it again with the trainer")
+
+
+def _check_kind(state: Mapping[str, Tensor], manifest: Manifest) -> None:
+    count = len(manifest.kind.names) if manifest.kind else 0
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    right = {"weight": (count, manifest.backbone.feature_dim), "bias": (count,)}
+    numbers = all(tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in state.values())
+    if shapes != right or not numbers:
+        raise BundleError(f"{KIND_FILE} holds other arrays than the manifest says; make it again with the trainer")
 
 
 def _empty_novelty_model(manifest: Manifest) -> NoveltyModel:

@@ -160,6 +160,16 @@ class AnchorsPart(Part):
     sha256: Sha256
 
 
+class KindPart(Part):
+    """The model of kinds (`kinds.KindModel`). names: of the kinds.  judged: its figures on grouped folds."""
+
+    names: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")], ...], Field(min_length=2, max_length=16)
+    ]
+    judged: dict[str, Any] = {}
+    sha256: Sha256
+
+
 class Manifest(Part):
     """The content of `bundle.json`. training, results, licences: free-form facts for the model card."""
 
@@ -173,6 +183,7 @@ class Manifest(Part):
     threshold: ThresholdPart = ThresholdPart()
     novelty: NoveltyPart | None = Field(None, validation_alias=AliasChoices("novelty", "familiar"))  # the former key
     anchors: AnchorsPart | None = None
+    kind: KindPart | None = None
     training: dict[str, Any] = {}
     results: dict[str, Any] = {}
     licences: dict[str, Any] = {}

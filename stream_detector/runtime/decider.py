@@ -25,6 +25,7 @@ from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingC
 from stream_detector.config.schedule import SeverityConfig
 from stream_detector.config.section import Polygon
 from stream_detector.events.protocol import alarm_id
+from stream_detector.models.kinds import AlarmKind, KindModel
 from stream_detector.models.novelty import NoveltyMonitor
 from stream_detector.models.recipe import View
 from stream_detector.models.streaming_heads import CUTS, StreamingHead
@@ -152,13 +153,15 @@ class Decider:
         site: Site | None = None,
         view: View = WHOLE_PICTURE,
         severity_rule: SeverityConfig = USUAL_SEVERITY,
+        kind_model: KindModel | None = None,
     ) -> None:
         """Create a decider.
 
         make_head: makes a scorer for one camera, for bundles whose head has a state.  make_novelty_monitor: makes a
         monitor for one camera, for bundles with a novelty model.  controls: schedules, modes, and what operators set;
         None: each camera's own threshold holds all the time.  site: overlays in service, and the site's memory.
-        view: what the network sees of a picture.  severity_rule: how severe alarms are.
+        view: what the network sees of a picture.  severity_rule: how severe alarms are.  kind_model:
+        says what kind of incident an alarm is; None: nobody says.
         """
         self._controls = controls
         self._effective: dict[str, Effective] = {}
@@ -172,7 +175,7 @@ class Decider:
         self._epoch = epoch
         self._site, self._fingerprint, self._severity = site, fingerprint, severity_rule
         self._make_head, self._make_novelty_monitor = make_head, make_novelty_monitor
-        self._picture_quality, self._view = picture_quality, view
+        self._picture_quality, self._view, self._kind_model = picture_quality, view, kind_model
         self._planned: dict[str, CameraPlan] = {}  # without overlays
         self._overlays: dict[str, Overlay | None] = {}
         self._plans: dict[str, CameraPlan] = {}
@@ -181,6 +184,7 @@ class Decider:
         self._novelty_monitors: dict[str, NoveltyMonitor] = {}
         self._rules: dict[str, AlarmRule] = {}
         self._places: dict[str, CameraPlace] = {}
+        self._kinds: dict[str, AlarmKind] = {}
         self._states: dict[str, CameraState] = {}
         self._quality_monitors: dict[str, CameraQualityMonitor] = {}
         self._lives: dict[str, int] = {}  # how often a recording of this name was removed
@@ -202,6 +206,8 @@ class Decider:
             self._novelty_monitors[name] = self._make_novelty_monitor()
         self._rules[name] = self._rule(plan)
         self._places[name] = CameraPlace(self._view, plan.hidden)
+        if self._kind_model is not None:
+            self._kinds[name] = AlarmKind(self._kind_model)
         self._states[name] = "connecting"
         if self._picture_quality:
             now_s = self._clock.monotonic()
@@ -222,7 +228,8 @@ class Decider:
         if not plan.live:
             self._lives[camera] = self._lives.get(camera, 0) + 1
         parts: tuple[dict[str, Any], ...] = (
-            *(self._planned, self._plans, self._overlays, self._effective, self._states, self._rules, self._places),
+            *(self._planned, self._plans, self._overlays, self._effective, self._states, self._rules),
+            *(self._places, self._kinds),
             *(self._smoothers, self._heads, self._novelty_monitors, self._quality_monitors),
         )
         for part in parts:
@@ -244,6 +251,8 @@ class Decider:
         decision, event = self._rules[ref.camera].step(score, smoothed)
         if decision.alarmed:
             self._places[ref.camera].see(raw, seen)
+            if self._kinds:
+                self._kinds[ref.camera].see(seen.features)
         decided_s = self._clock.monotonic()
         score = dataclasses.replace(
             score,
@@ -365,6 +374,7 @@ class Decider:
             "head": self._heads,
             "novelty": self._novelty_monitors,
             "place": self._places,
+            "kind": self._kinds,
         }
 
     def _raw(self, score: Score) -> float:
@@ -413,9 +423,7 @@ class Decider:
         if self._evidence and plan.evidence:
             clip, snapshot = self._evidence.paths(event.camera, event.id)
             event = dataclasses.replace(event, clip=clip, snapshot=snapshot)
-        event = dataclasses.replace(self._in_its_time(event, score), where=self._places[plan.name].where)
-        if event.type == "end":
-            self._places[plan.name].forget()
+        event = self._described(self._in_its_time(event, score))
         if score is not None:
             timing, utc = self._closed(score.timing, decided_s)
             event = dataclasses.replace(event, timing=timing, emitted_utc=utc)
@@ -429,12 +437,25 @@ class Decider:
         if self._on_event:
             self._on_event(body)
 
+    def _described(self, event: AlarmEvent) -> AlarmEvent:
+        """The event with what its windows so far say of its place and kind; after the end they are forgotten."""
+        place, kind = self._places[event.camera], self._kinds.get(event.camera)
+        event = dataclasses.replace(event, where=place.where)
+        if event.type == "end":
+            place.forget()
+            if kind is not None:
+                kind.forget()
+        return event
+
     def _in_its_time(self, event: AlarmEvent, score: Score | None) -> AlarmEvent:
-        """The event with its severity, and with what schedules and operators say of its time."""
+        """The event with its kind and severity, and with what schedules and operators say of its time."""
         at_s = event.end_s if event.end_s is not None else score.ref.end_s if score else event.start_s
         found = self._effective.get(event.camera)
         least = "low" if found is None else found.severity
-        level = severity(event.peak_score, event.threshold, at_s - event.start_s, least=least, config=self._severity)
+        kind, probability = self._kinds[event.camera].told() if self._kinds else ("", 0.0)
+        lasting_s = at_s - event.start_s
+        level = severity(event.peak_score, event.threshold, lasting_s, kind, least, self._severity)
+        event = dataclasses.replace(event, kind=kind, kind_probability=probability)
         if found is None:
             return dataclasses.replace(event, severity=level)
         return dataclasses.replace(event, severity=level, mode=found.mode, muted=found.muted, notify=found.notify)

@@ -18,6 +18,7 @@ from stream_detector.config import CameraConfig, Config
 from stream_detector.events.protocol import alarm_to_dict
 from stream_detector.models.bundle import Bundle
 from stream_detector.models.heads import TemporalHead
+from stream_detector.models.kinds import KindModel
 from stream_detector.models.novelty import NoveltyModel, novelty_monitor_factory
 from stream_detector.models.recipe import View
 from stream_detector.runtime.decider import CameraPlan, Decider, DeciderParts
@@ -98,13 +99,15 @@ class DecisionModel:
     """The part of a bundle that decisions need. It is small, because it is sent to the processes that decide.
 
     fingerprint: of the bundle.  head: a head with a state; None: the engine's score is used.  novelty: the novelty
-    model, if the bundle has one.  view: what the network sees of a picture.
+    model, if the bundle has one.  view: what the network sees of a picture.  kind: the
+    model of kinds, if the bundle has one.
     """
 
     fingerprint: str
     head: TemporalHead | None = None
     novelty: NoveltyModel | None = None
     view: View = WHOLE_PICTURE
+    kind: KindModel | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> DecisionModel:
@@ -115,11 +118,13 @@ class DecisionModel:
             head if isinstance(head, TemporalHead) else None,
             bundle.build_novelty_model(),
             bundle.recipe.input_views[0],
+            bundle.build_kind_model(),
         )
 
     def needs_features(self, config: Config) -> bool:
         """Return whether decisions need the features of every window besides its score."""
-        return self.head is not None or novelty_monitor_factory(self.novelty, config.picture_quality) is not None
+        known = self.head is not None or self.kind is not None
+        return known or novelty_monitor_factory(self.novelty, config.picture_quality) is not None
 
 
 def make_decider(
@@ -134,7 +139,8 @@ def make_decider(
     """Make the decider of a run from its configuration and model.
 
     coverage: report cameras with bad pictures or low coverage; a run that only writes a table does not.
-    novelty: mark windows that the bundle does not know; False if another engine's features are of another kind.
+    novelty: mark windows that the bundle does not know, and name the kind of alarms; False if another engine's features
+    are of another sort.
     parts: passed on to the Decider.
     """
     return Decider(
@@ -144,6 +150,7 @@ def make_decider(
         make_head=model.head.stream if model.head else None,
         view=model.view,
         severity_rule=config.severity,
+        kind_model=model.kind if novelty else None,
         make_novelty_monitor=novelty_monitor_factory(model.novelty if novelty else None, config.picture_quality),
         **parts,
     )

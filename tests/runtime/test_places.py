@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 import stream_detector.events
 from stream_detector.config import AlarmConfig, SmoothingConfig
+from stream_detector.config.schedule import SeverityConfig
+from stream_detector.models.kinds import KindModel
 from stream_detector.models.recipe import View
 from stream_detector.runtime.decider import CameraPlan, Decider
 from stream_detector.runtime.places import CameraPlace
@@ -46,11 +50,12 @@ def window(n: int, raw: float, grid: np.ndarray | None, previews: tuple[Preview,
     return Score(ref, raw, 0.0, Timing(0, 0, 0, 0), previews, np.zeros(3, np.float32), grid)
 
 
-def decider(**plan: Any) -> tuple[Decider, Kept]:
+def decider(parts: Mapping[str, Any] | None = None, **plan: Any) -> tuple[Decider, Kept]:
     clock = FakeClock()
     kept = Kept(clock)
     gate = CameraPlan("gate", "rtsp://h", True, 16, SmoothingConfig(kind="none"), ALARM, 0.6, evidence=False, **plan)
-    return Decider((gate,), "f00d", sink=kept, telemetry=Telemetry(["gate"], clock), clock=clock), kept
+    telemetry = Telemetry(["gate"], clock)
+    return Decider((gate,), "f00d", sink=kept, telemetry=telemetry, clock=clock, **(parts or {})), kept
 
 
 def played(*scores: Score, **plan: Any) -> list[dict[str, Any]]:
@@ -96,6 +101,20 @@ def test_hidden_parts_of_the_camera_are_not_pointed_at() -> None:
     strong = cell(3, 3)
     strong[0, 0] = 0.5
     assert played(window(0, 0.9, strong), hidden=(bottom,))[0]["where"]["boxes"] == [[0.0, 0.0, 0.25, 0.25]]
+
+
+def test_an_alarm_tells_its_kind_and_the_kind_moves_its_severity() -> None:
+    model = KindModel(("crash", "fight"), np.array([[9.0, 0, 0], [0, 9.0, 0]], np.float32), np.zeros(2, np.float32))
+    parts = {"kind_model": model, "severity_rule": SeverityConfig(kinds={"fight": 2})}
+    made, kept = decider(parts)
+    for n, features in enumerate(([1.0, 0, 0], [0, 3.0, 0])):
+        made.score(dataclasses.replace(window(n, 0.61, cell(0, 0)), features=np.array(features, np.float32)))
+    made.finish("shutdown")
+    told = [(b["type"], b["kind"], b["severity"]) for b in kept.bodies]
+    assert told == [("start", "crash", "low"), ("end", "fight", "high")]
+    assert all(body["kind_probability"] > 0.99 for body in kept.bodies)
+    for body in kept.bodies:
+        jsonschema.validate(body, SCHEMA)
 
 
 def test_a_decider_elsewhere_goes_on_with_the_place() -> None:

@@ -128,7 +128,8 @@ def _adapt(bundle: Bundle, head: Head, footage: Footage, args: argparse.Namespac
         "results": {**manifest.results, **found.results},
     }
     state = None if manifest.backbone.reference else bundle.backbone_state
-    return write_bundle(Path(args.out), parts, state, adapted.state_dict(), bundle.novelty_state, bundle.anchors_state)
+    kept = (bundle.novelty_state, bundle.anchors_state, bundle.kind_state)
+    return write_bundle(Path(args.out), parts, state, adapted.state_dict(), *kept)
 
 
 def main(args: argparse.Namespace) -> int:

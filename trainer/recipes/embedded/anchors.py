@@ -75,7 +75,7 @@ def with_anchors(bundle: Bundle, rows: Sequence[tuple[Clip, Float32Array]], out:
     parts["anchors"] = {"count": int(sum(counts)), "sets": names}
     backbone = None if bundle.manifest.backbone.reference else bundle.backbone_state
     state = anchor_state(np.concatenate(kept), abnormal, sets)
-    return write_bundle(out, parts, backbone, bundle.head_state, bundle.novelty_state, state)
+    return write_bundle(out, parts, backbone, bundle.head_state, bundle.novelty_state, state, bundle.kind_state)
 
 
 def gather(bundle: Bundle, clips: Sequence[Clip], root: Path, engine: Engine) -> Iterator[tuple[Clip, Float32Array]]:

@@ -154,7 +154,9 @@ def main(args: argparse.Namespace) -> int:
     shares = odd_shares(model, limit, seen, Path(args.cache))
     parts["results"] = {**parts["results"], "val_windows_beyond_limit": beyond, "changed_windows_beyond_limit": shares}
     state = None if bundle.manifest.backbone.reference else bundle.backbone_state
-    written = write_bundle(args.out, parts, state, bundle.head_state, model.state_dict(), bundle.anchors_state)
+    written = write_bundle(
+        args.out, parts, state, bundle.head_state, model.state_dict(), bundle.anchors_state, bundle.kind_state
+    )
     if args.card:
         write_card(written, args.card)
     print(

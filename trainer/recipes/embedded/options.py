@@ -30,7 +30,7 @@ def parse_sizes(text: str) -> tuple[tuple[int, float], ...]:
 
 def add_parser(subparsers: Any) -> None:
     """Add all commands of this package."""
-    for add in (_adapt, _distill, _average, _embed, _novelty, _anchors, _teacher_bundle):
+    for add in (_adapt, _distill, _average, _embed, _novelty, _anchors, _kind, _teacher_bundle):
         add(subparsers)
 
 
@@ -158,6 +158,17 @@ def _anchors(subparsers: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
     parser.add_argument("--card", type=Path, help=CARD)
     parser.add_argument("--device", default="auto", help=DEVICE)
+
+
+def _kind(subparsers: Any) -> None:
+    parser = subparsers.add_parser("kind", help="add a model that tells fights from crashes, if grouped folds allow it")
+    parser.add_argument("--bundle", default="embedded", help="bundle to start from")
+    parser.add_argument("--clips", type=Path, required=True, help=CLIPS)
+    parser.add_argument("--more", type=Path, help="a second folder, whose groups are sources")
+    parser.add_argument("--cache", type=Path, default=Path("cache/standard"), help="folder of features by content")
+    parser.add_argument("--limit", action="append", default=[], metavar="SET=N", help="most clips of a set and label")
+    parser.add_argument("--record", type=Path, help="file for the figures")
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to write; may be the same")
 
 
 def _teacher_bundle(subparsers: Any) -> None:
