@@ -135,11 +135,11 @@ def figures(name: str, windows: Sequence[Window]) -> list[dict[str, Any]]:
         chance.append(float(np.mean([is_hit(point, window["boxes"]) for point in points])))
     draws = np.random.default_rng(29).multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), DRAWS)
 
-    def share(hits: Callable[[int], NDArray[Any]], wide: int) -> list[float]:
+    def share(hits: Callable[[int], NDArray[Any]], wide: int) -> str:
         values = hits(wide)
         drawn = draws @ values / (draws @ totals)
         low, high = np.quantile(drawn, [0.025, 0.975])
-        return [round(float(v), 3) for v in (values.sum() / totals.sum(), low, high)]
+        return f"{values.sum() / totals.sum():.2f} ({low:.2f} to {high:.2f})"
 
     found = []
     for wide, how in enumerate(("inside", "within half a cell")):
