@@ -255,12 +255,14 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class EventWindow:
-    """One window that contributed to an event."""
+    """One window that contributed to an event. start_s, end_s: media time; None in events of earlier versions."""
 
     start_frame: int
     end_frame: int
     raw: float
     smoothed: float
+    start_s: float | None = None
+    end_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +407,13 @@ class EventSink(Protocol):
 def event_windows(decisions: Sequence[Decision]) -> tuple[EventWindow, ...]:
     """Return the windows of `decisions` as an event carries them."""
     return tuple(
-        EventWindow(d.score.ref.start_frame, d.score.ref.end_frame, round(d.score.raw, 6), round(d.smoothed, 6))
+        EventWindow(
+            d.score.ref.start_frame,
+            d.score.ref.end_frame,
+            round(d.score.raw, 6),
+            round(d.smoothed, 6),
+            round(d.score.ref.start_s, 3),
+            round(d.score.ref.end_s, 3),
+        )
         for d in decisions
     )

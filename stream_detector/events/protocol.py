@@ -35,7 +35,7 @@ from stream_detector.events.protocol_checks import encode as encode
 from stream_detector.events.protocol_checks import epoch_of, integer, object_of, places, positions, short, text_of
 from stream_detector.events.protocol_checks import parse_topic as parse_topic
 from stream_detector.types import ALARM_SCHEMA as ALARM_SCHEMA
-from stream_detector.types import AlarmEvent, CameraStatus, Decision, Where
+from stream_detector.types import AlarmEvent, CameraStatus, Decision, EventWindow, Where
 
 EventPosition = tuple[str, str, int]  # topic, epoch, seq: identifies an event for ever
 
@@ -143,10 +143,7 @@ def alarm_to_dict(event: AlarmEvent, epoch: str, seq: int, emitted_utc: float) -
         "peak_score": round(event.peak_score, 6),
         "score": round(event.score, 6),
         "threshold": round(event.threshold, 6),
-        "windows": [
-            {"start_frame": w.start_frame, "end_frame": w.end_frame, "raw": w.raw, "smoothed": w.smoothed}
-            for w in event.windows
-        ],
+        "windows": [_window(window) for window in event.windows],
         "degraded": list(event.degraded),
         "bundle": event.bundle,
         "evidence": None
@@ -166,6 +163,14 @@ def where_to_dict(where: Where) -> dict[str, Any]:
         "end_s": where.end_s,
     }
     return found if where.region == (0.0, 0.0, 1.0, 1.0) else {**found, "region": list(where.region)}
+
+
+def _window(window: EventWindow) -> dict[str, Any]:
+    found: dict[str, Any] = {"start_frame": window.start_frame, "end_frame": window.end_frame}
+    found |= {"raw": window.raw, "smoothed": window.smoothed}
+    if window.start_s is not None and window.end_s is not None:
+        found |= {"start_s": window.start_s, "end_s": window.end_s}
+    return found
 
 
 def _circumstances(event: AlarmEvent) -> dict[str, Any]:

@@ -60,7 +60,9 @@ _ALARM: Schema = {
     "verdict": or_null(ref("Judged")),
 }
 _ALARM_MAY: Schema = {"kind": TEXT, "severity": TEXT}
-_WINDOW = record({"start_frame": COUNT, "end_frame": COUNT, "raw": NUMBER, "smoothed": NUMBER})
+_WINDOW = record(
+    {"start_frame": COUNT, "end_frame": COUNT, "raw": NUMBER, "smoothed": NUMBER}, {"start_s": NUMBER, "end_s": NUMBER}
+)
 _SMOOTHING = record({"kind": TEXT}, {"time_constant_s": NUMBER, "span": COUNT})
 
 _POLYGON: Schema = {**array(array(NUMBER)), "description": "[x, y] in shares of width and height, at least three"}

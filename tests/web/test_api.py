@@ -77,6 +77,8 @@ def test_an_alarm_is_listed_with_its_evidence(page: Page) -> None:
         lambda: (d := page.ask(f"/api/alarms/{alarm['id']}").json())["clip"] and d["snapshot"] and d,
         "clip and snapshot",
     )
+    first = detail["windows"][0]
+    assert (first["start_s"], first["end_s"]) == (pytest.approx(64 / 25), pytest.approx(79 / 25, abs=0.05))
     assert detail["windows"][0]["start_frame"] == 64 and detail["timing"]["forward"] >= 0
     assert "capture_to_window" in detail["timing"] and "captured→window" not in detail["timing"]  # each stage once
     assert detail["events"][0]["type"] == "start" and detail["events"][-1]["type"] == "end"

@@ -77,11 +77,13 @@ export async function open(main, context, id, query) {
     bars.replaceChildren(...timing.map(([name, ms]) => h("div", {}, h("span", {}, name), h("meter", { min: 0, max: most, value: ms, "aria-label": `${name}: ${ms.toFixed(1)} milliseconds` }), h("span", {}, `${ms.toFixed(1)} ms`))),
       timing.length ? "" : h("p", { class: "soft" }, "not available"));
     seen.replaceChildren(detail.ack ? h("p", {}, `Acknowledged ${long(detail.ack.utc)}${detail.ack.by ? ` by ${detail.ack.by}` : ""}`) : h("p", { class: "soft" }, "Nobody has acknowledged this alarm."), detail.ack && detail.ack.note ? h("blockquote", { class: "soft" }, detail.ack.note) : "");
-    const rows = detail.windows.map((w) => [w.end_frame, w.raw, w.smoothed, 0]);
+    const times = detail.windows.every((w) => w.end_s !== undefined);  // events of earlier versions have frame numbers only
+    const rows = detail.windows.map((w) => [times ? w.end_s : w.end_frame, w.raw, w.smoothed, 0]);
+    chart.unit = times ? media : String;
     chart.set({ rows, threshold: detail.threshold });
     canvas.setAttribute("aria-label", `Scores of ${rows.length} windows, peak ${detail.peak_score.toFixed(2)}`);
-    table.replaceChildren(h("table", {}, h("thead", {}, h("tr", {}, ["frames", "raw", "smoothed"].map((name) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, detail.windows.slice(0, 12).map((w) => h("tr", {}, h("td", {}, `${w.start_frame}–${w.end_frame}`), h("td", {}, w.raw.toFixed(3)), h("td", {}, w.smoothed.toFixed(3)))))),
+    table.replaceChildren(h("table", {}, h("thead", {}, h("tr", {}, [times ? "time" : "frames", "raw", "smoothed"].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, detail.windows.slice(0, 12).map((w) => h("tr", {}, h("td", {}, times ? `${media(w.start_s)} – ${media(w.end_s)}` : `${w.start_frame}–${w.end_frame}`), h("td", {}, w.raw.toFixed(3)), h("td", {}, w.smoothed.toFixed(3)))))),
       detail.windows.length > 12 ? h("p", { class: "soft" }, `and ${detail.windows.length - 12} more`) : "");
   }
 

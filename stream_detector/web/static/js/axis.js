@@ -15,6 +15,15 @@ export function timeTicks(from, to, most) {
   return ticks;
 }
 
+const SECONDS = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200];
+
+// Media times (s) between two others, at round ones, at most about `most` of them.
+export function mediaTicks(from, to, most) {
+  const step = SECONDS.find((s) => (to - from) / s <= most) || SECONDS[SECONDS.length - 1], ticks = [];
+  for (let at = Math.ceil(from / step) * step; at <= to + 1e-6; at += step) ticks.push(at);
+  return ticks;
+}
+
 // Draws them. area: { left, top, width, height } of the plot; x(ms) and y(score) give places on the canvas.
 export function drawAxes(pen, area, { from, to, x, y, ink, line, font }) {
   pen.font = font;
