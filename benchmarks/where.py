@@ -17,7 +17,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 import stream_detector as sd
 from benchmarks.results import write_results
 from stream_detector.alarms.where import pooled
-from stream_detector.capture.picture import resize_frame
-from stream_detector.demo import DemoScene
-from stream_detector.engines import load_engine
-from stream_detector.models.bundle import Bundle
 from stream_detector.types import WINDOW_FRAMES, Box, Engine, UInt8Array
+
+if TYPE_CHECKING:  # these load PyTorch and OpenCV, which --help does not need
+    from stream_detector.models.bundle import Bundle
 
 LENGTH_S = 40.0
 MARKS = Path(__file__).parent / "marks" / "where.json"
@@ -86,6 +85,9 @@ def judged(scene: str, frames: UInt8Array, boxes: Sequence[Box], engine: Engine)
 
 def rendered(seed: int, bundle: Bundle, engine: Engine) -> Iterator[Window]:
     """The windows of one scene that lie within its incident; the truth is the box around its people."""
+    from stream_detector.capture.picture import resize_frame
+    from stream_detector.demo import DemoScene
+
     scene = DemoScene(seed, LENGTH_S)
     assert scene.incident_start_s is not None and scene.incident_end_s is not None
     first = int(np.ceil(scene.incident_start_s * scene.fps / WINDOW_FRAMES))
@@ -162,6 +164,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--keep", type=Path, help="file of scenes that are done: a stopped run goes on")
     parser.add_argument("--data", type=Path, help="folder of the data, for the clips marked by eye")
     args = parser.parse_args(argv)
+    from stream_detector.engines import load_engine
+    from stream_detector.models.bundle import Bundle
+
     bundle = Bundle.load(args.bundle)
     engine = load_engine(bundle)
     done: dict[int, list[Window]] = {}

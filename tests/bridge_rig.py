@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import itertools
 import json
 import shutil
 import signal
@@ -282,6 +283,9 @@ class Broker:
             process.wait(DEADLINE_S)
 
 
+NUMBERS = itertools.count()  # a broker ends the connection of a client when another one comes with the same name
+
+
 class MqttListener:
     """A subscriber of everything, which connects again by itself. messages: (topic, payload, retained)."""
 
@@ -292,7 +296,7 @@ class MqttListener:
         self.messages: list[tuple[str, bytes, bool]] = []
         self.times: list[float] = []
         self.ready = threading.Event()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, "listener", protocol=paho.MQTTv5)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, f"listener-{next(NUMBERS)}", protocol=paho.MQTTv5)
         self._client.reconnect_delay_set(1, 1)
 
         def connected(client: Any, *_: Any) -> None:

@@ -78,7 +78,11 @@ def test_states_are_retained_and_events_are_not(
     flush(lab)
     assert until(lambda: len(live.events()) == 2) and live.events()[1] == start.body
     late = listen(f"{BASE}/#")
-    until(lambda: late.last(f"{BASE}/availability"))
+    kept = (
+        "availability",
+        *(f"gate/{name}" for name in ("alarm", "picture", "state", "score", "threshold", "snapshot")),
+    )
+    until(lambda: all(late.last(f"{BASE}/{name}") for name in kept), "what is retained")
     assert late.last(f"{BASE}/gate/alarm") == b"ON" and late.last(f"{BASE}/gate/picture") == b"ON"
     assert json.loads(late.last(f"{BASE}/gate/state") or b"")["state"] == "online"
     assert late.last(f"{BASE}/gate/score") == b"0.9" and late.last(f"{BASE}/gate/threshold") == b"0.6"
