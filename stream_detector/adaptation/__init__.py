@@ -2,7 +2,7 @@
 
 In: features and scores of windows, alarms, verdicts.
 Out: overlays for the decision stage, reports, bounds on rates.
-Imports: models, alarms, events, config, types, errors; NumPy and PyTorch only, so that the trainer can use it.
+Imports: models, alarms, events, config, system, types, errors; NumPy and PyTorch only, so that the trainer can use it.
 
     memory     features (no pictures) and scores of a site, bounded in time and bytes
     site_data  the data of `adapt` and the gate: stretches of windows, judged alarms, misses

@@ -27,13 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
+from stream_detector.system.own_files import MEMORY, check_own
 from stream_detector.types import Float32Array
 
 BLOCK = 64  # windows in one row
 AROUND_S = 60.0  # stored before and after an alarm
 PEAKS_AN_HOUR = 8
 PEAK_CONTEXT = 2  # windows stored on either side of a peak
-_APPLICATION_ID = 0x53444D31  # "SDM1"
+_APPLICATION_ID = MEMORY.application_id
 _VACUUM_PAGES = 8000
 _LOG_BYTES = 1 << 20  # of the write-ahead log
 HOUR_S = 3600.0
@@ -170,6 +171,7 @@ class Memory:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        check_own(path, MEMORY, "give another [site] directory", DataError)
         try:
             if read_only:
                 self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)

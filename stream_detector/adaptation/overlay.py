@@ -28,6 +28,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from stream_detector.errors import DataError
+from stream_detector.system.user_files import check_regular
 from stream_detector.types import Float32Array
 
 SCHEMA = "stream-detector.overlay/1"
@@ -168,6 +169,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def load_overlay(path: Path, *, bundle: str = "", dim: int = 0) -> Overlay:
     """Read and check an overlay. bundle, dim: what it must fit, if given. Raises DataError with one sentence."""
     try:
+        check_regular(path, "overlay", DataError)
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"overlay {str(path)!r} is larger than {MAX_BYTES:,} bytes; restore the original file")
         with safetensors.safe_open(path, framework="numpy") as file:

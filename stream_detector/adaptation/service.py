@@ -22,6 +22,7 @@ from typing import Any
 from stream_detector.adaptation.overlay import Overlay, load_overlay, write_whole
 from stream_detector.errors import DataError, UsageError
 from stream_detector.events.writes import utc_of
+from stream_detector.system.user_files import read_named
 
 SCHEMA = "stream-detector.service/1"
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -59,7 +60,7 @@ class Service:
         """Read `service.json`; empty if there is none."""
         path = directory / "service.json"
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(read_named(path, "state of the site", DataError))
             if value["schema"] != SCHEMA:
                 raise ValueError(f"schema {value['schema']!r}")
             places = {

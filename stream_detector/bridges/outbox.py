@@ -22,6 +22,7 @@ from typing import Any
 from stream_detector.bridges.notice import SEVERITIES, SUMMARY_LANE, SUMMARY_SCHEMA, SUMMARY_TOPIC, Notice, load_notice
 from stream_detector.errors import LedgerError
 from stream_detector.events.protocol import encode, rfc3339
+from stream_detector.system.own_files import OUTBOX, check_own
 
 PENDING, DONE = 0, 1
 _NAMED = 20  # most alarms that a summary names
@@ -60,6 +61,7 @@ class Outbox:
         self.path = path
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
+        check_own(path, OUTBOX, "set another `state` in [detector]", LedgerError)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, check_same_thread=False, timeout=10.0)

@@ -27,6 +27,7 @@ from stream_detector.errors import ConfigError, StreamDetectorError
 from stream_detector.events.curve import load_pair, load_public
 from stream_detector.events.protocol import Message
 from stream_detector.system.lock_file import claim, lock_of
+from stream_detector.system.own_files import OUTBOX, check_own
 from stream_detector.types import Clock, SystemClock
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class BridgeProcess:
         self._stop, self._drain = threading.Event(), threading.Event()
         self._failure: Exception | None = None
         what = f"the bridge state {str(self.paths.outbox)!r}"
+        check_own(self.paths.outbox, OUTBOX, "set another `state` in [detector]")
         self._lock = claim(lock_of(self.paths.outbox), what, "set another `state` in [detector]")
         try:
             self.outbox = Outbox(self.paths.outbox)

@@ -31,6 +31,7 @@ from stream_detector.reports.scores_file import ScoreRow, read_scores
 from stream_detector.reports.summary import make_report
 from stream_detector.system import signals
 from stream_detector.system.stdio import json_text
+from stream_detector.system.user_files import read_named
 
 SCHEMA = "stream-detector.calibration/1"
 Series = list[list[ScoreRow]]
@@ -272,7 +273,7 @@ def check(calibration: Calibration, series: Series, alarm: AlarmConfig) -> dict[
 def check_writable(path: Path, camera: str) -> None:
     """Raise ConfigError if `write_camera_settings` could not write; the file stays unchanged."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_named(path, "configuration file", ConfigError).decode("utf-8-sig")
         set_camera(text, camera, {"threshold": 0.5})
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -256,6 +256,8 @@ def _setting(text: str) -> dict[str, Any]:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         parsed = value
+    except ValueError:  # Python's limit for the digits of an integer
+        raise UsageError(f"--set {key.strip()}: the number has too many digits; give a smaller one") from None
     return _nested(tuple(key.strip().split(".")), parsed)
 
 

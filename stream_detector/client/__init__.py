@@ -2,5 +2,5 @@
 
 In: an endpoint.
 Out: messages, and a cursor that survives the process.
-Imports: events (protocol, CURVE, endpoints), config, types, errors; neither PyTorch nor OpenCV.
+Imports: events (protocol, CURVE, endpoints), config, system, types, errors; neither PyTorch nor OpenCV.
 """

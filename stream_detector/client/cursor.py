@@ -7,14 +7,13 @@ alarm again, with reason `restart`, if its end was such an event.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stream_detector.errors import LedgerError, ProtocolError, UsageError
 from stream_detector.events.protocol import FIRST_EPOCH, MAX_SEQ, Message, decode_object, parse_topic
+from stream_detector.system.user_files import read_named, write_whole
 
 SCHEMA = "stream-detector.cursor/1"
 _MAX_BYTES = 4 << 20
@@ -105,13 +104,9 @@ class Cursor:
         if self.anchors or self.started or self.ended:
             anchors = {topic: [*anchor.place, anchor.had] for topic, anchor in self.anchors.items()}
             body["unjournalled"] = {"anchors": anchors, "started": [*self.started], "ended": [*self.ended]}
-        aside = path.with_name(f"{path.name}.tmp")
         try:
-            aside.write_text(json.dumps(body), encoding="utf-8")
-            os.replace(aside, path)
+            write_whole(path, json.dumps(body).encode())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
             raise LedgerError(
                 f"cursor file {str(path)!r} cannot be written ({error.strerror}); free the disk"
             ) from None
@@ -120,12 +115,9 @@ class Cursor:
 def load_cursor(path: Path) -> Cursor | None:
     """Read the cursor in `path`; return None if there is no such file. Raises UsageError if it is damaged."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        data = read_named(path, "cursor file", most_bytes=_MAX_BYTES)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise UsageError(f"cursor file {str(path)!r} cannot be read ({error.strerror}); give another") from None
     try:
         return parse_cursor(data)
     except ProtocolError as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 from stream_detector.cluster.messages import ShardItem, item_from_list, item_to_list
 from stream_detector.errors import LedgerError
+from stream_detector.system.own_files import SHARD_LOG, check_own
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ShardLog:
         self._db: sqlite3.Connection | None = None
         if path is None:
             return
+        check_own(path, SHARD_LOG, "give another with --ledger", LedgerError)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=1.0, check_same_thread=False)

@@ -16,6 +16,7 @@ from tomlkit.items import Array, InlineTable, Table
 
 from stream_detector.config import load_config
 from stream_detector.errors import ConfigError
+from stream_detector.system.user_files import read_named
 
 BYTE_ORDER_MARK = "\ufeff"  # Windows editors begin a file with it
 
@@ -88,7 +89,7 @@ def write_camera_settings(path: Path, camera: str, settings: Mapping[str, Any]) 
     """
     by_hand = f"write it by hand into [cameras.{camera}]: {_written(settings)}"
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_named(path, "configuration file", ConfigError).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration file {path.name!r} cannot be read ({error}); {by_hand}") from None
     old = text.removeprefix(BYTE_ORDER_MARK)

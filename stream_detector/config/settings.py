@@ -35,6 +35,7 @@ from stream_detector.config.site import AccessConfig, SiteConfig
 from stream_detector.config.source import Source
 from stream_detector.config.storage import EvidenceConfig, RecordingConfig, RecordMode, StorageConfig
 from stream_detector.errors import ConfigError, SourceError
+from stream_detector.system.user_files import read_named
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 DETECTOR = "_detector"  # the name of the detector itself (v1/status/_detector/); no camera may have it
@@ -357,7 +358,7 @@ def read_toml(path: Path, kind: str, absent: str, nested: str = "") -> dict[str,
     """
     try:
         # Windows editors begin a file with a byte order mark
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(read_named(path, f"{kind} file", ConfigError, pipes=True).decode("utf-8-sig"))
     except FileNotFoundError:
         message = f"{kind} file {str(path)!r} does not exist; {absent}"
     except tomllib.TOMLDecodeError as error:
@@ -366,8 +367,8 @@ def read_toml(path: Path, kind: str, absent: str, nested: str = "") -> dict[str,
         message = f"{path}: its lists or tables are nested too deeply{nested}"
     except UnicodeDecodeError:
         message = f"{kind} file {str(path)!r} is not UTF-8 text; save it as UTF-8"
-    except OSError as error:
-        message = f"{kind} file {str(path)!r} cannot be read ({error.strerror}); give a UTF-8 TOML file"
+    except ValueError:  # Python's limit for the digits of an integer
+        message = f"{path}: a number has too many digits; mend it"
     raise ConfigError(message)
 
 

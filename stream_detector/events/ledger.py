@@ -36,6 +36,7 @@ from stream_detector.events.protocol import ALARM_SCHEMA, encode
 from stream_detector.events.pruning import Now
 from stream_detector.system import retention
 from stream_detector.system.lock_file import LockFile, claim_journal
+from stream_detector.system.own_files import JOURNAL, check_own
 from stream_detector.types import Clock
 
 __all__ = ["Ledger", "OpenAlarm"]
@@ -58,7 +59,7 @@ class Ledger(LedgerReader):
     on_problem: called with one sentence whenever the journal degrades or recovers (default: logged as an error); the
     same sentences can be fetched with `take_problems`.  epoch: go on in this epoch, numbering after what the file holds
     of it (a process that replaces one which died); by default a new one begins.  lock: of the file, if it is held
-    already. Raises UsageError if another process has the file.
+    already. Raises UsageError if another process has the file, or if it is no journal of this program (`own_files`).
     """
 
     def __init__(
@@ -228,6 +229,7 @@ class Ledger(LedgerReader):
 
     def _begin(self, path: Path) -> sqlite3.Connection:
         try:
+            check_own(path, JOURNAL, "give another with --ledger")
             self._lock = self._lock or claim_journal(path)
         except OSError as error:
             return self._to_memory(f"the event journal {path} cannot be made ({error.strerror})")

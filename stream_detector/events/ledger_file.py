@@ -18,6 +18,7 @@ from pathlib import Path
 from stream_detector.errors import ProtocolError
 from stream_detector.events.protocol import FIRST_EPOCH, MAX_EVENT_BYTES, MAX_SEQ, decode_object, parse_topic
 from stream_detector.system import retention
+from stream_detector.system.own_files import JOURNAL
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS epochs(ordinal INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT UNIQUE NOT NULL);
@@ -33,7 +34,7 @@ CREATE TABLE IF NOT EXISTS facts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) 
 """
 _TABLES += retention.TABLES
 _EPOCH = re.compile(r"[0-9a-f]{16}")
-_APPLICATION_ID = 0x53444C31  # "SDL1"
+_APPLICATION_ID = JOURNAL.application_id
 # SQLITE_ERROR (a table is missing), SQLITE_CORRUPT, SQLITE_NOTADB; all other codes are faults of the disk
 _BROKEN = {1, 11, 26}
 MARKED = b',"unjournalled":true}'  # the end of the text of an event that was not on disk when it was sent

@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stream_detector.errors import UsageError
 from stream_detector.system import retention
+from stream_detector.system.own_files import FILE_ORDER, is_own
 from stream_detector.types import Clock
 
 log = logging.getLogger(__name__)
@@ -70,12 +72,19 @@ class EvidenceIndex:
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            self._db = _open(str(self._path))
+            self._db = _open(str(self._path) if self._is_own() else ":memory:")
         return self._db
+
+    def _is_own(self) -> bool:
+        try:
+            return is_own(self._path, FILE_ORDER)
+        except UsageError:
+            return False
 
     def _recreate(self, error: sqlite3.Error) -> sqlite3.Connection:
         self.close()
-        if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+        if self._is_own() and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             with contextlib.suppress(OSError, sqlite3.Error):
                 self._path.unlink()
                 self._db = _open(str(self._path))

@@ -39,6 +39,7 @@ from stream_detector.models.kinds import KindModel
 from stream_detector.models.manifest import NAME, SCHEMA, Manifest
 from stream_detector.models.novelty import NoveltyModel
 from stream_detector.models.preprocess import Recipe
+from stream_detector.system.user_files import read_named
 
 MAX_MANIFEST_BYTES = 1_000_000
 SHIPPED = Path(__file__).parent / "bundles"  # found by the names of their folders, before any other place
@@ -188,7 +189,8 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"bundle.json is larger than {MAX_MANIFEST_BYTES:,} bytes; use the original file")
-        content = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
+        data = read_named(path, "bundle", BundleError, most_bytes=MAX_MANIFEST_BYTES)
+        content = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise BundleError(f"{str(path)!r} cannot be read ({error.strerror}); restore the bundle") from None
     except (ValueError, RecursionError) as error:

@@ -37,6 +37,7 @@ from stream_detector.models.backbones.tensors import write_tensors as _write
 from stream_detector.models.download import Progress, download, pip_download
 from stream_detector.models.folders import current_folder, replace_folder
 from stream_detector.models.known_weights import KNOWN, KnownWeights, cache_directory
+from stream_detector.system.user_files import read_named
 
 JOIN = "+"  # between the names of two entries that one backbone needs
 
@@ -227,7 +228,7 @@ def _cache_error(error: OSError) -> CheckpointError:
 
 def _read_record(path: Path) -> StoredWeights:
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(read_named(path, "model", CheckpointError))
         record = StoredWeights(**{**values, "directory": str(path.parent)})
         texts = (record.arch, record.tensors_sha256, record.file_sha256)
         classes = record.num_classes

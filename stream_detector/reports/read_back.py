@@ -14,6 +14,7 @@ from typing import Any
 
 from stream_detector.errors import DataError
 from stream_detector.reports.scores_file import ScoreRow, text_lines, unreadable
+from stream_detector.system.user_files import open_named
 from stream_detector.types import ALARM_SCHEMA, FORMER_WINDOW_KEY
 
 EVENT_TYPES = ("start", "update", "end")
@@ -50,7 +51,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     """
     events: list[dict[str, Any]] = []
     try:
-        with path.open("rb") as file:
+        with open_named(path, "event file", DataError) as file:
             for number, (line, whole) in enumerate(text_lines(file, path, "events"), 1):
                 try:
                     event = json.loads(line) if line.strip() else {}

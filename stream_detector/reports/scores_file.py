@@ -17,6 +17,7 @@ from typing import BinaryIO, TextIO
 
 from stream_detector.errors import DataError, UsageError
 from stream_detector.system.outputs import SCORE_COLUMNS, rename_former
+from stream_detector.system.user_files import open_named
 from stream_detector.types import Decision, Score, Timing, WindowRef
 
 FLUSH_S = 1.0  # seconds of scores that a killed run may lose
@@ -119,7 +120,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
     """Read all rows of a scores.csv in order. An incomplete last line, left by a kill, is ignored. Raises DataError."""
     rows: list[ScoreRow] = []
     try:
-        with path.open("rb") as file:
+        with open_named(path, "table of scores", DataError) as file:
             reader = csv.reader(text for text, _ in text_lines(file, path, "scores"))
             header = next(reader, None)
             if header is None or tuple(header) != SCORE_COLUMNS:

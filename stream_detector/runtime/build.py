@@ -36,6 +36,7 @@ from stream_detector.sinks.sink_threads import Sinks
 from stream_detector.system import signals
 from stream_detector.system.lock_file import claimed
 from stream_detector.system.outputs import check_apart, check_free
+from stream_detector.system.own_files import JOURNAL, check_own
 from stream_detector.telemetry.collector import Telemetry
 from stream_detector.telemetry.prometheus import serve_metrics
 from stream_detector.types import Clock, Decision, Engine, Preview, SystemClock
@@ -123,6 +124,8 @@ def build_run(
             check_ordinary(config.events)
         evidence_folder = config.evidence.directory if _keeps_evidence(config) else None
         recordings = config.recording.directory if _records(config) else None
+        if publish.ledger:
+            check_own(publish.ledger, JOURNAL, "give another with --ledger")
         claims = stack.enter_context(claimed(publish.ledger, config.events, evidence_folder, recordings))
         bundle = Bundle.load(config.bundle)
         plans = tuple(plan_camera(camera, config, bundle) for camera in config.cameras)

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ except ImportError:  # Windows has no flock; there the operating system does not
 log = logging.getLogger(__name__)
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EMLINK)  # a symbolic link, a folder, a FIFO
+_LOCK_TEXT = re.compile(rb"(\d{1,10}\n?)?")  # the number of the process, or nothing yet
 _TRIES = 20
 
 
@@ -35,7 +39,10 @@ class LockFile:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock; return False if another process holds it. Raises OSError if it cannot be created."""
+        """Take the lock; return False if another process holds it.
+
+        Raises OSError if it cannot be created, UsageError if something else has its name.
+        """
         for _ in range(_TRIES):
             descriptor, writable = _open(self.path)
             try:
@@ -93,17 +100,47 @@ class LockFile:
 
 
 def _open(path: Path) -> tuple[int, bool]:
+    """Open or create a lock file. Raises UsageError for anything that is not one, which stays unchanged; OSError."""
+    flags = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), True
+        try:
+            descriptor, writable = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o600), True
+        except OSError as error:
+            if error.errno not in _READ_ONLY or not path.is_file():
+                raise
+            descriptor, writable = os.open(path, os.O_RDONLY | flags), False  # on a read-only disk it can be locked
     except OSError as error:
-        if error.errno not in _READ_ONLY or not path.is_file():
-            raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC), False  # a file on a read-only disk can be locked nevertheless
+        if error.errno in _NO_FILE:
+            raise _foreign(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _LOCK_TEXT.fullmatch(os.pread(descriptor, 32, 0)):
+        os.close(descriptor)
+        raise _foreign(path)
+    return descriptor, writable
+
+
+def _foreign(path: Path) -> UsageError:
+    return UsageError(
+        f"{str(path)!r} is no lock file of this program and stays unchanged; move it away, or use another folder"
+    )
+
+
+def holds_lock_text(path: Path) -> bool:
+    """Whether `path` is a lock file of this program that a process left behind, or still has."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return False
+    try:
+        text = os.pread(descriptor, 32, 0) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
+    return bool(text) and _LOCK_TEXT.fullmatch(text) is not None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        there = path.stat()
+        there = path.lstat()
     except OSError:
         return False
     mine = os.fstat(descriptor)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stream_detector.config import WebConfig
 from stream_detector.errors import ConfigError, EndpointError
+from stream_detector.system.user_files import read_named
 from stream_detector.telemetry.health import is_local_host
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,8 @@ def read_operators(path: Path) -> dict[str, str]:
 
 def _read_secret(path: Path) -> tuple[str, int]:
     try:
+        text = read_named(path, "token file", ConfigError, most_bytes=1 << 16).decode("utf-8").strip()
         mode = path.stat().st_mode
-        text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise ConfigError(f"token file {str(path)!r} cannot be read ({reason}); give a file with one line") from None

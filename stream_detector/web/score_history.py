@@ -16,6 +16,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from stream_detector.errors import UsageError
+from stream_detector.system.own_files import TIMELINE, check_own
+
 log = logging.getLogger(__name__)
 
 KEEP_MINUTES = 14 * 24 * 60
@@ -87,13 +90,14 @@ class ScoreHistory:
     def _open(self, path: Path | None) -> sqlite3.Connection:
         try:
             if path is not None:
+                check_own(path, TIMELINE, "move it away")
                 path.parent.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(":memory:" if path is None else path, timeout=2.0, check_same_thread=False)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute(TABLE)
             return db
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UsageError) as error:
             if path is None:
                 raise
             log.warning("the timeline is kept in memory only: %s cannot be used (%s)", path.name, error)

@@ -117,7 +117,7 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     for read, what in ((read_scores, "scores"), (read_events, "events")):
         with pytest.raises(DataError, match=f"{what} file .* does not exist"):
             read(tmp_path / "no")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         read_scores(tmp_path)
 
 
