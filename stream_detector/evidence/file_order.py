@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream_detector.errors import UsageError
 from stream_detector.system import retention
 from stream_detector.system.own_files import FILE_ORDER, is_own
 from stream_detector.types import Clock
@@ -76,10 +75,7 @@ class EvidenceIndex:
         return self._db
 
     def _is_own(self) -> bool:
-        try:
-            return is_own(self._path, FILE_ORDER)
-        except UsageError:
-            return False
+        return is_own(self._path, FILE_ORDER)
 
     def _recreate(self, error: sqlite3.Error) -> sqlite3.Connection:
         self.close()

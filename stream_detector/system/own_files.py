@@ -13,14 +13,16 @@ Everything else is somebody else's, and stays unchanged.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import stat
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from stream_detector.errors import StreamDetectorError, UsageError
 from stream_detector.system.lock_file import holds_lock_text
-from stream_detector.system.user_files import check_regular, open_named
+from stream_detector.system.user_files import check_regular
 
 _MAGIC = b"SQLite format 3\0"
 _ID_AT = 68  # of the application id in the header of SQLite
@@ -45,11 +47,11 @@ FILE_ORDER = DatabaseKind("the index of evidence", "files")
 
 
 def is_own(path: Path, kind: DatabaseKind) -> bool:
-    """Whether this program may write the database `path`; see the module docstring. Reads only; raises UsageError."""
+    """Whether this program may write the database `path`; see the module docstring. Reads only."""
     real = path.resolve()
     try:
-        page = _beginning(path, kind.what)
-        waiting = _beginning(real.with_name(f"{real.name}-wal"), kind.what)
+        page = _beginning(path)
+        waiting = _beginning(real.with_name(f"{real.name}-wal"))
     except OSError:
         return True  # the code that opens it says what is wrong
     application_id = int.from_bytes(page[_ID_AT : _ID_AT + 4], "big") if page.startswith(_MAGIC) else 0
@@ -79,9 +81,11 @@ def _tables(path: Path) -> set[str] | None:
     return None
 
 
-def _beginning(path: Path, what: str) -> bytes:
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a regular file, b"" of anything else, and where there is none. Raises OSError."""
     try:
-        with open_named(path, what) as file:
-            return file.read(_BYTES)
-    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (FileNotFoundError, NotADirectoryError):
         return b""
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_BYTES) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
