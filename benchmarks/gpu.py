@@ -41,6 +41,7 @@ CODE = (
     "stream_detector/models/heads.py",
     "stream_detector/models/preprocess.py",
     "stream_detector/models/recipe.py",
+    "stream_detector/models/saliency.py",
 )
 FOLD_MODELS = ("embedded", "resnet3d-34-a")
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]

@@ -47,7 +47,7 @@ EOF
 say "checks, at most $checks_s s"
 # What says something about a GPU; the other tests of the engines are about CPUs.
 tests=()
-for name in cuda_device cuda_engine gpu_failures feeding fold kernels; do tests+=("tests/engines/test_$name.py"); done
+for name in cuda_device cuda_engine gpu_failures gpu_threads feeding fold kernels; do tests+=("tests/engines/test_$name.py"); done
 checks=0
 timeout --kill-after=5 "$checks_s" "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || checks=$?
 
