@@ -7,6 +7,7 @@
 #
 # PYTHON      an interpreter whose PyTorch sees the GPU (default python3)
 # DEVICE      cuda:0 (default), or cpu: everything in small, to try this script
+# CHECKS_S    at most so many seconds for the checks (default 110)
 # BUDGET_S    seconds for the timings (default: what build and checks leave of six minutes)
 #
 # What is missing beside PyTorch is installed into OUT/venv, which also sees the interpreter's own packages.
@@ -16,7 +17,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda:0}
 total_s=350
-checks_s=110
+checks_s=${CHECKS_S:-110}
 out=${1:-runs/gpu}
 mkdir -p "$out"
 begun=$SECONDS

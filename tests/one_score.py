@@ -1,4 +1,4 @@
-"""`python one_score.py [engine [precision]]`: scores windows in all company, prints what it found as JSON.
+"""`python one_score.py ASK …`: scores windows in all company, prints what it found as JSON, one line an ask.
 
 Run in a process of its own, because the instruction set and the number of threads are settled once a process.
 """
@@ -19,7 +19,7 @@ from stream_detector.types import Engine
 
 def look(engine: Engine, bundle: Bundle) -> dict[str, Any]:
     """What the engine is, what it promises, how far scores move, and the scores themselves to the last bit."""
-    windows = probe_windows(bundle.recipe)
+    windows = probe_windows(bundle.recipe, 3)
     return {
         "engine": engine.name,
         "precision": engine.precision,
@@ -30,17 +30,18 @@ def look(engine: Engine, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def main(words: list[str]) -> None:
-    asked = dict(zip(("engine", "precision"), words, strict=False))
+def main(asks: list[str]) -> None:
+    """Answer each ask in one line: "auto", an engine, or "refused": bf16, which OpenVINO refuses on this CPU."""
     bundle = Bundle.load("embedded")
-    if asked.get("precision") == "refused":  # what `choose_engine` would not ask for on this CPU
-        from stream_detector.engines.openvino_engine import OpenVinoEngine
+    for ask in asks:
+        if ask == "refused":  # `choose_engine` would not ask for it
+            from stream_detector.engines.openvino_engine import OpenVinoEngine
 
-        engine: Engine = OpenVinoEngine(bundle, "bf16")
-    else:
-        engine = load_engine(bundle, EngineConfig.model_validate({"device": "cpu", **asked}))
-    with closing(engine):
-        print(json.dumps(look(engine, bundle)))
+            engine: Engine = OpenVinoEngine(bundle, "bf16")
+        else:
+            engine = load_engine(bundle, EngineConfig.model_validate({"device": "cpu", "engine": ask}))
+        with closing(engine):
+            print(json.dumps(look(engine, bundle)))
 
 
 if __name__ == "__main__":

@@ -312,47 +312,6 @@ def test_a_unit_of_the_i3d_takes_the_statistics_of_what_it_sees() -> None:
     assert 0.1 < float(y.std()) < 1.0
 
 
-# --- figures and the code that they are of ---------------------------------------------------------------------------
-
-CODE = '''"""A module."""
-
-import os
-
-
-def twice(x: int) -> str:
-    """Docstring."""
-    # why
-    return f"{x + x}" if x else (
-        "none"
-    )
-'''
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ('"""A module."""\n', "", True),
-        ('    """Docstring."""\n', '    """Another,\n    longer one."""\n', True),
-        ("    # why\n", "", True),
-        ('(\n        "none"\n    )', '("none")', True),
-        ("    return", "        return", True),
-        ("x + x", "x + 1", False),
-        ('"none"', '"some"', False),
-        ("import os\n", "", False),
-    ],
-)
-def test_a_hash_is_of_what_code_does(old: str, new: str, same: bool) -> None:
-    changed = CODE.replace(old, new)
-    if "        return" in changed:
-        changed = (
-            changed.replace("    #", "        #")
-            .replace('    """Docs', '        """Docs')
-            .replace("    )", "        )")
-        )
-    assert changed != CODE
-    assert (codehash.essence(changed) == codehash.essence(CODE)) == same
-
-
 def test_a_table_that_is_older_than_the_code_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,7 +187,7 @@ def test_running_out_of_memory_is_reported(bundle: Bundle, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory\nmore")
 
-    monkeypatch.setattr(engine, "_network", fail)
+    monkeypatch.setattr(engine._network, "explained", fail)
     with pytest.raises(EngineError, match="can't allocate memory") as caught:
         engine.infer(noise_windows(1))
     assert "\n" not in str(caught.value)
