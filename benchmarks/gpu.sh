@@ -50,7 +50,7 @@ say "checks, at most $checks_s s"
 tests=()
 for name in cuda_device cuda_engine gpu_failures gpu_threads feeding fold kernels; do tests+=("tests/engines/test_$name.py"); done
 checks=0
-timeout --kill-after=5 "$checks_s" "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || checks=$?
+timeout --kill-after=10 "$checks_s" "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || checks=$?
 
 left_s=$((total_s - (SECONDS - begun) - 15))
 budget_s=${BUDGET_S:-$((left_s > 30 ? left_s : 30))}
@@ -58,7 +58,7 @@ say "timings, for $budget_s s"
 timings=0
 small=()
 if [ "$device" = cpu ]; then small=(--seconds 0.1 --models embedded --batches 1 2); fi
-timeout --kill-after=5 $((budget_s + 5)) "$python" -m benchmarks gpu --device "$device" --budget-s "$budget_s" \
+timeout --kill-after=15 $((budget_s + 10)) "$python" -m benchmarks gpu --device "$device" --budget-s "$budget_s" \
     --out "$out/gpu.json" ${small[@]+"${small[@]}"} || timings=$?
 
 say "done: checks $checks, timings $timings, $out/gpu.json"

@@ -34,7 +34,7 @@ def state():
     old = [lambda: B.cuda.matmul.allow_tf32, lambda: B.cudnn.allow_tf32, torch.get_float32_matmul_precision]
     found = [read(what) for what in old] + values()
     found += [B.cudnn.enabled, B.cudnn.benchmark, B.cudnn.deterministic]
-    for parent in (B.cudnn, B) if NEW else ():
+    for parent in (B, B.cudnn) if NEW else ():  # the upper one first: changing the lower one sets it
         for value in ("ieee", "tf32", "none"):
             parent.fp32_precision = value
             found.append(values())
