@@ -260,7 +260,8 @@ class CameraHost:
         now_s = self._clock.monotonic()
         posted = 0
         spent_s = output.preprocess_s + output.forward_s
-        for window, raw, features in zip(batch.windows, output.scores, output.features, strict=True):
+        grids = [None] * len(batch.windows) if output.grids is None else output.grids
+        for window, raw, features, grid in zip(batch.windows, output.scores, output.features, grids, strict=True):
             ref = window.ref
             total_s = now_s - ref.completed_s
             self.latency_ms.append(total_s * 1e3)
@@ -268,7 +269,8 @@ class CameraHost:
             if held is not None and not held.released and ref.index >= held.resume.next_index:
                 timing = engine_timing(ref, max(0.0, total_s - spent_s) * 1e3, output)
                 sent = features.astype("<f4").tobytes() if self._features else b""
-                posted += self._post(held, ScoredWindow(ref, float(raw), timing, sent))
+                cells = (b"", 0) if grid is None else (grid.astype("<f4").tobytes(), grid.shape[1])
+                posted += self._post(held, ScoredWindow(ref, float(raw), timing, sent, *cells))
         self._landed(len(batch.windows) - posted)
 
     def _landed(self, count: int) -> None:

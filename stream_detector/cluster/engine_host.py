@@ -106,10 +106,13 @@ class EngineHost:
         self.windows += len(windows)
         features = np.concatenate([output.features for output in outputs])
         scores = np.concatenate([output.scores for output in outputs])
+        found = [output.grids for output in outputs if output.grids is not None]
+        grids = np.concatenate(found) if len(found) == len(outputs) else None
         preprocess_s = sum(output.preprocess_s for output in outputs)
         forward_s = sum(output.forward_s for output in outputs)
         at = 0
         for call in calls:
             own = slice(at, at + len(call.frames))
-            call.answer.set_result(EngineOutput(features[own], scores[own], preprocess_s, forward_s))
+            cells = None if grids is None else grids[own]
+            call.answer.set_result(EngineOutput(features[own], scores[own], preprocess_s, forward_s, cells))
             at = own.stop

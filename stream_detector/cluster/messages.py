@@ -15,13 +15,16 @@ class ScoredWindow:
     """The raw score of one window.
 
     ref: clocks of the camera's node.  timing: up to `forward`, in milliseconds.  features: float32 (D,), little-endian,
-    if the shard needs them (a head with a state, novelty); otherwise empty.
+    if the shard needs them (a head with a state, novelty, kinds); otherwise empty.  grid: float32, little-endian, rows
+    of `columns` cells, see `types.Score`; empty if the engine does not know it.
     """
 
     ref: WindowRef
     raw: float
     timing: Timing
     features: bytes = b""
+    grid: bytes = b""
+    columns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def item_to_list(item: ShardItem) -> list[Any]:
     what = item.what
     if isinstance(what, ScoredWindow):
         fields: list[Any] = ["scored", ref_to_list(what.ref), what.raw, list(astuple(what.timing))]
-        fields += [base64.b64encode(what.features).decode("ascii")] if what.features else []
+        packed = [base64.b64encode(part).decode("ascii") for part in (what.features, what.grid)]
+        fields += [*packed, what.columns] if what.grid else packed[:1] if what.features else []
     elif isinstance(what, CameraEnded):
         fields = ["ended", what.camera, what.failure]
     else:
@@ -97,8 +101,9 @@ def item_from_list(fields: list[Any]) -> ShardItem:
     camera, generation, n, kind, *rest = fields
     what: ScoredWindow | CameraEnded | CameraStatus
     if kind == "scored":
-        features = base64.b64decode(rest[3]) if len(rest) > 3 else b""
-        what = ScoredWindow(ref_from_list(rest[0]), rest[1], Timing(*rest[2]), features)
+        features, grid = (base64.b64decode(rest[k]) if len(rest) > k else b"" for k in (3, 4))
+        columns = rest[5] if len(rest) > 5 else 0
+        what = ScoredWindow(ref_from_list(rest[0]), rest[1], Timing(*rest[2]), features, grid, columns)
     elif kind == "ended":
         what = CameraEnded(*rest)
     else:

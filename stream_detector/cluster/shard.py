@@ -302,7 +302,8 @@ class Shard:
         known_s = captured_s + (timing.window + timing.queue + timing.preprocess + timing.forward) / 1e3
         ref = dataclasses.replace(ref, captured_s=captured_s, completed_s=captured_s + timing.window / 1e3)
         features = np.frombuffer(scored.features, "<f4") if scored.features else None
-        return Score(ref, scored.raw, min(known_s, now_s), timing, features=features)
+        grid = np.frombuffer(scored.grid, "<f4").reshape(-1, scored.columns) if scored.grid else None
+        return Score(ref, scored.raw, min(known_s, now_s), timing, features=features, grid=grid)
 
     def _publish_status(self, status: CameraStatus) -> None:
         self._decider.status(status)

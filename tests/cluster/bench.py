@@ -69,6 +69,7 @@ class FakeLink:
 
     score_of: Callable[[UInt8Array], float] = lambda frames: float(frames[0, 0, 0, 0]) / 255
     features_of: Callable[[UInt8Array], Float32Array] = lambda batch: np.zeros((len(batch), 2), np.float32)
+    grids_of: Callable[[UInt8Array], Float32Array] | None = None
     delivered: list[ShardItem] = field(default_factory=list)
     good_batch: int = 4
     good_wait_s: float = 0.001
@@ -84,7 +85,8 @@ class FakeLink:
             self.engine_deaths -= 1
             raise PeerGone
         scores = np.array([self.score_of(frames) for frames in ticket], np.float32)
-        return EngineOutput(self.features_of(ticket), scores, 0.0, 0.001)
+        grids = self.grids_of(ticket) if self.grids_of else None
+        return EngineOutput(self.features_of(ticket), scores, 0.0, 0.001, grids)
 
     def deliver(self, shard: int, items: list[ShardItem]) -> None:
         if self.shard_deaths:

@@ -64,6 +64,8 @@ def test_a_camera_stays_near_its_tag_or_is_left_out() -> None:
     "what",
     [
         ScoredWindow(REF, 0.12345678901234567, Timing(1.0, 2.0, 0.5, 9.25)),
+        ScoredWindow(REF, 0.5, Timing(1.0, 2.0, 0.5, 9.25), b"\0\1\2\3"),
+        ScoredWindow(REF, 0.5, Timing(1.0, 2.0, 0.5, 9.25), b"", b"\0\1\2\3" * 20, 5),
         CameraEnded("gate", "it broke"),
         CameraStatus("gate", "gate.mp4", "online", "", 3.25, 9.0),
     ],

@@ -43,6 +43,11 @@ def features_of(batch: UInt8Array) -> Float32Array:
     return np.stack([np.sin(means * (k + 1) / 7) for k in range(DIM)], axis=1).astype(np.float32)
 
 
+def grids_of(batch: UInt8Array) -> Float32Array:
+    """What each of 4×4 cells says: the grey of one of its pixels."""
+    return batch[:, 0, 4::16, 4::16, 0].astype(np.float32)
+
+
 def model(kind: str) -> DecisionModel:
     """A head of random weights that carries a state, and a novelty model that finds some windows new."""
     spec = TemporalSpec(
@@ -64,7 +69,8 @@ class FeatureEngine(ConstantEngine):
     """Scores by the pictures, with features."""
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
-        return EngineOutput(features_of(frames), np.full(len(frames), 0.5, np.float32), 0.0, 0.0)
+        scores = np.full(len(frames), 0.5, np.float32)
+        return EngineOutput(features_of(frames), scores, 0.0, 0.0, grids_of(frames))
 
 
 class Sink(MemorySink):
@@ -119,6 +125,13 @@ def test_a_host_and_a_shard_decide_as_one_pipeline(tmp_path: Path, kind: str) ->
     folder = tmp_path / "cluster"
     shard = make_shard(folder, ("gate",), model=model(kind), scores=folder / "s.csv", picture_quality=QUALITY)
     statuses: list[Any] = []
+    seen: list[Any] = []
+
+    def noted(batch: UInt8Array) -> Float32Array:
+        grids = grids_of(batch)
+        seen.extend(grids.tolist())
+        return grids
+
     real = shard._sink.status
     shard._sink.status = lambda status: (statuses.append(status), real(status))[1]  # type: ignore[method-assign]
 
@@ -127,7 +140,7 @@ def test_a_host_and_a_shard_decide_as_one_pipeline(tmp_path: Path, kind: str) ->
             shard.submit(items).result(ASK_S)
             super().deliver(number, items)
 
-    link = Link(features_of=features_of)
+    link = Link(features_of=features_of, grids_of=noted)
     host = CameraHost(
         config(folder, pace="max", batch=BatchConfig(max_wait_ms=1), picture_quality=QUALITY),
         RECIPE,
@@ -143,6 +156,8 @@ def test_a_host_and_a_shard_decide_as_one_pipeline(tmp_path: Path, kind: str) ->
     assert table(folder / "s.csv") == expected
     assert details(statuses) == details(sink.statuses)
     assert any("covered" in text for text in details(statuses))
+    grids = [shard._here(item.what).grid for item in link.delivered if isinstance(item.what, ScoredWindow)]
+    assert grids and [grid.tolist() for grid in grids if grid is not None] == seen
 
 
 class Kill(BaseException):
