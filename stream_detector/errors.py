@@ -22,11 +22,27 @@ Errors of third-party libraries are converted to one of these where the library 
 
 from __future__ import annotations
 
+import re
+
+_USER = re.compile(r"""(?<![\w.+-])([a-z][a-z0-9+.-]*:/{1,2})?[^\s'"@]*:[^\s'"]*@""", re.IGNORECASE)
+_REST = re.compile(r"""([a-z][a-z0-9+.-]+:/{1,2}[^\s'"?#\\]*)([?#\\])(?![\s'"]|$)[^\s'"]*""", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """Return a text without the user, password, query and fragment of anything in it that looks like an address."""
+    return _REST.sub(r"\1\2…", _USER.sub(r"\1…@", text))
+
 
 class StreamDetectorError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is what the command line returns."""
+    """Base of all errors raised on purpose. `exit_code` is what the command line returns.
+
+    A sentence may quote what a user wrote, so it is `redacted` here, once for all of them.
+    """
 
     exit_code = 1
+
+    def __init__(self, sentence: str = "", *more: object) -> None:
+        super().__init__(redacted(sentence), *more)
 
 
 class UsageError(StreamDetectorError):

@@ -12,6 +12,8 @@ One process carries one kind (`stream-detector bridge webhook`) to all its targe
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -63,7 +65,8 @@ def build_bridges(values: dict[str, Any], where: str = "bridges") -> BridgesConf
             continue
         if kind not in known:
             raise ConfigError(
-                f"{where}: [{kind}] is no kind of bridge; use [detector], {', '.join(f'[{k}.NAME]' for k in known)}"
+                f"{where}: a table has a name that is no kind of bridge{_near(kind, known)}; "
+                f"use [detector], {', '.join(f'[{k}.NAME]' for k in known)}"
             )
         if not isinstance(targets, dict) or not all(isinstance(entry, dict) for entry in targets.values()):
             raise ConfigError(f"{where}: every {kind} has a name of its own; write [{kind}.NAME] and its keys below it")
@@ -76,6 +79,12 @@ def build_bridges(values: dict[str, Any], where: str = "bridges") -> BridgesConf
     if (detector.key is None) != (detector.server_key is None):
         raise ConfigError(f"{where}: [detector] key and server_key belong together; set both, or neither")
     return BridgesConfig(detector, kinds)
+
+
+def _near(kind: str, known: Sequence[str]) -> str:
+    """The kind that was probably meant; what was written is not shown, because it may be a secret."""
+    near = difflib.get_close_matches(kind, known, n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _checked(model: type[M], values: Any, where: str) -> M:

@@ -10,10 +10,12 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from stream_detector.config.source import Source
 from stream_detector.errors import SourceError
+from stream_detector.system.user_files import is_address
 
 _OPTION = re.compile(r"--[\w-]+")
 _PLAIN = re.compile(r"-{0,2}[\w.-]+")
@@ -27,7 +29,12 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse like argparse; keep the arguments for `error`."""
         self._given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(_apart(self._given), namespace)
+        parsed, rest = super().parse_known_args(_apart(self._given), namespace)
+        for name, value in vars(parsed).items():
+            entries = value if isinstance(value, list) else [value]
+            if any(isinstance(entry, Path) and is_address(entry) for entry in entries):
+                self.error(f"--{name.replace('_', '-')} is an address; give the path of a file or folder")
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message without secrets; exit with 2."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stream_detector.client.subscriber import KINDS, Subscriber
-from stream_detector.errors import LedgerError, RunError, UsageError
+from stream_detector.errors import LedgerError, RunError, UsageError, redacted
 from stream_detector.events.curve import load_pair, load_public
 from stream_detector.events.protocol import Message, encode
 from stream_detector.system.outputs import check_apart, check_free
@@ -81,7 +81,10 @@ def main(args: argparse.Namespace) -> int:
                 waited_s += step_s
                 if subscriber.heartbeat_age_s() > _SILENT_S and waited_s >= _SILENT_S and not silent:
                     silent = True
-                    print(f"stream-detector: no message from {args.endpoint} yet; still waiting", file=sys.stderr)
+                    print(
+                        f"stream-detector: no message from {redacted(args.endpoint)} yet; still waiting",
+                        file=sys.stderr,
+                    )
                 if args.timeout is not None and waited_s >= args.timeout:
                     break
                 continue

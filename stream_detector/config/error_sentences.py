@@ -18,6 +18,8 @@ from typing import Any
 import annotated_types
 from pydantic import BaseModel, ValidationError
 
+from stream_detector.system.user_files import is_address
+
 Location = tuple[int | str, ...]
 
 _KINDS = {
@@ -59,7 +61,8 @@ def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str
     prefix = ""
     if location and location[0] == "cameras" and len(location) > 1 and isinstance(location[1], int):
         number = location[1]
-        prefix = f"camera {names[number]}: " if number < len(names) and names[number] else f"camera {number + 1}: "
+        name = names[number] if number < len(names) else ""
+        prefix = f"camera {name}: " if name and not hidden(name) else f"camera {number + 1}: "
     key = _key(location)
     kind, message = first["type"], first["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
@@ -76,7 +79,8 @@ def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str
     given = first["input"]
     if len(location) > 1 and location[-2] in _FORMS and _MEMBER.fullmatch(str(location[-1])):
         location, key, kind = location[:-1], _key(location[:-1]), "string_pattern_mismatch"
-    shown = f", not {given}" if isinstance(given, int | float) else ""  # a text is never shown: it may be a password
+    number = str(given).lower() if isinstance(given, bool) else given
+    shown = f", not {number}" if isinstance(given, int | float) else ""  # a text is never shown: it may be a password
     return f"{prefix}{key} must be {_wanted(kind, first.get('ctx', {}), location, model)}{shown}"
 
 
@@ -91,7 +95,12 @@ def _table(location: Location, names: Sequence[str]) -> str:
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] == "cameras" and isinstance(location[1], int) and location[1] < len(names):
         parts[1] = names[location[1]]
-    return ".".join(parts)
+    return ".".join("NAME" if hidden(part) else part for part in parts)
+
+
+def hidden(key: str) -> bool:
+    """Whether a key that a user wrote is not shown: an address, or what may be a part of one."""
+    return is_address(key) or any(sign in key for sign in "@:?#\\") or len(key) > 64
 
 
 def _wanted(kind: str, context: dict[str, Any], location: Location, model: type[BaseModel]) -> str:
@@ -174,6 +183,8 @@ def _unknown(location: Location, model: type[BaseModel]) -> str:
     camera = location[:1] == ("cameras",) and len(location) > 1
     owner = _model(_annotation(location[:-1], model)) or model
     table = ".".join(str(part) for part in (location[2:-1] if camera else location[:-1]))
+    if hidden(key) or hidden(table):
+        return "a key is an address, or no key at all, and is not shown; remove it"
     said = f"unknown key {key!r}" + (f" in [{table}]" if table and not camera else f" in {table}" if table else "")
     former = _FORMER_KEYS.get(".".join(str(part) for part in location))
     if former is not None:

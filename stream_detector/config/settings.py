@@ -35,7 +35,7 @@ from stream_detector.config.site import AccessConfig, SiteConfig
 from stream_detector.config.source import Source
 from stream_detector.config.storage import EvidenceConfig, RecordingConfig, RecordMode, StorageConfig
 from stream_detector.errors import ConfigError, SourceError
-from stream_detector.system.user_files import read_named
+from stream_detector.system.user_files import is_address, read_named
 
 CAMERA_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 DETECTOR = "_detector"  # the name of the detector itself (v1/status/_detector/); no camera may have it
@@ -104,7 +104,7 @@ class EngineConfig(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
     on_failure: Literal["stop", "fallback"] = "stop"  # fallback: continue with torch on the CPU, with a log line
-    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads; 0: one per core
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0  # CPU threads; 0: one per core
     deterministic: bool = False  # bit-equal scores in any batch, but slower: torch, on CPU and GPU
 
 
@@ -139,13 +139,13 @@ class PublishConfig(Section):
     curve_clients: Path | None = (
         None  # folder with the allowed public keys; those in its folder `writers` may also write
     )
-    high_water_mark: Annotated[int, Field(ge=1)] = 1000
+    high_water_mark: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     linger_ms: Annotated[int, Field(ge=0, le=60_000)] = 1000
     heartbeat_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     recovery_limit: Annotated[int, Field(ge=1, le=100_000)] = 1000  # events in one recovery reply
     ledger: Path | None = Path("runs/ledger.sqlite3")  # None: in memory
     keep_days: Seconds = 30.0
-    ledger_max_bytes: Annotated[int, Field(ge=0)] = 1_000_000_000
+    ledger_max_bytes: Annotated[int, Field(ge=0, le=10**15)] = 1_000_000_000
 
     @model_validator(mode="after")
     def _curve_is_whole(self) -> PublishConfig:
@@ -228,6 +228,8 @@ class CameraConfig(Section):
     @field_validator("name")
     @classmethod
     def _name_is_a_topic(cls, name: str) -> str:
+        if is_address(name) or "@" in name:  # it may hold a password
+            raise ValueError("a camera's name may not be an address: use 1 to 64 of a-z, 0-9, '_' and '-'")
         if not CAMERA_NAME.fullmatch(name):
             raise ValueError(
                 f"camera name {name!r} is not allowed: use 1 to 64 of a-z, 0-9, '_' and '-', for instance "
@@ -294,6 +296,13 @@ class Config(Section):
     severity: SeverityConfig = SeverityConfig()
     access: AccessConfig = AccessConfig()
     site: SiteConfig = SiteConfig()
+
+    @field_validator("bundle")
+    @classmethod
+    def _bundle_is_a_path(cls, bundle: str) -> str:
+        if is_address(bundle):
+            raise ValueError("an address is given; give the name of a model, or the path of its folder")
+        return bundle
 
     @field_validator("cameras")
     @classmethod

@@ -26,5 +26,5 @@ class SiteConfig(Section):
     directory: Path | None = None  # None: the folder `site` beside the journal
     window_hours: Seconds = 72.0  # every window for so long
     alarm_days: Seconds = 90.0  # surroundings of alarms, calm peaks, the sample of the calm
-    max_bytes: Annotated[int, Field(ge=1_000_000)] = 2_000_000_000  # of the memory on disk, all cameras together
+    max_bytes: Annotated[int, Field(ge=1_000_000, le=10**15)] = 2_000_000_000  # of the memory on disk
     coreset: Annotated[int, Field(ge=16, le=20_000)] = 2_000  # windows in the sample of the calm, a camera

@@ -315,6 +315,8 @@ def _network(scheme: str, rest: str, values: list[str]) -> Source:
             f"the {scheme}:// address has an '@' behind its host; in a user name or password write '/' as %2F, '?' as "
             "%3F and '#' as %23, and further back write '@' as %40"
         )
+    if "\\" in authority:  # what follows may be a password, or a host, depending on who reads it
+        raise SourceError(f"the {scheme}:// address has a backslash before its path; in a password write it as %5C")
     user, at, place = authority.rpartition("@")
     here = user.count(_MARK)
     hosts = place.count(_MARK)

@@ -10,7 +10,7 @@ from pydantic import Field
 from stream_detector.config.section import Seconds, Section
 
 RecordMode = Literal["always", "alarms", "off"]
-Bytes = Annotated[int, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class EvidenceConfig(Section):
@@ -23,7 +23,7 @@ class EvidenceConfig(Section):
     max_clip_s: Seconds = 60.0
     keep_days: Seconds = 30.0
     max_bytes: Bytes = 10_000_000_000
-    ring_bytes: Annotated[int, Field(ge=100_000)] = 32_000_000  # of packets in memory, for each camera and stream
+    ring_bytes: Annotated[int, Field(ge=100_000, le=10**12)] = 32_000_000  # of packets in memory, a camera's stream
     transcode_cores: Annotated[float, Field(gt=0, le=64)] = 0.5  # for cameras whose video must be encoded anew
 
 

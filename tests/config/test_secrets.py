@@ -24,10 +24,11 @@ from stream_detector.capture.sources import expand_cameras, parse_sources
 from stream_detector.cli.main import main
 from stream_detector.config import CameraConfig, Config, build_config
 from stream_detector.config.source import Source
-from stream_detector.errors import SourceError, StageError, StreamDetectorError
+from stream_detector.errors import SourceError, StageError, StreamDetectorError, redacted
 from stream_detector.system.logging_setup import JsonFormatter, TextFormatter
 
 TEMPLATES = ("admin:${PW}@h/1", "h/user=a_password=${PW}_c=1", "h/v?p=${PW}", "${PW}@h/", "h/#${PW}")
+ABROAD = "rtsp://admin:{secret}@10.0.0.7/live"  # an address in a place where none belongs
 MANY = settings(max_examples=100, deadline=None)
 
 
@@ -124,6 +125,14 @@ def test_no_error_of_a_configuration_shows_a_secret(address: Address) -> None:
         {"alarm": {"threshold": address.text}},
         {"publish": {"bind": [address.text]}},
         {"engine": {"device": address.text}},
+        {"bundle": ABROAD.format(secret=address.secret)},
+        {"events": ABROAD.format(secret=address.secret)},
+        {"publish": {"ledger": Path(ABROAD.format(secret=address.secret))}},
+        {"evidence": {"directory": ABROAD.format(secret=address.secret)}},
+        {"cameras": {ABROAD.format(secret=address.secret): {"source": "x.mp4", "threshold": 2}}},
+        {"cameras": {"gate": {"source": "x.mp4", ABROAD.format(secret=address.secret): 1}}},
+        {ABROAD.format(secret=address.secret): {"a": 1}},
+        {"alarm": {ABROAD.format(secret=address.secret): 1}},
     ]
     for values in wrong:
         with pytest.raises(StreamDetectorError) as caught:
@@ -234,3 +243,63 @@ def test_only_what_opens_a_source_reads_its_address() -> None:
     writers = {"cli/init.py"}  # writes the address that its user gave into the user's own file
     targets = {"bridges/mqtt.py", "bridges/notify.py", "bridges/webhook.py"}  # the bridges' own targets
     assert found <= readers | writers | targets
+
+
+@MANY
+@given(secrets())
+@example("pa/ss#word?99")
+def test_every_sentence_loses_what_an_address_hides(secret: str) -> None:
+    """Whoever quotes it: every error of the program goes through `redacted`."""
+    word = re.sub(r"[\s'\"]", "", secret)
+    if len(word) < 8:
+        return
+    whole = Address(word, word, "password", False)
+    for quoted in (f"rtsp://admin:{word}@h/live", f"tcp://u:{word}@127.0.0.1:5", f"rtsp:/u:{word}@h", f"u:{word}@h:80"):
+        check(whole, StageError(f"the thing '{quoted}' is wrong"), StageError(f"{quoted}: no"))
+    kept = "endpoint 'tcp://127.0.0.1:5555' is in use; see http://h/a"
+    assert redacted(kept) == kept
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--config", "{}"],
+        ["run", "--bundle", "{}", "x.mp4"],
+        ["run", "--events", "{}", "x.mp4"],
+        ["run", "--run-dir", "{}", "x.mp4"],
+        ["run", "--log-file", "{}", "x.mp4"],
+        ["run", "--ledger", "{}", "x.mp4"],
+        ["run", "--web", "adm:Zq7secretXy9@127.0.0.1:80", "x.mp4"],
+        ["run", "--bind", "tcp://adm:Zq7secretXy9@127.0.0.1:5", "--insecure", "x.mp4"],
+        ["run", "http://127.0.0.1:1\\@Zq7secretXy9/x"],
+        ["report", "--scores", "{}"],
+        ["subscribe", "tcp://adm:Zq7secretXy9@127.0.0.1:5"],
+        ["control", "--endpoint", "tcp://adm:Zq7secretXy9@127.0.0.1:5", "--mode", "x"],
+    ],
+)
+def test_an_address_in_place_of_a_path_is_refused_and_not_shown(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = ran(*(word.replace("{}", "rtsp://adm:Zq7secretXy9@127.0.0.1:1/live") for word in words))
+    assert code == 2 and "Zq7" not in output and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["alarm.threshold", "alarm.cooldown_s", "window.stride", "publish.linger_ms"])
+@pytest.mark.parametrize("value", [True, False, "1"])
+def test_only_a_number_is_a_number(key: str, value: object) -> None:
+    section, name = key.split(".")
+    with pytest.raises(StreamDetectorError, match=f"{key} must be a (whole )?number"):
+        build_config({section: {name: value}})
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--set", "alarm.cooldown_s=" + "9" * 6000, "x.mp4"], ["run", "--config", "c"]]
+)
+def test_a_number_of_thousands_of_digits_is_one_sentence(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c").write_text("[alarm]\ncooldown_s = " + "9" * 6000)
+    code, output = ran(*words)
+    assert code == 2 and "too many digits" in output and output.count("\n") == 1 and len(output) < 300
