@@ -22,10 +22,17 @@ Names are loaded when they are first used: `import stream_detector` loads neithe
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import signal
+import sys
 
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # `python -m stream_detector` imports the package first: Ctrl-C ends it without a traceback until `signals.install`
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+TYPE_CHECKING = False  # `typing` takes a while, and nothing here needs it
 if TYPE_CHECKING:
+    from typing import Any
+
     from stream_detector.api import Detector, Model, load_bundle, read_frames, score, watch
     from stream_detector.client.subscriber import Subscriber
     from stream_detector.config import CameraConfig, Config
@@ -121,6 +128,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from stream_detector.system import signals, stdio
+from stream_detector.system import descriptors, signals
 
 
 def entry(first: str | None = None) -> None:
     """Run the command line as a process; does not return. first: a command put before the arguments (run_stream.py)."""
-    stdio.mend_descriptors()
-    signals.install()
+    descriptors.mend_descriptors()
+    signals.install()  # before any other import
+    from stream_detector.system import stdio
+
     stdio.mend_streams()
     from stream_detector.cli import main
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 import select
 import sys
 from typing import Any
@@ -20,17 +19,6 @@ from stream_detector.errors import OutputError
 
 _PIPE_BYTES = 4096  # bytes that a pipe accepts when it is reported as writable
 _WAIT_S = 1.0  # seconds to wait, once, for a reader of standard error that stands still
-
-
-def mend_descriptors() -> None:
-    """Open /dev/null where a standard descriptor is closed; otherwise the next opened file, a journal, would be
-    "stdout".
-    """
-    for wanted in (0, 1, 2):
-        try:
-            os.fstat(wanted)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # uses the lowest free number, which is this one
 
 
 def mend_streams() -> None:
