@@ -16,14 +16,14 @@ import difflib
 import re
 from pathlib import Path
 
-from benchmarks import gputables, standardtables, trainertables
+from benchmarks import gputables, sitetables, standardtables, trainertables
 from benchmarks.codehash import changed_since
 from benchmarks.results import read_results
 from benchmarks.tables import TABLES as DETECTOR
 from benchmarks.tables import Record, plain
 
 ROOT = Path(__file__).parents[1]
-TABLES = DETECTOR | trainertables.TABLES | standardtables.TABLES | gputables.TABLES
+TABLES = DETECTOR | trainertables.TABLES | standardtables.TABLES | gputables.TABLES | sitetables.TABLES
 MARKED = re.compile(r"(<!-- benchmark:([a-z0-9_-]+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
