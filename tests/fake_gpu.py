@@ -102,9 +102,6 @@ class FakeGpu(Eager):
 
         return Captured(replay, captured.features, captured.scores, captured.grids)
 
-    def settle(self) -> None:
-        self.touched("settle")
-
     def free_bytes(self) -> tuple[int, int] | None:
         self.calls.append("free_bytes")
         return 1_500_000_000, 80_000_000_000

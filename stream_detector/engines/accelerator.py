@@ -66,10 +66,6 @@ class Accelerator(Protocol):
         """Warm `run` up and capture it for repetition, in memory of `pool`. Raises RuntimeError like PyTorch."""
         ...
 
-    def settle(self) -> None:
-        """Wait for all work of the device. Raises RuntimeError if it is lost."""
-        ...
-
     def free_bytes(self) -> tuple[int, int] | None:
         """Return free and total memory of the device in bytes; None if unknown."""
         ...
@@ -122,10 +118,6 @@ class TorchCuda:
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             features, scores, grids = run()
         return Captured(graph.replay, features, scores, grids)
-
-    def settle(self) -> None:
-        """See `Accelerator`."""
-        torch.cuda.synchronize(self.device)
 
     def free_bytes(self) -> tuple[int, int] | None:
         """See `Accelerator`."""
@@ -199,10 +191,6 @@ class Eager:
                 grids.copy_(new_grids)
 
         return Captured(replay, features, scores, grids)
-
-    def settle(self) -> None:
-        """See `Accelerator`."""
-        self._wait()
 
     def free_bytes(self) -> tuple[int, int] | None:
         """Return None: the memory is not known."""

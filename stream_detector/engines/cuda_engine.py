@@ -273,7 +273,7 @@ class CudaEngine:
 
     def _drop_runner(self) -> None:
         if self._runner is not None:
-            self._on.settle()  # raises if the device is lost, before memory is freed that must then be abandoned
+            self._queues.settle()  # raises if the device is lost, before memory is freed that must then be abandoned
         self._runner = None
         self._on.release()
 

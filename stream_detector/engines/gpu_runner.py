@@ -51,6 +51,14 @@ class Queues:
     compute: Any
     done: Any
 
+    def settle(self) -> None:
+        """Wait for all work of the streams. Raises RuntimeError if the device is lost.
+
+        Not for the whole device: that is not allowed while another thread captures a graph.
+        """
+        self.copy.synchronize()
+        self.compute.synchronize()
+
 
 @dataclass(frozen=True)
 class _Graph:

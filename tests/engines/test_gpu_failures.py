@@ -208,7 +208,7 @@ def test_a_device_lost_between_batches_is_noticed_before_its_memory_is_freed(
     gpu.calls.clear()
     engine.close()
     engine.close()
-    assert gpu.calls == ["settle"] and len(abandoned) == 1 and SENTENCE in caplog.text
+    assert gpu.calls == ["synchronize"] and len(abandoned) == 1 and SENTENCE in caplog.text
 
 
 def test_a_device_lost_at_load_is_abandoned(
