@@ -36,12 +36,16 @@ _NAMED = re.compile(r"^([^=/\\:*?\[\]]+)=(.+)$", re.DOTALL)
 _DEMO_KEYS: dict[str, type] = {"seed": int, "duration": float, "incident": bool}
 
 
+LONGEST_DEMO_S = 300.0  # placing its people takes time that grows with the square of it: 11 s here
+
+
 def demo_options(source: Source) -> dict[str, int | float | bool]:
     """Parse the options of "demo:seed=3,duration=60,incident=0": seed int, duration in seconds, incident bool.
 
     Raises SourceError for an unknown or malformed option.
     """
     options: dict[str, int | float | bool] = {}
+    too_long = False
     for part in filter(None, source.shown.partition(":")[2].split(",")):
         key, _, text = part.partition("=")
         try:
@@ -50,10 +54,14 @@ def demo_options(source: Source) -> dict[str, int | float | bool]:
             if not 0 <= number < 1e6 or (key.strip() == "duration" and number == 0):
                 raise ValueError
             options[key.strip()] = kind_of(number)
+            if key.strip() == "duration" and number > LONGEST_DEMO_S:
+                too_long = True
         except (KeyError, ValueError):
             raise SourceError(
                 f"demo option {part!r} is not understood; write for instance 'demo:seed=3,duration=60,incident=0'"
             ) from None
+    if too_long:
+        raise SourceError(f"a demo has at most {LONGEST_DEMO_S:g} s, as its people are placed before it begins")
     return options
 
 

@@ -14,6 +14,7 @@ from stream_detector.client.subscriber import KINDS, Subscriber
 from stream_detector.errors import LedgerError, RunError, UsageError, redacted
 from stream_detector.events.curve import load_pair, load_public
 from stream_detector.events.protocol import Message, encode
+from stream_detector.system.lock_file import claim_output
 from stream_detector.system.outputs import check_apart, check_free
 
 _SAVE_EVERY = 64
@@ -112,7 +113,10 @@ def _output(path: Path | None, subscriber: Subscriber) -> Iterator[BinaryIO | No
         return
     check_free(path, "events")
     try:
-        with path.open("ab", buffering=0) as file:
+        with contextlib.ExitStack() as stack:
+            if path.parent.is_dir() and (path.is_file() or not path.exists()):
+                stack.callback(claim_output(path).release)
+            file = stack.enter_context(path.open("ab", buffering=0))
             length = os.fstat(file.fileno()).st_size
             if subscriber.output_bytes is None:
                 subscriber.output_bytes = length

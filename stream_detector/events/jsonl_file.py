@@ -61,6 +61,7 @@ class EventFile:
         try:
             self._lock = lock or claim_events(path)
             self._descriptor = self._open()
+            self._lock.hold(path)
             self._cut_torn_line()
         except OSError as error:
             self.close()

@@ -286,6 +286,8 @@ class Ledger(LedgerReader):
         if opened is not None:
             self._open.load(opened)
         self._identity = self._seen(path)
+        if self._lock:
+            self._lock.hold(path)
         return db
 
     def _memory(self, path: Path | None = None, kept: sqlite3.Connection | None = None) -> sqlite3.Connection:

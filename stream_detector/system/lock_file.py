@@ -37,6 +37,7 @@ class LockFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+        self._target: int | None = None  # the guarded file
 
     def acquire(self) -> bool:
         """Take the lock; return False if another process holds it.
@@ -65,6 +66,39 @@ class LockFile:
             return True
         raise OSError(errno.EBUSY, "the lock file is replaced again and again")
 
+    def hold(self, target: Path) -> bool:
+        """Lock the guarded file itself as well, under whatever name; return False if another process holds it.
+
+        A hard link is another name of a file, with another lock file beside it. A file that is not there, or on a disk
+        without such locks, is guarded by its name alone. The file stays open until `release`: closing it would drop
+        the locks of SQLite.
+        """
+        if fcntl is None:
+            return True
+        try:
+            there = target.stat()
+            if self._target is not None:
+                mine = os.fstat(self._target)
+                if (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino):
+                    return True
+            if not stat.S_ISREG(there.st_mode):
+                return True
+            descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except OSError:
+            os.close(descriptor)
+            return True
+        if self._target is not None:
+            os.close(self._target)
+        self._target = descriptor
+        return True
+
     def held(self) -> bool:
         """Whether the lock is held and its file is still in its place: after a deletion others could take it."""
         return self._descriptor is not None and _is_at(self._descriptor, self.path)
@@ -90,6 +124,9 @@ class LockFile:
 
     def release(self) -> None:
         """Release the lock. Safe to call twice."""
+        if self._target is not None:
+            os.close(self._target)
+            self._target = None
         if self._descriptor is None:
             return
         if self.held():
@@ -153,26 +190,34 @@ def lock_of(path: Path) -> LockFile:
     return LockFile(real.with_name(real.name + ".lock"))
 
 
-def claim(lock: LockFile, what: str, instead: str) -> LockFile:
+def claim(lock: LockFile, what: str, instead: str, target: Path | None = None) -> LockFile:
     """Take `lock`, or raise UsageError with one sentence; its folder is created.
 
-    what: for instance "the event journal 'x'".  instead: what to do, after "stop that one, or".  Raises OSError if no
-    lock can be created.
+    what: for instance "the event journal 'x'".  instead: what to do, after "stop that one, or".  target: the file that
+    it guards, which may have other names.  Raises OSError if no lock can be created.
     """
     lock.path.parent.mkdir(parents=True, exist_ok=True)
     if not lock.acquire():
         raise UsageError(f"{what} is in use by another detector ({lock.holder()}); stop that one, or {instead}")
+    if target is not None and not lock.hold(target):
+        lock.release()
+        raise UsageError(f"{what} is in use by another detector under another name; stop that one, or {instead}")
     return lock
 
 
 def claim_journal(path: Path) -> LockFile:
     """The lock of an event journal. Raises UsageError, OSError."""
-    return claim(lock_of(path), f"the event journal {str(path)!r}", "give this one another with --ledger")
+    return claim(lock_of(path), f"the event journal {str(path)!r}", "give this one another with --ledger", path)
 
 
 def claim_events(path: Path) -> LockFile:
     """The lock of an event file. Raises UsageError, OSError."""
-    return claim(lock_of(path), f"the event file {str(path)!r}", "give this one another with --events")
+    return claim(lock_of(path), f"the event file {str(path)!r}", "give this one another with --events", path)
+
+
+def claim_output(path: Path) -> LockFile:
+    """The lock of a subscriber's output, the same as of an event file. Raises UsageError, OSError."""
+    return claim(lock_of(path), f"the file {str(path)!r}", "give this one another with --output", path)
 
 
 def claim_recordings(folder: Path) -> LockFile:

@@ -188,3 +188,9 @@ def test_a_folder_with_odd_names_gives_every_video_in_it(tmp_path: Path, caplog:
     assert [os.fsencode(c.source.path.name) for c in cameras] == [b"a.mp4", b"b.dav", b"c.MXF", b"caf\xe9.mp4"]
     assert cameras[3].source.shown.endswith(r"caf\xe9.mp4") and cameras[3].source.shown.encode()
     assert caplog.text.count("skipped 1 macOS files") == 1 and "._a.mp4" in caplog.text
+
+
+def test_a_demo_that_would_never_be_ready_is_refused() -> None:
+    with pytest.raises(SourceError, match="at most 300 s"):
+        parse_sources(["demo:duration=3000"])
+    assert parse_sources(["demo:duration=300"])

@@ -18,7 +18,14 @@ from stream_detector.events import jsonl_file, protocol
 from stream_detector.events.ledger import Ledger
 from stream_detector.events.publisher import Publisher
 from stream_detector.reports.read_back import gather_alarms, read_events
-from stream_detector.system.lock_file import LockFile, claim_events, claim_evidence, claim_journal, claimed
+from stream_detector.system.lock_file import (
+    LockFile,
+    claim_events,
+    claim_evidence,
+    claim_journal,
+    claim_output,
+    claimed,
+)
 from stream_detector.testing import FakeClock
 
 
@@ -237,6 +244,26 @@ def test_trouble_with_the_event_file_is_logged(tmp_path: Path, monkeypatch: pyte
         file.write(b"{}")
     file.close()
     assert len(told) == 1 and logged == told
+
+
+@pytest.mark.parametrize("kind", ["journal", "events"])
+def test_a_hard_link_is_the_same_file(tmp_path: Path, kind: str) -> None:
+    """Whether the file was there before the lock was taken, or was made by its holder."""
+    name, other = tmp_path / "one", tmp_path / "folder" / "two"
+    other.parent.mkdir()
+    for _ in range(2):
+        is_journal = kind == "journal"
+        holder = Ledger(name, clock=FakeClock()) if is_journal else jsonl_file.EventFile(name, lambda text: None)
+        if not other.exists():
+            other.hardlink_to(name)
+        with pytest.raises(UsageError, match="in use by another detector under another name"):
+            {"journal": claim_journal, "events": claim_events}[kind](other)
+        assert not other.with_name("two.lock").exists()
+        if kind == "events":
+            with pytest.raises(UsageError, match="in use by another detector"):
+                claim_output(name)
+        holder.close()
+    claim_events(other).release()
 
 
 @pytest.mark.parametrize("option", ["--ledger", "--events", "--evidence"])
