@@ -278,12 +278,12 @@ class BridgeProcess:
         return self._watch.state, self._watch.epoch
 
     def _tell(self, state: str, dead_s: float) -> None:
-        before, self._watch.state = self._watch.state, state
-        body = {"schema": DETECTOR_SCHEMA, "state": state, "before": before or None, "dead_s": dead_s}
+        body = {"schema": DETECTOR_SCHEMA, "state": state, "before": self._watch.state or None, "dead_s": dead_s}
         log.warning("the detector at %s is %s", self._config.detector.endpoint, state)
         self.outbox.own_notice(
             self._rows, DETECTOR_TOPIC, "detector", state, body, self._clock.utc(), {"detector": state}
         )
+        self._watch.state = state  # only now: an orphaned bridge ends when the state is known and no notice waits
 
 
 def check_targets(kind: str, config: BridgesConfig) -> None:

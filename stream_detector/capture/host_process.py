@@ -64,6 +64,7 @@ class _ToMain(logging.Handler):
         super().__init__(logging.WARNING)
         self._connection, self._slots = connection, slots
         self._sending = threading.Lock()
+        self._reporting = threading.Lock()  # counts are sent in the order in which they were taken
         self._room = threading.Condition()
         self._lanes: dict[str, tuple[Sequence[int], bool]] = {}  # camera → its slots, whether it is live
         self._lost: dict[str, int] = {}  # windows for which there was no slot
@@ -123,11 +124,12 @@ class _ToMain(logging.Handler):
     def report(self) -> None:
         """Send the counts so far; a window without a free slot counts as dropped."""
         assert self.host is not None
-        reports = {
-            name: _with_lost(report, self._lost.get(name, 0)) if self._lost else report
-            for name, report in self.host.report().items()
-        }
-        self.send("report", private_bytes(), reports)
+        with self._reporting:
+            reports = {
+                name: _with_lost(report, self._lost.get(name, 0)) if self._lost else report
+                for name, report in self.host.report().items()
+            }
+            self.send("report", private_bytes(), reports)
 
     def woken(self) -> None:
         """Slots have become free."""
