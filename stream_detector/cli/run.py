@@ -201,6 +201,9 @@ _MAP: dict[str, tuple[str, ...]] = {
 }
 
 
+_OF_THE_PAGE = ("web_token_file", "web_operator_token_file", "web_cert", "web_key")
+
+
 def make_config(args: argparse.Namespace, *, demo: bool = True) -> Config:
     """Return the Config that the options describe. Raises ConfigError and SourceError.
 
@@ -233,7 +236,12 @@ def make_config(args: argparse.Namespace, *, demo: bool = True) -> Config:
     config = load_config(args.config, values, options) if args.config else build_config(values, options=options)
     given = parse_sources(args.sources)
     cameras = (*expand_cameras(config.cameras), *given)
+    without_page = [f"--{name.replace('_', '-')}" for name in _OF_THE_PAGE if getattr(args, name, None) is not None]
+    if without_page and config.web.bind == "none":
+        raise UsageError(f"{without_page[0]} needs the page; add --web HOST:PORT, or leave it out")
     if not cameras and demo:
+        if args.config:
+            raise UsageError(f"{str(args.config)!r} has no camera; write [cameras.NAME] into it, or give a source")
         cameras = parse_sources(["demo"])
     fields = {name: getattr(config, name) for name in Config.model_fields}
     return build_config(fields | {"cameras": cameras})

@@ -110,7 +110,11 @@ def new_pair(folder: Path, name: str) -> tuple[Path, Path]:
             head.format("SECRET: never share it.") + text + f'    secret-key = "{secret.decode()}"\n',
             0o600,
         )
-        _create(public_path, head.format("Public: give it to the other side.") + text, 0o644)
+        try:
+            _create(public_path, head.format("Public: give it to the other side.") + text, 0o644)
+        except OSError:
+            secret_path.unlink(missing_ok=True)  # half a pair is none
+            raise
     except FileExistsError as error:
         raise ConfigError(f"key file {str(error.filename)!r} already exists; choose another name") from None
     except OSError as error:

@@ -6,6 +6,7 @@ Times are media seconds.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from stream_detector.errors import DataError, UsageError
+from stream_detector.errors import DataError, RunError, UsageError
 from stream_detector.system.outputs import SCORE_COLUMNS, rename_former
 from stream_detector.system.user_files import open_named
 from stream_detector.types import Decision, Score, Timing, WindowRef
@@ -82,12 +83,33 @@ class ScoresFile:
             ) from None
         self._flushed_s = time.monotonic()
         self._writer = csv.writer(self._file)
+        self._path = path
         if not keep_bytes:
-            self._writer.writerow(SCORE_COLUMNS)
+            with self._named():
+                self._writer.writerow(SCORE_COLUMNS)
+                self._file.flush()
 
     def write(self, decision: Decision) -> None:
         """Add the row of one window."""
         ref = decision.score.ref
+        with self._named():
+            self._write(decision, ref)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """An error of the disk names the file."""
+        try:
+            yield
+        except OSError as error:
+            with contextlib.suppress(OSError, ValueError):  # what is buffered would be tried again at the end
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._file.fileno())
+                os.close(nowhere)
+            raise RunError(
+                f"scores file {str(self._path)!r} cannot be written ({error.strerror}); free the disk, or give another"
+            ) from None
+
+    def _write(self, decision: Decision, ref: WindowRef) -> None:
         self._writer.writerow(
             (
                 ref.source,
@@ -108,12 +130,14 @@ class ScoresFile:
 
     def flush(self) -> int:
         """Write the buffered rows to the file; return its length in bytes."""
-        self._file.flush()
+        with self._named():
+            self._file.flush()
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with self._named():
+            self._file.close()
 
 
 def read_scores(path: Path) -> list[ScoreRow]:

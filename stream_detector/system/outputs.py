@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from stream_detector.errors import UsageError
+from stream_detector.system.user_files import check_path
 
 Kind = Literal["scores", "events", "page", "plot"]
 
@@ -60,6 +61,9 @@ _NAMES: dict[Kind, str] = {"scores": "table of scores", "events": "event file", 
 
 def check_free(path: Path, kind: Kind) -> None:
     """Raise UsageError unless `path` is free: no file, an empty file, a character device, or an output of this kind."""
+    check_path(path, f"the {_NAMES[kind]}")
+    if str(path) == "-":
+        raise UsageError(f"the {_NAMES[kind]} cannot go to standard output; give the name of a file")
     try:
         status = path.stat()
     except FileNotFoundError:

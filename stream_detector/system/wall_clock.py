@@ -64,6 +64,8 @@ class WeeklySpan:
         """From texts; two empty times are the whole day. Raises ValueError."""
         if not begin and not end:
             return cls(parse_days(days), _MIDNIGHT, _MIDNIGHT, where)
+        for text in filter(None, (begin, end)):
+            parse_time(text)
         if not begin or not end or begin.strip() == end.strip():
             raise ValueError("give two different times, or none for the whole day")
         return cls(parse_days(days), parse_time(begin), parse_time(end), where)
