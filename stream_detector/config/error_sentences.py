@@ -79,8 +79,8 @@ def describe(error: ValidationError, model: type[BaseModel], names: Sequence[str
     given = first["input"]
     if len(location) > 1 and location[-2] in _FORMS and _MEMBER.fullmatch(str(location[-1])):
         location, key, kind = location[:-1], _key(location[:-1]), "string_pattern_mismatch"
-    number = str(given).lower() if isinstance(given, bool) else given
-    shown = f", not {number}" if isinstance(given, int | float) else ""  # a text is never shown: it may be a password
+    told = str(given).lower() if isinstance(given, bool) else given
+    shown = f", not {told}" if isinstance(given, int | float) else ""  # a text is never shown: it may be a password
     return f"{prefix}{key} must be {_wanted(kind, first.get('ctx', {}), location, model)}{shown}"
 
 

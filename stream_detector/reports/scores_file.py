@@ -85,9 +85,13 @@ class ScoresFile:
         self._writer = csv.writer(self._file)
         self._path = path
         if not keep_bytes:
-            with self._named():
-                self._writer.writerow(SCORE_COLUMNS)
-                self._file.flush()
+            try:
+                with self._named():
+                    self._writer.writerow(SCORE_COLUMNS)
+                    self._file.flush()
+            except RunError:
+                self._file.close()
+                raise
 
     def write(self, decision: Decision) -> None:
         """Add the row of one window."""
