@@ -219,7 +219,8 @@ class Notify(Target):
         last = self.context.memory.get(f"last:{notice.camera}") or {}
         more = f"{last['more']} more since the last message. " if last.get("more") else ""
         score = f"score {body['score']:.2f}, threshold {body['threshold']:.2f}, severity {notice.severity}"
-        return f"{notice.camera}: alarm", f"{when}: {score}. {more}{_name(body)}"
+        like = f", looks most like a {body['kind']}" if isinstance(body.get("kind"), str) else ""
+        return f"{notice.camera}: alarm", f"{when}: {score}{like}. {more}{_name(body)}"
 
     def _clock_text(self, utc: float) -> str:
         return datetime.fromtimestamp(utc, self._where).astimezone(self._where).strftime("%Y-%m-%d %H:%M:%S")

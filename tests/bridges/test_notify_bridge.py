@@ -49,12 +49,19 @@ def now_alarm(lab: Lab, seq: int, camera: str = "gate", what: str = "start", **m
     return alarm(seq, camera, what, lab.clock.utc(), **more)
 
 
+def test_a_message_names_the_kind_without_taking_it_for_truth(tmp_path: Path) -> None:
+    lab = lab_of(tmp_path)
+    lab.add(now_alarm(lab, 1, kind="crash", kind_probability=0.91))
+    lab.run()
+    assert "severity high, looks most like a crash. " in lab.target.said[0][1]
+
+
 def test_an_alarm_and_its_end_are_two_messages(tmp_path: Path) -> None:
     lab = lab_of(tmp_path)
     lab.add(now_alarm(lab, 1), now_alarm(lab, 2, what="update"), now_alarm(lab, 3, what="end", id=f"{1:032x}"))
     lab.run()
     assert titles(lab) == ["gate: alarm", "gate: alarm over"]
-    assert "score 0.90, threshold 0.60, severity high" in lab.target.said[0][1]
+    assert "score 0.90, threshold 0.60, severity high. " in lab.target.said[0][1]
     assert [said[2] for said in lab.target.said] == ["failure", "success"]
     lab.outbox.close()
 
