@@ -67,26 +67,36 @@ def plan_hosts(
     movable = [camera for camera in cameras if is_movable(camera)]
     live = sum(camera.source.live for camera in movable)
     wanted = buffer_windows + SPARE_SLOTS
+    all_here = _in_this_process(cameras)
     if not movable or not hasattr(os, "fork") or not sys.executable:
-        return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process")
+        return HostPlan(0, wanted, all_here)
     if asked == "auto":
         if live <= FEW_CAMERAS or cores < 2:
-            return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process (few cameras, {cores} cores)")
+            return HostPlan(0, wanted, f"{all_here} (few cameras, {cores} cores)")
         cost_s = picture_s(recipe)
         processes = min(max(1, cores - 1), max(1, math.ceil(live * NOMINAL_FPS * cost_s / HOST_LOAD)))
         why = f"{cores} cores, a picture of 1280×720 costs {cost_s * 1e3:.1f} ms here"
     else:
         processes, why = min(asked, len(movable)), "as asked for"
     if not processes:
-        return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process ({why})")
+        return HostPlan(0, wanted, f"{all_here} ({why})")
     lanes = processes * math.ceil(min(len(movable), at_once or len(movable)) / processes)
     each = slots_each(lanes, wanted, layout_of(recipe, 1).slot_bytes, available)
     if not each:
-        return HostPlan(0, wanted, f"capture: {len(cameras)} cameras in this process (no memory for {lanes} buffers)")
+        return HostPlan(0, wanted, f"{all_here} (no memory for {lanes} buffers)")
     short = "" if each == wanted else f"; memory is short: {each} windows a camera instead of {wanted}"
     here = len(cameras) - len(movable)
     stay = f", {here} in this process" if here else ""
-    return HostPlan(processes, each, f"capture: {len(movable)} cameras in {processes} processes{stay} ({why}{short})")
+    there = f"{_number(len(movable), 'camera')} in {_number(processes, 'process', 'es')}"
+    return HostPlan(processes, each, f"capture: {there}{stay} ({why}{short})")
+
+
+def _number(count: int, word: str, ending: str = "s") -> str:
+    return f"{count} {word}{'' if count == 1 else ending}"
+
+
+def _in_this_process(cameras: Sequence[CameraConfig]) -> str:
+    return f"capture: {_number(len(cameras), 'camera')} in this process"
 
 
 def is_movable(camera: CameraConfig) -> bool:
@@ -181,7 +191,7 @@ class HostPool:
         self._waiting: deque[CameraTask] = deque()
         self._here: set[str] = set()  # cameras that came later, when no process had room
         self._lock = threading.Lock()
-        self.plan = HostPlan(0, 0, f"capture: {len(config.cameras)} cameras in this process")
+        self.plan = HostPlan(0, 0, _in_this_process(config.cameras))
         if recipe is None or open_reader is not make_reader:
             return
         self.plan = plan_hosts(

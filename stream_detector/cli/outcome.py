@@ -118,7 +118,8 @@ def _print_table(console: Console, run: Run, values: dict[str, Any]) -> None:
     if values["incidents"]:
         console.print("[bold yellow]The footage was rendered by stream-detector itself; no real people are shown.[/]")
         for name, (start_s, end_s) in values["incidents"].items():
-            console.print(f"Scripted incident in {name}: {start_s:.1f} s to {end_s:.1f} s.")
+            raised = _raised(run.telemetry.snapshot().alarms, name, start_s, end_s)
+            console.print(f"Scripted incident in {name}: {start_s:.1f} s to {end_s:.1f} s; {raised}.")
     cameras = f"{len(run.plans)} camera{'' if len(run.plans) == 1 else 's'}"
     scored = f"{values['windows']} windows of {cameras} scored in {values['elapsed_s']:.1f} s"
     console.print(f"{scored}, {values['drops']} drops.")
@@ -133,6 +134,14 @@ def _print_table(console: Console, run: Run, values: dict[str, Any]) -> None:
         for name, text in (("clip", alarm.clip), ("snapshot", alarm.snapshot)):
             if text and Path(text).exists():
                 console.print(f"  {name:8} {escape(text)}")
+
+
+def _raised(alarms: tuple[AlarmView, ...], camera: str, start_s: float, end_s: float) -> str:
+    """Say when the first alarm of an incident was raised, in media time."""
+    delays_s = [alarm.start_s - start_s for alarm in alarms if alarm.camera == camera and alarm.start_s >= start_s]
+    if not delays_s or min(delays_s) > end_s - start_s:
+        return "no alarm was raised for it"
+    return f"the alarm was raised {min(delays_s):.1f} s after it began"
 
 
 def _alarm_table(alarms: tuple[AlarmView, ...], total: int) -> Table:
