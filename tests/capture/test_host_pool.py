@@ -53,7 +53,7 @@ def test_processes_by_cameras_and_cores(asked: Any, count: int, cores: int, proc
     made = plan(asked, count, cores)
     assert made.processes == processes
     assert made.slots_each == 6
-    assert f"{count} camera{"" if count == 1 else "s"}" in made.sentence
+    assert f"{count} camera{'' if count == 1 else 's'}" in made.sentence
 
 
 def test_files_alone_need_no_process_unless_asked_for() -> None:
