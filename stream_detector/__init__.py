@@ -22,12 +22,13 @@ Names are loaded when they are first used: `import stream_detector` loads neithe
 
 from __future__ import annotations
 
-import signal
 import sys
 
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+if sys.argv[:1] == ["-m"]:
     # `python -m stream_detector` imports the package first: Ctrl-C ends it without a traceback until `signals.install`
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal = __import__("_signal")  # `signal` takes longer to import than all before it
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 TYPE_CHECKING = False  # `typing` takes a while, and nothing here needs it
 if TYPE_CHECKING:
