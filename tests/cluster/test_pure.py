@@ -96,7 +96,7 @@ def test_the_shard_log_gives_back_what_was_written(tmp_path: Path) -> None:
 def test_a_file_that_is_no_shard_log_is_refused_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "ledger.shard"
     path.write_bytes(b"not a database, not at all" * 100)
-    with pytest.raises(LedgerError, match="delete it"):
+    with pytest.raises(LedgerError, match="is no file of this program and stays unchanged"):
         ShardLog(path)
 
 
