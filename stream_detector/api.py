@@ -308,7 +308,7 @@ def _iterate(config: Config, callbacks: Callable[[Callable[[Any], None]], dict[s
             except queue.Full:
                 if live:  # a live camera cannot wait, and no event may be lost silently
                     raise StageError(
-                        f"{QUEUE_ITEMS} events wait unread; take them faster, or use a Detector with a sink"
+                        f"{QUEUE_ITEMS} events wait unread; read them faster, or use a Detector with a sink"
                     ) from None
 
     with build_run(config, **callbacks(put)) as run:

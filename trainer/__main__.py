@@ -17,7 +17,7 @@ How the bundles that ship with the detector are made (docs/models):
     distill         trains the small backbone to answer as a large network does
     average         averages two points of one distillation
     embed           distilled backbone → head, threshold, bundle and model card
-    novelty         fits the novelty model of a bundle: it marks pictures of a kind that training did not show
+    novelty         fits the novelty model of a bundle: it marks pictures unlike the training data
     anchors         adds features of the head's clips to a bundle; what a site adapts must keep their scores
     kind            adds a model that tells fights from crashes to a bundle, if grouped folds show that it can
     teacher-bundle  fits a head on the large network and writes a second bundle
@@ -26,7 +26,7 @@ The reproduction of the paper (docs/reproduce.md):
     search-head     cross-validates the candidates of the causal head
     import-seed     checkpoint of the seed project → head
 
-Exit codes: 0 done, 1 failed or features condemned, 2 wrong usage or bad input (one sentence on stderr).
+Exit codes: 0 done, 1 failed or features rejected by audit, 2 wrong usage or bad input (one sentence on stderr).
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def fit_logistic(
     of_site = (_calm(stretches), _false(stretches))
     terms = [term(features, raw, -1.0, shares) for features, raw, shares in of_site if len(raw)]
     if not terms:
-        raise DataError("the days for fitting hold no calm window and no false alarm; let the site be watched longer")
+        raise DataError("the days for fitting hold no calm window and no false alarm; run the detector longer")
     for chosen, side, weight in ((abnormal, 1.0, 1.0), (~abnormal, -1.0, NORMAL_ANCHORS)):
         if chosen.any():
             shares = weight * known[chosen] / known[chosen].sum()

@@ -85,7 +85,7 @@ class RateState:
         bound = f"false alarms a day between {self.lower:.2g} and {upper} (95 %, {self.days} days of scored time)"
         if self.wanted is None:
             return bound
-        kept = "broken" if self.broken else "not shown to be broken"
+        kept = "broken" if self.broken else "kept so far"
         return f"at most {self.wanted:g} a day wanted: {kept}; {bound}"
 
 

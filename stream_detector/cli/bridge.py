@@ -25,7 +25,9 @@ _ORPHAN_S = 60.0
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
     parser = subparsers.add_parser(
-        "bridge", help="deliver alarms to a webhook, MQTT, people or a program", description=__doc__
+        "bridge",
+        help="deliver alarms to a webhook, MQTT, people or a program",
+        description="Deliver alarms and states of a detector to another system, at least once and in order.",
     )
     parser.add_argument("kind", metavar="KIND", help="webhook, mqtt, notify, command, or a registered kind")
     parser.add_argument(

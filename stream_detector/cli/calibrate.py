@@ -40,7 +40,11 @@ Scorer = Callable[[argparse.Namespace, Config, Sequence[str]], Series]
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("calibrate", help="choose a threshold from footage in which nothing happens")
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="choose a threshold from footage in which nothing happens",
+        description="Choose a threshold from normal footage, with a confidence bound on the false alarm rate.",
+    )
     parser.add_argument(
         "normal",
         nargs="+",

@@ -22,7 +22,11 @@ from stream_detector.system.stdio import json_text
 
 def add_parser(subparsers: Any) -> None:
     """The options of `run`, and those of the cluster."""
-    parser = subparsers.add_parser("cluster", help="run on the machines of a Ray cluster")
+    parser = subparsers.add_parser(
+        "cluster",
+        help="run on the machines of a Ray cluster",
+        description="Watch cameras and recordings on the machines of a Ray cluster, publish alarms (extra `ray`).",
+    )
     add_options(parser)
     group = parser.add_argument_group("cluster")
     group.add_argument("--address", metavar="ADDRESS", help="'auto' or HOST:PORT of a running cluster (default: start)")

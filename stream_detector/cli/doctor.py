@@ -57,7 +57,11 @@ LOW_GPU_BYTES, SHARED_GPU_BYTES = 2_000_000_000, 1_500_000_000  # bytes; an own 
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("doctor", help="check the installation and show what a run would use")
+    parser = subparsers.add_parser(
+        "doctor",
+        help="check the installation and show what a run would use",
+        description="Check the installation, show what a run would use and why, and try it.",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="check for this configuration")
     parser.add_argument("--bundle", metavar="NAME_OR_DIR", help="check this bundle (default: the embedded one)")
     parser.add_argument("--bind", metavar="ENDPOINT", help="check this endpoint (default tcp://127.0.0.1:5555)")

@@ -29,7 +29,11 @@ if TYPE_CHECKING:  # these load PyTorch; the functions below import them
 
 def add_parser(subparsers: Any) -> None:
     """Declare the command `models` and its actions."""
-    parser = subparsers.add_parser("models", help="list, show, add, fetch and verify models")
+    parser = subparsers.add_parser(
+        "models",
+        help="list, show, add, fetch and verify models",
+        description="List, show, add, fetch, verify and quantise models.",
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
@@ -38,16 +42,18 @@ def add_parser(subparsers: Any) -> None:
         return made
 
     action("list", "list local bundles and weights, and weights that can be fetched")
-    action("show", "show the card of a bundle or of weights").add_argument("name", metavar="NAME_OR_DIR")
+    action("show", "show the card of a bundle or of weights").add_argument(
+        "name", metavar="NAME_OR_DIR", help="bundle or weights"
+    )
     add = action("add", "convert checkpoint files (.pth, .safetensors, the I3D archive) into the cache")
-    add.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    add.add_argument("files", nargs="+", type=Path, metavar="FILE", help="checkpoint file to convert; may be several")
     add.add_argument("--arch", help="architecture of the checkpoint; any other one is refused")
     add.add_argument("--name", help="name in the cache (one file only)")
     action("fetch", "download, verify and convert weights").add_argument("name", help=", ".join(KNOWN))
     action("verify", "check all local bundles and weights")
     quantise = action("quantise", "make the int8 graph of a bundle, calibrated with windows of your own footage")
-    quantise.add_argument("name", metavar="BUNDLE")
-    quantise.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    quantise.add_argument("name", metavar="BUNDLE", help="name or folder of the bundle")
+    quantise.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="footage of your cameras")
     quantise.add_argument(
         "--windows", type=int, default=128, help="highest number of calibration windows (default 128)"
     )

@@ -28,7 +28,9 @@ SCHEMA = "stream-detector.probe/1"
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
     parser = subparsers.add_parser(
-        "probe", help="measure what a camera sends and what reading it costs", description=__doc__
+        "probe",
+        help="measure what a camera sends and what reading it costs",
+        description="Measure what cameras and files send, and what reading them costs on this machine.",
     )
     parser.add_argument("sources", nargs="+", metavar="[NAME=]SOURCE", help="as for `stream-detector run`")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="seconds to measure (default 5)")

@@ -17,7 +17,11 @@ from stream_detector.system.stdio import json_text
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("report", help="make an HTML page from scores and events")
+    parser = subparsers.add_parser(
+        "report",
+        help="make an HTML page from scores and events",
+        description="Make one HTML page with plots and figures from a table of scores, an event file, or both.",
+    )
     parser.add_argument("--scores", type=Path, metavar="FILE.csv", help="table that 'run --scores' or 'score' wrote")
     parser.add_argument("--events", type=Path, metavar="FILE.jsonl", help="event file that 'run --events' wrote")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help="HTML file to write")

@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "run",
         help="watch cameras and recordings, publish alarms",
-        description="Watch cameras and recordings, publish alarms. Files end by themselves, cameras with Ctrl-C.",
+        description="Watch cameras and recordings, publish alarms. Files end by themselves; stop cameras with Ctrl-C.",
     )
     add_options(parser)
     add_bridge_options(parser)
@@ -95,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--capture-hosts",
         metavar="N|auto",
-        help="processes that read the cameras; 0: this one does (default auto: by cameras and cores)",
+        help="processes that read the cameras; 0: the main process reads them (default auto: by cameras and cores)",
     )
     parser.add_argument(
         "--stride",
@@ -142,7 +142,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--allow-local-writes",
         action="store_true",
         default=None,
-        help="whoever reaches a loopback address of this run may write without token or key",
+        help="allow writes without token or key from loopback",
     )
     parser.add_argument("--web-cert", type=Path, metavar="FILE.pem", help="TLS certificate of the page")
     parser.add_argument("--web-key", type=Path, metavar="FILE.pem", help="key of the TLS certificate")

@@ -25,7 +25,11 @@ if TYPE_CHECKING:  # these load PyTorch; `main` imports them
 
 def add_parser(subparsers: Any) -> None:
     """Declare the options."""
-    parser = subparsers.add_parser("score", help="score recordings as fast as possible, write a table")
+    parser = subparsers.add_parser(
+        "score",
+        help="score recordings as fast as possible, write a table",
+        description="Score recordings as fast as possible with the pipeline of `run`; write one row a window.",
+    )
     parser.add_argument(
         "videos", nargs="+", metavar="VIDEO|DIR", help="files, folders (with their subfolders) or globs"
     )
@@ -41,7 +45,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="device of the engine (default auto)"
     )
-    parser.add_argument("--precision", choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"), default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16", "fp16", "int8"),
+        default="auto",
+        help="number format of the network (default auto)",
+    )
     parser.add_argument("--hwaccel", default="", metavar="NAME", help="decode on a device: cuda, qsv, … (see `doctor`)")
     parser.add_argument(
         "--deterministic", action="store_true", help="bit-equal scores with the torch engine, but slower"

@@ -23,7 +23,11 @@ DEFAULT = Path("runs/site")
 
 def add_parser(subparsers: Any) -> None:
     """Add the command and its parts."""
-    parser = subparsers.add_parser("site", help="show, prune and export the memory of a site; promote, roll back")
+    parser = subparsers.add_parser(
+        "site",
+        help="show the memory of a site and its model in service; promote, roll back",
+        description="Show, prune and export the memory of a site; promote, run in shadow and roll back its models.",
+    )
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True)
     for name, text in (
         ("show", "show the memory, the promised rate and the model in service"),
@@ -39,7 +43,9 @@ def add_parser(subparsers: Any) -> None:
         if name in ("show", "export", "prune", "rollback"):
             part.add_argument("--camera", default="", metavar="NAME", help="only this camera")
         if name == "export":
-            part.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+            part.add_argument(
+                "--out", type=Path, required=True, metavar="FILE.npz", help="NumPy file to write; it must not exist yet"
+            )
         if name == "prune":
             part.add_argument("--forget", action="store_true", help="delete everything of --camera, or of all cameras")
             part.add_argument("--window-hours", type=float, metavar="H", help="keep every window for H hours")

@@ -23,7 +23,11 @@ _SILENT_S = 5.0  # seconds without a heartbeat after which a message says so, on
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
-    parser = subparsers.add_parser("subscribe", help="print the events of a running detector", description=__doc__)
+    parser = subparsers.add_parser(
+        "subscribe",
+        help="print the events of a running detector",
+        description="Print the events of a detector, or keep them in a file without loss.",
+    )
     parser.add_argument(
         "endpoint", metavar="ENDPOINT", help="endpoint of the detector, for instance tcp://127.0.0.1:5555"
     )

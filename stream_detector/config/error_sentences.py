@@ -184,7 +184,7 @@ def _unknown(location: Location, model: type[BaseModel]) -> str:
     owner = _model(_annotation(location[:-1], model)) or model
     table = ".".join(str(part) for part in (location[2:-1] if camera else location[:-1]))
     if hidden(key) or hidden(table):
-        return "a key is an address, or no key at all, and is not shown; remove it"
+        return "a key looks like an address and is not shown; remove it"
     said = f"unknown key {key!r}" + (f" in [{table}]" if table and not camera else f" in {table}" if table else "")
     former = _FORMER_KEYS.get(".".join(str(part) for part in location))
     if former is not None:

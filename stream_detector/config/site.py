@@ -16,7 +16,7 @@ class AccessConfig(Section):
     Over HTTP that takes a token of an operator, over ZeroMQ a CURVE key in the folder `writers`.
     """
 
-    local_writes: bool = False  # whoever reaches a loopback address may write without either
+    local_writes: bool = False  # allow writes without either from loopback
 
 
 class SiteConfig(Section):

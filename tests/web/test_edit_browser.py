@@ -75,7 +75,7 @@ def test_a_mask_is_drawn_and_a_rule_chosen_and_both_take_effect(browser: Any, pa
         text = tab.get_by_label("The same as text for the configuration file")
         tab.wait_for_function("() => document.querySelector('textarea').value.includes('threshold = 0.8')")
         shown = tomllib.loads(text.input_value())["cameras"]["gate"]
-        tab.get_by_role("button", name="Write and take into effect").click()
+        tab.get_by_role("button", name="Save and apply").click()
         tab.wait_for_selector("text=Written to cameras.toml; in effect: mask, ignore, schedule")
         shot(tab, "edit-written-1280")
         written = tomllib.loads(toml.read_text())["cameras"]["gate"]
@@ -86,6 +86,6 @@ def test_a_mask_is_drawn_and_a_rule_chosen_and_both_take_effect(browser: Any, pa
         held = lambda: page.ask("/api/cameras/gate/settings").json()["mask"]  # noqa: E731
         until(lambda: held() == written["mask"], "the camera is opened again with its mask")
         tab.locator(".points button").first.click()  # two points are no polygon
-        tab.get_by_role("button", name="Write and take into effect").click()
+        tab.get_by_role("button", name="Save and apply").click()
         tab.wait_for_selector("[role=alert]:has-text('at least 3 points')")
     assert tomllib.loads(toml.read_text())["cameras"]["gate"] == written

@@ -110,7 +110,7 @@ def test_the_keys_are_listed_and_can_be_turned_off(browser: Any, page: Page) -> 
         dialog = tab.get_by_role("dialog", name="Keys")
         for key in ("j", "k", "t", "f", "b", "u", "n", "l", "?"):
             assert dialog.locator("kbd", has_text=key).count() >= 1, key
-        dialog.get_by_label("These keys are on").uncheck()
+        dialog.get_by_label("Enable these keys").uncheck()
         tab.keyboard.press("Escape")
         tab.wait_for_selector("dialog", state="hidden")
         tab.keyboard.press("t")
@@ -118,7 +118,7 @@ def test_the_keys_are_listed_and_can_be_turned_off(browser: Any, page: Page) -> 
         tab.wait_for_function("() => document.querySelector('.place').textContent.startsWith('29 newer, 0 older')")
         assert tab.url.endswith(f"/alarms/{1:032x}?kind=fight")  # nothing happened
         tab.get_by_role("button", name="Keys").click()
-        tab.get_by_label("These keys are on").check()
+        tab.get_by_label("Enable these keys").check()
         tab.keyboard.press("Escape")
         tab.keyboard.press("k")
         tab.wait_for_url(f"**/alarms/{3:032x}-*?kind=fight")

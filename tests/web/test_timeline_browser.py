@@ -73,7 +73,7 @@ def test_the_cursor_shows_what_was_kept_of_its_moment(browser: Any, page: Page) 
         assert parse_qs(urlsplit(tab.url).query)["at"] == at
         box = tab.locator("canvas.timeline").bounding_box()
         tab.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 50)
-        tab.wait_for_selector("text=Nothing was kept of this moment.")
+        tab.wait_for_selector("text=No recording for this moment.")
         tab.wait_for_selector("output:has-text('nothing was scored')")
         tab.locator("ol.marks button").first.click()
         tab.wait_for_function("() => document.querySelector('video')?.src.endsWith('/clip.mp4')")

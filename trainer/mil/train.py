@@ -341,9 +341,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("train", help="train a head on features with video labels")
     parser.add_argument("features", type=Path, help="folder of `trainer extract`, .npz, or the seed's text files")
     parser.add_argument("--out", type=Path, required=True, help="folder for head.safetensors and curves.png")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="causal")
-    parser.add_argument("--backend", choices=BACKENDS, default="torch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="causal", help="set of hyper-parameters (default causal)"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="framework that trains (default torch)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the validation split, the first weights and the order of batches (default 0)",
+    )
     parser.add_argument(
         "--set",
         dest="settings",

@@ -193,7 +193,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"Calibration error {results['calibration_error']['all']}; of the kept fifth "
         f"{results['calibration_error']['kept']}.",
         "",
-        "| false alarms an hour, settled for | recall | false alarms an hour | delay, median and p90 |",
+        "| false alarms an hour, chosen for | recall | false alarms an hour | delay, median and p90 |",
         "|--:|--:|--:|--:|",
         *(streams or ["| not measured | | | |"]),
         "",

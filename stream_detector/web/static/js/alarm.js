@@ -11,8 +11,8 @@ import { withWhere } from "./where.js";
 export const VERDICTS = [
   ["true", "t", "True", "something happened, and it matters"],
   ["false", "f", "False", "nothing of the kind happened"],
-  ["benign", "b", "Benign", "right to tell, of no interest"],
-  ["unsure", "u", "Unsure", "cannot be said"],
+  ["benign", "b", "Benign", "a correct alarm that needs no action"],
+  ["unsure", "u", "Unsure", "impossible to tell"],
 ];
 
 export async function open(main, context, id, query) {
@@ -62,7 +62,7 @@ export async function open(main, context, id, query) {
   }
   function show() {
     const of = detail.verdict;
-    judged.textContent = of ? `${of.verdict}, ${long(of.utc)}${of.by ? ` by ${of.by}` : ""}${of.note ? `: “${of.note}”` : ""}` : "This alarm has no verdict. One key or one tap records one.";
+    judged.textContent = of ? `${of.verdict}, ${long(of.utc)}${of.by ? ` by ${of.by}` : ""}${of.note ? `: “${of.note}”` : ""}` : "No verdict yet. Press a key or a button.";
     buttons.forEach((button) => { button.setAttribute("aria-pressed", String(Boolean(of) && of.verdict === button.dataset.verdict)); button.disabled = !context.run.may_write; });
     form.hidden = !context.run.may_write;
     if (!context.run.may_write) why.textContent = context.run.can_sign_in ? "Sign in as an operator to record verdicts and acknowledgements." : "This page is read-only: see access.local_writes and web.operator_token_file.";
@@ -98,7 +98,7 @@ export async function open(main, context, id, query) {
     if (clip && !detail.playable) {
       note.textContent = "The camera's format is one that browsers do not play: a copy is being made, which takes some seconds.";
       clip.addEventListener("loadedmetadata", () => { note.textContent = "This is a copy in H.264."; });
-      clip.addEventListener("error", () => { note.textContent = "No copy that a browser plays could be made; download the original."; });
+      clip.addEventListener("error", () => { note.textContent = "No playable copy could be made; download the original."; });
     }
     const original = clip ? h("p", {}, h("a", { href: `/api/alarms/${id}/clip.mp4?original=1`, download: "" }, "Download the original"), " ", note) : "";
     face.replaceChildren(clip || h("div", { class: "film" }, h("p", { class: "none" }, detail.evidence ? "The clip appears some seconds after the end of the alarm." : "No clip was kept for this alarm.")), original, withWhere(still, detail.where) || "");

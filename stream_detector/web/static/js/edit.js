@@ -30,7 +30,7 @@ export async function open(main, context, name) {
   const add = h("button", { type: "button", onclick: () => { shapes.push({ name: `Ignored region ${shapes.length}`, kind: "ignore", points: [] }); choose(shapes.length - 1); } }, "New ignored region");
   const remove = h("button", { type: "button", onclick: () => { shapes.splice(sketch.at, 1); shapes.slice(1).forEach((shape, i) => { shape.name = `Ignored region ${i + 1}`; }); choose(0); } }, "Delete this region");
   const clear = h("button", { type: "button", onclick: () => { shapes[sketch.at].points.length = 0; choose(sketch.at); } }, "Clear its points");
-  const write = h("button", { type: "button", class: "main", disabled: !context.run.may_write || !held.config, onclick: save }, "Write and take into effect");
+  const write = h("button", { type: "button", class: "main", disabled: !context.run.may_write || !held.config, onclick: save }, "Save and apply");
 
   async function save() {
     setText(why, "");
@@ -47,10 +47,10 @@ export async function open(main, context, name) {
   const to = (href, label) => h("a", { class: "button", href, "data-link": "" }, label);
   main.replaceChildren(h("div", { class: "row bar" }, h("h1", {}, `Regions and schedule of ${name}`), h("span", { class: "end row" }, to(`/camera/${name}`, "Camera"))), why,
     h("div", { class: "detail" },
-      h("section", { class: "panel stack" }, h("h2", {}, "Regions"), h("p", { class: "soft" }, "Nothing from under the mask is scored, shown or stored. What lies under an ignored region is not scored, but shown and stored."),
+      h("section", { class: "panel stack" }, h("h2", {}, "Regions"), h("p", { class: "soft" }, "The mask hides its area from scoring, display and storage. Ignored regions are shown and stored, but not scored."),
         sketch.face, h("div", { class: "row" }, h("label", {}, "Region", pick), add, clear, remove), sketch.list),
-      h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Schedule"), h("p", { class: "soft" }, `Times of ${held.time_zone}; of the rules that hold, the last one counts.`), rules.node),
-        h("section", { class: "panel stack" }, h("h2", {}, "Configuration"), h("p", { class: "soft" }, held.config ? (context.run.may_write ? `Is written into ${held.config}, whose comments stay; the camera is opened again if a region changed.` : "Sign in as an operator to write it; the text can be copied.") : "This run has no configuration file: copy the text into one."), text, write, told))));
+      h("div", { class: "stack" }, h("section", { class: "panel stack" }, h("h2", {}, "Schedule"), h("p", { class: "soft" }, `Times of ${held.time_zone}; if several rules apply, the last one wins.`), rules.node),
+        h("section", { class: "panel stack" }, h("h2", {}, "Configuration"), h("p", { class: "soft" }, held.config ? (context.run.may_write ? `Saves to ${held.config} and keeps its comments; the camera is reopened if a region changed.` : "Sign in as an operator to write it; the text can be copied.") : "This run has no configuration file: copy the text into one."), text, write, told))));
   changed();
   return () => {};
 }

@@ -11,7 +11,7 @@ export function listen(keys) {
   const row = ([key, text]) => h("tr", {}, h("td", {}, h("kbd", {}, key)), h("td", {}, text));
   dialog.append(h("h2", { id: "keys-title" }, "Keys"),
     h("table", {}, h("tbody", {}, [...keys, ...LAST].map(row))),
-    h("label", { class: "check" }, off, "These keys are on"),
+    h("label", { class: "check" }, off, "Enable these keys"),
     h("form", { method: "dialog" }, h("button", { class: "main" }, "Close")));
   const show = () => { if (!dialog.isConnected) document.body.append(dialog); dialog.showModal(); };
   const button = h("button", { type: "button", "aria-haspopup": "dialog", "aria-keyshortcuts": "?", onclick: show }, "Keys", h("kbd", {}, "?"));

@@ -20,7 +20,7 @@ export function reloadTools(context) {
     setText(message, performance.now() - told.at < SHOWN_MS ? told.text : "");
     message.classList.toggle("error", told.error);
   };
-  const button = h("button", { type: "button", title: `Read ${context.run.config} again; cameras that did not change go on`, onclick: async () => {
+  const button = h("button", { type: "button", title: `Read ${context.run.config} again; unchanged cameras keep running`, onclick: async () => {
     button.disabled = pressed = true;
     try { told = { text: describe(await post("/api/reload", { by: store.get("by", "") })), error: false, at: performance.now() }; } catch (error) { told = { text: error.message, error: true, at: performance.now() }; }
     button.disabled = false;

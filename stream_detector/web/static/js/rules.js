@@ -33,8 +33,8 @@ export class Rules {
     const muted = rule.mute === true ? "yes" : rule.mute === false ? "no" : "";
     return h("fieldset", { class: "rule" }, h("legend", {}, `Rule ${i + 1}`), choice("Days", "days", DAYS, "any"), time("From", "from"), time("To", "to"), h("label", {}, "Mode", mode),
       h("label", {}, "Threshold", h("input", { type: "number", min: 0, max: 1, step: 0.01, value: rule.threshold ?? "", oninput: (event) => this.set(rule, "threshold", event.target.value === "" ? null : Number(event.target.value)) })),
-      h("label", {}, "Mute", h("select", { onchange: (event) => this.set(rule, "mute", { yes: true, no: false }[event.target.value] ?? null) }, ["", "yes", "no"].map((word) => h("option", { value: word, selected: word === muted }, word || "as before")))),
-      choice("Notify from", "notify", NOTIFY, "as before"), h("button", { type: "button", "aria-label": `Remove rule ${i + 1}`, onclick: () => { this.rules.splice(i, 1); this.show(); this.changed(); } }, "Remove"));
+      h("label", {}, "Mute", h("select", { onchange: (event) => this.set(rule, "mute", { yes: true, no: false }[event.target.value] ?? null) }, ["", "yes", "no"].map((word) => h("option", { value: word, selected: word === muted }, word || "unchanged")))),
+      choice("Notify from", "notify", NOTIFY, "unchanged"), h("button", { type: "button", "aria-label": `Remove rule ${i + 1}`, onclick: () => { this.rules.splice(i, 1); this.show(); this.changed(); } }, "Remove"));
   }
 
   show() {

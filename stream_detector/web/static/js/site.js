@@ -24,10 +24,10 @@ export async function open(main, context, name) {
     if (!state) return h("p", { class: "soft" }, "Nothing is known yet: the rate is counted in days of scored time.");
     const pair = (key, value) => [h("dt", {}, key), h("dd", {}, value)];
     const number = (value) => (value === null ? "unknown" : value.toPrecision(2));
-    return h("dl", { class: "pairs" }, ...pair("wanted", state.wanted_per_day === null ? "no rate was promised" : `at most ${state.wanted_per_day} a day`),
-      ...pair("promise", state.wanted_per_day === null ? "–" : state.broken ? "broken (95 % confidence)" : "not shown to be broken"),
+    return h("dl", { class: "pairs" }, ...pair("wanted", state.wanted_per_day === null ? "no target set" : `at most ${state.wanted_per_day} a day`),
+      ...pair("promise", state.wanted_per_day === null ? "–" : state.broken ? "broken (95 % confidence)" : "kept so far"),
       ...pair("false alarms a day", `between ${number(state.lower_per_day)} and ${number(state.upper_per_day)} (95 %, at any time)`),
-      ...pair("judged false, not judged", `${state.false}, ${state.unjudged}`), ...pair("scored", `${state.scored_hours.toFixed(1)} h, ${state.days} whole days`));
+      ...pair("judged false / not judged", `${state.false} / ${state.unjudged}`), ...pair("scored", `${state.scored_hours.toFixed(1)} h, ${state.days} whole days`));
   }
 
   function overlays(found) {
@@ -36,7 +36,7 @@ export async function open(main, context, name) {
       h("tbody", {}, found.overlays.map((o) => h("tr", {},
         h("td", {}, o.overlay, o.overlay === found.in_service ? h("span", { class: "chip good" }, "in service") : o.overlay === found.shadow ? h("span", { class: "chip warn" }, "shadow") : null),
         h("td", {}, o.made_utc ? brief(new Date(o.made_utc * 1000).toISOString()) : "–"), h("td", {}, o.sentence, o.report ? [" ", h("a", { href: `/api/reports/${o.overlay}`, target: "_blank", rel: "noopener" }, "report")] : null),
-        h("td", {}, h("span", { class: "row" }, o.overlay !== found.in_service ? act("Promote", { command: "promote", overlay: o.overlay }, "decide with it from the next window on") : null, act("Shadow", { command: "shadow", overlay: o.overlay, hours: 24 }, "run beside for a day"))))) ));
+        h("td", {}, h("span", { class: "row" }, o.overlay !== found.in_service ? act("Promote", { command: "promote", overlay: o.overlay }, "use from the next window on") : null, act("Shadow", { command: "shadow", overlay: o.overlay, hours: 24 }, "run in parallel for 24 h"))))) ));
   }
 
   async function load() {
@@ -47,8 +47,8 @@ export async function open(main, context, name) {
     body.replaceChildren(
       h("section", { class: "panel stack" }, h("h2", {}, "Promised rate"), rate(found.rate)),
       h("section", { class: "panel stack" }, h("h2", {}, "In service"), h("p", {}, found.in_service ? `overlay ${found.in_service}` : "the bundle alone"), overlays(found),
-        h("span", { class: "row" }, act("Adapt now", { command: "adapt" }, "fit a candidate to what was judged; nothing is taken into service"), found.in_service ? act("Roll back", { command: "rollback" }, "go back to what was before") : null)),
-      h("section", { class: "panel stack" }, h("h2", {}, "Memory"), h("p", { class: "soft" }, !found.kept && !found.memory ? "The memory holds nothing of this camera (site.keep)." : found.memory ? `${found.memory.hours} h scored; ${found.memory.windows + found.memory.thinned} windows, ${(found.memory.bytes / 1e6).toFixed(1)} MB. Features and scores, no pictures.` : "nothing yet"),
+        h("span", { class: "row" }, act("Adapt now", { command: "adapt" }, "fit a candidate to the verdicts; the model in service stays"), found.in_service ? act("Roll back", { command: "rollback" }, "return to the previous model") : null)),
+      h("section", { class: "panel stack" }, h("h2", {}, "Memory"), h("p", { class: "soft" }, !found.kept && !found.memory ? "Nothing is stored for this camera (site.keep is off)." : found.memory ? `${found.memory.hours} h scored; ${found.memory.windows + found.memory.thinned} windows, ${(found.memory.bytes / 1e6).toFixed(1)} MB. Features and scores, no pictures.` : "nothing yet"),
         h("p", {}, counts.map(([word, n]) => `${word} ${n}`).join(", ") || "no alarm has been judged")),
       h("section", { class: "panel stack" }, h("h2", {}, "Verdicts"), found.alarms.length ? h("ul", {}, found.alarms.map((a) => h("li", {}, h("a", { href: `/alarms/${a.key}`, "data-link": "" }, long(a.start_utc)), " ", chip(a), a.verdict && a.verdict.note ? ` “${a.verdict.note}”` : ""))) : h("p", { class: "soft" }, "no alarm yet")));
     why.textContent = found.error || "";

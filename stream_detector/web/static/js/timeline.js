@@ -76,7 +76,7 @@ export async function open(main, context, _name, query) {
     const file = data.recorded.flatMap((s) => s.files).find(([, from, to]) => at / 1000 >= from && at / 1000 <= to);
     if (file) play(`/api/recordings/${camera}/${file[0]}`, at / 1000 - file[1], `Recording from ${brief(new Date(file[1] * 1000).toISOString())}.`);
     else if (alarm && alarm.clip) play(`/api/alarms/${alarm.key}/clip.mp4`, null, "Clip of the alarm at this moment.");
-    else { film = null; stage.replaceChildren(h("p", { class: "none" }, "Nothing was kept of this moment.")); setText(what, ""); }
+    else { film = null; stage.replaceChildren(h("p", { class: "none" }, "No recording for this moment.")); setText(what, ""); }
   }
 
   function play(src, seconds, text) {

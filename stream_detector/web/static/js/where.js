@@ -27,7 +27,7 @@ export function shapes(where, width, height) {
 export function withWhere(still, where) {
   if (!still || !where) return still;
   const svg = part("svg", { preserveAspectRatio: "xMidYMid meet", "aria-hidden": "true" });
-  const button = h("button", { type: "button", title: "a coarse hint, relative to this picture: the loudest cell is marked also where nothing happens" }, "Where it looked");
+  const button = h("button", { type: "button", title: "Coarse hint: the strongest cell is marked even if nothing happens" }, "Where it looked");
   const show = (on) => { svg.toggleAttribute("hidden", !on); button.setAttribute("aria-pressed", String(on)); };
   button.addEventListener("click", () => { const on = button.getAttribute("aria-pressed") !== "true"; store.set("where", on ? "1" : "0"); show(on); });
   const draw = () => {
