@@ -20,7 +20,7 @@ from stream_detector.capture.recordings import frames
 from stream_detector.capture.sources import parse_sources
 from stream_detector.config import CameraConfig, Config, build_config, load_config, merge
 from stream_detector.engines import load_engine
-from stream_detector.engines.bundle_choice import AUTO, with_bundle
+from stream_detector.engines.bundle_choice import settled
 from stream_detector.errors import SourceError, StageError, UsageError
 from stream_detector.events.published_alarm import PublishedAlarm
 from stream_detector.models.bundle import Bundle, find_bundle, read_manifest
@@ -28,6 +28,7 @@ from stream_detector.models.preprocess import Recipe
 from stream_detector.reports.scores_file import ScoreRow
 from stream_detector.runtime.build import Run, build_run
 from stream_detector.runtime.pipeline import RunResult
+from stream_detector.runtime.session import alarm_of, refuse_arguments
 from stream_detector.types import Decision, Engine, Float32Array, Frame, UInt8Array
 
 QUEUE_ITEMS = 1000  # rows or events that may wait between the run and the caller's loop
@@ -68,14 +69,16 @@ class Model:
     def features(self, windows: UInt8Array) -> Float32Array:
         """Return the features of the backbone, float32 (B, D).
 
-        windows: uint8 (B, 16, H, W, 3) RGB; H and W as the recipe says, any B.  Raises EngineError for another shape.
+        windows: uint8 (B, 16, H, W, 3) RGB; H and W as the recipe says, any B.  Raises EngineError for another shape,
+        and when the device fails.
         """
         return self._infer(windows)[0]
 
     def score(self, windows: UInt8Array) -> Float32Array:
         """Return the probability that each window is abnormal, before smoothing: float32 (B,) in [0, 1].
 
-        windows: as for `features`.  A head with a state scores each window as the first one of a stream.
+        windows: uint8 (B, 16, H, W, 3) RGB, as for `features`.  A head with a state scores each window as the first one
+        of a stream.  Raises EngineError for another shape, and when the device fails.
         """
         return self._infer(windows)[1]
 
@@ -107,14 +110,12 @@ def load_bundle(
 
     name_or_dir: "embedded", "auto" (the accurate one on a CUDA device), a name that `stream-detector models list`
     shows, or a folder with a bundle.json. engine, device, precision: as for the options of `stream-detector run`.
-    Raises BundleError, ConfigError, EngineError or MissingExtraError.
+    Raises BundleError, CheckpointError (weights that are not in the cache), ConfigError, EngineError or
+    MissingExtraError.
     """
     values = {"bundle": str(name_or_dir), "engine": {"engine": engine, "device": device, "precision": precision}}
     config = build_config(values, "load_bundle")
-    if name_or_dir == AUTO:
-        config = with_bundle(config)
-        name_or_dir = config.bundle
-    bundle = Bundle.load(name_or_dir)
+    bundle = Bundle.load(settled(config, name_or_dir))
     return Model(bundle, load_engine(bundle, config.engine))
 
 
@@ -123,8 +124,10 @@ def read_frames(path: str | Path, *, bundle: str | Path = "embedded") -> Iterato
 
     Yields `Frame`: `image` is uint8 (H, W, 3) RGB; `media_s` is the presentation time in seconds; `index` is the number
     in the file; `discontinuity` holds the reasons why the frame does not continue the previous one. A `Session` with
-    the same bundle gives these frames the same scores as `score`, bit for bit. Raises SourceError or BundleError.
+    the same bundle gives these frames the same scores as `score`, bit for bit. bundle: as for `load_bundle`. Raises
+    SourceError, BundleError, or ConfigError (a bundle that is an address).
     """
+    bundle = settled(build_config({"bundle": str(bundle)}, "read_frames"), bundle)
     recipe = read_manifest(find_bundle(bundle)).preprocess.to_recipe()
     return frames(Path(path), recipe)
 
@@ -143,7 +146,7 @@ def score(
     settings, nested as in cameras.toml. Raises the errors of the run, and SourceError for a recording that cannot be
     played (after the rows of the others). If the caller leaves the loop early, the run ends.
     """
-    values = {"pace": "max", "window": {"stride": stride}, "alarm": {"threshold": threshold}}
+    values = {"pace": "max", "window": {"stride": stride}, **alarm_of(threshold)}
     config = _config(sources, bundle, _merged(values, _OFFLINE, settings))
     if any(camera.source.live for camera in config.cameras):
         raise UsageError("score takes recordings; use watch, or a Detector, for live cameras")
@@ -165,7 +168,7 @@ def watch(
     early, the run ends.  Raises the errors of the run, and StageError if the caller does not read the events of a live
     camera in time.
     """
-    values = {"pace": pace, "alarm": {"threshold": threshold}}
+    values = {"pace": pace, **alarm_of(threshold)}
     config = _config(sources, bundle, _merged(values, _OFFLINE, settings))
     yield from _iterate(config, lambda put: {"on_event": lambda body: put(PublishedAlarm.from_dict(body))})
 
@@ -227,7 +230,11 @@ class Detector:
         return None if endpoint == "none" else endpoint
 
     def run(self) -> RunResult:
-        """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once."""
+        """Run until every source has ended, `stop` is called, or a stage fails. Blocks; call it once.
+
+        A source that cannot be played, and the error of a stage (StageError, EngineError, LedgerError), are in the
+        result: `failed`, `error`. Raises UsageError outside the with statement.
+        """
         return self._inside().pipeline.run()
 
     def stop(self) -> None:
@@ -292,6 +299,7 @@ def _cameras(sources: SourceLike | Sequence[SourceLike] | dict[str, str]) -> tup
 
 
 def _config(sources: SourceLike | Sequence[SourceLike], bundle: str, values: dict[str, Any]) -> Config:
+    refuse_arguments(values, bundle="bundle", cameras="sources")
     return build_config({**values, "bundle": bundle, "cameras": _cameras(sources)}, "settings")
 
 

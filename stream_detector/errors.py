@@ -8,7 +8,7 @@
     │   ├── CheckpointError        a weights file that cannot be recognised or read safely
     │   ├── EndpointError          an endpoint that cannot be bound, or must not be
     │   ├── AccessError            a write of somebody who may only read
-    │   ├── DataError              training or evaluation data of the wrong shape, name or content
+    │   ├── DataError              data (frames, tables, features) of the wrong shape, type, name or content
     │   └── MissingExtraError      an optional dependency that is not installed
     └── RunError                   the run itself failed; the command line exits with 1
         ├── EngineError            the inference engine failed (out of memory, lost device)
@@ -64,7 +64,7 @@ class BundleError(UsageError):
 
 
 class CheckpointError(UsageError):
-    """A weights file cannot be recognised or read safely."""
+    """A weights file cannot be recognised or read safely, or a bundle's weights are not in the cache."""
 
 
 class EndpointError(UsageError):
@@ -76,7 +76,11 @@ class AccessError(UsageError):
 
 
 class DataError(UsageError):
-    """Training or evaluation data has the wrong shape, name or content."""
+    """Data has the wrong shape, type, name or content.
+
+    Raised for frames and times that are pushed into a `Session`, for tables (scores.csv, events.jsonl), heads, and
+    files of a site that cannot be read or do not fit, and by the trainer for its recordings, labels and features.
+    """
 
 
 class MissingExtraError(UsageError):
@@ -97,11 +101,11 @@ class EngineError(RunError):
 
 
 class StageError(RunError):
-    """A stage of the pipeline raised."""
+    """A stage of the pipeline raised, or the caller of `watch` did not take the events of a live camera in time."""
 
 
 class LedgerError(RunError):
-    """The event journal could not be used."""
+    """The event journal, or a subscriber's cursor file, could not be read or written."""
 
 
 class OutputError(RunError):

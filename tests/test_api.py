@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from model_samples import noise_windows, small_bundle
+from video_rig import make_video
 
 import stream_detector as sd
+from stream_detector import errors
+from stream_detector.engines import Hardware, bundle_choice
 from stream_detector.errors import SourceError, UsageError
 from stream_detector.testing import ConstantEngine
 from stream_detector.types import UInt8Array
@@ -121,6 +126,41 @@ def test_a_detector_runs_and_stops(tmp_path: Path) -> None:
     assert [event.type for event in told] == ["start", "end"]
     assert {event.camera for event in told} == {"gate"}
     assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
+
+
+def test_every_error_is_a_public_name() -> None:
+    defined = {name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
+    assert defined <= set(sd.__all__)
+
+
+def test_what_the_type_checker_reads_is_what_is_imported() -> None:
+    tree = ast.parse(Path(sd.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    read = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
+        for alias in node.names
+    }
+    assert read == sd._MODULES
+
+
+def test_auto_means_the_same_bundle_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_choice, "detect_hardware", lambda: Hardware(cuda=(), openvino=False, bf16=False))
+    with sd.load_bundle("embedded") as plain, sd.load_bundle("auto") as model, sd.Session("auto") as session:
+        assert model.fingerprint == session.bundle.fingerprint == plain.fingerprint
+    video = tmp_path / "video.mp4"
+    make_video(video, 1.0)
+    assert [f.image.shape for f in sd.read_frames(video, bundle="auto")] == [
+        f.image.shape for f in sd.read_frames(video)
+    ]
+
+
+@pytest.mark.parametrize("settings", [{"bundle": "accurate"}, {"cameras": {"gate": "demo"}}])
+def test_settings_that_are_arguments_are_refused(settings: dict[str, Any]) -> None:
+    for iterate in (sd.score, sd.watch):
+        with pytest.raises(sd.ConfigError, match=r"argument '(bundle|sources)'"):
+            next(iterate(SHORT, settings=settings))
 
 
 def test_a_published_alarm_is_checked() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from model_samples import small_bundle
+from video_rig import make_video
 
 import stream_detector as sd
 from stream_detector.alarms.smoothing import SMOOTHERS
@@ -56,7 +57,18 @@ def forget() -> Iterator[None]:
 @pytest.mark.parametrize("number", range(len(blocks("library.md", "python"))))
 def test_library(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "clip.mp4", 3.0)
     exec(compile(blocks("library.md", "python")[number], f"library.md, example {number + 1}", "exec"), {})
+
+
+def test_the_frames_of_a_clip_score_as_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "clip.mp4", 3.0)
+    (example,) = (text for text in blocks("library.md", "python") if "read_frames" in text)
+    told: list[tuple[float, ...]] = []
+    exec(compile(example, "library.md, read_frames", "exec"), {"print": lambda *values: told.append(values)})
+    assert told == [(row.end_s, row.raw, row.smoothed) for row in sd.score("clip.mp4")]
+    assert len(told) >= 4
 
 
 def run_example(name: str) -> None:

@@ -271,7 +271,13 @@ class CameraConfig(Section):
 
 
 class Config(Section):
-    """Everything a run needs."""
+    """All settings of a run, frozen and checked; one section for each table of cameras.toml.
+
+    cameras: the sources, by name.  bundle: a name, a folder, or "auto".  pace: of recordings; "max" plays them as fast
+    as possible.  events, scores: files that are written, or None.  smoothing: None: that of the bundle.  The sections
+    carry the unit of each value in its name (`_s` seconds, `_ms`, `_bytes`, `_fps`); docs/configuration.md lists every
+    key with its default.  `Detector` makes one, and raises ConfigError for a wrong key or value.
+    """
 
     cameras: tuple[CameraConfig, ...] = ()
     bundle: str = "embedded"

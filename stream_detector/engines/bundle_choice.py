@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 from stream_detector.config import Config
 from stream_detector.engines import Hardware, choose_engine, detect_hardware
@@ -71,6 +72,11 @@ def with_bundle(config: Config, hardware: Hardware | None = None) -> Config:
     choice = choose_bundle(config, hardware)
     log.warning("bundle %s: %s", choice.name, choice.reason)
     return config.model_copy(update={"bundle": choice.name})
+
+
+def settled(config: Config, bundle: str | Path) -> str | Path:
+    """Return `bundle`, with "auto" settled for the engine and device of a configuration. Raises ConfigError."""
+    return with_bundle(config.model_copy(update={"bundle": AUTO})).bundle if bundle == AUTO else bundle
 
 
 def _own_keys(config: Config) -> list[str]:

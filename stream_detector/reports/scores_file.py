@@ -28,7 +28,13 @@ _NO_TIME = Timing(0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """One window: one row of scores.csv. raw, smoothed: in [0, 1].  degraded: causes, empty normally."""
+    """One window: one row of scores.csv.
+
+    source: as shown, without a password.  camera: name.  window: number of the window, from 0.  start_frame, end_frame:
+    numbers of its first and last frame in the source.  start_s, end_s: media time of these frames, seconds.  raw:
+    probability that the window is abnormal.  smoothed: the score that alarms go by; both in [0, 1].  degraded: causes
+    that impair the window, empty normally.
+    """
 
     source: str
     camera: str

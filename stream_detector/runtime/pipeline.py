@@ -67,7 +67,12 @@ GIVE_UP_S = 2.2  # a stop never takes longer, whatever hangs
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The result of a run. failed: sentence by camera, for sources that could not be played."""
+    """The result of a run.
+
+    windows: windows that were decided.  alarms: alarms that started.  stopped: the run was told to stop, and did not
+    reach the end of its sources.  failed: sentence by camera, for sources that could not be played.  error: what ended
+    the run (StageError, EngineError, LedgerError or OutputError), or None.
+    """
 
     windows: int
     alarms: int
