@@ -254,6 +254,8 @@ def test_what_is_missing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "needs --clips" in capsys.readouterr().err
     assert trainer_main.main(["evaluate", "features.npz", "--out", "x"]) == 2
     assert "--checkpoint" in capsys.readouterr().err
+    assert trainer_main.main(["evaluate", "--standard", "--clips", "c", "--network", "mc3", "--out", "x.json"]) == 2
+    assert "name their sets with --seen" in capsys.readouterr().err
 
 
 def test_the_fold_that_is_kept_has_a_fifth_of_the_groups_of_every_set() -> None:

@@ -141,7 +141,7 @@ def test_the_bundle_is_taught_which_pictures_it_knows(prepared: argparse.Namespa
     assert after.manifest.novelty is not None and after.manifest.novelty.axes == 2
     assert after.manifest.results["changed_windows_beyond_limit"].keys() == ODD.keys()
     assert card.read_text(encoding="utf-8") == render_card(after.manifest.model_dump(mode="json", by_alias=True))
-    assert "unfamiliar" in card.read_text(encoding="utf-8")
+    assert "the cause `novelty`" in card.read_text(encoding="utf-8")
     assert trainer([*map(str, words), "--out", str(prepared.out), "--share", "0.7"]) == 2
 
 
@@ -242,3 +242,18 @@ def test_licences_name_every_set_that_was_trained_on() -> None:
     clips = [Clip("1", "a", True, "", "", "train", 25.0, "MIT"), Clip("2", "b", True, "", "", "val", 25.0, "X")]
     found = embed.licences([*clips, Clip("3", "c", False, "", "", "train", 25.0)])
     assert found["a"] == "MIT" and found["c"] == "none stated by its source" and "b" not in found
+
+
+def test_a_manifest_names_what_training_started_from_without_a_path(tmp_path: Path) -> None:
+    student = tmp_path / "student.pt"
+    assert embed.origin("") == ""
+    assert embed.origin(str(student)) == "an earlier student of the same architecture, not kept"
+    student.write_bytes(b"weights")
+    assert embed.origin(str(student)).startswith("an earlier student, digest ")
+    assert embed.origin(str(EMBEDDED)) == "bundle embedded, fingerprint 2d624ac3049768e9"
+    assert str(tmp_path) not in embed.origin(str(student))
+
+
+@pytest.mark.parametrize("manifest", sorted(EMBEDDED.parent.glob("*/bundle.json")), ids=lambda path: path.parent.name)
+def test_no_manifest_names_a_folder_of_a_run(manifest: Path) -> None:
+    assert "runs/" not in manifest.read_text(encoding="utf-8")

@@ -62,7 +62,18 @@ def test_few_groups_are_drawn_as_clips() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["size=8", "networks=['mc3']", "networks=[]", "rounds=1", "name=3", "budget=0", "x=1"]
+    "change",
+    [
+        "size=8",
+        "networks=['mc3']",
+        "networks=[]",
+        "rounds=1",
+        "name=3",
+        "budget=0",
+        "x=1",
+        "seen={a=[]}",
+        "seen={mc3=1}",
+    ],
 )
 def test_impossible_settings_are_refused_in_one_sentence(change: str) -> None:
     with pytest.raises(UsageError) as refused:

@@ -1,7 +1,8 @@
 """The command line of the protocol: `python -m trainer evaluate --standard`, from clips to one record.
 
     python -m trainer evaluate --standard --clips CLIPS --more MORE --quiet QUIET --network i3d --size 160 --out RECORD
-    python -m trainer evaluate --standard --clips CLIPS --more MORE --network i3d mc3 --choose --size 160 --out RECORD
+    python -m trainer evaluate --standard --clips CLIPS --more MORE --network i3d mc3 --seen SET --choose --size 160 \
+        --out RECORD
     python -m trainer evaluate --standard --clips CLIPS --more MORE --bundle embedded --unseen SET --out RECORD
 
 The record is a file of `benchmarks/results/`: date, commit, machine, versions, settings, results. `--cache` stores the
@@ -36,7 +37,7 @@ from trainer.evaluation import pixels
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic, choices_of
 from trainer.evaluation.nested import Labels
-from trainer.evaluation.networks import SEEN, Store, Stores, bundle_network, known_stores, parts_of
+from trainer.evaluation.networks import FINE_TUNED, Store, Stores, bundle_network, known_stores, parts_of
 from trainer.evaluation.pieces import Piece, limited, read_pieces
 from trainer.evaluation.standard import Quiet, evaluate_bundle, evaluate_network, labelled, settings_of
 
@@ -61,13 +62,18 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError("--standard needs --clips and either --network or --bundle; give them")
     if args.bundle is not None and not args.unseen:
         raise UsageError("--bundle is judged on sets that it never saw; name them with --unseen")
+    tuned = sorted(FINE_TUNED & set(args.network or ()))
+    if tuned and args.seen is None:
+        raise UsageError(
+            f"{', '.join(tuned)} was trained on labels; name their sets with --seen, or give --seen alone for none"
+        )
     console, began = Console(stderr=True), circumstances()
     limits = limits_of(args.limit)
     everything = read_pieces(args.clips, args.more, args.ignore)
     samples = samples_of(everything)
     labels = labelled(everything, _backgrounds(args.cache, everything, samples, console))
     kept = kept_digest(everything, labels.folds)
-    unfit = {name for network in args.network or () for name in SEEN.get(network, ())}
+    unfit = set(args.seen or ())
     # the groups and folds are those of all clips, also when only some are judged
     places = [place for place in limited(everything, limits) if everything[place].set not in unfit]
     pieces, labels = [everything[place] for place in places], labels.where(places)

@@ -35,7 +35,7 @@ from trainer.evaluation.compiled_teacher import compiled_module
 
 Answer = Callable[[UInt8Array], Float32Array]
 KNOWN = {"i3d": "i3d-kinetics400", "mc3": "mc3-18-fights"}  # names for `stream-detector models fetch`
-SEEN = {"mc3": ("cctv_fights",)}  # sets whose labels a network was trained on: it is not judged on them
+FINE_TUNED = frozenset({"mc3"})  # saw labels of this task: whoever judges one names the sets that it learned from
 COLUMNS = {"i3d": I3D.feature_dim, "mc3": VideoResNet.feature_dim}
 
 

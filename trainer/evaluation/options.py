@@ -31,6 +31,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="with two networks: choose one or both inside the training folds (default: both)",
     )
     group.add_argument("--unseen", nargs="+", default=[], metavar="SET", help="sets that the bundle was not trained on")
+    group.add_argument(
+        "--seen",
+        nargs="*",
+        metavar="SET",
+        help="sets whose labels a network was trained on: its head neither learns from them nor is judged on them",
+    )
     group.add_argument("--ignore", nargs="+", default=[], metavar="SET", help="sets that are not judged")
     group.add_argument("--limit", nargs="+", default=[], metavar="SET=N", help="at most N clips of each label of a set")
     group.add_argument(

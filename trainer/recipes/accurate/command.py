@@ -36,7 +36,7 @@ from trainer.evaluation.command import (
 from trainer.evaluation.folds import KEPT
 from trainer.evaluation.logistic import Logistic, choices_of
 from trainer.evaluation.nested import Fold, Labels, gathered, highest, nested
-from trainer.evaluation.networks import KNOWN, SEEN, Stores, known_stores, parts_of
+from trainer.evaluation.networks import KNOWN, Stores, known_stores, parts_of
 from trainer.evaluation.novelty_worth import fit_axes, quantile_limit, weighted_windows
 from trainer.evaluation.pieces import Piece, limited
 from trainer.evaluation.standard import Quiet, evaluate_network, judged_of, settings_of
@@ -97,7 +97,7 @@ def build(data: Path, root: Path, out: Path, run: Path, settings: Settings, cons
         if name == SECOND and len(settings.networks) < 2:
             continue
         store = known_stores(networks, settings.size, root, samples_of(pieces))
-        unfit = {s for network in networks for s in SEEN.get(network, ())}
+        unfit = settings.seen_by(networks)
         mine = [p for p in places if pieces[p].set not in unfit]
         found[name] = judged(store, networks, [pieces[p] for p in mine], labels.where(mine), console)
     decision = decide(found, settings)
@@ -113,7 +113,7 @@ def build(data: Path, root: Path, out: Path, run: Path, settings: Settings, cons
             "pixels": candidate.store.pixels,
             "kept": kept_digest(pieces, labels.folds),
             "networks": list(candidate.networks),
-            UNFIT: sorted({s for network in candidate.networks for s in SEEN.get(network, ())}),
+            UNFIT: sorted(settings.seen_by(candidate.networks)),
             "quiet_minutes": settings.quiet_minutes,
         }
         record = f"standard_{name}-{settings.size}"

@@ -21,11 +21,16 @@ class Settings:
     name: str
     size: int
     networks: tuple[str, ...]
+    seen: Mapping[str, Sequence[str]]
     rounds: int
     judge_limits: Mapping[str, int]
     budget: float
     quiet_minutes: float
     axes: int
+
+    def seen_by(self, networks: Sequence[str]) -> set[str]:
+        """Return the sets whose labels one of the networks was trained on."""
+        return {name for network in networks for name in self.seen.get(network, ())}
 
 
 def load(changes: Sequence[str] = (), path: Path | None = None) -> Settings:
@@ -50,13 +55,16 @@ def load(changes: Sequence[str] = (), path: Path | None = None) -> Settings:
 
 
 def _checked(values: dict[str, Any]) -> Settings:
-    networks, limits = values["networks"], values["judge_limits"]
+    networks, limits, seen = values["networks"], values["judge_limits"], values["seen"]
     problems = {
         "name": not isinstance(values["name"], str),
         "networks": not isinstance(networks, list)
         or not networks
         or networks[0] != "i3d"
         or not set(networks) <= set(KNOWN),
+        "seen": not isinstance(seen, dict)
+        or not set(seen) <= set(KNOWN)
+        or not all(isinstance(sets, list) and all(isinstance(s, str) for s in sets) for sets in seen.values()),
         "judge_limits": not isinstance(limits, dict) or not all(isinstance(n, int) and n > 0 for n in limits.values()),
         "size": not isinstance(values["size"], int) or not 64 <= values["size"] <= 512,
         "rounds": not isinstance(values["rounds"], int) or values["rounds"] < 100,

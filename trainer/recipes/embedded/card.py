@@ -10,7 +10,7 @@ from stream_detector.models.bundle import Bundle
 
 _LIMITS = """\
 - It has been trained on short clips from a handful of sources. On cameras unlike these (other heights,
-  fisheye, thermal, crowds) its scores mean less. Some such pictures are told (`unfamiliar`), not all. Measure it on
+  fisheye, thermal, crowds) its scores mean less. Some such pictures are told (`novelty`), not all. Measure it on
   footage of your own (`stream-detector score`), and calibrate the threshold on your own quiet hours
   (`stream-detector calibrate`).
 - It sees violent and sudden motion. It does not see theft, weapons that are only shown, a person who lies still,
@@ -150,7 +150,7 @@ def _weighed(training: Mapping[str, Any]) -> str:
 
 def _beginning(training: Mapping[str, Any]) -> str:
     start = training.get("start_from")
-    return f"all others began as those of an earlier model (`{start}`)" if start else "all others began at random"
+    return f"all others began as those of {start}" if start else "all others began at random"
 
 
 def _shown(training: Mapping[str, Any]) -> str:
@@ -198,7 +198,7 @@ def _distill_command(training: Mapping[str, Any]) -> list[str]:
             f"        --views {len(training['teacher_views'])}{maps} --label-weight {training['label_weight']:g} "
             f"--steps {training['steps']} "
             f"--batch {training['batch']} --rate {training['rate']:g} --sizes {sizes}"
-            + (f" --start-from {training['start_from']}" if training.get("start_from") else "")
+            + (' --start-from EARLIER  # EARLIER: see "What it is"' if training.get("start_from") else "")
         )
     return lines
 
@@ -207,7 +207,7 @@ def _average_command(training: Mapping[str, Any]) -> list[str]:
     steps = training.get("averaged_from_steps")
     if not steps:
         return []
-    if str(training.get("start_from", "")).endswith(".pt"):
+    if "student" in str(training.get("start_from", "")):
         return ["    python -m trainer average EARLY runs/distill/student.pt --out runs/distill  # EARLY: see above"]
     return [
         f"    # distill with --steps {steps[0]}, keep its student.pt as EARLY, go on with --steps {steps[1]}, then:",
@@ -271,7 +271,7 @@ def _novelty(part: Mapping[str, Any] | None) -> list[str]:
         "## Pictures of an unknown kind",
         "",
         f"Windows whose features lie further than {part['limit']:g} times the usual distance from the {part['axes']} "
-        "leading principal axes of the training windows, for 2 s on end, carry the cause `unfamiliar`. The limit was "
+        "leading principal axes of the training windows, for 2 s on end, carry the cause `novelty`. The limit was "
         "chosen on val windows; what it is worth on other footage has not been measured.",
         "",
     ]

@@ -85,7 +85,7 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     results["curve"] = _curve(Path(args.run) / "log.jsonl")
     training = {
         **{key: state["config"][key] for key in ("arch", "recipe", "steps", "batch", "rate", "decay", "sizes", "seed")},
-        "start_from": state["config"].get("start_from", ""),
+        "start_from": origin(state["config"].get("start_from", "")),
         "label_weight": state["config"].get("label_weight", 1.0),
         "machine": torch.cuda.get_device_name()
         if args.device.startswith("cuda")
@@ -126,6 +126,21 @@ def build(args: argparse.Namespace, console: Console) -> Bundle:
     }
     plain_state = {name: value.contiguous() for name, value in backbone.cpu().state_dict().items()}
     return write_bundle(Path(args.out), parts, plain_state, head.state_dict())
+
+
+def origin(start: str) -> str:
+    """What a manifest says of the weights that training started from: a name or a fingerprint, never a path.
+
+    start: `TrainConfig.start_from`; "" gives "".
+    """
+    if not start.endswith(".pt"):
+        if not start:
+            return ""
+        bundle = Bundle.load(start)
+        return f"bundle {bundle.name}, fingerprint {bundle.fingerprint}"
+    if not Path(start).is_file():
+        return "an earlier student of the same architecture, not kept"
+    return f"an earlier student, digest {file_digest(Path(start))}"
 
 
 def _counts(clips: Sequence[Clip]) -> dict[str, int]:
