@@ -1,41 +1,15 @@
-"""The area under the ROC curve, once, for frames with weights, for clips, and for bootstraps."""
+"""The AUC of frames with weights and of bootstraps is that of the detector; here is that of two lists of clips."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from stream_detector.adaptation.ranking import Float64, by_threshold, rank, ranked_auc, roc_auc
 
-
-def rank(score: Float64) -> Ints:
-    """Rank of each score among the distinct ones, 0 for the highest."""
-    found: Ints = np.unique(-score, return_inverse=True)[1].astype(np.int64)
-    return found
-
-
-def by_threshold(ranks: Ints, positive: Float64, negative: Float64) -> tuple[Float64, Float64]:
-    """Weights of positives and negatives per distinct score, highest score first."""
-    return np.bincount(ranks, positive).astype(np.float64), np.bincount(ranks, negative).astype(np.float64)
-
-
-def roc_auc(score: Float64, positive: Float64, negative: Float64) -> float:
-    """P(positive frame scores above negative one), ties half. Weights (P,); NaN when a class is empty."""
-    return ranked_auc(rank(score), positive, negative)
+__all__ = ["auc", "by_threshold", "rank", "ranked_auc", "roc_auc"]
 
 
 def auc(positive: Float64, negative: Float64) -> float:
     """`roc_auc` of two lists of scores, (P,) and (N,), each counted once (Hanley and McNeil 1982)."""
     labels = np.arange(len(positive) + len(negative)) < len(positive)
     return roc_auc(np.concatenate([positive, negative]), labels.astype(float), (~labels).astype(float))
-
-
-def ranked_auc(ranks: Ints, positive: Float64, negative: Float64) -> float:
-    """`roc_auc` from ranks: sorting once serves a whole bootstrap."""
-    pos, neg = by_threshold(ranks, positive, negative)
-    total = pos.sum() * neg.sum()
-    if total == 0:
-        return float("nan")
-    above = np.cumsum(pos) - pos  # positives strictly above each level
-    return float(np.sum(neg * (above + pos / 2)) / total)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from stream_detector.adaptation.overlay import Overlay
+from stream_detector.adaptation.ranking import roc_auc
 from stream_detector.errors import BundleError
 from stream_detector.models.bundle import Bundle
 from stream_detector.types import Float32Array
@@ -54,15 +55,10 @@ def weighted_auc(scores: Float64Array, abnormal: NDArray[np.bool_], weights: Flo
     """Return the probability that an abnormal window scores above a normal one, ties count half, both drawn by
     weight.
     """
-    order = np.argsort(scores, kind="stable")
-    scores, abnormal, weights = scores[order], abnormal[order], weights[order]
     positive, negative = np.where(abnormal, weights, 0.0), np.where(abnormal, 0.0, weights)
     if not positive.sum() or not negative.sum():
         return 0.5
-    _, first = np.unique(scores, return_index=True)
-    positives, negatives = np.add.reduceat(positive, first), np.add.reduceat(negative, first)
-    below = np.concatenate([[0.0], np.cumsum(negatives)[:-1]])
-    return float((positives * (below + negatives / 2)).sum() / (positive.sum() * negative.sum()))
+    return roc_auc(scores, positive, negative)
 
 
 def anchors_of(bundle: Bundle) -> Anchors:
