@@ -1,4 +1,4 @@
-"""The area under the ROC curve for scores with weights: of a bundle's anchors, and of the trainer's frames and clips."""
+"""The area under the ROC curve for scores with weights: of a bundle's anchors and the trainer's frames and clips."""
 
 from __future__ import annotations
 
