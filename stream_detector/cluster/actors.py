@@ -126,17 +126,12 @@ def _peer_gone_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _load(config: Config, max_wait_s: float = 0.0) -> tuple[EngineHost, dict[str, Any]]:
-    """Load the engine of a host; return it and its description."""
+def _load(config: Config, max_wait_s: float = 0.0) -> EngineHost:
+    """Load the engine of a host."""
     from stream_detector.engines import load_engine
     from stream_detector.models.bundle import Bundle
 
-    engine = load_engine(Bundle.load(config.bundle), config.engine)
-    about = {
-        "engine": f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
-        "good": (min(engine.good_batch, engine.max_batch), engine.good_wait_s),
-    }
-    return EngineHost(engine, max_wait_s), about
+    return EngineHost(load_engine(Bundle.load(config.bundle), config.engine), max_wait_s)
 
 
 class CameraActor:
@@ -144,10 +139,7 @@ class CameraActor:
 
     def __init__(self, config: Config, recipe: Recipe, features: bool, shards: int, engine: bool) -> None:
         set_up_logging("text", level=logging.WARNING)
-        self._engine: EngineHost | None = None
-        self._about: dict[str, Any] = {}
-        if engine:
-            self._engine, self._about = _load(config)
+        self._engine = _load(config) if engine else None
         self._link = RayLink(self._engine)
         self._drops = _counter("stream_detector_dropped_windows", "Windows dropped by cause", "cause")
         self._host = CameraHost(
@@ -196,7 +188,7 @@ class CameraActor:
 
     def heartbeat(self) -> dict[str, Any]:
         """See `CameraHost.heartbeat`; includes the engine's part of `EngineActor.heartbeat`."""
-        return {**self._host.heartbeat(), **self._about}
+        return {**self._host.heartbeat(), **(self._engine.about if self._engine else {})}
 
     def close(self) -> None:
         """Stop every camera and deliver what is scored."""
@@ -208,7 +200,7 @@ class EngineActor:
 
     def __init__(self, config: Config, max_wait_s: float) -> None:
         set_up_logging("text", level=logging.WARNING)
-        self._host, self._about = _load(config, max_wait_s)
+        self._host = _load(config, max_wait_s)
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """See `EngineHost.infer`. frames: if they come from this node, a view of the object store, not a copy."""
@@ -216,7 +208,7 @@ class EngineActor:
 
     def heartbeat(self) -> dict[str, Any]:
         """Return a sign of life, the engine's name, and its preferred batch: (windows, seconds to wait for them)."""
-        return self._about
+        return self._host.about
 
 
 class ShardActor:

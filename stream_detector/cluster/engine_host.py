@@ -13,6 +13,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,15 @@ class EngineHost:
         self.windows = self.batches = 0
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return the name and the preferred batch, (windows, seconds to wait for them), of the engine in use."""
+        engine = self._engine
+        return {
+            "engine": f"{engine.name} · {engine.device} · {engine.precision} ({engine.reason})",
+            "good": (min(engine.good_batch, engine.max_batch), engine.good_wait_s),
+        }
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """Submit and wait; see `submit`. Raises EngineError."""

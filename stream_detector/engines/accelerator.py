@@ -115,7 +115,11 @@ class TorchCuda:
                 run()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        # The outer context gives the former stream back even where the end of a capture fails.
+        with (
+            torch.cuda.stream(stream),
+            torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+        ):
             features, scores, grids = run()
         return Captured(graph.replay, features, scores, grids)
 
@@ -214,6 +218,19 @@ def accelerator(device: str) -> Accelerator:
     return Eager(torch.device(device))
 
 
+# What PyTorch, cuDNN 8 and 9, MIOpen, HIP, NVRTC and Metal say when memory is full, in lower case.
+FULL = (
+    "out of memory",
+    "out_of_memory",
+    "outofmemory",
+    "alloc_failed",
+    "allocation_failed",
+    "allocfailed",
+    "failed to allocate",
+    "can't allocate memory",
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether a PyTorch error means that device memory is full (other libraries report that only in text).
 
@@ -227,7 +244,7 @@ def out_of_memory(error: BaseException) -> bool:
             continue
         seen.add(id(found))
         text = str(found).lower()
-        if isinstance(found, torch.OutOfMemoryError) or "out of memory" in text or "alloc_failed" in text:
+        if isinstance(found, torch.OutOfMemoryError) or any(name in text for name in FULL):
             return True
         waiting += [found.__context__, found.__cause__]
     return False

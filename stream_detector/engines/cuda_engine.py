@@ -155,7 +155,8 @@ class CudaEngine:
         while not found.finite and len(self._order) > 1:
             self._replace_precision(f"{self.precision} overflowed")
             with self._loading():
-                self._load_checked(self.buckets)
+                # One window at a time is bit-equal in any precision; a larger bucket would have to be proved again.
+                self._load_checked((1,) if self.deterministic else self.buckets)
             found = self._scored(windows)
         return found
 
@@ -167,10 +168,10 @@ class CudaEngine:
             try:
                 return runner.run(windows, self._check_open)
             except RuntimeError as error:
-                if not out_of_memory(error) or len(runner.buckets) < 2:
+                if not out_of_memory(error) or runner.buckets == (1,):
                     raise
             # Outside the handler, whose traceback holds the memory.
-            fewer = runner.buckets[:-1]
+            fewer = runner.buckets[:-1] or (1,)
             log.warning("the memory of %s ran out; going on with at most %d windows at once", self.device, fewer[-1])
             del runner
             with self._loading():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from stream_detector.engines.feeding import GathersWindows
+from stream_detector.engines.network import BatchError
 from stream_detector.errors import EngineError
 from stream_detector.types import Engine, EngineOutput, UInt8Array
 
@@ -17,54 +19,56 @@ log = logging.getLogger(__name__)
 class FallbackEngine:
     """An engine that is replaced by torch on the CPU when it fails; the replacement scores the failed batch again.
 
-    replacement: makes it, with the reason.  All attributes are those of the engine in use, but for `max_batch`.
+    replacement: makes it, with the reason.  All attributes are those of the engine in use, but for `max_batch`. For
+    several threads, as far as the engines are. A batch that is none (`BatchError`) replaces no engine.
     """
 
     def __init__(self, first: Engine, replacement: Callable[[str], Engine]) -> None:
         self._engine = first
         self._replacement: Callable[[str], Engine] | None = replacement
+        self._lock = threading.Lock()  # of replacing and closing
+        self._closed = False
         self._follow()
         self.max_batch = first.max_batch
 
     def infer(self, frames: UInt8Array) -> EngineOutput:
         """See `types.Engine`. Raises EngineError if the replacement fails as well."""
-        limit = self._engine.max_batch
-        if len(frames) > limit:  # the replacement takes fewer windows at once than the first engine promised
-            return _joined([self._engine.infer(frames[i : i + limit]) for i in range(0, len(frames), limit)])
-        try:
-            return self._engine.infer(frames)
-        except EngineError as error:
-            if self._replacement is None:
-                raise
-            failed = str(error)
-        finally:
-            self._follow()
-        self._replace(failed)
-        return self.infer(frames)
+        return self._infer(frames)
 
     def infer_windows(self, windows: Sequence[UInt8Array]) -> EngineOutput:
         """See `types.Engine`; takes separate windows. Raises EngineError if the replacement fails as well."""
-        if self._replacement is None or not isinstance(self._engine, GathersWindows):
-            return self.infer(np.stack(windows))
-        try:
-            return self._engine.infer_windows(windows)
-        except EngineError as error:
-            failed = str(error)
-        finally:
-            self._follow()
-        self._replace(failed)
-        return self.infer(np.stack(windows))
+        return self._infer(windows)
 
     def close(self) -> None:
-        """Close the engine in use."""
-        self._engine.close()
+        """Close the engine in use; none replaces it any more."""
+        with self._lock:
+            self._closed = True
+            self._engine.close()
 
-    def _replace(self, error: str) -> None:
-        assert self._replacement is not None
-        log.warning("engine %s on %s failed: %s; continuing with torch on the CPU", self.name, self.device, error)
-        old, replacement = self._engine, self._replacement
-        self._engine, self._replacement = replacement(f"{self.name} on {self.device} failed: {error}"), None
-        self._follow()
+    def _infer(self, windows: UInt8Array | Sequence[UInt8Array]) -> EngineOutput:
+        while True:
+            engine = self._engine
+            try:
+                return _scored(engine, windows)
+            except BatchError:
+                raise
+            except EngineError as error:
+                failed = error
+            finally:
+                self._follow()
+            self._replace(engine, failed)
+
+    def _replace(self, old: Engine, error: EngineError) -> None:
+        """Replace an engine that failed, unless another thread did. Raises the error if there is no replacement."""
+        with self._lock:
+            if self._engine is not old:
+                return
+            if self._closed or self._replacement is None:
+                raise error
+            log.warning("engine %s on %s failed: %s; continuing with torch on the CPU", old.name, old.device, error)
+            self._engine = self._replacement(f"{old.name} on {old.device} failed: {error}")
+            self._replacement = None
+            self._follow()
         try:
             old.close()
         except Exception as failure:  # what is left of a failed engine must not end the run
@@ -76,6 +80,21 @@ class FallbackEngine:
         self.precision, self.reason = engine.precision, engine.reason
         self.good_batch, self.good_wait_s = engine.good_batch, engine.good_wait_s
         self.deterministic: bool = getattr(engine, "deterministic", False)
+
+
+def _scored(engine: Engine, windows: UInt8Array | Sequence[UInt8Array]) -> EngineOutput:
+    """Score a batch, in parts if the engine takes fewer windows at once than the first one promised."""
+    limit = engine.max_batch
+    if len(windows) > limit:
+        return _joined([_scored(engine, windows[i : i + limit]) for i in range(0, len(windows), limit)])
+    if isinstance(windows, np.ndarray):
+        return engine.infer(windows)
+    if isinstance(engine, GathersWindows):
+        return engine.infer_windows(windows)
+    shapes = {window.shape for window in windows}
+    if len(shapes) != 1:
+        raise BatchError(f"the windows of a batch must have one shape, got {sorted(map(str, shapes)) or 'no window'}")
+    return engine.infer(np.stack(windows))
 
 
 def _joined(parts: list[EngineOutput]) -> EngineOutput:

@@ -114,23 +114,27 @@ def is_plain(layer: nn.Module) -> bool:
     return not any(hooks) and "forward" not in vars(layer)
 
 
+class BatchError(EngineError):
+    """A caller gave what is not a batch of windows; the engine is as good as before."""
+
+
 def check_windows(frames: UInt8Array, recipe: Recipe, max_batch: int) -> None:
-    """Raise EngineError unless frames are uint8 (1..max_batch, 16, H, W, 3) of the recipe's size."""
+    """Raise BatchError unless frames are uint8 (1..max_batch, 16, H, W, 3) of the recipe's size."""
     wanted = (recipe.frames, *recipe.size, 3)
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != wanted or not 1 <= len(frames) <= max_batch:
-        raise EngineError(
+        raise BatchError(
             f"a batch must be uint8 (1..{max_batch}, {', '.join(map(str, wanted))}), got {frames.dtype} {frames.shape}"
         )
 
 
 def check_each(windows: Sequence[UInt8Array], recipe: Recipe, max_batch: int) -> None:
-    """Raise EngineError unless there are 1..max_batch windows, each uint8 (16, H, W, 3) of the recipe's size."""
+    """Raise BatchError unless there are 1..max_batch windows, each uint8 (16, H, W, 3) of the recipe's size."""
     wanted = (recipe.frames, *recipe.size, 3)
     if not 1 <= len(windows) <= max_batch:
-        raise EngineError(f"a batch holds 1 to {max_batch} windows, got {len(windows)}")
+        raise BatchError(f"a batch holds 1 to {max_batch} windows, got {len(windows)}")
     for window in windows:
         if window.shape != wanted or window.dtype != np.uint8:
-            raise EngineError(f"a window must be uint8 {wanted}, got {window.dtype} {window.shape}")
+            raise BatchError(f"a window must be uint8 {wanted}, got {window.dtype} {window.shape}")
 
 
 def checked_output(
