@@ -244,9 +244,14 @@ def last_n(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT max(n) FROM events").fetchone()[0] or 0)
 
 
+def _fact_name(name: str) -> str:
+    """Return a name as SQLite takes it: a path may hold bytes that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def read_fact(db: sqlite3.Connection, name: str) -> int | None:
     """Return a number that was stored under a name, or None."""
-    found = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    found = db.execute("SELECT value FROM facts WHERE name = ?", (_fact_name(name),)).fetchone()
     return int(found[0]) if found else None
 
 
@@ -254,9 +259,9 @@ def write_fact(db: sqlite3.Connection, name: str, value: int | None) -> None:
     """Store a number under a name; None deletes it."""
     with db:
         if value is None:
-            db.execute("DELETE FROM facts WHERE name = ?", (name,))
+            db.execute("DELETE FROM facts WHERE name = ?", (_fact_name(name),))
         else:
-            db.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (name, value))
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (_fact_name(name), value))
 
 
 def read_positions(db: sqlite3.Connection) -> dict[str, tuple[str, int]]:

@@ -198,6 +198,26 @@ def read_manifest(directory: Path) -> Manifest:
     return _validated(content)
 
 
+def _check_replaceable(directory: Path) -> None:
+    """Raise BundleError unless a folder is absent, empty, or a bundle without files of others: it is replaced whole."""
+    if not directory.exists():
+        return
+    names = {path.name for path in directory.iterdir()}
+    foreign = sorted(name for name in names if name != "bundle.json" and not name.endswith(".safetensors"))
+    if names and ("bundle.json" not in names or foreign):
+        what = "is not empty and not a bundle"
+        if "bundle.json" in names:
+            what = f"holds {foreign[0]!r}, which is no part of a bundle"
+        raise BundleError(f"{str(directory)!r} {what}; give another folder")
+    if names:
+        try:
+            schema = str(json.loads((directory / "bundle.json").read_text(encoding="utf-8"))["schema"])
+        except (OSError, ValueError, KeyError, TypeError):
+            schema = ""
+        if not schema.startswith(SCHEMA.partition("/")[0]):
+            raise BundleError(f"{str(directory)!r} has a bundle.json that is none of this program; give another folder")
+
+
 def write_bundle(
     directory: Path,
     parts: Mapping[str, Any],
@@ -250,8 +270,7 @@ def write_bundle(
         (partial / "bundle.json").write_text(text + "\n", encoding="utf-8")
         Bundle.load(partial)
         partial.chmod(0o755)
-        if directory.exists() and not (directory / "bundle.json").is_file() and any(directory.iterdir()):
-            raise BundleError(f"{str(directory)!r} is not empty and not a bundle; give another folder")
+        _check_replaceable(directory)
         replace_folder(partial, directory)
     except OSError as error:
         raise BundleError(f"{str(directory)!r} cannot be written ({error.strerror}); give a writable folder") from None

@@ -8,6 +8,7 @@ and sent; the score is sent and written.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, Protocol, TypedDict
@@ -24,6 +25,7 @@ from stream_detector.capture.picture_quality import CameraQualityMonitor
 from stream_detector.config import AlarmConfig, PictureQualityConfig, SmoothingConfig
 from stream_detector.config.schedule import SeverityConfig
 from stream_detector.config.section import Polygon
+from stream_detector.errors import RunError
 from stream_detector.events.protocol import alarm_id
 from stream_detector.models.kinds import AlarmKind, KindModel
 from stream_detector.models.novelty import NoveltyMonitor
@@ -49,6 +51,8 @@ from stream_detector.types import (
 
 TICK_S = 1.0
 LOST_STATES = ("offline", "stalled", "failed")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +274,7 @@ class Decider:
         self._telemetry.decision(decision, threshold)
         if self._quality_monitors:
             self._send_detail(plan, self._quality_monitors[plan.name].scored(ref, decided_s), ref.end_s)
-        if self._scores:
-            self._scores.write(decision)
+        self._to_table(lambda table: table.write(decision))
         if self._site:
             self._site.window(seen, base, decision.alarmed)
         if self._on_decision:
@@ -348,9 +351,22 @@ class Decider:
         """End every open alarm, because the run is over."""
         for plan in self._plans.values():
             self._finish(plan, reason)
-        if self._scores:
-            self._scores.flush()
+        self._to_table(lambda table: table.flush())
         self._telemetry.run_ended()
+
+    def _to_table(self, write: Callable[[ScoresFile], object]) -> None:
+        """Write to the table of scores. It is the result of a run of recordings, which a failure ends; a live camera is
+        watched without it.
+        """
+        if self._scores is None:
+            return
+        try:
+            write(self._scores)
+        except RunError as error:
+            if not any(plan.live for plan in self._plans.values()):
+                raise
+            log.error("%s; the cameras are watched without it", error)
+            self._scores = None
 
     def open_id(self, camera: str) -> str | None:
         """The id of the camera's open alarm, or None."""

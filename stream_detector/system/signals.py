@@ -9,7 +9,8 @@
 
 The second signal ends the process at once, in every phase. So does the first one where the main thread does not come
 to an end within GRACE_S (an inference library that compiles for half a minute), or within LAST_S where a stop was
-called: a run that stops writes what it has first. The exit code is 128 + the signal's number: 130, 143, 129.
+called: a run that stops writes what it has first, and its summary has as long again. The exit code is 128 + the
+signal's number: 130, 143, 129.
 
 A thread of its own reads the signals from a pipe that the interpreter's C handler writes to. It needs no bytecode of
 the main thread, which may be inside a library, and it may take any lock.
@@ -69,6 +70,7 @@ class _State:
         self.reopens: list[Callable[[], None]] = []
         self.hup_reopens = False
         self.patience: threading.Timer | None = None
+        self.last: threading.Timer | None = None  # ends the process LAST_S after a stop was called
 
 
 _state = _State()
@@ -144,6 +146,10 @@ def on_stop(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         with _state.lock:
             _state.stops.remove(stop)
+            last, _state.last = _state.last, None
+        if last is not None:  # what was stopped has ended; what is written of it has as long again
+            last.cancel()
+            _after(LAST_S, lambda: _leave(_TOO_LONG, _state.received))
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -216,7 +222,7 @@ def _take(number: int, *, again: bool) -> None:
         _leave(_AT_ONCE, number)
     elif stop is not None:
         _say(_STOPPING)
-        _after(LAST_S, lambda: _leave(_TOO_LONG, number))
+        _state.last = _after(LAST_S, lambda: _leave(_TOO_LONG, number))
         stop()
     elif now == "start" and not _state.raised:
         _leave(_INTERRUPTED, number)

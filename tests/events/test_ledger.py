@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -53,6 +54,16 @@ def test_seq_counts_per_topic_without_holes(tmp_path: Path, on_disk: bool) -> No
     ledger.close()
     with pytest.raises(LedgerError):
         ledger.append(GATE, {})
+
+
+def test_a_number_is_stored_under_a_name_of_any_bytes(tmp_path: Path) -> None:
+    """The name of an event file is such a name; Linux allows every byte in it."""
+    path = os.fsdecode(b"/var/b\xff\xfc.jsonl")
+    ledger = make(tmp_path / "ledger.sqlite3")
+    ledger.store_number(path, 7)
+    ledger.store_number("/var/ü中.jsonl", 8)
+    assert (ledger.stored_number(path), ledger.stored_number("/var/ü中.jsonl")) == (7, 8)
+    ledger.close()
 
 
 def test_a_body_that_is_no_json_uses_no_number() -> None:

@@ -150,6 +150,23 @@ def test_a_folder_that_is_no_bundle_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "precious" / "file").read_text() == "x"
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "README.md", "model.json"])
+def test_a_folder_with_files_of_others_beside_a_bundle_is_not_replaced(tmp_path: Path, name: str) -> None:
+    small_bundle(tmp_path / "mine")
+    (tmp_path / "mine" / name).write_text("important")
+    with pytest.raises(BundleError, match=f"holds '{name}', which is no part of a bundle"):
+        small_bundle(tmp_path / "mine")
+    assert (tmp_path / "mine" / name).read_text() == "important"
+
+
+def test_a_bundle_json_of_another_program_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "bundle.json").write_text("{}")
+    with pytest.raises(BundleError, match="none of this program"):
+        small_bundle(tmp_path / "web")
+    assert (tmp_path / "web" / "bundle.json").read_text() == "{}"
+
+
 def test_a_missing_reference_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAM_DETECTOR_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="models fetch i3d-kinetics400"):
