@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def _read_back(text: str, camera: str, keys: Mapping[str, Any]) -> dict[str, Any
 def write_camera_settings(path: Path, camera: str, settings: Mapping[str, Any]) -> None:
     """Apply `set_camera` to a file. The new text is parsed and checked before it replaces the old file atomically.
 
+    A link stays, and what it names is replaced. Mode and owner stay as they are.
+
     Raises ConfigError; the file is then unchanged.
     """
     by_hand = f"write it by hand into [cameras.{camera}]: {_written(settings)}"
@@ -94,22 +97,35 @@ def write_camera_settings(path: Path, camera: str, settings: Mapping[str, Any]) 
         raise ConfigError(f"configuration file {path.name!r} cannot be read ({error}); {by_hand}") from None
     old = text.removeprefix(BYTE_ORDER_MARK)
     new = text[: len(text) - len(old)] + set_camera(old, camera, settings)
-    part = ""
     try:
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".toml", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(new)
-            file.flush()
-            os.fsync(file.fileno())
-        load_config(Path(part))
-        os.chmod(part, path.stat().st_mode & 0o777)
-        os.replace(part, path)
+        with _part(path.parent, path.name, new) as part:
+            load_config(part)
+        place = path.resolve()  # a link stays a link
+        before = place.stat()
+        if not os.access(place, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with _part(place.parent, place.name, new) as part:
+            os.chmod(part, before.st_mode & 0o777)
+            if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+                os.chown(part, before.st_uid, before.st_gid)
+            os.replace(part, place)
     except OSError as error:
         raise ConfigError(f"configuration file {path.name!r} cannot be written ({error.strerror}); {by_hand}") from None
+
+
+@contextlib.contextmanager
+def _part(folder: Path, name: str, text: str) -> Iterator[Path]:
+    """A file beside another one that holds a text, on the disk; removed at the end, unless it was renamed."""
+    handle, part = tempfile.mkstemp(prefix=f".{name}.", suffix=".toml", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        yield Path(part)
     finally:
-        if part:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
 
 
 def _table_of(document: tomlkit.TOMLDocument, camera: str) -> Any:
