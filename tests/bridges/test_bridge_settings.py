@@ -20,7 +20,7 @@ SECRET = "hunter2-very-secret"
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"webhok": {"a": {}}}, "webhok"),
+        ({"webhok": {"a": {}}}, "did you mean 'webhook'?"),
         ({"webhook": {"url": "https://x.example"}}, "every webhook has a name"),
         ({"webhook": {"A b": {"url": "https://x.example"}}}, "a name in"),
         ({"webhook": {"a": {}}}, "url is missing"),

@@ -101,7 +101,7 @@ def test_statuses_never_carry_the_password(rigs: Make) -> None:
     rig.capture.start()
     rig.until(lambda: len(rig.frames) == 1)
     assert "hunter2" not in repr(rig.statuses) and rig.statuses[0].source == "rtsp://host"
-    assert "cannot open rtsp://host" in rig.statuses[1].detail
+    assert "cannot open rtsp://…@host" in rig.statuses[1].detail
 
 
 # -- the watchdog --------------------------------------------------------------------------------------------------

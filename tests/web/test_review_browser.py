@@ -122,6 +122,7 @@ def test_the_keys_are_listed_and_can_be_turned_off(browser: Any, page: Page) -> 
         tab.keyboard.press("Escape")
         tab.keyboard.press("k")
         tab.wait_for_url(f"**/alarms/{3:032x}-*?kind=fight")
+        tab.wait_for_function("() => document.querySelector('.place').textContent.startsWith('28 newer')")
         tab.get_by_label("Note").fill("text")
         tab.keyboard.press("k")  # a letter in a field is a letter
         assert tab.get_by_label("Note").input_value() == "textk"
